@@ -1,0 +1,85 @@
+//! Every failure of our own: its message and its exit status, in one list.
+//!
+//! A message is lower case and says what was attempted, on what, why it failed
+//! and, in brackets, what comes next. `main` puts `graceful-run: ` before it.
+
+use std::fmt;
+
+/// A failure that ends `graceful-run` before a worker served, or that refuses
+/// to start one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// A bad option or a bad BIND. Nothing was bound, started or written.
+    Usage(String),
+    /// A socket could not be made, or a path belongs to somebody else.
+    Bind {
+        /// The BIND as it was given, or the address that came out of it.
+        bind: String,
+        /// Why it failed: `permission denied`, `address already in use`.
+        why: String,
+        /// What the reader can do about it, without brackets.
+        next: Option<String>,
+    },
+    /// A descriptor that we were started with is not what it should be.
+    Inherited {
+        /// Its number.
+        fd: i32,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Anything else that we attempted for ourselves.
+    Cannot {
+        /// What was attempted, on what: `write pid file /run/web.pid`.
+        attempt: String,
+        /// Why it failed.
+        why: String,
+        /// What the reader can do about it, without brackets.
+        next: Option<String>,
+    },
+}
+
+impl Error {
+    /// Shorthand for [`Error::Cannot`] without advice.
+    pub fn cannot(attempt: impl Into<String>, why: impl fmt::Display) -> Self {
+        Error::Cannot { attempt: attempt.into(), why: why.to_string(), next: None }
+    }
+
+    /// Exit status: 2 for usage, 125 for a failure of our own.
+    pub fn status(&self) -> u8 {
+        match self {
+            Error::Usage(_) => 2,
+            Error::Bind { .. } | Error::Inherited { .. } | Error::Cannot { .. } => 125,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let next = match self {
+            Error::Usage(message) => return f.write_str(message),
+            Error::Bind { bind, why, next } => {
+                write!(f, "cannot bind {bind}: {why}")?;
+                next
+            }
+            Error::Inherited { fd, why } => return write!(f, "cannot use inherited fd {fd}: {why}"),
+            Error::Cannot { attempt, why, next } => {
+                write!(f, "cannot {attempt}: {why}")?;
+                next
+            }
+        };
+        match next {
+            Some(next) => write!(f, " ({next})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The text of an errno as the C library spells it, in lower case.
+pub fn reason(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(code) => nix::errno::Errno::from_raw(code).desc().to_lowercase(),
+        None => error.to_string().to_lowercase(),
+    }
+}

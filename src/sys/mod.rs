@@ -1,0 +1,2 @@
+//! The only place where unsafe is allowed.
+#![allow(unsafe_code)]
