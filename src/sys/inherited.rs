@@ -108,25 +108,31 @@ fn bit(signal: i32) -> u64 {
     }
 }
 
-fn is_ignored_now(signal: c_int) -> bool {
-    // SAFETY: an all-zero sigaction is a valid value; with a null new action
-    // the call only writes the present one.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal, ptr::null(), &raw mut action) == 0
-            && action.sa_sigaction == libc::SIG_IGN
-    }
+/// The kernel's `struct sigaction`, and room to spare: the handler comes first,
+/// and what follows (flags, perhaps a restorer, the mask) is zero in all that we
+/// set. MIPS alone has it the other way round.
+type Action = [libc::sighandler_t; 8];
+
+/// rt_sigaction(2) itself: the C library hides 32 and 33, one of which it takes
+/// for itself at the first thread, although they may have been ignored.
+fn change_action(signal: c_int, new: *const Action, old: *mut Action) -> bool {
+    /// The size of the kernel's signal set in bytes.
+    const SET: usize = 8;
+    // SAFETY: the caller gives null or an array that lives through the call and
+    // is longer than the structure that the kernel reads or writes there.
+    // Nothing but SIG_IGN and SIG_DFL is ever set, which run no code of ours.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, c_long::from(signal), new, old, SET) == 0 }
 }
 
-/// A signal that cannot be changed (KILL, STOP, the C library's own) is left.
+fn is_ignored_now(signal: c_int) -> bool {
+    let mut action: Action = [0; 8];
+    change_action(signal, ptr::null(), &raw mut action) && action[0] == libc::SIG_IGN
+}
+
+/// KILL and STOP cannot be changed, and stay as they are.
 fn set_disposition(signal: c_int, disposition: libc::sighandler_t) {
-    // SAFETY: an all-zero sigaction is a valid value (no flags, nothing masked)
-    // and SIG_IGN and SIG_DFL run no code of ours.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = disposition;
-        libc::sigaction(signal, &raw const action, ptr::null_mut());
-    }
+    let action: Action = [disposition, 0, 0, 0, 0, 0, 0, 0];
+    change_action(signal, &raw const action, ptr::null_mut());
 }
 
 fn set_thread_mask(blocked: bool) {
