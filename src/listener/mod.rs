@@ -1,1 +1,4 @@
 //! Listeners.
+
+pub mod address;
+pub mod options;

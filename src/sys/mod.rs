@@ -1,2 +1,4 @@
 //! The only place where unsafe is allowed.
 #![allow(unsafe_code)]
+
+pub mod fd;
