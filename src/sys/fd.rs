@@ -56,6 +56,31 @@ pub fn set_fastopen(socket: BorrowedFd<'_>, queue: i32) -> io::Result<()> {
     set_tcp(socket, libc::TCP_FASTOPEN, queue)
 }
 
+/// Value of an integer option of TCP: tcp(7).
+///
+/// # Errors
+/// Whatever getsockopt(2) says.
+#[cfg(test)]
+pub fn tcp_option(socket: BorrowedFd<'_>, option: i32) -> io::Result<i32> {
+    let mut value = 0_i32;
+    let mut size = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes to a live i32.
+    let result = unsafe {
+        let value = (&raw mut value).cast();
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            option,
+            value,
+            &mut size,
+        )
+    };
+    match result {
+        0 => Ok(value),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn set_tcp(socket: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
     let size = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the pointer is to a live i32 and the size is that of an i32.
