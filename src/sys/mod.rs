@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod child;
+pub mod fd;
 pub mod identity;
 pub mod inherited;
 pub mod notify;
