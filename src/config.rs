@@ -143,8 +143,9 @@ impl Config {
                 dies_with_us: cli.on_death == cli::OnDeath::Term,
             },
             acks,
-            stop_signal: signals::signal_by_name(&cli.stop_signal)
-                .ok_or_else(|| invalid("--stop-signal", &cli.stop_signal, "no such signal (write TERM or QUIT)"))?,
+            stop_signal: signals::signal_by_name(&cli.stop_signal).ok_or_else(|| {
+                invalid("--stop-signal", &cli.stop_signal, "no such signal (write TERM or QUIT)")
+            })?,
             signals: Table::new(&cli.on, ignored)?,
             pid_file: cli.pid_file,
         })

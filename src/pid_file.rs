@@ -24,8 +24,10 @@ impl PidFile {
     /// [`Error::Cannot`]: the directory is missing, not writable, or open to
     /// everybody without the sticky bit.
     pub fn prepare(path: &Path) -> Result<PidFile, Error> {
-        let failed = |error: io::Error| Error::cannot(format!("write pid file {}", path.display()), reason(&error));
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let failed =
+            |error: io::Error| Error::cannot(format!("write pid file {}", path.display()), reason(&error));
+        let directory =
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mode = fs::metadata(directory).map_err(failed)?.mode();
         if mode & 0o002 != 0 && mode & 0o1000 == 0 {
             return Err(Error::Cannot {
@@ -65,7 +67,8 @@ fn identity(file: &File) -> io::Result<(u64, u64)> {
 impl Drop for PidFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.temporary);
-        let ours = fs::symlink_metadata(&self.path).is_ok_and(|data| (data.dev(), data.ino()) == self.identity);
+        let ours =
+            fs::symlink_metadata(&self.path).is_ok_and(|data| (data.dev(), data.ino()) == self.identity);
         if ours {
             let _ = fs::remove_file(&self.path);
         }

@@ -4,7 +4,7 @@
 use crate::books::{Books, Entry};
 use crate::core::event::{AckKind, Ending, Exit, Failure, Generation, Refusal, Report, WorkerId};
 use crate::signals;
-use log::{info, warn};
+use log::{debug, info, warn};
 use std::time::Duration;
 
 /// Writes one log line.
@@ -32,7 +32,7 @@ pub fn log(report: &Report, books: &Books) {
         }
         Report::Asked(id) => {
             let worker = of(id);
-            info!(generation = worker.generation.0, pid = worker.pid; "{worker}: asked to stop");
+            debug!(generation = worker.generation.0, pid = worker.pid; "{worker}: asked to stop");
         }
         Report::NoAck(id, after) => {
             let worker = of(id);
@@ -50,10 +50,14 @@ pub fn log(report: &Report, books: &Books) {
             let next = if again { " (trying again)" } else { "" };
             warn!(generation = worker.generation.0; "{}: {}{next}", worker.generation, worker.refused);
         }
-        Report::Restarting(slot, pause) => info!(slot = slot.0; "slot {}: starts again in {}", slot.0, length(pause)),
+        Report::Restarting(slot, pause) => {
+            info!(slot = slot.0; "slot {}: starts again in {}", slot.0, length(pause))
+        }
         Report::Retired(slot) => info!(slot = slot.0; "slot {}: stays empty (--restart)", slot.0),
         Report::Scaled(workers) => info!(workers = workers; "workers wanted: {workers}"),
-        Report::CannotScale(workers) => warn!(workers = workers; "the number of workers stays {workers}: that is the limit"),
+        Report::CannotScale(workers) => {
+            warn!(workers = workers; "the number of workers stays {workers}: that is the limit")
+        }
         Report::Stopping => info!("stopping"),
         Report::Ignored(request) => info!("{} ignored: stopping", wish(request)),
     }
@@ -65,7 +69,8 @@ pub fn last_words(ending: Ending, books: &Books, stop_timeout: Option<Duration>)
     match ending {
         Ending::Stopped => (0, None),
         Ending::Killed => {
-            let limit = stop_timeout.map_or("a stop signal".into(), |limit| format!("--stop-timeout {}", length(limit)));
+            let limit = stop_timeout
+                .map_or("a stop signal".into(), |limit| format!("--stop-timeout {}", length(limit)));
             (137, Some(format!("cannot stop every worker in time: one had to be killed ({limit})")))
         }
         Ending::Worker(id, exit) => {
@@ -77,7 +82,11 @@ pub fn last_words(ending: Ending, books: &Books, stop_timeout: Option<Duration>)
             (status, (status != 0).then_some(line))
         }
         Ending::NoAck(id, after) => {
-            let line = format!("cannot start '{}': it was not ready after {} (--ack, --ack-timeout)", of(id).command, length(after));
+            let line = format!(
+                "cannot start '{}': it was not ready after {} (--ack, --ack-timeout)",
+                of(id).command,
+                length(after)
+            );
             (124, Some(line))
         }
         Ending::NotStarted(id, refusal) => {

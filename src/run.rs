@@ -13,16 +13,15 @@ use crate::launch::start::{Common, refused};
 use crate::launch::{Reading, Refused, Surroundings};
 use crate::listener::{Listeners, Upstream};
 use crate::pid_file::PidFile;
-use crate::sys::identity::{Identity, identity};
+use crate::sys::identity::identity;
 use crate::sys::tree::Family;
-use crate::sys::{child, inherited, process};
+use crate::sys::{child, fd, inherited, process};
 use crate::{report, upward};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{debug, info, warn};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Pid, Uid};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 /// Inputs that wait for the loop. A worker that floods its notify socket holds
@@ -97,7 +96,9 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     }
     let (sender, inputs) = bounded(QUEUE);
     let watcher = watch(&config, sender)?;
-    let books = Books::new(config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default());
+    let books = Books::new(
+        config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default(),
+    );
     let mut run = Run {
         core: Supervisor::new(config.policy.clone()),
         common: Common { worker: config.worker.clone(), identity, listeners },
@@ -118,12 +119,12 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
 /// Every number that a worker is given must be given once.
 fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listeners, Error> {
     let variable = |name: &str| {
-        around.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.to_string_lossy().into_owned())
+        around.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     };
     let upstream = Upstream::read(
-        variable("LISTEN_PID").as_deref(),
-        variable("LISTEN_FDS").as_deref(),
-        variable("LISTEN_FDNAMES").as_deref(),
+        variable("LISTEN_PID"),
+        variable("LISTEN_FDS"),
+        variable("LISTEN_FDNAMES"),
         std::process::id(),
     )?;
     if let Some(warning) = upstream.warning() {
@@ -141,7 +142,7 @@ fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listeners, E
         }
     }
     for &number in &config.worker.pass_fds {
-        if !inherited::is_open(number) {
+        if fd::duplicate(number).is_err() {
             return Err(Error::Inherited { fd: number, why: "it is not open (--pass-fd)".into() });
         }
     }
@@ -152,9 +153,12 @@ fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listeners, E
 fn watch(config: &Config, sender: Sender<Input>) -> Result<Watcher, Error> {
     let failed = |error: std::io::Error| Error::cannot("listen for signals", reason(&error));
     let interrupts = sender.clone();
-    ctrlc::set_handler(move || drop(interrupts.send(Input::Signal(Signal::SIGINT))))
-        .map_err(|error| Error::cannot("listen for signals", error))?;
-    let others = config.signals.signals().filter(|signal| *signal != Signal::SIGINT).map(|signal| signal as i32);
+    ctrlc::set_handler(move || {
+        let _ = interrupts.send(Input::Signal(Signal::SIGINT));
+    })
+    .map_err(|error| Error::cannot("listen for signals", error))?;
+    let others =
+        config.signals.signals().filter(|signal| *signal != Signal::SIGINT).map(|signal| signal as i32);
     let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).collect();
     let mut signals = signal_hook::iterator::Signals::new(all).map_err(failed)?;
     let heard = sender.clone();
@@ -170,8 +174,10 @@ fn watch(config: &Config, sender: Sender<Input>) -> Result<Watcher, Error> {
             }
         })
         .map_err(failed)?;
-    Watcher::start(move |id, what| drop(heard.send(Input::Heard(id, what))))
-        .map_err(|error| Error::cannot("listen for acks", reason(&error)))
+    Watcher::start(move |id, what| {
+        let _ = heard.send(Input::Heard(id, what));
+    })
+    .map_err(|error| Error::cannot("listen for acks", reason(&error)))
 }
 
 impl Run {
@@ -234,7 +240,9 @@ impl Run {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Spawn { worker, generation, slot, reading } => self.spawn(worker, generation, slot, reading),
+            Action::Spawn { worker, generation, slot, reading } => {
+                self.spawn(worker, generation, slot, reading)
+            }
             Action::Probe(id) => self.probe(id),
             Action::LookAlive => {
                 self.reap();
@@ -284,7 +292,13 @@ impl Run {
         self.soon.push_back(event);
     }
 
-    fn try_spawn(&mut self, id: WorkerId, generation: Generation, slot: Slot, from: From) -> Result<(), Refused> {
+    fn try_spawn(
+        &mut self,
+        id: WorkerId,
+        generation: Generation,
+        slot: Slot,
+        from: From,
+    ) -> Result<(), Refused> {
         let before = self.readings.get(&generation).filter(|_| from == From::AsBefore);
         let reading = match before {
             Some(reading) => reading.as_before(),
@@ -305,7 +319,12 @@ impl Run {
         let uid = self.common.identity.as_ref().map_or(ours, |identity| Uid::from_raw(identity.uid));
         let worker = ack::Worker {
             uid,
-            family: Family { worker: started.pid, supervisor: Pid::this(), generation: generation.0, slot: slot.0 },
+            family: Family {
+                worker: started.pid,
+                supervisor: Pid::this(),
+                generation: generation.0,
+                slot: slot.0,
+            },
         };
         if let Some(entry) = self.books.get_mut(id) {
             entry.process = Some(Process {
@@ -344,12 +363,14 @@ impl Run {
 
     fn check(&mut self, id: WorkerId, command: &str) {
         let Some(entry) = self.books.get_mut(id) else { return };
-        let (Some(process), Some(reading)) = (&mut entry.process, self.readings.get(&entry.generation)) else {
+        let (Some(process), Some(reading)) = (&mut entry.process, self.readings.get(&entry.generation))
+        else {
             return;
         };
         let pid = process.pid.as_raw();
         let launch = self.common.check(reading, command, entry.generation, entry.slot, pid);
-        let started = launch.and_then(|launch| child::spawn(&launch).map_err(|error| refused(&error, reading)));
+        let started =
+            launch.and_then(|launch| child::spawn(&launch).map_err(|error| refused(&error, reading)));
         match started {
             Ok(child) => process.check = Some(child.pid),
             Err(refused) => warn!("cannot run the check of pid {pid}: {}", refused.message),
@@ -361,7 +382,8 @@ impl Run {
         for (pid, exit) in process::reap() {
             match self.books.owner(pid) {
                 Owner::Worker(worker) => {
-                    if let Some(process) = self.books.get_mut(worker).and_then(|entry| entry.process.as_mut()) {
+                    if let Some(process) = self.books.get_mut(worker).and_then(|entry| entry.process.as_mut())
+                    {
                         process.reaped = true;
                         process.pidfd = None;
                     }
@@ -369,7 +391,8 @@ impl Run {
                     self.soon.push_back(Event::Exited { worker, exit: books::exit(exit), remains });
                 }
                 Owner::Check(worker) => {
-                    if let Some(process) = self.books.get_mut(worker).and_then(|entry| entry.process.as_mut()) {
+                    if let Some(process) = self.books.get_mut(worker).and_then(|entry| entry.process.as_mut())
+                    {
                         process.check = None;
                     }
                     if exit == process::Exit::Code(0) {

@@ -53,14 +53,8 @@ pub const DEFAULTS: [(Signal, Meaning); 12] = [
 /// Signals that a shell or nohup has us ignore for good reason: the terminal's
 /// own. One that was ignored when we were started stays ignored unless `--on`
 /// names it.
-const TERMINAL: [Signal; 6] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTSTP,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
-];
+const TERMINAL: [Signal; 6] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
 /// Signals whose meaning is the kernel's, or ours alone.
 const FIXED: [Signal; 8] = [

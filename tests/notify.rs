@@ -26,13 +26,7 @@ fn open_fds() -> usize {
 }
 
 fn sender() -> OwnedFd {
-    socket(
-        AddressFamily::Unix,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .expect("socket")
+    socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).expect("socket")
 }
 
 fn send(from: &OwnedFd, to: &NotifySocket, text: &[u8], fds: &[RawFd]) {
@@ -40,13 +34,7 @@ fn send(from: &OwnedFd, to: &NotifySocket, text: &[u8], fds: &[RawFd]) {
     let address = UnixAddr::new_abstract(name.as_bytes()).expect("short enough");
     let rights = [ControlMessage::ScmRights(fds)];
     let rights = if fds.is_empty() { &[][..] } else { &rights };
-    let sent = sendmsg(
-        from.as_raw_fd(),
-        &[IoSlice::new(text)],
-        rights,
-        MsgFlags::empty(),
-        Some(&address),
-    );
+    let sent = sendmsg(from.as_raw_fd(), &[IoSlice::new(text)], rights, MsgFlags::empty(), Some(&address));
     assert_eq!(sent, Ok(text.len()));
 }
 
@@ -54,17 +42,11 @@ fn send(from: &OwnedFd, to: &NotifySocket, text: &[u8], fds: &[RawFd]) {
 fn a_message_comes_with_its_sender_and_its_descriptors() {
     let _turn = turn();
     let socket = NotifySocket::new().expect("bound");
-    assert!(
-        socket.receive().expect("asked").is_none(),
-        "it does not block"
-    );
+    assert!(socket.receive().expect("asked").is_none(), "it does not block");
     let file = File::open("/dev/null").expect("opens");
     send(&sender(), &socket, b"READY=1", &[file.as_raw_fd()]);
     let got = socket.receive().expect("received").expect("a message");
-    assert_eq!(
-        (got.pid, got.uid),
-        (Pid::this().as_raw(), Uid::effective().as_raw())
-    );
+    assert_eq!((got.pid, got.uid), (Pid::this().as_raw(), Uid::effective().as_raw()));
     assert_eq!(got.text, b"READY=1");
     assert_eq!(got.fds.len(), 1);
     assert_eq!(fcntl(&got.fds[0], FcntlArg::F_GETFD), Ok(libc::FD_CLOEXEC));
@@ -76,10 +58,7 @@ fn addresses_cannot_be_guessed() {
     let _turn = turn();
     let [one, two] = [(); 2].map(|()| NotifySocket::new().expect("bound"));
     assert_ne!(one.address(), two.address());
-    let random = one
-        .address()
-        .strip_prefix("@graceful-run/")
-        .expect("our prefix");
+    let random = one.address().strip_prefix("@graceful-run/").expect("our prefix");
     assert!(random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit()));
 }
 
@@ -91,16 +70,10 @@ fn another_process_is_known_by_its_pid_even_when_it_is_gone() {
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 s.sendto(b'READY=1', '\\0' + os.environ['NOTIFY_SOCKET'][1:])
 print(os.getpid())";
-    let output = Command::new("python3")
-        .args(["-c", code])
-        .env("NOTIFY_SOCKET", socket.address())
-        .output();
+    let output = Command::new("python3").args(["-c", code]).env("NOTIFY_SOCKET", socket.address()).output();
     let pid = String::from_utf8(output.expect("python3 is needed").stdout).expect("a pid");
     let got = socket.receive().expect("received").expect("a message");
-    assert_eq!(
-        (got.pid.to_string(), &got.text[..]),
-        (pid.trim().to_owned(), &b"READY=1"[..])
-    );
+    assert_eq!((got.pid.to_string(), &got.text[..]), (pid.trim().to_owned(), &b"READY=1"[..]));
 }
 
 #[test]
@@ -110,18 +83,8 @@ fn an_empty_datagram_stops_nothing() {
     let from = sender();
     send(&from, &socket, b"", &[]);
     send(&from, &socket, b"READY=1", &[]);
-    assert_eq!(
-        socket
-            .receive()
-            .expect("received")
-            .expect("the empty one")
-            .text,
-        b""
-    );
-    assert_eq!(
-        socket.receive().expect("received").expect("the other").text,
-        b"READY=1"
-    );
+    assert_eq!(socket.receive().expect("received").expect("the empty one").text, b"");
+    assert_eq!(socket.receive().expect("received").expect("the other").text, b"READY=1");
 }
 
 #[test]
@@ -137,15 +100,7 @@ fn a_message_that_is_too_long_is_dropped_whole() {
     text.push(b'a');
     send(&from, &socket, &text, &[file.as_raw_fd()]);
     drop(file);
-    assert_eq!(
-        socket
-            .receive()
-            .expect("received")
-            .expect("fits")
-            .text
-            .len(),
-        4096
-    );
+    assert_eq!(socket.receive().expect("received").expect("fits").text.len(), 4096);
     let dropped = socket.receive().expect("received").expect("one more");
     assert!(dropped.text.is_empty() && dropped.fds.is_empty());
     assert_eq!(open_fds(), before);
@@ -183,8 +138,5 @@ fn descriptors_beyond_our_limit_drop_the_message_and_leak_none() {
     assert!(got.text.is_empty() && got.fds.is_empty());
     assert_eq!(open_fds(), before);
     send(&from, &socket, b"READY=1", &[]);
-    assert_eq!(
-        socket.receive().expect("received").expect("a message").text,
-        b"READY=1"
-    );
+    assert_eq!(socket.receive().expect("received").expect("a message").text, b"READY=1");
 }

@@ -24,11 +24,7 @@ fn launch(program: &str, arguments: &[&str]) -> Launch {
     let text = |text: &str| CString::new(text).expect("no NUL");
     Launch {
         program: text(program),
-        argv: [program]
-            .iter()
-            .chain(arguments)
-            .map(|argument| text(argument))
-            .collect(),
+        argv: [program].iter().chain(arguments).map(|argument| text(argument)).collect(),
         env: vec![text("PATH=/usr/bin:/bin")],
         listen: false,
         directory: File::open("/").expect("opens").into(),
@@ -47,10 +43,7 @@ fn script(script: &str, env: &[String]) -> (Pid, OwnedFd, BufReader<File>) {
     let (stdin, hold) = pipe2(OFlag::O_CLOEXEC).expect("pipe");
     let (read, stdout) = pipe2(OFlag::O_CLOEXEC).expect("pipe");
     let mut launch = launch("/bin/sh", &["-c", script]);
-    launch.env.extend(
-        env.iter()
-            .map(|variable| CString::new(&**variable).expect("no NUL")),
-    );
+    launch.env.extend(env.iter().map(|variable| CString::new(&**variable).expect("no NUL")));
     launch.fds = vec![(stdin.as_raw_fd(), 0), (stdout.as_raw_fd(), 1)];
     let child = spawn(&launch).expect("starts");
     (child.pid, hold, BufReader::new(File::from(read)))
@@ -99,10 +92,7 @@ fn every_end_is_reported_once_real_time_signals_too() {
     assert!(!tree::is_live(alive.pid));
     assert!(process::group_exists(alive.pid));
     assert_eq!(process::signal(alive.pid, libc::SIGTERM), Ok(()));
-    assert_eq!(
-        process::reap().collect::<Vec<_>>(),
-        [(alive.pid, Exit::Signal(9))]
-    );
+    assert_eq!(process::reap().collect::<Vec<_>>(), [(alive.pid, Exit::Signal(9))]);
     assert!(!process::group_exists(alive.pid));
     assert_eq!(process::signal(alive.pid, libc::SIGTERM), Ok(()));
     // No child at all is no error.
@@ -134,18 +124,10 @@ fn what_a_worker_leaves_behind_is_known_as_its_own() {
     let mut pids = [(); 4].map(|()| pid(&mut out));
     let (_, _hold_other, mut other_out) = script("echo $$; read gone", &environment(8, 1));
     let other = pid(&mut other_out);
-    let lost = *pids
-        .iter()
-        .find(|&&pid| is_lost(pid))
-        .expect("one without environment");
+    let lost = *pids.iter().find(|&&pid| is_lost(pid)).expect("one without environment");
     pids.sort();
 
-    let family = Family {
-        worker,
-        supervisor: Pid::this(),
-        generation: 7,
-        slot: 1,
-    };
+    let family = Family { worker, supervisor: Pid::this(), generation: 7, slot: 1 };
     assert!(family.has(worker));
     for pid in pids {
         assert!(family.has(pid), "{pid} descends from it or was left behind");
@@ -157,14 +139,7 @@ fn what_a_worker_leaves_behind_is_known_as_its_own() {
     for stranger in [other, Pid::this(), Pid::parent(), Pid::from_raw(1)] {
         assert!(!family.has(stranger), "{stranger}");
     }
-    assert!(
-        !Family {
-            generation: 9,
-            worker: other,
-            ..family
-        }
-        .has(worker)
-    );
+    assert!(!Family { generation: 9, worker: other, ..family }.has(worker));
 
     drop(hold);
     // read(1) fails at the end of its input.
@@ -174,23 +149,9 @@ fn what_a_worker_leaves_behind_is_known_as_its_own() {
     let kept: Vec<Pid> = pids.into_iter().filter(|&pid| pid != lost).collect();
     assert_eq!(orphans, kept);
     assert!(!family.has(lost), "it has cut every tie");
-    assert!(
-        Family {
-            slot: 0,
-            worker: other,
-            ..family
-        }
-        .orphans(&[other])
-        .is_empty()
-    );
-    assert!(
-        family.orphans(&orphans).is_empty(),
-        "those we know are left out"
-    );
-    assert!(
-        process::group_exists(worker),
-        "the group outlives its leader"
-    );
+    assert!(Family { slot: 0, worker: other, ..family }.orphans(&[other]).is_empty());
+    assert!(family.orphans(&orphans).is_empty(), "those we know are left out");
+    assert!(process::group_exists(worker), "the group outlives its leader");
 
     for pid in pids.into_iter().chain([other]) {
         process::signal(pid, libc::SIGKILL).expect("signalled");

@@ -56,9 +56,7 @@ fn python(code: &str) -> Launch {
         if Path::new("/usr/bin/python3").exists() {
             return "/usr/bin/python3".to_owned();
         }
-        let told = Command::new("python3")
-            .args(["-c", "import sys; print(sys.executable)"])
-            .output();
+        let told = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
         let told = told.expect("python3 is needed for this test").stdout;
         String::from_utf8(told).expect("a path").trim().to_owned()
     });
@@ -113,16 +111,11 @@ fn this_program() -> String {
 /// Runs one of the tests that are ignored in a process of its own, which
 /// `command` brings about.
 fn inner(command: &mut Command, test: &str) -> String {
-    let output = command
-        .args([test, "--exact", "--ignored", "--nocapture"])
-        .output();
+    let output = command.args([test, "--exact", "--ignored", "--nocapture"]).output();
     let output = output.expect("starts");
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
-    assert!(
-        output.status.success() && text.contains("1 passed"),
-        "{text}"
-    );
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
     text
 }
 
@@ -133,26 +126,15 @@ fn without(system_calls: &str, error: &str) -> Option<Command> {
         return None;
     }
     let mut strace = Command::new("strace");
-    strace.args([
-        "-f",
-        "-o",
-        "/dev/null",
-        "-e",
-        &format!("trace={system_calls}"),
-    ]);
-    strace
-        .args(["-e", &format!("inject={system_calls}:error={error}")])
-        .arg(this_program());
+    strace.args(["-f", "-o", "/dev/null", "-e", &format!("trace={system_calls}")]);
+    strace.args(["-e", &format!("inject={system_calls}:error={error}")]).arg(this_program());
     Some(strace)
 }
 
 /// A line of /proc/PID/status.
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("no {name} in {status}"))
-        .trim()
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in {status}")).trim()
 }
 
 // Descriptors
@@ -184,10 +166,8 @@ fn assert_fds(pairs: &[(RawFd, RawFd)]) {
         .filter_map(|line| line.split_once(' '))
         .map(|(fd, text)| (fd.parse().expect("a number"), text.to_owned()))
         .collect();
-    let mut wanted: BTreeMap<RawFd, String> = pairs
-        .iter()
-        .map(|&(source, target)| (target, source.to_string()))
-        .collect();
+    let mut wanted: BTreeMap<RawFd, String> =
+        pairs.iter().map(|&(source, target)| (target, source.to_string())).collect();
     wanted.extend((0..3).map(|fd| (fd, String::new())));
     assert_eq!(got, wanted);
 }
@@ -217,9 +197,7 @@ fn an_inheritable_stray_does_not_reach_the_worker() {
 fn the_error_pipe_steps_aside_for_a_target() {
     let files = numbered_files(1);
     // Every low number is a target, those that the pipe gets among them.
-    let pairs: Vec<_> = (3..120)
-        .map(|target| (files[0].as_raw_fd(), target))
-        .collect();
+    let pairs: Vec<_> = (3..120).map(|target| (files[0].as_raw_fd(), target)).collect();
     assert_fds(&pairs);
     let mut missing = launch(&["/no/such/program"]);
     missing.fds = pairs;
@@ -265,20 +243,14 @@ fn mask_and_ignored_signals_are_those_we_were_started_with() {
         command.args(["-c", LAUNCHER]);
         command
     };
-    let direct = launcher()
-        .args(["/bin/cat", "/proc/self/status"])
-        .output()
-        .expect("starts");
+    let direct = launcher().args(["/bin/cat", "/proc/self/status"]).output().expect("starts");
     let direct = String::from_utf8_lossy(&direct.stdout).into_owned();
     let ours = inner(launcher().arg(this_program()), "inner_prints_status");
 
     let bits = |status, name| u64::from_str_radix(field(status, name), 16).expect("hexadecimal");
     let bit = |signal: i32| 1_u64 << (signal - 1);
     assert_eq!(bits(&ours, "SigBlk"), bits(&direct, "SigBlk"));
-    assert_eq!(
-        bits(&ours, "SigBlk"),
-        [10, 15, 40, 63].map(bit).iter().sum()
-    );
+    assert_eq!(bits(&ours, "SigBlk"), [10, 15, 40, 63].map(bit).iter().sum());
     // SIGCHLD alone goes back to default for the worker.
     // Whoever started the tests may have ignored more.
     let ignored: u64 = [1, 12, 13, 17, 64].map(bit).iter().sum();
@@ -338,11 +310,7 @@ fn a_term_between_fork_and_exec_is_not_lost() {
         for round in 0..ROUNDS {
             let child = spawn(&sleep).expect("starts, or dies of the signal");
             // This would hang if the signal were lost.
-            assert_eq!(
-                process::wait(child.pid),
-                Some(Exit::Signal(libc::SIGTERM)),
-                "{round}"
-            );
+            assert_eq!(process::wait(child.pid), Some(Exit::Signal(libc::SIGTERM)), "{round}");
         }
         done.store(true, Ordering::SeqCst);
     });
@@ -374,10 +342,7 @@ print(os.fstat(os.pidfd_open(os.getpid())).st_ino)
     }
     wanted.push("PATH=/usr/bin:/bin".to_owned());
     assert_eq!(got.lines().collect::<Vec<_>>(), wanted);
-    assert_eq!(
-        output(self::launch(&["/usr/bin/env"])),
-        "PATH=/usr/bin:/bin\n"
-    );
+    assert_eq!(output(self::launch(&["/usr/bin/env"])), "PATH=/usr/bin:/bin\n");
 }
 
 #[test]
@@ -406,15 +371,7 @@ fn limits_and_scheduling_are_ours() {
     }
     let ours = fs::read_to_string("/proc/self/status").expect("status");
     let theirs = output(launch(&["/bin/cat", "/proc/self/status"]));
-    for name in [
-        "NoNewPrivs",
-        "Seccomp",
-        "CapEff",
-        "CapBnd",
-        "CapInh",
-        "Cpus_allowed",
-        "Groups",
-    ] {
+    for name in ["NoNewPrivs", "Seccomp", "CapEff", "CapBnd", "CapInh", "Cpus_allowed", "Groups"] {
         assert_eq!(field(&theirs, name), field(&ours, name), "{name}");
     }
 }
@@ -436,9 +393,7 @@ fn the_death_signal_comes_when_the_thread_that_forked_ends() {
         let mut launch = launch(&["/bin/sleep", "1000"]);
         launch.identity = identity;
         launch.death_signal = Some(libc::SIGTERM);
-        let child = thread::spawn(move || spawn(&launch))
-            .join()
-            .expect("no panic");
+        let child = thread::spawn(move || spawn(&launch)).join().expect("no panic");
         let pid = child.expect("starts").pid;
         assert_eq!(process::wait(pid), Some(Exit::Signal(libc::SIGTERM)));
     }
@@ -489,10 +444,8 @@ fn root_is_given_up_for_good() {
     let mut groups = nobody.groups;
     groups.sort_unstable();
     groups.dedup();
-    let got: Vec<u32> = field(&status, "Groups")
-        .split_whitespace()
-        .map(|group| group.parse().expect("a number"))
-        .collect();
+    let got: Vec<u32> =
+        field(&status, "Groups").split_whitespace().map(|group| group.parse().expect("a number")).collect();
     assert_eq!(got, groups);
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         assert_eq!(field(&status, set), "0000000000000000", "{set}");
@@ -505,9 +458,7 @@ fn a_way_back_to_root_fails_the_start() {
         return;
     }
     let mut setpriv = Command::new("setpriv");
-    setpriv
-        .args(["--securebits", "+no_setuid_fixup", "--"])
-        .arg(this_program());
+    setpriv.args(["--securebits", "+no_setuid_fixup", "--"]).arg(this_program());
     inner(&mut setpriv, "inner_refuses_to_stay_privileged");
 }
 
@@ -517,13 +468,7 @@ fn inner_refuses_to_stay_privileged() {
     let mut launch = launch(&["/bin/true"]);
     launch.identity = Some(another_user());
     let error = spawn(&launch).expect_err("capabilities stay");
-    assert_eq!(
-        error,
-        SpawnError {
-            step: Step::Identity,
-            errno: Errno::EPERM
-        }
-    );
+    assert_eq!(error, SpawnError { step: Step::Identity, errno: Errno::EPERM });
     assert_eq!(error.to_string(), "change user: operation not permitted");
 }
 
@@ -540,13 +485,7 @@ fn who_is_not_root_cannot_become_another() {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permitted");
     }
     let copy = copy.to_str().expect("UTF-8");
-    let mut launch = launch(&[
-        copy,
-        "inner_not_root",
-        "--exact",
-        "--ignored",
-        "--nocapture",
-    ]);
+    let mut launch = launch(&[copy, "inner_not_root", "--exact", "--ignored", "--nocapture"]);
     launch.identity = Some(another_user());
     assert!(output(launch).contains("1 passed"));
 }
@@ -555,15 +494,8 @@ fn who_is_not_root_cannot_become_another() {
 #[ignore = "run by who_is_not_root_cannot_become_another"]
 fn inner_not_root() {
     let message = identity("root").expect_err("we are nobody");
-    assert!(
-        message.contains("only root can become another user"),
-        "{message}"
-    );
-    let us = identity(&format!(
-        "{}:{}",
-        nix::unistd::getuid(),
-        nix::unistd::getgid()
-    ));
+    assert!(message.contains("only root can become another user"), "{message}");
+    let us = identity(&format!("{}:{}", nix::unistd::getuid(), nix::unistd::getgid()));
     let us = us.expect("ourselves");
     assert!(us.is_ours());
     let mut changed = launch(&["/bin/true"]);
@@ -581,11 +513,7 @@ fn exec_reports_why_it_failed() {
     let place = tempfile::tempdir().expect("temporary directory");
     let path = |name: &str| place.path().join(name);
     let write = |name: &str, mode: u32, content: &[u8]| {
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(path(name));
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path(name));
         file.expect("created").write_all(content).expect("written");
     };
     write("plain", 0o644, b"#!/bin/sh\n");
@@ -613,9 +541,7 @@ fn exec_reports_why_it_failed() {
     let mut big = launch(&["/bin/true"]);
     big.env.push(text("A".repeat(4 << 20)));
     assert_eq!(failure(&big), (Step::Exec, Errno::E2BIG));
-    let message = spawn(&launch(&["/no/such/program"]))
-        .expect_err("missing")
-        .to_string();
+    let message = spawn(&launch(&["/no/such/program"])).expect_err("missing").to_string();
     assert_eq!(message, "exec: no such file or directory");
 
     // Each was reaped by spawn itself.
@@ -631,13 +557,7 @@ fn a_program_that_is_being_written_is_busy() {
     let writer = OpenOptions::new().append(true).open(&path).expect("opens");
     let launch = launch(&[path.to_str().expect("UTF-8")]);
     let error = spawn(&launch).expect_err("busy");
-    assert_eq!(
-        error,
-        SpawnError {
-            step: Step::Exec,
-            errno: Errno::ETXTBSY
-        }
-    );
+    assert_eq!(error, SpawnError { step: Step::Exec, errno: Errno::ETXTBSY });
     drop(writer);
     output(launch);
 }
@@ -649,22 +569,10 @@ fn a_failure_before_exec_names_its_step() {
         change(&mut launch);
         failure(&launch)
     };
-    assert_eq!(
-        failed(&|it| it.fds = vec![(RawFd::MAX - 1, 3)]),
-        (Step::Fds, Errno::EBADF)
-    );
-    assert_eq!(
-        failed(&|it| it.fds = vec![(0, 3), (1, 3)]),
-        (Step::Fds, Errno::EINVAL)
-    );
-    assert_eq!(
-        failed(&|it| it.death_signal = Some(4711)),
-        (Step::DeathSignal, Errno::EINVAL)
-    );
-    assert_eq!(
-        failed(&|it| it.directory = directory("/dev/null")),
-        (Step::Directory, Errno::ENOTDIR)
-    );
+    assert_eq!(failed(&|it| it.fds = vec![(RawFd::MAX - 1, 3)]), (Step::Fds, Errno::EBADF));
+    assert_eq!(failed(&|it| it.fds = vec![(0, 3), (1, 3)]), (Step::Fds, Errno::EINVAL));
+    assert_eq!(failed(&|it| it.death_signal = Some(4711)), (Step::DeathSignal, Errno::EINVAL));
+    assert_eq!(failed(&|it| it.directory = directory("/dev/null")), (Step::Directory, Errno::ENOTDIR));
 }
 
 #[test]
@@ -681,19 +589,13 @@ fn no_process_and_no_group_is_told_apart() {
 #[test]
 #[ignore = "run by no_process_and_no_group_is_told_apart"]
 fn inner_no_group() {
-    assert_eq!(
-        failure(&launch(&["/bin/true"])),
-        (Step::Group, Errno::EPERM)
-    );
+    assert_eq!(failure(&launch(&["/bin/true"])), (Step::Group, Errno::EPERM));
 }
 
 #[test]
 #[ignore = "run by no_process_and_no_group_is_told_apart"]
 fn inner_no_process() {
-    assert_eq!(
-        failure(&launch(&["/bin/true"])),
-        (Step::Fork, Errno::EAGAIN)
-    );
+    assert_eq!(failure(&launch(&["/bin/true"])), (Step::Fork, Errno::EAGAIN));
 }
 
 #[test]

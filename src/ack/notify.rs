@@ -72,57 +72,28 @@ mod tests {
             status: Some("two of three".to_owned()),
         };
         assert_eq!(parse(text), all);
-        assert_eq!(
-            parse(b"BARRIER=1"),
-            Message {
-                barrier: true,
-                ..Message::default()
-            }
-        );
-        assert_eq!(
-            parse(b"READY=1\0"),
-            Message {
-                ready: true,
-                ..Message::default()
-            }
-        );
+        assert_eq!(parse(b"BARRIER=1"), Message { barrier: true, ..Message::default() });
+        assert_eq!(parse(b"READY=1\0"), Message { ready: true, ..Message::default() });
     }
 
     #[test]
     fn what_is_not_understood_is_skipped() {
-        let ready = Message {
-            ready: true,
-            ..Message::default()
-        };
-        assert_eq!(
-            parse(b"X_MINE=1\nREADY=1\nMAINPID=1\nno assignment\n\n=\nFDSTORE=1"),
-            ready
-        );
+        let ready = Message { ready: true, ..Message::default() };
+        assert_eq!(parse(b"X_MINE=1\nREADY=1\nMAINPID=1\nno assignment\n\n=\nFDSTORE=1"), ready);
         assert_eq!(parse(b"READY=1\nEXTEND_TIMEOUT_USEC=+5"), ready);
-        assert_eq!(
-            parse(b"READY=1\nEXTEND_TIMEOUT_USEC=99999999999999999999"),
-            ready
-        );
+        assert_eq!(parse(b"READY=1\nEXTEND_TIMEOUT_USEC=99999999999999999999"), ready);
         assert_eq!(parse(b"READY=1\nBARRIER=1"), ready);
-        for text in [
-            "", "\0", "READY", "READY=", "READY=0", "READY=11", " READY=1", "ready=1",
-        ] {
+        for text in ["", "\0", "READY", "READY=", "READY=0", "READY=11", " READY=1", "ready=1"] {
             assert_eq!(parse(text.as_bytes()), Message::default(), "{text:?}");
         }
     }
 
     #[test]
     fn a_message_with_nul_bad_utf8_or_too_many_keys_means_nothing() {
-        for text in [
-            &b"READY=1\nSTATUS=\xff"[..],
-            b"READY=1\0STATUS=x",
-            b"READY=1\0\0",
-        ] {
+        for text in [&b"READY=1\nSTATUS=\xff"[..], b"READY=1\0STATUS=x", b"READY=1\0\0"] {
             assert_eq!(parse(text), Message::default(), "{text:?}");
         }
-        let mut many: Vec<u8> = (0..10_000)
-            .flat_map(|n| format!("K{n}=1\n").into_bytes())
-            .collect();
+        let mut many: Vec<u8> = (0..10_000).flat_map(|n| format!("K{n}=1\n").into_bytes()).collect();
         many.extend(b"READY=1");
         assert_eq!(parse(&many), Message::default());
         let longest = [&b"READY=1\nSTATUS="[..], &[b'a'; LONGEST - 15]].concat();

@@ -146,7 +146,7 @@ impl Shared {
     fn read(&self, key: u64) -> Vec<(WorkerId, Heard)> {
         let mut heard = Vec::new();
         let mut channels = self.channels();
-        let Some(channel) = channels.get_mut(&key) else { return heard };
+        let Some(channel) = channels.get_mut(&key) else { return Vec::new() };
         let open = channel.read(&mut heard);
         let id = channel.id;
         drop(channels);

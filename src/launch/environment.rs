@@ -16,8 +16,7 @@ pub type Variables = BTreeMap<OsString, OsString>;
 /// What the dynamic loader, the C library and shells read, and a program that
 /// runs as somebody else should not find by accident (sudo's list).
 fn is_unsafe_across_users(variable: &[u8]) -> bool {
-    const NAMES: [&[u8]; 7] =
-        [b"BASH_ENV", b"ENV", b"IFS", b"TMPDIR", b"GCONV_PATH", b"LOCPATH", b"NLSPATH"];
+    const NAMES: [&[u8]; 7] = [b"BASH_ENV", b"ENV", b"IFS", b"TMPDIR", b"GCONV_PATH", b"LOCPATH", b"NLSPATH"];
     NAMES.contains(&variable) || variable.starts_with(b"LD_") || variable.starts_with(b"MALLOC_")
 }
 

@@ -40,8 +40,10 @@ impl Surroundings {
             (Ok(there), Ok(here)) => (there.dev(), there.ino()) == (here.dev(), here.ino()),
             _ => false,
         };
-        let directory =
-            logical.filter(same).or_else(|| std::env::current_dir().ok()).unwrap_or_else(|| PathBuf::from("/"));
+        let directory = logical
+            .filter(same)
+            .or_else(|| std::env::current_dir().ok())
+            .unwrap_or_else(|| PathBuf::from("/"));
         Surroundings { directory, environment: std::env::vars_os().collect() }
     }
 }
@@ -164,7 +166,8 @@ fn find(name: &OsStr, path: Option<&OsString>, directory: &Path) -> Result<PathB
         return Ok(found);
     }
     let shown = name.to_string_lossy();
-    let there = std::env::split_paths(path).map(|dir| directory.join(dir).join(name)).find(|file| file.is_file());
+    let there =
+        std::env::split_paths(path).map(|dir| directory.join(dir).join(name)).find(|file| file.is_file());
     Err(match there {
         Some(file) => Refused {
             refusal: Refusal::NotExecutable,

@@ -168,7 +168,9 @@ pub fn refused(error: &SpawnError, reading: &Reading) -> Refused {
         (Step::Exec, Errno::EACCES) if reading.program().is_dir() => {
             format!("cannot execute {program}: is a directory")
         }
-        (Step::Exec, Errno::EACCES) => format!("cannot execute {program}: {why} (chmod +x, or a noexec mount)"),
+        (Step::Exec, Errno::EACCES) => {
+            format!("cannot execute {program}: {why} (chmod +x, or a noexec mount)")
+        }
         (Step::Exec, _) => format!("cannot execute {program}: {why}"),
         (step, _) => format!("cannot start {program}: {step} failed: {why}"),
     };

@@ -50,25 +50,16 @@ fn a_bare_port_is_dual_stack_and_v6only_is_not() {
         assert_ne!(port(listener), 0);
         assert_eq!(SockRef::from(&listener.fd(0)).only_v6().unwrap(), v6only);
         TcpStream::connect(("::1", port(listener))).unwrap();
-        assert_eq!(
-            TcpStream::connect(("127.0.0.1", port(listener))).is_err(),
-            v6only
-        );
+        assert_eq!(TcpStream::connect(("127.0.0.1", port(listener))).is_err(), v6only);
     }
-    assert_eq!(
-        listeners.iter().map(Listener::name).collect::<Vec<_>>(),
-        ["socket0", "socket1", "socket2"]
-    );
+    assert_eq!(listeners.iter().map(Listener::name).collect::<Vec<_>>(), ["socket0", "socket1", "socket2"]);
 }
 
 #[test]
 fn only_a_machine_without_ipv6_falls_back_to_ipv4() {
     let bind: Bind = ":7".parse().unwrap();
     let any = inet::resolve(&bind, &address::Host::Any, 7).unwrap();
-    assert_eq!(
-        any.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["[::]:7", "0.0.0.0:7"]
-    );
+    assert_eq!(any.iter().map(ToString::to_string).collect::<Vec<_>>(), ["[::]:7", "0.0.0.0:7"]);
     for (errno, falls_back) in [
         (libc::EAFNOSUPPORT, true),
         (libc::EADDRNOTAVAIL, true),
@@ -83,26 +74,15 @@ fn only_a_machine_without_ipv6_falls_back_to_ipv4() {
     }
     for text in [":7,v6only", "[::]:7"] {
         let bind: Bind = text.parse().unwrap();
-        let address::Address::Tcp { host, port } = &bind.address else {
-            panic!("{text}")
-        };
-        assert_eq!(
-            inet::resolve(&bind, host, *port).unwrap().len(),
-            1,
-            "{text}"
-        );
+        let address::Address::Tcp { host, port } = &bind.address else { panic!("{text}") };
+        assert_eq!(inet::resolve(&bind, host, *port).unwrap().len(), 1, "{text}");
     }
 }
 
 #[test]
 fn sockets_are_blocking_close_on_exec_and_above_the_standard_three() {
     let directory = directory();
-    let binds = [
-        "127.0.0.1:0",
-        "udp://127.0.0.1:0,nonblock",
-        "./s",
-        "unix-seqpacket:q,nonblock",
-    ];
+    let binds = ["127.0.0.1:0", "udp://127.0.0.1:0,nonblock", "./s", "unix-seqpacket:q,nonblock"];
     let listeners = open_in(directory.path(), &binds, 1).unwrap();
     for (listener, nonblock) in listeners.iter().zip([false, true, false, true]) {
         let socket = listener.fd(0);
@@ -110,17 +90,9 @@ fn sockets_are_blocking_close_on_exec_and_above_the_standard_three() {
         let flags = FdFlag::from_bits_truncate(fcntl(socket, FcntlArg::F_GETFD).unwrap());
         assert!(flags.contains(FdFlag::FD_CLOEXEC));
         let status = OFlag::from_bits_truncate(fcntl(socket, FcntlArg::F_GETFL).unwrap());
-        assert_eq!(
-            status.contains(OFlag::O_NONBLOCK),
-            nonblock,
-            "{}",
-            listener.address()
-        );
+        assert_eq!(status.contains(OFlag::O_NONBLOCK), nonblock, "{}", listener.address());
         let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
-        assert_eq!(
-            link.to_str().unwrap(),
-            format!("socket:[{}]", listener.inode(0))
-        );
+        assert_eq!(link.to_str().unwrap(), format!("socket:[{}]", listener.inode(0)));
     }
 }
 
@@ -130,10 +102,7 @@ fn options_reach_the_kernel() {
     let listeners = open(&[bind, "203.0.113.7:0,freebind", "127.0.0.1:0"]).unwrap();
     let list: Vec<&Listener> = listeners.iter().collect();
     let socket = list[0].fd(0);
-    assert_eq!(
-        (fd::tcp_backlog(socket).unwrap(), list[0].backlog()),
-        (7, 7)
-    );
+    assert_eq!((fd::tcp_backlog(socket).unwrap(), list[0].backlog()), (7, 7));
     assert_eq!(getsockopt(&socket, sockopt::RcvBuf).unwrap(), 40000);
     assert_eq!(getsockopt(&socket, sockopt::SndBuf).unwrap(), 60000);
     assert!(SockRef::from(&socket).tcp_nodelay().unwrap());
@@ -148,22 +117,13 @@ fn options_reach_the_kernel() {
 #[test]
 fn reuseport_makes_one_socket_a_slot_once() {
     let listeners = open_in(Path::new("/"), &["127.0.0.1:0,reuseport", "127.0.0.1:0"], 3).unwrap();
-    let [many, one] = &listeners.list[..] else {
-        panic!("two listeners")
-    };
+    let [many, one] = &listeners.list[..] else { panic!("two listeners") };
     let inodes: BTreeSet<u64> = (0..3).map(|slot| many.inode(slot)).collect();
-    assert_eq!(
-        (inodes.len(), many.reuseport(), one.reuseport()),
-        (3, true, false)
-    );
+    assert_eq!((inodes.len(), many.reuseport(), one.reuseport()), (3, true, false));
     assert_eq!(many.inode(4), many.inode(1));
     assert_eq!(one.inode(0), one.inode(2));
     for slot in 0..3 {
-        let local = SockRef::from(&many.fd(slot))
-            .local_addr()
-            .unwrap()
-            .as_socket()
-            .unwrap();
+        let local = SockRef::from(&many.fd(slot)).local_addr().unwrap().as_socket().unwrap();
         assert_eq!(local, many.inet.unwrap());
     }
 }
@@ -174,25 +134,15 @@ fn a_port_in_use_is_refused_and_leaves_nothing() {
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap();
     let free = open(&["127.0.0.1:0"]).unwrap().list[0].inet.unwrap();
-    let message = refused(
-        directory.path(),
-        &[
-            "./s",
-            "unix-dgram:d",
-            &free.to_string(),
-            &address.to_string(),
-        ],
-    );
+    let message =
+        refused(directory.path(), &["./s", "unix-dgram:d", &free.to_string(), &address.to_string()]);
     let start = format!("cannot bind {address}: address already in use (ss ");
     assert!(message.starts_with(&start), "{message}");
     assert_eq!(files(&directory), 0);
     let error = TcpStream::connect(free).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     let held = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let message = refused(
-        directory.path(),
-        &[&format!("udp://{}", held.local_addr().unwrap())],
-    );
+    let message = refused(directory.path(), &[&format!("udp://{}", held.local_addr().unwrap())]);
     assert!(message.contains("address already in use"), "{message}");
 }
 
@@ -201,39 +151,20 @@ fn two_of_our_own_that_clash_are_both_named() {
     let directory = directory();
     let port = port(&open(&[":0"]).unwrap().list[0]);
     let specs = ["127.0.0.1", "*", "", "[::1]", "[::]"].map(|host| format!("{host}:{port}"));
-    for (first, second) in [
-        (0, 0),
-        (0, 1),
-        (1, 0),
-        (0, 2),
-        (2, 0),
-        (1, 2),
-        (2, 1),
-        (2, 2),
-        (3, 4),
-    ] {
+    for (first, second) in [(0, 0), (0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1), (2, 2), (3, 4)] {
         for scheme in ["tcp://", "udp://"] {
-            let (one, two) = (
-                format!("{scheme}{}", specs[first]),
-                format!("{scheme}{}", specs[second]),
-            );
+            let (one, two) = (format!("{scheme}{}", specs[first]), format!("{scheme}{}", specs[second]));
             let message = refused(directory.path(), &[&one, &two]);
             let one: Bind = one.parse().unwrap();
             assert!(message.contains("address already in use"), "{message}");
-            assert!(
-                message.contains(&format!("({one} of this command line holds it)")),
-                "{message}"
-            );
+            assert!(message.contains(&format!("({one} of this command line holds it)")), "{message}");
         }
     }
     open(&[&format!("[::]:{port},v6only"), &format!("*:{port}")]).unwrap();
     let twice = format!("127.0.0.1:{port},reuseport");
     assert!(refused(directory.path(), &[&twice, &twice]).contains(&format!("({twice} of this")));
     let message = refused(directory.path(), &["./s", "unix-dgram:./s"]);
-    assert!(
-        message.contains("/s: address already in use (./s of this command line"),
-        "{message}"
-    );
+    assert!(message.contains("/s: address already in use (./s of this command line"), "{message}");
     let name = format!("@{}", directory.path().display());
     assert!(refused(directory.path(), &[&name, &name]).contains(&format!("({name} of this")));
     assert_eq!(files(&directory), 0);
@@ -242,29 +173,19 @@ fn two_of_our_own_that_clash_are_both_named() {
 #[test]
 fn an_address_of_no_interface_hints_at_freebind() {
     let message = refused(Path::new("/"), &["203.0.113.7:5001"]);
-    assert!(
-        message.starts_with("cannot bind 203.0.113.7:5001: cannot assign"),
-        "{message}"
-    );
+    assert!(message.starts_with("cannot bind 203.0.113.7:5001: cannot assign"), "{message}");
     assert!(message.contains("freebind"), "{message}");
 }
 
 #[test]
 fn accounts_and_interfaces_are_looked_up_before_anything_is_bound() {
     let directory = directory();
-    let held = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let held = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     for (bad, why) in [
         ("./t,user=no-such-user-1", "unknown user no-such-user-1"),
         ("./t,group=no-such-group-1", "unknown group no-such-group-1"),
         ("[fe80::1%nosuch0]:1", "there is no interface nosuch0"),
-        (
-            "no-such-host.invalid:1",
-            "cannot resolve no-such-host.invalid",
-        ),
+        ("no-such-host.invalid:1", "cannot resolve no-such-host.invalid"),
     ] {
         let message = refused(directory.path(), &[&held, "./s", bad]);
         assert!(message.contains(why), "{message}");
@@ -280,29 +201,16 @@ fn accounts_and_interfaces_are_looked_up_before_anything_is_bound() {
 #[test]
 fn a_unix_path_has_exactly_the_permissions_asked_for() {
     let directory = directory();
-    let binds = [
-        "./s,mode=0666",
-        "unix-dgram:d,mode=0600",
-        "unix-seqpacket:./q,mode=0624,group=0",
-    ];
+    let binds = ["./s,mode=0666", "unix-dgram:d,mode=0600", "unix-seqpacket:./q,mode=0624,group=0"];
     let ours = nix::unistd::Uid::effective();
     let listeners = match ours.is_root() {
-        true => open_in(
-            directory.path(),
-            &[&binds[..], &["./o,user=65534,group=65533"]].concat(),
-            1,
-        ),
+        true => open_in(directory.path(), &[&binds[..], &["./o,user=65534,group=65533"]].concat(), 1),
         false => open_in(directory.path(), &binds[..2], 1),
     }
     .unwrap();
     for (listener, mode) in listeners.iter().zip([0o666, 0o600, 0o624]) {
         let file = fs::symlink_metadata(listener.address()).unwrap();
-        assert_eq!(
-            file.permissions().mode() & 0o7777,
-            mode,
-            "{}",
-            listener.address()
-        );
+        assert_eq!(file.permissions().mode() & 0o7777, mode, "{}", listener.address());
         assert_eq!(file.uid(), ours.as_raw());
     }
     if let Some(listener) = listeners.list.get(3) {
@@ -339,10 +247,7 @@ fn a_live_socket_of_any_type_is_refused_and_not_disturbed() {
     let inode = fs::symlink_metadata(&path).unwrap().ino();
     for bind in ["./s", "unix-dgram:s", "unix-seqpacket:s"] {
         let message = refused(directory.path(), &[bind]);
-        let start = format!(
-            "cannot bind {}: address already in use (a live",
-            path.display()
-        );
+        let start = format!("cannot bind {}: address already in use (a live", path.display());
         assert!(message.starts_with(&start), "{message}");
     }
     assert_eq!(live.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
@@ -350,9 +255,7 @@ fn a_live_socket_of_any_type_is_refused_and_not_disturbed() {
     drop(live);
     fs::remove_file(&path).unwrap();
     let bound = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
-    bound
-        .bind(&socket2::SockAddr::unix(&path).unwrap())
-        .unwrap();
+    bound.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
     assert!(refused(directory.path(), &["./s"]).contains("a live server"));
     drop(bound);
     fs::remove_file(&path).unwrap();
@@ -374,10 +277,7 @@ fn anything_else_than_a_socket_is_never_unlinked() {
     for name in ["file", "directory", "link", "dangling", "fifo"] {
         let before = fs::symlink_metadata(at(name)).unwrap().ino();
         let message = refused(directory.path(), &[&format!("./{name}")]);
-        assert!(
-            message.contains("file exists (something else than a socket"),
-            "{message}"
-        );
+        assert!(message.contains("file exists (something else than a socket"), "{message}");
         assert_eq!(fs::symlink_metadata(at(name)).unwrap().ino(), before);
     }
     assert_eq!(fs::read_to_string(at("file")).unwrap(), "kept");
@@ -419,10 +319,7 @@ fn of_fifty_racing_starters_exactly_one_wins() {
                 open_in(directory.path(), &["./s"], 1)
             };
             let starters: Vec<_> = (0..50).map(|_| scope.spawn(start)).collect();
-            starters
-                .into_iter()
-                .map(|starter| starter.join().unwrap())
-                .collect()
+            starters.into_iter().map(|starter| starter.join().unwrap()).collect()
         });
         let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
         assert_eq!(won.len(), 1);
@@ -453,10 +350,7 @@ fn starters_and_stoppers_never_remove_a_path_that_is_served() {
             wins
         };
         let churners: Vec<_> = (0..8).map(|_| scope.spawn(churn)).collect();
-        churners
-            .into_iter()
-            .map(|churner| churner.join().unwrap())
-            .sum()
+        churners.into_iter().map(|churner| churner.join().unwrap()).sum()
     });
     assert!(wins > 0);
     assert_eq!(files(&directory), 0);
@@ -467,17 +361,8 @@ fn abstract_sockets_of_each_type_are_bound() {
     let name = format!("graceful-run-test-{}", std::process::id());
     let binds = [format!("@{name}"), format!("unix-dgram:@{name}-d")];
     let listeners = open(&[&binds[0], &binds[1]]).unwrap();
-    let shown: Vec<_> = listeners
-        .iter()
-        .map(|l| (l.kind(), l.address().to_owned()))
-        .collect();
-    assert_eq!(
-        shown,
-        [
-            ("unix", binds[0].clone()),
-            ("unix-dgram", format!("@{name}-d"))
-        ]
-    );
+    let shown: Vec<_> = listeners.iter().map(|l| (l.kind(), l.address().to_owned())).collect();
+    assert_eq!(shown, [("unix", binds[0].clone()), ("unix-dgram", format!("@{name}-d"))]);
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     UnixStream::connect_addr(&address).unwrap();
 }
@@ -486,19 +371,12 @@ fn abstract_sockets_of_each_type_are_bound() {
 fn a_given_socket_is_copied_and_served_on() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let binds = [
-        format!("web=fd://{},nonblock,backlog=9", tcp.as_raw_fd()),
-        format!("fd://{}", udp.as_raw_fd()),
-    ];
+    let binds =
+        [format!("web=fd://{},nonblock,backlog=9", tcp.as_raw_fd()), format!("fd://{}", udp.as_raw_fd())];
     let listeners = open(&[&binds[0], &binds[1]]).unwrap();
-    let [web, dns] = &listeners.list[..] else {
-        panic!("two listeners")
-    };
+    let [web, dns] = &listeners.list[..] else { panic!("two listeners") };
     assert_eq!((web.name(), web.kind(), web.backlog()), ("web", "tcp", 9));
-    assert_eq!(
-        (dns.name(), dns.kind(), dns.backlog()),
-        ("socket1", "udp", 0)
-    );
+    assert_eq!((dns.name(), dns.kind(), dns.backlog()), ("socket1", "udp", 0));
     assert_eq!(web.address(), tcp.local_addr().unwrap().to_string());
     assert_ne!(web.fd(0).as_raw_fd(), tcp.as_raw_fd());
     assert_eq!(fd::tcp_backlog(tcp.as_fd()).unwrap(), 9);
@@ -518,14 +396,8 @@ fn a_descriptor_that_cannot_be_served_on_is_named() {
     let (pair, _other) = UnixStream::pair().unwrap();
     for (fd, why) in [
         (pipe.as_raw_fd(), "it is not a socket"),
-        (
-            deaf.as_raw_fd(),
-            "it is a stream socket that is not listening",
-        ),
-        (
-            pair.as_raw_fd(),
-            "it is a stream socket that is not listening",
-        ),
+        (deaf.as_raw_fd(), "it is a stream socket that is not listening"),
+        (pair.as_raw_fd(), "it is a stream socket that is not listening"),
         (unbound.as_raw_fd(), "it is not bound to an address"),
         (9999, "it is not open"),
         (i32::MAX, "it is not open"),

@@ -136,10 +136,8 @@ steps! {
 /// when the machine or the [`Launch`] does not allow it. [`Step::Fds`] with
 /// EINVAL when two sources have one target.
 pub fn spawn(launch: &Launch) -> Result<Child, SpawnError> {
-    let (receive, send) =
-        nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| Step::Pipe.failed(errno))?;
-    let mut plan =
-        Plan::new(&launch.fds, send.as_raw_fd()).ok_or_else(|| Step::Fds.failed(Errno::EINVAL))?;
+    let (receive, send) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| Step::Pipe.failed(errno))?;
+    let mut plan = Plan::new(&launch.fds, send.as_raw_fd()).ok_or_else(|| Step::Fds.failed(Errno::EINVAL))?;
     let mut image = Image::new(launch);
     let become_other = match &launch.identity {
         Some(identity) if !identity.is_ours() => Some(Change {
@@ -173,10 +171,7 @@ pub fn spawn(launch: &Launch) -> Result<Child, SpawnError> {
     }
     drop(send);
     match receive_failure(&receive) {
-        None => Ok(Child {
-            pid,
-            pidfd: process::pidfd(pid),
-        }),
+        None => Ok(Child { pid, pidfd: process::pidfd(pid) }),
         Some(error) => {
             process::wait(pid);
             Err(error)
@@ -191,11 +186,7 @@ impl Step {
 
     /// The result of a system call as a result of this step.
     fn check(self, result: c_int) -> Result<c_int, SpawnError> {
-        if result == -1 {
-            Err(self.failed(Errno::last()))
-        } else {
-            Ok(result)
-        }
+        if result == -1 { Err(self.failed(Errno::last())) } else { Ok(result) }
     }
 }
 
@@ -216,14 +207,8 @@ fn receive_failure(receive: &OwnedFd) -> Option<SpawnError> {
     }
     let (step, errno) = message.split_at(4);
     let number = |bytes: &[u8]| i32::from_ne_bytes(bytes.try_into().unwrap_or_default());
-    let step = Step::ALL
-        .iter()
-        .find(|&&known| known as i32 == number(step))
-        .copied();
-    Some(
-        step.unwrap_or(Step::Exec)
-            .failed(Errno::from_raw(number(errno))),
-    )
+    let step = Step::ALL.iter().find(|&&known| known as i32 == number(step)).copied();
+    Some(step.unwrap_or(Step::Exec).failed(Errno::from_raw(number(errno))))
 }
 
 /// argv and envp as execve(2) wants them, with room for what only the child knows.
@@ -240,11 +225,7 @@ impl Image {
     fn new(launch: &Launch) -> Self {
         let pointers = |strings: &[CString], spare: usize| {
             let ends = std::iter::repeat_n(ptr::null(), spare);
-            strings
-                .iter()
-                .map(|string| string.as_ptr())
-                .chain(ends)
-                .collect()
+            strings.iter().map(|string| string.as_ptr()).chain(ends).collect()
         };
         Image {
             argv: pointers(&launch.argv, 1),
@@ -280,10 +261,7 @@ impl Variable {
         let name = name.to_bytes();
         let mut text = [0; 40];
         text[..name.len()].copy_from_slice(name);
-        Variable {
-            text,
-            name: name.len(),
-        }
+        Variable { text, name: name.len() }
     }
 
     /// Plain decimal, as readers compare it; the text lives as long as `self` stays put.
@@ -320,8 +298,7 @@ fn own_pidfd_inode() -> Option<u64> {
         }
         let mut system: libc::statfs = std::mem::zeroed();
         let mut file: libc::stat = std::mem::zeroed();
-        let known =
-            libc::fstatfs(pidfd, &raw mut system) == 0 && libc::fstat(pidfd, &raw mut file) == 0;
+        let known = libc::fstatfs(pidfd, &raw mut system) == 0 && libc::fstat(pidfd, &raw mut file) == 0;
         libc::close(pidfd);
         #[allow(clippy::unnecessary_cast, reason = "the types differ between machines")]
         (known && system.f_type as i64 == PIDFS_MAGIC).then_some(file.st_ino as u64)
@@ -393,21 +370,14 @@ fn exec(
     inherited::change_mask(libc::SIG_SETMASK, inherited::mask());
     // SAFETY: the program and both arrays are NUL-terminated strings and
     // null-terminated arrays of such, which live until the process is replaced.
-    unsafe {
-        libc::execve(
-            launch.program.as_ptr(),
-            image.argv.as_ptr(),
-            image.envp.as_ptr(),
-        )
-    };
+    unsafe { libc::execve(launch.program.as_ptr(), image.argv.as_ptr(), image.envp.as_ptr()) };
     Err(Step::Exec.failed(Errno::last()))
 }
 
 fn prctl(step: Step, option: c_int, value: c_ulong) -> Result<(), SpawnError> {
     const NONE: c_ulong = 0;
     // SAFETY: both options that we use take one number.
-    step.check(unsafe { libc::prctl(option, value, NONE, NONE, NONE) })
-        .map(drop)
+    step.check(unsafe { libc::prctl(option, value, NONE, NONE, NONE) }).map(drop)
 }
 
 impl Change<'_> {
@@ -422,13 +392,7 @@ impl Change<'_> {
         unsafe {
             // Kept capabilities would survive the change. Refused where the bit
             // is locked; the check of what is left decides then.
-            libc::prctl(
-                libc::PR_SET_KEEPCAPS,
-                0 as c_ulong,
-                0 as c_ulong,
-                0 as c_ulong,
-                0 as c_ulong,
-            );
+            libc::prctl(libc::PR_SET_KEEPCAPS, 0 as c_ulong, 0 as c_ulong, 0 as c_ulong, 0 as c_ulong);
             check(libc::setgroups(groups.len(), groups.as_ptr()))?;
             check(libc::setresgid(gid, gid, gid))?;
             check(libc::setresuid(uid, uid, uid))?;
@@ -446,32 +410,20 @@ impl Change<'_> {
                 return Ok(());
             }
 
-            let ResUid {
-                real,
-                effective,
-                saved,
-            } = self.uids;
+            let ResUid { real, effective, saved } = self.uids;
             for old in [real, effective, saved].map(|old| old.as_raw()) {
                 if old != uid && libc::setresuid(uid_t::MAX, old, uid_t::MAX) != -1 {
                     return Err(not_dropped);
                 }
             }
-            let ResGid {
-                real,
-                effective,
-                saved,
-            } = self.gids;
+            let ResGid { real, effective, saved } = self.gids;
             for old in [real, effective, saved].map(|old| old.as_raw()) {
                 if old != gid && libc::setresgid(gid_t::MAX, old, gid_t::MAX) != -1 {
                     return Err(not_dropped);
                 }
             }
         }
-        if has_capabilities() {
-            Err(not_dropped)
-        } else {
-            Ok(())
-        }
+        if has_capabilities() { Err(not_dropped) } else { Ok(()) }
     }
 }
 
@@ -485,10 +437,7 @@ fn has_capabilities() -> bool {
     // SAFETY: header and sets have the layout that capget(2) gives for this
     // version, and live through the call.
     let result = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) };
-    result != 0
-        || sets
-            .iter()
-            .any(|[effective, permitted, _]| effective | permitted != 0)
+    result != 0 || sets.iter().any(|[effective, permitted, _]| effective | permitted != 0)
 }
 
 /// The descriptors of the calling process.
@@ -504,29 +453,19 @@ impl Table for Kernel {
 
     fn place(&mut self, source: RawFd, target: RawFd) -> Result<(), SpawnError> {
         // SAFETY: plain system call; what the target was is of no use to the child.
-        Step::Fds
-            .check(unsafe { libc::dup2(source, target) })
-            .map(drop)
+        Step::Fds.check(unsafe { libc::dup2(source, target) }).map(drop)
     }
 
     fn keep(&mut self, fd: RawFd) -> Result<(), SpawnError> {
         // SAFETY: plain system calls; FD_CLOEXEC is the only descriptor flag.
-        Step::Fds
-            .check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })
-            .map(drop)
+        Step::Fds.check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }).map(drop)
     }
 
     fn close_on_exec(&mut self, first: RawFd, last: RawFd) -> Result<(), SpawnError> {
         let numbers = (first as c_uint, last as c_uint);
         // SAFETY: plain system call.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_close_range,
-                numbers.0,
-                numbers.1,
-                libc::CLOSE_RANGE_CLOEXEC,
-            )
-        };
+        let result =
+            unsafe { libc::syscall(libc::SYS_close_range, numbers.0, numbers.1, libc::CLOSE_RANGE_CLOEXEC) };
         if result == -1 {
             // ENOSYS before Linux 5.9, EINVAL before 5.11, EPERM in containers.
             close_on_exec_by_hand(first, last);
@@ -558,10 +497,7 @@ mod tests {
             let mut variable = Variable::new(c"LISTEN_PIDFDID=");
             variable.set(value);
             let text = CStr::from_bytes_until_nul(&variable.text).expect("a NUL");
-            assert_eq!(
-                text.to_str(),
-                Ok(format!("LISTEN_PIDFDID={value}").as_str())
-            );
+            assert_eq!(text.to_str(), Ok(format!("LISTEN_PIDFDID={value}").as_str()));
         }
     }
 

@@ -51,26 +51,20 @@ pub fn identity(spec: &str) -> Result<Identity, String> {
         None => (spec, None),
     };
     if user.is_empty() || group == Some("") {
-        return Err(format!(
-            "cannot run as {spec}: it is not USER or USER:GROUP"
-        ));
+        return Err(format!("cannot run as {spec}: it is not USER or USER:GROUP"));
     }
     let cannot = |why: &dyn std::fmt::Display| format!("cannot run as {spec}: {why}");
 
     let number = parse_id(user);
     let mut entry = User::from_name(user).map_err(|errno| cannot(&errno.desc().to_lowercase()))?;
     if let (None, Some(uid)) = (&entry, number) {
-        entry = User::from_uid(Uid::from_raw(uid))
-            .map_err(|errno| cannot(&errno.desc().to_lowercase()))?;
+        entry = User::from_uid(Uid::from_raw(uid)).map_err(|errno| cannot(&errno.desc().to_lowercase()))?;
     }
     let gid = match group {
         None => None,
         Some(group) => {
-            let found =
-                Group::from_name(group).map_err(|errno| cannot(&errno.desc().to_lowercase()))?;
-            let gid = found
-                .map(|found| found.gid.as_raw())
-                .or_else(|| parse_id(group));
+            let found = Group::from_name(group).map_err(|errno| cannot(&errno.desc().to_lowercase()))?;
+            let gid = found.map(|found| found.gid.as_raw()).or_else(|| parse_id(group));
             Some(gid.ok_or_else(|| cannot(&format_args!("no group {group}")))?)
         }
     };
@@ -78,12 +72,12 @@ pub fn identity(spec: &str) -> Result<Identity, String> {
     let identity = match (entry, number, gid) {
         (Some(user), _, gid) => {
             let gid = gid.unwrap_or(user.gid.as_raw());
-            let groups = CString::new(user.name.as_str())
-                .map_err(|_| cannot(&"NUL in its name"))
-                .and_then(|name| {
+            let groups = CString::new(user.name.as_str()).map_err(|_| cannot(&"NUL in its name")).and_then(
+                |name| {
                     getgrouplist(&name, Gid::from_raw(gid))
                         .map_err(|errno| cannot(&errno.desc().to_lowercase()))
-                })?;
+                },
+            )?;
             Identity {
                 uid: user.uid.as_raw(),
                 gid,
@@ -111,9 +105,7 @@ pub fn identity(spec: &str) -> Result<Identity, String> {
 
     let us = Uid::effective();
     if !us.is_root() && !identity.is_ours() {
-        return Err(cannot(&format_args!(
-            "we are uid {us}, and only root can become another user"
-        )));
+        return Err(cannot(&format_args!("we are uid {us}, and only root can become another user")));
     }
     Ok(identity)
 }
@@ -134,15 +126,10 @@ mod tests {
 
     #[test]
     fn a_name_and_its_number_are_the_same_user() {
-        let us = User::from_uid(Uid::effective())
-            .expect("look-up")
-            .expect("passwd entry");
+        let us = User::from_uid(Uid::effective()).expect("look-up").expect("passwd entry");
         let by_name = identity(&us.name).expect("ourselves");
         assert_eq!(by_name, identity(&us.uid.to_string()).expect("ourselves"));
-        assert_eq!(
-            (by_name.uid, by_name.gid),
-            (us.uid.as_raw(), us.gid.as_raw())
-        );
+        assert_eq!((by_name.uid, by_name.gid), (us.uid.as_raw(), us.gid.as_raw()));
         assert!(by_name.groups.contains(&by_name.gid));
         assert_eq!(by_name.home, us.dir.to_string_lossy());
     }

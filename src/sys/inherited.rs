@@ -23,10 +23,7 @@ static SAVE: extern "C" fn() = save;
 
 extern "C" fn save() {
     MASK.store(change_mask(libc::SIG_BLOCK, 0), Ordering::Relaxed);
-    let ignored = (1..=64)
-        .filter(|&signal| is_ignored_now(signal))
-        .map(bit)
-        .sum();
+    let ignored = (1..=64).filter(|&signal| is_ignored_now(signal)).map(bit).sum();
     IGNORED.store(ignored, Ordering::Relaxed);
 }
 
@@ -92,13 +89,8 @@ pub(super) fn change_mask(how: c_int, mask: u64) -> u64 {
             size_of_val(&new),
         );
     }
-    #[allow(
-        clippy::unnecessary_cast,
-        reason = "a long is 32 bits wide on some machines"
-    )]
-    old.iter()
-        .enumerate()
-        .fold(0, |sum, (word, &bits)| sum | (bits as u64) << shift(word))
+    #[allow(clippy::unnecessary_cast, reason = "a long is 32 bits wide on some machines")]
+    old.iter().enumerate().fold(0, |sum, (word, &bits)| sum | (bits as u64) << shift(word))
 }
 
 fn bit(signal: i32) -> u64 {
@@ -159,19 +151,10 @@ mod tests {
             block_all_signals();
             let inherited = std::thread::spawn(|| change_mask(libc::SIG_BLOCK, 0)).join();
             unblock_all();
-            (
-                inherited.expect("no panic"),
-                change_mask(libc::SIG_BLOCK, 0),
-            )
+            (inherited.expect("no panic"), change_mask(libc::SIG_BLOCK, 0))
         });
         let (blocked, unblocked) = masks.join().expect("no panic");
-        for signal in [
-            libc::SIGTERM,
-            libc::SIGHUP,
-            libc::SIGCHLD,
-            libc::SIGUSR2,
-            64,
-        ] {
+        for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGCHLD, libc::SIGUSR2, 64] {
             assert_ne!(blocked & bit(signal), 0, "signal {signal}");
         }
         assert_eq!(unblocked, 0);

@@ -10,9 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, c_uint};
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket, sockopt};
 
 /// The longest message; sd_notify senders know this limit from systemd.
 const LONGEST: usize = 4096;
@@ -65,14 +63,8 @@ impl NotifySocket {
         // Before the address exists, so that no message comes without.
         setsockopt(&socket, sockopt::PassCred, &true)?;
         let name = format!("graceful-run/{:032x}", u128::from_ne_bytes(random()?));
-        bind(
-            socket.as_raw_fd(),
-            &UnixAddr::new_abstract(name.as_bytes())?,
-        )?;
-        Ok(NotifySocket {
-            socket,
-            address: format!("@{name}"),
-        })
+        bind(socket.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes())?)?;
+        Ok(NotifySocket { socket, address: format!("@{name}") })
     }
 
     /// For `NOTIFY_SOCKET`, where `@` stands for the NUL of an abstract address.
@@ -87,10 +79,7 @@ impl NotifySocket {
     pub fn receive(&self) -> io::Result<Option<Datagram>> {
         let mut text = [0_u8; LONGEST];
         let mut control = [0_u64; CONTROL_WORDS];
-        let mut part = libc::iovec {
-            iov_base: text.as_mut_ptr().cast(),
-            iov_len: text.len(),
-        };
+        let mut part = libc::iovec { iov_base: text.as_mut_ptr().cast(), iov_len: text.len() };
         // SAFETY: an all-zero msghdr is valid (no address, no control).
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
         header.msg_iov = &raw mut part;
@@ -101,13 +90,8 @@ impl NotifySocket {
         let length = loop {
             // SAFETY: the header names buffers with their lengths, which all
             // live through the call.
-            let result = unsafe {
-                libc::recvmsg(
-                    self.socket.as_raw_fd(),
-                    &raw mut header,
-                    libc::MSG_CMSG_CLOEXEC,
-                )
-            };
+            let result =
+                unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
             match Errno::result(result) {
                 Ok(length) => break length.unsigned_abs(),
                 Err(Errno::EINTR) => {}
@@ -123,17 +107,8 @@ impl NotifySocket {
             fds.clear();
         }
         let (pid, uid) = credentials.map_or((0, u32::MAX), |sender| (sender.pid, sender.uid));
-        let text = text
-            .get(..length)
-            .filter(|_| whole)
-            .unwrap_or_default()
-            .to_vec();
-        Ok(Some(Datagram {
-            pid,
-            uid,
-            text,
-            fds,
-        }))
+        let text = text.get(..length).filter(|_| whole).unwrap_or_default().to_vec();
+        Ok(Some(Datagram { pid, uid, text, fds }))
     }
 }
 

@@ -130,16 +130,8 @@ mod tests {
     #[test]
     fn nothing_goes_to_everybody_to_pid_1_or_to_our_own_group() {
         for pid in [-1, 0, 1] {
-            assert_eq!(
-                signal(Pid::from_raw(pid), PROBE),
-                Err(Errno::EINVAL),
-                "{pid}"
-            );
-            assert_eq!(
-                signal_group(Pid::from_raw(pid), PROBE),
-                Err(Errno::EINVAL),
-                "{pid}"
-            );
+            assert_eq!(signal(Pid::from_raw(pid), PROBE), Err(Errno::EINVAL), "{pid}");
+            assert_eq!(signal_group(Pid::from_raw(pid), PROBE), Err(Errno::EINVAL), "{pid}");
             assert!(!group_exists(Pid::from_raw(pid)), "{pid}");
         }
         assert_eq!(signal_group(getpgrp(), PROBE), Err(Errno::EINVAL));

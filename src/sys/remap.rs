@@ -73,13 +73,7 @@ impl Plan {
         }
         gaps.push((next, RawFd::MAX));
 
-        Some(Plan {
-            moves,
-            gaps,
-            above: next,
-            report,
-            lift_report: taken(report),
-        })
+        Some(Plan { moves, gaps, above: next, report, lift_report: taken(report) })
     }
 
     /// Where the write end of the error pipe is now.
@@ -131,9 +125,7 @@ mod tests {
 
         fn lift(&mut self, fd: RawFd, least: RawFd) -> Result<RawFd, String> {
             let (file, _) = *self.0.get(&fd).ok_or("lift: not open")?;
-            let free = (least..)
-                .find(|fd| !self.0.contains_key(fd))
-                .ok_or("full")?;
+            let free = (least..).find(|fd| !self.0.contains_key(fd)).ok_or("full")?;
             self.0.insert(free, (file, true));
             Ok(free)
         }
@@ -151,9 +143,7 @@ mod tests {
         }
 
         fn close_on_exec(&mut self, first: RawFd, last: RawFd) -> Result<(), String> {
-            self.0
-                .range_mut(first..=last)
-                .for_each(|(_, (_, close))| *close = true);
+            self.0.range_mut(first..=last).for_each(|(_, (_, close))| *close = true);
             Ok(())
         }
     }

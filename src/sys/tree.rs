@@ -73,9 +73,7 @@ impl Family {
             format!("GRACEFUL_RUN_SLOT={}", self.slot),
         ];
         let has = |wanted: &String| {
-            environment
-                .split(|&byte| byte == 0)
-                .any(|variable| variable == wanted.as_bytes())
+            environment.split(|&byte| byte == 0).any(|variable| variable == wanted.as_bytes())
         };
         read.is_ok() && wanted.iter().all(has)
     }
@@ -117,11 +115,7 @@ pub fn descendants(pid: Pid) -> Vec<Pid> {
 fn children_by_thread(pid: Pid) -> Option<Vec<Pid>> {
     fs::metadata("/proc/thread-self/children").ok()?;
     let mut children = Vec::new();
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         // A thread that has ended meanwhile has given its children to another.
         let text = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
         children.extend(text.split_whitespace().filter_map(parse_pid));
@@ -173,18 +167,8 @@ mod tests {
     #[test]
     fn a_name_with_brackets_does_not_deceive() {
         let stat = parse_stat(b"7 (a) Z 1 (\n) S 42 43 44 0 -1").expect("parsed");
-        assert_eq!(
-            (stat.state, stat.parent.as_raw(), stat.group.as_raw()),
-            (b'S', 42, 43)
-        );
-        for text in [
-            &b""[..],
-            b"7 (a",
-            b"7 (a)",
-            b"7 (a) S",
-            b"7 (a) S x y",
-            b"7 (a) \xff 1 2",
-        ] {
+        assert_eq!((stat.state, stat.parent.as_raw(), stat.group.as_raw()), (b'S', 42, 43));
+        for text in [&b""[..], b"7 (a", b"7 (a)", b"7 (a) S", b"7 (a) S x y", b"7 (a) \xff 1 2"] {
             assert!(parse_stat(text).is_none(), "{text:?}");
         }
     }
