@@ -7,8 +7,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::Supervisor;
 use crate::core::event::{
-    AckKind, Action, Ending, Event, Failure, Generation, Reading as From, Refusal, Report, Slot, Time,
-    WorkerId,
+    AckKind, Action, Ending, Event, Failure, Generation, Reading as From, Refusal, Report, Slot, WorkerId,
 };
 use crate::error::{Error, reason};
 use crate::inputs::Input;
