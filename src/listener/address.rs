@@ -117,20 +117,12 @@ impl Address {
     /// What decides which options it can have.
     pub fn family(&self) -> Family {
         match self {
-            Address::Tcp { host, .. } => Family::Tcp {
-                v6: !matches!(host, Host::V4(_)),
-            },
-            Address::Udp { host, .. } => Family::Udp {
-                v6: !matches!(host, Host::V4(_)),
-            },
-            Address::Unix { kind, .. } => Family::Unix {
-                stream: *kind != UnixKind::Datagram,
-                path: true,
-            },
-            Address::Abstract { kind, .. } => Family::Unix {
-                stream: *kind != UnixKind::Datagram,
-                path: false,
-            },
+            Address::Tcp { host, .. } => Family::Tcp { v6: !matches!(host, Host::V4(_)) },
+            Address::Udp { host, .. } => Family::Udp { v6: !matches!(host, Host::V4(_)) },
+            Address::Unix { kind, .. } => Family::Unix { stream: *kind != UnixKind::Datagram, path: true },
+            Address::Abstract { kind, .. } => {
+                Family::Unix { stream: *kind != UnixKind::Datagram, path: false }
+            }
             Address::Fd(_) => Family::Fd,
         }
     }
@@ -162,11 +154,7 @@ fn parse(given: &str) -> Result<Bind, String> {
     };
     let address = parse_address(address)?;
     options.check(address.family())?;
-    Ok(Bind {
-        name,
-        address,
-        options,
-    })
+    Ok(Bind { name, address, options })
 }
 
 fn split_name(given: &str) -> Result<(Option<String>, &str), String> {
@@ -198,10 +186,7 @@ fn parse_address(text: &str) -> Result<Address, String> {
             return parse_unix(kind, place);
         }
     }
-    if ["/", "./", "../", "@"]
-        .iter()
-        .any(|start| text.starts_with(start))
-    {
+    if ["/", "./", "../", "@"].iter().any(|start| text.starts_with(start)) {
         return parse_unix(UnixKind::Stream, text);
     }
     if let Some(rest) = text.strip_prefix("udp:") {
@@ -223,14 +208,9 @@ fn parse_unix(kind: UnixKind, place: &str) -> Result<Address, String> {
             return Err("the abstract name is empty".to_owned());
         }
         if name.len() > UNIX_LIMIT {
-            return Err(format!(
-                "the abstract name is longer than {UNIX_LIMIT} bytes"
-            ));
+            return Err(format!("the abstract name is longer than {UNIX_LIMIT} bytes"));
         }
-        return Ok(Address::Abstract {
-            kind,
-            name: name.to_owned(),
-        });
+        return Ok(Address::Abstract { kind, name: name.to_owned() });
     }
     if place.is_empty() {
         return Err("the path is empty".to_owned());
@@ -255,9 +235,7 @@ fn parse_unix(kind: UnixKind, place: &str) -> Result<Address, String> {
 pub fn check_length(path: &Path) -> Result<(), String> {
     let length = path.as_os_str().len();
     if length > UNIX_LIMIT {
-        return Err(format!(
-            "the path has {length} bytes, a unix socket takes {UNIX_LIMIT}"
-        ));
+        return Err(format!("the path has {length} bytes, a unix socket takes {UNIX_LIMIT}"));
     }
     Ok(())
 }
@@ -273,9 +251,7 @@ fn parse_inet(text: &str) -> Result<(Host, u16), String> {
         let Some((address, rest)) = inside.split_once(']') else {
             return Err("the ] of the IPv6 address is missing".to_owned());
         };
-        let port = rest
-            .strip_prefix(':')
-            .ok_or("a port has to follow the ], as in [::1]:5001")?;
+        let port = rest.strip_prefix(':').ok_or("a port has to follow the ], as in [::1]:5001")?;
         return Ok((parse_v6(address)?, parse_port(port)?));
     }
     let (host, port) = match text.rsplit_once(':') {
@@ -328,10 +304,7 @@ fn parse_host(text: &str) -> Result<Host, String> {
         return Err(format!("{text:?} is neither an address nor a host name"));
     }
     // The resolver would take 127.1 and 2130706433 for 127.0.0.1.
-    if text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.')
-    {
+    if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return Err(format!("{text:?} is not an IPv4 address"));
     }
     Ok(Host::Name(text.to_owned()))
@@ -349,30 +322,20 @@ impl fmt::Display for Bind {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Address::Tcp {
-                host: host @ Host::Name(name),
-                port,
-            } if SCHEMES.contains(&name.as_str()) => {
+            Address::Tcp { host: host @ Host::Name(name), port } if SCHEMES.contains(&name.as_str()) => {
                 write!(f, "tcp://{host}:{port}")
             }
             Address::Tcp { host, port } => write!(f, "{host}:{port}"),
             Address::Udp { host, port } => write!(f, "udp://{host}:{port}"),
-            Address::Unix {
-                kind: UnixKind::Stream,
-                path,
-            } if ["/", "./", "../"].iter().any(|s| {
-                path.as_os_str()
-                    .as_encoded_bytes()
-                    .starts_with(s.as_bytes())
-            }) =>
+            Address::Unix { kind: UnixKind::Stream, path }
+                if ["/", "./", "../"]
+                    .iter()
+                    .any(|s| path.as_os_str().as_encoded_bytes().starts_with(s.as_bytes())) =>
             {
                 write!(f, "{}", path.display())
             }
             Address::Unix { kind, path } => write!(f, "{}{}", kind.scheme(), path.display()),
-            Address::Abstract {
-                kind: UnixKind::Stream,
-                name,
-            } => write!(f, "@{name}"),
+            Address::Abstract { kind: UnixKind::Stream, name } => write!(f, "@{name}"),
             Address::Abstract { kind, name } => write!(f, "{}@{name}", kind.scheme()),
             Address::Fd(fd) => write!(f, "fd://{fd}"),
         }

@@ -22,20 +22,12 @@ use crate::error::{Error, reason};
 /// [`Error::Usage`] if a name has several addresses or if `v6only` meets an IPv4
 /// one, [`Error::Bind`] if a name or an interface is not known.
 pub(super) fn resolve(bind: &Bind, host: &Host, port: u16) -> Result<Vec<SocketAddr>, Error> {
-    let unknown = |why: String| Error::Bind {
-        bind: bind.address.to_string(),
-        why,
-        next: None,
-    };
+    let unknown = |why: String| Error::Bind { bind: bind.address.to_string(), why, next: None };
     let address = match host {
         Host::Any => {
             let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
             let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-            return Ok(if bind.options.v6only {
-                vec![v6]
-            } else {
-                vec![v6, v4]
-            });
+            return Ok(if bind.options.v6only { vec![v6] } else { vec![v6, v4] });
         }
         Host::V4(address) => SocketAddr::from((*address, port)),
         Host::V6(address, zone) => {
@@ -57,15 +49,14 @@ pub(super) fn resolve(bind: &Bind, host: &Host, port: u16) -> Result<Vec<SocketA
     if bind.options.v6only && address.is_ipv4() {
         let family = Family::Tcp { v6: false }.describe();
         let why = format!("option v6only does not go with {family} ({address})");
-        return Err(Error::Usage(format!(
-            "bad BIND {:?}: {why}",
-            bind.to_string()
-        )));
+        return Err(Error::Usage(format!("bad BIND {:?}: {why}", bind.to_string())));
     }
     Ok(vec![address])
 }
 
-fn the_only(
+/// # Errors
+/// As [`resolve`]: a name that stands for several sockets would be a guess.
+pub(super) fn the_only(
     bind: &Bind,
     name: &str,
     found: impl Iterator<Item = SocketAddr>,
@@ -102,9 +93,7 @@ pub(super) fn first_that_exists<T>(
     candidates: &[SocketAddr],
     mut make: impl FnMut(SocketAddr) -> io::Result<T>,
 ) -> Result<T, (SocketAddr, io::Error)> {
-    let (last, others) = candidates
-        .split_last()
-        .expect("resolve gives at least one address");
+    let (last, others) = candidates.split_last().expect("resolve gives at least one address");
     for address in others {
         match make(*address) {
             Err(error) if is_missing(&error) => {}
@@ -116,9 +105,7 @@ pub(super) fn first_that_exists<T>(
 
 fn is_missing(error: &io::Error) -> bool {
     let missing = [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL];
-    missing
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(*errno as i32))
+    missing.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
 /// Makes `count` sockets on one address, bound and, for TCP, listening. The
@@ -168,8 +155,7 @@ pub(super) fn overlap(held: SocketAddr, held_v6only: bool, wanted: SocketAddr) -
     if held.port() != wanted.port() || (held_v6only && wanted.is_ipv4()) {
         return false;
     }
-    let takes_in =
-        |wide: IpAddr, other: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || other.is_ipv4());
+    let takes_in = |wide: IpAddr, other: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || other.is_ipv4());
     let (held, wanted) = (held.ip().to_canonical(), wanted.ip().to_canonical());
     held == wanted || takes_in(held, wanted) || takes_in(wanted, held)
 }
@@ -181,9 +167,7 @@ pub(super) fn advice(error: &io::Error, ty: Type, address: SocketAddr) -> Option
         Errno::EACCES if port < unprivileged_port_start() => {
             "run as root, or let systemd pass the socket".to_owned()
         }
-        Errno::EADDRNOTAVAIL => {
-            "no interface has this address; freebind binds it all the same".to_owned()
-        }
+        Errno::EADDRNOTAVAIL => "no interface has this address; freebind binds it all the same".to_owned(),
         Errno::EADDRINUSE if ty == Type::STREAM => {
             format!("ss -ltnp 'sport = :{port}' shows who holds it")
         }
@@ -197,7 +181,5 @@ pub(super) fn advice(error: &io::Error, ty: Type, address: SocketAddr) -> Option
 /// ip_unprivileged_port_start of ip(7) sysctls; 1024 where it cannot be read.
 fn unprivileged_port_start() -> u16 {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-    text.ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(1024)
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
 }

@@ -28,16 +28,8 @@ pub(super) struct Inherited {
 /// [`Error::Inherited`] if it is closed, no socket, of another family than IP
 /// and unix, not bound, or of a listening type and not listening.
 pub(super) fn inspect(number: RawFd) -> Result<Inherited, Error> {
-    let refuse = |why: &str| {
-        Err(Error::Inherited {
-            fd: number,
-            why: why.to_owned(),
-        })
-    };
-    let failed = |error: &io::Error| Error::Inherited {
-        fd: number,
-        why: reason(error),
-    };
+    let refuse = |why: &str| Err(Error::Inherited { fd: number, why: why.to_owned() });
+    let failed = |error: &io::Error| Error::Inherited { fd: number, why: reason(error) };
     let socket = match fd::duplicate(number) {
         Ok(socket) => socket,
         Err(error) if error.raw_os_error() == Some(Errno::EBADF as i32) => {
@@ -74,10 +66,5 @@ pub(super) fn inspect(number: RawFd) -> Result<Inherited, Error> {
         (None, None, Some(name)) => format!("@{}", String::from_utf8_lossy(name)),
         _ => return refuse("it is not bound to an address"),
     };
-    Ok(Inherited {
-        socket,
-        kind,
-        address,
-        inet,
-    })
+    Ok(Inherited { socket, kind, address, inet })
 }

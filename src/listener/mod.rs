@@ -70,14 +70,8 @@ impl Kind {
         match self {
             Kind::Tcp => Family::Tcp { v6: true },
             Kind::Udp => Family::Udp { v6: true },
-            Kind::Unix | Kind::UnixSeqpacket => Family::Unix {
-                stream: true,
-                path: true,
-            },
-            Kind::UnixDatagram => Family::Unix {
-                stream: false,
-                path: true,
-            },
+            Kind::Unix | Kind::UnixSeqpacket => Family::Unix { stream: true, path: true },
+            Kind::UnixDatagram => Family::Unix { stream: false, path: true },
         }
     }
 }

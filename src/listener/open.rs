@@ -19,19 +19,9 @@ use crate::sys::fd;
 
 /// A BIND with everything looked up that can be without binding it.
 enum Plan {
-    Inet {
-        ty: Type,
-        candidates: Vec<SocketAddr>,
-    },
-    Path {
-        kind: UnixKind,
-        path: PathBuf,
-        permissions: Permissions,
-    },
-    Abstract {
-        kind: UnixKind,
-        name: String,
-    },
+    Inet { ty: Type, candidates: Vec<SocketAddr> },
+    Path { kind: UnixKind, path: PathBuf, permissions: Permissions },
+    Abstract { kind: UnixKind, name: String },
     Inherited(Inherited),
 }
 
@@ -67,10 +57,7 @@ impl Listeners {
             fd::close_given(number);
         }
         for (bind, plan) in binds.iter().zip(plans) {
-            let name = bind
-                .name
-                .clone()
-                .unwrap_or_else(|| format!("socket{}", list.len()));
+            let name = bind.name.clone().unwrap_or_else(|| format!("socket{}", list.len()));
             let listener = open(bind, plan, name, slots.max(1), &list)?;
             list.push(listener);
         }
@@ -83,19 +70,11 @@ fn refuse_twice(upstream: &Upstream, binds: &[Bind], index: usize) -> Result<(),
     let Address::Fd(number) = binds[index].address else {
         return Ok(());
     };
-    let refuse = |why: &str| {
-        Err(Error::Inherited {
-            fd: number,
-            why: why.to_owned(),
-        })
-    };
+    let refuse = |why: &str| Err(Error::Inherited { fd: number, why: why.to_owned() });
     if upstream.contains(number) {
         return refuse("LISTEN_FDS passes it on already");
     }
-    if binds[..index]
-        .iter()
-        .any(|earlier| earlier.address == binds[index].address)
-    {
+    if binds[..index].iter().any(|earlier| earlier.address == binds[index].address) {
         return refuse("it is given twice");
     }
     Ok(())
@@ -104,27 +83,18 @@ fn refuse_twice(upstream: &Upstream, binds: &[Bind], index: usize) -> Result<(),
 fn plan(bind: &Bind, directory: &Path) -> Result<Plan, Error> {
     let usage = |why: String| Error::Usage(format!("bad BIND {:?}: {why}", bind.to_string()));
     match &bind.address {
-        Address::Tcp { host, port } => Ok(Plan::Inet {
-            ty: Type::STREAM,
-            candidates: inet::resolve(bind, host, *port)?,
-        }),
-        Address::Udp { host, port } => Ok(Plan::Inet {
-            ty: Type::DGRAM,
-            candidates: inet::resolve(bind, host, *port)?,
-        }),
+        Address::Tcp { host, port } => {
+            Ok(Plan::Inet { ty: Type::STREAM, candidates: inet::resolve(bind, host, *port)? })
+        }
+        Address::Udp { host, port } => {
+            Ok(Plan::Inet { ty: Type::DGRAM, candidates: inet::resolve(bind, host, *port)? })
+        }
         Address::Unix { kind, path } => {
             let path = path::absolute(directory, path);
             check_length(&path).map_err(usage)?;
-            Ok(Plan::Path {
-                kind: *kind,
-                path,
-                permissions: permissions(bind)?,
-            })
+            Ok(Plan::Path { kind: *kind, path, permissions: permissions(bind)? })
         }
-        Address::Abstract { kind, name } => Ok(Plan::Abstract {
-            kind: *kind,
-            name: name.clone(),
-        }),
+        Address::Abstract { kind, name } => Ok(Plan::Abstract { kind: *kind, name: name.clone() }),
         Address::Fd(number) => {
             let found = inherit::inspect(*number)?;
             bind.options.check(found.kind.family()).map_err(usage)?;
@@ -139,27 +109,14 @@ fn close_original_on_exec(number: RawFd) -> Result<(), Error> {
     if number < FIRST {
         return Ok(());
     }
-    fd::close_on_exec(number).map_err(|error| Error::Inherited {
-        fd: number,
-        why: reason(&error),
-    })
+    fd::close_on_exec(number).map_err(|error| Error::Inherited { fd: number, why: reason(&error) })
 }
 
 fn permissions(bind: &Bind) -> Result<Permissions, Error> {
-    let Options {
-        mode, user, group, ..
-    } = &bind.options;
-    let unknown = |why: String| Error::Bind {
-        bind: bind.address.to_string(),
-        why,
-        next: None,
-    };
+    let Options { mode, user, group, .. } = &bind.options;
+    let unknown = |why: String| Error::Bind { bind: bind.address.to_string(), why, next: None };
     let id = |text: &str| digits(text).and_then(|text| text.parse().ok());
-    let mut permissions = Permissions {
-        mode: *mode,
-        user: None,
-        group: None,
-    };
+    let mut permissions = Permissions { mode: *mode, user: None, group: None };
     if let Some(name) = user {
         let uid = match id(name) {
             Some(uid) => Some(Uid::from_raw(uid)),
@@ -181,29 +138,17 @@ fn permissions(bind: &Bind) -> Result<Permissions, Error> {
     Ok(permissions)
 }
 
-fn open(
-    bind: &Bind,
-    plan: Plan,
-    name: String,
-    slots: u32,
-    earlier: &[Listener],
-) -> Result<Listener, Error> {
+fn open(bind: &Bind, plan: Plan, name: String, slots: u32, earlier: &[Listener]) -> Result<Listener, Error> {
     let options = &bind.options;
     let origin = bind.to_string();
     match plan {
         Plan::Inet { ty, candidates } => open_inet(bind, ty, &candidates, name, slots, earlier),
-        Plan::Path {
-            kind,
-            path,
-            permissions,
-        } => {
+        Plan::Path { kind, path, permissions } => {
             if let Some(other) = earlier.iter().find(|other| is_at(other, &path)) {
                 return Err(in_use(path.display().to_string(), other));
             }
             let (kind, backlog, socket) = unix_socket(kind, options, &path.display().to_string())?;
-            let bound = path::bind(&socket, &path, permissions, || {
-                listen(&socket, kind, backlog)
-            })?;
+            let bound = path::bind(&socket, &path, permissions, || listen(&socket, kind, backlog))?;
             let mut listener = Listener::new(name, path.display().to_string(), origin, kind);
             listener.path = Some(bound);
             listener.backlog = backlog;
@@ -252,41 +197,27 @@ fn open_inet(
     earlier: &[Listener],
 ) -> Result<Listener, Error> {
     let options = &bind.options;
-    let kind = if ty == Type::STREAM {
-        Kind::Tcp
-    } else {
-        Kind::Udp
-    };
+    let kind = if ty == Type::STREAM { Kind::Tcp } else { Kind::Udp };
     let shown = |address: SocketAddr| match kind {
         Kind::Udp => format!("udp://{address}"),
         _ => address.to_string(),
     };
-    let backlog = if kind.listens() {
-        in_effect(options.backlog)
-    } else {
-        0
-    };
+    let backlog = if kind.listens() { in_effect(options.backlog) } else { 0 };
     let count = if options.reuseport { slots } else { 1 };
     // With SO_REUSEPORT the kernel would take the same address twice, and
     // share the connections between two listeners.
     let same = |other: &&Listener| {
-        other.kind == kind
-            && other
-                .inet
-                .is_some_and(|held| held.port() != 0 && held == candidates[0])
+        let held = other.inet.filter(|held| other.kind == kind && held.port() != 0);
+        held.is_some_and(|held| candidates.contains(&held))
     };
     if let Some(other) = earlier.iter().find(same) {
         return Err(in_use(shown(candidates[0]), other));
     }
-    let made = inet::first_that_exists(candidates, |address| {
-        inet::open(ty, address, options, backlog, count)
-    });
+    let made =
+        inet::first_that_exists(candidates, |address| inet::open(ty, address, options, backlog, count));
     let (sockets, address) = made.map_err(|(address, error)| {
         let holds = |other: &&Listener| {
-            other.kind == kind
-                && other
-                    .inet
-                    .is_some_and(|held| inet::overlap(held, other.v6only, address))
+            other.kind == kind && other.inet.is_some_and(|held| inet::overlap(held, other.v6only, address))
         };
         match earlier.iter().find(holds).filter(|_| is_in_use(&error)) {
             Some(other) => in_use(shown(address), other),
@@ -340,11 +271,7 @@ fn given(found: Inherited, name: String, origin: String) -> Listener {
     listener
 }
 
-fn unix_socket(
-    kind: UnixKind,
-    options: &Options,
-    address: &str,
-) -> Result<(Kind, u32, Socket), Error> {
+fn unix_socket(kind: UnixKind, options: &Options, address: &str) -> Result<(Kind, u32, Socket), Error> {
     let (kind, ty) = match kind {
         UnixKind::Stream => (Kind::Unix, Type::STREAM),
         UnixKind::Datagram => (Kind::UnixDatagram, Type::DGRAM),
@@ -352,11 +279,7 @@ fn unix_socket(
     };
     let socket = Socket::new(Domain::UNIX, ty, None).map_err(|error| failed(address, &error))?;
     tune(&socket, options).map_err(|error| failed(address, &error))?;
-    let backlog = if kind.listens() {
-        in_effect(options.backlog)
-    } else {
-        0
-    };
+    let backlog = if kind.listens() { in_effect(options.backlog) } else { 0 };
     Ok((kind, backlog, socket))
 }
 
@@ -370,18 +293,12 @@ fn listen(socket: &Socket, kind: Kind, backlog: u32) -> std::io::Result<()> {
 /// The backlog that listen(2) makes of the one asked for: at most somaxconn.
 fn in_effect(asked: Option<i32>) -> u32 {
     let text = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
-    let somaxconn = text
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(4096);
+    let somaxconn = text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(4096);
     asked.map_or(somaxconn, |asked| asked.unsigned_abs().min(somaxconn))
 }
 
 fn is_at(listener: &Listener, path: &Path) -> bool {
-    listener
-        .path
-        .as_ref()
-        .is_some_and(|bound| bound.is_at(path))
+    listener.path.as_ref().is_some_and(|bound| bound.is_at(path))
 }
 
 fn is_in_use(error: &std::io::Error) -> bool {
@@ -390,17 +307,9 @@ fn is_in_use(error: &std::io::Error) -> bool {
 
 fn in_use(bind: String, holder: &Listener) -> Error {
     let why = "address already in use".to_owned();
-    Error::Bind {
-        bind,
-        why,
-        next: Some(format!("{} holds it", holder.origin)),
-    }
+    Error::Bind { bind, why, next: Some(format!("{} holds it", holder.origin)) }
 }
 
 fn failed(bind: &str, error: &std::io::Error) -> Error {
-    Error::Bind {
-        bind: bind.to_owned(),
-        why: reason(error),
-        next: None,
-    }
+    Error::Bind { bind: bind.to_owned(), why: reason(error), next: None }
 }

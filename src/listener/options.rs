@@ -77,10 +77,7 @@ impl Family {
 
     fn can_have(self, option: &str) -> bool {
         match option {
-            "backlog" => matches!(
-                self,
-                Family::Tcp { .. } | Family::Unix { stream: true, .. } | Family::Fd
-            ),
+            "backlog" => matches!(self, Family::Tcp { .. } | Family::Unix { stream: true, .. } | Family::Fd),
             "reuseport" | "freebind" => matches!(self, Family::Tcp { .. } | Family::Udp { .. }),
             "v6only" => matches!(self, Family::Tcp { v6: true } | Family::Udp { v6: true }),
             "mode" | "user" | "group" => matches!(self, Family::Unix { path: true, .. }),
@@ -136,9 +133,7 @@ impl Options {
             "block" => self.nonblock = Some(!flag(key, value)?),
             "" => return Err("there is nothing between two commas, or after the last".to_owned()),
             _ => {
-                return Err(format!(
-                    "unknown option {key:?} (a path or a name cannot contain a comma)"
-                ));
+                return Err(format!("unknown option {key:?} (a path or a name cannot contain a comma)"));
             }
         }
         Ok(())
@@ -150,10 +145,7 @@ impl Options {
     /// The clause `option mode does not go with a tcp address`.
     pub fn check(&self, family: Family) -> Result<(), String> {
         match self.items().iter().find(|(key, _)| !family.can_have(key)) {
-            Some((key, _)) => Err(format!(
-                "option {key} does not go with {}",
-                family.describe()
-            )),
+            Some((key, _)) => Err(format!("option {key} does not go with {}", family.describe())),
             None => Ok(()),
         }
     }
@@ -180,10 +172,7 @@ impl Options {
             ("nodelay", self.nodelay),
         ];
         let valued = valued.into_iter().filter(|(_, value)| value.is_some());
-        let flags = flags
-            .into_iter()
-            .filter(|(_, set)| *set)
-            .map(|(key, _)| (key, None));
+        let flags = flags.into_iter().filter(|(_, set)| *set).map(|(key, _)| (key, None));
         valued.chain(flags).collect()
     }
 }

@@ -66,21 +66,14 @@ pub(super) fn bind(
     if let Some(mode) = permissions.mode {
         // The file is born with the mode of the socket, less the umask: unix(7)
         // does not say so, net/unix/af_unix.c does.
-        stat::fchmod(socket, Mode::from_bits_truncate(mode & 0o700))
-            .map_err(|errno| failed(path, errno))?;
+        stat::fchmod(socket, Mode::from_bits_truncate(mode & 0o700)).map_err(|errno| failed(path, errno))?;
     }
     let address = SockAddr::unix(path).map_err(|error| refuse(path, &reason(&error), None))?;
-    socket
-        .bind(&address)
-        .map_err(|error| refuse(path, &reason(&error), None))?;
+    socket.bind(&address).map_err(|error| refuse(path, &reason(&error), None))?;
     let file = look(directory.as_fd(), name).map_err(|errno| failed(path, errno))?;
     let seen = stat::lstat(path).map_err(|errno| failed(path, errno))?;
     if file.is_none_or(|file| inode(&file) != inode(&seen) || !is_socket(&file)) {
-        return Err(refuse(
-            path,
-            "it was replaced while it was being bound",
-            None,
-        ));
+        return Err(refuse(path, "it was replaced while it was being bound", None));
     }
     let inode = inode(&seen);
     let opened = set_permissions(directory.as_fd(), name, permissions)
@@ -90,14 +83,8 @@ pub(super) fn bind(
         unlink_if_same(directory.as_fd(), name, inode);
         return Err(error);
     }
-    let directory = directory
-        .unlock()
-        .map_err(|(_, errno)| failed(path, errno))?;
-    Ok(BoundPath {
-        directory: Some(directory),
-        name: name.to_owned(),
-        inode,
-    })
+    let directory = directory.unlock().map_err(|(_, errno)| failed(path, errno))?;
+    Ok(BoundPath { directory: Some(directory), name: name.to_owned(), inode })
 }
 
 impl BoundPath {
@@ -119,11 +106,7 @@ impl Drop for BoundPath {
 
 fn refuse(path: &Path, why: &str, next: Option<&str>) -> Error {
     let bind = path.display().to_string();
-    Error::Bind {
-        bind,
-        why: why.to_owned(),
-        next: next.map(str::to_owned),
-    }
+    Error::Bind { bind, why: why.to_owned(), next: next.map(str::to_owned) }
 }
 
 fn failed(path: &Path, errno: Errno) -> Error {
@@ -133,13 +116,13 @@ fn failed(path: &Path, errno: Errno) -> Error {
 fn lock_directory(path: &Path, parent: &Path) -> Result<Flock<OwnedFd>, Error> {
     let directory = std::fs::File::open(parent).map_err(|error| {
         let next = match error.kind() {
-            io::ErrorKind::NotFound => format!("create the directory {} first", parent.display()),
-            _ => format!(
-                "the directory {} has to be readable to be locked",
-                parent.display()
-            ),
+            io::ErrorKind::NotFound => Some(format!("create the directory {} first", parent.display())),
+            io::ErrorKind::PermissionDenied => {
+                Some(format!("the directory {} has to be readable to be locked", parent.display()))
+            }
+            _ => None,
         };
-        refuse(path, &reason(&error), Some(&next))
+        refuse(path, &reason(&error), next.as_deref())
     })?;
     acquire(directory.into(), START_PATIENCE).map_err(|errno| match errno {
         Errno::EWOULDBLOCK => {
@@ -222,11 +205,7 @@ fn probe(path: &Path) -> Result<(), Errno> {
 }
 
 /// Owner first: until then the mode is at most the owner's part of what was asked for.
-fn set_permissions(
-    directory: BorrowedFd<'_>,
-    name: &OsStr,
-    permissions: Permissions,
-) -> Result<(), Errno> {
+fn set_permissions(directory: BorrowedFd<'_>, name: &OsStr, permissions: Permissions) -> Result<(), Errno> {
     let Permissions { mode, user, group } = permissions;
     if user.is_some() || group.is_some() {
         unistd::fchownat(directory, name, user, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;

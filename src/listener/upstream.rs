@@ -40,20 +40,14 @@ impl Upstream {
         };
         let fds = fds.to_string_lossy();
         let pid = listen_pid.map(OsStr::to_string_lossy);
-        let for_us = pid
-            .as_deref()
-            .and_then(digits)
-            .and_then(|pid| pid.parse().ok());
+        let for_us = pid.as_deref().and_then(digits).and_then(|pid| pid.parse().ok());
         if for_us != Some(own_pid) {
             let whose = match &pid {
                 Some(pid) => format!("LISTEN_PID={pid:?} is not our pid {own_pid}"),
                 None => "LISTEN_PID is not set".to_owned(),
             };
             let warning = (fds != "0").then(|| format!("LISTEN_FDS={fds:?} is ignored: {whose}"));
-            return Ok(Upstream {
-                warning,
-                ..Upstream::default()
-            });
+            return Ok(Upstream { warning, ..Upstream::default() });
         }
         let attempt = format!("take over the sockets of LISTEN_FDS={fds:?}");
         let count = match digits(&fds).and_then(|fds| fds.parse::<RawFd>().ok()) {
@@ -67,17 +61,10 @@ impl Upstream {
             Some(Some(names)) => Some(names.split(':').map(str::to_owned).collect::<Vec<_>>()),
         };
         if let Some(names) = names.as_ref().filter(|names| names.len() != count as usize) {
-            let why = format!(
-                "LISTEN_FDNAMES has {} names for {count} sockets",
-                names.len()
-            );
+            let why = format!("LISTEN_FDNAMES has {} names for {count} sockets", names.len());
             return Err(Error::cannot(attempt, why));
         }
-        Ok(Upstream {
-            count,
-            names,
-            warning: None,
-        })
+        Ok(Upstream { count, names, warning: None })
     }
 
     /// How many sockets reached us.
@@ -93,10 +80,7 @@ impl Upstream {
     /// Each descriptor and its name, `unknown` where there are no names.
     pub(super) fn sockets(&self) -> impl Iterator<Item = (RawFd, &str)> {
         (0..self.count).map(|index| {
-            let name = self
-                .names
-                .as_ref()
-                .map(|names| names[index as usize].as_str());
+            let name = self.names.as_ref().map(|names| names[index as usize].as_str());
             (FIRST + index, name.unwrap_or("unknown"))
         })
     }
@@ -113,12 +97,7 @@ mod tests {
     use super::*;
 
     fn read(pid: Option<&str>, fds: Option<&str>, names: Option<&str>) -> Result<Upstream, Error> {
-        Upstream::read(
-            pid.map(OsStr::new),
-            fds.map(OsStr::new),
-            names.map(OsStr::new),
-            71,
-        )
+        Upstream::read(pid.map(OsStr::new), fds.map(OsStr::new), names.map(OsStr::new), 71)
     }
 
     fn sockets(upstream: &Upstream) -> Vec<(RawFd, &str)> {
@@ -127,15 +106,7 @@ mod tests {
 
     #[test]
     fn only_our_own_pid_is_listened_to() {
-        for pid in [
-            None,
-            Some("1"),
-            Some("72"),
-            Some(""),
-            Some("x"),
-            Some("-71"),
-            Some("+71"),
-        ] {
+        for pid in [None, Some("1"), Some("72"), Some(""), Some("x"), Some("-71"), Some("+71")] {
             for fds in ["0", "1", "2"] {
                 let upstream = read(pid, Some(fds), Some("a:b:c")).unwrap();
                 assert_eq!(upstream.count(), 0, "{pid:?} {fds}");
@@ -169,15 +140,9 @@ mod tests {
         for fds in ["", "x", "-1", "1.5", "2147483645", "99999999999"] {
             let error = read(Some("71"), Some(fds), None).unwrap_err();
             assert_eq!(error.status(), 125, "{fds}");
-            assert!(
-                error.to_string().contains(&format!("LISTEN_FDS={fds:?}")),
-                "{error}"
-            );
+            assert!(error.to_string().contains(&format!("LISTEN_FDS={fds:?}")), "{error}");
         }
-        assert_eq!(
-            read(Some("71"), Some("2147483644"), None).unwrap().count(),
-            2147483644
-        );
+        assert_eq!(read(Some("71"), Some("2147483644"), None).unwrap().count(), 2147483644);
     }
 
     proptest! {

@@ -67,13 +67,7 @@ pub fn tcp_option(socket: BorrowedFd<'_>, option: i32) -> io::Result<i32> {
     // SAFETY: the kernel writes at most `size` bytes to a live i32.
     let result = unsafe {
         let value = (&raw mut value).cast();
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            option,
-            value,
-            &mut size,
-        )
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, value, &mut size)
     };
     match result {
         0 => Ok(value),
@@ -85,13 +79,7 @@ fn set_tcp(socket: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
     let size = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the pointer is to a live i32 and the size is that of an i32.
     let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            option,
-            (&raw const value).cast(),
-            size,
-        )
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), size)
     };
     match result {
         0 => Ok(()),

@@ -5,8 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn bind(text: &str) -> Bind {
-    text.parse()
-        .unwrap_or_else(|error| panic!("{text}: {error}"))
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 fn refused(text: &str) -> String {
@@ -21,10 +20,7 @@ fn refused(text: &str) -> String {
 fn every_form_of_the_contract_has_its_meaning() {
     let tcp = |host| Address::Tcp { host, port: 5001 };
     let v6 = |text: &str| Host::V6(text.parse().unwrap(), None);
-    let unix = |kind, path: &str| Address::Unix {
-        kind,
-        path: path.into(),
-    };
+    let unix = |kind, path: &str| Address::Unix { kind, path: path.into() };
     let local = Host::V4(Ipv4Addr::LOCALHOST);
     for (text, address) in [
         (":5001", tcp(Host::Any)),
@@ -35,53 +31,20 @@ fn every_form_of_the_contract_has_its_meaning() {
         ("127.0.0.1:5001", tcp(local.clone())),
         ("tcp:127.0.0.1:5001", tcp(local.clone())),
         ("[::1]:5001", tcp(v6("::1"))),
-        (
-            "[fe80::1%eth0]:5001",
-            tcp(Host::V6("fe80::1".parse().unwrap(), Some("eth0".into()))),
-        ),
+        ("[fe80::1%eth0]:5001", tcp(Host::V6("fe80::1".parse().unwrap(), Some("eth0".into())))),
         ("localhost:5001", tcp(Host::Name("localhost".into()))),
         ("*:5001", tcp(Host::V4(Ipv4Addr::UNSPECIFIED))),
-        (
-            "udp://127.0.0.1:5001",
-            Address::Udp {
-                host: local,
-                port: 5001,
-            },
-        ),
-        (
-            "udp:5001",
-            Address::Udp {
-                host: Host::Any,
-                port: 5001,
-            },
-        ),
-        (
-            "unix:/run/app.sock",
-            unix(UnixKind::Stream, "/run/app.sock"),
-        ),
-        (
-            "unix:///run/app.sock",
-            unix(UnixKind::Stream, "/run/app.sock"),
-        ),
+        ("udp://127.0.0.1:5001", Address::Udp { host: local, port: 5001 }),
+        ("udp:5001", Address::Udp { host: Host::Any, port: 5001 }),
+        ("unix:/run/app.sock", unix(UnixKind::Stream, "/run/app.sock")),
+        ("unix:///run/app.sock", unix(UnixKind::Stream, "/run/app.sock")),
         ("/run/app.sock", unix(UnixKind::Stream, "/run/app.sock")),
         ("./app.sock", unix(UnixKind::Stream, "./app.sock")),
         ("unix:app.sock", unix(UnixKind::Stream, "app.sock")),
         ("unix-dgram:/run/d", unix(UnixKind::Datagram, "/run/d")),
         ("unix-seqpacket:s", unix(UnixKind::Seqpacket, "s")),
-        (
-            "@name",
-            Address::Abstract {
-                kind: UnixKind::Stream,
-                name: "name".into(),
-            },
-        ),
-        (
-            "unix-dgram:@n",
-            Address::Abstract {
-                kind: UnixKind::Datagram,
-                name: "n".into(),
-            },
-        ),
+        ("@name", Address::Abstract { kind: UnixKind::Stream, name: "name".into() }),
+        ("unix-dgram:@n", Address::Abstract { kind: UnixKind::Datagram, name: "n".into() }),
         ("fd://0", Address::Fd(0)),
     ] {
         assert_eq!(bind(text).address, address, "{text}");
@@ -100,15 +63,7 @@ fn a_name_is_told_from_options_and_from_paths() {
         ("n=@a=b", Some("n"), "@a=b"),
     ] {
         assert_eq!(bind(text).name.as_deref(), name, "{text}");
-        assert_eq!(
-            Bind {
-                name: None,
-                ..bind(text)
-            }
-            .to_string(),
-            rest,
-            "{text}"
-        );
+        assert_eq!(Bind { name: None, ..bind(text) }.to_string(), rest, "{text}");
     }
     let longest = "n".repeat(255);
     assert_eq!(bind(&format!("{longest}=:1")).name, Some(longest));
@@ -137,10 +92,7 @@ fn every_option_is_read() {
     assert_eq!(options, expected);
     let options = bind("/s,mode=0660,user=root,group=0,block").options;
     assert_eq!((options.mode, options.nonblock), (Some(0o660), Some(false)));
-    assert_eq!(
-        (options.user.as_deref(), options.group.as_deref()),
-        (Some("root"), Some("0"))
-    );
+    assert_eq!((options.user.as_deref(), options.group.as_deref()), (Some("root"), Some("0")));
 }
 
 #[test]
@@ -244,10 +196,7 @@ fn host() -> impl Strategy<Value = Host> {
     prop_oneof![
         Just(Host::Any),
         any::<Ipv4Addr>().prop_map(Host::V4),
-        (
-            any::<Ipv6Addr>(),
-            proptest::option::of("[a-z][a-z0-9.:@-]{0,14}")
-        )
+        (any::<Ipv6Addr>(), proptest::option::of("[a-z][a-z0-9.:@-]{0,14}"))
             .prop_map(|(address, zone)| Host::V6(address, zone)),
         "[a-z][a-z0-9_.-]{0,30}".prop_map(Host::Name),
         proptest::sample::select(SCHEMES.to_vec()).prop_map(|name| Host::Name(name.into())),
@@ -259,12 +208,8 @@ fn address() -> impl Strategy<Value = Address> {
     prop_oneof![
         (host(), any::<u16>()).prop_map(|(host, port)| Address::Tcp { host, port }),
         (host(), any::<u16>()).prop_map(|(host, port)| Address::Udp { host, port }),
-        (kind(), "(/|\\./|\\.\\./|)[a-z][a-zé :=@./-]{0,40}[a-z]").prop_map(|(kind, path)| {
-            Address::Unix {
-                kind,
-                path: path.into(),
-            }
-        }),
+        (kind(), "(/|\\./|\\.\\./|)[a-z][a-zé :=@./-]{0,40}[a-z]")
+            .prop_map(|(kind, path)| { Address::Unix { kind, path: path.into() } }),
         (kind(), "[^,\\pC]{1,25}").prop_map(|(kind, name)| Address::Abstract { kind, name }),
         (0..RawFd::MAX).prop_map(Address::Fd),
     ]
@@ -277,11 +222,7 @@ fn options() -> impl Strategy<Value = Options> {
     (
         (number(), number(), number(), number(), number()),
         (flag(), flag(), flag(), flag()),
-        (
-            proptest::option::weighted(0.2, 0..=0o777u32),
-            account(),
-            account(),
-        ),
+        (proptest::option::weighted(0.2, 0..=0o777u32), account(), account()),
         proptest::option::of(any::<bool>()),
     )
         .prop_map(|(numbers, flags, (mode, user, group), nonblock)| Options {
