@@ -205,7 +205,11 @@ fn probe(path: &Path) -> Result<(), Errno> {
 }
 
 /// Owner first: until then the mode is at most the owner's part of what was asked for.
-fn set_permissions(directory: BorrowedFd<'_>, name: &OsStr, permissions: Permissions) -> Result<(), Errno> {
+pub(super) fn set_permissions(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    permissions: Permissions,
+) -> Result<(), Errno> {
     let Permissions { mode, user, group } = permissions;
     if user.is_some() || group.is_some() {
         unistd::fchownat(directory, name, user, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;

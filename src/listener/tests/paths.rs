@@ -188,3 +188,16 @@ fn whoever_swaps_the_path_gets_nothing_of_others_removed_or_changed() {
     assert_eq!(kept.permissions().mode() & 0o7777, 0o640);
     assert!(kept.file_type().is_socket());
 }
+
+#[test]
+fn permissions_stop_at_a_symlink_that_was_swapped_in() {
+    let directory = directory();
+    let victim = directory.path().join("victim");
+    fs::write(&victim, "kept").unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o640)).unwrap();
+    symlink(&victim, directory.path().join("s")).unwrap();
+    let opened = fs::File::open(directory.path()).unwrap();
+    let wanted = path::Permissions { mode: Some(0o606), ..path::Permissions::default() };
+    assert!(path::set_permissions(opened.as_fd(), "s".as_ref(), wanted).is_err());
+    assert_eq!(fs::symlink_metadata(&victim).unwrap().permissions().mode() & 0o7777, 0o640);
+}
