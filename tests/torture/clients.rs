@@ -32,6 +32,7 @@ pub fn all(port: u16, unix: &Path) -> Vec<Client> {
     let counts = [
         (Kind::KeepAlive, 4),
         (Kind::Held, HOLDERS),
+        (Kind::Late, 3),
         (Kind::Unix, 3),
         (Kind::Ipv6, 3),
     ];
@@ -107,7 +108,15 @@ fn run(number: usize, client: &Client, ledger: &Ledger, finish: &AtomicBool) {
         let path = format!("{prefix}{number}-{request}");
         let last = client.kind != Kind::KeepAlive || used + 1 == KEPT;
         let started = Instant::now();
-        match exchange(&mut connection, &client.target, &path, last) {
+        let opened = match connection.take() {
+            Some(connection) => Ok(connection),
+            None => Connection::open(&client.target),
+        };
+        if client.kind == Kind::Late && opened.is_ok() {
+            ledger.await_upgrade();
+        }
+        let exchanged = opened.and_then(|opened| exchange(connection.insert(opened), &path, last));
+        match exchanged {
             Ok((generation, closes)) => {
                 ledger.ok(client.kind, generation, started.elapsed());
                 used += 1;
@@ -125,17 +134,8 @@ fn run(number: usize, client: &Client, ledger: &Ledger, finish: &AtomicBool) {
     }
 }
 
-/// One request, on the connection there is or on a new one.
-fn exchange(
-    connection: &mut Option<Connection>,
-    target: &Target,
-    path: &str,
-    last: bool,
-) -> Result<(u64, bool), Failure> {
-    let connection = match connection {
-        Some(connection) => connection,
-        None => connection.insert(Connection::open(target)?),
-    };
+/// One request: the generation that answered, and whether it closes.
+fn exchange(connection: &mut Connection, path: &str, last: bool) -> Result<(u64, bool), Failure> {
     let reply = connection.get(path, last)?;
     let generation = reply
         .body

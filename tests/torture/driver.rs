@@ -91,6 +91,7 @@ impl Driver<'_> {
             };
             self.wrapper.signal(signal);
             let verdict = self.wrapper.await_verdict(LIMIT)?;
+            self.ledger.upgrade_ended();
             match (fate, &verdict) {
                 (Fate::Serve, Verdict::Upgraded) => {
                     serving = self.ledger.await_replies(serving + 1, PROGRESS, LIMIT)?;

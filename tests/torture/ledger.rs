@@ -19,6 +19,8 @@ pub enum Kind {
     KeepAlive,
     /// A request that is in flight from before an upgrade until after its end.
     Held,
+    /// A connection made before an upgrade, whose request is sent after its end.
+    Late,
     /// A new connection to the unix socket for each request.
     Unix,
     /// A new TCP connection over IPv6 for each request.
@@ -27,10 +29,11 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order of the report.
-    pub const ALL: [Kind; 5] = [
+    pub const ALL: [Kind; 6] = [
         Kind::Fresh,
         Kind::KeepAlive,
         Kind::Held,
+        Kind::Late,
         Kind::Unix,
         Kind::Ipv6,
     ];
@@ -41,6 +44,7 @@ impl Kind {
             Kind::Fresh => "new connection",
             Kind::KeepAlive => "keep-alive",
             Kind::Held => "held across",
+            Kind::Late => "sent late",
             Kind::Unix => "unix socket",
             Kind::Ipv6 => "IPv6",
         }
@@ -56,6 +60,8 @@ struct Books {
     replies: u64,
     wanted: u64,
     slowest: Duration,
+    upgrades: u64,
+    over: bool,
 }
 
 /// See the head of the file.
@@ -63,6 +69,7 @@ struct Books {
 pub struct Ledger {
     books: Mutex<Books>,
     progress: Condvar,
+    upgraded: Condvar,
 }
 
 impl Ledger {
@@ -77,7 +84,7 @@ impl Ledger {
         let mut books = self.books();
         *books.ok.entry(kind).or_default() += 1;
         books.newest = books.newest.max(generation);
-        if kind != Kind::Held {
+        if !matches!(kind, Kind::Held | Kind::Late) {
             books.slowest = books.slowest.max(took);
         }
         if generation >= books.from {
@@ -117,6 +124,28 @@ impl Ledger {
         }
         books.wanted = 0;
         Ok(books.newest)
+    }
+
+    /// An upgrade has ended, well or not.
+    pub fn upgrade_ended(&self) {
+        self.books().upgrades += 1;
+        self.upgraded.notify_all();
+    }
+
+    /// There will be no more upgrades to wait for.
+    pub fn upgrades_are_over(&self) {
+        self.books().over = true;
+        self.upgraded.notify_all();
+    }
+
+    /// Waits until another upgrade has ended, or until none is to come.
+    pub fn await_upgrade(&self) {
+        let books = self.books();
+        let seen = books.upgrades;
+        let books = self
+            .upgraded
+            .wait_while(books, |books| books.upgrades == seen && !books.over);
+        drop(books.expect("no client panics with the books open"));
     }
 
     /// The newest generation that has answered.

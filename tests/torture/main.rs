@@ -225,6 +225,7 @@ fn proof(
     }
     .run(upgrades, &mut Seed::new(seed));
     gate.open();
+    ledger.upgrades_are_over();
     clients.finish();
     let descriptors_after = wrapper.descriptors();
     let ended = wrapper.stop(LIMIT);
