@@ -93,9 +93,7 @@ impl Wrapper {
 
     /// Waits until the first generation serves.
     pub fn await_first_ready(&mut self, limit: Duration) -> Result<(), String> {
-        self.await_line("the first generation to be ready", limit, |line| {
-            is_ready(line).then_some(())
-        })
+        self.await_line("the first generation to be ready", limit, serves)
     }
 
     /// Waits until the upgrade under way has ended.
@@ -217,17 +215,24 @@ impl Drop for Wrapper {
     }
 }
 
-/// Does this line say that a generation is ready?
-fn is_ready(line: &str) -> bool {
-    line.contains("ready") && !line.contains("not ready")
+/// The text of a line that graceful-run wrote; a worker's lines are not heeded.
+fn own(line: &str) -> Option<&str> {
+    line.strip_prefix("graceful-run: ")
+}
+
+/// Does this line say that the first generation serves?
+fn serves(line: &str) -> Option<()> {
+    own(line)?.ends_with(": serving").then_some(())
 }
 
 /// Does this line end an upgrade, and how?
 fn verdict(line: &str) -> Option<Verdict> {
-    if line.contains("upgrade") && line.contains("failed") {
-        return Some(Verdict::Refused(line.to_owned()));
+    let text = own(line)?;
+    if text.starts_with("upgrade to generation ") && text.contains(" failed: ") {
+        return Some(Verdict::Refused(text.to_owned()));
     }
-    line.contains("upgraded").then_some(Verdict::Upgraded)
+    text.contains(": serves after ")
+        .then_some(Verdict::Upgraded)
 }
 
 /// Processes, other than this one, whose working directory is `directory`:
