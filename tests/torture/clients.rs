@@ -98,39 +98,39 @@ impl Clients {
 }
 
 fn run(number: usize, client: &Client, ledger: &Ledger, finish: &AtomicBool) {
-    let mut connection = None;
-    let mut used = 0;
+    let mut kept = None;
     for request in 0_u64.. {
         if finish.load(Ordering::SeqCst) {
-            return;
+            break;
         }
         let prefix = if client.kind == Kind::Held { HELD } else { "/" };
         let path = format!("{prefix}{number}-{request}");
-        let last = client.kind != Kind::KeepAlive || used + 1 == KEPT;
         let started = Instant::now();
-        let opened = match connection.take() {
-            Some(connection) => Ok(connection),
-            None => Connection::open(&client.target),
+        let (opened, used) = match kept.take() {
+            Some((connection, used)) => (Ok(connection), used),
+            None => (Connection::open(&client.target), 1),
         };
         if client.kind == Kind::Late && opened.is_ok() {
             ledger.await_upgrade();
         }
-        let exchanged = opened.and_then(|opened| exchange(connection.insert(opened), &path, last));
+        let last = client.kind != Kind::KeepAlive || used == KEPT;
+        let exchanged = opened.and_then(|mut connection| {
+            exchange(&mut connection, &path, last).map(|reply| (connection, reply))
+        });
         match exchanged {
-            Ok((generation, closes)) => {
+            Ok((connection, (generation, closes))) => {
                 ledger.ok(client.kind, generation, started.elapsed());
-                used += 1;
                 if last || closes {
-                    connection = None;
-                    used = 0;
+                    connection.finish();
+                } else {
+                    kept = Some((connection, used + 1));
                 }
             }
-            Err(failure) => {
-                ledger.failed(client.kind, failure);
-                connection = None;
-                used = 0;
-            }
+            Err(failure) => ledger.failed(client.kind, failure),
         }
+    }
+    if let Some((connection, _)) = kept {
+        connection.finish();
     }
 }
 
