@@ -106,18 +106,14 @@ impl Connection {
                 Stream::Unix(stream)
             }
         };
-        Ok(Connection {
-            stream,
-            received: Vec::new(),
-        })
+        Ok(Connection { stream, received: Vec::new() })
     }
 
     /// Sends one GET and reads its reply to the end. `last` says that no other
     /// request follows on this connection.
     pub fn get(&mut self, path: &str, last: bool) -> Result<Reply, Failure> {
         let connection = if last { "close" } else { "keep-alive" };
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: {connection}\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: {connection}\r\n\r\n");
         self.send(request.as_bytes())?;
         self.received.clear();
         let head_end = loop {
@@ -153,11 +149,7 @@ impl Connection {
             return Err(Failure::BadBody);
         }
         let body = String::from_utf8(self.received.split_off(head_end));
-        Ok(Reply {
-            status,
-            body: body.map_err(|_| Failure::BadBody)?,
-            last: closes,
-        })
+        Ok(Reply { status, body: body.map_err(|_| Failure::BadBody)?, last: closes })
     }
 
     /// Ends the connection: says that no more comes, then waits for the server
@@ -224,7 +216,5 @@ fn refusal(error: io::Error) -> Failure {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
+    haystack.windows(needle.len()).position(|window| window == needle)
 }

@@ -41,8 +41,7 @@ impl Wrapper {
     /// Starts the wrapper with these arguments. `GRACEFUL_RUN_BINARY` names
     /// another build to test, such as one that was broken on purpose.
     pub fn start(built: &str, directory: &Path, configure: impl FnOnce(&mut Command)) -> Self {
-        let binary =
-            std::env::var_os("GRACEFUL_RUN_BINARY").map_or(PathBuf::from(built), PathBuf::from);
+        let binary = std::env::var_os("GRACEFUL_RUN_BINARY").map_or(PathBuf::from(built), PathBuf::from);
         let mut command = Command::new(&binary);
         configure(&mut command);
         command
@@ -52,9 +51,8 @@ impl Wrapper {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {}: {error}", binary.display()));
+        let mut child =
+            command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", binary.display()));
         let stderr = child.stderr.take().expect("stderr is piped");
         let (lines, log) = channel();
         std::thread::spawn(move || {
@@ -62,22 +60,13 @@ impl Wrapper {
             let mut line = Vec::new();
             while matches!(stderr.read_until(b'\n', &mut line), Ok(n) if n > 0) {
                 // Nobody listening means that the test is over.
-                if lines
-                    .send(String::from_utf8_lossy(&line).trim_end().to_owned())
-                    .is_err()
-                {
+                if lines.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
                     return;
                 }
                 line.clear();
             }
         });
-        Wrapper {
-            child,
-            log,
-            recent: VecDeque::new(),
-            suspicious: Vec::new(),
-            ended: false,
-        }
+        Wrapper { child, log, recent: VecDeque::new(), suspicious: Vec::new(), ended: false }
     }
 
     /// Its pid.
@@ -110,10 +99,7 @@ impl Wrapper {
     ) -> Result<T, String> {
         let deadline = Instant::now() + limit;
         loop {
-            match self
-                .log
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
+            match self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     let found = look(&line);
                     self.remember(line);
@@ -122,16 +108,10 @@ impl Wrapper {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(format!(
-                        "waited {limit:?} for {what}; the log ends:\n{}",
-                        self.tail()
-                    ));
+                    return Err(format!("waited {limit:?} for {what}; the log ends:\n{}", self.tail()));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(format!(
-                        "the log ended before {what}; it ends:\n{}",
-                        self.tail()
-                    ));
+                    return Err(format!("the log ended before {what}; it ends:\n{}", self.tail()));
                 }
             }
         }
@@ -147,10 +127,7 @@ impl Wrapper {
     fn await_end(&mut self, limit: Duration) -> Result<ExitStatus, String> {
         let deadline = Instant::now() + limit;
         loop {
-            match self
-                .log
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
+            match self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.remember(line),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
@@ -162,10 +139,7 @@ impl Wrapper {
                 }
             }
         }
-        let status = self
-            .child
-            .wait()
-            .map_err(|error| format!("cannot wait for the wrapper: {error}"))?;
+        let status = self.child.wait().map_err(|error| format!("cannot wait for the wrapper: {error}"))?;
         self.ended = true;
         Ok(status)
     }
@@ -182,10 +156,7 @@ impl Wrapper {
 
     /// The last lines of the log.
     pub fn tail(&self) -> String {
-        self.recent
-            .iter()
-            .map(|line| format!("    {line}\n"))
-            .collect()
+        self.recent.iter().map(|line| format!("    {line}\n")).collect()
     }
 
     fn remember(&mut self, line: String) {
@@ -231,8 +202,7 @@ fn verdict(line: &str) -> Option<Verdict> {
     if text.starts_with("upgrade to generation ") && text.contains(" failed: ") {
         return Some(Verdict::Refused(text.to_owned()));
     }
-    text.contains(": serves after ")
-        .then_some(Verdict::Upgraded)
+    text.contains(": serves after ").then_some(Verdict::Upgraded)
 }
 
 /// Processes, other than this one, whose working directory is `directory`:
@@ -242,25 +212,13 @@ pub fn left_in(directory: &Path) -> Vec<String> {
         return Vec::new();
     };
     processes
-        .filter_map(|entry| {
-            entry
-                .ok()?
-                .file_name()
-                .into_string()
-                .ok()?
-                .parse::<u32>()
-                .ok()
-        })
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse::<u32>().ok())
         .filter(|pid| {
-            std::fs::read_link(format!("/proc/{pid}/cwd"))
-                .is_ok_and(|cwd| cwd.starts_with(directory))
+            std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory))
         })
         .map(|pid| {
             let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            format!(
-                "{pid} {}",
-                String::from_utf8_lossy(&command).replace('\0', " ")
-            )
+            format!("{pid} {}", String::from_utf8_lossy(&command).replace('\0', " "))
         })
         .collect()
 }

@@ -38,42 +38,23 @@ impl Load {
         let (sender, outcomes) = channel();
         let clients = (0..CLIENTS)
             .map(|_| {
-                let (target, sender, finish) =
-                    (target.clone(), sender.clone(), Arc::clone(&finish));
+                let (target, sender, finish) = (target.clone(), sender.clone(), Arc::clone(&finish));
                 thread::spawn(move || request_until(&finish, &target, &sender))
             })
             .collect();
-        Load {
-            finish,
-            clients,
-            outcomes,
-            supervisor,
-            ok: 0,
-            failures: BTreeMap::new(),
-        }
+        Load { finish, clients, outcomes, supervisor, ok: 0, failures: BTreeMap::new() }
     }
 
     /// Waits for `wanted` replies of generation `from` or a later one; returns
     /// the newest generation that has answered.
-    pub fn await_replies(
-        &mut self,
-        from: u64,
-        wanted: u32,
-        limit: Duration,
-    ) -> Result<u64, String> {
+    pub fn await_replies(&mut self, from: u64, wanted: u32, limit: Duration) -> Result<u64, String> {
         let deadline = Instant::now() + limit;
         let mut seen = 0;
         let mut newest = 0;
         while seen < wanted {
-            match self
-                .outcomes
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
+            match self.outcomes.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(outcome) => {
-                    if let Some(generation) = self
-                        .enter(outcome)?
-                        .filter(|generation| *generation >= from)
-                    {
+                    if let Some(generation) = self.enter(outcome)?.filter(|generation| *generation >= from) {
                         seen += 1;
                         newest = newest.max(generation);
                     }
@@ -130,9 +111,7 @@ fn request_until(finish: &AtomicBool, target: &Target, outcomes: &Sender<Result<
     while !finish.load(Ordering::SeqCst) {
         let outcome = Connection::open(target).and_then(|mut connection| {
             let reply = connection.get("/", true)?;
-            answer(&reply.body)
-                .filter(|_| reply.status == 200)
-                .ok_or(Failure::BadBody)
+            answer(&reply.body).filter(|_| reply.status == 200).ok_or(Failure::BadBody)
         });
         if outcomes.send(outcome).is_err() {
             return;

@@ -49,28 +49,16 @@ struct Server {
 /// Runs the server through its upgrades, or leaves it out.
 fn upgrade_under_load(server: &Server) {
     let Ok(program) = which::which(&server.program) else {
-        leave_out(
-            server.name,
-            &format!("{} is not installed", server.program.display()),
-        );
+        leave_out(server.name, &format!("{} is not installed", server.program.display()));
         return;
     };
     let directory = tempfile::tempdir().expect("a directory of our own");
     let address = address_of_our_own(server.name);
-    let mut wrapper = Wrapper::start(
-        env!("CARGO_BIN_EXE_graceful-run"),
-        directory.path(),
-        |command| {
-            command
-                .args(["-b", &address.to_string()])
-                .args(server.options)
-                .arg("--");
-            command.arg(&program).args(&server.arguments);
-            command
-                .env("PYTHONPATH", servers())
-                .env("PYTHONDONTWRITEBYTECODE", "1");
-        },
-    );
+    let mut wrapper = Wrapper::start(env!("CARGO_BIN_EXE_graceful-run"), directory.path(), |command| {
+        command.args(["-b", &address.to_string()]).args(server.options).arg("--");
+        command.arg(&program).args(&server.arguments);
+        command.env("PYTHONPATH", servers()).env("PYTHONDONTWRITEBYTECODE", "1");
+    });
     let pid = wrapper.pid();
     let outcome = wrapper.await_first_ready(LIMIT).and_then(|()| {
         let mut load = Load::on(Target::Tcp(address), pid);
@@ -79,17 +67,10 @@ fn upgrade_under_load(server: &Server) {
         upgraded.map(|()| load)
     });
     let load = outcome.unwrap_or_else(|why| panic!("{}: {why}\n{}", server.name, wrapper.tail()));
-    let status = wrapper
-        .stop(LIMIT)
-        .unwrap_or_else(|why| panic!("{}: {why}", server.name));
+    let status = wrapper.stop(LIMIT).unwrap_or_else(|why| panic!("{}: {why}", server.name));
 
     let failed: u64 = load.failures.values().sum();
-    let never = [
-        Failure::Refused,
-        Failure::Exhausted,
-        Failure::Timeout,
-        Failure::BadBody,
-    ];
+    let never = [Failure::Refused, Failure::Exhausted, Failure::Timeout, Failure::BadBody];
     tell(&format!(
         "{}: {UPGRADES} upgrades, {} requests, {failed} failed {:?}, of its own {} allowed",
         server.name,
@@ -98,52 +79,21 @@ fn upgrade_under_load(server: &Server) {
         server.allowed
     ));
     for class in never {
-        assert_eq!(
-            load.failures.get(&class),
-            None,
-            "{}: {}",
-            server.name,
-            class.name()
-        );
+        assert_eq!(load.failures.get(&class), None, "{}: {}", server.name, class.name());
     }
-    assert!(
-        failed <= server.allowed,
-        "{}: {failed} requests failed: {:?}",
-        server.name,
-        load.failures
-    );
-    assert!(
-        status.success(),
-        "{}: {}\n{}",
-        server.name,
-        wrapper::in_words(status),
-        wrapper.tail()
-    );
+    assert!(failed <= server.allowed, "{}: {failed} requests failed: {:?}", server.name, load.failures);
+    assert!(status.success(), "{}: {}\n{}", server.name, wrapper::in_words(status), wrapper.tail());
     let left = wrapper::left_in(directory.path());
-    assert!(
-        left.is_empty(),
-        "{}: left behind: {}",
-        server.name,
-        left.join(", ")
-    );
+    assert!(left.is_empty(), "{}: left behind: {}", server.name, left.join(", "));
     let suspicious = wrapper.suspicious();
-    assert!(
-        suspicious.is_empty(),
-        "{}: {}",
-        server.name,
-        suspicious.join("\n")
-    );
+    assert!(suspicious.is_empty(), "{}: {}", server.name, suspicious.join("\n"));
 }
 
 fn upgrade(wrapper: &mut Wrapper, load: &mut Load) -> Result<(), String> {
     let mut serving = load.await_replies(1, PROGRESS, LIMIT)?;
     let mut descriptors = 0;
     for number in 1..=UPGRADES {
-        let signal = if number % 2 == 1 {
-            Signal::SIGUSR2
-        } else {
-            Signal::SIGHUP
-        };
+        let signal = if number % 2 == 1 { Signal::SIGUSR2 } else { Signal::SIGHUP };
         wrapper.signal(signal);
         if let Verdict::Refused(why) = wrapper.await_verdict(LIMIT)? {
             return Err(format!("upgrade {number} ({signal}) was refused: {why}"));
@@ -154,16 +104,12 @@ fn upgrade(wrapper: &mut Wrapper, load: &mut Load) -> Result<(), String> {
         }
     }
     if serving != UPGRADES + 1 {
-        return Err(format!(
-            "generation {serving} serves after {UPGRADES} upgrades"
-        ));
+        return Err(format!("generation {serving} serves after {UPGRADES} upgrades"));
     }
     let now = wrapper.descriptors();
     // An old generation that still drains holds a few.
     if now > descriptors + 8 {
-        return Err(format!(
-            "the wrapper's open files grew from {descriptors} to {now}"
-        ));
+        return Err(format!("the wrapper's open files grew from {descriptors} to {now}"));
     }
     Ok(())
 }
@@ -172,11 +118,7 @@ fn upgrade(wrapper: &mut Wrapper, load: &mut Load) -> Result<(), String> {
 /// 127.0.0.0/8 is loopback.
 fn address_of_our_own(name: &str) -> SocketAddr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    let server = 100
-        + name
-            .bytes()
-            .fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte))
-            % 100;
+    let server = 100 + name.bytes().fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte)) % 100;
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, server, high, low)), 5001)
 }
 
@@ -186,9 +128,7 @@ fn servers() -> PathBuf {
 
 /// What `tests/all` installs goes beside what cargo builds.
 fn installed(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .with_file_name("interop")
-        .join(name)
+    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("interop").join(name)
 }
 
 fn leave_out(name: &str, why: &str) {
@@ -210,9 +150,7 @@ fn gunicorn() {
     upgrade_under_load(&Server {
         name: "gunicorn",
         program: installed("venv/bin/gunicorn"),
-        arguments: ["--no-control-socket", "-w", "2", "wsgi:app"]
-            .map(OsString::from)
-            .into(),
+        arguments: ["--no-control-socket", "-w", "2", "wsgi:app"].map(OsString::from).into(),
         options: &["--ack", "notify", "--soak", "1500ms"],
         allowed: 0,
     });
@@ -224,9 +162,7 @@ fn uvicorn() {
     upgrade_under_load(&Server {
         name: "uvicorn",
         program: installed("venv/bin/uvicorn"),
-        arguments: ["--fd", "3", "--no-access-log", "asgi:app"]
-            .map(OsString::from)
-            .into(),
+        arguments: ["--fd", "3", "--no-access-log", "asgi:app"].map(OsString::from).into(),
         options: &[],
         allowed: 2 * UPGRADES,
     });

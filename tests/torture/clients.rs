@@ -29,13 +29,8 @@ pub struct Client {
 /// The clients of the proof.
 pub fn all(port: u16, unix: &Path) -> Vec<Client> {
     let mut clients = fresh(8, port);
-    let counts = [
-        (Kind::KeepAlive, 4),
-        (Kind::Held, HOLDERS),
-        (Kind::Late, 3),
-        (Kind::Unix, 3),
-        (Kind::Ipv6, 3),
-    ];
+    let counts =
+        [(Kind::KeepAlive, 4), (Kind::Held, HOLDERS), (Kind::Late, 3), (Kind::Unix, 3), (Kind::Ipv6, 3)];
     for (kind, count) in counts {
         for _ in 0..count {
             let target = match kind {
@@ -52,19 +47,11 @@ pub fn all(port: u16, unix: &Path) -> Vec<Client> {
 /// The clients of a control.
 pub fn fresh(count: u8, port: u16) -> Vec<Client> {
     // Each has an address of its own to connect to, hence ports of its own.
-    (0..count)
-        .map(|n| Client {
-            kind: Kind::Fresh,
-            target: loopback(10 + n, port),
-        })
-        .collect()
+    (0..count).map(|n| Client { kind: Kind::Fresh, target: loopback(10 + n, port) }).collect()
 }
 
 fn loopback(host: u8, port: u16) -> Target {
-    Target::Tcp(SocketAddr::new(
-        IpAddr::V4(Ipv4Addr::new(127, 0, 0, host)),
-        port,
-    ))
+    Target::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, host)), port))
 }
 
 /// Running clients.
@@ -137,11 +124,7 @@ fn run(number: usize, client: &Client, ledger: &Ledger, finish: &AtomicBool) {
 /// One request: the generation that answered, and whether it closes.
 fn exchange(connection: &mut Connection, path: &str, last: bool) -> Result<(u64, bool), Failure> {
     let reply = connection.get(path, last)?;
-    let generation = reply
-        .body
-        .split(' ')
-        .next()
-        .and_then(|word| word.parse().ok());
+    let generation = reply.body.split(' ').next().and_then(|word| word.parse().ok());
     match generation {
         Some(generation) if reply.status == 200 && reply.body == worker::body(generation, path) => {
             Ok((generation, reply.last))

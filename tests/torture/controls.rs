@@ -70,9 +70,7 @@ impl Control {
         }
         clients.finish();
         end(&mut server)?;
-        driven
-            .map(|_| ledger)
-            .map_err(|error| format!("{}: {error}", self.name()))
+        driven.map(|_| ledger).map_err(|error| format!("{}: {error}", self.name()))
     }
 
     fn restart(
@@ -99,8 +97,7 @@ impl Control {
     }
 
     fn server(self, generation: u64, port: u16, gate: &Path) -> Result<Child, String> {
-        let myself =
-            std::env::current_exe().map_err(|error| format!("cannot find myself: {error}"))?;
+        let myself = std::env::current_exe().map_err(|error| format!("cannot find myself: {error}"))?;
         Command::new(myself)
             .args([self.mode(), &format!("0.0.0.0:{port}")])
             .env(GATE, gate)
@@ -115,8 +112,5 @@ impl Control {
 fn end(server: &mut Child) -> Result<(), String> {
     kill(Pid::from_raw(server.id() as i32), Signal::SIGTERM)
         .map_err(|error| format!("cannot stop a server: {error}"))?;
-    server
-        .wait()
-        .map(drop)
-        .map_err(|error| format!("cannot wait for a server: {error}"))
+    server.wait().map(drop).map_err(|error| format!("cannot wait for a server: {error}"))
 }

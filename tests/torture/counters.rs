@@ -35,17 +35,12 @@ impl Snapshot {
     pub fn take() -> Result<Self, String> {
         let mut counters = BTreeMap::new();
         for path in ["/proc/net/snmp", "/proc/net/netstat"] {
-            let text =
-                fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+            let text = fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
             // Each group is two lines: the names, then the values.
             let lines: Vec<&str> = text.lines().collect();
             for pair in lines.chunks_exact(2) {
                 let group = pair[0].split(':').next().unwrap_or_default();
-                for (name, value) in pair[0]
-                    .split_whitespace()
-                    .zip(pair[1].split_whitespace())
-                    .skip(1)
-                {
+                for (name, value) in pair[0].split_whitespace().zip(pair[1].split_whitespace()).skip(1) {
                     if let Ok(value) = value.parse() {
                         counters.insert(format!("{group}.{name}"), value);
                     }
@@ -60,9 +55,6 @@ impl Snapshot {
 
     /// Every watched counter with how far it moved since `earlier`.
     pub fn since(&self, earlier: &Snapshot) -> Vec<(&'static str, u64)> {
-        WATCHED
-            .iter()
-            .map(|name| (*name, self.0[*name] - earlier.0[*name]))
-            .collect()
+        WATCHED.iter().map(|name| (*name, self.0[*name] - earlier.0[*name])).collect()
     }
 }

@@ -84,11 +84,7 @@ impl Driver<'_> {
             };
             decide(&self.fate, fate)?;
             self.gate.await_held(HOLDERS, LIMIT)?;
-            let signal = if number % 2 == 1 {
-                Signal::SIGUSR2
-            } else {
-                Signal::SIGHUP
-            };
+            let signal = if number % 2 == 1 { Signal::SIGUSR2 } else { Signal::SIGHUP };
             self.wrapper.signal(signal);
             let verdict = self.wrapper.await_verdict(LIMIT)?;
             self.ledger.upgrade_ended();
@@ -99,9 +95,7 @@ impl Driver<'_> {
                     outcome.upgraded += 1;
                 }
                 (Fate::Serve, Verdict::Refused(why)) => {
-                    return Err(format!(
-                        "upgrade {number} ({signal}) to a good worker was refused: {why}"
-                    ));
+                    return Err(format!("upgrade {number} ({signal}) to a good worker was refused: {why}"));
                 }
                 (_, Verdict::Refused(_)) => {
                     self.ledger.await_replies(serving, PROGRESS, LIMIT)?;
@@ -116,9 +110,7 @@ impl Driver<'_> {
             }
             let newest = self.ledger.newest();
             if newest != serving {
-                return Err(format!(
-                    "generation {newest} answers while {serving} should serve"
-                ));
+                return Err(format!("generation {newest} answers while {serving} should serve"));
             }
             if self::inode(self.unix)? != inode {
                 return Err(format!("upgrade {number} replaced the unix socket's file"));

@@ -25,8 +25,8 @@ pub struct Gate(Arc<(Mutex<State>, Condvar)>);
 impl Gate {
     /// Starts to take reports at `path`, until the process ends.
     pub fn at(path: &Path) -> Result<Self, String> {
-        let listener = UnixListener::bind(path)
-            .map_err(|error| format!("cannot bind {}: {error}", path.display()))?;
+        let listener =
+            UnixListener::bind(path).map_err(|error| format!("cannot bind {}: {error}", path.display()))?;
         let gate = Gate::default();
         let books = gate.clone();
         thread::spawn(move || {
@@ -71,30 +71,21 @@ impl Gate {
             if left.is_zero() {
                 return Err(format!("waited {limit:?} for {what}"));
             }
-            state = self
-                .0
-                .1
-                .wait_timeout(state, left)
-                .expect("the gate's state is whole")
-                .0;
+            state = self.0.1.wait_timeout(state, left).expect("the gate's state is whole").0;
         }
         Ok(())
     }
 
     /// Waits until generation `generation` has said that it serves.
     pub fn await_up(&self, generation: u64, limit: Duration) -> Result<(), String> {
-        self.await_state(
-            &format!("generation {generation} to serve"),
-            limit,
-            |state| state.newest_up >= generation,
-        )
+        self.await_state(&format!("generation {generation} to serve"), limit, |state| {
+            state.newest_up >= generation
+        })
     }
 
     /// Waits until `n` requests are being held.
     pub fn await_held(&self, n: usize, limit: Duration) -> Result<(), String> {
-        self.await_state(&format!("{n} requests to be held"), limit, |state| {
-            state.held.len() >= n
-        })
+        self.await_state(&format!("{n} requests to be held"), limit, |state| state.held.len() >= n)
     }
 
     /// Lets the requests go that generations before `generation` hold; returns

@@ -29,14 +29,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order of the report.
-    pub const ALL: [Kind; 6] = [
-        Kind::Fresh,
-        Kind::KeepAlive,
-        Kind::Held,
-        Kind::Late,
-        Kind::Unix,
-        Kind::Ipv6,
-    ];
+    pub const ALL: [Kind; 6] = [Kind::Fresh, Kind::KeepAlive, Kind::Held, Kind::Late, Kind::Unix, Kind::Ipv6];
 
     /// The words of the report.
     pub fn name(self) -> &'static str {
@@ -74,9 +67,7 @@ pub struct Ledger {
 
 impl Ledger {
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books
-            .lock()
-            .expect("no client panics with the books open")
+        self.books.lock().expect("no client panics with the books open")
     }
 
     /// A reply came whole, from this generation, after so long.
@@ -116,11 +107,7 @@ impl Ledger {
                     books.replies
                 ));
             }
-            books = self
-                .progress
-                .wait_timeout(books, left)
-                .expect("no client panics")
-                .0;
+            books = self.progress.wait_timeout(books, left).expect("no client panics").0;
         }
         books.wanted = 0;
         Ok(books.newest)
@@ -142,9 +129,7 @@ impl Ledger {
     pub fn await_upgrade(&self) {
         let books = self.books();
         let seen = books.upgrades;
-        let books = self
-            .upgraded
-            .wait_while(books, |books| books.upgrades == seen && !books.over);
+        let books = self.upgraded.wait_while(books, |books| books.upgrades == seen && !books.over);
         drop(books.expect("no client panics with the books open"));
     }
 
@@ -156,12 +141,7 @@ impl Ledger {
     /// Requests of this kind: answered, failed.
     pub fn count(&self, kind: Kind) -> (u64, u64) {
         let books = self.books();
-        let failed = books
-            .failed
-            .iter()
-            .filter(|((of, _), _)| *of == kind)
-            .map(|(_, n)| n)
-            .sum();
+        let failed = books.failed.iter().filter(|((of, _), _)| *of == kind).map(|(_, n)| n).sum();
         (books.ok.get(&kind).copied().unwrap_or_default(), failed)
     }
 

@@ -51,9 +51,7 @@ fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
     match (arguments.next().as_deref(), arguments.next()) {
         (Some("serve"), _) => serve(Source::Inherited),
-        (Some("serve-bound"), Some(address)) => {
-            serve(Source::Bound(address.parse().expect("an address")))
-        }
+        (Some("serve-bound"), Some(address)) => serve(Source::Bound(address.parse().expect("an address"))),
         (Some("serve-reuseport"), Some(address)) => {
             serve(Source::ReusePort(address.parse().expect("an address")))
         }
@@ -92,15 +90,8 @@ fn torture() -> ExitCode {
     if let Err(why) = run(isolated, &mut checks) {
         checks.check(&why, false);
     }
-    println!(
-        "torture: {} passed, {} failed",
-        checks.passed, checks.failed
-    );
-    if checks.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    println!("torture: {} passed, {} failed", checks.passed, checks.failed);
+    if checks.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What was held against the run, line by line.
@@ -113,19 +104,13 @@ struct Checks {
 impl Checks {
     fn check(&mut self, what: &str, holds: bool) {
         println!("  {} {what}", if holds { "ok    " } else { "FAILED" });
-        *(if holds {
-            &mut self.passed
-        } else {
-            &mut self.failed
-        }) += 1;
+        *(if holds { &mut self.passed } else { &mut self.failed }) += 1;
     }
 }
 
 fn number(name: &str, default: u64) -> Result<u64, String> {
     match env::var(name) {
-        Ok(value) => value
-            .parse()
-            .map_err(|_| format!("{name}={value} is not a number")),
+        Ok(value) => value.parse().map_err(|_| format!("{name}={value} is not a number")),
         Err(_) => Ok(default),
     }
 }
@@ -144,8 +129,7 @@ fn port(isolated: bool) -> Result<u16, String> {
 fn run(isolated: bool, checks: &mut Checks) -> Result<(), String> {
     let upgrades = number("TORTURE_UPGRADES", 50)?;
     let seed = number("TORTURE_SEED", 1)?;
-    let directory =
-        tempfile::tempdir().map_err(|error| format!("cannot make a directory: {error}"))?;
+    let directory = tempfile::tempdir().map_err(|error| format!("cannot make a directory: {error}"))?;
     println!("torture: {upgrades} upgrades, seed {seed}");
 
     proof(isolated, upgrades, seed, directory.path(), checks)?;
@@ -162,16 +146,9 @@ fn run(isolated: bool, checks: &mut Checks) -> Result<(), String> {
             classes(&ledger)
         );
         println!("  kernel: {}", in_words(&Snapshot::take()?.since(&before)));
-        let lost: u64 = ledger
-            .failures()
-            .iter()
-            .filter(|(class, _)| **class != Failure::Exhausted)
-            .map(|(_, n)| n)
-            .sum();
-        checks.check(
-            "this control loses requests (or the load would show no drop at all)",
-            lost > 0,
-        );
+        let lost: u64 =
+            ledger.failures().iter().filter(|(class, _)| **class != Failure::Exhausted).map(|(_, n)| n).sum();
+        checks.check("this control loses requests (or the load would show no drop at all)", lost > 0);
     }
     Ok(())
 }
@@ -196,22 +173,9 @@ fn proof(
     let before = Snapshot::take()?;
     let mut wrapper = Wrapper::start(env!("CARGO_BIN_EXE_graceful-run"), directory, |command| {
         command
-            .args([
-                "-b",
-                &format!("0.0.0.0:{port}"),
-                "-b",
-                &format!("[::1]:{port}"),
-            ])
+            .args(["-b", &format!("0.0.0.0:{port}"), "-b", &format!("[::1]:{port}")])
             .args(["-b", &format!("unix:{}", unix.display())])
-            .args([
-                "--ack",
-                "notify",
-                "--ack-timeout",
-                "1s",
-                "--soak",
-                "50ms",
-                "--",
-            ])
+            .args(["--ack", "notify", "--ack-timeout", "1s", "--soak", "50ms", "--"])
             .arg(&myself)
             .arg("serve")
             .env(worker::GATE, &gate_path)
@@ -220,14 +184,8 @@ fn proof(
     wrapper.await_first_ready(LIMIT)?;
     let clients = Clients::start(clients::all(port, &unix), &ledger);
     let descriptors = wrapper.descriptors();
-    let driven = Driver {
-        wrapper: &mut wrapper,
-        ledger: &ledger,
-        gate: &gate,
-        fate,
-        unix: &unix,
-    }
-    .run(upgrades, &mut Seed::new(seed));
+    let driven = Driver { wrapper: &mut wrapper, ledger: &ledger, gate: &gate, fate, unix: &unix }
+        .run(upgrades, &mut Seed::new(seed));
     gate.open();
     ledger.upgrades_are_over();
     clients.finish();
@@ -240,54 +198,36 @@ fn proof(
 
     let (ok, failed) = ledger.total();
     match &driven {
-        Ok(_) => checks.check(
-            "every good replacement took over, every bad one was refused",
-            true,
-        ),
+        Ok(_) => checks.check("every good replacement took over, every bad one was refused", true),
         Err(why) => checks.check(&format!("{why}\n{}", wrapper.tail()), false),
     }
     checks.check("no request failed", failed == 0 && ok > 0);
     if isolated {
-        checks.check(
-            "the kernel reset, dropped and sent again nothing",
-            deltas.iter().all(|(_, n)| *n == 0),
-        );
+        checks.check("the kernel reset, dropped and sent again nothing", deltas.iter().all(|(_, n)| *n == 0));
     }
     match ended {
         Ok(status) => {
-            checks.check(
-                &format!("the wrapper ended with {}", wrapper::in_words(status)),
-                status.success(),
-            );
+            checks.check(&format!("the wrapper ended with {}", wrapper::in_words(status)), status.success());
         }
         Err(why) => checks.check(&why, false),
     }
     let left = wrapper::left_in(directory);
-    checks.check(
-        &format!("no process is left {}", left.join(", ")),
-        left.is_empty(),
-    );
+    checks.check(&format!("no process is left {}", left.join(", ")), left.is_empty());
     checks.check("the unix socket's file is gone", !unix.exists());
     checks.check(
         &format!("the wrapper's open files did not grow ({descriptors}, then {descriptors_after})"),
         descriptors_after <= descriptors + DRAINING,
     );
     let suspicious = wrapper.suspicious();
-    checks.check(
-        &format!("nothing alarming in the log {}", suspicious.join("; ")),
-        suspicious.is_empty(),
-    );
+    checks.check(&format!("nothing alarming in the log {}", suspicious.join("; ")), suspicious.is_empty());
     Ok(())
 }
 
 fn report(ledger: &Ledger, driven: &Result<Outcome, String>, started: Instant) {
     if let Ok(outcome) = driven {
         let refused: u64 = outcome.refused.values().sum();
-        let by_fault: Vec<String> = outcome
-            .refused
-            .iter()
-            .map(|(fate, n)| format!("{} {n}", fate.name()))
-            .collect();
+        let by_fault: Vec<String> =
+            outcome.refused.iter().map(|(fate, n)| format!("{} {n}", fate.name())).collect();
         println!(
             "  upgrades: {} done, {refused} refused ({}) in {:.1} s; {} requests held across one",
             outcome.upgraded,
@@ -298,11 +238,7 @@ fn report(ledger: &Ledger, driven: &Result<Outcome, String>, started: Instant) {
     }
     for kind in Kind::ALL {
         let (ok, failed) = ledger.count(kind);
-        println!(
-            "  {:<15} {:>9} requests, {failed} failed",
-            kind.name(),
-            ok + failed
-        );
+        println!("  {:<15} {:>9} requests, {failed} failed", kind.name(), ok + failed);
     }
     let (ok, failed) = ledger.total();
     println!(
@@ -314,37 +250,22 @@ fn report(ledger: &Ledger, driven: &Result<Outcome, String>, started: Instant) {
     );
     if failed == 0 && ok > 0 {
         // The rule of three: no failure in n trials.
-        println!(
-            "  95 % upper bound: {:.2e} of requests fail (3/{ok})",
-            3.0 / ok as f64
-        );
+        println!("  95 % upper bound: {:.2e} of requests fail (3/{ok})", 3.0 / ok as f64);
         if let Ok(outcome) = driven {
             let n = outcome.upgraded + outcome.refused.values().sum::<u64>();
-            println!(
-                "  95 % upper bound: {:.2e} of upgrades lose one (3/{n})",
-                3.0 / n as f64
-            );
+            println!("  95 % upper bound: {:.2e} of upgrades lose one (3/{n})", 3.0 / n as f64);
         }
     }
 }
 
 fn classes(ledger: &Ledger) -> String {
-    let classes: Vec<String> = ledger
-        .failures()
-        .iter()
-        .map(|(class, n)| format!("{} {n}", class.name()))
-        .collect();
-    if classes.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", classes.join(", "))
-    }
+    let classes: Vec<String> =
+        ledger.failures().iter().map(|(class, n)| format!("{} {n}", class.name())).collect();
+    if classes.is_empty() { String::new() } else { format!(" ({})", classes.join(", ")) }
 }
 
 fn in_words(deltas: &[(&'static str, u64)]) -> String {
-    let words: Vec<String> = deltas
-        .iter()
-        .map(|(name, n)| format!("{} {n}", name.rsplit('.').next().unwrap_or(name)))
-        .collect();
+    let words: Vec<String> =
+        deltas.iter().map(|(name, n)| format!("{} {n}", name.rsplit('.').next().unwrap_or(name))).collect();
     words.join(", ")
 }

@@ -9,17 +9,14 @@ use std::io::{Error, ErrorKind};
 use std::os::fd::AsRawFd;
 
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use nix::unistd::{getegid, geteuid};
 
 /// Leaves the machine's network for an empty one with only loopback in it.
 pub fn enter() -> Result<(), String> {
     let (uid, gid) = (geteuid(), getegid());
     if uid.is_root() {
-        unshare(CloneFlags::CLONE_NEWNET)
-            .map_err(|e| format!("cannot unshare the network: {e}"))?;
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|e| format!("cannot unshare the network: {e}"))?;
     } else {
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)
             .map_err(|e| format!("cannot unshare users and network: {e}"))?;
@@ -54,21 +51,14 @@ fn raise_loopback() -> Result<(), Error> {
     message.extend(1i32.to_ne_bytes()); // interface index
     message.extend(IFF_UP.to_ne_bytes()); // flags
     message.extend(IFF_UP.to_ne_bytes()); // which of the flags change
-    let netlink = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
+    let netlink =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     send(netlink.as_raw_fd(), &message, MsgFlags::empty())?;
     let mut answer = [0; 256];
     let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
     let kind = u16::from_ne_bytes([answer[4], answer[5]]);
     if length < 20 || kind != NLMSG_ERROR {
-        return Err(Error::new(
-            ErrorKind::InvalidData,
-            "an answer that is no acknowledgement",
-        ));
+        return Err(Error::new(ErrorKind::InvalidData, "an answer that is no acknowledgement"));
     }
     match i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]) {
         0 => Ok(()),

@@ -103,9 +103,9 @@ struct Shared {
 /// The reply of `generation` to the request for `path`: of a length that depends
 /// on the path, and different in every part.
 pub fn body(generation: u64, path: &str) -> String {
-    let seed = path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    });
+    let seed = path
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     let mut body = format!("{generation} {path}\n");
     for part in 0..seed % 40 {
         body.push_str(&format!("{part:x}:{:016x}\n", seed.wrapping_mul(part + 3)));
@@ -116,19 +116,12 @@ pub fn body(generation: u64, path: &str) -> String {
 /// Runs the worker to its end and returns its exit status.
 pub fn run(source: Source) -> io::Result<u8> {
     let terminated = terminated()?;
-    let generation = std::env::var("GRACEFUL_RUN_GENERATION")
-        .ok()
-        .and_then(|g| g.parse().ok())
-        .unwrap_or(0);
-    let gate =
-        PathBuf::from(std::env::var_os(GATE).ok_or_else(|| io::Error::other("no gate is named"))?);
+    let generation = std::env::var("GRACEFUL_RUN_GENERATION").ok().and_then(|g| g.parse().ok()).unwrap_or(0);
+    let gate = PathBuf::from(std::env::var_os(GATE).ok_or_else(|| io::Error::other("no gate is named"))?);
     let fate = match std::env::var_os(FATE) {
         Some(path) => {
             let written = std::fs::read_to_string(path)?;
-            Fate::ALL
-                .into_iter()
-                .find(|fate| fate.name() == written)
-                .unwrap_or(Fate::Serve)
+            Fate::ALL.into_iter().find(|fate| fate.name() == written).unwrap_or(Fate::Serve)
         }
         None => Fate::Serve,
     };
@@ -190,11 +183,7 @@ fn listeners(source: Source) -> io::Result<Vec<Listener>> {
         }
         Source::Bound(address) => Ok(vec![Listener::Tcp(TcpListener::bind(address)?)]),
         Source::ReusePort(address) => {
-            let socket = Socket::new(
-                Domain::for_address(address),
-                Type::STREAM,
-                Some(Protocol::TCP),
-            )?;
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
             socket.set_reuse_port(true)?;
             socket.set_reuse_address(true)?;
             socket.bind(&address.into())?;
@@ -204,11 +193,7 @@ fn listeners(source: Source) -> io::Result<Vec<Listener>> {
     }
 }
 
-fn accept_until(
-    terminated: &UnixStream,
-    listeners: &[Listener],
-    shared: &Arc<Shared>,
-) -> io::Result<()> {
+fn accept_until(terminated: &UnixStream, listeners: &[Listener], shared: &Arc<Shared>) -> io::Result<()> {
     let mut polled = vec![PollFd::new(terminated.as_fd(), PollFlags::POLLIN)];
     for listener in listeners {
         // All generations share these sockets: one may have emptied the queue
@@ -241,9 +226,7 @@ fn accept_until(
                         let _ = stream.set_nodelay(true);
                         Stream::Tcp(stream)
                     }),
-                    Listener::Unix(listener) => {
-                        listener.accept().map(|(stream, _)| Stream::Unix(stream))
-                    }
+                    Listener::Unix(listener) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
                 };
                 match accepted {
                     Ok(stream) => serve(stream, shared),
@@ -281,10 +264,7 @@ fn answer(stream: &mut Stream, shared: &Shared) -> io::Result<()> {
         let request = String::from_utf8_lossy(&buffer[..length]);
         let path = request.split(' ').nth(1).unwrap_or_default();
         if path.starts_with(HELD) {
-            gate::wait(gate::report(
-                &shared.gate,
-                &format!("held {}", shared.generation),
-            )?);
+            gate::wait(gate::report(&shared.gate, &format!("held {}", shared.generation))?);
         }
         let last = request.contains("Connection: close") || shared.draining.load(Ordering::SeqCst);
         let body = body(shared.generation, path);
