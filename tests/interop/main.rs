@@ -6,7 +6,7 @@
 //! not have is left out, and said so; `GRACEFUL_RUN_REQUIRE_SERVERS=1` makes that
 //! a failure. `tests/all` installs them all.
 
-#[allow(dead_code)] // unix sockets and keep-alive are the torture's alone
+#[allow(dead_code)] // unix sockets, keep-alive and ends in step are the torture's alone
 #[path = "../common/load.rs"]
 mod client;
 mod load;
