@@ -10,7 +10,9 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -41,6 +43,7 @@ impl Wrapper {
     /// Starts the wrapper with these arguments. `GRACEFUL_RUN_BINARY` names
     /// another build to test, such as one that was broken on purpose.
     pub fn start(built: &str, directory: &Path, configure: impl FnOnce(&mut Command)) -> Self {
+        heed_hangup();
         let binary = std::env::var_os("GRACEFUL_RUN_BINARY").map_or(PathBuf::from(built), PathBuf::from);
         let mut command = Command::new(&binary);
         configure(&mut command);
@@ -184,6 +187,16 @@ impl Drop for Wrapper {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Lets what we start receive HUP, even where we run under nohup(1): an ignored
+/// signal stays ignored across execve(2), a handled one goes back to its default.
+fn heed_hangup() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let unread = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, unread).expect("HUP can be handled");
+    });
 }
 
 /// The text of a line that graceful-run wrote; a worker's lines are not heeded.
