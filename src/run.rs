@@ -83,6 +83,9 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     for listener in listeners.iter() {
         info!("listening on {} ({})", listener.address(), listener.name());
     }
+    if config.signals.ignores(Signal::SIGHUP) && inherited::ignored(Signal::SIGHUP as i32) {
+        info!("HUP stays ignored, as we were started (nohup): upgrade with USR2, or say --on HUP=upgrade");
+    }
     // A directory of ours would keep its file system busy.
     std::env::set_current_dir("/").map_err(|error| Error::cannot("enter /", reason(&error)))?;
     if let Err(errno) = process::become_subreaper() {
