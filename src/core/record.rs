@@ -74,10 +74,14 @@ impl Supervisor {
             Request::More => self.scale(self.target + 1),
             Request::Fewer => self.scale(self.target - 1),
             Request::Suspend => {
-                self.actions.extend(self.workers.keys().map(|&id| Action::Suspend(id)));
+                let started = self.ids(|stage| !matches!(stage, Stage::Spawning { .. }));
+                self.actions.extend(started.into_iter().map(Action::Suspend));
                 self.actions.push(Action::SuspendSelf);
             }
-            Request::Resume => self.actions.extend(self.workers.keys().map(|&id| Action::Resume(id))),
+            Request::Resume => {
+                let started = self.ids(|stage| !matches!(stage, Stage::Spawning { .. }));
+                self.actions.extend(started.into_iter().map(Action::Resume));
+            }
         }
     }
 
