@@ -1,6 +1,7 @@
 //! The last pass of a step: what the books now call for, whatever the event.
 
 use super::event::{Action, Ending, Failure, Reading, Report, Slot, Time, WorkerId};
+use super::policy::HUSH;
 use super::upgrade::{Look, Upgrade};
 use super::worker::{Stage, Worker};
 use super::{Generation, Place, Supervisor};
@@ -145,8 +146,10 @@ impl Supervisor {
         }
     }
 
-    /// When every replacement of the wave has been ready for the soak time, and
-    /// how far the last look is.
+    /// When every replacement of the wave has been ready for the soak time and
+    /// every worker that it replaces may be asked to stop, and how far the last
+    /// look is. To commit sooner would be to ask later, when the replacement may
+    /// have died.
     fn soaked_at_of_wave(&self) -> Option<(Time, Look)> {
         let upgrade = self.upgrade.as_ref()?;
         if upgrade.wave.is_empty() || upgrade.begun != upgrade.wave {
@@ -154,13 +157,15 @@ impl Supervisor {
         }
         let mut latest = Time::ZERO;
         for &slot in &upgrade.wave {
-            let ready = self
-                .in_slot(slot)
-                .filter(|(_, worker)| worker.generation == upgrade.to)
-                .find_map(|(_, worker)| worker.ready_since())?;
-            latest = latest.max(ready);
+            let ready = |new: bool| {
+                self.in_slot(slot)
+                    .filter(move |(_, worker)| (worker.generation == upgrade.to) == new)
+                    .find_map(|(_, worker)| worker.ready_since())
+            };
+            let hushed = ready(false).map_or(Time::ZERO, |since| since + HUSH);
+            latest = latest.max(ready(true)? + self.policy.soak).max(hushed);
         }
-        Some((latest + self.policy.soak, upgrade.look))
+        Some((latest, upgrade.look))
     }
 
     pub(super) fn soaked_at(&self) -> Option<Time> {
