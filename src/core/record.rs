@@ -137,7 +137,7 @@ impl Supervisor {
         let Stage::Spawning { wanted, .. } = worker.stage else { return };
         worker.start(&self.policy, now);
         if !wanted {
-            worker.drain(&self.policy, now, stopping);
+            worker.drain(now, stopping);
         }
         self.report(Report::Started(id));
     }
@@ -299,7 +299,7 @@ impl Supervisor {
             Stage::Spawning { retry_at: None, .. } => {
                 worker.stage = Stage::Spawning { retry_at: None, wanted: false };
             }
-            _ => worker.drain(&self.policy, now, stopping),
+            _ => worker.drain(now, stopping),
         }
     }
 

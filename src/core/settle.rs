@@ -287,8 +287,9 @@ impl Supervisor {
                     let (generation, slot, reading) = (worker.generation, worker.slot, worker.reading);
                     self.actions.push(Action::Spawn { worker: id, generation, slot, reading });
                 }
-                Stage::Draining { ask_at: Some(at), kill_at, since } if at <= now => {
-                    worker.stage = Stage::Draining { ask_at: None, kill_at, since };
+                Stage::Draining { ask_at: Some(at), .. } if at <= now => {
+                    let kill_at = self.policy.stop_timeout.map(|timeout| now + timeout);
+                    worker.stage = Stage::Draining { ask_at: None, kill_at, since: now };
                     worker.asked = true;
                     self.actions.push(Action::Stop(id));
                     self.report(Report::Asked(id));
