@@ -145,7 +145,7 @@ impl Supervisor {
     fn spawn_failed(&mut self, id: WorkerId, refusal: Refusal, now: Time) {
         let upgrading = self.served;
         let Some(worker) = self.workers.get(&id) else { return };
-        let Stage::Spawning { wanted, .. } = worker.stage else { return };
+        let Stage::Spawning { retry_at: None, wanted } = worker.stage else { return };
         let patience = worker.patience(refusal, upgrading && self.replaces(worker), !self.served);
         let again = wanted && now < worker.since + patience;
         self.report(Report::NotStarted { worker: id, refusal, again });
