@@ -15,13 +15,13 @@ impl Supervisor {
         if !self.stopping {
             loop {
                 self.resize(now);
+                self.begin_serving();
                 self.take_up(now);
                 if !self.advance(now) {
                     break;
                 }
             }
             self.fill(now);
-            self.begin_serving();
         }
         if std::mem::take(&mut self.upgrade_asked) && self.pending {
             self.report(Report::UpgradeKept);
@@ -264,6 +264,8 @@ impl Supervisor {
         self.actions.push(Action::Spawn { worker, generation, slot, reading });
     }
 
+    /// Said before a request that was kept is taken up, or else the first
+    /// generation would serve through a whole upgrade without being told of.
     fn begin_serving(&mut self) {
         let serves = |slot: Slot| {
             self.place(slot).retired || self.in_slot(slot).any(|(_, worker)| worker.ready_since().is_some())
