@@ -270,7 +270,8 @@ impl Supervisor {
         let serves = |slot: Slot| {
             self.place(slot).retired || self.in_slot(slot).any(|(_, worker)| worker.ready_since().is_some())
         };
-        if !self.served && self.upgrade.is_none() && self.slots().all(serves) {
+        let somebody = self.workers.values().any(|worker| worker.ready_since().is_some());
+        if !self.served && self.upgrade.is_none() && somebody && self.slots().all(serves) {
             self.served = true;
             self.report(Report::Serving(self.serving));
         }
