@@ -137,6 +137,8 @@ impl Book {
     }
 
     fn exit(&mut self, ending: Ending) -> Verdict {
+        // Between two tries of a start there is no process to wait for.
+        self.lives.retain(|_, life| life.refused_at.is_none());
         demand!(self.lives.is_empty(), "the end, and there still are {:?}", self.lives.keys());
         demand!(self.open.is_none(), "the end, and no verdict on the upgrade");
         let expected = match (self.stopping, self.forced) {
