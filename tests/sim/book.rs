@@ -153,8 +153,13 @@ impl Book {
         self.take(event, stops)?;
         for &action in actions {
             demand!(!self.ended, "{action:?} after the end");
+            // What happened is told first, and by the number of slots before it.
+            if !matches!(action, Action::Report(report) if !matches!(report, Report::UpgradeStarted { .. })) {
+                self.resize();
+            }
             self.check(action)?;
         }
+        self.resize();
         self.judge(supervisor)
     }
 
@@ -187,7 +192,9 @@ impl Book {
                 }
             }
             Event::Exited { worker, exit, remains } => {
-                let Some(life) = self.lives.get_mut(&worker).filter(|life| life.runs()) else { return Ok(()) };
+                let Some(life) = self.lives.get_mut(&worker).filter(|life| life.runs()) else {
+                    return Ok(());
+                };
                 let (filled, ready) = (life.filled(), life.ready.is_some());
                 life.exited = Some(now);
                 self.this.exited = Some(worker);
@@ -399,7 +406,9 @@ impl Book {
     pub fn after_ack_timeout(&self, known: Strength) -> OnAckTimeout {
         match self.policy.on_ack_timeout {
             Some(wanted) => wanted,
-            None if self.policy.readiness.kinds.is_empty() && known == Strength::Nothing => OnAckTimeout::Proceed,
+            None if self.policy.readiness.kinds.is_empty() && known == Strength::Nothing => {
+                OnAckTimeout::Proceed
+            }
             None => OnAckTimeout::Abort,
         }
     }

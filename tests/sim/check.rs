@@ -16,7 +16,9 @@ impl Book {
     pub fn check(&mut self, action: Action) -> Verdict {
         let now = self.now;
         match action {
-            Action::Spawn { worker, generation, slot, reading } => self.spawn(worker, generation, slot, reading),
+            Action::Spawn { worker, generation, slot, reading } => {
+                self.spawn(worker, generation, slot, reading)
+            }
             Action::Probe(id) => {
                 let life = self.running(id, action)?;
                 demand!(life.stage == ShownStage::Starting, "{action:?} of a worker that is not starting");
@@ -30,7 +32,10 @@ impl Book {
             Action::Stop(id) => self.stop(id),
             Action::Kill(id) => self.kill(id),
             Action::StopRemains(id) => {
-                demand!(self.this.remains.take() == Some(id), "{action:?}, of which nothing has just been left");
+                demand!(
+                    self.this.remains.take() == Some(id),
+                    "{action:?}, of which nothing has just been left"
+                );
                 Ok(())
             }
             Action::KillRemains(id) => {
@@ -45,7 +50,10 @@ impl Book {
                 Ok(())
             }
             Action::Forward(id, token) => {
-                demand!(self.this.event == Some(Event::Request(Request::Forward(token))), "{action:?} unasked");
+                demand!(
+                    self.this.event == Some(Event::Request(Request::Forward(token))),
+                    "{action:?} unasked"
+                );
                 let life = self.running(id, action)?;
                 demand!(life.stage == ShownStage::Ready, "{action:?} to a worker that is not ready");
                 Ok(())
@@ -90,7 +98,10 @@ impl Book {
                 demand!(open.failure.is_none(), "a replacement after the upgrade failed");
                 demand!(open.begun.insert(slot), "a second replacement in {slot:?}");
                 let wave = open.begun.difference(&open.done).count();
-                demand!(wave <= self.policy.surge.unwrap_or(u32::MAX) as usize, "{wave} slots are replaced at once");
+                demand!(
+                    wave <= self.policy.surge.unwrap_or(u32::MAX) as usize,
+                    "{wave} slots are replaced at once"
+                );
                 demand!(reading == Reading::Anew, "an upgrade that does not read the program anew");
             }
             open => {
@@ -161,13 +172,17 @@ impl Book {
             Report::Serving(generation) => {
                 demand!(!self.served && !self.stopping && self.open.is_none(), "{report:?} out of place");
                 demand!(generation == self.serving, "{report:?}");
-                demand!(self.lives.values().any(|life| life.stage == ShownStage::Ready), "{report:?}, and nobody is ready");
+                demand!(
+                    self.lives.values().any(|life| life.stage == ShownStage::Ready),
+                    "{report:?}, and nobody is ready"
+                );
                 self.served = true;
             }
             Report::UpgradeStarted { from, to } => {
                 demand!(self.open.is_none(), "{report:?} within another");
                 demand!(from == self.serving, "{report:?}, but {} serves", self.serving);
                 self.new_generation(to)?;
+                self.lives.retain(|_, life| life.refused_at.is_none());
                 let (begun, done) = (BTreeSet::new(), BTreeSet::new());
                 self.open = Some(Open { from, to, since: now, begun, done, failure: None, looked: false });
             }
@@ -226,7 +241,6 @@ impl Book {
                 };
                 demand!(target == wanted && target >= self.policy.least_workers, "{report:?}");
                 self.target = target;
-                self.resize();
             }
             Report::CannotScale(_) => {
                 demand!(self.target == self.policy.least_workers, "{report:?}, and there are {}", self.target)
@@ -254,7 +268,10 @@ impl Book {
         if kind == AckKind::Timer {
             let waited = timer.is_some_and(|timer| started + timer <= now);
             demand!(waited, "{id:?} is ready by a timer that has not passed");
-            demand!(named || life.known == Strength::Nothing, "{id:?} is ready by a timer, and can do better");
+            demand!(
+                named || life.known == Strength::Nothing,
+                "{id:?} is ready by a timer, and can do better"
+            );
         }
         life.ready = Some(now);
         life.stage = ShownStage::Ready;
@@ -311,7 +328,10 @@ impl Book {
     fn undo(&mut self, open: &Open) {
         self.this.undone = Some(open.to);
         let (now, stop_first) = (self.now, self.policy.stop_first);
-        let undone = |life: &&mut Life| life.generation == open.to && !open.done.contains(&life.slot) && life.filled();
+        // Between two tries of a start there is no process that has to leave.
+        self.lives.retain(|_, life| life.refused_at.is_none() || life.generation != open.to);
+        let undone =
+            |life: &&mut Life| life.generation == open.to && !open.done.contains(&life.slot) && life.filled();
         for life in self.lives.values_mut().filter(undone) {
             life.surplus = true;
             life.stage = ShownStage::Draining;

@@ -13,7 +13,11 @@ impl Book {
         demand!(self.this.restarting.is_empty(), "{:?} was not reported", self.this.restarting);
         demand!(self.this.retired.is_empty(), "{:?} was not reported as left empty", self.this.retired);
         demand!(self.this.refused.is_none(), "{:?} was not reported", self.this.refused);
-        demand!(self.this.remains.is_none(), "{:?} left processes that nobody asked to stop", self.this.remains);
+        demand!(
+            self.this.remains.is_none(),
+            "{:?} left processes that nobody asked to stop",
+            self.this.remains
+        );
         if supervisor.generation() > self.last_generation {
             self.new_start(supervisor.generation())?;
         }
@@ -29,10 +33,16 @@ impl Book {
 
     /// The workers that are shown are those that live, and none goes back.
     fn compare_workers(&mut self, supervisor: &Supervisor) -> Verdict {
-        let shown: BTreeMap<WorkerId, Shown> = supervisor.workers().map(|shown| (shown.worker, shown)).collect();
+        let shown: BTreeMap<WorkerId, Shown> =
+            supervisor.workers().map(|shown| (shown.worker, shown)).collect();
         let dropped = |life: &Life| life.refused_at.is_some();
         self.lives.retain(|id, life| shown.contains_key(id) || !dropped(life));
-        demand!(shown.keys().eq(self.lives.keys()), "{:?} are shown, {:?} live", shown.keys(), self.lives.keys());
+        demand!(
+            shown.keys().eq(self.lives.keys()),
+            "{:?} are shown, {:?} live",
+            shown.keys(),
+            self.lives.keys()
+        );
         for (id, shown) in shown {
             let Some(mut life) = self.lives.remove(&id) else { continue };
             demand!((shown.generation, shown.slot) == (life.generation, life.slot), "{shown:?} is {life:?}");
@@ -45,9 +55,14 @@ impl Book {
     fn compare_stage(&self, life: &mut Life, stage: ShownStage) -> Verdict {
         let id = life.id;
         match stage {
-            ShownStage::Starting => demand!(life.stage == stage && !life.signalled(), "{id:?} starts once more"),
+            ShownStage::Starting => {
+                demand!(life.stage == stage && !life.signalled(), "{id:?} starts once more")
+            }
             ShownStage::Ready => {
-                demand!(life.stage == stage && life.ready.is_some() && !life.signalled(), "{id:?} is not ready")
+                demand!(
+                    life.stage == stage && life.ready.is_some() && !life.signalled(),
+                    "{id:?} is not ready"
+                )
             }
             ShownStage::Draining => {
                 if life.stage == ShownStage::Ready && life.exited.is_none() && !self.stopping {
@@ -63,7 +78,8 @@ impl Book {
     /// Why a worker that was ready is to leave although nothing stops.
     fn judge_dismissal(&self, life: &mut Life) -> Verdict {
         let replaced = self.this.committed.contains(&life.slot) && life.generation < self.serving;
-        let makes_room = self.policy.stop_first && self.open.as_ref().is_some_and(|open| life.generation < open.to);
+        let makes_room =
+            self.policy.stop_first && self.open.as_ref().is_some_and(|open| life.generation < open.to);
         let undone = self.this.undone == Some(life.generation);
         life.surplus = life.slot.0 >= self.places.len() as u32 || undone;
         demand!(replaced || makes_room || life.surplus, "{:?} served and is to leave for no reason", life.id);
@@ -71,7 +87,12 @@ impl Book {
     }
 
     fn judge_requests(&self, supervisor: &Supervisor) -> Verdict {
-        demand!(supervisor.generation() == self.serving, "{} is shown, {} serves", supervisor.generation(), self.serving);
+        demand!(
+            supervisor.generation() == self.serving,
+            "{} is shown, {} serves",
+            supervisor.generation(),
+            self.serving
+        );
         demand!(supervisor.upgrade_pending() == self.pending, "a request is kept: {}", !self.pending);
         let phase = match (self.stopping, self.served, &self.open) {
             (true, ..) => Phase::Stopping,
@@ -111,9 +132,15 @@ impl Book {
         let starting = self.lives.values().any(|life| life.stage == ShownStage::Starting);
         let serves = |slot: usize| {
             self.places[slot].retired
-                || self.lives.values().any(|life| life.slot.0 as usize == slot && life.stage == ShownStage::Ready)
+                || self
+                    .lives
+                    .values()
+                    .any(|life| life.slot.0 as usize == slot && life.stage == ShownStage::Ready)
         };
-        let ready = self.lives.values().any(|life| life.stage == ShownStage::Ready && life.generation == self.serving);
+        let ready = self
+            .lives
+            .values()
+            .any(|life| life.stage == ShownStage::Ready && life.generation == self.serving);
         let all = ready && !starting && self.open.is_none() && (0..self.places.len()).all(serves);
         demand!(self.served || self.stopping || !all, "everything is ready and it was not said");
         Ok(())
@@ -135,11 +162,15 @@ impl Book {
                         let kill_at = self.policy.stop_timeout.map(|timeout| at + timeout);
                         demand!(kill_at.is_none_or(waits), "{id:?} has had its time");
                     }
-                    (None, Some(at)) => demand!(waits(at + HUSH) && !self.stopping, "{id:?} was not asked to stop"),
+                    (None, Some(at)) => {
+                        demand!(waits(at + HUSH) && !self.stopping, "{id:?} was not asked to stop")
+                    }
                     (None, None) => return Err(format!("{id:?} was not asked to stop")),
                 }
             }
-            if let (Some(at), Some(timeout), false) = (life.exited, self.policy.stop_timeout, life.remains_killed) {
+            if let (Some(at), Some(timeout), false) =
+                (life.exited, self.policy.stop_timeout, life.remains_killed)
+            {
                 demand!(waits(at + timeout), "what {id:?} left has had its time");
             }
             demand!(!self.killing || life.killed || !life.runs(), "{id:?} was not killed");
@@ -165,7 +196,10 @@ impl Book {
         let wanted = (0..self.target).filter(|&slot| !self.places[slot as usize].retired).map(Slot);
         let wanted: BTreeSet<Slot> = wanted.collect();
         let filled_set: BTreeSet<Slot> = filled.iter().copied().collect();
-        demand!(filled.len() == filled_set.len() && filled_set == wanted, "{filled:?} are filled, not {wanted:?}");
+        demand!(
+            filled.len() == filled_set.len() && filled_set == wanted,
+            "{filled:?} are filled, not {wanted:?}"
+        );
         let ready = supervisor.workers().all(|shown| shown.stage == ShownStage::Ready);
         demand!(ready, "not every worker is ready");
         let old = supervisor.workers().find(|shown| shown.generation != self.serving);

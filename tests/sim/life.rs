@@ -33,7 +33,14 @@ pub struct Life {
 }
 
 impl Life {
-    pub fn new(id: WorkerId, generation: Generation, slot: Slot, reading: Reading, known: Strength, decided: Time) -> Self {
+    pub fn new(
+        id: WorkerId,
+        generation: Generation,
+        slot: Slot,
+        reading: Reading,
+        known: Strength,
+        decided: Time,
+    ) -> Self {
         Life {
             id,
             generation,

@@ -14,9 +14,7 @@ pub fn random(rng: &mut Rng) -> Policy {
         workers,
         least_workers: rng.pick(&[1, 1, 1, workers]),
         readiness: readiness(rng),
-        ack_timeout: rng
-            .chance(75)
-            .then(|| rng.ms(&[500, 1000, 3000, 10_000])),
+        ack_timeout: rng.chance(75).then(|| rng.ms(&[500, 1000, 3000, 10_000])),
         on_ack_timeout: rng.pick(&[None, Some(OnAckTimeout::Abort), Some(OnAckTimeout::Proceed)]),
         soak: rng.ms(&[0, 500]),
         surge: rng.pick(&[None, None, None, Some(1), Some(2), Some(3)]),
@@ -35,7 +33,8 @@ fn readiness(rng: &mut Rng) -> Readiness {
         let timer = rng.chance(70).then(|| seconds(2));
         return Readiness { auto: true, kinds: Vec::new(), timer, probe };
     }
-    let mut kinds = vec![rng.pick(&[AckKind::Notify, AckKind::Fd, AckKind::Accepting, AckKind::Exec, AckKind::Timer])];
+    let mut kinds =
+        vec![rng.pick(&[AckKind::Notify, AckKind::Fd, AckKind::Accepting, AckKind::Exec, AckKind::Timer])];
     if rng.chance(30) {
         kinds.push(rng.pick(&KINDS));
     }

@@ -82,17 +82,18 @@ pub fn hoped_for(policy: &Policy) -> AckKind {
 }
 
 pub fn refusal(rng: &mut Rng) -> Refusal {
-    rng.pick(&[
-        Refusal::NotFound,
-        Refusal::NotExecutable,
-        Refusal::Busy,
-        Refusal::Exhausted,
-        Refusal::Other,
-    ])
+    rng.pick(&[Refusal::NotFound, Refusal::NotExecutable, Refusal::Busy, Refusal::Exhausted, Refusal::Other])
 }
 
 fn exit(rng: &mut Rng) -> Exit {
-    rng.pick(&[Exit::Code(0), Exit::Code(0), Exit::Code(1), Exit::Code(3), Exit::Signal(15), Exit::Signal(11)])
+    rng.pick(&[
+        Exit::Code(0),
+        Exit::Code(0),
+        Exit::Code(1),
+        Exit::Code(3),
+        Exit::Signal(15),
+        Exit::Signal(11),
+    ])
 }
 
 fn deeds(rng: &mut Rng, policy: &Policy) -> Vec<(Duration, Deed)> {

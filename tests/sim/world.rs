@@ -116,7 +116,8 @@ impl<'a> World<'a> {
         if !self.book.ended() {
             let times = self.rng.below(4);
             for _ in 0..times {
-                let request = self.rng.pick(&[Request::Upgrade, Request::Upgrade, Request::More, Request::Fewer]);
+                let request =
+                    self.rng.pick(&[Request::Upgrade, Request::Upgrade, Request::More, Request::Fewer]);
                 self.tell(Event::Request(request))?;
                 for _ in 0..self.rng.below(5) {
                     if self.next().is_some() && !self.book.ended() {
@@ -238,7 +239,10 @@ impl<'a> World<'a> {
                 if !self.calm && self.rng.chance(3) {
                     self.tell_stale(Event::Ack(WorkerId(9999), AckKind::Notify))?;
                 }
-                let told_late = matches!(event, Event::Ack(..) | Event::Exited { .. } | Event::Spawned(_) | Event::Swept(_));
+                let told_late = matches!(
+                    event,
+                    Event::Ack(..) | Event::Exited { .. } | Event::Spawned(_) | Event::Swept(_)
+                );
                 if told_late && !self.calm && self.rng.chance(4) {
                     let at = self.now + self.rng.moment();
                     self.put(at, Due::TellAgain(event));
@@ -259,7 +263,9 @@ impl<'a> World<'a> {
                 }
             }
             Event::Exited { worker, remains: true, .. } => {
-                if let Some(Remains::Go(after)) = self.processes.get(&worker).map(|process| process.script.remains) {
+                if let Some(Remains::Go(after)) =
+                    self.processes.get(&worker).map(|process| process.script.remains)
+                {
                     self.put(self.now + after, Due::Tell(Event::Swept(worker)));
                 }
             }
@@ -273,7 +279,8 @@ impl<'a> World<'a> {
     }
 
     fn act(&mut self, worker: WorkerId, deed: Deed) {
-        let lag = if !self.calm && self.rng.chance(15) { self.rng.ms(&[50, 100, 500]) } else { Duration::ZERO };
+        let lag =
+            if !self.calm && self.rng.chance(15) { self.rng.ms(&[50, 100, 500]) } else { Duration::ZERO };
         let Some(process) = self.processes.get_mut(&worker) else { return };
         if !process.running || process.dead.is_some() {
             return;
@@ -322,7 +329,10 @@ impl<'a> World<'a> {
         let wanted = self.supervisor.clone().step(self.now, Event::Tick);
         let got = self.supervisor.clone().step(self.now, event);
         if wanted != got {
-            return Err(format!("{event:?} was told again at {:?} and did {got:?}, a tick does {wanted:?}", self.now));
+            return Err(format!(
+                "{event:?} was told again at {:?} and did {got:?}, a tick does {wanted:?}",
+                self.now
+            ));
         }
         self.log.steps.push((self.now, event, got));
         let actions = self.supervisor.step(self.now, event);
@@ -351,7 +361,9 @@ impl<'a> World<'a> {
             }
             Action::Kill(worker) => self.put(self.now, Due::Deed(worker, Deed::Exit(Exit::Signal(9)))),
             Action::StopRemains(worker) => {
-                if let Some(Remains::GoWhenAsked(after)) = self.processes.get(&worker).map(|p| p.script.remains) {
+                if let Some(Remains::GoWhenAsked(after)) =
+                    self.processes.get(&worker).map(|p| p.script.remains)
+                {
                     self.put(self.now + after, Due::Tell(Event::Swept(worker)));
                 }
             }
@@ -382,7 +394,8 @@ impl<'a> World<'a> {
             None => Event::Spawned(worker),
         };
         self.put(self.now + script.spawn_takes, Due::Tell(news));
-        let process = Process { script, running: false, stopped: false, dead: None, told: false, remains: false };
+        let process =
+            Process { script, running: false, stopped: false, dead: None, told: false, remains: false };
         self.processes.insert(worker, process);
     }
 
@@ -423,7 +436,8 @@ impl<'a> World<'a> {
             while self.next().is_some() && !self.book.ended() {
                 self.advance()?;
             }
-            if self.book.ended() || self.policy.stop_timeout.is_some() || !self.book.drains(&self.supervisor) {
+            if self.book.ended() || self.policy.stop_timeout.is_some() || !self.book.drains(&self.supervisor)
+            {
                 return Ok(());
             }
             self.tell(Event::Request(Request::Hammer))?;
@@ -440,7 +454,8 @@ impl<'a> World<'a> {
         if !self.book.ended() {
             return Err("it does not end after a stop".into());
         }
-        let most = self.policy.stop_timeout.map_or(Duration::ZERO, |timeout| timeout * 2) + Duration::from_secs(1);
+        let most =
+            self.policy.stop_timeout.map_or(Duration::ZERO, |timeout| timeout * 2) + Duration::from_secs(1);
         match self.now - asked > most && self.policy.stop_timeout.is_some() {
             true => Err(format!("the end took {:?} after the stop", self.now - asked)),
             false => Ok(()),
@@ -450,7 +465,8 @@ impl<'a> World<'a> {
     /// Nothing brings it back.
     fn haunt(&mut self) -> Result<(), String> {
         let request = self.request();
-        for event in [Event::Request(request), Event::Tick, Event::Request(Request::Kill), Event::LookedAlive] {
+        for event in [Event::Request(request), Event::Tick, Event::Request(Request::Kill), Event::LookedAlive]
+        {
             let actions = self.supervisor.step(self.now, event);
             if !actions.is_empty() {
                 return Err(format!("after its end {event:?} made it do {actions:?}"));
