@@ -51,14 +51,17 @@ pub const HUSH: Duration = Duration::from_millis(500);
 pub struct Place {
     pub generation: Generation,
     pub crashes: u32,
+    /// It may be filled again.
     pub due: Time,
+    /// It must be; later than `due` where the account cannot tell.
+    pub latest: Time,
     pub reading: Reading,
     pub retired: bool,
 }
 
 impl Place {
     fn new(generation: Generation, now: Time) -> Self {
-        Place { generation, crashes: 0, due: now, reading: Reading::Anew, retired: false }
+        Place { generation, crashes: 0, due: now, latest: now, reading: Reading::Anew, retired: false }
     }
 }
 
@@ -331,6 +334,7 @@ impl Book {
         let pause = Duration::from_millis(pause);
         place.crashes += 1;
         place.due = self.now + pause;
+        place.latest = place.due;
         if matches!(failure, Failure::NotStarted(..)) {
             place.reading = Reading::Anew;
         }

@@ -342,6 +342,7 @@ impl Book {
                 // Which of them had already been asked to leave is not told.
                 if stop_first {
                     place.due = place.due.min(now);
+                    place.latest = if self.policy.surge.is_some() { place.latest } else { place.due };
                 }
             }
         }

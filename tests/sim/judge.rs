@@ -124,8 +124,8 @@ impl Book {
             demand!(!self.policy.stop_first || here.len() <= 1, "{slot:?} has two workers");
             let free = if self.policy.stop_first { here.is_empty() } else { filled == 0 };
             if free && !replaced && !place.retired && !self.stopping {
-                demand!(place.due > self.now, "{slot:?} stays empty");
-                let woken = supervisor.deadline().is_some_and(|at| at <= place.due);
+                demand!(place.latest > self.now, "{slot:?} stays empty");
+                let woken = supervisor.deadline().is_some_and(|at| at <= place.latest);
                 demand!(woken, "nothing wakes it to fill {slot:?}");
             }
         }
