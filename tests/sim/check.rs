@@ -181,6 +181,11 @@ impl Book {
             Report::UpgradeStarted { from, to } => {
                 demand!(self.open.is_none(), "{report:?} within another");
                 demand!(from == self.serving, "{report:?}, but {} serves", self.serving);
+                let ready = |slot: u32| {
+                    self.lives.values().any(|life| life.slot.0 == slot && life.stage == ShownStage::Ready)
+                };
+                let all = (0..self.places.len() as u32).all(ready);
+                demand!(self.served || !all, "{report:?} before it was said that the first serves");
                 self.new_generation(to)?;
                 self.lives.retain(|_, life| life.refused_at.is_none());
                 let (begun, done) = (BTreeSet::new(), BTreeSet::new());

@@ -2,7 +2,8 @@
 
 use crate::book::{Book, HUSH, Verdict, demand};
 use crate::life::Life;
-use graceful_run::core::event::{Generation, Slot, WorkerId};
+use graceful_run::core::event::{AckKind, Generation, Slot, WorkerId};
+use graceful_run::core::policy::Strength;
 use graceful_run::core::{Phase, Shown, ShownStage, Supervisor};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -155,6 +156,10 @@ impl Book {
             let waits = |at: std::time::Duration| at > now && deadline.is_some_and(|deadline| deadline <= at);
             if life.stage == ShownStage::Starting && life.started.is_some() {
                 demand!(life.ack_by.is_none_or(waits), "{id:?} is waited for too long");
+                let named = self.policy.readiness.kinds.contains(&AckKind::Timer);
+                let timer = self.policy.readiness.timer.filter(|_| named || life.known == Strength::Nothing);
+                let ready_at = life.started.zip(timer).map(|(started, timer)| started + timer);
+                demand!(ready_at.is_none_or(waits), "{id:?} has lived for long enough");
             }
             if life.stage == ShownStage::Draining && life.runs() {
                 match (life.stopped, life.ready) {

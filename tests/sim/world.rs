@@ -63,6 +63,8 @@ pub struct World<'a> {
     queued: u64,
     /// How many of a hundred workers are bad ones.
     badness: u64,
+    /// Good workers say nothing, and the timer speaks for them.
+    mute: bool,
     /// No start succeeds in this time.
     outage: Option<(Refusal, Time, Time)>,
     /// Faults have ceased.
@@ -82,10 +84,11 @@ impl<'a> World<'a> {
         let policy = policies::random(&mut rng);
         log.policy = format!("{policy:?}");
         World {
+            mute: policy.readiness.auto && policy.readiness.timer.is_some() && rng.chance(40),
             badness: rng.pick(&[10, 40, 80]),
             outage: rng.chance(15).then(|| {
                 let from = rng.moment();
-                (refusal(&mut rng), from, from + rng.moment())
+                (refusal(&mut rng), from, from + rng.moment() * rng.pick(&[1, 1, 30]))
             }),
             rng,
             now: Time::ZERO,
@@ -106,7 +109,7 @@ impl<'a> World<'a> {
     pub fn live(&mut self) -> Result<(), String> {
         self.plan();
         self.tell(Event::Tick)?;
-        let calm_at = self.rng.ms(&[1000, 5000, 10_000, 20_000, 40_000]);
+        let calm_at = self.rng.ms(&[1000, 5000, 10_000, 20_000, 40_000, 200_000]);
         while self.next().is_some_and(|at| at < calm_at) && !self.book.ended() {
             self.advance()?;
         }
@@ -383,6 +386,9 @@ impl<'a> World<'a> {
             true => Script::bad(&mut self.rng, &self.policy),
             false => Script::good(&mut self.rng, &self.policy),
         };
+        if self.mute && !bad && !self.calm {
+            script.deeds.clear();
+        }
         if let Some((refusal, from, to)) = self.outage
             && (from..to).contains(&self.now)
             && !self.calm
