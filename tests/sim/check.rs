@@ -182,7 +182,9 @@ impl Book {
                 demand!(self.open.is_none(), "{report:?} within another");
                 demand!(from == self.serving, "{report:?}, but {} serves", self.serving);
                 let ready = |slot: u32| {
-                    self.lives.values().any(|life| life.slot.0 == slot && life.stage == ShownStage::Ready)
+                    self.lives.values().any(|life| {
+                        life.slot.0 == slot && life.stage == ShownStage::Ready && life.exited.is_none()
+                    })
                 };
                 let all = (0..self.places.len() as u32).all(ready);
                 demand!(self.served || !all, "{report:?} before it was said that the first serves");
