@@ -61,7 +61,7 @@ FAULTS = [
      "        for id in starting {\n            self.dismiss(id, now);\n        }\n", "        let _ = starting;\n"),
     ("undone, and the new workers stay", "settle.rs",
      "        for &slot in &upgrade.wave {\n            for id", "        for &slot in &upgrade.begun.clone().split_off(&Slot(u32::MAX)) {\n            for id"),
-    # Faults that the simulator found in the core.
+    # Faults that the core had: found by the simulator or while it was written.
     ("suspend of a worker that does not run", "record.rs",
      "let started = self.ids(|stage| !matches!(stage, Stage::Spawning { .. }));\n"
      "                self.actions.extend(started.into_iter().map(Action::Suspend));",

@@ -37,7 +37,6 @@ impl fmt::Display for Log {
 struct Process {
     script: Script,
     running: bool,
-    stopped: bool,
     dead: Option<Exit>,
     told: bool,
     remains: bool,
@@ -357,7 +356,6 @@ impl<'a> World<'a> {
             Action::LookAlive => self.look_alive(),
             Action::Stop(worker) => {
                 let Some(process) = self.processes.get_mut(&worker) else { return };
-                process.stopped = true;
                 if let Some((after, exit)) = process.script.on_stop {
                     self.put(self.now + after, Due::Deed(worker, Deed::Exit(exit)));
                 }
@@ -400,8 +398,7 @@ impl<'a> World<'a> {
             None => Event::Spawned(worker),
         };
         self.put(self.now + script.spawn_takes, Due::Tell(news));
-        let process =
-            Process { script, running: false, stopped: false, dead: None, told: false, remains: false };
+        let process = Process { script, running: false, dead: None, told: false, remains: false };
         self.processes.insert(worker, process);
     }
 
