@@ -5,6 +5,7 @@ use super::policy::HUSH;
 use super::upgrade::{Look, Upgrade};
 use super::worker::{Stage, Worker};
 use super::{Generation, Place, Supervisor};
+use std::collections::BTreeSet;
 
 impl Supervisor {
     pub(super) fn settle(&mut self, now: Time) {
@@ -36,12 +37,15 @@ impl Supervisor {
         if self.upgrade.is_some() {
             return;
         }
+        // Where the files have failed, one worker more is started as the others were.
+        let failed = self.places.iter().any(|place| place.reading == Reading::AsBefore);
+        let reading = if failed { Reading::AsBefore } else { Reading::Anew };
         while self.places.len() < self.target as usize {
             self.places.push(Place {
                 generation: self.serving,
                 crashes: 0,
                 fill_at: now,
-                reading: Reading::Anew,
+                reading,
                 retired: false,
             });
         }
@@ -155,15 +159,20 @@ impl Supervisor {
         if upgrade.wave.is_empty() || upgrade.begun != upgrade.wave {
             return None;
         }
+        let in_wave = |worker: &Worker| upgrade.wave.contains(&worker.slot);
+        let mut soaking = 0;
         let mut latest = Time::ZERO;
-        for &slot in &upgrade.wave {
-            let ready = |new: bool| {
-                self.in_slot(slot)
-                    .filter(move |(_, worker)| (worker.generation == upgrade.to) == new)
-                    .find_map(|(_, worker)| worker.ready_since())
-            };
-            let hushed = ready(false).map_or(Time::ZERO, |since| since + HUSH);
-            latest = latest.max(ready(true)? + self.policy.soak).max(hushed);
+        for worker in self.workers.values().filter(|worker| in_wave(worker)) {
+            let Some(since) = worker.ready_since() else { continue };
+            if worker.generation == upgrade.to {
+                soaking += 1;
+                latest = latest.max(since + self.policy.soak);
+            } else {
+                latest = latest.max(since + HUSH);
+            }
+        }
+        if soaking < upgrade.wave.len() {
+            return None;
         }
         Some((latest, upgrade.look))
     }
@@ -238,14 +247,15 @@ impl Supervisor {
 
     /// Slots that are to have a worker and have none.
     pub(super) fn fillable(&self) -> impl Iterator<Item = Slot> {
-        self.slots().filter(|&slot| {
-            let free = match self.policy.stop_first {
-                true => self.in_slot(slot).next().is_none(),
-                false => !self.in_slot(slot).any(|(_, worker)| worker.fills()),
-            };
-            let ours = self.upgrade.as_ref().is_none_or(|upgrade| upgrade.done.contains(&slot));
-            free && ours && !self.stopping && !self.place(slot).retired
+        let taken = self.slots_where(|worker| worker.fills() || self.policy.stop_first);
+        self.slots().filter(move |slot| {
+            let ours = self.upgrade.as_ref().is_none_or(|upgrade| upgrade.done.contains(slot));
+            ours && !self.stopping && !taken.contains(slot) && !self.place(*slot).retired
         })
+    }
+
+    fn slots_where(&self, which: impl Fn(&Worker) -> bool) -> BTreeSet<Slot> {
+        self.workers.values().filter(|worker| which(worker)).map(|worker| worker.slot).collect()
     }
 
     fn fill(&mut self, now: Time) {
@@ -267,11 +277,11 @@ impl Supervisor {
     /// Said before a request that was kept is taken up, or else the first
     /// generation would serve through a whole upgrade without being told of.
     fn begin_serving(&mut self) {
-        let serves = |slot: Slot| {
-            self.place(slot).retired || self.in_slot(slot).any(|(_, worker)| worker.ready_since().is_some())
-        };
-        let somebody = self.workers.values().any(|worker| worker.ready_since().is_some());
-        if !self.served && self.upgrade.is_none() && somebody && self.slots().all(serves) {
+        if self.served || self.upgrade.is_some() {
+            return;
+        }
+        let ready = self.slots_where(|worker| worker.ready_since().is_some());
+        if !ready.is_empty() && self.slots().all(|slot| ready.contains(&slot) || self.place(slot).retired) {
             self.served = true;
             self.report(Report::Serving(self.serving));
         }

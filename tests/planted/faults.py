@@ -35,7 +35,7 @@ FAULTS = [
      "self.last_generation = Generation(self.last_generation.0 + 1);",
      "self.last_generation = Generation(self.serving.0 + 1);"),
     ("a restart while its replacement starts", "settle.rs",
-     "free && ours && !self.stopping", "free && (ours || true) && !self.stopping"),
+     "            ours && !self.stopping", "            (ours || true) && !self.stopping"),
     ("a request outlives a stop", "record.rs",
      "        self.pending = false;\n        self.report(Report::Stopping);", "        self.report(Report::Stopping);"),
     ("the pause does not grow", "record.rs",
@@ -56,7 +56,7 @@ FAULTS = [
     ("a kill is not told in the ending", "record.rs",
      "        self.forced |= self.stopping;\n", ""),
     ("the soak is not waited for", "settle.rs",
-     "ready(true)? + self.policy.soak", "ready(true)?"),
+     "latest.max(since + self.policy.soak)", "latest.max(since)"),
     ("a restarting worker is not given up for an upgrade", "settle.rs",
      "        for id in starting {\n            self.dismiss(id, now);\n        }\n", "        let _ = starting;\n"),
     ("undone, and the new workers stay", "settle.rs",
@@ -67,7 +67,7 @@ FAULTS = [
      "                self.actions.extend(started.into_iter().map(Action::Suspend));",
      "let started = self.ids(|_| true);\n"
      "                self.actions.extend(started.into_iter().map(Action::Suspend));"),
-    ("commit within the hush", "settle.rs", ".max(hushed)", ".max(hushed.min(Time::ZERO))"),
+    ("commit within the hush", "settle.rs", "latest.max(since + HUSH)", "latest.max(since)"),
     ("the stop timeout counts from before the signal", "settle.rs",
      "let kill_at = self.policy.stop_timeout.map(|timeout| now + timeout);\n"
      "                    worker.stage",
@@ -81,5 +81,5 @@ FAULTS = [
     ("a kept request goes before Serving", "settle.rs",
      "                self.begin_serving();\n                self.take_up(now);\n",
      "                self.take_up(now);\n                self.begin_serving();\n"),
-    ("empty slots serve", "settle.rs", "&& somebody &&", "&& (somebody || true) &&"),
+    ("empty slots serve", "settle.rs", "!ready.is_empty() && self.slots()", "self.slots()"),
 ]

@@ -396,7 +396,11 @@ impl Book {
     /// under way.
     pub fn resize(&mut self) {
         if self.open.is_none() {
-            self.places.resize(self.target as usize, Place::new(self.serving, self.now));
+            let mut new = Place::new(self.serving, self.now);
+            if self.places.iter().any(|place| place.reading == Reading::AsBefore) {
+                new.reading = Reading::AsBefore;
+            }
+            self.places.resize(self.target as usize, new);
         }
     }
 
