@@ -22,7 +22,7 @@ sim:
 
 # The faults that the simulator must catch.
 planted:
-    cargo test --release --test planted
+    tests/planted/run
 
 # Side by side with peers.
 bench:
