@@ -27,6 +27,8 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A failure whose message is complete.
+    Failed(String),
     /// Anything else that we attempted for ourselves.
     Cannot {
         /// What was attempted, on what: `write pid file /run/web.pid`.
@@ -48,7 +50,7 @@ impl Error {
     pub fn status(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
-            Error::Bind { .. } | Error::Inherited { .. } | Error::Cannot { .. } => 125,
+            Error::Bind { .. } | Error::Inherited { .. } | Error::Failed(_) | Error::Cannot { .. } => 125,
         }
     }
 }
@@ -56,7 +58,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let next = match self {
-            Error::Usage(message) => return f.write_str(message),
+            Error::Usage(message) | Error::Failed(message) => return f.write_str(message),
             Error::Bind { bind, why, next } => {
                 write!(f, "cannot bind {bind}: {why}")?;
                 next

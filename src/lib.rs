@@ -1,7 +1,31 @@
 //! At any time at most one generation is starting; the one that serves gets no
 //! signal until every worker of the next has been ready and is alive.
+//!
+//! That is the promise of graceful-run, and the simulator in `tests/sim` checks
+//! it after every step. (`--stop-first` and a bounded `--surge` are the user's
+//! own exceptions, slot by slot.) Threads turn what the system says into events
+//! on one channel; the main thread asks the [`core`], a pure state machine, what
+//! follows, and does it. Modules stand in order of dependence: each uses those
+//! above it.
+
+pub mod error;
 
 pub mod core;
-pub mod error;
-pub mod listener;
 pub mod sys;
+
+pub mod cli;
+pub mod export;
+pub mod listener;
+pub mod signals;
+
+pub mod ack;
+pub mod config;
+pub mod launch;
+
+pub mod books;
+pub mod logger;
+pub mod pid_file;
+pub mod report;
+pub mod upward;
+
+pub mod run;

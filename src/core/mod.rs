@@ -1,1 +1,216 @@
 //! The supervisor as a pure state machine.
+//!
+//! [`Supervisor::step`] is told what happened and answers what is to be done;
+//! [`Supervisor::deadline`] says when it wants to be asked again if nothing
+//! happens. A step is three passes: *record* the fact, *expire* deadlines that
+//! have passed, *settle* what the books now call for. Settling looks at the whole
+//! state and not at the event, so a fact that is told late or twice strands
+//! nothing. Only `std` is used and nothing is read or written here.
+
+pub mod event;
+pub mod policy;
+mod record;
+mod settle;
+mod upgrade;
+mod worker;
+
+use event::{Action, Ending, Event, Generation, Reading, Report, Slot, Time, WorkerId};
+use policy::{Policy, Strength};
+use std::collections::BTreeMap;
+use upgrade::Upgrade;
+use worker::{Stage, Worker};
+
+/// What people are told of a worker's stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShownStage {
+    /// It has not become ready.
+    Starting,
+    /// It serves.
+    Ready,
+    /// It finishes what it has.
+    Draining,
+    /// It was killed.
+    Killed,
+}
+
+/// Where the supervisor as a whole is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// No generation has been ready yet.
+    Starting,
+    /// A generation serves.
+    Running,
+    /// A generation serves while another starts.
+    Upgrading,
+    /// Everything is to leave.
+    Stopping,
+}
+
+/// A worker as an observer sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    /// Which one.
+    pub worker: WorkerId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its place.
+    pub slot: Slot,
+    /// Its stage.
+    pub stage: ShownStage,
+}
+
+/// What is kept of a slot while its workers come and go.
+#[derive(Debug, Clone)]
+struct Place {
+    /// The generation that its next worker belongs to.
+    generation: Generation,
+    /// Crashes in a row.
+    crashes: u32,
+    /// When it may be filled again.
+    fill_at: Time,
+    /// Where its next worker takes the program from.
+    reading: Reading,
+    /// The restart policy leaves it empty.
+    retired: bool,
+}
+
+/// The state machine.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    policy: Policy,
+    /// A generation has been ready as a whole.
+    served: bool,
+    stopping: bool,
+    /// The generation that serves, or the first one that is to.
+    serving: Generation,
+    last_generation: Generation,
+    last_worker: u32,
+    workers: BTreeMap<WorkerId, Worker>,
+    places: Vec<Place>,
+    /// How many places there are to be once no upgrade is under way.
+    target: u32,
+    upgrade: Option<Upgrade>,
+    /// A request to upgrade that has not been taken up.
+    pending: bool,
+    /// One came in this step.
+    upgrade_asked: bool,
+    known: Strength,
+    interrupted: bool,
+    /// Nobody is waited for any more.
+    killing: bool,
+    /// A kill was needed after the stop began.
+    forced: bool,
+    /// Why the stop began, if nobody asked for it.
+    ending: Option<Ending>,
+    /// How the last worker was lost: our own end if the restart policy lets no
+    /// other follow it.
+    last_loss: Option<Ending>,
+    ended: bool,
+    actions: Vec<Action>,
+}
+
+impl Supervisor {
+    /// A supervisor of no workers; the first step starts the first generation.
+    pub fn new(policy: Policy) -> Self {
+        let target = policy.workers;
+        Supervisor {
+            policy,
+            served: false,
+            stopping: false,
+            serving: Generation(1),
+            last_generation: Generation(1),
+            last_worker: 0,
+            workers: BTreeMap::new(),
+            places: Vec::new(),
+            target,
+            upgrade: None,
+            pending: false,
+            upgrade_asked: false,
+            known: Strength::Nothing,
+            interrupted: false,
+            killing: false,
+            forced: false,
+            ending: None,
+            last_loss: None,
+            ended: false,
+            actions: Vec::new(),
+        }
+    }
+
+    /// What follows from `event` at `now`, in order. `now` never goes back.
+    pub fn step(&mut self, now: Time, event: Event) -> Vec<Action> {
+        self.record(now, event);
+        self.expire(now);
+        self.settle(now);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When to call `step` with `Tick` if nothing happens before.
+    pub fn deadline(&self) -> Option<Time> {
+        let workers = self.workers.values().filter_map(Worker::deadline);
+        let fills = self.fillable().map(|slot| self.place(slot).fill_at);
+        workers.chain(fills).chain(self.soaked_at()).min()
+    }
+
+    /// Where the supervisor is.
+    pub fn phase(&self) -> Phase {
+        match (self.stopping, self.served, &self.upgrade) {
+            (true, _, _) => Phase::Stopping,
+            (_, false, _) => Phase::Starting,
+            (_, true, Some(_)) => Phase::Upgrading,
+            (_, true, None) => Phase::Running,
+        }
+    }
+
+    /// The generation that serves, or the first one while it starts.
+    pub fn generation(&self) -> Generation {
+        self.serving
+    }
+
+    /// Whether a request to upgrade waits for the present one to end.
+    pub fn upgrade_pending(&self) -> bool {
+        self.pending
+    }
+
+    /// Every worker of which a process lives.
+    pub fn workers(&self) -> impl Iterator<Item = Shown> {
+        self.workers.iter().map(|(&id, worker)| Shown {
+            worker: id,
+            generation: worker.generation,
+            slot: worker.slot,
+            stage: match worker.stage {
+                Stage::Spawning { .. } | Stage::Starting { .. } => ShownStage::Starting,
+                Stage::Ready { .. } => ShownStage::Ready,
+                Stage::Draining { .. } | Stage::Remains { .. } => ShownStage::Draining,
+                Stage::Killed => ShownStage::Killed,
+            },
+        })
+    }
+
+    fn place(&self, slot: Slot) -> &Place {
+        &self.places[slot.0 as usize]
+    }
+
+    fn place_mut(&mut self, slot: Slot) -> Option<&mut Place> {
+        self.places.get_mut(slot.0 as usize)
+    }
+
+    fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        (0..self.places.len() as u32).map(Slot)
+    }
+
+    fn in_slot(&self, slot: Slot) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        self.workers.iter().filter(move |(_, worker)| worker.slot == slot).map(|(&id, worker)| (id, worker))
+    }
+
+    /// Whether the worker is a replacement that the present upgrade waits for.
+    fn replaces(&self, worker: &Worker) -> bool {
+        self.upgrade
+            .as_ref()
+            .is_some_and(|upgrade| worker.generation == upgrade.to && upgrade.wave.contains(&worker.slot))
+    }
+
+    fn report(&mut self, report: Report) {
+        self.actions.push(Action::Report(report));
+    }
+}

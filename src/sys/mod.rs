@@ -1,2 +1,12 @@
-//! The only place where unsafe is allowed.
+//! The only place where unsafe is allowed: what the kernel is asked for, and
+//! nothing about workers, generations or upgrades.
 #![allow(unsafe_code)]
+
+pub mod child;
+pub mod fd;
+pub mod identity;
+pub mod inherited;
+pub mod notify;
+pub mod process;
+pub mod remap;
+pub mod tree;

@@ -1,0 +1,140 @@
+//! Readiness without co-operation: a worker is accepting once, for every
+//! listener, some process of its tree waits for connections on it.
+//!
+//! Waiting is read from /proc (proc(5)): the listener's inode stands in an epoll
+//! set (`tfd:` lines of fdinfo), or a thread sits in accept, poll or select on
+//! it. io_uring is not seen. Without the right to look (Yama, another user) the
+//! answer is no.
+
+use crate::sys::tree;
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+/// A set of descriptors longer than this is not read.
+const MOST_POLLED: usize = 4096;
+
+/// Whether the process tree of `worker` waits on each of these socket inodes.
+/// Without any the answer is no: nothing has been seen.
+pub fn is_accepting(worker: Pid, inodes: &BTreeSet<u64>) -> bool {
+    let mut missing = inodes.clone();
+    let tree = std::iter::once(worker).chain(tree::descendants(worker));
+    for pid in tree {
+        if missing.is_empty() {
+            break;
+        }
+        strike_epoll(pid, &mut missing);
+        strike_threads(pid, &mut missing);
+    }
+    missing.is_empty() && !inodes.is_empty()
+}
+
+fn strike_epoll(pid: Pid, missing: &mut BTreeSet<u64>) {
+    for fd in entries(&format!("/proc/{pid}/fd")) {
+        let is_epoll = fs::read_link(format!("/proc/{pid}/fd/{fd}"))
+            .is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]");
+        if !is_epoll {
+            continue;
+        }
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
+        for line in info.lines().filter(|line| line.starts_with("tfd:")) {
+            // The inode is written in hexadecimal.
+            let inode = line.split("ino:").nth(1).and_then(|rest| rest.split_whitespace().next());
+            if let Some(inode) = inode.and_then(|hex| u64::from_str_radix(hex, 16).ok()) {
+                missing.remove(&inode);
+            }
+        }
+    }
+}
+
+fn strike_threads(pid: Pid, missing: &mut BTreeSet<u64>) {
+    for thread in entries(&format!("/proc/{pid}/task")) {
+        let Ok(line) = fs::read_to_string(format!("/proc/{pid}/task/{thread}/syscall")) else { continue };
+        for fd in waited_for(pid, &line) {
+            if let Some(inode) = socket_inode(pid, fd) {
+                missing.remove(&inode);
+            }
+        }
+    }
+}
+
+/// The descriptors that the system call in a `syscall` line waits for.
+fn waited_for(pid: Pid, line: &str) -> Vec<u64> {
+    let mut words = line.split_whitespace();
+    let number = words.next().and_then(|word| word.parse::<i64>().ok());
+    let arguments: Vec<u64> =
+        words.filter_map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok()).collect();
+    let (Some(number), &[first, second, ..]) = (number, arguments.as_slice()) else { return Vec::new() };
+    match Call::of(number) {
+        Some(Call::OnOne) => vec![first],
+        Some(Call::OnList) => polled(pid, first, second).unwrap_or_default(),
+        Some(Call::OnSet) => selected(pid, first, second).unwrap_or_default(),
+        None => Vec::new(),
+    }
+}
+
+/// Where a system call says what it waits for.
+enum Call {
+    /// Its first argument is the descriptor.
+    OnOne,
+    /// An array of pollfd, and its length.
+    OnList,
+    /// The highest descriptor plus one, and a bit set.
+    OnSet,
+}
+
+impl Call {
+    fn of(number: i64) -> Option<Call> {
+        const ONE: [i64; 4] = [libc::SYS_accept, libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_recvmsg];
+        if ONE.contains(&number) {
+            return Some(Call::OnOne);
+        }
+        #[cfg(target_arch = "x86_64")]
+        match number {
+            libc::SYS_poll => return Some(Call::OnList),
+            libc::SYS_select => return Some(Call::OnSet),
+            _ => {}
+        }
+        match number {
+            libc::SYS_ppoll => Some(Call::OnList),
+            libc::SYS_pselect6 => Some(Call::OnSet),
+            _ => None,
+        }
+    }
+}
+
+fn memory(pid: Pid, address: u64, length: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    File::open(format!("/proc/{pid}/mem")).ok()?.read_exact_at(&mut bytes, address).ok()?;
+    Some(bytes)
+}
+
+/// poll(2): the descriptor is the first half of each eight bytes.
+fn polled(pid: Pid, address: u64, count: u64) -> Option<Vec<u64>> {
+    let count = usize::try_from(count).ok()?.min(MOST_POLLED);
+    let bytes = memory(pid, address, count * 8)?;
+    let fds = bytes.chunks_exact(8).filter_map(|entry| entry.first_chunk().copied());
+    Some(fds.map(i32::from_ne_bytes).filter_map(|fd| u64::try_from(fd).ok()).collect())
+}
+
+/// select(2): one bit a descriptor, in the machine's own words.
+fn selected(pid: Pid, count: u64, address: u64) -> Option<Vec<u64>> {
+    let count = usize::try_from(count).ok()?.min(MOST_POLLED);
+    let words = memory(pid, address, count.div_ceil(64) * 8)?;
+    let words = words.chunks_exact(8).filter_map(|word| word.first_chunk().copied()).map(u64::from_ne_bytes);
+    let bits = words.enumerate().flat_map(|(index, word)| {
+        (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| index as u64 * 64 + bit)
+    });
+    Some(bits.collect())
+}
+
+fn socket_inode(pid: Pid, fd: u64) -> Option<u64> {
+    let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+fn entries(directory: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+}

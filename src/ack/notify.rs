@@ -1,0 +1,122 @@
+//! What a worker says through its `NOTIFY_SOCKET`: the sd_notify(3) protocol,
+//! as far as a supervisor of our kind acts on it.
+
+use std::time::Duration;
+
+/// The longest message that counts, in bytes; systemd has the same limit.
+const LONGEST: usize = 4096;
+
+/// The meaning of one datagram; what it does not mention is false or None.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Message {
+    /// `READY=1`.
+    pub ready: bool,
+    /// `EXTEND_TIMEOUT_USEC=`: how much time it asks for, from now on.
+    pub extend: Option<Duration>,
+    /// `BARRIER=1` and nothing else: the one descriptor that came with it is to
+    /// be closed once everything before has been dealt with.
+    pub barrier: bool,
+    /// `STOPPING=1`.
+    pub stopping: bool,
+    /// `STATUS=`: the worker's words as they are; escape them before printing.
+    pub status: Option<String>,
+}
+
+/// Reads a datagram. Lines that are no assignment, unknown keys and values that
+/// make no sense are skipped; of two lines with one key the last counts. A text
+/// that is longer than 4096 bytes, is not UTF-8 or holds a NUL means nothing at
+/// all; one NUL at its very end is forgiven, as systemd does.
+pub fn parse(text: &[u8]) -> Message {
+    let mut message = Message::default();
+    if text.len() > LONGEST {
+        return message;
+    }
+    let text = text.strip_suffix(&[0]).unwrap_or(text);
+    let Ok(text) = std::str::from_utf8(text) else {
+        return message;
+    };
+    if text.contains('\0') {
+        return message;
+    }
+    for (key, value) in text.split('\n').filter_map(|line| line.split_once('=')) {
+        match (key, value) {
+            ("READY", "1") => message.ready = true,
+            ("STOPPING", "1") => message.stopping = true,
+            ("STATUS", status) => message.status = Some(status.to_owned()),
+            ("EXTEND_TIMEOUT_USEC", number) => {
+                let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+                let number = number.parse().ok().filter(|_| digits);
+                message.extend = number.map(Duration::from_micros);
+            }
+            _ => {}
+        }
+    }
+    message.barrier = text.trim_end_matches('\n') == "BARRIER=1";
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn each_assignment_is_understood() {
+        let text = b"STATUS=two of three\nREADY=1\nEXTEND_TIMEOUT_USEC=1500000\nSTOPPING=1\n";
+        let all = Message {
+            ready: true,
+            extend: Some(Duration::from_millis(1500)),
+            barrier: false,
+            stopping: true,
+            status: Some("two of three".to_owned()),
+        };
+        assert_eq!(parse(text), all);
+        assert_eq!(parse(b"BARRIER=1"), Message { barrier: true, ..Message::default() });
+        assert_eq!(parse(b"READY=1\0"), Message { ready: true, ..Message::default() });
+    }
+
+    #[test]
+    fn what_is_not_understood_is_skipped() {
+        let ready = Message { ready: true, ..Message::default() };
+        assert_eq!(parse(b"X_MINE=1\nREADY=1\nMAINPID=1\nno assignment\n\n=\nFDSTORE=1"), ready);
+        assert_eq!(parse(b"READY=1\nEXTEND_TIMEOUT_USEC=+5"), ready);
+        assert_eq!(parse(b"READY=1\nEXTEND_TIMEOUT_USEC=99999999999999999999"), ready);
+        assert_eq!(parse(b"READY=1\nBARRIER=1"), ready);
+        for text in ["", "\0", "READY", "READY=", "READY=0", "READY=11", " READY=1", "ready=1"] {
+            assert_eq!(parse(text.as_bytes()), Message::default(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_with_nul_bad_utf8_or_too_many_keys_means_nothing() {
+        for text in [&b"READY=1\nSTATUS=\xff"[..], b"READY=1\0STATUS=x", b"READY=1\0\0"] {
+            assert_eq!(parse(text), Message::default(), "{text:?}");
+        }
+        let mut many: Vec<u8> = (0..10_000).flat_map(|n| format!("K{n}=1\n").into_bytes()).collect();
+        many.extend(b"READY=1");
+        assert_eq!(parse(&many), Message::default());
+        let longest = [&b"READY=1\nSTATUS="[..], &[b'a'; LONGEST - 15]].concat();
+        assert!(longest.len() == LONGEST && parse(&longest).ready);
+        assert!(!parse(&[&longest[..], b"a"].concat()).ready);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_do(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let message = parse(&text);
+            prop_assert!(!message.ready || text.windows(7).any(|part| part == b"READY=1"));
+        }
+
+        #[test]
+        fn it_agrees_with_a_naive_splitter(
+            lines in proptest::collection::vec("(READY|STOPPING|STATUS|X)?=?[01a]{0,2}", 0..8),
+        ) {
+            let message = parse(lines.join("\n").as_bytes());
+            prop_assert_eq!(message.ready, lines.iter().any(|line| line == "READY=1"));
+            prop_assert_eq!(message.stopping, lines.iter().any(|line| line == "STOPPING=1"));
+            let status = lines.iter().rev().find_map(|line| line.strip_prefix("STATUS="));
+            prop_assert_eq!(message.status.as_deref(), status);
+        }
+    }
+}

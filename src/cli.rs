@@ -1,0 +1,243 @@
+//! The flags. Their doc comments are `--help` and the OPTIONS of the man page;
+//! what they mean together is decided in [`config`](crate::config).
+
+use clap::{ArgAction, Parser, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Wrap any server, in any language, and restart it without a dropped request
+///
+/// graceful-run binds the sockets, runs COMMAND with the sockets handed over
+/// (LISTEN_FDS, from descriptor 3 on) and, on SIGUSR2 or SIGHUP, starts a
+/// replacement, waits until it is ready, and only then asks the old one to stop.
+/// A replacement that fails is undone: the old worker never got a signal. The
+/// process id of graceful-run never changes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "graceful-run",
+    version,
+    override_usage = "graceful-run [OPTIONS] [-b BIND]... [--] COMMAND [ARG]...",
+    after_help = EXAMPLES,
+    after_long_help = EXAMPLES,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// Socket to hold and hand over: [NAME=]ADDRESS[,OPTION]...
+    ///
+    /// Repeatable; the order is the order of descriptors, from 3 on. ADDRESS is
+    /// `:5001` or `5001` (all addresses, IPv6 and IPv4), `127.0.0.1:5001`,
+    /// `[::1]:5001`, `localhost:5001`, `*:5001` (IPv4 only), `tcp://ADDR`,
+    /// `udp://ADDR`, `unix:/run/app.sock` (also `unix-dgram:`, `unix-seqpacket:`,
+    /// a path with a slash), `@name` (abstract), or `fd://N` (a socket that we were started
+    /// with). Port 0 lets the kernel choose. OPTION is `backlog=N`, `reuseport`,
+    /// `v6only`, `nonblock`, `block`, `mode=0660`, `user=`, `group=`, `freebind`,
+    /// `defer-accept=SECS`, `fastopen=N`, `rcvbuf=BYTES`, `sndbuf=BYTES` or
+    /// `nodelay`. NAME goes to LISTEN_FDNAMES (default: socket0, socket1, ...).
+    #[arg(short, long = "bind", value_name = "BIND", help_heading = "Sockets")]
+    pub bind: Vec<String>,
+
+    /// Number of workers, each in a slot 0..N-1
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, help_heading = "Worker",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub workers: u32,
+
+    /// Directory of the worker, looked up anew at every start [default: $PWD]
+    #[arg(short = 'C', long, value_name = "DIR", help_heading = "Worker")]
+    pub chdir: Option<PathBuf>,
+
+    /// Set a variable for the worker; repeatable, the last word on it
+    #[arg(short = 'E', long, value_name = "K=V", help_heading = "Worker")]
+    pub env: Vec<OsString>,
+
+    /// Read variables from a file of K=V lines, anew at every start; repeatable
+    ///
+    /// Empty lines and lines that begin with # are passed over; quotes around a
+    /// whole value are taken off; nothing is expanded.
+    #[arg(long, value_name = "FILE", help_heading = "Worker")]
+    pub env_file: Vec<PathBuf>,
+
+    /// Read variables from a directory, one file each, anew at every start; repeatable
+    ///
+    /// As envdir does: the name of the file is the variable, its first line the
+    /// value; an empty file removes the variable.
+    #[arg(long, value_name = "DIR", help_heading = "Worker")]
+    pub env_dir: Vec<PathBuf>,
+
+    /// Start the worker's environment from nothing
+    #[arg(long, help_heading = "Worker")]
+    pub clear_env: bool,
+
+    /// Do not pass this variable of ours on; repeatable
+    #[arg(long, value_name = "K", help_heading = "Worker")]
+    pub drop_env: Vec<OsString>,
+
+    /// Run the worker as this user and group, by name or number
+    #[arg(long, value_name = "USER[:GROUP]", help_heading = "Worker")]
+    pub user: Option<String>,
+
+    /// Umask of the worker, octal [default: ours]
+    #[arg(long, value_name = "MASK", help_heading = "Worker")]
+    pub umask: Option<String>,
+
+    /// The worker and its children can gain no privilege by executing
+    #[arg(long, help_heading = "Worker")]
+    pub no_new_privs: bool,
+
+    /// Pass on this descriptor too, under its own number; repeatable
+    #[arg(long, value_name = "N", help_heading = "Worker")]
+    pub pass_fd: Vec<i32>,
+
+    /// Keep the worker in the terminal's foreground group, to debug it there
+    ///
+    /// Ctrl-C then reaches the worker from the terminal, and is taken for its
+    /// stop signal.
+    #[arg(long, help_heading = "Worker")]
+    pub foreground_tty: bool,
+
+    /// What becomes of the workers if we are killed with -9
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnDeath::Keep, help_heading = "Worker")]
+    pub on_death: OnDeath,
+
+    /// What makes a worker ready; the first of several counts
+    ///
+    /// `notify`: READY=1 on NOTIFY_SOCKET. `fd` or `fd:N`: a newline on the
+    /// descriptor in READY_FD. `accepting`: it is seen waiting for connections on
+    /// every listener. `exec:CMD`: CMD, run by sh with the worker's environment,
+    /// exits 0; it takes the rest of the value, so it comes last. `timer:DUR`: it has lived that long. `auto`:
+    /// the strongest of these that the program is known to do: notify or fd;
+    /// accepting while no generation has given one of those; 2 s of life while
+    /// nothing at all is known.
+    #[arg(long, value_name = "KIND,...", default_value = "auto", help_heading = "Readiness")]
+    pub ack: Vec<String>,
+
+    /// How long a worker may take to become ready; 0 is for ever
+    #[arg(long, value_name = "DUR", default_value = "30s", help_heading = "Readiness")]
+    pub ack_timeout: String,
+
+    /// What a worker is that has not become ready in time [default: abort where an ack is expected]
+    ///
+    /// `abort`: it has failed. `proceed`: it counts as ready. An ack is expected
+    /// if --ack names a kind, or once a generation has given one.
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Readiness")]
+    pub on_ack_timeout: Option<OnAckTimeout>,
+
+    /// How long a new generation must live after its ack before the old one is asked to stop
+    #[arg(long, value_name = "DUR", default_value = "500ms", help_heading = "Upgrade")]
+    pub soak: String,
+
+    /// Replace this many slots at a time instead of all together
+    ///
+    /// Bounds memory. A failure then stops there: the slots not yet replaced keep
+    /// their old workers.
+    #[arg(long, value_name = "K", default_value = "all", help_heading = "Upgrade")]
+    pub surge: String,
+
+    /// Stop the old worker before the new one starts
+    ///
+    /// For programs that own something single (a database directory, a lock).
+    /// Connections wait in the backlog meanwhile. If the new worker fails, the
+    /// old command is started again.
+    #[arg(long, help_heading = "Upgrade")]
+    pub stop_first: bool,
+
+    /// Signal that asks a worker to stop; CONT follows it
+    #[arg(long, value_name = "SIG", default_value = "TERM", help_heading = "Stopping")]
+    pub stop_signal: String,
+
+    /// How long a worker may take to stop before it is killed; 0 is for ever
+    #[arg(long, value_name = "DUR", default_value = "30s", help_heading = "Stopping")]
+    pub stop_timeout: String,
+
+    /// Change what a signal to us means; repeatable
+    ///
+    /// MEANING is `upgrade`, `stop`, `kill`, `hammer` (kill what drains),
+    /// `forward` or `forward:SIG` (to ready workers), `more`, `fewer` or
+    /// `ignore`. By default: USR2 HUP upgrade; TERM INT QUIT stop; USR1 WINCH
+    /// forward; TTIN more; TTOU fewer; ALRM hammer; TSTP and CONT stop and
+    /// continue us and the workers.
+    #[arg(long, value_name = "SIGNAL=MEANING", help_heading = "Signals")]
+    pub on: Vec<String>,
+
+    /// Whether a worker that ends by itself is started again
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Restart::Always, help_heading = "Crashes")]
+    pub restart: Restart,
+
+    /// A worker that has lived this long has not crashed in a row
+    #[arg(long, value_name = "DUR", default_value = "30s", help_heading = "Crashes")]
+    pub stable: String,
+
+    /// Keep trying when the very first worker fails, instead of exiting
+    #[arg(long, help_heading = "Crashes")]
+    pub retry_start: bool,
+
+    /// Write our process id here once the first generation is ready
+    #[arg(long, value_name = "FILE", help_heading = "Service")]
+    pub pid_file: Option<PathBuf>,
+
+    /// Say more; twice: even more
+    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Service")]
+    pub verbose: u8,
+
+    /// Say only what went wrong; twice: only what ended us
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Service")]
+    pub quiet: u8,
+
+    /// Form of the log lines on stderr
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = LogFormat::Text, help_heading = "Service")]
+    pub log_format: LogFormat,
+
+    /// The program and its arguments; no shell is involved
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  graceful-run -b :5001 -- ./myserver             hold port 5001; then: kill -HUP PID
+  graceful-run -b http=:80 -b https=:443 --user www-data -- ./myserver
+  graceful-run -b 127.0.0.1:8000 -n 4 --surge 1 -- gunicorn app:app
+  graceful-run -b /run/app.sock,mode=0660,group=www-data --pid-file /run/app.pid -- ./myserver
+
+Durations are written 500ms, 30s, 5m, 1h30m. A COMMAND that is one of our own words (ctl, doctor,
+help, here) goes after --. Exit status: 0 stopped, 137 a worker had to be killed, 2 usage, 124 the
+first worker did not become ready, 125 our own failure, 126 or 127 COMMAND cannot be executed or is
+not found; else the worker's own, or 128+n if signal n ended it. See graceful-run(1).";
+
+/// `--on-death`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnDeath {
+    /// They go on serving.
+    Keep,
+    /// The kernel sends them TERM.
+    Term,
+}
+
+/// `--on-ack-timeout`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnAckTimeout {
+    /// It has failed.
+    Abort,
+    /// It counts as ready.
+    Proceed,
+}
+
+/// `--restart`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Restart {
+    /// Whatever its exit status.
+    Always,
+    /// Unless it exits with status 0.
+    OnFailure,
+    /// Never; we exit as it did.
+    Never,
+}
+
+/// `--log-format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A sentence a line.
+    Text,
+    /// A JSON object a line.
+    Json,
+}

@@ -1,0 +1,305 @@
+//! What the supervisor is told and what it answers, in its own words.
+//!
+//! No pid, descriptor, signal number, path or message text appears here: a
+//! caller that knows them keeps its own tables by [`WorkerId`].
+
+use std::fmt;
+use std::time::Duration;
+
+/// Time since the supervisor began, by a clock that only its caller reads.
+pub type Time = Duration;
+
+/// One start of the command; never given out twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u32);
+
+/// The workers started for one request, counted from 1; a number that failed is
+/// not used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(pub u32);
+
+/// The place of a worker among its siblings, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "generation {}", self.0)
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody wants something.
+    Request(Request),
+    /// The worker's program runs.
+    Spawned(WorkerId),
+    /// The worker's program could not be started.
+    SpawnFailed(WorkerId, Refusal),
+    /// The worker said, or was seen, to be ready.
+    Ack(WorkerId, AckKind),
+    /// The worker asks for that much time, from now, to become ready.
+    Extend(WorkerId, Duration),
+    /// The worker was reaped; `remains` if processes that it started live on.
+    Exited {
+        /// Which one.
+        worker: WorkerId,
+        /// How it ended.
+        exit: Exit,
+        /// Whether processes of its group, or adopted ones, are left.
+        remains: bool,
+    },
+    /// The last process that an exited worker left behind has gone.
+    Swept(WorkerId),
+    /// Every exit that had happened when [`Action::LookAlive`] was asked for has
+    /// been told.
+    LookedAlive,
+    /// Nothing happened, but [`deadline`](super::Supervisor::deadline) has come.
+    Tick,
+}
+
+/// What a signal, or later a control connection, asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// Replace the serving generation.
+    Upgrade,
+    /// Stop every worker, then end.
+    Stop,
+    /// Stop; asked a second time, kill. `told` if the terminal has already
+    /// delivered it to the workers themselves.
+    Interrupt {
+        /// The workers share the terminal's foreground group with us.
+        told: bool,
+    },
+    /// Kill every worker, then end.
+    Kill,
+    /// Kill whatever is draining.
+    Hammer,
+    /// Pass this on to ready workers.
+    Forward(Token),
+    /// One worker more.
+    More,
+    /// One worker fewer.
+    Fewer,
+    /// Stop the workers and ourselves as a terminal's job control does.
+    Suspend,
+    /// Continue the workers.
+    Resume,
+}
+
+/// Something that is passed through the core unread (a signal number).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token(pub i32);
+
+/// Why a program could not be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such program, or its interpreter is missing.
+    NotFound,
+    /// It is there but cannot be executed.
+    NotExecutable,
+    /// Somebody still writes to it.
+    Busy,
+    /// The system is short of processes or memory for now.
+    Exhausted,
+    /// Anything else: the directory, an environment file, the user.
+    Other,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited with this status.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+/// The ways to become ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AckKind {
+    /// `READY=1` on the notify socket.
+    Notify,
+    /// A newline on the readiness descriptor.
+    Fd,
+    /// Seen waiting for connections on every listener.
+    Accepting,
+    /// The user's own check succeeded.
+    Exec,
+    /// It has stayed alive for long enough.
+    Timer,
+    /// The ack timeout passed, and the user said to go on all the same.
+    Timeout,
+}
+
+/// What the caller is to do. They are done in order; what fails at once comes
+/// back as an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Start the command; answer `Spawned` or `SpawnFailed`.
+    Spawn {
+        /// Its name from now on.
+        worker: WorkerId,
+        /// The generation that it belongs to.
+        generation: Generation,
+        /// Its place.
+        slot: Slot,
+        /// Where the program, directory and environment come from.
+        reading: Reading,
+    },
+    /// Look whether the worker is ready by itself.
+    Probe(WorkerId),
+    /// Reap whoever has exited, tell it, then answer `LookedAlive`.
+    LookAlive,
+    /// Send the one stop signal of its life.
+    Stop(WorkerId),
+    /// Kill it and its group.
+    Kill(WorkerId),
+    /// Ask what an exited worker left behind to stop.
+    StopRemains(WorkerId),
+    /// Kill what an exited worker left behind.
+    KillRemains(WorkerId),
+    /// Pass a token on.
+    Forward(WorkerId, Token),
+    /// Stop the worker's processes as job control does.
+    Suspend(WorkerId),
+    /// Continue them.
+    Resume(WorkerId),
+    /// Stop ourselves until continued.
+    SuspendSelf,
+    /// Tell people.
+    Report(Report),
+    /// End.
+    Exit(Ending),
+}
+
+/// Where a start takes its program, directory and environment from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// Looked up and read anew.
+    Anew,
+    /// As the first worker of this generation had them.
+    AsBefore,
+}
+
+/// Facts for people, the pid file and the service manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// A worker runs.
+    Started(WorkerId),
+    /// A worker became ready this long after its start.
+    Ready(WorkerId, AckKind, Duration),
+    /// Every worker of the first generation is ready.
+    Serving(Generation),
+    /// A generation is being started to replace another.
+    UpgradeStarted {
+        /// The one that serves.
+        from: Generation,
+        /// The one that starts.
+        to: Generation,
+    },
+    /// A request came while one was being carried out; it is kept, once.
+    UpgradeKept,
+    /// The new generation serves.
+    UpgradeDone {
+        /// The one that served.
+        from: Generation,
+        /// The one that serves.
+        to: Generation,
+        /// Since the request was taken up.
+        took: Duration,
+    },
+    /// The upgrade was undone.
+    UpgradeFailed {
+        /// The one that still serves.
+        from: Generation,
+        /// The one that was given up.
+        to: Generation,
+        /// The first thing that went wrong.
+        why: Failure,
+        /// Slots that had been replaced before, with a bounded surge.
+        replaced: u32,
+        /// Slots in all.
+        of: u32,
+        /// Since the request was taken up.
+        took: Duration,
+    },
+    /// A worker is asked to stop.
+    Asked(WorkerId),
+    /// A worker did not become ready in time.
+    NoAck(WorkerId, Duration),
+    /// A worker is killed, this long after it was asked to stop.
+    Killed(WorkerId, Duration),
+    /// A worker ended.
+    Gone {
+        /// Which one.
+        worker: WorkerId,
+        /// How.
+        exit: Exit,
+        /// How long it lived.
+        age: Duration,
+        /// Whether it had been asked to.
+        asked: bool,
+        /// Whether it had become ready.
+        ready: bool,
+        /// Whether it left processes behind.
+        remains: bool,
+    },
+    /// A worker could not be started; it is tried again if `again`.
+    NotStarted {
+        /// Which one.
+        worker: WorkerId,
+        /// Why.
+        refusal: Refusal,
+        /// Whether the same start is tried once more.
+        again: bool,
+    },
+    /// A slot is filled again after a pause.
+    Restarting(Slot, Duration),
+    /// A worker ended and the restart policy leaves its slot empty.
+    Retired(Slot),
+    /// There are to be this many workers.
+    Scaled(u32),
+    /// There cannot be more, or fewer, workers than this.
+    CannotScale(u32),
+    /// A stop has begun.
+    Stopping,
+    /// A request changes nothing because a stop has begun.
+    Ignored(Request),
+}
+
+/// Why an upgrade was undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// A replacement ended; `ready` if it had acked before.
+    Exited {
+        /// Which one.
+        worker: WorkerId,
+        /// How.
+        exit: Exit,
+        /// Whether it had acked.
+        ready: bool,
+    },
+    /// A replacement did not ack in time.
+    NoAck(WorkerId, Duration),
+    /// A replacement could not be started.
+    NotStarted(WorkerId, Refusal),
+    /// A stop came in between.
+    Stopped,
+}
+
+/// How we end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Asked to stop; every worker left in time.
+    Stopped,
+    /// Asked to stop; a worker had to be killed.
+    Killed,
+    /// As this worker did.
+    Worker(WorkerId, Exit),
+    /// The first worker did not ack in time.
+    NoAck(WorkerId, Duration),
+    /// The first worker could not be started.
+    NotStarted(WorkerId, Refusal),
+}

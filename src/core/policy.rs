@@ -1,0 +1,161 @@
+//! What the user decided: readiness, upgrade, stop and restart.
+
+use super::event::AckKind;
+use std::time::Duration;
+
+/// The kernel of a server's start and stop: signals that come sooner than this
+/// after its ack end servers whose handlers are not yet installed (seen with
+/// grace and endless).
+pub const HUSH: Duration = Duration::from_millis(500);
+
+/// A start that found the program being written to is tried for this long.
+pub const BUSY_WINDOW: Duration = Duration::from_secs(2);
+/// An upgrade whose program is missing looks again for this long, since deploys
+/// move files.
+pub const MISSING_WINDOW: Duration = Duration::from_millis(500);
+/// The first start waits this long for the system to have a process to spare.
+pub const EXHAUSTED_WINDOW: Duration = Duration::from_secs(5);
+/// The pause between such attempts.
+pub const SPAWN_PAUSE: Duration = Duration::from_millis(50);
+
+/// A worker can put its ack deadline off to at most this many ack timeouts.
+pub const EXTEND_LIMIT: u32 = 10;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Everything that the supervisor does not decide by itself.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Workers at the beginning, at least 1.
+    pub workers: u32,
+    /// Fewer than this cannot be asked for.
+    pub least_workers: u32,
+    /// What makes a worker ready.
+    pub readiness: Readiness,
+    /// None: wait for ever.
+    pub ack_timeout: Option<Duration>,
+    /// None: abort where an ack is expected, else proceed.
+    pub on_ack_timeout: Option<OnAckTimeout>,
+    /// How long a new generation must live after its ack before it counts.
+    pub soak: Duration,
+    /// Slots replaced at a time; None: all.
+    pub surge: Option<u32>,
+    /// The old worker leaves before the new one starts.
+    pub stop_first: bool,
+    /// From the stop signal to the kill; None: never.
+    pub stop_timeout: Option<Duration>,
+    /// Whether a worker that ends by itself comes back.
+    pub restart: Restart,
+    /// A worker that lived this long has not crashed in a row.
+    pub stable: Duration,
+    /// Whether a first generation that fails is tried again.
+    pub retry_start: bool,
+}
+
+/// More workers than this cannot be asked for.
+pub const MOST_WORKERS: u32 = 1000;
+
+/// What happens when the ack timeout passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnAckTimeout {
+    /// The worker failed.
+    Abort,
+    /// The worker counts as ready.
+    Proceed,
+}
+
+/// Which exits are followed by a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// Every one.
+    Always,
+    /// All but status 0.
+    OnFailure,
+    /// None.
+    Never,
+}
+
+/// What makes a worker ready.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    /// The strongest thing the program is known to do.
+    pub auto: bool,
+    /// The kinds that the user named; empty with `auto` alone.
+    pub kinds: Vec<AckKind>,
+    /// Alive for this long is ready; with `auto` only while nothing better is
+    /// known.
+    pub timer: Option<Duration>,
+    /// The pause before the first probe and the longest between two; None: there
+    /// is nothing to probe.
+    pub probe: Option<(Duration, Duration)>,
+}
+
+/// How much an ack tells about the program, weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Strength {
+    /// Only that it lives.
+    Nothing,
+    /// It was seen waiting for connections.
+    Seen,
+    /// It said so itself.
+    Said,
+}
+
+impl AckKind {
+    /// What this ack proves about the program.
+    pub fn strength(self) -> Strength {
+        match self {
+            AckKind::Notify | AckKind::Fd => Strength::Said,
+            AckKind::Accepting => Strength::Seen,
+            AckKind::Exec | AckKind::Timer | AckKind::Timeout => Strength::Nothing,
+        }
+    }
+}
+
+impl Readiness {
+    /// Whether this ack makes a worker ready whose program is known to do
+    /// `known`.
+    pub fn counts(&self, kind: AckKind, known: Strength) -> bool {
+        self.kinds.contains(&kind)
+            || self.auto
+                && match kind.strength() {
+                    Strength::Said => true,
+                    Strength::Seen => known < Strength::Said,
+                    Strength::Nothing => false,
+                }
+    }
+
+    /// How long such a worker must live to be ready by that alone.
+    pub fn timer(&self, known: Strength) -> Option<Duration> {
+        match self.kinds.contains(&AckKind::Timer) || known == Strength::Nothing {
+            true => self.timer,
+            false => None,
+        }
+    }
+
+    /// The pauses between probes of such a worker.
+    pub fn probe(&self, known: Strength) -> Option<(Duration, Duration)> {
+        let useful = self.kinds.contains(&AckKind::Exec)
+            || self.kinds.contains(&AckKind::Accepting)
+            || self.auto && known < Strength::Said;
+        self.probe.filter(|_| useful)
+    }
+}
+
+impl Policy {
+    /// What the passing of the ack timeout means for a program known to do
+    /// `known`.
+    pub fn after_ack_timeout(&self, known: Strength) -> OnAckTimeout {
+        let expected = !self.readiness.kinds.is_empty() || known > Strength::Nothing;
+        self.on_ack_timeout.unwrap_or(match expected {
+            true => OnAckTimeout::Abort,
+            false => OnAckTimeout::Proceed,
+        })
+    }
+
+    /// The pause before the restart that follows `crashes` others in a row.
+    pub fn pause(&self, crashes: u32) -> Duration {
+        FIRST_PAUSE.saturating_mul(1u32 << crashes.min(16)).min(LONGEST_PAUSE)
+    }
+}

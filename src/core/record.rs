@@ -1,0 +1,329 @@
+//! The first two passes of a step: write down what happened, then what time
+//! has brought about. Nothing is started here.
+
+use super::Supervisor;
+use super::event::{
+    AckKind, Action, Ending, Event, Exit, Failure, Reading, Refusal, Report, Request, Slot, Time, WorkerId,
+};
+use super::policy::{MOST_WORKERS, OnAckTimeout, Restart, SPAWN_PAUSE};
+use super::settle::ending;
+use super::upgrade::Look;
+use super::worker::{Stage, by_timer};
+use std::time::Duration;
+
+impl Supervisor {
+    pub(super) fn record(&mut self, now: Time, event: Event) {
+        match event {
+            Event::Request(request) => self.requested(request, now),
+            Event::Spawned(worker) => self.spawned(worker, now),
+            Event::SpawnFailed(worker, refusal) => self.spawn_failed(worker, refusal, now),
+            Event::Ack(worker, kind) => self.acked(worker, kind, now),
+            Event::Extend(worker, by) => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.extend(by, &self.policy, now);
+                }
+            }
+            Event::Exited { worker, exit, remains } => self.exited(worker, exit, remains, now),
+            Event::Swept(worker) => {
+                if self.workers.get(&worker).is_some_and(|w| matches!(w.stage, Stage::Remains { .. })) {
+                    self.workers.remove(&worker);
+                }
+            }
+            Event::LookedAlive => {
+                if let Some(upgrade) = &mut self.upgrade
+                    && upgrade.look == Look::Asked
+                {
+                    upgrade.look = Look::Answered;
+                }
+            }
+            Event::Tick => {}
+        }
+    }
+
+    fn requested(&mut self, request: Request, now: Time) {
+        match request {
+            Request::Upgrade | Request::More | Request::Fewer | Request::Forward(_) if self.stopping => {
+                self.report(Report::Ignored(request));
+            }
+            Request::Upgrade => {
+                self.pending = true;
+                self.upgrade_asked = true;
+            }
+            Request::Stop => self.stop(now, None),
+            Request::Interrupt { told } => {
+                if std::mem::replace(&mut self.interrupted, true) {
+                    self.kill_all(now);
+                } else {
+                    if told {
+                        self.mark_told(now);
+                    }
+                    self.stop(now, None);
+                }
+            }
+            Request::Kill => self.kill_all(now),
+            Request::Hammer => {
+                for id in self.ids(|stage| matches!(stage, Stage::Draining { .. } | Stage::Remains { .. })) {
+                    self.kill(id, now);
+                }
+            }
+            Request::Forward(token) => {
+                for id in self.ids(|stage| matches!(stage, Stage::Ready { .. })) {
+                    self.actions.push(Action::Forward(id, token));
+                }
+            }
+            Request::More => self.scale(self.target + 1),
+            Request::Fewer => self.scale(self.target - 1),
+            Request::Suspend => {
+                self.actions.extend(self.workers.keys().map(|&id| Action::Suspend(id)));
+                self.actions.push(Action::SuspendSelf);
+            }
+            Request::Resume => self.actions.extend(self.workers.keys().map(|&id| Action::Resume(id))),
+        }
+    }
+
+    fn scale(&mut self, target: u32) {
+        if (self.policy.least_workers..=MOST_WORKERS).contains(&target) {
+            self.target = target;
+            self.report(Report::Scaled(target));
+        } else {
+            self.report(Report::CannotScale(self.target));
+        }
+    }
+
+    /// Everything is to leave; the first reason to end is the one that counts.
+    pub(super) fn stop(&mut self, now: Time, ending: Option<Ending>) {
+        if let Some(ending) = ending {
+            self.ending.get_or_insert(ending);
+        }
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        self.pending = false;
+        self.report(Report::Stopping);
+        if let Some(upgrade) = &mut self.upgrade {
+            upgrade.fail(Failure::Stopped);
+        }
+        self.end_upgrade(now);
+        for id in self.ids(|_| true) {
+            self.dismiss(id, now);
+        }
+    }
+
+    fn kill_all(&mut self, now: Time) {
+        self.stop(now, None);
+        self.killing = true;
+    }
+
+    /// The terminal has asked every worker to stop; ours would be the second
+    /// signal.
+    fn mark_told(&mut self, now: Time) {
+        for worker in self.workers.values_mut().filter(|worker| worker.runs() && !worker.asked) {
+            worker.asked = true;
+            worker.stage = Stage::Draining {
+                ask_at: None,
+                kill_at: self.policy.stop_timeout.map(|timeout| now + timeout),
+                since: now,
+            };
+        }
+    }
+
+    fn spawned(&mut self, id: WorkerId, now: Time) {
+        let stopping = self.stopping;
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Stage::Spawning { wanted, .. } = worker.stage else { return };
+        worker.start(&self.policy, now);
+        if !wanted {
+            worker.drain(&self.policy, now, stopping);
+        }
+        self.report(Report::Started(id));
+    }
+
+    fn spawn_failed(&mut self, id: WorkerId, refusal: Refusal, now: Time) {
+        let upgrading = self.served;
+        let Some(worker) = self.workers.get(&id) else { return };
+        let Stage::Spawning { wanted, .. } = worker.stage else { return };
+        let patience = worker.patience(refusal, upgrading && self.replaces(worker), !self.served);
+        let again = wanted && now < worker.since + patience;
+        self.report(Report::NotStarted { worker: id, refusal, again });
+        if again {
+            self.set_stage(id, Stage::Spawning { retry_at: Some(now + SPAWN_PAUSE), wanted });
+        } else {
+            self.lost(id, Failure::NotStarted(id, refusal), now);
+            self.workers.remove(&id);
+        }
+    }
+
+    fn acked(&mut self, id: WorkerId, kind: AckKind, now: Time) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.strength = worker.strength.max(kind.strength());
+        match worker.stage {
+            Stage::Starting { .. } if self.policy.readiness.counts(kind, worker.known) => {
+                self.ready(id, kind, now)
+            }
+            _ => self.learn(id),
+        }
+    }
+
+    fn ready(&mut self, id: WorkerId, kind: AckKind, now: Time) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let after = now - worker.since;
+        worker.get_ready(now);
+        self.report(Report::Ready(id, kind, after));
+        self.learn(id);
+    }
+
+    /// What a worker proves about the program is believed once it serves: a
+    /// generation that was given up says nothing about the one that stayed.
+    pub(super) fn learn(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        if matches!(worker.stage, Stage::Ready { .. }) && !self.replaces(worker) {
+            self.known = self.known.max(worker.strength);
+        }
+    }
+
+    fn exited(&mut self, id: WorkerId, exit: Exit, remains: bool, now: Time) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        if !worker.runs() {
+            return;
+        }
+        let (ready, asked, age) = (worker.ready, worker.asked, now - worker.since);
+        let leaving = matches!(worker.stage, Stage::Draining { .. } | Stage::Killed);
+        self.report(Report::Gone { worker: id, exit, age, asked, ready, remains });
+        if !leaving {
+            self.lost(id, Failure::Exited { worker: id, exit, ready }, now);
+        }
+        if remains {
+            let kill_at = self.policy.stop_timeout.map(|timeout| now + timeout);
+            self.set_stage(id, Stage::Remains { kill_at, killed: false });
+            self.actions.push(Action::StopRemains(id));
+        } else {
+            self.workers.remove(&id);
+        }
+    }
+
+    /// A worker that filled its slot does so no longer, by no wish of ours.
+    fn lost(&mut self, id: WorkerId, failure: Failure, now: Time) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        if self.stopping || !worker.fills() {
+            return;
+        }
+        let (slot, ready, age) = (worker.slot, worker.ready, now - worker.since);
+        if self.replaces(worker) {
+            if let Some(upgrade) = &mut self.upgrade {
+                upgrade.fail(failure);
+            }
+            return;
+        }
+        if !self.served && !ready && !self.policy.retry_start {
+            self.stop(now, Some(ending(id, failure)));
+            return;
+        }
+        self.last_loss = Some(ending(id, failure));
+        self.crashed(slot, failure, age, now);
+    }
+
+    fn crashed(&mut self, slot: Slot, failure: Failure, age: Duration, now: Time) {
+        let upgrading = self.upgrade.is_some();
+        let Some(place) = self.places.get_mut(slot.0 as usize) else { return };
+        let back = match self.policy.restart {
+            Restart::Always => true,
+            Restart::OnFailure => !matches!(failure, Failure::Exited { exit: Exit::Code(0), .. }),
+            Restart::Never => false,
+        };
+        if !back {
+            place.retired = true;
+            self.report(Report::Retired(slot));
+            return;
+        }
+        if age >= self.policy.stable {
+            place.crashes = 0;
+        }
+        let pause = self.policy.pause(place.crashes);
+        place.crashes += 1;
+        place.fill_at = now + pause;
+        if matches!(failure, Failure::NotStarted(..)) {
+            place.reading = Reading::Anew;
+        }
+        if !upgrading {
+            self.report(Report::Restarting(slot, pause));
+        }
+    }
+
+    pub(super) fn expire(&mut self, now: Time) {
+        for id in self.ids(|_| true) {
+            self.expire_worker(id, now);
+        }
+    }
+
+    fn expire_worker(&mut self, id: WorkerId, now: Time) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        if let Some(kind) = by_timer(worker, now) {
+            return self.ready(id, kind, now);
+        }
+        match worker.stage {
+            Stage::Starting { ack_by: Some(at), .. } if at <= now => {
+                let (after, known) = (now - worker.since, worker.known);
+                self.report(Report::NoAck(id, after));
+                match self.policy.after_ack_timeout(known) {
+                    OnAckTimeout::Proceed => self.ready(id, AckKind::Timeout, now),
+                    OnAckTimeout::Abort => {
+                        self.lost(id, Failure::NoAck(id, after), now);
+                        self.dismiss(id, now);
+                    }
+                }
+            }
+            Stage::Starting { ack_by, ready_at, probe: Some((at, pause)) } if at <= now => {
+                let most = self.policy.readiness.probe.map_or(pause, |(_, most)| most);
+                let next = (pause * 2).min(most);
+                self.set_stage(id, Stage::Starting { ack_by, ready_at, probe: Some((now + next, next)) });
+                self.actions.push(Action::Probe(id));
+            }
+            Stage::Draining { ask_at: None, kill_at: Some(at), .. } if at <= now => self.kill(id, now),
+            Stage::Remains { kill_at: Some(at), .. } if at <= now => self.kill(id, now),
+            _ => {}
+        }
+    }
+
+    /// The worker is to leave. One that does not run yet is given up.
+    pub(super) fn dismiss(&mut self, id: WorkerId, now: Time) {
+        let stopping = self.stopping;
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        match worker.stage {
+            Stage::Spawning { retry_at: Some(_), .. } => {
+                self.workers.remove(&id);
+            }
+            Stage::Spawning { retry_at: None, .. } => {
+                worker.stage = Stage::Spawning { retry_at: None, wanted: false };
+            }
+            _ => worker.drain(&self.policy, now, stopping),
+        }
+    }
+
+    pub(super) fn kill(&mut self, id: WorkerId, now: Time) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        match worker.stage {
+            Stage::Draining { since, .. } => {
+                worker.stage = Stage::Killed;
+                worker.asked = true;
+                self.actions.push(Action::Kill(id));
+                self.report(Report::Killed(id, now - since));
+            }
+            Stage::Remains { killed: false, .. } => {
+                worker.stage = Stage::Remains { kill_at: None, killed: true };
+                self.actions.push(Action::KillRemains(id));
+            }
+            _ => return,
+        }
+        self.forced |= self.stopping;
+    }
+
+    pub(super) fn set_stage(&mut self, id: WorkerId, stage: Stage) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.stage = stage;
+        }
+    }
+
+    pub(super) fn ids(&self, which: impl Fn(&Stage) -> bool) -> Vec<WorkerId> {
+        self.workers.iter().filter(|(_, worker)| which(&worker.stage)).map(|(&id, _)| id).collect()
+    }
+}

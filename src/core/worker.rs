@@ -1,0 +1,185 @@
+//! One worker and the stage of its life.
+
+use super::event::{AckKind, Generation, Reading, Refusal, Slot, Time};
+use super::policy::{BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, HUSH, MISSING_WINDOW, Policy, Strength};
+use std::time::Duration;
+
+/// A worker, from the decision to start it until nothing of it is left.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// The generation that it belongs to.
+    pub generation: Generation,
+    /// Its place.
+    pub slot: Slot,
+    /// Where it is in its life.
+    pub stage: Stage,
+    /// When it was decided to start it, later when its program first ran.
+    pub since: Time,
+    /// Whether it has been ready.
+    pub ready: bool,
+    /// Whether its one stop signal, or a kill, has been sent.
+    pub asked: bool,
+    /// The best that its acks have proved.
+    pub strength: Strength,
+    /// What was known of the program when it was started.
+    pub known: Strength,
+    /// Where its program comes from.
+    pub reading: Reading,
+}
+
+/// The stages that people are shown are `starting`, `ready`, `draining` and
+/// `killed`; the finer ones here are the core's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Its program does not run yet.
+    Spawning {
+        /// None: a start is under way. Otherwise the moment of the next try.
+        retry_at: Option<Time>,
+        /// False once it has been given up while a start was under way.
+        wanted: bool,
+    },
+    /// It runs and is not ready.
+    Starting {
+        /// It fails, or counts as ready, here.
+        ack_by: Option<Time>,
+        /// It is ready here by having stayed alive.
+        ready_at: Option<Time>,
+        /// The next look at it, and the pause after that one.
+        probe: Option<(Time, Duration)>,
+    },
+    /// It is ready.
+    Ready {
+        /// Since when.
+        since: Time,
+    },
+    /// It is to leave.
+    Draining {
+        /// When its stop signal is due; None: it has had it.
+        ask_at: Option<Time>,
+        /// When it is killed.
+        kill_at: Option<Time>,
+        /// Since when it is to leave.
+        since: Time,
+    },
+    /// It was killed and not yet reaped.
+    Killed,
+    /// It is gone, and processes that it started live on.
+    Remains {
+        /// When they are killed; None: never, or it has been done.
+        kill_at: Option<Time>,
+        /// Whether it has been done.
+        killed: bool,
+    },
+}
+
+impl Worker {
+    /// A worker whose start is under way.
+    pub fn new(generation: Generation, slot: Slot, reading: Reading, known: Strength, now: Time) -> Self {
+        Worker {
+            generation,
+            slot,
+            stage: Stage::Spawning { retry_at: None, wanted: true },
+            since: now,
+            ready: false,
+            asked: false,
+            strength: Strength::Nothing,
+            known,
+            reading,
+        }
+    }
+
+    /// Whether it fills its slot: it serves, or is on the way to.
+    pub fn fills(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Spawning { wanted: true, .. } | Stage::Starting { .. } | Stage::Ready { .. }
+        )
+    }
+
+    /// Whether a process of ours stands behind it.
+    pub fn runs(&self) -> bool {
+        !matches!(self.stage, Stage::Spawning { .. } | Stage::Remains { .. })
+    }
+
+    /// Since when it is ready.
+    pub fn ready_since(&self) -> Option<Time> {
+        match self.stage {
+            Stage::Ready { since } => Some(since),
+            _ => None,
+        }
+    }
+
+    /// When it has to be looked at next.
+    pub fn deadline(&self) -> Option<Time> {
+        match self.stage {
+            Stage::Spawning { retry_at, .. } => retry_at,
+            Stage::Starting { ack_by, ready_at, probe } => {
+                [ack_by, ready_at, probe.map(|(at, _)| at)].into_iter().flatten().min()
+            }
+            Stage::Draining { ask_at, kill_at, .. } => ask_at.or(kill_at),
+            Stage::Remains { kill_at, .. } => kill_at,
+            Stage::Ready { .. } | Stage::Killed => None,
+        }
+    }
+
+    /// Its program runs: what it is waited for begins now.
+    pub fn start(&mut self, policy: &Policy, now: Time) {
+        self.since = now;
+        self.stage = Stage::Starting {
+            ack_by: policy.ack_timeout.map(|timeout| now + timeout),
+            ready_at: policy.readiness.timer(self.known).map(|timer| now + timer),
+            probe: policy.readiness.probe(self.known).map(|(first, _)| (now + first, first)),
+        };
+    }
+
+    /// It becomes ready.
+    pub fn get_ready(&mut self, now: Time) {
+        self.ready = true;
+        self.stage = Stage::Ready { since: now };
+    }
+
+    /// It puts its ack deadline off, within the limit.
+    pub fn extend(&mut self, by: Duration, policy: &Policy, now: Time) {
+        let (Stage::Starting { ack_by: Some(ack_by), .. }, Some(timeout)) =
+            (&mut self.stage, policy.ack_timeout)
+        else {
+            return;
+        };
+        let limit = self.since + timeout.saturating_mul(EXTEND_LIMIT);
+        *ack_by = now.saturating_add(by).min(limit).max(*ack_by);
+    }
+
+    /// It is to leave, with its stop signal now or, soon after its ack and
+    /// unless everything stops, when that signal no longer harms it.
+    pub fn drain(&mut self, policy: &Policy, now: Time, stopping: bool) {
+        let ask_at = match self.stage {
+            Stage::Ready { since } if !stopping => now.max(since + HUSH),
+            Stage::Draining { ask_at: Some(at), .. } if !stopping => at,
+            Stage::Draining { ask_at: Some(_), .. } | Stage::Ready { .. } | Stage::Starting { .. } => now,
+            _ => return,
+        };
+        self.stage = Stage::Draining {
+            ask_at: Some(ask_at),
+            kill_at: policy.stop_timeout.map(|timeout| ask_at + timeout),
+            since: now,
+        };
+    }
+
+    /// How long a start that was refused for this reason is tried again.
+    pub fn patience(&self, refusal: Refusal, upgrading: bool, first: bool) -> Duration {
+        match refusal {
+            Refusal::Busy => BUSY_WINDOW,
+            Refusal::NotFound if upgrading => MISSING_WINDOW,
+            Refusal::Exhausted if first => EXHAUSTED_WINDOW,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// An ack that a worker is given by the clock.
+pub fn by_timer(worker: &Worker, now: Time) -> Option<AckKind> {
+    match worker.stage {
+        Stage::Starting { ready_at: Some(at), .. } if at <= now => Some(AckKind::Timer),
+        _ => None,
+    }
+}

@@ -1,0 +1,169 @@
+//! A worker's environment: ours, less what must not pass, then the user's files
+//! and words. Files are read here, so at every start.
+
+use crate::config::Environment;
+use crate::export;
+use crate::sys::identity::Identity;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+/// Variables by name.
+pub type Variables = BTreeMap<OsString, OsString>;
+
+/// What the dynamic loader, the C library and shells read, and a program that
+/// runs as somebody else should not find by accident (sudo's list).
+fn is_unsafe_across_users(variable: &[u8]) -> bool {
+    const NAMES: [&[u8]; 7] = [b"BASH_ENV", b"ENV", b"IFS", b"TMPDIR", b"GCONV_PATH", b"LOCPATH", b"NLSPATH"];
+    NAMES.contains(&variable) || variable.starts_with(b"LD_") || variable.starts_with(b"MALLOC_")
+}
+
+/// The variables of a worker, before those of its dialect. `ours` is what we
+/// were started with; `base` is where relative paths begin.
+///
+/// # Errors
+/// A message that names the file and the line.
+pub fn read(
+    spec: &Environment,
+    ours: &[(OsString, OsString)],
+    identity: Option<&Identity>,
+    base: &Path,
+) -> Result<Variables, String> {
+    let mut variables = Variables::new();
+    if !spec.clear {
+        variables.extend(ours.iter().cloned());
+        variables.retain(|name, _| {
+            !export::is_foreign(name.as_bytes())
+                && !spec.drop.contains(name)
+                && !(identity.is_some() && is_unsafe_across_users(name.as_bytes()))
+        });
+    }
+    if let Some(identity) = identity {
+        variables.extend(account(identity));
+    }
+    for file in &spec.files {
+        read_file(&base.join(file), &mut variables)?;
+    }
+    for dir in &spec.dirs {
+        read_dir(&base.join(dir), &mut variables)?;
+    }
+    variables.extend(spec.set.iter().cloned());
+    Ok(variables)
+}
+
+fn account(identity: &Identity) -> Vec<(OsString, OsString)> {
+    let texts = [
+        ("USER", &identity.name),
+        ("LOGNAME", &identity.name),
+        ("HOME", &identity.home),
+        ("SHELL", &identity.shell),
+    ];
+    texts.map(|(name, value)| (name.into(), value.into())).to_vec()
+}
+
+fn read_file(path: &Path, variables: &mut Variables) -> Result<(), String> {
+    let attempt = format!("read environment file {}", path.display());
+    let text = fs::read(path).map_err(|error| failed(&attempt, &error))?;
+    for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        let line = line.trim_ascii();
+        if line.is_empty() || line.starts_with(b"#") {
+            continue;
+        }
+        let line = line.strip_prefix(b"export ").unwrap_or(line).trim_ascii_start();
+        let at = line.iter().position(|&byte| byte == b'=').filter(|&at| at > 0 && !line.contains(&0));
+        let at = at.ok_or_else(|| format!("cannot {attempt}: line {} is not of the form K=V", number + 1))?;
+        let value = unquoted(line[at + 1..].trim_ascii());
+        variables.insert(os(line[..at].trim_ascii()), os(value));
+    }
+    Ok(())
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    match value {
+        [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner,
+        _ => value,
+    }
+}
+
+/// envdir(8): the first line is the value, trailing blanks are cut, a NUL stands
+/// for a newline, an empty file unsets.
+fn read_dir(path: &Path, variables: &mut Variables) -> Result<(), String> {
+    let attempt = format!("read environment directory {}", path.display());
+    let entries = fs::read_dir(path).map_err(|error| failed(&attempt, &error))?;
+    for entry in entries {
+        let entry = entry.map_err(|error| failed(&attempt, &error))?;
+        let name = entry.file_name();
+        let file = entry.path();
+        if name.as_bytes().starts_with(b".") || name.as_bytes().contains(&b'=') || !file.is_file() {
+            continue;
+        }
+        let text = fs::read(&file)
+            .map_err(|error| failed(&format!("read environment file {}", file.display()), &error))?;
+        if text.is_empty() {
+            variables.remove(&name);
+            continue;
+        }
+        let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let value = line.trim_ascii_end().iter().map(|&byte| if byte == 0 { b'\n' } else { byte }).collect();
+        variables.insert(name, OsString::from_vec(value));
+    }
+    Ok(())
+}
+
+fn failed(attempt: &str, error: &std::io::Error) -> String {
+    format!("cannot {attempt}: {}", crate::error::reason(error))
+}
+
+fn os(bytes: &[u8]) -> OsString {
+    OsStr::from_bytes(bytes).to_os_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ours() -> Vec<(OsString, OsString)> {
+        [("PATH", "/bin"), ("LISTEN_PID", "1"), ("SECRET", "x"), ("LD_PRELOAD", "y")]
+            .map(|(name, value)| (name.into(), value.into()))
+            .to_vec()
+    }
+
+    #[test]
+    fn ours_pass_less_what_must_not() {
+        let spec = Environment { drop: vec!["SECRET".into()], ..Environment::default() };
+        let variables = read(&spec, &ours(), None, Path::new("/")).unwrap();
+        let names: Vec<_> = variables.keys().map(|name| name.to_str().unwrap()).collect();
+        assert_eq!(names, ["LD_PRELOAD", "PATH"]);
+    }
+
+    #[test]
+    fn files_then_directories_then_words() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "# c\n\nA=1\nexport B = 'two words' \nC=\"x\n").unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        fs::write(dir.path().join("d/A"), "from\0dir \nsecond line").unwrap();
+        fs::write(dir.path().join("d/C"), "").unwrap();
+        let spec = Environment {
+            clear: true,
+            files: vec!["file".into()],
+            dirs: vec!["d".into()],
+            set: vec![("D".into(), "word".into())],
+            ..Environment::default()
+        };
+        let variables = read(&spec, &ours(), None, dir.path()).unwrap();
+        let pairs: Vec<_> =
+            variables.iter().map(|(k, v)| (k.to_str().unwrap(), v.to_str().unwrap())).collect();
+        assert_eq!(pairs, [("A", "from\ndir"), ("B", "two words"), ("D", "word")]);
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "A=1\nnonsense\n").unwrap();
+        let spec = Environment { files: vec!["file".into(), "missing".into()], ..Environment::default() };
+        let error = read(&spec, &[], None, dir.path()).unwrap_err();
+        assert!(error.ends_with("line 2 is not of the form K=V"), "{error}");
+    }
+}

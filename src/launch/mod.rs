@@ -1,0 +1,184 @@
+//! What a worker is started from: the program, the directory and the
+//! environment, looked up anew at every start, so that a switched symlink, a
+//! renamed-over binary and changed settings are picked up.
+
+mod environment;
+pub mod start;
+
+use crate::config;
+use crate::core::event::Refusal;
+use crate::error::reason;
+use crate::sys::identity::Identity;
+use environment::Variables;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Where PATH is not set, execvp(3) looks here.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// What was around us when we were started.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// The directory as the user sees it, symlinks and all.
+    pub directory: PathBuf,
+    /// Our environment.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+impl Surroundings {
+    /// Looks around. $PWD is believed only if it is the directory that we are
+    /// in; a directory that has been deleted is `/`.
+    pub fn look() -> Surroundings {
+        let logical = std::env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute());
+        let same = |path: &PathBuf| match (fs::metadata(path), fs::metadata(".")) {
+            (Ok(there), Ok(here)) => (there.dev(), there.ino()) == (here.dev(), here.ino()),
+            _ => false,
+        };
+        let directory = logical
+            .filter(same)
+            .or_else(|| std::env::current_dir().ok())
+            .unwrap_or_else(|| PathBuf::from("/"));
+        Surroundings { directory, environment: std::env::vars_os().collect() }
+    }
+}
+
+/// One reading of everything that a start depends on.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    program: Place,
+    directory: Place,
+    environment: Variables,
+}
+
+/// A path as it is written, and what it led to when it was read.
+#[derive(Debug, Clone)]
+struct Place {
+    logical: PathBuf,
+    real: PathBuf,
+}
+
+/// Why a start is refused before anything is forked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// For the core.
+    pub refusal: Refusal,
+    /// For people.
+    pub message: String,
+}
+
+impl Place {
+    fn new(logical: PathBuf) -> Place {
+        let real = fs::canonicalize(&logical).unwrap_or_else(|_| logical.clone());
+        Place { logical, real }
+    }
+
+    /// What it led to at the time, by the name in use if that still leads there.
+    fn as_before(&self) -> Place {
+        match Place::new(self.logical.clone()) {
+            same if same.real == self.real => same,
+            _ => Place { logical: self.real.clone(), real: self.real.clone() },
+        }
+    }
+}
+
+impl Reading {
+    /// Reads everything anew.
+    ///
+    /// # Errors
+    /// [`Refused`] when the program cannot be found or a file cannot be read.
+    pub fn anew(
+        worker: &config::Worker,
+        around: &Surroundings,
+        identity: Option<&Identity>,
+    ) -> Result<Reading, Refused> {
+        let directory = match &worker.chdir {
+            Some(path) => around.directory.join(path),
+            None => around.directory.clone(),
+        };
+        let mut environment =
+            environment::read(&worker.environment, &around.environment, identity, &around.directory)
+                .map_err(|message| Refused { refusal: Refusal::Other, message })?;
+        if !worker.environment.clear {
+            environment.insert("PWD".into(), directory.clone().into());
+        }
+        let name = worker.command.first().map(OsString::as_os_str).unwrap_or_default();
+        let program = find(name, environment.get(OsStr::new("PATH")), &directory)?;
+        Ok(Reading { program: Place::new(program), directory: Place::new(directory), environment })
+    }
+
+    /// The same program, directory and environment once more, even where names
+    /// lead elsewhere by now.
+    pub fn as_before(&self) -> Reading {
+        Reading {
+            program: self.program.as_before(),
+            directory: self.directory.as_before(),
+            environment: self.environment.clone(),
+        }
+    }
+
+    /// The path to execute.
+    pub fn program(&self) -> &Path {
+        &self.program.logical
+    }
+
+    /// Where that path led.
+    pub fn real_program(&self) -> &Path {
+        &self.program.real
+    }
+
+    /// The variables, before those of the dialect.
+    pub fn environment(&self) -> &Variables {
+        &self.environment
+    }
+
+    /// Opens the directory (open(2), O_PATH).
+    ///
+    /// # Errors
+    /// [`Refused`], naming the directory.
+    pub fn open_directory(&self) -> Result<OwnedFd, Refused> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        open(&self.directory.logical, flags, Mode::empty()).map_err(|errno| Refused {
+            refusal: Refusal::Other,
+            message: format!(
+                "cannot enter directory {}: {}",
+                self.directory.logical.display(),
+                reason(&io::Error::from(errno))
+            ),
+        })
+    }
+}
+
+/// The program's path. One with a slash is left to execve(2) to judge; another
+/// is looked for in the worker's PATH.
+fn find(name: &OsStr, path: Option<&OsString>, directory: &Path) -> Result<PathBuf, Refused> {
+    if name.as_encoded_bytes().contains(&b'/') {
+        return Ok(directory.join(name));
+    }
+    let default = OsString::from(DEFAULT_PATH);
+    let path = path.unwrap_or(&default);
+    if let Ok(found) = which::which_in(name, Some(path), directory) {
+        return Ok(found);
+    }
+    let shown = name.to_string_lossy();
+    let there =
+        std::env::split_paths(path).map(|dir| directory.join(dir).join(name)).find(|file| file.is_file());
+    Err(match there {
+        Some(file) => Refused {
+            refusal: Refusal::NotExecutable,
+            message: format!("cannot execute {}: permission denied (chmod +x)", file.display()),
+        },
+        None => Refused {
+            refusal: Refusal::NotFound,
+            message: format!(
+                "cannot find '{shown}' in the worker's PATH {} (give its path, or set PATH with --env)",
+                path.to_string_lossy()
+            ),
+        },
+    })
+}

@@ -1,0 +1,178 @@
+//! A reading, the listeners and the ack channels become one start.
+
+use super::{Reading, Refused};
+use crate::ack::Channels;
+use crate::config;
+use crate::core::event::{Generation, Refusal, Slot};
+use crate::export::{self, Exported, FIRST_FD};
+use crate::listener::Listeners;
+use crate::sys::child::{Launch, SpawnError, Step};
+use crate::sys::identity::Identity;
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use std::ffi::{CString, OsString};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+/// What every start has in common.
+#[derive(Debug)]
+pub struct Common {
+    /// As the user configured it.
+    pub worker: config::Worker,
+    /// As whom it runs, if not as we do.
+    pub identity: Option<Identity>,
+    /// The listeners that are handed over.
+    pub listeners: Listeners,
+}
+
+impl Common {
+    /// The number for READY_FD: the first after the listeners that is free.
+    pub fn ready_fd(&self) -> RawFd {
+        let first = FIRST_FD + self.listeners.len() as RawFd;
+        (first..).find(|number| !self.worker.pass_fds.contains(number)).unwrap_or(first)
+    }
+
+    fn exported(&self) -> Vec<Exported<'_>> {
+        let spell = |listener| {
+            let listener: &crate::listener::Listener = listener;
+            Exported { name: listener.name(), address: listener.address() }
+        };
+        self.listeners.iter().map(spell).collect()
+    }
+
+    /// The variables by which a worker knows its place, sorted out from those of
+    /// its dialect and channels because a check is given them too.
+    fn place(&self, generation: Generation, slot: Slot) -> Vec<(String, String)> {
+        let mut variables = vec![
+            ("GRACEFUL_RUN_GENERATION".into(), generation.0.to_string()),
+            ("GRACEFUL_RUN_SLOT".into(), slot.0.to_string()),
+            ("GRACEFUL_RUN_PID".into(), std::process::id().to_string()),
+        ];
+        if self.listeners.len() > 0 {
+            variables.push(("GRACEFUL_RUN_LISTENERS".into(), export::listener_list(&self.exported())));
+        }
+        variables
+    }
+
+    /// The start of a worker.
+    ///
+    /// # Errors
+    /// [`Refused`] when the directory cannot be entered or a variable cannot be
+    /// spelled.
+    pub fn worker(
+        &self,
+        reading: &Reading,
+        channels: &Channels,
+        generation: Generation,
+        slot: Slot,
+    ) -> Result<Launch, Refused> {
+        let exported = self.exported();
+        let mut variables = self.place(generation, slot);
+        variables.extend(export::listen_fds(&exported));
+        variables.extend(channels.environment());
+        let listeners = (FIRST_FD..).zip(self.listeners.iter());
+        let mut fds: Vec<(RawFd, RawFd)> =
+            listeners.map(|(number, listener)| (listener.fd(slot.0).as_raw_fd(), number)).collect();
+        fds.extend(channels.descriptors());
+        fds.extend(self.worker.pass_fds.iter().map(|&fd| (fd, fd)));
+        let mut launch = self.launch(reading, reading.program(), &self.worker.command, variables)?;
+        launch.listen = !exported.is_empty();
+        launch.fds = fds;
+        launch.own_group = !self.worker.foreground_tty;
+        Ok(launch)
+    }
+
+    /// The start of the user's own check of the worker `pid`: by sh, in the
+    /// worker's environment, without its descriptors.
+    ///
+    /// # Errors
+    /// As for a worker.
+    pub fn check(
+        &self,
+        reading: &Reading,
+        command: &str,
+        generation: Generation,
+        slot: Slot,
+        pid: i32,
+    ) -> Result<Launch, Refused> {
+        let mut variables = self.place(generation, slot);
+        variables.push(("GRACEFUL_RUN_WORKER".into(), pid.to_string()));
+        let arguments = ["sh", "-c", command].map(OsString::from);
+        self.launch(reading, Path::new("/bin/sh"), &arguments, variables)
+    }
+
+    fn launch(
+        &self,
+        reading: &Reading,
+        program: &Path,
+        arguments: &[OsString],
+        ours: Vec<(String, String)>,
+    ) -> Result<Launch, Refused> {
+        let mut variables = reading.environment().clone();
+        variables.extend(ours.into_iter().map(|(name, value)| (name.into(), value.into())));
+        let env = variables.into_iter().map(|(name, value)| {
+            let mut pair = name.into_vec();
+            pair.push(b'=');
+            pair.extend(value.into_vec());
+            c_string(pair)
+        });
+        Ok(Launch {
+            program: c_string(program.as_os_str().as_bytes())?,
+            argv: arguments.iter().map(|word| c_string(word.as_bytes())).collect::<Result<_, _>>()?,
+            env: env.collect::<Result<_, _>>()?,
+            listen: false,
+            directory: reading.open_directory()?,
+            fds: Vec::new(),
+            own_group: true,
+            umask: self.worker.umask,
+            identity: self.identity.clone(),
+            no_new_privs: self.worker.no_new_privs,
+            death_signal: self.worker.dies_with_us.then_some(Signal::SIGTERM as i32),
+        })
+    }
+}
+
+fn c_string(bytes: impl Into<Vec<u8>>) -> Result<CString, Refused> {
+    CString::new(bytes).map_err(|error| Refused {
+        refusal: Refusal::Other,
+        message: format!(
+            "cannot pass '{}' to the worker: it has a NUL byte",
+            String::from_utf8_lossy(&error.into_vec()).escape_default()
+        ),
+    })
+}
+
+/// What a failed start means, and what a person can do about it.
+pub fn refused(error: &SpawnError, reading: &Reading) -> Refused {
+    let program = reading.program().display();
+    let refusal = match (error.step, error.errno) {
+        (Step::Exec, Errno::ENOENT | Errno::ENOTDIR) => Refusal::NotFound,
+        (Step::Exec, Errno::ETXTBSY) => Refusal::Busy,
+        (Step::Exec, _) => Refusal::NotExecutable,
+        (Step::Fork, Errno::EAGAIN | Errno::ENOMEM) => Refusal::Exhausted,
+        _ => Refusal::Other,
+    };
+    let why = crate::error::reason(&std::io::Error::from(error.errno));
+    let message = match (error.step, error.errno) {
+        (Step::Exec, Errno::ENOENT) if reading.program().exists() => {
+            format!("cannot execute {program}: its interpreter is missing (look at its first line)")
+        }
+        (Step::Exec, Errno::ENOENT | Errno::ENOTDIR) => format!("cannot find {program}: {why}"),
+        (Step::Exec, Errno::ENOEXEC) => {
+            format!("cannot execute {program}: {why} (a script begins with #! and its interpreter)")
+        }
+        (Step::Exec, Errno::ETXTBSY) => {
+            format!("cannot execute {program}: {why}, somebody still writes to it (install it by rename)")
+        }
+        (Step::Exec, Errno::EACCES) if reading.program().is_dir() => {
+            format!("cannot execute {program}: is a directory")
+        }
+        (Step::Exec, Errno::EACCES) => {
+            format!("cannot execute {program}: {why} (chmod +x, or a noexec mount)")
+        }
+        (Step::Exec, _) => format!("cannot execute {program}: {why}"),
+        (step, _) => format!("cannot start {program}: {step} failed: {why}"),
+    };
+    Refused { refusal, message }
+}

@@ -1,0 +1,179 @@
+//! TCP and UDP sockets: from a host to one address, from that to sockets.
+//!
+//! SO_REUSEADDR is set for TCP, where it lets a restart pass connections in
+//! TIME_WAIT, and not for UDP, where it would let two programs share a port
+//! without a word. V6ONLY is always set, so that net.ipv6.bindv6only decides nothing.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
+
+use nix::errno::Errno;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::address::{Bind, Host};
+use super::options::{Family, Options};
+use super::tune;
+use crate::error::{Error, reason};
+
+/// Turns a host into the addresses to try: one, or for no host at all `[::]`
+/// and then `0.0.0.0`.
+///
+/// # Errors
+/// [`Error::Usage`] if a name has several addresses or if `v6only` meets an IPv4
+/// one, [`Error::Bind`] if a name or an interface is not known.
+pub(super) fn resolve(bind: &Bind, host: &Host, port: u16) -> Result<Vec<SocketAddr>, Error> {
+    let unknown = |why: String| Error::Bind { bind: bind.address.to_string(), why, next: None };
+    let address = match host {
+        Host::Any => {
+            let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+            return Ok(if bind.options.v6only { vec![v6] } else { vec![v6, v4] });
+        }
+        Host::V4(address) => SocketAddr::from((*address, port)),
+        Host::V6(address, zone) => {
+            let zone = match zone.as_deref().map(|zone| (zone, zone.parse())) {
+                None => 0,
+                Some((_, Ok(index))) => index,
+                Some((zone, Err(_))) => nix::net::if_::if_nametoindex(zone)
+                    .map_err(|_| unknown(format!("there is no interface {zone}")))?,
+            };
+            SocketAddr::from(SocketAddrV6::new(*address, port, 0, zone))
+        }
+        Host::Name(name) => {
+            let found = (name.as_str(), port)
+                .to_socket_addrs()
+                .map_err(|error| unknown(format!("cannot resolve {name}: {}", reason(&error))))?;
+            the_only(bind, name, found)?
+        }
+    };
+    if bind.options.v6only && address.is_ipv4() {
+        let family = Family::Tcp { v6: false }.describe();
+        let why = format!("option v6only does not go with {family} ({address})");
+        return Err(Error::Usage(format!("bad BIND {:?}: {why}", bind.to_string())));
+    }
+    Ok(vec![address])
+}
+
+fn the_only(bind: &Bind, name: &str, found: impl Iterator<Item = SocketAddr>) -> Result<SocketAddr, Error> {
+    let mut distinct: Vec<SocketAddr> = Vec::new();
+    for address in found {
+        if !distinct.contains(&address) {
+            distinct.push(address);
+        }
+    }
+    match distinct[..] {
+        [address] => Ok(address),
+        [] => Err(Error::Bind {
+            bind: bind.address.to_string(),
+            why: format!("{name} has no address"),
+            next: None,
+        }),
+        _ => {
+            let list: Vec<String> = distinct.iter().map(|a| a.ip().to_string()).collect();
+            let list = list.join(", ");
+            let bind = bind.to_string();
+            Err(Error::Usage(format!(
+                "bad BIND {bind:?}: {name} has several addresses: {list} (give one -b for each)"
+            )))
+        }
+    }
+}
+
+/// Tries `make` on each address in turn as long as the machine has no such family.
+///
+/// # Errors
+/// The address that failed and why.
+pub(super) fn first_that_exists<T>(
+    candidates: &[SocketAddr],
+    mut make: impl FnMut(SocketAddr) -> io::Result<T>,
+) -> Result<T, (SocketAddr, io::Error)> {
+    let (last, others) = candidates.split_last().expect("resolve gives at least one address");
+    for address in others {
+        match make(*address) {
+            Err(error) if is_missing(&error) => {}
+            result => return result.map_err(|error| (*address, error)),
+        }
+    }
+    make(*last).map_err(|error| (*last, error))
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    let missing = [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL];
+    missing.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
+/// Makes `count` sockets on one address, bound and, for TCP, listening. The
+/// kernel chooses port 0 once, for all of them.
+///
+/// # Errors
+/// Whatever the system says; the sockets made so far are closed.
+pub(super) fn open(
+    ty: Type,
+    mut address: SocketAddr,
+    options: &Options,
+    backlog: u32,
+    count: u32,
+) -> io::Result<(Vec<Socket>, SocketAddr)> {
+    let mut sockets = Vec::new();
+    for _ in 0..count {
+        let socket = Socket::new(Domain::for_address(address), ty, None)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(options.v6only)?;
+        }
+        if ty == Type::STREAM {
+            socket.set_reuse_address(true)?;
+        }
+        if options.reuseport {
+            socket.set_reuse_port(true)?;
+        }
+        match address {
+            SocketAddr::V4(_) if options.freebind => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) if options.freebind => socket.set_freebind_v6(true)?,
+            _ => {}
+        }
+        tune(&socket, options)?;
+        socket.bind(&SockAddr::from(address))?;
+        if ty == Type::STREAM {
+            socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        }
+        address = socket.local_addr()?.as_socket().unwrap_or(address);
+        sockets.push(socket);
+    }
+    Ok((sockets, address))
+}
+
+/// Whether a socket on `held` keeps another from `wanted`, both without
+/// SO_REUSEPORT: same port, and same address or one of them a wildcard that
+/// takes the other in.
+pub(super) fn overlap(held: SocketAddr, held_v6only: bool, wanted: SocketAddr) -> bool {
+    if held.port() != wanted.port() || (held_v6only && wanted.is_ipv4()) {
+        return false;
+    }
+    let takes_in = |wide: IpAddr, other: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || other.is_ipv4());
+    let (held, wanted) = (held.ip().to_canonical(), wanted.ip().to_canonical());
+    held == wanted || takes_in(held, wanted) || takes_in(wanted, held)
+}
+
+/// What the reader can do about a bind that failed.
+pub(super) fn advice(error: &io::Error, ty: Type, address: SocketAddr) -> Option<String> {
+    let port = address.port();
+    let advice = match Errno::from_raw(error.raw_os_error()?) {
+        Errno::EACCES if port < unprivileged_port_start() => {
+            "run as root, or let systemd pass the socket".to_owned()
+        }
+        Errno::EADDRNOTAVAIL => "no interface has this address; freebind binds it all the same".to_owned(),
+        Errno::EADDRINUSE if ty == Type::STREAM => {
+            format!("ss -ltnp 'sport = :{port}' shows who holds it")
+        }
+        Errno::EADDRINUSE => format!("ss -lunp 'sport = :{port}' shows who holds it"),
+        Errno::EMFILE => "raise the limit of open files, ulimit -n".to_owned(),
+        _ => return None,
+    };
+    Some(advice)
+}
+
+/// ip_unprivileged_port_start of ip(7) sysctls; 1024 where it cannot be read.
+fn unprivileged_port_start() -> u16 {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}

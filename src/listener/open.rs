@@ -1,0 +1,314 @@
+//! From parsed BINDs to sockets: first whatever leaves no trace, then the rest.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Group, Uid, User};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+use super::address::{Address, Bind, UnixKind, check_length};
+use super::inherit::{self, Inherited};
+use super::options::{Options, digits};
+use super::path::{self, Permissions};
+use super::upstream::{FIRST, Upstream};
+use super::{Kind, Listener, Listeners, inet, tune};
+use crate::error::{Error, reason};
+use crate::sys::fd;
+
+/// A BIND with everything looked up that can be without binding it.
+enum Plan {
+    Inet { ty: Type, candidates: Vec<SocketAddr> },
+    Path { kind: UnixKind, path: PathBuf, permissions: Permissions },
+    Abstract { kind: UnixKind, name: String },
+    Inherited(Inherited),
+}
+
+impl Listeners {
+    /// Takes over what reached us, then binds each BIND in order. A relative
+    /// unix path is joined to `directory`; `reuseport` makes `slots` sockets.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for what only a look at the machine shows to be bad: a
+    /// host name with several addresses, a path too long once it is joined, an
+    /// option that an inherited socket cannot have. [`Error::Inherited`] for a
+    /// descriptor that cannot be served on, [`Error::Bind`] for everything else.
+    /// Whatever was bound by then is closed and unlinked again.
+    pub fn open(
+        upstream: Upstream,
+        binds: &[Bind],
+        directory: &Path,
+        slots: u32,
+    ) -> Result<Listeners, Error> {
+        let mut list = Vec::new();
+        for (number, name) in upstream.sockets() {
+            let origin = format!("fd {number} of LISTEN_FDS");
+            list.push(given(inherit::inspect(number)?, name.to_owned(), origin));
+        }
+        let mut plans = Vec::new();
+        for (index, bind) in binds.iter().enumerate() {
+            refuse_twice(&upstream, binds, index)?;
+            plans.push(plan(bind, directory)?);
+        }
+        // Each has been copied, and two descriptors for one socket would keep it
+        // open after its listener has gone.
+        for (number, _) in upstream.sockets() {
+            fd::close_given(number);
+        }
+        for (bind, plan) in binds.iter().zip(plans) {
+            let name = bind.name.clone().unwrap_or_else(|| format!("socket{}", list.len()));
+            let listener = open(bind, plan, name, slots.max(1), &list)?;
+            list.push(listener);
+        }
+        Ok(Listeners { list })
+    }
+}
+
+/// The same descriptor twice would be one socket under two names.
+fn refuse_twice(upstream: &Upstream, binds: &[Bind], index: usize) -> Result<(), Error> {
+    let Address::Fd(number) = binds[index].address else {
+        return Ok(());
+    };
+    let refuse = |why: &str| Err(Error::Inherited { fd: number, why: why.to_owned() });
+    if upstream.contains(number) {
+        return refuse("LISTEN_FDS passes it on already");
+    }
+    if binds[..index].iter().any(|earlier| earlier.address == binds[index].address) {
+        return refuse("it is given twice");
+    }
+    Ok(())
+}
+
+fn plan(bind: &Bind, directory: &Path) -> Result<Plan, Error> {
+    let usage = |why: String| Error::Usage(format!("bad BIND {:?}: {why}", bind.to_string()));
+    match &bind.address {
+        Address::Tcp { host, port } => {
+            Ok(Plan::Inet { ty: Type::STREAM, candidates: inet::resolve(bind, host, *port)? })
+        }
+        Address::Udp { host, port } => {
+            Ok(Plan::Inet { ty: Type::DGRAM, candidates: inet::resolve(bind, host, *port)? })
+        }
+        Address::Unix { kind, path } => {
+            let path = path::absolute(directory, path);
+            check_length(&path).map_err(usage)?;
+            Ok(Plan::Path { kind: *kind, path, permissions: permissions(bind)? })
+        }
+        Address::Abstract { kind, name } => Ok(Plan::Abstract { kind: *kind, name: name.clone() }),
+        Address::Fd(number) => {
+            let found = inherit::inspect(*number)?;
+            bind.options.check(found.kind.family()).map_err(usage)?;
+            close_original_on_exec(*number)?;
+            Ok(Plan::Inherited(found))
+        }
+    }
+}
+
+/// Our copy is what a worker gets. 0, 1 and 2 stay what the worker inherits.
+fn close_original_on_exec(number: RawFd) -> Result<(), Error> {
+    if number < FIRST {
+        return Ok(());
+    }
+    fd::close_on_exec(number).map_err(|error| Error::Inherited { fd: number, why: reason(&error) })
+}
+
+fn permissions(bind: &Bind) -> Result<Permissions, Error> {
+    let Options { mode, user, group, .. } = &bind.options;
+    let unknown = |why: String| Error::Bind { bind: bind.address.to_string(), why, next: None };
+    let id = |text: &str| digits(text).and_then(|text| text.parse().ok());
+    let mut permissions = Permissions { mode: *mode, user: None, group: None };
+    if let Some(name) = user {
+        let uid = match id(name) {
+            Some(uid) => Some(Uid::from_raw(uid)),
+            None => User::from_name(name)
+                .map_err(|errno| unknown(format!("cannot look up user {name}: {errno}")))?
+                .map(|user| user.uid),
+        };
+        permissions.user = Some(uid.ok_or_else(|| unknown(format!("unknown user {name}")))?);
+    }
+    if let Some(name) = group {
+        let gid = match id(name) {
+            Some(gid) => Some(Gid::from_raw(gid)),
+            None => Group::from_name(name)
+                .map_err(|errno| unknown(format!("cannot look up group {name}: {errno}")))?
+                .map(|group| group.gid),
+        };
+        permissions.group = Some(gid.ok_or_else(|| unknown(format!("unknown group {name}")))?);
+    }
+    Ok(permissions)
+}
+
+fn open(bind: &Bind, plan: Plan, name: String, slots: u32, earlier: &[Listener]) -> Result<Listener, Error> {
+    let options = &bind.options;
+    let origin = bind.to_string();
+    match plan {
+        Plan::Inet { ty, candidates } => open_inet(bind, ty, &candidates, name, slots, earlier),
+        Plan::Path { kind, path, permissions } => {
+            if let Some(other) = earlier.iter().find(|other| is_at(other, &path)) {
+                return Err(in_use(path.display().to_string(), other));
+            }
+            let (kind, backlog, socket) = unix_socket(kind, options, &path.display().to_string())?;
+            let bound = path::bind(&socket, &path, permissions, || listen(&socket, kind, backlog))?;
+            let mut listener = Listener::new(name, path.display().to_string(), origin, kind);
+            listener.path = Some(bound);
+            listener.backlog = backlog;
+            listener.sockets.push(socket.into());
+            Ok(listener)
+        }
+        Plan::Abstract { kind, name: place } => {
+            let address = format!("@{place}");
+            let (kind, backlog, socket) = unix_socket(kind, options, &address)?;
+            SockAddr::unix(format!("\0{place}"))
+                .and_then(|place| socket.bind(&place))
+                .and_then(|()| listen(&socket, kind, backlog))
+                .map_err(|error| {
+                    let holder = earlier.iter().find(|other| other.address == address);
+                    match holder.filter(|_| is_in_use(&error)) {
+                        Some(other) => in_use(address.clone(), other),
+                        None => failed(&address, &error),
+                    }
+                })?;
+            let mut listener = Listener::new(name, address, origin, kind);
+            listener.backlog = backlog;
+            listener.sockets.push(socket.into());
+            Ok(listener)
+        }
+        Plan::Inherited(found) => {
+            let mut listener = given(found, name, origin);
+            let result = tune(&listener.sockets[0], options).and_then(|()| match options.backlog {
+                Some(backlog) => {
+                    listener.backlog = in_effect(options.backlog);
+                    SockRef::from(&listener.sockets[0]).listen(backlog)
+                }
+                None => Ok(()),
+            });
+            result.map_err(|error| failed(&bind.address.to_string(), &error))?;
+            Ok(listener)
+        }
+    }
+}
+
+fn open_inet(
+    bind: &Bind,
+    ty: Type,
+    candidates: &[SocketAddr],
+    name: String,
+    slots: u32,
+    earlier: &[Listener],
+) -> Result<Listener, Error> {
+    let options = &bind.options;
+    let kind = if ty == Type::STREAM { Kind::Tcp } else { Kind::Udp };
+    let shown = |address: SocketAddr| match kind {
+        Kind::Udp => format!("udp://{address}"),
+        _ => address.to_string(),
+    };
+    let backlog = if kind.listens() { in_effect(options.backlog) } else { 0 };
+    let count = if options.reuseport { slots } else { 1 };
+    // With SO_REUSEPORT the kernel would take the same address twice, and
+    // share the connections between two listeners.
+    let same = |other: &&Listener| {
+        other.kind == kind && other.inet.is_some_and(|held| held.port() != 0 && held == candidates[0])
+    };
+    if let Some(other) = earlier.iter().find(same) {
+        return Err(in_use(shown(candidates[0]), other));
+    }
+    let made =
+        inet::first_that_exists(candidates, |address| inet::open(ty, address, options, backlog, count));
+    let (sockets, address) = made.map_err(|(address, error)| {
+        let holds = |other: &&Listener| {
+            other.kind == kind && other.inet.is_some_and(|held| inet::overlap(held, other.v6only, address))
+        };
+        match earlier.iter().find(holds).filter(|_| is_in_use(&error)) {
+            Some(other) => in_use(shown(address), other),
+            None => Error::Bind {
+                bind: shown(address),
+                why: reason(&error),
+                next: inet::advice(&error, ty, address),
+            },
+        }
+    })?;
+    let mut listener = Listener::new(name, address.to_string(), bind.to_string(), kind);
+    listener.sockets = sockets.into_iter().map(Into::into).collect();
+    listener.backlog = backlog;
+    listener.inet = Some(address);
+    listener.reuseport = options.reuseport;
+    listener.v6only = options.v6only;
+    Ok(listener)
+}
+
+impl Listener {
+    fn new(name: String, address: String, origin: String, kind: Kind) -> Listener {
+        Listener {
+            path: None,
+            sockets: Vec::new(),
+            name,
+            address,
+            origin: format!("{origin} of this command line"),
+            kind,
+            backlog: 0,
+            inet: None,
+            reuseport: false,
+            v6only: false,
+        }
+    }
+}
+
+/// A listener from a socket that we were given. What the kernel does not tell,
+/// the backlog of a unix socket, is taken to be the largest.
+fn given(found: Inherited, name: String, origin: String) -> Listener {
+    let mut listener = Listener::new(name, found.address, String::new(), found.kind);
+    listener.origin = origin;
+    listener.backlog = match found.kind {
+        Kind::Tcp => fd::tcp_backlog(found.socket.as_fd()).unwrap_or_else(|_| in_effect(None)),
+        kind if kind.listens() => in_effect(None),
+        _ => 0,
+    };
+    listener.inet = found.inet;
+    listener.v6only = found.inet.is_some_and(|address| address.is_ipv6())
+        && SockRef::from(&found.socket).only_v6().unwrap_or(false);
+    listener.sockets.push(found.socket);
+    listener
+}
+
+fn unix_socket(kind: UnixKind, options: &Options, address: &str) -> Result<(Kind, u32, Socket), Error> {
+    let (kind, ty) = match kind {
+        UnixKind::Stream => (Kind::Unix, Type::STREAM),
+        UnixKind::Datagram => (Kind::UnixDatagram, Type::DGRAM),
+        UnixKind::Seqpacket => (Kind::UnixSeqpacket, Type::SEQPACKET),
+    };
+    let socket = Socket::new(Domain::UNIX, ty, None).map_err(|error| failed(address, &error))?;
+    tune(&socket, options).map_err(|error| failed(address, &error))?;
+    let backlog = if kind.listens() { in_effect(options.backlog) } else { 0 };
+    Ok((kind, backlog, socket))
+}
+
+fn listen(socket: &Socket, kind: Kind, backlog: u32) -> std::io::Result<()> {
+    if kind.listens() {
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    }
+    Ok(())
+}
+
+/// The backlog that listen(2) makes of the one asked for: at most somaxconn.
+fn in_effect(asked: Option<i32>) -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
+    let somaxconn = text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(4096);
+    asked.map_or(somaxconn, |asked| asked.unsigned_abs().min(somaxconn))
+}
+
+fn is_at(listener: &Listener, path: &Path) -> bool {
+    listener.path.as_ref().is_some_and(|bound| bound.is_at(path))
+}
+
+fn is_in_use(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EADDRINUSE as i32)
+}
+
+fn in_use(bind: String, holder: &Listener) -> Error {
+    let why = "address already in use".to_owned();
+    Error::Bind { bind, why, next: Some(format!("{} holds it", holder.origin)) }
+}
+
+fn failed(bind: &str, error: &std::io::Error) -> Error {
+    Error::Bind { bind: bind.to_owned(), why: reason(error), next: None }
+}

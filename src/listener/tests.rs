@@ -1,0 +1,411 @@
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Barrier;
+
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::socket::{getsockopt, sockopt};
+use tempfile::TempDir;
+
+use super::*;
+use crate::error::Error;
+
+fn open_in(directory: &Path, binds: &[&str], slots: u32) -> Result<Listeners, Error> {
+    let binds: Vec<Bind> = binds.iter().map(|bind| bind.parse().unwrap()).collect();
+    Listeners::open(Upstream::default(), &binds, directory, slots)
+}
+
+fn open(binds: &[&str]) -> Result<Listeners, Error> {
+    open_in(Path::new("/"), binds, 1)
+}
+
+fn refused(directory: &Path, binds: &[&str]) -> String {
+    let error = open_in(directory, binds, 1).expect_err("it was bound");
+    assert_eq!(error.status(), 125, "{error}");
+    error.to_string()
+}
+
+fn port(listener: &Listener) -> u16 {
+    listener.inet.unwrap().port()
+}
+
+fn files(directory: &TempDir) -> usize {
+    fs::read_dir(directory.path()).unwrap().count()
+}
+
+fn directory() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn a_bare_port_is_dual_stack_and_v6only_is_not() {
+    let listeners = open(&[":0", "[::]:0", "[::]:0,v6only"]).unwrap();
+    for (listener, v6only) in listeners.iter().zip([false, false, true]) {
+        assert_eq!(listener.address(), format!("[::]:{}", port(listener)));
+        assert_ne!(port(listener), 0);
+        assert_eq!(SockRef::from(&listener.fd(0)).only_v6().unwrap(), v6only);
+        TcpStream::connect(("::1", port(listener))).unwrap();
+        assert_eq!(TcpStream::connect(("127.0.0.1", port(listener))).is_err(), v6only);
+    }
+    assert_eq!(listeners.iter().map(Listener::name).collect::<Vec<_>>(), ["socket0", "socket1", "socket2"]);
+}
+
+#[test]
+fn only_a_machine_without_ipv6_falls_back_to_ipv4() {
+    let bind: Bind = ":7".parse().unwrap();
+    let any = inet::resolve(&bind, &address::Host::Any, 7).unwrap();
+    assert_eq!(any.iter().map(ToString::to_string).collect::<Vec<_>>(), ["[::]:7", "0.0.0.0:7"]);
+    for (errno, falls_back) in [
+        (libc::EAFNOSUPPORT, true),
+        (libc::EADDRNOTAVAIL, true),
+        (libc::EADDRINUSE, false),
+        (libc::EACCES, false),
+    ] {
+        let result = inet::first_that_exists(&any, |address| match address.is_ipv6() {
+            true => Err(io::Error::from_raw_os_error(errno)),
+            false => Ok(address),
+        });
+        assert_eq!(result.is_ok(), falls_back, "{errno}");
+    }
+    for text in [":7,v6only", "[::]:7"] {
+        let bind: Bind = text.parse().unwrap();
+        let address::Address::Tcp { host, port } = &bind.address else { panic!("{text}") };
+        assert_eq!(inet::resolve(&bind, host, *port).unwrap().len(), 1, "{text}");
+    }
+}
+
+#[test]
+fn sockets_are_blocking_close_on_exec_and_above_the_standard_three() {
+    let directory = directory();
+    let binds = ["127.0.0.1:0", "udp://127.0.0.1:0,nonblock", "./s", "unix-seqpacket:q,nonblock"];
+    let listeners = open_in(directory.path(), &binds, 1).unwrap();
+    for (listener, nonblock) in listeners.iter().zip([false, true, false, true]) {
+        let socket = listener.fd(0);
+        assert!(socket.as_raw_fd() > 2);
+        let flags = FdFlag::from_bits_truncate(fcntl(socket, FcntlArg::F_GETFD).unwrap());
+        assert!(flags.contains(FdFlag::FD_CLOEXEC));
+        let status = OFlag::from_bits_truncate(fcntl(socket, FcntlArg::F_GETFL).unwrap());
+        assert_eq!(status.contains(OFlag::O_NONBLOCK), nonblock, "{}", listener.address());
+        let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
+        assert_eq!(link.to_str().unwrap(), format!("socket:[{}]", listener.inode(0)));
+    }
+}
+
+#[test]
+fn options_reach_the_kernel() {
+    let bind = "127.0.0.1:0,backlog=7,defer-accept=3,fastopen=5,rcvbuf=20000,sndbuf=30000,nodelay";
+    let listeners = open(&[bind, "203.0.113.7:0,freebind", "127.0.0.1:0"]).unwrap();
+    let list: Vec<&Listener> = listeners.iter().collect();
+    let socket = list[0].fd(0);
+    assert_eq!((fd::tcp_backlog(socket).unwrap(), list[0].backlog()), (7, 7));
+    assert_eq!(getsockopt(&socket, sockopt::RcvBuf).unwrap(), 40000);
+    assert_eq!(getsockopt(&socket, sockopt::SndBuf).unwrap(), 60000);
+    assert!(SockRef::from(&socket).tcp_nodelay().unwrap());
+    assert!(fd::tcp_option(socket, libc::TCP_DEFER_ACCEPT).unwrap() >= 3);
+    assert_eq!(fd::tcp_option(socket, libc::TCP_FASTOPEN).unwrap(), 5);
+    assert!(list[1].address().starts_with("203.0.113.7:"));
+    let somaxconn = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    assert_eq!(list[2].backlog().to_string(), somaxconn.trim());
+    assert_eq!(fd::tcp_backlog(list[2].fd(0)).unwrap(), list[2].backlog());
+}
+
+#[test]
+fn reuseport_makes_one_socket_a_slot_once() {
+    let listeners = open_in(Path::new("/"), &["127.0.0.1:0,reuseport", "127.0.0.1:0"], 3).unwrap();
+    let [many, one] = &listeners.list[..] else { panic!("two listeners") };
+    let inodes: BTreeSet<u64> = (0..3).map(|slot| many.inode(slot)).collect();
+    assert_eq!((inodes.len(), many.reuseport(), one.reuseport()), (3, true, false));
+    assert_eq!(many.inode(4), many.inode(1));
+    assert_eq!(one.inode(0), one.inode(2));
+    for slot in 0..3 {
+        let local = SockRef::from(&many.fd(slot)).local_addr().unwrap().as_socket().unwrap();
+        assert_eq!(local, many.inet.unwrap());
+    }
+}
+
+#[test]
+fn a_port_in_use_is_refused_and_leaves_nothing() {
+    let directory = directory();
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = held.local_addr().unwrap();
+    let free = open(&["127.0.0.1:0"]).unwrap().list[0].inet.unwrap();
+    let message =
+        refused(directory.path(), &["./s", "unix-dgram:d", &free.to_string(), &address.to_string()]);
+    let start = format!("cannot bind {address}: address already in use (ss ");
+    assert!(message.starts_with(&start), "{message}");
+    assert_eq!(files(&directory), 0);
+    let error = TcpStream::connect(free).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    let held = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let message = refused(directory.path(), &[&format!("udp://{}", held.local_addr().unwrap())]);
+    assert!(message.contains("address already in use"), "{message}");
+}
+
+#[test]
+fn two_of_our_own_that_clash_are_both_named() {
+    let directory = directory();
+    let port = port(&open(&[":0"]).unwrap().list[0]);
+    let specs = ["127.0.0.1", "*", "", "[::1]", "[::]"].map(|host| format!("{host}:{port}"));
+    for (first, second) in [(0, 0), (0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1), (2, 2), (3, 4)] {
+        for scheme in ["tcp://", "udp://"] {
+            let (one, two) = (format!("{scheme}{}", specs[first]), format!("{scheme}{}", specs[second]));
+            let message = refused(directory.path(), &[&one, &two]);
+            let one: Bind = one.parse().unwrap();
+            assert!(message.contains("address already in use"), "{message}");
+            assert!(message.contains(&format!("({one} of this command line holds it)")), "{message}");
+        }
+    }
+    open(&[&format!("[::]:{port},v6only"), &format!("*:{port}")]).unwrap();
+    let twice = format!("127.0.0.1:{port},reuseport");
+    assert!(refused(directory.path(), &[&twice, &twice]).contains(&format!("({twice} of this")));
+    let message = refused(directory.path(), &["./s", "unix-dgram:./s"]);
+    assert!(message.contains("/s: address already in use (./s of this command line"), "{message}");
+    let name = format!("@{}", directory.path().display());
+    assert!(refused(directory.path(), &[&name, &name]).contains(&format!("({name} of this")));
+    assert_eq!(files(&directory), 0);
+}
+
+#[test]
+fn an_address_of_no_interface_hints_at_freebind() {
+    let message = refused(Path::new("/"), &["203.0.113.7:5001"]);
+    assert!(message.starts_with("cannot bind 203.0.113.7:5001: cannot assign"), "{message}");
+    assert!(message.contains("freebind"), "{message}");
+}
+
+#[test]
+fn accounts_and_interfaces_are_looked_up_before_anything_is_bound() {
+    let directory = directory();
+    let held = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for (bad, why) in [
+        ("./t,user=no-such-user-1", "unknown user no-such-user-1"),
+        ("./t,group=no-such-group-1", "unknown group no-such-group-1"),
+        ("[fe80::1%nosuch0]:1", "there is no interface nosuch0"),
+        ("no-such-host.invalid:1", "cannot resolve no-such-host.invalid"),
+    ] {
+        let message = refused(directory.path(), &[&held, "./s", bad]);
+        assert!(message.contains(why), "{message}");
+        assert_eq!(files(&directory), 0);
+    }
+    let long = format!("unix:{}", "p".repeat(107));
+    let error = open_in(directory.path(), &["./s", &long], 1).unwrap_err();
+    assert_eq!(error.status(), 2);
+    assert!(error.to_string().contains("107"), "{error}");
+    assert_eq!(files(&directory), 0);
+}
+
+#[test]
+fn a_unix_path_has_exactly_the_permissions_asked_for() {
+    let directory = directory();
+    let binds = ["./s,mode=0666", "unix-dgram:d,mode=0600", "unix-seqpacket:./q,mode=0624,group=0"];
+    let ours = nix::unistd::Uid::effective();
+    let listeners = match ours.is_root() {
+        true => open_in(directory.path(), &[&binds[..], &["./o,user=65534,group=65533"]].concat(), 1),
+        false => open_in(directory.path(), &binds[..2], 1),
+    }
+    .unwrap();
+    for (listener, mode) in listeners.iter().zip([0o666, 0o600, 0o624]) {
+        let file = fs::symlink_metadata(listener.address()).unwrap();
+        assert_eq!(file.permissions().mode() & 0o7777, mode, "{}", listener.address());
+        assert_eq!(file.uid(), ours.as_raw());
+    }
+    if let Some(listener) = listeners.list.get(3) {
+        let file = fs::symlink_metadata(listener.address()).unwrap();
+        assert_eq!((file.uid(), file.gid()), (65534, 65533));
+    }
+    let kinds: Vec<&str> = listeners.iter().map(Listener::kind).take(2).collect();
+    assert_eq!(kinds, ["unix", "unix-dgram"]);
+}
+
+#[test]
+fn a_stale_socket_is_replaced() {
+    let directory = directory();
+    let path = directory.path().join("s");
+    drop(UnixListener::bind(&path).unwrap());
+    let stale = fs::symlink_metadata(&path).unwrap();
+    let listeners = open_in(directory.path(), &["./s"], 1).unwrap();
+    assert_eq!(listeners.list[0].address(), path.to_str().unwrap());
+    UnixStream::connect(&path).unwrap();
+    assert!(fs::symlink_metadata(&path).unwrap().file_type().is_socket());
+    drop(listeners);
+    assert!(!path.exists());
+    drop(stale);
+    drop(UnixDatagram::bind(&path).unwrap());
+    open_in(directory.path(), &["./s"], 1).unwrap();
+}
+
+#[test]
+fn a_live_socket_of_any_type_is_refused_and_not_disturbed() {
+    let directory = directory();
+    let path = directory.path().join("s");
+    let live = UnixListener::bind(&path).unwrap();
+    live.set_nonblocking(true).unwrap();
+    let inode = fs::symlink_metadata(&path).unwrap().ino();
+    for bind in ["./s", "unix-dgram:s", "unix-seqpacket:s"] {
+        let message = refused(directory.path(), &[bind]);
+        let start = format!("cannot bind {}: address already in use (a live", path.display());
+        assert!(message.starts_with(&start), "{message}");
+    }
+    assert_eq!(live.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(fs::symlink_metadata(&path).unwrap().ino(), inode);
+    drop(live);
+    fs::remove_file(&path).unwrap();
+    let bound = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    bound.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    assert!(refused(directory.path(), &["./s"]).contains("a live server"));
+    drop(bound);
+    fs::remove_file(&path).unwrap();
+    let datagram = UnixDatagram::bind(&path).unwrap();
+    assert!(refused(directory.path(), &["./s"]).contains("a live server"));
+    drop(datagram);
+}
+
+#[test]
+fn anything_else_than_a_socket_is_never_unlinked() {
+    let directory = directory();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("file"), "kept").unwrap();
+    fs::create_dir(at("directory")).unwrap();
+    drop(UnixListener::bind(at("stale")).unwrap());
+    symlink(at("stale"), at("link")).unwrap();
+    symlink(at("nowhere"), at("dangling")).unwrap();
+    nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    for name in ["file", "directory", "link", "dangling", "fifo"] {
+        let before = fs::symlink_metadata(at(name)).unwrap().ino();
+        let message = refused(directory.path(), &[&format!("./{name}")]);
+        assert!(message.contains("file exists (something else than a socket"), "{message}");
+        assert_eq!(fs::symlink_metadata(at(name)).unwrap().ino(), before);
+    }
+    assert_eq!(fs::read_to_string(at("file")).unwrap(), "kept");
+    assert!(at("stale").exists() && !at("nowhere").exists());
+    let message = refused(directory.path(), &["./missing/s"]);
+    assert!(message.contains("create the directory"), "{message}");
+}
+
+#[test]
+fn a_path_that_is_no_longer_ours_is_left_alone() {
+    let directory = directory();
+    let path = directory.path().join("s");
+    let listeners = open_in(directory.path(), &["./s"], 1).unwrap();
+    fs::remove_file(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
+    drop(listeners);
+    UnixStream::connect(&path).unwrap();
+    drop(other);
+    fs::remove_file(&path).unwrap();
+    let listeners = open_in(directory.path(), &["./s"], 1).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "kept").unwrap();
+    drop(listeners);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+}
+
+#[test]
+fn of_fifty_racing_starters_exactly_one_wins() {
+    let directory = directory();
+    let path = directory.path().join("s");
+    for stale in [false, true] {
+        if stale {
+            drop(UnixListener::bind(&path).unwrap());
+        }
+        let barrier = Barrier::new(50);
+        let results: Vec<Result<Listeners, Error>> = std::thread::scope(|scope| {
+            let start = || {
+                barrier.wait();
+                open_in(directory.path(), &["./s"], 1)
+            };
+            let starters: Vec<_> = (0..50).map(|_| scope.spawn(start)).collect();
+            starters.into_iter().map(|starter| starter.join().unwrap()).collect()
+        });
+        let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        assert_eq!(won.len(), 1);
+        for error in lost.into_iter().filter_map(Result::err) {
+            assert!(error.to_string().contains("a live server"), "{error}");
+        }
+        assert_eq!(files(&directory), 1);
+        UnixStream::connect(&path).unwrap();
+        drop(won);
+        assert_eq!(files(&directory), 0);
+    }
+}
+
+#[test]
+fn starters_and_stoppers_never_remove_a_path_that_is_served() {
+    let directory = directory();
+    let path = directory.path().join("s");
+    let wins: u32 = std::thread::scope(|scope| {
+        let churn = || {
+            let mut wins = 0;
+            for _ in 0..40 {
+                if let Ok(listeners) = open_in(directory.path(), &["./s"], 1) {
+                    assert!(listeners.list[0].path.as_ref().unwrap().is_at(&path));
+                    UnixStream::connect(&path).expect("the winner's own path serves");
+                    wins += 1;
+                }
+            }
+            wins
+        };
+        let churners: Vec<_> = (0..8).map(|_| scope.spawn(churn)).collect();
+        churners.into_iter().map(|churner| churner.join().unwrap()).sum()
+    });
+    assert!(wins > 0);
+    assert_eq!(files(&directory), 0);
+}
+
+#[test]
+fn abstract_sockets_of_each_type_are_bound() {
+    let name = format!("graceful-run-test-{}", std::process::id());
+    let binds = [format!("@{name}"), format!("unix-dgram:@{name}-d")];
+    let listeners = open(&[&binds[0], &binds[1]]).unwrap();
+    let shown: Vec<_> = listeners.iter().map(|l| (l.kind(), l.address().to_owned())).collect();
+    assert_eq!(shown, [("unix", binds[0].clone()), ("unix-dgram", format!("@{name}-d"))]);
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    UnixStream::connect_addr(&address).unwrap();
+}
+
+#[test]
+fn a_given_socket_is_copied_and_served_on() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let binds =
+        [format!("web=fd://{},nonblock,backlog=9", tcp.as_raw_fd()), format!("fd://{}", udp.as_raw_fd())];
+    let listeners = open(&[&binds[0], &binds[1]]).unwrap();
+    let [web, dns] = &listeners.list[..] else { panic!("two listeners") };
+    assert_eq!((web.name(), web.kind(), web.backlog()), ("web", "tcp", 9));
+    assert_eq!((dns.name(), dns.kind(), dns.backlog()), ("socket1", "udp", 0));
+    assert_eq!(web.address(), tcp.local_addr().unwrap().to_string());
+    assert_ne!(web.fd(0).as_raw_fd(), tcp.as_raw_fd());
+    assert_eq!(fd::tcp_backlog(tcp.as_fd()).unwrap(), 9);
+    let status = OFlag::from_bits_truncate(fcntl(&tcp, FcntlArg::F_GETFL).unwrap());
+    assert!(status.contains(OFlag::O_NONBLOCK));
+    let message = refused(Path::new("/"), &[&binds[0], &web.address().to_owned()]);
+    assert!(message.contains("fd://"), "{message}");
+    let bind = format!("fd://{},backlog=9", udp.as_raw_fd());
+    assert_eq!(open(&[&bind]).unwrap_err().status(), 2);
+}
+
+#[test]
+fn a_descriptor_that_cannot_be_served_on_is_named() {
+    let (pipe, _writer) = io::pipe().unwrap();
+    let deaf = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let unbound = UnixDatagram::unbound().unwrap();
+    let (pair, _other) = UnixStream::pair().unwrap();
+    for (fd, why) in [
+        (pipe.as_raw_fd(), "it is not a socket"),
+        (deaf.as_raw_fd(), "it is a stream socket that is not listening"),
+        (pair.as_raw_fd(), "it is a stream socket that is not listening"),
+        (unbound.as_raw_fd(), "it is not bound to an address"),
+        (9999, "it is not open"),
+        (i32::MAX, "it is not open"),
+    ] {
+        let message = refused(Path::new("/"), &[&format!("fd://{fd}")]);
+        assert_eq!(message, format!("cannot use inherited fd {fd}: {why}"));
+    }
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bind = format!("fd://{}", tcp.as_raw_fd());
+    assert!(refused(Path::new("/"), &[&bind, &bind]).contains("given twice"));
+}

@@ -1,0 +1,173 @@
+//! Log lines to stderr that never hold up the loop.
+//!
+//! A thread writes them. When stderr is a full pipe, lines beyond the queue are
+//! dropped and counted; when nobody reads it any more, they are gone. Nothing
+//! else changes.
+
+use crate::cli::LogFormat;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use env_logger::fmt::Formatter;
+use log::kv::{Error, Key, Value, VisitSource};
+use log::{Level, LevelFilter, Record};
+use serde_json::{Map, Value as Json};
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, SystemTime};
+
+/// Lines that wait for a slow reader.
+const QUEUE: usize = 1024;
+/// How long our last words may take.
+const FLUSH: Duration = Duration::from_secs(1);
+
+enum Message {
+    Line(Vec<u8>),
+    Flush(Sender<()>),
+}
+
+/// Waits for what has been logged to be written.
+#[derive(Debug, Clone)]
+pub struct Flusher {
+    queue: Sender<Message>,
+}
+
+struct Queue {
+    queue: Sender<Message>,
+    dropped: u64,
+}
+
+/// Starts logging. RUST_LOG overrides `level`.
+///
+/// # Errors
+/// When no thread can be had.
+pub fn start(level: LevelFilter, format: LogFormat) -> io::Result<Flusher> {
+    let (queue, lines) = bounded(QUEUE);
+    std::thread::Builder::new().name("log".into()).stack_size(128 * 1024).spawn(move || write(&lines))?;
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(level);
+    if let Ok(filters) = std::env::var("RUST_LOG") {
+        builder.parse_filters(&filters);
+    }
+    builder
+        .write_style(if colour { env_logger::WriteStyle::Always } else { env_logger::WriteStyle::Never })
+        .target(env_logger::Target::Pipe(Box::new(Queue { queue: queue.clone(), dropped: 0 })))
+        .format(match format {
+            LogFormat::Text => text,
+            LogFormat::Json => json,
+        });
+    // A second logger in one process is a mistake that only tests can make.
+    let _ = builder.try_init();
+    Ok(Flusher { queue })
+}
+
+impl Flusher {
+    /// Returns once everything logged so far is written, or after a second.
+    pub fn flush(&self) {
+        let (done, written) = bounded(1);
+        if self.queue.send_timeout(Message::Flush(done), FLUSH).is_ok() {
+            let _ = written.recv_timeout(FLUSH);
+        }
+    }
+
+    /// Why we end: plain whatever the form and the level of the log, since people
+    /// and scripts read the last line of stderr.
+    pub fn last_line(&self, line: &str) {
+        let _ = self.queue.send_timeout(Message::Line(plain(line)), FLUSH);
+        self.flush();
+    }
+}
+
+/// A line before there is a log.
+pub fn write_line(line: &str) {
+    let _ = io::stderr().write_all(&plain(line));
+}
+
+fn plain(line: &str) -> Vec<u8> {
+    format!("graceful-run: {}\n", escape(line)).into_bytes()
+}
+
+fn write(lines: &Receiver<Message>) {
+    let mut stderr = io::stderr();
+    for message in lines {
+        match message {
+            // A dead reader costs the line, nothing else.
+            Message::Line(line) => drop(stderr.write_all(&line)),
+            Message::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// env_logger hands over one whole line a call.
+impl Write for Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut bytes = Vec::with_capacity(line.len());
+        if self.dropped > 0 {
+            bytes = format!("graceful-run: {} log lines were lost, stderr was full\n", self.dropped).into();
+        }
+        bytes.extend_from_slice(line);
+        match self.queue.try_send(Message::Line(bytes)) {
+            Ok(()) => self.dropped = 0,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.dropped += 1,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn text(out: &mut Formatter, record: &Record) -> io::Result<()> {
+    let message = escape(&record.args().to_string());
+    let style = out.default_level_style(record.level());
+    match record.level() {
+        Level::Error | Level::Warn => writeln!(out, "graceful-run: {style}{message}{style:#}"),
+        Level::Info => writeln!(out, "graceful-run: {message}"),
+        Level::Debug | Level::Trace => writeln!(out, "graceful-run: {style}({message}){style:#}"),
+    }
+}
+
+fn json(out: &mut Formatter, record: &Record) -> io::Result<()> {
+    let mut object = Map::new();
+    let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    object.insert("time".into(), time.into());
+    object.insert("level".into(), record.level().as_str().to_lowercase().into());
+    object.insert("message".into(), record.args().to_string().into());
+    let _ = record.key_values().visit(&mut Fields(&mut object));
+    writeln!(out, "{}", Json::Object(object))
+}
+
+struct Fields<'a>(&'a mut Map<String, Json>);
+
+impl<'kvs> VisitSource<'kvs> for Fields<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
+        let json = match value.to_i64() {
+            Some(number) => Json::from(number),
+            None => Json::from(value.to_string()),
+        };
+        self.0.insert(key.to_string(), json);
+        Ok(())
+    }
+}
+
+/// A worker's words, file names and arguments may hold anything: no control
+/// character reaches the terminal or begins a line of its own.
+fn escape(message: &str) -> String {
+    let mut out = String::with_capacity(message.len());
+    for c in message.chars() {
+        match c.is_control() {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escape;
+
+    #[test]
+    fn control_characters_are_spelled_out() {
+        assert_eq!(escape("a\nb\x1b[31m\u{9b}\u{7f}é"), "a\\nb\\u{1b}[31m\\u{9b}\\u{7f}é");
+    }
+}

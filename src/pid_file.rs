@@ -1,0 +1,125 @@
+//! `--pid-file`: written atomically once the first generation is ready, so that
+//! who reads it can trust it, and removed at the end only if it is still ours.
+
+use crate::error::{Error, reason};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A pid file that is prepared, or in place.
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+    temporary: PathBuf,
+    /// Device and inode of what we wrote.
+    identity: (u64, u64),
+}
+
+impl PidFile {
+    /// Writes our process id beside `path`, so that a directory in which it
+    /// cannot be written is known before anything is started.
+    ///
+    /// # Errors
+    /// [`Error::Cannot`]: the directory is missing, not writable, or open to
+    /// everybody without the sticky bit.
+    pub fn prepare(path: &Path) -> Result<PidFile, Error> {
+        let failed =
+            |error: io::Error| Error::cannot(format!("write pid file {}", path.display()), reason(&error));
+        let directory =
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mode = fs::metadata(directory).map_err(failed)?.mode();
+        if mode & 0o002 != 0 && mode & 0o1000 == 0 {
+            return Err(Error::Cannot {
+                attempt: format!("write pid file {}", path.display()),
+                why: format!("everybody can write to {}", directory.display()),
+                next: Some("use a directory of your own, or /run".into()),
+            });
+        }
+        if path.is_dir() {
+            return Err(failed(io::Error::from_raw_os_error(libc::EISDIR)));
+        }
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        name.push(format!(".{}", std::process::id()));
+        let temporary = directory.join(name);
+        let _ = fs::remove_file(&temporary);
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary).map_err(failed)?;
+        let identity = identity(&file).map_err(failed)?;
+        let prepared = PidFile { path: path.into(), temporary, identity };
+        writeln!(file, "{}", std::process::id()).map_err(failed)?;
+        Ok(prepared)
+    }
+
+    /// Puts it in place (rename(2)).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn publish(&self) -> io::Result<()> {
+        fs::rename(&self.temporary, &self.path)
+    }
+}
+
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    file.metadata().map(|data| (data.dev(), data.ino()))
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.temporary);
+        let ours =
+            fs::symlink_metadata(&self.path).is_ok_and(|data| (data.dev(), data.ino()) == self.identity);
+        if ours {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_appears_whole_and_goes_with_us() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let file = PidFile::prepare(&path).unwrap();
+        assert!(!path.exists());
+        file.publish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        drop(file);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn somebody_elses_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let file = PidFile::prepare(&path).unwrap();
+        file.publish().unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        drop(file);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+    }
+
+    #[test]
+    fn a_link_at_its_place_is_replaced_and_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("pid"), dir.path().join("victim"));
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        PidFile::prepare(&path).unwrap().publish().unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_directory_that_is_missing_or_open_to_all_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(PidFile::prepare(&dir.path().join("no/pid")).unwrap_err().status(), 125);
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = PidFile::prepare(&dir.path().join("pid")).unwrap_err();
+        assert!(error.to_string().contains("everybody can write"), "{error}");
+    }
+}

@@ -1,0 +1,216 @@
+//! What happened, for people: one line an event, with generation, pid and
+//! durations; and our last words.
+
+use crate::books::{Books, Entry};
+use crate::core::event::{AckKind, Ending, Exit, Failure, Generation, Refusal, Report, WorkerId};
+use crate::signals;
+use log::{debug, info, warn};
+use std::time::Duration;
+
+/// Writes one log line.
+pub fn log(report: &Report, books: &Books) {
+    let of = |id: WorkerId| Named::new(id, books);
+    match *report {
+        // Told together with what was started, by the one who started it.
+        Report::Started(_) => {}
+        Report::Ready(id, kind, after) => ready(&of(id), kind, after),
+        Report::Serving(generation) => info!(generation = generation.0; "{generation}: serving"),
+        Report::UpgradeStarted { from, to } => {
+            info!(generation = to.0; "upgrade to {to} begins, {from} serves");
+        }
+        Report::UpgradeKept => info!("upgrade requested while one is under way: another follows it"),
+        Report::UpgradeDone { from, to, took } => {
+            info!(generation = to.0, took_ms = ms(took); "{to}: serves after {}, {from}: asked to stop", length(took));
+        }
+        Report::UpgradeFailed { from, to, why, replaced, of, took } => {
+            let kept = match replaced {
+                0 => format!("{from} still serves"),
+                _ => format!("{replaced} of {of} replaced, the others stay with {from}"),
+            };
+            let reason = failure(why, books);
+            warn!(generation = to.0, took_ms = ms(took); "upgrade to {to} failed: {reason}; {kept}");
+        }
+        Report::Asked(id) => {
+            let worker = of(id);
+            debug!(generation = worker.generation.0, pid = worker.pid; "{worker}: asked to stop");
+        }
+        Report::NoAck(id, after) => {
+            let worker = of(id);
+            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}", length(after));
+        }
+        Report::Killed(id, after) => {
+            let worker = of(id);
+            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed, {} after it was asked to stop", length(after));
+        }
+        Report::Gone { worker: id, exit: how, age, asked, ready, remains } => {
+            gone(&of(id), how, age, asked || ready, remains);
+        }
+        Report::NotStarted { worker: id, again, .. } => {
+            let worker = of(id);
+            let next = if again { " (trying again)" } else { "" };
+            warn!(generation = worker.generation.0; "{}: {}{next}", worker.generation, worker.refused);
+        }
+        Report::Restarting(slot, pause) => {
+            info!(slot = slot.0; "slot {}: starts again in {}", slot.0, length(pause))
+        }
+        Report::Retired(slot) => info!(slot = slot.0; "slot {}: stays empty (--restart)", slot.0),
+        Report::Scaled(workers) => info!(workers = workers; "workers wanted: {workers}"),
+        Report::CannotScale(workers) => {
+            warn!(workers = workers; "the number of workers stays {workers}: that is the limit")
+        }
+        Report::Stopping => info!("stopping"),
+        Report::Ignored(request) => info!("{} ignored: stopping", wish(request)),
+    }
+}
+
+/// Our exit status and, unless it is 0, our last line.
+pub fn last_words(ending: Ending, books: &Books, stop_timeout: Option<Duration>) -> (u8, Option<String>) {
+    let of = |id: WorkerId| Named::new(id, books);
+    match ending {
+        Ending::Stopped => (0, None),
+        Ending::Killed => {
+            let limit = stop_timeout
+                .map_or("a stop signal".into(), |limit| format!("--stop-timeout {}", length(limit)));
+            (137, Some(format!("cannot stop every worker in time: one had to be killed ({limit})")))
+        }
+        Ending::Worker(id, exit) => {
+            let status = match exit {
+                Exit::Code(code) => code as u8,
+                Exit::Signal(signal) => 128 + signal as u8,
+            };
+            let line = format!("cannot keep '{}' running: it {}", of(id).command, how(exit));
+            (status, (status != 0).then_some(line))
+        }
+        Ending::NoAck(id, after) => {
+            let line = format!(
+                "cannot start '{}': it was not ready after {} (--ack, --ack-timeout)",
+                of(id).command,
+                length(after)
+            );
+            (124, Some(line))
+        }
+        Ending::NotStarted(id, refusal) => {
+            let status = match refusal {
+                Refusal::NotFound => 127,
+                Refusal::NotExecutable | Refusal::Busy => 126,
+                Refusal::Exhausted | Refusal::Other => 125,
+            };
+            (status, Some(of(id).refused))
+        }
+    }
+}
+
+/// A worker as a line names it.
+struct Named {
+    generation: Generation,
+    pid: i32,
+    command: String,
+    refused: String,
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: pid {}", self.generation, self.pid)
+    }
+}
+
+impl Named {
+    fn new(id: WorkerId, books: &Books) -> Named {
+        let entry = books.get(id);
+        let pid = entry.and_then(|entry| entry.process.as_ref()).map_or(0, |process| process.pid.as_raw());
+        let refused = entry.and_then(|entry: &Entry| entry.refused.clone());
+        Named {
+            generation: entry.map_or(Generation(0), |entry| entry.generation),
+            pid,
+            command: books.command().to_string(),
+            refused: refused.unwrap_or_else(|| "cannot start the command".into()),
+        }
+    }
+}
+
+fn ready(worker: &Named, kind: AckKind, after: Duration) {
+    let (generation, pid) = (worker.generation, worker.pid);
+    let line = format!("{generation}: ready after {} ({}), pid {pid}", length(after), kind_name(kind));
+    match kind {
+        AckKind::Timeout => {
+            warn!(generation = generation.0, pid = pid; "{line}: it gave no ack, and counts as ready (--on-ack-timeout)");
+        }
+        AckKind::Timer => {
+            warn!(generation = generation.0, pid = pid; "{line}: only the timer has spoken, the program itself gave no sign");
+        }
+        _ => info!(generation = generation.0, pid = pid; "{line}"),
+    }
+}
+
+fn gone(worker: &Named, exit: Exit, age: Duration, served: bool, remains: bool) {
+    let (generation, pid) = (worker.generation.0, worker.pid);
+    let left = match remains {
+        // It looks like a server that went into the background.
+        true if exit == Exit::Code(0) && !served => {
+            "; it left processes behind: if it daemonises, run it in the foreground"
+        }
+        true => "; it left processes behind, they are asked to stop",
+        false => "",
+    };
+    info!(generation = generation, pid = pid; "{worker} {} after {}{left}", how(exit), length(age));
+}
+
+fn failure(why: Failure, books: &Books) -> String {
+    let pid = |id| Named::new(id, books).pid;
+    match why {
+        Failure::Exited { worker, exit, ready: false } => {
+            format!("worker pid {} {} before it was ready", pid(worker), how(exit))
+        }
+        Failure::Exited { worker, exit, ready: true } => {
+            format!("worker pid {} {} soon after it was ready (--soak)", pid(worker), how(exit))
+        }
+        Failure::NoAck(worker, after) => {
+            format!("worker pid {} was not ready after {} (--ack-timeout)", pid(worker), length(after))
+        }
+        Failure::NotStarted(worker, _) => Named::new(worker, books).refused,
+        Failure::Stopped => "a stop came in between".into(),
+    }
+}
+
+fn how(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exited with status {code}"),
+        Exit::Signal(signal) => format!("was ended by signal {signal} ({})", signals::name(signal)),
+    }
+}
+
+fn wish(request: crate::core::event::Request) -> &'static str {
+    use crate::core::event::Request;
+    match request {
+        Request::Upgrade => "upgrade",
+        Request::More => "one worker more",
+        Request::Fewer => "one worker fewer",
+        Request::Forward(_) => "signal to pass on",
+        Request::Stop | Request::Interrupt { .. } | Request::Kill => "stop",
+        Request::Hammer => "hammer",
+        Request::Suspend | Request::Resume => "job control",
+    }
+}
+
+fn kind_name(kind: AckKind) -> &'static str {
+    match kind {
+        AckKind::Notify => "notify",
+        AckKind::Fd => "fd",
+        AckKind::Accepting => "accepting",
+        AckKind::Exec => "exec",
+        AckKind::Timer => "timer",
+        AckKind::Timeout => "timeout",
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+/// Milliseconds below ten seconds, seconds above.
+fn length(duration: Duration) -> String {
+    match duration.as_millis() {
+        millis @ 0..10_000 => format!("{millis} ms"),
+        millis => format!("{} s", millis / 1000),
+    }
+}

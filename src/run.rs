@@ -1,0 +1,457 @@
+//! The loop: what happens becomes an event, the core says what follows, and it
+//! is done. Only this thread forks, signals and reaps.
+
+use crate::ack::{self, Heard, Watcher, accepting};
+use crate::books::{self, Books, Owner, Process};
+use crate::config::Config;
+use crate::core::Supervisor;
+use crate::core::event::{
+    AckKind, Action, Ending, Event, Generation, Reading as From, Refusal, Report, Slot, Time, WorkerId,
+};
+use crate::error::{Error, reason};
+use crate::launch::start::{Common, refused};
+use crate::launch::{Reading, Refused, Surroundings};
+use crate::listener::{Listeners, Upstream};
+use crate::pid_file::PidFile;
+use crate::sys::identity::identity;
+use crate::sys::tree::Family;
+use crate::sys::{child, fd, inherited, process};
+use crate::{report, upward};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use log::{debug, info, warn};
+use nix::sys::signal::{Signal, raise};
+use nix::unistd::{Pid, Uid};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+/// Inputs that wait for the loop. A worker that floods its notify socket holds
+/// up the thread that reads it and nobody else.
+const QUEUE: usize = 256;
+/// A sleep that ends this much later than asked for was not ours: we were
+/// stopped, and the workers may have been as well.
+const OVERSLEPT: Duration = Duration::from_secs(1);
+
+/// What the threads send.
+#[derive(Debug, Clone, Copy)]
+enum Input {
+    Signal(Signal),
+    Heard(WorkerId, Heard),
+}
+
+/// How it ended: our exit status and last line.
+pub type Verdict = (u8, Option<String>);
+
+struct Run {
+    core: Supervisor,
+    config: Config,
+    around: Surroundings,
+    common: Common,
+    books: Books,
+    /// What each generation was first started from.
+    readings: BTreeMap<Generation, Reading>,
+    watcher: Watcher,
+    pid_file: Option<PidFile>,
+    /// Events that actions brought about; they go before what the threads send.
+    soon: VecDeque<Event>,
+    ending: Option<Ending>,
+    clock: Clock,
+}
+
+/// Runs the command until it is over.
+///
+/// # Errors
+/// Whatever keeps us from starting the first worker; nothing is left behind
+/// then.
+pub fn run(mut config: Config) -> Result<Verdict, Error> {
+    let around = Surroundings::look();
+    inherited::hear_of_children();
+    let identity = match &config.worker.user {
+        Some(user) => Some(identity(user).map_err(|why| Error::Failed(why))?),
+        None => None,
+    };
+    let identity = identity.filter(|identity| !identity.is_ours());
+    let listeners = open_listeners(&config, &around)?;
+    config.policy.least_workers = match listeners.iter().any(|listener| listener.reuseport()) {
+        // The queue of a slot's own socket would have nobody to serve it.
+        true => config.policy.workers,
+        false => 1,
+    };
+    if listeners.len() == 0 {
+        config.acks.accepting = false;
+        if config.acks.exec.is_none() {
+            config.policy.readiness.probe = None;
+        }
+    }
+    let pid_file = match &config.pid_file {
+        Some(path) => Some(PidFile::prepare(&around.directory.join(path))?),
+        None => None,
+    };
+    for listener in listeners.iter() {
+        info!("listening on {} ({})", listener.address(), listener.name());
+    }
+    // A directory of ours would keep its file system busy.
+    std::env::set_current_dir("/").map_err(|error| Error::cannot("enter /", reason(&error)))?;
+    if let Err(errno) = process::become_subreaper() {
+        warn!("cannot adopt what workers leave behind: {errno}");
+    }
+    let (sender, inputs) = bounded(QUEUE);
+    let watcher = watch(&config, sender)?;
+    let books = Books::new(
+        config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default(),
+    );
+    let mut run = Run {
+        core: Supervisor::new(config.policy.clone()),
+        common: Common { worker: config.worker.clone(), identity, listeners },
+        config,
+        around,
+        books,
+        readings: BTreeMap::new(),
+        watcher,
+        pid_file,
+        soon: VecDeque::from([Event::Tick]),
+        ending: None,
+        clock: Clock::new(),
+    };
+    let ending = run.until_the_end(&inputs);
+    Ok(report::last_words(ending, &run.books, run.config.policy.stop_timeout))
+}
+
+/// Every number that a worker is given must be given once.
+fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listeners, Error> {
+    let variable = |name: &str| {
+        around.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
+    };
+    let upstream = Upstream::read(
+        variable("LISTEN_PID"),
+        variable("LISTEN_FDS"),
+        variable("LISTEN_FDNAMES"),
+        std::process::id(),
+    )?;
+    if let Some(warning) = upstream.warning() {
+        warn!("{warning}");
+    }
+    let end = crate::export::FIRST_FD + (upstream.count() + config.binds.len()) as i32;
+    let mut taken: BTreeSet<i32> = (0..end).collect();
+    let asked = config.acks.fd_number.into_iter().chain(config.worker.pass_fds.iter().copied());
+    for number in asked {
+        if !taken.insert(number) {
+            return Err(Error::Usage(format!(
+                "descriptor {number} cannot be given to the worker twice (0 to {} are taken by the standard streams and the listeners)",
+                end - 1
+            )));
+        }
+    }
+    for &number in &config.worker.pass_fds {
+        if fd::duplicate(number).is_err() {
+            return Err(Error::Inherited { fd: number, why: "it is not open (--pass-fd)".into() });
+        }
+    }
+    Listeners::open(upstream, &config.binds, &around.directory, config.policy.workers)
+}
+
+/// Starts the threads. ctrlc owns SIGINT, signal-hook every other signal.
+fn watch(config: &Config, sender: Sender<Input>) -> Result<Watcher, Error> {
+    let failed = |error: std::io::Error| Error::cannot("listen for signals", reason(&error));
+    let interrupts = sender.clone();
+    ctrlc::set_handler(move || {
+        let _ = interrupts.send(Input::Signal(Signal::SIGINT));
+    })
+    .map_err(|error| Error::cannot("listen for signals", error))?;
+    let others =
+        config.signals.signals().filter(|signal| *signal != Signal::SIGINT).map(|signal| signal as i32);
+    let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).collect();
+    let mut signals = signal_hook::iterator::Signals::new(all).map_err(failed)?;
+    let heard = sender.clone();
+    std::thread::Builder::new()
+        .name("signals".into())
+        .stack_size(128 * 1024)
+        .spawn(move || {
+            inherited::unblock_all();
+            for signal in signals.forever() {
+                if let Ok(signal) = Signal::try_from(signal) {
+                    let _ = sender.send(Input::Signal(signal));
+                }
+            }
+        })
+        .map_err(failed)?;
+    Watcher::start(move |id, what| {
+        let _ = heard.send(Input::Heard(id, what));
+    })
+    .map_err(|error| Error::cannot("listen for acks", reason(&error)))
+}
+
+impl Run {
+    fn until_the_end(&mut self, inputs: &Receiver<Input>) -> Ending {
+        loop {
+            while let Some(event) = self.soon.pop_front() {
+                self.step(event);
+            }
+            if let Some(ending) = self.ending {
+                return ending;
+            }
+            match self.next(inputs) {
+                Some(Input::Signal(Signal::SIGCHLD)) => self.reap(),
+                Some(Input::Signal(signal)) => {
+                    debug!("signal {signal}");
+                    let shared = self.config.worker.foreground_tty;
+                    if let Some(request) = self.config.signals.request(signal, shared) {
+                        self.soon.push_back(Event::Request(request));
+                    }
+                }
+                Some(Input::Heard(id, Heard::Ready(kind))) => self.soon.push_back(Event::Ack(id, kind)),
+                Some(Input::Heard(id, Heard::Extend(by))) => self.soon.push_back(Event::Extend(id, by)),
+                None => self.soon.push_back(Event::Tick),
+            }
+        }
+    }
+
+    /// The next input, or nothing once the core's deadline has come.
+    fn next(&mut self, inputs: &Receiver<Input>) -> Option<Input> {
+        let Some(deadline) = self.core.deadline() else { return inputs.recv().ok() };
+        match inputs.recv_timeout(deadline.saturating_sub(self.clock.now())) {
+            Ok(input) => Some(input),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                let late = self.clock.now().saturating_sub(deadline);
+                if late > OVERSLEPT {
+                    self.clock.forget(late);
+                }
+                None
+            }
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let actions = self.core.step(self.clock.now(), event);
+        for action in actions {
+            self.perform(action);
+        }
+        let core = &self.core;
+        let lives: BTreeSet<WorkerId> = core.workers().map(|shown| shown.worker).collect();
+        // At the end the books are read once more, for the last words.
+        if self.ending.is_none() {
+            for (id, entry) in self.books.close(|id| lives.contains(&id)) {
+                self.watcher.forget(id);
+                if let Some(check) = entry.process.and_then(|process| process.check) {
+                    let _ = process::signal_group(check, Signal::SIGKILL as i32);
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Spawn { worker, generation, slot, reading } => {
+                self.spawn(worker, generation, slot, reading)
+            }
+            Action::Probe(id) => self.probe(id),
+            Action::LookAlive => {
+                self.reap();
+                self.soon.push_back(Event::LookedAlive);
+            }
+            Action::Stop(id) => {
+                self.books.signal(id, self.config.stop_signal as i32);
+                // A stopped process keeps the signal until it is continued.
+                self.books.signal(id, Signal::SIGCONT as i32);
+            }
+            Action::Kill(id) => self.books.signal_group(id, Signal::SIGKILL),
+            Action::StopRemains(id) => {
+                self.books.signal_remains(id, Signal::SIGTERM);
+                self.books.signal_remains(id, Signal::SIGCONT);
+            }
+            Action::KillRemains(id) => self.books.signal_remains(id, Signal::SIGKILL),
+            Action::Forward(id, token) => self.books.signal(id, token.0),
+            Action::Suspend(id) => self.books.signal_group(id, Signal::SIGSTOP),
+            Action::Resume(id) => self.books.signal_group(id, Signal::SIGCONT),
+            Action::SuspendSelf => self.suspend(),
+            Action::Report(report) => self.report(&report),
+            Action::Exit(ending) => self.ending = Some(ending),
+        }
+    }
+
+    /// SIGSTOP cannot be missed and ends here when somebody continues us.
+    fn suspend(&mut self) {
+        let before = self.clock.now();
+        if let Err(errno) = raise(Signal::SIGSTOP) {
+            warn!("cannot stop ourselves: {errno}");
+        }
+        let asleep = self.clock.now().saturating_sub(before);
+        self.clock.forget(asleep);
+    }
+
+    fn spawn(&mut self, id: WorkerId, generation: Generation, slot: Slot, from: From) {
+        self.books.open(id, generation, slot);
+        let event = match self.try_spawn(id, generation, slot, from) {
+            Ok(()) => Event::Spawned(id),
+            Err(Refused { refusal, message }) => {
+                if let Some(entry) = self.books.get_mut(id) {
+                    entry.refused = Some(message);
+                }
+                Event::SpawnFailed(id, refusal)
+            }
+        };
+        self.soon.push_back(event);
+    }
+
+    fn try_spawn(
+        &mut self,
+        id: WorkerId,
+        generation: Generation,
+        slot: Slot,
+        from: From,
+    ) -> Result<(), Refused> {
+        let before = self.readings.get(&generation).filter(|_| from == From::AsBefore);
+        let reading = match before {
+            Some(reading) => reading.as_before(),
+            None => Reading::anew(&self.config.worker, &self.around, self.common.identity.as_ref())?,
+        };
+        let no_channels = |error: std::io::Error| Refused {
+            refusal: Refusal::Other,
+            message: format!("cannot make the ack channels: {}", reason(&error)),
+        };
+        let channels = self.config.acks.open(self.common.ready_fd()).map_err(no_channels)?;
+        let launch = self.common.worker(&reading, &channels, generation, slot)?;
+        let started = child::spawn(&launch).map_err(|error| refused(&error, &reading))?;
+        info!(
+            generation = generation.0, pid = started.pid.as_raw(), slot = slot.0;
+            "{generation}: started pid {} (slot {}): {}", started.pid, slot.0, reading.real_program().display()
+        );
+        let ours = Uid::effective();
+        let uid = self.common.identity.as_ref().map_or(ours, |identity| Uid::from_raw(identity.uid));
+        let worker = ack::Worker {
+            uid,
+            family: Family {
+                worker: started.pid,
+                supervisor: Pid::this(),
+                generation: generation.0,
+                slot: slot.0,
+            },
+        };
+        if let Some(entry) = self.books.get_mut(id) {
+            entry.process = Some(Process {
+                pid: started.pid,
+                reaped: false,
+                leads: launch.own_group,
+                family: worker.family,
+                check: None,
+                pidfd: started.pidfd,
+            });
+        }
+        if let Err(error) = channels.watch(&self.watcher, id, worker) {
+            warn!("{generation}: pid {}: its acks cannot be heard: {}", started.pid, reason(&error));
+        }
+        self.readings.entry(generation).or_insert(reading);
+        Ok(())
+    }
+
+    /// Is the worker accepting? Is the user's check done? An answer comes as an
+    /// ack; a check that still runs is not started twice.
+    fn probe(&mut self, id: WorkerId) {
+        let Some(process) = self.books.process(id) else { return };
+        if self.config.acks.accepting {
+            let slot = self.books.get(id).map_or(0, |entry| entry.slot.0);
+            let inodes = self.common.listeners.iter().map(|listener| listener.inode(slot)).collect();
+            if accepting::is_accepting(process.pid, &inodes) {
+                self.soon.push_back(Event::Ack(id, AckKind::Accepting));
+            }
+        }
+        if process.check.is_none()
+            && let Some(command) = self.config.acks.exec.clone()
+        {
+            self.check(id, &command);
+        }
+    }
+
+    fn check(&mut self, id: WorkerId, command: &str) {
+        let Some(entry) = self.books.get_mut(id) else { return };
+        let (Some(process), Some(reading)) = (&mut entry.process, self.readings.get(&entry.generation))
+        else {
+            return;
+        };
+        let pid = process.pid.as_raw();
+        let launch = self.common.check(reading, command, entry.generation, entry.slot, pid);
+        let started =
+            launch.and_then(|launch| child::spawn(&launch).map_err(|error| refused(&error, reading)));
+        match started {
+            Ok(child) => process.check = Some(child.pid),
+            Err(refused) => warn!("cannot run the check of pid {pid}: {}", refused.message),
+        }
+    }
+
+    /// Signals coalesce, so every exit is looked for.
+    fn reap(&mut self) {
+        for (pid, exit) in process::reap() {
+            match self.books.owner(pid) {
+                Owner::Worker(worker) => {
+                    if let Some(process) = self.books.get_mut(worker).and_then(|entry| entry.process.as_mut())
+                    {
+                        process.reaped = true;
+                        process.pidfd = None;
+                    }
+                    let remains = self.books.remains(worker);
+                    self.soon.push_back(Event::Exited { worker, exit: books::exit(exit), remains });
+                }
+                Owner::Check(worker) => {
+                    if let Some(process) = self.books.get_mut(worker).and_then(|entry| entry.process.as_mut())
+                    {
+                        process.check = None;
+                    }
+                    if exit == process::Exit::Code(0) {
+                        self.soon.push_back(Event::Ack(worker, AckKind::Exec));
+                    }
+                }
+                Owner::Nobody => debug!("reaped pid {pid}, an orphan"),
+            }
+        }
+        for worker in self.books.leftovers() {
+            if !self.books.remains(worker) {
+                self.soon.push_back(Event::Swept(worker));
+            }
+        }
+    }
+
+    fn report(&mut self, report: &Report) {
+        report::log(report, &self.books);
+        match *report {
+            Report::Serving(generation) => {
+                if let Some(Err(error)) = self.pid_file.as_ref().map(PidFile::publish) {
+                    warn!("cannot write the pid file: {}", reason(&error));
+                }
+                upward::ready(&format!("{generation} serves"));
+            }
+            Report::UpgradeStarted { to, .. } => upward::reloading(&format!("{to} starts")),
+            Report::UpgradeDone { to, .. } => {
+                self.readings.retain(|&generation, _| generation >= to);
+                upward::ready(&format!("{to} serves"));
+            }
+            Report::UpgradeFailed { from, to, replaced, .. } => {
+                if replaced == 0 {
+                    self.readings.remove(&to);
+                }
+                upward::ready(&format!("upgrade to {to} failed, {from} serves"));
+            }
+            Report::Stopping => upward::stopping(),
+            _ => {}
+        }
+    }
+}
+
+/// Monotonic time, less the time for which we were stopped: deadlines are for
+/// workers, and should not all pass at once because somebody stopped us.
+struct Clock {
+    origin: Instant,
+    forgotten: Duration,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        Clock { origin: Instant::now(), forgotten: Duration::ZERO }
+    }
+
+    fn now(&self) -> Time {
+        self.origin.elapsed() - self.forgotten
+    }
+
+    fn forget(&mut self, time: Duration) {
+        self.forgotten += time;
+    }
+}

@@ -1,0 +1,219 @@
+//! What each signal to us means, and why: the one table.
+
+use crate::core::event::{Request, Token};
+use crate::error::Error;
+use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// Replace the serving generation.
+    Upgrade,
+    /// Stop every worker, then exit.
+    Stop,
+    /// The same without waiting.
+    Kill,
+    /// Kill whatever is draining.
+    Hammer,
+    /// Pass it, or another signal, on to ready workers.
+    Forward(Signal),
+    /// One worker more.
+    More,
+    /// One worker fewer.
+    Fewer,
+    /// Stop us and the workers as job control does.
+    Suspend,
+    /// Continue the workers.
+    Resume,
+    /// Nothing.
+    Ignore,
+}
+
+/// The rows that a user finds in the manual, in its order.
+///
+/// USR2 and HUP are what start_server, unicorn, nginx and systemd's reload use.
+/// USR1 and WINCH belong to the server (reopen logs, window size). TTIN, TTOU
+/// and ALRM are unicorn's and einhorn's words for more, fewer and hammer.
+pub const DEFAULTS: [(Signal, Meaning); 12] = [
+    (Signal::SIGUSR2, Meaning::Upgrade),
+    (Signal::SIGHUP, Meaning::Upgrade),
+    (Signal::SIGTERM, Meaning::Stop),
+    (Signal::SIGINT, Meaning::Stop),
+    (Signal::SIGQUIT, Meaning::Stop),
+    (Signal::SIGUSR1, Meaning::Forward(Signal::SIGUSR1)),
+    (Signal::SIGWINCH, Meaning::Forward(Signal::SIGWINCH)),
+    (Signal::SIGTTIN, Meaning::More),
+    (Signal::SIGTTOU, Meaning::Fewer),
+    (Signal::SIGTSTP, Meaning::Suspend),
+    (Signal::SIGCONT, Meaning::Resume),
+    (Signal::SIGALRM, Meaning::Hammer),
+];
+
+/// Signals that a shell or nohup has us ignore for good reason: the terminal's
+/// own. One that was ignored when we were started stays ignored unless `--on`
+/// names it.
+const TERMINAL: [Signal; 6] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+
+/// Signals whose meaning is the kernel's, or ours alone.
+const FIXED: [Signal; 8] = [
+    Signal::SIGKILL,
+    Signal::SIGSTOP,
+    Signal::SIGCHLD,
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGILL,
+    Signal::SIGPIPE,
+];
+
+/// The meaning of every signal that has one.
+#[derive(Debug, Clone)]
+pub struct Table {
+    rows: BTreeMap<Signal, Meaning>,
+}
+
+impl Table {
+    /// The defaults, less the terminal's signals for which `ignored` holds, then
+    /// changed by each `SIGNAL=MEANING`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an unknown signal or meaning.
+    pub fn new(changes: &[String], ignored: impl Fn(i32) -> bool) -> Result<Table, Error> {
+        let mut rows: BTreeMap<Signal, Meaning> = DEFAULTS.into_iter().collect();
+        for signal in TERMINAL {
+            if ignored(signal as i32) {
+                rows.insert(signal, Meaning::Ignore);
+            }
+        }
+        for change in changes {
+            let (signal, meaning) = parse_change(change)?;
+            rows.insert(signal, meaning);
+        }
+        Ok(Table { rows })
+    }
+
+    /// The signals to listen for: also those that mean nothing, since their
+    /// default would end us.
+    pub fn signals(&self) -> impl Iterator<Item = Signal> {
+        self.rows.keys().copied()
+    }
+
+    /// What the core is asked for when `signal` arrives. `shared` says that the
+    /// workers share our terminal's foreground group: what the terminal sends it
+    /// has sent to them as well.
+    pub fn request(&self, signal: Signal, shared: bool) -> Option<Request> {
+        Some(match self.rows.get(&signal)? {
+            Meaning::Upgrade => Request::Upgrade,
+            Meaning::Stop if matches!(signal, Signal::SIGINT | Signal::SIGQUIT) => {
+                Request::Interrupt { told: shared }
+            }
+            Meaning::Stop => Request::Stop,
+            Meaning::Kill => Request::Kill,
+            Meaning::Hammer => Request::Hammer,
+            Meaning::Forward(to) => Request::Forward(Token(*to as i32)),
+            Meaning::More => Request::More,
+            Meaning::Fewer => Request::Fewer,
+            Meaning::Suspend => Request::Suspend,
+            Meaning::Resume => Request::Resume,
+            Meaning::Ignore => return None,
+        })
+    }
+}
+
+fn parse_change(change: &str) -> Result<(Signal, Meaning), Error> {
+    let bad = |why: &str| {
+        Error::Usage(format!(
+            "invalid value '{change}' for '--on': {why} (write SIGNAL=upgrade, stop, kill, hammer, forward, forward:SIG, more, fewer or ignore)"
+        ))
+    };
+    let (signal, meaning) = change.split_once('=').ok_or_else(|| bad("there is no '='"))?;
+    let signal = signal_by_name(signal).ok_or_else(|| bad("no such signal"))?;
+    if FIXED.contains(&signal) {
+        return Err(bad("the meaning of this signal cannot be changed"));
+    }
+    let meaning = match meaning {
+        "upgrade" => Meaning::Upgrade,
+        "stop" => Meaning::Stop,
+        "kill" => Meaning::Kill,
+        "hammer" => Meaning::Hammer,
+        "forward" => Meaning::Forward(signal),
+        "more" => Meaning::More,
+        "fewer" => Meaning::Fewer,
+        "ignore" => Meaning::Ignore,
+        other => match other.strip_prefix("forward:").map(signal_by_name) {
+            Some(Some(to)) => Meaning::Forward(to),
+            Some(None) => return Err(bad("no such signal to forward")),
+            None => return Err(bad("no such meaning")),
+        },
+    };
+    Ok((signal, meaning))
+}
+
+/// A signal by its name, with or without SIG, in any case, or by its number.
+pub fn signal_by_name(name: &str) -> Option<Signal> {
+    if let Ok(number) = name.parse::<i32>() {
+        return Signal::try_from(number).ok();
+    }
+    let upper = name.to_uppercase();
+    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    full.parse().ok()
+}
+
+/// The name without SIG, or the number of a signal that has none.
+pub fn name(number: i32) -> String {
+    match Signal::try_from(number) {
+        Ok(signal) => signal.as_str().trim_start_matches("SIG").to_string(),
+        Err(_) => number.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_in_every_spelling() {
+        for spelling in ["USR2", "SIGUSR2", "usr2", "sigusr2", "12"] {
+            assert_eq!(signal_by_name(spelling), Some(Signal::SIGUSR2), "{spelling}");
+        }
+        for wrong in ["", "SIG", "USR3", "0", "-1", "999"] {
+            assert_eq!(signal_by_name(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_change_replaces_its_row_alone() {
+        let table = Table::new(&["HUP=forward:USR1".into()], |_| false).unwrap();
+        assert_eq!(
+            table.request(Signal::SIGHUP, false),
+            Some(Request::Forward(Token(Signal::SIGUSR1 as i32)))
+        );
+        assert_eq!(table.request(Signal::SIGUSR2, false), Some(Request::Upgrade));
+    }
+
+    #[test]
+    fn what_nohup_ignores_stays_ignored_unless_it_is_named() {
+        let hup = |signal| signal == Signal::SIGHUP as i32;
+        let table = Table::new(&[], hup).unwrap();
+        assert_eq!(table.request(Signal::SIGHUP, false), None);
+        let table = Table::new(&["HUP=upgrade".into()], hup).unwrap();
+        assert_eq!(table.request(Signal::SIGHUP, false), Some(Request::Upgrade));
+    }
+
+    #[test]
+    fn a_stop_that_was_started_ignored_is_still_heard() {
+        let table = Table::new(&[], |_| true).unwrap();
+        assert_eq!(table.request(Signal::SIGTERM, false), Some(Request::Stop));
+    }
+
+    #[test]
+    fn bad_changes_name_themselves() {
+        for wrong in ["HUP", "HUP=", "HUP=restart", "FOO=stop", "KILL=stop", "CHLD=ignore", "HUP=forward:X"] {
+            let error = Table::new(&[wrong.into()], |_| false).unwrap_err();
+            assert_eq!(error.status(), 2);
+            assert!(error.to_string().contains(wrong), "{error}");
+        }
+    }
+}

@@ -1,0 +1,525 @@
+//! Fork and exec: one path for every program, errors told apart from quick exits.
+//!
+//! Everything is made ready before the fork; between fork and exec the child
+//! only makes async-signal-safe calls, allocates nothing and cannot panic. All
+//! signals are blocked over the fork, so that one which reaches the child early
+//! stays pending until its dispositions are the worker's own, and then does to
+//! it what it would do to the program. A failure comes back through a
+//! close-on-exec pipe: nothing in it means that exec succeeded.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use libc::{c_char, c_int, c_uint, c_ulong, gid_t, pid_t, uid_t};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::{Pid, ResGid, ResUid, getresgid, getresuid};
+
+use super::identity::Identity;
+use super::remap::{Plan, Table};
+use super::{inherited, process};
+
+/// A descriptor that was open before us and lies above this number may reach
+/// the worker where close_range(2) is missing: closing by hand stops at the
+/// soft RLIMIT_NOFILE, and here at the latest (some 10 ms).
+const BRUTE_FORCE_END: RawFd = 65_536;
+
+/// A program to start, and as what.
+#[derive(Debug)]
+pub struct Launch {
+    /// A path; it goes to execve(2) as it is.
+    pub program: CString,
+    /// Its arguments, the first of which is its name.
+    pub argv: Vec<CString>,
+    /// `K=V`, without `LISTEN_PID` and `LISTEN_PIDFDID`.
+    pub env: Vec<CString>,
+    /// Adds `LISTEN_PID`, the child's pid, and where the kernel has pidfs (6.9)
+    /// `LISTEN_PIDFDID`, the inode number of its pidfd.
+    pub listen: bool,
+    /// The directory to start in.
+    pub directory: OwnedFd,
+    /// (source, target): the numbers under which the worker gets our
+    /// descriptors. Other than these it gets what we have as 0 to 2.
+    pub fds: Vec<(RawFd, RawFd)>,
+    /// Makes the child the leader of a process group of its own.
+    pub own_group: bool,
+    /// The file mode creation mask; None leaves ours.
+    pub umask: Option<u32>,
+    /// Who to become; None, or who we are already, changes nothing.
+    pub identity: Option<Identity>,
+    /// PR_SET_NO_NEW_PRIVS: exec gains no privileges ever after.
+    pub no_new_privs: bool,
+    /// The signal to get when the thread that called [`spawn`] ends
+    /// (PR_SET_PDEATHSIG). A set-user-ID program or one with capabilities loses it.
+    pub death_signal: Option<i32>,
+}
+
+/// A child that has executed its program.
+#[derive(Debug)]
+pub struct Child {
+    /// Its pid, ours to reap.
+    pub pid: Pid,
+    /// Where the kernel has pidfd_open(2), lets us, and we have a number left.
+    pub pidfd: Option<OwnedFd>,
+}
+
+/// What failed. There is no child then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpawnError {
+    /// Where.
+    pub step: Step,
+    /// Why.
+    pub errno: Errno,
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = crate::error::reason(&io::Error::from(self.errno));
+        write!(f, "{}: {why}", self.step)
+    }
+}
+
+impl std::error::Error for SpawnError {}
+
+macro_rules! steps {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// The steps on the way to a running program.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Step { $($(#[$doc])* $name,)* }
+
+        impl Step {
+            const ALL: &[Step] = &[$(Step::$name),*];
+        }
+
+        impl fmt::Display for Step {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Step::$name => $text,)* })
+            }
+        }
+    };
+}
+
+steps! {
+    /// pipe2(2) for the error pipe.
+    Pipe = "pipe",
+    /// fork(2).
+    Fork = "fork",
+    /// setpgid(2).
+    Group = "setpgid",
+    /// fchdir(2).
+    Directory = "chdir",
+    /// Putting the descriptors in their places.
+    Fds = "pass fds",
+    /// Becoming another user, or making sure that there is no way back.
+    Identity = "change user",
+    /// prctl(PR_SET_NO_NEW_PRIVS).
+    NoNewPrivileges = "no_new_privs",
+    /// prctl(PR_SET_PDEATHSIG); ESRCH when the parent was gone by then.
+    DeathSignal = "set parent death signal",
+    /// execve(2).
+    Exec = "exec",
+}
+
+/// Starts `launch`. Returns when the program has been executed or has failed to.
+///
+/// Only the thread that lives as long as the process should call this, because
+/// `death_signal` fires when the thread ends. `error` gives the step and the
+/// errno; a child that failed has been reaped.
+///
+/// # Errors
+/// [`Step::Exec`] with ENOENT (also when it is the `#!` interpreter that is
+/// missing), EACCES, ENOEXEC, ETXTBSY, … as execve(2) has them; any other step
+/// when the machine or the [`Launch`] does not allow it. [`Step::Fds`] with
+/// EINVAL when two sources have one target.
+pub fn spawn(launch: &Launch) -> Result<Child, SpawnError> {
+    let (receive, send) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| Step::Pipe.failed(errno))?;
+    let mut plan = Plan::new(&launch.fds, send.as_raw_fd()).ok_or_else(|| Step::Fds.failed(Errno::EINVAL))?;
+    let mut image = Image::new(launch);
+    let become_other = match &launch.identity {
+        Some(identity) if !identity.is_ours() => Some(Change {
+            to: identity,
+            uids: getresuid().map_err(|errno| Step::Identity.failed(errno))?,
+            gids: getresgid().map_err(|errno| Step::Identity.failed(errno))?,
+        }),
+        _ => None,
+    };
+    let parent = nix::unistd::getpid().as_raw();
+
+    let mask = inherited::change_mask(libc::SIG_BLOCK, u64::MAX);
+    // SAFETY: the child makes async-signal-safe calls only, on memory that was
+    // made ready above, and leaves by execve or _exit.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        run_child(launch, &mut image, &mut plan, become_other.as_ref(), parent);
+    }
+    let errno = Errno::last();
+    inherited::change_mask(libc::SIG_SETMASK, mask);
+    if pid == -1 {
+        return Err(Step::Fork.failed(errno));
+    }
+
+    let pid = Pid::from_raw(pid);
+    if launch.own_group {
+        // The child does the same, and whoever comes second fails with EACCES
+        // (it has executed its program) or ESRCH (it is gone): what counts is
+        // that the group exists before anybody signals it.
+        let _ = nix::unistd::setpgid(pid, pid);
+    }
+    drop(send);
+    match receive_failure(&receive) {
+        None => Ok(Child { pid, pidfd: process::pidfd(pid) }),
+        Some(error) => {
+            process::wait(pid);
+            Err(error)
+        }
+    }
+}
+
+impl Step {
+    fn failed(self, errno: Errno) -> SpawnError {
+        SpawnError { step: self, errno }
+    }
+
+    /// The result of a system call as a result of this step.
+    fn check(self, result: c_int) -> Result<c_int, SpawnError> {
+        if result == -1 { Err(self.failed(Errno::last())) } else { Ok(result) }
+    }
+}
+
+/// Reads the error pipe until the child has executed or exited.
+fn receive_failure(receive: &OwnedFd) -> Option<SpawnError> {
+    let mut message = [0; 8];
+    let mut length = 0;
+    while length < message.len() {
+        match nix::unistd::read(receive, &mut message[length..]) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(Errno::EINTR) => {}
+            Err(_) => break,
+        }
+    }
+    if length < message.len() {
+        return None;
+    }
+    let (step, errno) = message.split_at(4);
+    let number = |bytes: &[u8]| i32::from_ne_bytes(bytes.try_into().unwrap_or_default());
+    let step = Step::ALL.iter().find(|&&known| known as i32 == number(step)).copied();
+    Some(step.unwrap_or(Step::Exec).failed(Errno::from_raw(number(errno))))
+}
+
+/// argv and envp as execve(2) wants them, with room for what only the child knows.
+struct Image {
+    argv: Vec<*const c_char>,
+    /// Ends in room for two more variables and the null that ends them.
+    envp: Vec<*const c_char>,
+    variables: usize,
+    listen_pid: Variable,
+    listen_pidfdid: Variable,
+}
+
+impl Image {
+    fn new(launch: &Launch) -> Self {
+        let pointers = |strings: &[CString], spare: usize| {
+            let ends = std::iter::repeat_n(ptr::null(), spare);
+            strings.iter().map(|string| string.as_ptr()).chain(ends).collect()
+        };
+        Image {
+            argv: pointers(&launch.argv, 1),
+            envp: pointers(&launch.env, 3),
+            variables: launch.env.len(),
+            listen_pid: Variable::new(c"LISTEN_PID="),
+            listen_pidfdid: Variable::new(c"LISTEN_PIDFDID="),
+        }
+    }
+
+    /// In the child: adds the variables that hold its own numbers.
+    fn add_listen(&mut self) {
+        // SAFETY: getpid has no arguments and cannot fail.
+        let pid = unsafe { libc::getpid() };
+        let pid = self.listen_pid.set(pid.unsigned_abs().into());
+        let pidfdid = own_pidfd_inode().map(|inode| self.listen_pidfdid.set(inode));
+        let new = [Some(pid), pidfdid].into_iter().flatten();
+        for (slot, variable) in self.envp.iter_mut().skip(self.variables).zip(new) {
+            *slot = variable;
+        }
+    }
+}
+
+/// `NAME=` and a number that is written later, without allocating.
+struct Variable {
+    /// Longer than the name, 20 digits and the NUL.
+    text: [u8; 40],
+    name: usize,
+}
+
+impl Variable {
+    fn new(name: &CStr) -> Self {
+        let name = name.to_bytes();
+        let mut text = [0; 40];
+        text[..name.len()].copy_from_slice(name);
+        Variable { text, name: name.len() }
+    }
+
+    /// Plain decimal, as readers compare it; the text lives as long as `self` stays put.
+    fn set(&mut self, value: u64) -> *const c_char {
+        let mut digits = [0_u8; 20];
+        let mut rest = value;
+        let mut used = 0_usize;
+        for digit in &mut digits {
+            *digit = b'0' | (rest % 10) as u8;
+            rest /= 10;
+            used = used.wrapping_add(1);
+            if rest == 0 {
+                break;
+            }
+        }
+        let places = self.text.iter_mut().skip(self.name);
+        for (place, digit) in places.zip(digits.iter().take(used).rev()) {
+            *place = *digit;
+        }
+        self.text.as_ptr().cast()
+    }
+}
+
+/// The inode number of the calling process's pidfd, which names a process for
+/// as long as the machine runs; None where pidfds are not on pidfs and all share one.
+fn own_pidfd_inode() -> Option<u64> {
+    const PIDFS_MAGIC: i64 = 0x5049_4446;
+    // SAFETY: plain system calls; both buffers are valid when all zero, live
+    // through the calls, and the descriptor is closed exactly once.
+    unsafe {
+        let pidfd = libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) as c_int;
+        if pidfd == -1 {
+            return None;
+        }
+        let mut system: libc::statfs = std::mem::zeroed();
+        let mut file: libc::stat = std::mem::zeroed();
+        let known = libc::fstatfs(pidfd, &raw mut system) == 0 && libc::fstat(pidfd, &raw mut file) == 0;
+        libc::close(pidfd);
+        #[allow(clippy::unnecessary_cast, reason = "the types differ between machines")]
+        (known && system.f_type as i64 == PIDFS_MAGIC).then_some(file.st_ino as u64)
+    }
+}
+
+/// A change of user, and the ids that must not come back.
+struct Change<'a> {
+    to: &'a Identity,
+    uids: ResUid,
+    gids: ResGid,
+}
+
+fn run_child(
+    launch: &Launch,
+    image: &mut Image,
+    plan: &mut Plan,
+    become_other: Option<&Change<'_>>,
+    parent: pid_t,
+) -> ! {
+    let Err(error) = exec(launch, image, plan, become_other, parent);
+    let [a, b, c, d] = (error.step as i32).to_ne_bytes();
+    let [e, f, g, h] = (error.errno as i32).to_ne_bytes();
+    let message = [a, b, c, d, e, f, g, h];
+    // SAFETY: the message is as long as said; _exit runs nothing of ours.
+    unsafe {
+        libc::write(plan.report(), message.as_ptr().cast(), message.len());
+        libc::_exit(127)
+    }
+}
+
+fn exec(
+    launch: &Launch,
+    image: &mut Image,
+    plan: &mut Plan,
+    become_other: Option<&Change<'_>>,
+    parent: pid_t,
+) -> Result<Infallible, SpawnError> {
+    if launch.own_group {
+        // SAFETY: plain system call.
+        Step::Group.check(unsafe { libc::setpgid(0, 0) })?;
+    }
+    inherited::restore_dispositions();
+    // Before the descriptors move, because one of them may move onto this one.
+    // SAFETY: the descriptor is open, the launch owns it.
+    Step::Directory.check(unsafe { libc::fchdir(launch.directory.as_raw_fd()) })?;
+    plan.apply(&mut Kernel)?;
+    if let Some(umask) = launch.umask {
+        // SAFETY: plain system call that cannot fail.
+        unsafe { libc::umask(umask as libc::mode_t) };
+    }
+    if let Some(change) = become_other {
+        change.make()?;
+    }
+    if launch.no_new_privs {
+        prctl(Step::NoNewPrivileges, libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    }
+    if let Some(signal) = launch.death_signal {
+        // After the change of user, which clears it.
+        prctl(Step::DeathSignal, libc::PR_SET_PDEATHSIG, signal as c_ulong)?;
+        // SAFETY: getppid has no arguments and cannot fail.
+        if unsafe { libc::getppid() } != parent {
+            return Err(Step::DeathSignal.failed(Errno::ESRCH));
+        }
+    }
+    if launch.listen {
+        image.add_listen();
+    }
+    inherited::change_mask(libc::SIG_SETMASK, inherited::mask());
+    // SAFETY: the program and both arrays are NUL-terminated strings and
+    // null-terminated arrays of such, which live until the process is replaced.
+    unsafe { libc::execve(launch.program.as_ptr(), image.argv.as_ptr(), image.envp.as_ptr()) };
+    Err(Step::Exec.failed(Errno::last()))
+}
+
+fn prctl(step: Step, option: c_int, value: c_ulong) -> Result<(), SpawnError> {
+    const NONE: c_ulong = 0;
+    // SAFETY: both options that we use take one number.
+    step.check(unsafe { libc::prctl(option, value, NONE, NONE, NONE) }).map(drop)
+}
+
+impl Change<'_> {
+    /// Never returns Ok with a way back to what we were.
+    fn make(&self) -> Result<(), SpawnError> {
+        let (uid, gid, groups) = (self.to.uid, self.to.gid, &self.to.groups);
+        let check = |result| Step::Identity.check(result).map(drop);
+        let not_dropped = Step::Identity.failed(Errno::EPERM);
+        // SAFETY: plain system calls; the list of groups is as long as said,
+        // and the variables written to live through the calls. In the child
+        // there is one thread, so the C library has no others to change.
+        unsafe {
+            // Kept capabilities would survive the change. Refused where the bit
+            // is locked; the check of what is left decides then.
+            libc::prctl(libc::PR_SET_KEEPCAPS, 0 as c_ulong, 0 as c_ulong, 0 as c_ulong, 0 as c_ulong);
+            check(libc::setgroups(groups.len(), groups.as_ptr()))?;
+            check(libc::setresgid(gid, gid, gid))?;
+            check(libc::setresuid(uid, uid, uid))?;
+
+            let mut uids: [uid_t; 3] = [uid_t::MAX; 3];
+            let mut gids: [gid_t; 3] = [gid_t::MAX; 3];
+            let [real, effective, saved] = &mut uids;
+            check(libc::getresuid(real, effective, saved))?;
+            let [real, effective, saved] = &mut gids;
+            check(libc::getresgid(real, effective, saved))?;
+            if uids != [uid; 3] || gids != [gid; 3] {
+                return Err(not_dropped);
+            }
+            if uid == 0 {
+                return Ok(());
+            }
+
+            let ResUid { real, effective, saved } = self.uids;
+            for old in [real, effective, saved].map(|old| old.as_raw()) {
+                if old != uid && libc::setresuid(uid_t::MAX, old, uid_t::MAX) != -1 {
+                    return Err(not_dropped);
+                }
+            }
+            let ResGid { real, effective, saved } = self.gids;
+            for old in [real, effective, saved].map(|old| old.as_raw()) {
+                if old != gid && libc::setresgid(gid_t::MAX, old, gid_t::MAX) != -1 {
+                    return Err(not_dropped);
+                }
+            }
+        }
+        if has_capabilities() { Err(not_dropped) } else { Ok(()) }
+    }
+}
+
+/// Whether the calling process has a capability in effect or permitted, as it
+/// may under SECBIT_NO_SETUID_FIXUP. Unknown counts as yes.
+fn has_capabilities() -> bool {
+    /// `_LINUX_CAPABILITY_VERSION_3`: two sets of three words.
+    const VERSION: u32 = 0x2008_0522;
+    let header: [u32; 2] = [VERSION, 0];
+    let mut sets = [[0_u32; 3]; 2];
+    // SAFETY: header and sets have the layout that capget(2) gives for this
+    // version, and live through the call.
+    let result = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) };
+    result != 0 || sets.iter().any(|[effective, permitted, _]| effective | permitted != 0)
+}
+
+/// The descriptors of the calling process.
+struct Kernel;
+
+impl Table for Kernel {
+    type Error = SpawnError;
+
+    fn lift(&mut self, fd: RawFd, least: RawFd) -> Result<RawFd, SpawnError> {
+        // SAFETY: plain system call.
+        Step::Fds.check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) })
+    }
+
+    fn place(&mut self, source: RawFd, target: RawFd) -> Result<(), SpawnError> {
+        // SAFETY: plain system call; what the target was is of no use to the child.
+        Step::Fds.check(unsafe { libc::dup2(source, target) }).map(drop)
+    }
+
+    fn keep(&mut self, fd: RawFd) -> Result<(), SpawnError> {
+        // SAFETY: plain system calls; FD_CLOEXEC is the only descriptor flag.
+        Step::Fds.check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }).map(drop)
+    }
+
+    fn close_on_exec(&mut self, first: RawFd, last: RawFd) -> Result<(), SpawnError> {
+        let numbers = (first as c_uint, last as c_uint);
+        // SAFETY: plain system call.
+        let result =
+            unsafe { libc::syscall(libc::SYS_close_range, numbers.0, numbers.1, libc::CLOSE_RANGE_CLOEXEC) };
+        if result == -1 {
+            // ENOSYS before Linux 5.9, EINVAL before 5.11, EPERM in containers.
+            close_on_exec_by_hand(first, last);
+        }
+        Ok(())
+    }
+}
+
+fn close_on_exec_by_hand(first: RawFd, last: RawFd) {
+    // SAFETY: an all-zero rlimit is valid, and fcntl on a number that is not
+    // open fails with EBADF and does nothing.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        let open_below = limit.rlim_cur.min(BRUTE_FORCE_END as libc::rlim_t) as RawFd;
+        for fd in first..open_below.min(last.saturating_add(1)) {
+            libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_plain_decimal() {
+        for value in [0, 7, 10, 4_194_304, u64::MAX] {
+            let mut variable = Variable::new(c"LISTEN_PIDFDID=");
+            variable.set(value);
+            let text = CStr::from_bytes_until_nul(&variable.text).expect("a NUL");
+            assert_eq!(text.to_str(), Ok(format!("LISTEN_PIDFDID={value}").as_str()));
+        }
+    }
+
+    #[test]
+    fn without_close_range_descriptors_are_closed_by_hand() {
+        let null = std::fs::File::open("/dev/null").expect("opens");
+        // No other test uses numbers as high as these.
+        let flags = |fd| {
+            // SAFETY: plain system call.
+            unsafe { libc::fcntl(fd, libc::F_GETFD) }
+        };
+        // SAFETY: the copy is closed below.
+        let copies: Vec<RawFd> = [700, 701, 710]
+            .map(|least| unsafe { libc::fcntl(null.as_raw_fd(), libc::F_DUPFD, least) })
+            .into();
+        assert_eq!(copies, [700, 701, 710]);
+        close_on_exec_by_hand(701, RawFd::MAX);
+        let got = copies.iter().map(|&fd| flags(fd)).collect::<Vec<_>>();
+        for fd in copies {
+            // SAFETY: made above, closed once.
+            unsafe { libc::close(fd) };
+        }
+        assert_eq!(got, [0, libc::FD_CLOEXEC, libc::FD_CLOEXEC]);
+    }
+}

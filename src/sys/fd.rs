@@ -1,0 +1,113 @@
+//! Descriptors by number, and the two socket options that no crate wraps.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Copies the descriptor `fd` to a free number from 3 upwards, close-on-exec.
+///
+/// # Errors
+/// EBADF if `fd` is not open, EMFILE if no number is free: fcntl(2), F_DUPFD_CLOEXEC.
+pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC reads no memory of ours, whatever the number is.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made `copy` and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Makes the descriptor `fd` close itself at exec.
+///
+/// # Errors
+/// EBADF if `fd` is not open.
+pub fn close_on_exec(fd: RawFd) -> io::Result<()> {
+    // SAFETY: F_SETFD reads no memory of ours, whatever the number is.
+    match unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Closes the descriptor `fd`, which whoever started us gave to this process
+/// and which nothing in it owns: one of 3..3+LISTEN_FDS after LISTEN_PID was
+/// found to be ours. Any other number may close a file under its owner.
+pub fn close_given(fd: RawFd) {
+    // SAFETY: close reads no memory of ours; the caller vouches that no owner
+    // of the number exists in this process.
+    unsafe { libc::close(fd) };
+}
+
+/// Delays accept until the client has sent data, for at most about `seconds`:
+/// tcp(7), TCP_DEFER_ACCEPT.
+///
+/// # Errors
+/// Whatever setsockopt(2) says.
+pub fn set_defer_accept(socket: BorrowedFd<'_>, seconds: i32) -> io::Result<()> {
+    set_tcp(socket, libc::TCP_DEFER_ACCEPT, seconds)
+}
+
+/// Accepts data in the SYN, with at most `queue` such connections pending:
+/// tcp(7), TCP_FASTOPEN.
+///
+/// # Errors
+/// Whatever setsockopt(2) says.
+pub fn set_fastopen(socket: BorrowedFd<'_>, queue: i32) -> io::Result<()> {
+    set_tcp(socket, libc::TCP_FASTOPEN, queue)
+}
+
+/// Value of an integer option of TCP: tcp(7).
+///
+/// # Errors
+/// Whatever getsockopt(2) says.
+#[cfg(test)]
+pub fn tcp_option(socket: BorrowedFd<'_>, option: i32) -> io::Result<i32> {
+    let mut value = 0_i32;
+    let mut size = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes to a live i32.
+    let result = unsafe {
+        let value = (&raw mut value).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, value, &mut size)
+    };
+    match result {
+        0 => Ok(value),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn set_tcp(socket: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
+    let size = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the pointer is to a live i32 and the size is that of an i32.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), size)
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The backlog of a listening TCP socket, in connections. The kernel tells it
+/// in `tcpi_sacked` of TCP_INFO, which for a listener has no other use.
+///
+/// # Errors
+/// Whatever getsockopt(2) says.
+pub fn tcp_backlog(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: tcp_info is plain integers, for which all zeroes is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes to a live tcp_info of that size.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &mut size,
+        )
+    };
+    match result {
+        0 => Ok(info.tcpi_sacked),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,162 @@
+//! What we were started with: the signal mask and the ignored signals.
+//!
+//! Saved before the Rust runtime starts, because that sets SIGPIPE to ignored
+//! and installs handlers of its own. A worker must get what *we* were given
+//! (`nohup`, a blocked set), not what became of it. Saving changes nothing, so
+//! that any program may link this module.
+
+use std::array;
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use libc::{c_int, c_long, c_ulong};
+
+/// Bit n-1 stands for signal n, as in `SigBlk` of `/proc/PID/status`.
+static MASK: AtomicU64 = AtomicU64::new(0);
+static IGNORED: AtomicU64 = AtomicU64::new(0);
+
+#[used]
+// SAFETY: the C runtime calls each pointer in this section once before main,
+// with arguments that a function without parameters leaves alone.
+#[unsafe(link_section = ".init_array")]
+static SAVE: extern "C" fn() = save;
+
+extern "C" fn save() {
+    MASK.store(change_mask(libc::SIG_BLOCK, 0), Ordering::Relaxed);
+    let ignored = (1..=64).filter(|&signal| is_ignored_now(signal)).map(bit).sum();
+    IGNORED.store(ignored, Ordering::Relaxed);
+}
+
+/// The signal mask that we were started with; bit n-1 stands for signal n.
+pub fn mask() -> u64 {
+    MASK.load(Ordering::Relaxed)
+}
+
+/// Whether `signal` (1 to 64) was ignored when we were started.
+pub fn ignored(signal: i32) -> bool {
+    IGNORED.load(Ordering::Relaxed) & bit(signal) != 0
+}
+
+/// Blocks every signal in the calling thread. The first act of `main`: every
+/// thread made afterwards inherits it, and a signal that comes before anybody
+/// listens stays pending, even for PID 1, which loses an unblocked one.
+///
+/// The C library keeps the two signals that it needs for itself (32 and 33).
+pub fn block_all_signals() {
+    set_thread_mask(true);
+}
+
+/// Unblocks every signal in the calling thread, which is the one that listens.
+pub fn unblock_all() {
+    set_thread_mask(false);
+}
+
+/// Undoes an inherited SIGCHLD = ignored, under which the kernel reaps our
+/// children itself and waitpid(2) knows nothing of how they ended.
+pub fn hear_of_children() {
+    set_disposition(libc::SIGCHLD, libc::SIG_DFL);
+}
+
+/// Gives each signal the disposition that we were started with: ignored stays
+/// ignored, all else is default. A worker gets SIGCHLD = default whatever ours
+/// was, because programs that wait for their children take that for granted.
+///
+/// Async-signal-safe: for the child between fork and exec.
+pub(super) fn restore_dispositions() {
+    for signal in 1..=64 {
+        let keep = signal != libc::SIGCHLD && ignored(signal);
+        set_disposition(signal, if keep { libc::SIG_IGN } else { libc::SIG_DFL });
+    }
+}
+
+/// rt_sigprocmask(2) of the calling thread; gives the mask of before.
+///
+/// The system call and not the C library's function, which leaves out signals
+/// 32 and 33: a worker gets exactly the mask that we got. Async-signal-safe.
+pub(super) fn change_mask(how: c_int, mask: u64) -> u64 {
+    const WORDS: usize = (u64::BITS / c_ulong::BITS) as usize;
+    let shift = |word: usize| word as u32 * c_ulong::BITS;
+    let new: [c_ulong; WORDS] = array::from_fn(|word| (mask >> shift(word)) as c_ulong);
+    let mut old: [c_ulong; WORDS] = [0; WORDS];
+    // SAFETY: both sets are as long as the size given says, and live through
+    // the call. It cannot fail: `how` is one of the three that exist.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            c_long::from(how),
+            new.as_ptr(),
+            old.as_mut_ptr(),
+            size_of_val(&new),
+        );
+    }
+    #[allow(clippy::unnecessary_cast, reason = "a long is 32 bits wide on some machines")]
+    old.iter().enumerate().fold(0, |sum, (word, &bits)| sum | (bits as u64) << shift(word))
+}
+
+fn bit(signal: i32) -> u64 {
+    match signal {
+        1..=64 => 1 << (signal - 1),
+        _ => 0,
+    }
+}
+
+/// The kernel's `struct sigaction`, and room to spare: the handler comes first,
+/// and what follows (flags, perhaps a restorer, the mask) is zero in all that we
+/// set. MIPS alone has it the other way round.
+type Action = [libc::sighandler_t; 8];
+
+/// rt_sigaction(2) itself: the C library hides 32 and 33, one of which it takes
+/// for itself at the first thread, although they may have been ignored.
+fn change_action(signal: c_int, new: *const Action, old: *mut Action) -> bool {
+    /// The size of the kernel's signal set in bytes.
+    const SET: usize = 8;
+    // SAFETY: the caller gives null or an array that lives through the call and
+    // is longer than the structure that the kernel reads or writes there.
+    // Nothing but SIG_IGN and SIG_DFL is ever set, which run no code of ours.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, c_long::from(signal), new, old, SET) == 0 }
+}
+
+fn is_ignored_now(signal: c_int) -> bool {
+    let mut action: Action = [0; 8];
+    change_action(signal, ptr::null(), &raw mut action) && action[0] == libc::SIG_IGN
+}
+
+/// KILL and STOP cannot be changed, and stay as they are.
+fn set_disposition(signal: c_int, disposition: libc::sighandler_t) {
+    let action: Action = [disposition, 0, 0, 0, 0, 0, 0, 0];
+    change_action(signal, &raw const action, ptr::null_mut());
+}
+
+fn set_thread_mask(blocked: bool) {
+    // SAFETY: the set is initialised by sigfillset or sigemptyset before it is
+    // read, and lives through the call.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        if blocked {
+            libc::sigfillset(&raw mut set);
+        } else {
+            libc::sigemptyset(&raw mut set);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocking_all_is_inherited_by_threads_and_can_be_undone() {
+        let masks = std::thread::spawn(|| {
+            block_all_signals();
+            let inherited = std::thread::spawn(|| change_mask(libc::SIG_BLOCK, 0)).join();
+            unblock_all();
+            (inherited.expect("no panic"), change_mask(libc::SIG_BLOCK, 0))
+        });
+        let (blocked, unblocked) = masks.join().expect("no panic");
+        for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGCHLD, libc::SIGUSR2, 64] {
+            assert_ne!(blocked & bit(signal), 0, "signal {signal}");
+        }
+        assert_eq!(unblocked, 0);
+    }
+}

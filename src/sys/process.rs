@@ -1,0 +1,150 @@
+//! Processes by their pid: signals, groups, and how they ended.
+//!
+//! Signals go by number, not by an enum: a worker may be killed by, or ask for,
+//! a real-time signal. Only the thread that reaps may signal, because a pid
+//! is only surely still a worker's while nobody has reaped it.
+
+use std::iter;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use libc::c_int;
+use nix::errno::Errno;
+use nix::unistd::{Pid, getpgrp};
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited with this status.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl Exit {
+    fn from_status(status: c_int) -> Self {
+        if libc::WIFSIGNALED(status) {
+            Exit::Signal(libc::WTERMSIG(status))
+        } else {
+            Exit::Code(libc::WEXITSTATUS(status))
+        }
+    }
+}
+
+/// Makes us the parent of descendants whose own parent has gone
+/// (PR_SET_CHILD_SUBREAPER), as PID 1 is anyway.
+///
+/// # Errors
+/// EINVAL before Linux 3.4.
+pub fn become_subreaper() -> nix::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true)
+}
+
+/// Every child that has ended since, reaped as it is asked for; ends when no
+/// more has (or there is no child at all). Never blocks.
+pub fn reap() -> impl Iterator<Item = (Pid, Exit)> {
+    iter::from_fn(|| wait_for(-1, libc::WNOHANG))
+}
+
+/// Waits until the child `pid` has ended. None when it is not a child of ours.
+pub fn wait(pid: Pid) -> Option<Exit> {
+    wait_for(pid.as_raw(), 0).map(|(_, exit)| exit)
+}
+
+/// waitpid(2). Not nix's, which gives an error for a child that a real-time
+/// signal ended, when it has been reaped already.
+fn wait_for(pid: libc::pid_t, flags: c_int) -> Option<(Pid, Exit)> {
+    loop {
+        let mut status = 0;
+        // SAFETY: the status lives through the call.
+        match unsafe { libc::waitpid(pid, &raw mut status, flags) } {
+            -1 if Errno::last() == Errno::EINTR => {}
+            -1 | 0 => return None,
+            pid => return Some((Pid::from_raw(pid), Exit::from_status(status))),
+        }
+    }
+}
+
+/// Sends `signal` to one process. That it is gone already is no error.
+///
+/// # Errors
+/// EPERM for a process that has changed its user (set-user-ID); EINVAL for a
+/// signal that does not exist, and for pids that mean more than one process or
+/// PID 1.
+pub fn signal(pid: Pid, signal: i32) -> nix::Result<()> {
+    if pid.as_raw() <= 1 {
+        return Err(Errno::EINVAL);
+    }
+    gone_is_done(kill(pid.as_raw(), signal))
+}
+
+/// Sends `signal` to every process of a group. That it is gone is no error.
+///
+/// # Errors
+/// EPERM when not one of them may be signalled; EINVAL for our own group, for
+/// one that cannot be a worker's (0 and 1: kill(2) takes them for our own and
+/// for everybody), and for a signal that does not exist.
+pub fn signal_group(group: Pid, signal: i32) -> nix::Result<()> {
+    if group.as_raw() <= 1 || group == getpgrp() {
+        return Err(Errno::EINVAL);
+    }
+    gone_is_done(kill(-group.as_raw(), signal))
+}
+
+/// Whether a process group has a member, be it a zombie that nobody has reaped.
+pub fn group_exists(group: Pid) -> bool {
+    group.as_raw() > 1 && kill(-group.as_raw(), 0) != Err(Errno::ESRCH)
+}
+
+/// A descriptor that stands for the child `pid` (pidfd_open(2), Linux 5.3) and
+/// becomes readable when it ends. None where the kernel lacks or forbids it or
+/// no number is left: it is an addition to the pid, which suffices.
+pub fn pidfd(pid: Pid) -> Option<OwnedFd> {
+    // SAFETY: plain system call; the descriptor that it returns is new,
+    // close-on-exec, and nobody else's.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) as RawFd;
+        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// kill(2) with a signal that may be real-time.
+fn kill(pid: libc::pid_t, signal: i32) -> nix::Result<()> {
+    // SAFETY: plain system call.
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+fn gone_is_done(result: nix::Result<()>) -> nix::Result<()> {
+    match result {
+        Err(Errno::ESRCH) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Signal 0 checks without sending, should a guard be broken.
+    const PROBE: i32 = 0;
+
+    #[test]
+    fn nothing_goes_to_everybody_to_pid_1_or_to_our_own_group() {
+        for pid in [-1, 0, 1] {
+            assert_eq!(signal(Pid::from_raw(pid), PROBE), Err(Errno::EINVAL), "{pid}");
+            assert_eq!(signal_group(Pid::from_raw(pid), PROBE), Err(Errno::EINVAL), "{pid}");
+            assert!(!group_exists(Pid::from_raw(pid)), "{pid}");
+        }
+        assert_eq!(signal_group(getpgrp(), PROBE), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn what_is_gone_is_done() {
+        // Above every pid_max that a kernel allows.
+        let nobody = Pid::from_raw(i32::MAX);
+        assert_eq!(signal(nobody, libc::SIGTERM), Ok(()));
+        assert_eq!(signal_group(nobody, libc::SIGTERM), Ok(()));
+        assert!(!group_exists(nobody));
+        assert!(pidfd(nobody).is_none());
+        assert_eq!(signal(Pid::this(), 4711), Err(Errno::EINVAL));
+    }
+}

@@ -1,0 +1,207 @@
+//! Which descriptor goes to which number in a worker, planned before the fork.
+//!
+//! After [`Plan::apply`] each target holds its source and is kept by exec;
+//! everything else from 3 up is close-on-exec, and so is the error pipe, which
+//! never sits on a target.
+
+use std::os::fd::RawFd;
+
+/// What the plan does to a table of descriptors; the kernel's in a child, a
+/// simulated one in the tests.
+pub trait Table {
+    /// Why an operation failed.
+    type Error;
+    /// Duplicates `fd`, close-on-exec, to the lowest free number not below `least`.
+    fn lift(&mut self, fd: RawFd, least: RawFd) -> Result<RawFd, Self::Error>;
+    /// Duplicates `source` to `target`, another number, kept by exec.
+    fn place(&mut self, source: RawFd, target: RawFd) -> Result<(), Self::Error>;
+    /// Makes `fd` kept by exec.
+    fn keep(&mut self, fd: RawFd) -> Result<(), Self::Error>;
+    /// Makes what is open from `first` to `last` close-on-exec.
+    fn close_on_exec(&mut self, first: RawFd, last: RawFd) -> Result<(), Self::Error>;
+}
+
+#[derive(Debug)]
+struct Move {
+    source: RawFd,
+    target: RawFd,
+    lift: bool,
+}
+
+/// The steps, ready to be taken without allocating.
+#[derive(Debug)]
+pub struct Plan {
+    moves: Vec<Move>,
+    /// What exec closes: from 3 up, every stretch without a target.
+    gaps: Vec<(RawFd, RawFd)>,
+    /// The first number above every target.
+    above: RawFd,
+    report: RawFd,
+    lift_report: bool,
+}
+
+impl Plan {
+    /// Plans for pairs of (source, target) and the write end of the error pipe.
+    /// None when two pairs have the same target or a number cannot be one.
+    pub fn new(fds: &[(RawFd, RawFd)], report: RawFd) -> Option<Plan> {
+        let mut targets: Vec<RawFd> = fds.iter().map(|&(_, target)| target).collect();
+        targets.sort_unstable();
+        let doubled = targets.windows(2).any(|pair| pair[0] == pair[1]);
+        let possible = |fd: RawFd| (0..RawFd::MAX).contains(&fd);
+        if doubled || !fds.iter().all(|&(from, to)| possible(from) && possible(to)) {
+            return None;
+        }
+
+        let taken = |fd| targets.binary_search(&fd).is_ok();
+        let moves = fds
+            .iter()
+            .map(|&(source, target)| Move {
+                source,
+                target,
+                // A source on its own target stays: nobody else goes there.
+                lift: source != target && taken(source),
+            })
+            .collect();
+
+        let mut gaps = Vec::with_capacity(targets.len() + 1);
+        let mut next = 3;
+        for &target in targets.iter().filter(|&&target| target >= 3) {
+            if next < target {
+                gaps.push((next, target - 1));
+            }
+            next = target + 1;
+        }
+        gaps.push((next, RawFd::MAX));
+
+        Some(Plan { moves, gaps, above: next, report, lift_report: taken(report) })
+    }
+
+    /// Where the write end of the error pipe is now.
+    pub fn report(&self) -> RawFd {
+        self.report
+    }
+
+    /// Takes the steps. Allocates nothing and cannot panic: for the child
+    /// between fork and exec.
+    ///
+    /// # Errors
+    /// The first one of the table; what was done until then stays done.
+    pub fn apply<T: Table>(&mut self, table: &mut T) -> Result<(), T::Error> {
+        if self.lift_report {
+            self.report = table.lift(self.report, self.above)?;
+        }
+        for entry in self.moves.iter_mut().filter(|entry| entry.lift) {
+            entry.source = table.lift(entry.source, self.above)?;
+        }
+        for entry in &self.moves {
+            if entry.source == entry.target {
+                // dup2(2) of a number to itself would leave close-on-exec set.
+                table.keep(entry.target)?;
+            } else {
+                table.place(entry.source, entry.target)?;
+            }
+        }
+        for &(first, last) in &self.gaps {
+            table.close_on_exec(first, last)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Number → (which file, close-on-exec).
+    #[derive(Debug, Default)]
+    struct Simulated(BTreeMap<RawFd, (u32, bool)>);
+
+    impl Table for Simulated {
+        type Error = String;
+
+        fn lift(&mut self, fd: RawFd, least: RawFd) -> Result<RawFd, String> {
+            let (file, _) = *self.0.get(&fd).ok_or("lift: not open")?;
+            let free = (least..).find(|fd| !self.0.contains_key(fd)).ok_or("full")?;
+            self.0.insert(free, (file, true));
+            Ok(free)
+        }
+
+        fn place(&mut self, source: RawFd, target: RawFd) -> Result<(), String> {
+            assert_ne!(source, target);
+            let (file, _) = *self.0.get(&source).ok_or("place: not open")?;
+            self.0.insert(target, (file, false));
+            Ok(())
+        }
+
+        fn keep(&mut self, fd: RawFd) -> Result<(), String> {
+            self.0.get_mut(&fd).ok_or("keep: not open")?.1 = false;
+            Ok(())
+        }
+
+        fn close_on_exec(&mut self, first: RawFd, last: RawFd) -> Result<(), String> {
+            self.0.range_mut(first..=last).for_each(|(_, (_, close))| *close = true);
+            Ok(())
+        }
+    }
+
+    proptest! {
+        /// Small numbers, so that sources, targets, strangers and the error
+        /// pipe collide in most cases.
+        #[test]
+        fn each_target_holds_its_source_and_nothing_else_survives(
+            pairs in proptest::collection::vec((0..14_i32, 0..14_i32), 0..9),
+            report in 3..16_i32,
+            strangers in proptest::collection::btree_set(3..40_i32, 0..12),
+        ) {
+            let mut used = BTreeSet::new();
+            let pairs: Vec<(RawFd, RawFd)> = pairs
+                .into_iter()
+                .filter(|&(source, target)| source != report && used.insert(target))
+                .collect();
+            // File n is what number n held at first; all is close-on-exec but stdio
+            // and, the point of closing, strangers.
+            let mut table = Simulated::default();
+            for fd in 0..3 {
+                table.0.insert(fd, (fd as u32, false));
+            }
+            for &(source, _) in &pairs {
+                table.0.entry(source).or_insert((source as u32, true));
+            }
+            for fd in strangers {
+                table.0.entry(fd).or_insert((fd as u32, false));
+            }
+            table.0.insert(report, (report as u32, true));
+
+            let mut plan = Plan::new(&pairs, report).expect("targets differ");
+            plan.apply(&mut table).expect("every source is open");
+
+            for &(source, target) in &pairs {
+                prop_assert_eq!(table.0.get(&target), Some(&(source as u32, false)));
+            }
+            prop_assert!(!used.contains(&plan.report()));
+            prop_assert_eq!(table.0.get(&plan.report()), Some(&(report as u32, true)));
+            for (fd, &(file, close)) in &table.0 {
+                if used.contains(fd) {
+                    continue;
+                }
+                if *fd < 3 {
+                    prop_assert_eq!((file, close), (*fd as u32, false));
+                } else {
+                    prop_assert!(close, "{fd} would reach the worker");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_target_for_two_or_a_negative_number_is_refused() {
+        assert!(Plan::new(&[(5, 3), (6, 3)], 9).is_none());
+        assert!(Plan::new(&[(5, -1)], 9).is_none());
+        assert!(Plan::new(&[(-1, 3)], 9).is_none());
+        assert!(Plan::new(&[(5, RawFd::MAX)], 9).is_none());
+    }
+}

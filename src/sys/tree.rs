@@ -1,0 +1,184 @@
+//! Who descends from whom, read from `/proc`.
+//!
+//! Everything here is evidence about a moment that has passed. Without `/proc`
+//! all of it is empty or false: what must be right cannot rest on it.
+
+use std::fs;
+use std::io::Read;
+
+use nix::unistd::Pid;
+
+/// How many ancestors are looked at: deeper than any tree of servers, and an end
+/// when pids are reused while we look.
+const DEEPEST: usize = 64;
+
+/// A worker, as its descendants can be recognised.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    /// The worker's pid and, where it leads one, its process group.
+    pub worker: Pid,
+    /// Our own pid, in `GRACEFUL_RUN_PID`.
+    pub supervisor: Pid,
+    /// In `GRACEFUL_RUN_GENERATION`.
+    pub generation: u32,
+    /// In `GRACEFUL_RUN_SLOT`.
+    pub slot: u32,
+}
+
+impl Family {
+    /// Whether `pid` is the worker, a live descendant of it, or one that it left
+    /// behind: below us, in the worker's process group or with its environment.
+    pub fn has(&self, pid: Pid) -> bool {
+        let mut below_us = Vec::new();
+        let mut next = pid;
+        while below_us.len() < DEEPEST {
+            if next == self.worker {
+                return true;
+            }
+            if next == self.supervisor {
+                return below_us.iter().any(|&pid| self.left_behind(pid));
+            }
+            below_us.push(next);
+            match parent(next) {
+                Some(parent) => next = parent,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    /// What the worker, now gone, has left to us: live children of ours that
+    /// belong to it. `others` are the workers that we know.
+    pub fn orphans(&self, others: &[Pid]) -> Vec<Pid> {
+        children(self.supervisor)
+            .into_iter()
+            .filter(|pid| !others.contains(pid) && is_live(*pid) && self.left_behind(*pid))
+            .collect()
+    }
+
+    fn left_behind(&self, pid: Pid) -> bool {
+        stat(pid).is_some_and(|stat| stat.group == self.worker) || self.is_in_environment(pid)
+    }
+
+    /// The environment that `pid` was executed with.
+    fn is_in_environment(&self, pid: Pid) -> bool {
+        /// Longer than the variables of any server; a process may grow its own.
+        const LIMIT: u64 = 1 << 20;
+        let mut environment = Vec::new();
+        let read = fs::File::open(format!("/proc/{pid}/environ"))
+            .and_then(|file| file.take(LIMIT).read_to_end(&mut environment));
+        let wanted = [
+            format!("GRACEFUL_RUN_PID={}", self.supervisor),
+            format!("GRACEFUL_RUN_GENERATION={}", self.generation),
+            format!("GRACEFUL_RUN_SLOT={}", self.slot),
+        ];
+        let has = |wanted: &String| {
+            environment.split(|&byte| byte == 0).any(|variable| variable == wanted.as_bytes())
+        };
+        read.is_ok() && wanted.iter().all(has)
+    }
+}
+
+/// The parent of `pid`.
+pub fn parent(pid: Pid) -> Option<Pid> {
+    stat(pid).map(|stat| stat.parent)
+}
+
+/// Whether `pid` exists and is not a zombie.
+pub fn is_live(pid: Pid) -> bool {
+    stat(pid).is_some_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+}
+
+/// The children of `pid`, zombies included.
+pub fn children(pid: Pid) -> Vec<Pid> {
+    match children_by_thread(pid) {
+        Some(children) => children,
+        None => children_by_scan(pid),
+    }
+}
+
+/// Everything below `pid`, parents before their children.
+pub fn descendants(pid: Pid) -> Vec<Pid> {
+    let mut found = children(pid);
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        next += 1;
+        // A pid that was reused while we looked must not lead us in a circle.
+        let new = children(pid).into_iter().filter(|pid| !found.contains(pid));
+        found.extend(new.collect::<Vec<_>>());
+    }
+    found
+}
+
+/// From `/proc/PID/task/*/children`; None where the kernel was built without
+/// it (CONFIG_PROC_CHILDREN).
+fn children_by_thread(pid: Pid) -> Option<Vec<Pid>> {
+    fs::metadata("/proc/thread-self/children").ok()?;
+    let mut children = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        // A thread that has ended meanwhile has given its children to another.
+        let text = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        children.extend(text.split_whitespace().filter_map(parse_pid));
+    }
+    Some(children)
+}
+
+fn children_by_scan(pid: Pid) -> Vec<Pid> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| parse_pid(entry.file_name().to_str()?))
+        .filter(|&child| parent(child) == Some(pid))
+        .collect()
+}
+
+fn parse_pid(text: &str) -> Option<Pid> {
+    text.parse().ok().map(Pid::from_raw)
+}
+
+struct Stat {
+    state: u8,
+    parent: Pid,
+    group: Pid,
+}
+
+fn stat(pid: Pid) -> Option<Stat> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// proc_pid_stat(5): the name, in brackets, is the process's own choice and may
+/// hold brackets, spaces and newlines; nothing behind it does.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let end = text.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
+    let mut fields = rest.split_whitespace();
+    Some(Stat {
+        state: *fields.next()?.as_bytes().first()?,
+        parent: parse_pid(fields.next()?)?,
+        group: parse_pid(fields.next()?)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_does_not_deceive() {
+        let stat = parse_stat(b"7 (a) Z 1 (\n) S 42 43 44 0 -1").expect("parsed");
+        assert_eq!((stat.state, stat.parent.as_raw(), stat.group.as_raw()), (b'S', 42, 43));
+        for text in [&b""[..], b"7 (a", b"7 (a)", b"7 (a) S", b"7 (a) S x y", b"7 (a) \xff 1 2"] {
+            assert!(parse_stat(text).is_none(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_not_there_has_nobody() {
+        let nobody = Pid::from_raw(i32::MAX);
+        assert_eq!(parent(nobody), None);
+        assert!(!is_live(nobody));
+        assert!(children(nobody).is_empty());
+        assert!(descendants(nobody).is_empty());
+    }
+}
