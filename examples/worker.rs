@@ -22,7 +22,7 @@ const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// A connection that has not had one yet is owed an answer, but not for ever.
 const FIRST_REQUEST: Duration = Duration::from_secs(5);
 
-fn main() -> io::Result<()> {
+pub(crate) fn main() -> io::Result<()> {
     let sockets = inherited()?;
     if sockets.is_empty() {
         let me = std::env::args().next().unwrap_or_default();
