@@ -9,6 +9,11 @@ pub fn memory(pid: u32, field: &str) -> Result<u64> {
     status(&format!("/proc/{pid}/status"), field)
 }
 
+/// Its memory in kB, where what several processes share is divided among them.
+pub fn share_of_memory(pid: u32) -> Result<u64> {
+    status(&format!("/proc/{pid}/smaps_rollup"), "Pss")
+}
+
 /// How often its threads have gone to sleep of their own accord; each time, something woke them.
 pub fn wake_ups(pid: u32) -> Result<u64> {
     let mut sum = 0;

@@ -22,8 +22,9 @@ pub fn rows() -> Result<Vec<Row>> {
 
     let [rss, anon, file] = ["VmRSS", "RssAnon", "RssFile"].map(|field| proc::memory(pid, field));
     let (rss, anon, file, threads) = (rss?, anon?, file?, proc::threads(pid)?);
+    let share = proc::share_of_memory(pid)?;
     let memory = Row::new("memory at rest (VmRSS)", format!("{:.2} MB", rss as f64 / 1e3), "≤ 3 MB")
-        .other(format!("RssAnon {anon} kB, RssFile {file} kB, {threads} threads"))
+        .other(format!("RssAnon {anon} kB, RssFile {file} kB, Pss {share} kB, {threads} threads"))
         .met(rss <= 3000);
     let seconds = WINDOW.as_secs();
     let woken =
