@@ -179,6 +179,7 @@ impl Supervisor {
             generation: worker.generation,
             slot: worker.slot,
             stage: match worker.stage {
+                Stage::Spawning { wanted: false, .. } => ShownStage::Draining,
                 Stage::Spawning { .. } | Stage::Starting { .. } => ShownStage::Starting,
                 Stage::Ready { .. } => ShownStage::Ready,
                 Stage::Draining { .. } | Stage::Remains { .. } => ShownStage::Draining,

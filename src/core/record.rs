@@ -74,10 +74,14 @@ impl Supervisor {
             Request::More => self.scale(self.target + 1),
             Request::Fewer => self.scale(self.target - 1),
             Request::Suspend => {
-                self.actions.extend(self.workers.keys().map(|&id| Action::Suspend(id)));
+                let started = self.ids(|stage| !matches!(stage, Stage::Spawning { .. }));
+                self.actions.extend(started.into_iter().map(Action::Suspend));
                 self.actions.push(Action::SuspendSelf);
             }
-            Request::Resume => self.actions.extend(self.workers.keys().map(|&id| Action::Resume(id))),
+            Request::Resume => {
+                let started = self.ids(|stage| !matches!(stage, Stage::Spawning { .. }));
+                self.actions.extend(started.into_iter().map(Action::Resume));
+            }
         }
     }
 
@@ -133,7 +137,7 @@ impl Supervisor {
         let Stage::Spawning { wanted, .. } = worker.stage else { return };
         worker.start(&self.policy, now);
         if !wanted {
-            worker.drain(&self.policy, now, stopping);
+            worker.drain(now, stopping);
         }
         self.report(Report::Started(id));
     }
@@ -141,7 +145,7 @@ impl Supervisor {
     fn spawn_failed(&mut self, id: WorkerId, refusal: Refusal, now: Time) {
         let upgrading = self.served;
         let Some(worker) = self.workers.get(&id) else { return };
-        let Stage::Spawning { wanted, .. } = worker.stage else { return };
+        let Stage::Spawning { retry_at: None, wanted } = worker.stage else { return };
         let patience = worker.patience(refusal, upgrading && self.replaces(worker), !self.served);
         let again = wanted && now < worker.since + patience;
         self.report(Report::NotStarted { worker: id, refusal, again });
@@ -295,7 +299,7 @@ impl Supervisor {
             Stage::Spawning { retry_at: None, .. } => {
                 worker.stage = Stage::Spawning { retry_at: None, wanted: false };
             }
-            _ => worker.drain(&self.policy, now, stopping),
+            _ => worker.drain(now, stopping),
         }
     }
 

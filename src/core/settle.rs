@@ -1,6 +1,7 @@
 //! The last pass of a step: what the books now call for, whatever the event.
 
 use super::event::{Action, Ending, Failure, Reading, Report, Slot, Time, WorkerId};
+use super::policy::HUSH;
 use super::upgrade::{Look, Upgrade};
 use super::worker::{Stage, Worker};
 use super::{Generation, Place, Supervisor};
@@ -14,13 +15,13 @@ impl Supervisor {
         if !self.stopping {
             loop {
                 self.resize(now);
+                self.begin_serving();
                 self.take_up(now);
                 if !self.advance(now) {
                     break;
                 }
             }
             self.fill(now);
-            self.begin_serving();
         }
         if std::mem::take(&mut self.upgrade_asked) && self.pending {
             self.report(Report::UpgradeKept);
@@ -145,8 +146,10 @@ impl Supervisor {
         }
     }
 
-    /// When every replacement of the wave has been ready for the soak time, and
-    /// how far the last look is.
+    /// When every replacement of the wave has been ready for the soak time and
+    /// every worker that it replaces may be asked to stop, and how far the last
+    /// look is. To commit sooner would be to ask later, when the replacement may
+    /// have died.
     fn soaked_at_of_wave(&self) -> Option<(Time, Look)> {
         let upgrade = self.upgrade.as_ref()?;
         if upgrade.wave.is_empty() || upgrade.begun != upgrade.wave {
@@ -154,13 +157,15 @@ impl Supervisor {
         }
         let mut latest = Time::ZERO;
         for &slot in &upgrade.wave {
-            let ready = self
-                .in_slot(slot)
-                .filter(|(_, worker)| worker.generation == upgrade.to)
-                .find_map(|(_, worker)| worker.ready_since())?;
-            latest = latest.max(ready);
+            let ready = |new: bool| {
+                self.in_slot(slot)
+                    .filter(move |(_, worker)| (worker.generation == upgrade.to) == new)
+                    .find_map(|(_, worker)| worker.ready_since())
+            };
+            let hushed = ready(false).map_or(Time::ZERO, |since| since + HUSH);
+            latest = latest.max(ready(true)? + self.policy.soak).max(hushed);
         }
-        Some((latest + self.policy.soak, upgrade.look))
+        Some((latest, upgrade.look))
     }
 
     pub(super) fn soaked_at(&self) -> Option<Time> {
@@ -259,11 +264,14 @@ impl Supervisor {
         self.actions.push(Action::Spawn { worker, generation, slot, reading });
     }
 
+    /// Said before a request that was kept is taken up, or else the first
+    /// generation would serve through a whole upgrade without being told of.
     fn begin_serving(&mut self) {
         let serves = |slot: Slot| {
             self.place(slot).retired || self.in_slot(slot).any(|(_, worker)| worker.ready_since().is_some())
         };
-        if !self.served && self.upgrade.is_none() && self.slots().all(serves) {
+        let somebody = self.workers.values().any(|worker| worker.ready_since().is_some());
+        if !self.served && self.upgrade.is_none() && somebody && self.slots().all(serves) {
             self.served = true;
             self.report(Report::Serving(self.serving));
         }
@@ -282,8 +290,9 @@ impl Supervisor {
                     let (generation, slot, reading) = (worker.generation, worker.slot, worker.reading);
                     self.actions.push(Action::Spawn { worker: id, generation, slot, reading });
                 }
-                Stage::Draining { ask_at: Some(at), kill_at, since } if at <= now => {
-                    worker.stage = Stage::Draining { ask_at: None, kill_at, since };
+                Stage::Draining { ask_at: Some(at), .. } if at <= now => {
+                    let kill_at = self.policy.stop_timeout.map(|timeout| now + timeout);
+                    worker.stage = Stage::Draining { ask_at: None, kill_at, since: now };
                     worker.asked = true;
                     self.actions.push(Action::Stop(id));
                     self.report(Report::Asked(id));

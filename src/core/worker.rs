@@ -56,9 +56,9 @@ pub enum Stage {
     Draining {
         /// When its stop signal is due; None: it has had it.
         ask_at: Option<Time>,
-        /// When it is killed.
+        /// When it is killed; None: it has not been asked yet, or never.
         kill_at: Option<Time>,
-        /// Since when it is to leave.
+        /// When it was asked to leave, or when it was decided to ask it.
         since: Time,
     },
     /// It was killed and not yet reaped.
@@ -151,18 +151,15 @@ impl Worker {
 
     /// It is to leave, with its stop signal now or, soon after its ack and
     /// unless everything stops, when that signal no longer harms it.
-    pub fn drain(&mut self, policy: &Policy, now: Time, stopping: bool) {
+    pub fn drain(&mut self, now: Time, stopping: bool) {
         let ask_at = match self.stage {
             Stage::Ready { since } if !stopping => now.max(since + HUSH),
             Stage::Draining { ask_at: Some(at), .. } if !stopping => at,
             Stage::Draining { ask_at: Some(_), .. } | Stage::Ready { .. } | Stage::Starting { .. } => now,
             _ => return,
         };
-        self.stage = Stage::Draining {
-            ask_at: Some(ask_at),
-            kill_at: policy.stop_timeout.map(|timeout| ask_at + timeout),
-            since: now,
-        };
+        // Its time to leave begins when it is asked to, which a late tick puts off.
+        self.stage = Stage::Draining { ask_at: Some(ask_at), kill_at: None, since: now };
     }
 
     /// How long a start that was refused for this reason is tried again.

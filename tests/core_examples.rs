@@ -1,0 +1,521 @@
+//! The core by example: each pair of requests in each phase, and the cases that
+//! people ask about. Times are milliseconds.
+
+use graceful_run::core::Supervisor;
+use graceful_run::core::event::{
+    AckKind, Action, Ending, Event, Exit, Failure, Generation, Reading, Refusal, Report, Request, Slot,
+    WorkerId,
+};
+use graceful_run::core::policy::{OnAckTimeout, Policy, Readiness, Restart};
+use std::time::Duration;
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn policy() -> Policy {
+    Policy {
+        workers: 1,
+        least_workers: 1,
+        readiness: Readiness { auto: true, kinds: Vec::new(), timer: Some(ms(2000)), probe: None },
+        ack_timeout: Some(ms(30_000)),
+        on_ack_timeout: Some(OnAckTimeout::Abort),
+        soak: ms(500),
+        surge: None,
+        stop_first: false,
+        stop_timeout: Some(ms(30_000)),
+        restart: Restart::Always,
+        stable: ms(30_000),
+        retry_start: false,
+    }
+}
+
+/// A supervisor whose starts succeed at once and whose dead are known.
+struct Case {
+    core: Supervisor,
+    now: Duration,
+    done: Vec<Action>,
+}
+
+impl Case {
+    fn new(policy: Policy) -> Self {
+        let mut case = Case { core: Supervisor::new(policy), now: ms(0), done: Vec::new() };
+        case.tell(Event::Tick);
+        case
+    }
+
+    /// One generation serves, and has for a second.
+    fn serving(policy: Policy) -> Self {
+        let workers = policy.workers;
+        let mut case = Case::new(policy);
+        (1..=workers).for_each(|id| case.ack(id));
+        case.wait(1000);
+        case
+    }
+
+    /// One step and nothing else.
+    fn step(&mut self, event: Event) -> Vec<Action> {
+        let actions = self.core.step(self.now, event);
+        self.done.extend(&actions);
+        actions
+    }
+
+    fn tell(&mut self, event: Event) {
+        for action in self.step(event) {
+            match action {
+                Action::Spawn { worker, .. } => self.tell(Event::Spawned(worker)),
+                Action::LookAlive => self.tell(Event::LookedAlive),
+                _ => {}
+            }
+        }
+    }
+
+    fn ask(&mut self, request: Request) {
+        self.tell(Event::Request(request));
+    }
+
+    fn ack(&mut self, id: u32) {
+        self.tell(Event::Ack(WorkerId(id), AckKind::Notify));
+    }
+
+    fn exit(&mut self, id: u32, status: i32) {
+        self.tell(Event::Exited { worker: WorkerId(id), exit: Exit::Code(status), remains: false });
+    }
+
+    /// Time passes, and every deadline in it is kept.
+    fn wait(&mut self, n: u64) {
+        let end = self.now + ms(n);
+        while let Some(at) = self.core.deadline().filter(|&at| at <= end) {
+            self.now = at;
+            self.tell(Event::Tick);
+        }
+        self.now = end;
+    }
+
+    fn did(&self, action: Action) -> bool {
+        self.done.contains(&action)
+    }
+
+    fn stopped(&self, id: u32) -> bool {
+        self.did(Action::Stop(WorkerId(id)))
+    }
+
+    fn said(&self, which: impl Fn(&Report) -> bool) -> bool {
+        self.done.iter().any(|action| matches!(action, Action::Report(report) if which(report)))
+    }
+
+    fn ready(&self, id: u32) -> bool {
+        self.said(|report| matches!(report, Report::Ready(WorkerId(worker), ..) if *worker == id))
+    }
+
+    fn ending(&self) -> Option<Ending> {
+        self.done.iter().find_map(|action| match action {
+            Action::Exit(ending) => Some(*ending),
+            _ => None,
+        })
+    }
+
+    fn failure(&self) -> Option<(Failure, u32, u32)> {
+        self.done.iter().find_map(|action| match *action {
+            Action::Report(Report::UpgradeFailed { why, replaced, of, .. }) => Some((why, replaced, of)),
+            _ => None,
+        })
+    }
+
+    fn spawns(&self) -> Vec<(u32, u32, Reading)> {
+        let spawn = |action: &Action| match *action {
+            Action::Spawn { generation, slot, reading, .. } => Some((generation.0, slot.0, reading)),
+            _ => None,
+        };
+        self.done.iter().filter_map(spawn).collect()
+    }
+
+    /// Every worker acks as soon as it runs and leaves when it is asked.
+    fn carry_on(&mut self) {
+        for _ in 0..20 {
+            let workers: Vec<u32> = self.core.workers().map(|shown| shown.worker.0).collect();
+            for id in workers {
+                self.ack(id);
+                if self.stopped(id) || self.did(Action::Kill(WorkerId(id))) {
+                    self.exit(id, 0);
+                }
+            }
+            self.wait(1000);
+        }
+    }
+
+    /// How it all came out: generations, workers, or the end.
+    fn summary(&self) -> String {
+        match self.ending() {
+            Some(Ending::Stopped) => "stopped".into(),
+            Some(Ending::Killed) => "killed".into(),
+            Some(ending) => format!("{ending:?}"),
+            None => {
+                let slots = self.core.workers().count();
+                format!("{} serves in {slots}", self.core.generation())
+            }
+        }
+    }
+}
+
+const PHASES: [&str; 4] = ["starting", "running", "upgrading", "stopping"];
+
+fn in_phase(phase: &str) -> Case {
+    let two = Policy { workers: 2, ..policy() };
+    match phase {
+        "starting" => Case::new(two),
+        "running" => Case::serving(two),
+        "upgrading" => {
+            let mut case = Case::serving(two);
+            case.ask(Request::Upgrade);
+            case
+        }
+        _ => {
+            let mut case = Case::serving(two);
+            case.ask(Request::Stop);
+            case
+        }
+    }
+}
+
+const INTERRUPT: Request = Request::Interrupt { told: false };
+
+/// first request, second request, and what comes of both while starting,
+/// running and upgrading. Two workers; while upgrading, generation 2 is starting.
+#[rustfmt::skip]
+const PAIRS: [(Request, Request, [&str; 3]); 49] = {
+    use Request::{Fewer, Hammer, Kill, More, Stop, Upgrade};
+    const STOPPED: [&str; 3] = ["stopped"; 3];
+    const KILLED: [&str; 3] = ["killed"; 3];
+    [
+        (Upgrade, Upgrade,     ["generation 2 serves in 2", "generation 3 serves in 2", "generation 3 serves in 2"]),
+        (Upgrade, More,        ["generation 2 serves in 3", "generation 2 serves in 3", "generation 3 serves in 3"]),
+        (Upgrade, Fewer,       ["generation 2 serves in 1", "generation 2 serves in 1", "generation 3 serves in 1"]),
+        (Upgrade, Hammer,      ["generation 2 serves in 2", "generation 2 serves in 2", "generation 3 serves in 2"]),
+        (Upgrade, Stop,        STOPPED),
+        (Upgrade, INTERRUPT,   STOPPED),
+        (Upgrade, Kill,        KILLED),
+        (More, Upgrade,        ["generation 2 serves in 3", "generation 2 serves in 3", "generation 3 serves in 3"]),
+        (More, More,           ["generation 1 serves in 4", "generation 1 serves in 4", "generation 2 serves in 4"]),
+        (More, Fewer,          ["generation 1 serves in 2", "generation 1 serves in 2", "generation 2 serves in 2"]),
+        (More, Hammer,         ["generation 1 serves in 3", "generation 1 serves in 3", "generation 2 serves in 3"]),
+        (More, Stop,           STOPPED),
+        (More, INTERRUPT,      STOPPED),
+        (More, Kill,           KILLED),
+        (Fewer, Upgrade,       ["generation 2 serves in 1", "generation 2 serves in 1", "generation 3 serves in 1"]),
+        (Fewer, More,          ["generation 1 serves in 2", "generation 1 serves in 2", "generation 2 serves in 2"]),
+        (Fewer, Fewer,         ["generation 1 serves in 1", "generation 1 serves in 1", "generation 2 serves in 1"]),
+        (Fewer, Hammer,        ["generation 1 serves in 1", "generation 1 serves in 1", "generation 2 serves in 1"]),
+        (Fewer, Stop,          STOPPED),
+        (Fewer, INTERRUPT,     STOPPED),
+        (Fewer, Kill,          KILLED),
+        (Hammer, Upgrade,      ["generation 2 serves in 2", "generation 2 serves in 2", "generation 3 serves in 2"]),
+        (Hammer, More,         ["generation 1 serves in 3", "generation 1 serves in 3", "generation 2 serves in 3"]),
+        (Hammer, Fewer,        ["generation 1 serves in 1", "generation 1 serves in 1", "generation 2 serves in 1"]),
+        (Hammer, Hammer,       ["generation 1 serves in 2", "generation 1 serves in 2", "generation 2 serves in 2"]),
+        (Hammer, Stop,         STOPPED),
+        (Hammer, INTERRUPT,    STOPPED),
+        (Hammer, Kill,         KILLED),
+        (Stop, Upgrade,        STOPPED),
+        (Stop, More,           STOPPED),
+        (Stop, Fewer,          STOPPED),
+        (Stop, Hammer,         KILLED),
+        (Stop, Stop,           STOPPED),
+        (Stop, INTERRUPT,      STOPPED),
+        (Stop, Kill,           KILLED),
+        (INTERRUPT, Upgrade,   STOPPED),
+        (INTERRUPT, More,      STOPPED),
+        (INTERRUPT, Fewer,     STOPPED),
+        (INTERRUPT, Hammer,    KILLED),
+        (INTERRUPT, Stop,      STOPPED),
+        (INTERRUPT, INTERRUPT, KILLED),
+        (INTERRUPT, Kill,      KILLED),
+        (Kill, Upgrade,        KILLED),
+        (Kill, More,           KILLED),
+        (Kill, Fewer,          KILLED),
+        (Kill, Hammer,         KILLED),
+        (Kill, Stop,           KILLED),
+        (Kill, INTERRUPT,      KILLED),
+        (Kill, Kill,           KILLED),
+    ]
+};
+
+#[test]
+fn pairs_of_requests_in_every_phase() {
+    let mut wrong = Vec::new();
+    for phase in PHASES {
+        for (first, second, expected) in PAIRS {
+            let mut case = in_phase(phase);
+            case.ask(first);
+            case.ask(second);
+            case.carry_on();
+            let expected = match PHASES.iter().position(|name| *name == phase) {
+                Some(at) if at < 3 => expected[at],
+                _ => while_stopping(first, second),
+            };
+            if case.summary() != expected {
+                wrong.push(format!("{phase}: {first:?}, {second:?}: {}, not {expected}", case.summary()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A stop is final: only force changes how it ends.
+fn while_stopping(first: Request, second: Request) -> &'static str {
+    let force = |request| matches!(request, Request::Kill | Request::Hammer);
+    let twice = (first, second) == (INTERRUPT, INTERRUPT);
+    if force(first) || force(second) || twice { "killed" } else { "stopped" }
+}
+
+#[test]
+fn suspend_resume_and_forward_change_nothing_in_any_phase() {
+    for phase in PHASES {
+        for request in
+            [Request::Suspend, Request::Resume, Request::Forward(graceful_run::core::event::Token(10))]
+        {
+            for (other, _, expected) in PAIRS {
+                let (mut plain, mut mixed) = (in_phase(phase), in_phase(phase));
+                plain.ask(other);
+                mixed.ask(request);
+                mixed.ask(other);
+                mixed.ask(request);
+                plain.carry_on();
+                mixed.carry_on();
+                assert_eq!(mixed.summary(), plain.summary(), "{phase}: {request:?}, {other:?} {expected:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bounded_surge_that_fails_at_its_second_wave_keeps_the_rest() {
+    let mut case = Case::serving(Policy { workers: 3, surge: Some(1), ..policy() });
+    case.ask(Request::Upgrade);
+    case.ack(4);
+    case.wait(500);
+    assert!(case.stopped(1), "the first slot is replaced");
+    case.exit(5, 3);
+    let why = Failure::Exited { worker: WorkerId(5), exit: Exit::Code(3), ready: false };
+    assert_eq!(case.failure(), Some((why, 1, 3)), "1 of 3 replaced");
+    assert!(!case.stopped(2) && !case.stopped(3) && !case.stopped(4), "the others got no signal");
+}
+
+#[test]
+fn stop_first_brings_the_old_command_back() {
+    let mut case = Case::serving(Policy { stop_first: true, ..policy() });
+    case.ask(Request::Upgrade);
+    assert!(case.stopped(1) && case.spawns().len() == 1, "asked, and nothing starts beside it");
+    case.exit(1, 0);
+    assert_eq!(case.spawns()[1], (2, 0, Reading::Anew));
+    case.exit(2, 1);
+    assert!(case.failure().is_some());
+    assert_eq!(case.spawns()[2], (1, 0, Reading::AsBefore), "at once, as it was");
+}
+
+#[test]
+fn e6_the_serving_worker_crashes_and_its_replacement_takes_over() {
+    let mut case = Case::serving(policy());
+    case.ask(Request::Upgrade);
+    case.exit(1, 1);
+    case.wait(5000);
+    case.ack(2);
+    case.wait(500);
+    assert_eq!(case.spawns().len(), 2, "the replacement is the restart");
+    assert_eq!(case.summary(), "generation 2 serves in 1");
+}
+
+#[test]
+fn e6_the_serving_worker_crashes_and_so_does_its_replacement() {
+    let mut case = Case::serving(policy());
+    case.ask(Request::Upgrade);
+    case.exit(1, 1);
+    case.exit(2, 1);
+    case.wait(100);
+    assert_eq!(case.spawns()[2..], [(1, 0, Reading::AsBefore)]);
+    case.ack(3);
+    assert_eq!(case.summary(), "generation 1 serves in 1");
+}
+
+#[test]
+fn d7_an_ack_from_a_worker_that_then_dies_replaces_nothing() {
+    let mut case = Case::serving(Policy { soak: ms(0), ..policy() });
+    case.ask(Request::Upgrade);
+    let actions = case.step(Event::Ack(WorkerId(2), AckKind::Notify));
+    assert!(actions.contains(&Action::LookAlive), "it looks before it asks anybody to leave");
+    case.exit(2, 1);
+    case.tell(Event::LookedAlive);
+    assert!(matches!(case.failure(), Some((Failure::Exited { ready: true, .. }, 0, 1))));
+    assert!(!case.stopped(1));
+}
+
+#[test]
+fn d8_an_ack_in_the_tick_of_its_timeout_wins_if_it_comes_first() {
+    let timeout = Policy { ack_timeout: Some(ms(1000)), ..policy() };
+    for (ack_first, replaced) in [(true, true), (false, false)] {
+        let mut case = Case::serving(timeout.clone());
+        case.ask(Request::Upgrade);
+        case.now += ms(1000);
+        if !ack_first {
+            case.tell(Event::Tick);
+        }
+        case.ack(2);
+        case.tell(Event::Tick);
+        case.wait(500);
+        assert_eq!(case.stopped(1), replaced, "the ack came first: {ack_first}");
+        assert_eq!(case.failure().is_none(), replaced, "and never both");
+    }
+}
+
+#[test]
+fn acks_that_come_late_twice_or_from_strangers_change_nothing() {
+    let mut case = Case::serving(policy());
+    case.ask(Request::Upgrade);
+    for id in [1, 7] {
+        assert!(case.step(Event::Ack(WorkerId(id), AckKind::Notify)).is_empty(), "worker {id}");
+    }
+    case.ack(2);
+    assert!(case.step(Event::Ack(WorkerId(2), AckKind::Fd)).is_empty(), "a second one");
+    case.wait(500);
+    assert!(case.step(Event::Ack(WorkerId(1), AckKind::Notify)).is_empty(), "of a worker that drains");
+    case.exit(1, 0);
+    assert!(case.step(Event::Ack(WorkerId(1), AckKind::Notify)).is_empty(), "of a worker that is gone");
+    assert_eq!(case.summary(), "generation 2 serves in 1");
+}
+
+#[test]
+fn once_a_program_has_said_that_it_is_ready_nothing_less_counts() {
+    let mut case = Case::serving(policy());
+    case.ask(Request::Upgrade);
+    case.tell(Event::Ack(WorkerId(2), AckKind::Accepting));
+    case.wait(10_000);
+    assert!(!case.ready(2), "neither accepting nor the timer");
+    case.ack(2);
+    assert!(case.ready(2));
+}
+
+#[test]
+fn the_timer_speaks_only_while_nothing_is_known() {
+    let mut case = Case::new(policy());
+    case.wait(2000);
+    assert!(case.said(|report| matches!(report, Report::Ready(_, AckKind::Timer, _))));
+    case.tell(Event::Ack(WorkerId(1), AckKind::Accepting));
+    case.ask(Request::Upgrade);
+    case.wait(10_000);
+    assert!(!case.ready(2), "it has been seen to accept, so that is waited for");
+    case.tell(Event::Ack(WorkerId(2), AckKind::Accepting));
+    assert!(case.ready(2));
+}
+
+#[test]
+fn a_generation_that_failed_teaches_nothing() {
+    let mut case = Case::new(policy());
+    case.wait(2600);
+    case.ask(Request::Upgrade);
+    case.ack(2);
+    case.exit(2, 1);
+    case.ask(Request::Upgrade);
+    case.wait(2000);
+    assert!(case.ready(3), "the timer still speaks for a program that has said nothing while it served");
+}
+
+#[test]
+fn an_extension_is_capped_at_ten_ack_timeouts() {
+    let mut case = Case::new(Policy { ack_timeout: Some(ms(1000)), readiness: notify(), ..policy() });
+    case.tell(Event::Extend(WorkerId(1), ms(3_600_000)));
+    case.wait(9999);
+    assert_eq!(case.ending(), None);
+    case.wait(1);
+    assert!(case.said(|report| *report == Report::NoAck(WorkerId(1), ms(10_000))));
+}
+
+fn notify() -> Readiness {
+    Readiness { auto: false, kinds: vec![AckKind::Notify], timer: None, probe: None }
+}
+
+#[test]
+fn a_first_worker_that_fails_ends_everything() {
+    let mut exits = Case::new(policy());
+    exits.exit(1, 3);
+    assert_eq!(exits.ending(), Some(Ending::Worker(WorkerId(1), Exit::Code(3))));
+    let mut hangs = Case::new(Policy { readiness: notify(), ..policy() });
+    hangs.wait(30_000);
+    hangs.exit(1, 0);
+    assert_eq!(hangs.ending(), Some(Ending::NoAck(WorkerId(1), ms(30_000))));
+    let mut missing = Supervisor::new(policy());
+    missing.step(ms(0), Event::Tick);
+    let actions = missing.step(ms(0), Event::SpawnFailed(WorkerId(1), Refusal::NotFound));
+    assert_eq!(actions.last(), Some(&Action::Exit(Ending::NotStarted(WorkerId(1), Refusal::NotFound))));
+}
+
+#[test]
+fn retry_start_tries_again_after_the_pause() {
+    let mut case = Case::new(Policy { retry_start: true, ..policy() });
+    case.exit(1, 3);
+    assert!(case.said(|report| *report == Report::Restarting(Slot(0), ms(100))));
+    case.wait(100);
+    case.exit(2, 3);
+    assert!(case.said(|report| *report == Report::Restarting(Slot(0), ms(200))));
+    case.wait(200);
+    case.ack(3);
+    assert!(case.said(|report| *report == Report::Serving(Generation(1))));
+}
+
+#[test]
+fn without_restarts_we_end_as_the_worker_did() {
+    for (restart, status, ends) in [
+        (Restart::Never, 0, true),
+        (Restart::Never, 4, true),
+        (Restart::OnFailure, 0, true),
+        (Restart::OnFailure, 4, false),
+    ] {
+        let mut case = Case::serving(Policy { restart, ..policy() });
+        case.exit(1, status);
+        let expected = ends.then_some(Ending::Worker(WorkerId(1), Exit::Code(status)));
+        assert_eq!(case.ending(), expected, "{restart:?} {status}");
+    }
+}
+
+#[test]
+fn nobody_is_asked_to_stop_within_half_a_second_of_its_ack() {
+    let mut case = Case::new(Policy { soak: ms(0), ..policy() });
+    case.ack(1);
+    case.ask(Request::Upgrade);
+    case.ack(2);
+    case.wait(499);
+    assert!(!case.stopped(1));
+    case.wait(1);
+    assert!(case.stopped(1));
+}
+
+#[test]
+fn a_replacement_that_dies_in_the_hush_of_the_old_worker_fails_the_upgrade() {
+    let mut case = Case::new(Policy { soak: ms(0), ..policy() });
+    case.ack(1);
+    case.ask(Request::Upgrade);
+    case.ack(2);
+    case.wait(200);
+    case.exit(2, 1);
+    case.wait(10_000);
+    assert!(case.failure().is_some() && !case.stopped(1));
+}
+
+#[test]
+fn a_stop_for_good_does_not_wait_for_the_hush() {
+    let mut case = Case::new(policy());
+    case.ack(1);
+    case.ask(Request::Stop);
+    assert!(case.stopped(1));
+}
+
+#[test]
+fn a_late_tick_leaves_the_whole_stop_timeout() {
+    let mut case = Case::new(Policy { workers: 2, ..policy() });
+    case.ack(1);
+    case.ack(2);
+    case.ask(Request::Fewer);
+    case.now += ms(600_000);
+    case.tell(Event::Tick);
+    assert!(case.stopped(2) && !case.did(Action::Kill(WorkerId(2))));
+    assert_eq!(case.core.deadline(), Some(case.now + ms(30_000)));
+}

@@ -1,0 +1,428 @@
+//! An account of one world, kept from events and actions alone.
+//!
+//! What holds of the core, by the names that the list of properties gives them:
+//!
+//! | property | where |
+//! | --- | --- |
+//! | the promise; S1, S2 | `judge`: shown generations that start; `commit`, `stop`: every signal to a worker that served has its reason |
+//! | S3 | `stop`, `kill`: one of each in a life, a kill only after the stop timeout or by force (that CONT follows TERM is the caller's) |
+//! | S4, L7 | every action names a worker of which a process is known to live, and one that is to leave is asked at once or after the hush |
+//! | S5 | stale events are compared with a tick by `world`; an ack makes ready whom it names, if it counts (`acked`) |
+//! | S6 | `new_generation` |
+//! | S7, L4 | no spawn while stopping; `world` sees to the end |
+//! | S10 | `exit`: nobody left, and the ending that this account expects |
+//! | S11 | the first generation is reported once, when it is ready; one `Stopping` (the words to the service manager are the caller's) |
+//! | S12 | one flag, compared with `upgrade_pending` after each step |
+//! | S13 | ticks that are lost or late; a tick right after a step changes nothing; no deadline in the past |
+//! | S15 | `crash`, `judge`: pauses, and no pause before an upgrade |
+//! | L1, L2, L3, L5 | `settled`, and one generation for each kept request |
+//!
+//! Not here because the core has none of it: S8 and S14 (listeners, descriptors),
+//! S9 (control requests), S16 (the state that a re-exec carries over), L6 (logs
+//! and clients that block).
+
+use crate::life::Life;
+use graceful_run::core::event::{
+    AckKind, Action, Ending, Event, Exit, Failure, Generation, Reading, Refusal, Report, Request, Slot, Time,
+    WorkerId,
+};
+use graceful_run::core::policy::{OnAckTimeout, Policy, Restart, Strength};
+use graceful_run::core::{ShownStage, Supervisor};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Fails the world unless this is so.
+macro_rules! demand {
+    ($holds:expr, $($wrong:tt)+) => {
+        if !$holds {
+            return Err(format!($($wrong)+));
+        }
+    };
+}
+pub(crate) use demand;
+
+pub type Verdict = Result<(), String>;
+
+/// Signals sooner than this after an ack end servers that are not yet ready for
+/// them.
+pub const HUSH: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub generation: Generation,
+    pub crashes: u32,
+    /// It may be filled again.
+    pub due: Time,
+    /// It must be; later than `due` where the account cannot tell.
+    pub latest: Time,
+    pub reading: Reading,
+    pub retired: bool,
+}
+
+impl Place {
+    fn new(generation: Generation, now: Time) -> Self {
+        Place { generation, crashes: 0, due: now, latest: now, reading: Reading::Anew, retired: false }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Open {
+    pub from: Generation,
+    pub to: Generation,
+    pub since: Time,
+    pub begun: BTreeSet<Slot>,
+    pub done: BTreeSet<Slot>,
+    pub failure: Option<Failure>,
+    pub looked: bool,
+}
+
+/// What has come up in the present step.
+#[derive(Default)]
+pub struct This {
+    pub event: Option<Event>,
+    pub hammer: bool,
+    pub committed: BTreeSet<Slot>,
+    pub undone: Option<Generation>,
+    pub exited: Option<WorkerId>,
+    pub remains: Option<WorkerId>,
+    pub refused: Option<(WorkerId, Refusal)>,
+    pub ready: Vec<(WorkerId, AckKind)>,
+    pub restarting: Vec<(Slot, Duration)>,
+    pub retired: Vec<Slot>,
+    pub stopping: bool,
+}
+
+pub struct Book {
+    pub policy: Policy,
+    pub now: Time,
+    pub lives: BTreeMap<WorkerId, Life>,
+    last_worker: u32,
+    pub last_generation: Generation,
+    pub serving: Generation,
+    pub served: bool,
+    pub stopping: bool,
+    pub interrupted: bool,
+    pub killing: bool,
+    pub forced: bool,
+    pub pending: bool,
+    pub known: Strength,
+    pub places: Vec<Place>,
+    pub target: u32,
+    pub open: Option<Open>,
+    /// An upgrade failed half-way: two generations serve, by the user's wish.
+    pub mixed: bool,
+    pub ending: Option<Ending>,
+    pub last_loss: Option<Ending>,
+    pub ended: bool,
+    pub this: This,
+}
+
+impl Book {
+    pub fn new(policy: Policy) -> Self {
+        let target = policy.workers;
+        Book {
+            policy,
+            now: Time::ZERO,
+            lives: BTreeMap::new(),
+            last_worker: 0,
+            last_generation: Generation(1),
+            serving: Generation(1),
+            served: false,
+            stopping: false,
+            interrupted: false,
+            killing: false,
+            forced: false,
+            pending: false,
+            known: Strength::Nothing,
+            places: vec![Place::new(Generation(1), Time::ZERO); target as usize],
+            target,
+            open: None,
+            mixed: false,
+            ending: None,
+            last_loss: None,
+            ended: false,
+            this: This::default(),
+        }
+    }
+
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    pub fn step(&mut self, now: Time, event: Event, actions: &[Action], supervisor: &Supervisor) -> Verdict {
+        self.now = now;
+        self.this = This { event: Some(event), ..This::default() };
+        let stops = actions.contains(&Action::Report(Report::Stopping));
+        self.take(event, stops)?;
+        for &action in actions {
+            demand!(!self.ended, "{action:?} after the end");
+            // What happened is told first, and by the number of slots before it.
+            if !matches!(action, Action::Report(report) if !matches!(report, Report::UpgradeStarted { .. })) {
+                self.resize();
+            }
+            self.check(action)?;
+        }
+        self.resize();
+        self.judge(supervisor)
+    }
+
+    fn take(&mut self, event: Event, stops: bool) -> Verdict {
+        let now = self.now;
+        match event {
+            Event::Request(request) => self.requested(request),
+            Event::Spawned(id) => {
+                let (timeout, life) = (self.policy.ack_timeout, self.lives.get_mut(&id));
+                if let Some(life) = life.filter(|life| life.in_flight) {
+                    life.in_flight = false;
+                    life.started = Some(now);
+                    life.ack_by = timeout.map(|timeout| now + timeout);
+                }
+            }
+            Event::SpawnFailed(id, refusal) => {
+                if let Some(life) = self.lives.get_mut(&id).filter(|life| life.in_flight) {
+                    life.in_flight = false;
+                    self.this.refused = Some((id, refusal));
+                }
+            }
+            Event::Ack(id, kind) => self.acked(id, kind),
+            Event::Extend(id, by) => {
+                let timeout = self.policy.ack_timeout.unwrap_or_default();
+                if let Some(life) = self.lives.get_mut(&id)
+                    && life.stage == ShownStage::Starting
+                    && let (Some(started), Some(ack_by)) = (life.started, life.ack_by)
+                {
+                    life.ack_by = Some(ack_by.max((now + by).min(started + timeout * 10)));
+                }
+            }
+            Event::Exited { worker, exit, remains } => {
+                let Some(life) = self.lives.get_mut(&worker).filter(|life| life.runs()) else {
+                    return Ok(());
+                };
+                let (filled, ready) = (life.filled(), life.ready.is_some());
+                life.exited = Some(now);
+                self.this.exited = Some(worker);
+                self.this.remains = remains.then_some(worker);
+                if filled {
+                    self.lost(worker, Failure::Exited { worker, exit, ready });
+                }
+            }
+            Event::Swept(id) => {
+                if self.lives.get(&id).is_some_and(|life| life.exited.is_some()) {
+                    self.lives.remove(&id);
+                }
+            }
+            Event::LookedAlive if self.open.as_ref().is_some_and(|open| open.looked) && !stops => {
+                return self.commit();
+            }
+            Event::LookedAlive | Event::Tick => {}
+        }
+        Ok(())
+    }
+
+    fn requested(&mut self, request: Request) {
+        match request {
+            Request::Upgrade => self.pending |= !self.stopping,
+            Request::Stop => self.stop_begins(None),
+            Request::Interrupt { told } => {
+                if std::mem::replace(&mut self.interrupted, true) {
+                    self.killing = true;
+                } else if told {
+                    let now = self.now;
+                    for life in self.lives.values_mut().filter(|life| life.runs() && !life.killed) {
+                        life.stopped.get_or_insert(now);
+                    }
+                }
+                self.stop_begins(None);
+            }
+            Request::Kill => {
+                self.killing = true;
+                self.stop_begins(None);
+            }
+            Request::Hammer => self.this.hammer = true,
+            _ => {}
+        }
+    }
+
+    fn stop_begins(&mut self, ending: Option<Ending>) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        self.ending = ending;
+        self.this.stopping = true;
+        self.pending = false;
+        if let Some(open) = &mut self.open {
+            open.failure.get_or_insert(Failure::Stopped);
+        }
+    }
+
+    fn acked(&mut self, id: WorkerId, kind: AckKind) {
+        let Some(life) = self.lives.get_mut(&id).filter(|life| life.runs()) else { return };
+        life.strength = life.strength.max(strength(kind));
+        let (stage, known) = (life.stage, life.known);
+        if stage == ShownStage::Ready {
+            self.learn(id);
+        }
+        let readiness = &self.policy.readiness;
+        let by_itself = match kind {
+            AckKind::Notify | AckKind::Fd => true,
+            AckKind::Accepting => known != Strength::Said,
+            _ => false,
+        };
+        if stage == ShownStage::Starting && (readiness.kinds.contains(&kind) || readiness.auto && by_itself) {
+            self.this.ready.push((id, kind));
+        }
+    }
+
+    /// A worker that serves has shown what its program can do.
+    pub fn learn(&mut self, id: WorkerId) {
+        if !self.replaces(id)
+            && let Some(life) = self.lives.get(&id)
+        {
+            self.known = self.known.max(life.strength);
+        }
+    }
+
+    /// The present upgrade waits for this worker.
+    pub fn replaces(&self, id: WorkerId) -> bool {
+        match (&self.open, self.lives.get(&id)) {
+            (Some(open), Some(life)) => life.generation == open.to && !open.done.contains(&life.slot),
+            _ => false,
+        }
+    }
+
+    /// A worker that filled its slot does so no longer.
+    pub fn lost(&mut self, id: WorkerId, failure: Failure) {
+        let Some(life) = self.lives.get(&id) else { return };
+        let (slot, ready) = (life.slot, life.ready.is_some());
+        let age = self.now - life.started.unwrap_or(life.decided);
+        if self.stopping {
+            return;
+        }
+        if self.replaces(id) {
+            if let Some(open) = &mut self.open {
+                open.failure.get_or_insert(failure);
+            }
+            return;
+        }
+        let ending = match failure {
+            Failure::Exited { exit, .. } => Ending::Worker(id, exit),
+            Failure::NoAck(_, after) => Ending::NoAck(id, after),
+            Failure::NotStarted(_, refusal) => Ending::NotStarted(id, refusal),
+            Failure::Stopped => Ending::Stopped,
+        };
+        if !self.served && !ready && !self.policy.retry_start {
+            return self.stop_begins(Some(ending));
+        }
+        self.last_loss = Some(ending);
+        self.crash(slot, failure, age);
+    }
+
+    fn crash(&mut self, slot: Slot, failure: Failure, age: Duration) {
+        let clean = matches!(failure, Failure::Exited { exit: Exit::Code(0), .. });
+        let (restart, stable, upgrading) = (self.policy.restart, self.policy.stable, self.open.is_some());
+        let Some(place) = self.places.get_mut(slot.0 as usize) else { return };
+        if restart == Restart::Never || restart == Restart::OnFailure && clean {
+            place.retired = true;
+            self.this.retired.push(slot);
+            return;
+        }
+        if age >= stable {
+            place.crashes = 0;
+        }
+        // 0.1 s, doubled for each crash before this one, and never over 30 s.
+        let pause = (0..place.crashes).fold(100, |pause, _| (pause * 2).min(30_000));
+        let pause = Duration::from_millis(pause);
+        place.crashes += 1;
+        place.due = self.now + pause;
+        place.latest = place.due;
+        if matches!(failure, Failure::NotStarted(..)) {
+            place.reading = Reading::Anew;
+        }
+        if !upgrading {
+            self.this.restarting.push((slot, pause));
+        }
+    }
+
+    /// The replacements that have begun now serve; each must be alive, and have
+    /// been ready for the soak.
+    fn commit(&mut self) -> Verdict {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let wave: BTreeSet<Slot> = open.begun.difference(&open.done).copied().collect();
+        open.done.extend(&wave);
+        open.looked = false;
+        let to = open.to;
+        demand!(
+            self.policy.surge.is_some() || wave.len() == self.places.len(),
+            "only {wave:?} were begun when the upgrade was carried out"
+        );
+        self.serving = to;
+        for &slot in &wave {
+            let mut ready = self.lives.values().filter(|life| life.slot == slot && life.generation == to);
+            let Some(life) = ready.find(|life| life.runs() && life.stage == ShownStage::Ready) else {
+                return Err(format!("no replacement is ready and alive in {slot:?}"));
+            };
+            let soaked = life.ready.is_some_and(|ready| ready + self.policy.soak <= self.now);
+            demand!(soaked, "{:?} has not soaked", life.id);
+            let id = life.id;
+            self.places[slot.0 as usize] = Place::new(to, self.now);
+            self.learn(id);
+        }
+        self.this.committed = wave;
+        Ok(())
+    }
+
+    /// A generation that was not there before: one for every request that is kept.
+    pub fn new_generation(&mut self, to: Generation) -> Verdict {
+        demand!(to.0 == self.last_generation.0 + 1, "{to} follows {}", self.last_generation);
+        demand!(self.pending, "{to} starts and nobody asked for it");
+        demand!(!self.stopping, "{to} starts after the stop");
+        self.last_generation = to;
+        self.pending = false;
+        Ok(())
+    }
+
+    /// A request before anything serves, when everything waits to be restarted:
+    /// the next workers are simply those of a new generation.
+    pub fn new_start(&mut self, to: Generation) -> Verdict {
+        demand!(!self.served && self.open.is_none(), "{to} starts without an upgrade");
+        self.new_generation(to)?;
+        self.serving = to;
+        let now = self.now;
+        self.places.iter_mut().for_each(|place| *place = Place::new(to, now));
+        Ok(())
+    }
+
+    /// The number of places follows the number asked for, unless an upgrade is
+    /// under way.
+    pub fn resize(&mut self) {
+        if self.open.is_none() {
+            self.places.resize(self.target as usize, Place::new(self.serving, self.now));
+        }
+    }
+
+    pub fn new_worker(&mut self, life: Life) -> Verdict {
+        demand!(life.id.0 == self.last_worker + 1, "{:?} follows {}", life.id, self.last_worker);
+        self.last_worker = life.id.0;
+        self.lives.insert(life.id, life);
+        Ok(())
+    }
+
+    pub fn after_ack_timeout(&self, known: Strength) -> OnAckTimeout {
+        match self.policy.on_ack_timeout {
+            Some(wanted) => wanted,
+            None if self.policy.readiness.kinds.is_empty() && known == Strength::Nothing => {
+                OnAckTimeout::Proceed
+            }
+            None => OnAckTimeout::Abort,
+        }
+    }
+}
+
+/// What an ack proves.
+fn strength(kind: AckKind) -> Strength {
+    match kind {
+        AckKind::Notify | AckKind::Fd => Strength::Said,
+        AckKind::Accepting => Strength::Seen,
+        AckKind::Exec | AckKind::Timer | AckKind::Timeout => Strength::Nothing,
+    }
+}

@@ -1,0 +1,358 @@
+//! Whether an action was called for.
+
+use crate::book::{Book, HUSH, Open, Verdict, demand};
+use crate::life::Life;
+use graceful_run::core::ShownStage;
+use graceful_run::core::event::{
+    AckKind, Action, Ending, Event, Failure, Generation, Reading, Refusal, Report, Request, Slot, WorkerId,
+};
+use graceful_run::core::policy::{OnAckTimeout, Strength};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+impl Book {
+    pub fn check(&mut self, action: Action) -> Verdict {
+        let now = self.now;
+        match action {
+            Action::Spawn { worker, generation, slot, reading } => {
+                self.spawn(worker, generation, slot, reading)
+            }
+            Action::Probe(id) => {
+                let life = self.running(id, action)?;
+                demand!(life.stage == ShownStage::Starting, "{action:?} of a worker that is not starting");
+                Ok(())
+            }
+            Action::LookAlive => {
+                let open = self.open.as_mut().ok_or("LookAlive without an upgrade")?;
+                demand!(!std::mem::replace(&mut open.looked, true), "LookAlive twice");
+                Ok(())
+            }
+            Action::Stop(id) => self.stop(id),
+            Action::Kill(id) => self.kill(id),
+            Action::StopRemains(id) => {
+                demand!(
+                    self.this.remains.take() == Some(id),
+                    "{action:?}, of which nothing has just been left"
+                );
+                Ok(())
+            }
+            Action::KillRemains(id) => {
+                let by_force = self.killing || self.this.hammer;
+                let timeout = self.policy.stop_timeout;
+                let life = self.lives.get_mut(&id).ok_or(format!("{action:?}, of which nothing is left"))?;
+                let exited = life.exited.ok_or(format!("{action:?}, which lives"))?;
+                let due = timeout.is_some_and(|timeout| exited + timeout <= now);
+                demand!(by_force || due, "{action:?} too soon");
+                demand!(!std::mem::replace(&mut life.remains_killed, true), "{action:?} twice");
+                self.forced |= self.stopping;
+                Ok(())
+            }
+            Action::Forward(id, token) => {
+                demand!(
+                    self.this.event == Some(Event::Request(Request::Forward(token))),
+                    "{action:?} unasked"
+                );
+                let life = self.running(id, action)?;
+                demand!(life.stage == ShownStage::Ready, "{action:?} to a worker that is not ready");
+                Ok(())
+            }
+            Action::Suspend(id) | Action::Resume(id) => {
+                let known = self.lives.get(&id).is_some_and(|life| life.started.is_some());
+                demand!(known, "{action:?}, of which no process lives");
+                Ok(())
+            }
+            Action::SuspendSelf => Ok(()),
+            Action::Report(report) => self.report(report),
+            Action::Exit(ending) => self.exit(ending),
+        }
+    }
+
+    fn running(&mut self, id: WorkerId, action: Action) -> Result<&mut Life, String> {
+        let life = self.lives.get_mut(&id).filter(|life| life.runs());
+        life.ok_or(format!("{action:?}, of which no process lives"))
+    }
+
+    fn spawn(&mut self, id: WorkerId, generation: Generation, slot: Slot, reading: Reading) -> Verdict {
+        let now = self.now;
+        demand!(!self.stopping, "a start after the stop began");
+        if let Some(life) = self.lives.get_mut(&id) {
+            let refused = life.refused_at.take().ok_or("the same worker is started twice")?;
+            demand!(refused + Duration::from_millis(50) <= now, "a second try without a pause");
+            let same = (life.generation, life.slot, life.reading) == (generation, slot, reading);
+            demand!(same, "a second try of something else");
+            life.in_flight = true;
+            return Ok(());
+        }
+        if generation > self.last_generation {
+            self.new_start(generation)?;
+        }
+        let place = self.places.get(slot.0 as usize).ok_or("a start in a slot that is not there")?.clone();
+        let others: Vec<&Life> = self.lives.values().filter(|life| life.slot == slot).collect();
+        demand!(!self.policy.stop_first || others.is_empty(), "the old worker has not left {slot:?}");
+        let fills = others.iter().any(|life| life.filled() && life.generation == generation);
+        demand!(!fills, "a second worker of {generation} in {slot:?}");
+        match &mut self.open {
+            Some(open) if open.to == generation && !open.done.contains(&slot) => {
+                demand!(open.failure.is_none(), "a replacement after the upgrade failed");
+                demand!(open.begun.insert(slot), "a second replacement in {slot:?}");
+                let wave = open.begun.difference(&open.done).count();
+                demand!(
+                    wave <= self.policy.surge.unwrap_or(u32::MAX) as usize,
+                    "{wave} slots are replaced at once"
+                );
+                demand!(reading == Reading::Anew, "an upgrade that does not read the program anew");
+            }
+            open => {
+                let begun = open.as_ref().is_none_or(|open| open.done.contains(&slot));
+                demand!(begun, "a restart in {slot:?} while its replacement is awaited");
+                demand!(!others.iter().any(|life| life.filled()), "{slot:?} is filled already");
+                demand!(place.due <= now, "a restart before {:?}", place.due);
+                demand!(!place.retired, "{slot:?} was left empty for good");
+                demand!(place.generation == generation, "{slot:?} belongs to {}", place.generation);
+                demand!(place.reading == reading, "{slot:?} starts {:?}", place.reading);
+            }
+        }
+        self.new_worker(Life::new(id, generation, slot, reading, self.known, now))
+    }
+
+    /// The one stop signal of a life. Unless everything stops, a worker that was
+    /// ready gets it because its replacement has just been found alive, or because
+    /// nobody needs it any more.
+    fn stop(&mut self, id: WorkerId) -> Verdict {
+        let (now, stopping, stop_first) = (self.now, self.stopping, self.policy.stop_first);
+        let (places, undone) = (self.places.len() as u32, self.this.undone);
+        let committed = self.this.committed.clone();
+        let to = self.serving;
+        let life = self.running(id, Action::Stop(id))?;
+        demand!(life.stopped.is_none() && !life.killed, "a second signal to {id:?}");
+        life.stopped = Some(now);
+        let Some(ready) = life.ready.filter(|_| !stopping) else { return Ok(()) };
+        demand!(ready + HUSH <= now, "{id:?} is asked to stop {:?} after its ack", now - ready);
+        let surplus = life.surplus || life.slot.0 >= places || undone == Some(life.generation);
+        let replaced = committed.contains(&life.slot) && life.generation < to;
+        demand!(surplus || replaced || stop_first, "{id:?} serves, and nothing serves in its place");
+        Ok(())
+    }
+
+    fn kill(&mut self, id: WorkerId) -> Verdict {
+        let (now, by_force) = (self.now, self.killing || self.this.hammer);
+        let timeout = self.policy.stop_timeout;
+        let life = self.running(id, Action::Kill(id))?;
+        let due = matches!((life.stopped, timeout), (Some(at), Some(timeout)) if at + timeout <= now);
+        demand!(by_force || due, "{id:?} is killed before its time");
+        demand!(!std::mem::replace(&mut life.killed, true), "{id:?} is killed twice");
+        self.forced |= self.stopping;
+        Ok(())
+    }
+
+    fn exit(&mut self, ending: Ending) -> Verdict {
+        // Between two tries of a start there is no process to wait for.
+        self.lives.retain(|_, life| life.refused_at.is_none());
+        demand!(self.lives.is_empty(), "the end, and there still are {:?}", self.lives.keys());
+        demand!(self.open.is_none(), "the end, and no verdict on the upgrade");
+        let expected = match (self.stopping, self.forced) {
+            (true, true) => self.ending.unwrap_or(Ending::Killed),
+            (true, false) => self.ending.unwrap_or(Ending::Stopped),
+            (false, _) => self.last_loss.ok_or("an end that nobody asked for")?,
+        };
+        let all_retired = !self.places.is_empty() && self.places.iter().all(|place| place.retired);
+        demand!(self.stopping || all_retired, "an end while there are slots to fill");
+        demand!(ending == expected, "it ends with {ending:?}, not {expected:?}");
+        self.ended = true;
+        Ok(())
+    }
+
+    fn report(&mut self, report: Report) -> Verdict {
+        let now = self.now;
+        match report {
+            Report::Started(id) => demand!(self.this.event == Some(Event::Spawned(id)), "{report:?}"),
+            Report::Ready(id, kind, after) => return self.ready(id, kind, after),
+            Report::Serving(generation) => {
+                demand!(!self.served && !self.stopping && self.open.is_none(), "{report:?} out of place");
+                demand!(generation == self.serving, "{report:?}");
+                demand!(
+                    self.lives.values().any(|life| life.stage == ShownStage::Ready),
+                    "{report:?}, and nobody is ready"
+                );
+                self.served = true;
+            }
+            Report::UpgradeStarted { from, to } => {
+                demand!(self.open.is_none(), "{report:?} within another");
+                demand!(from == self.serving, "{report:?}, but {} serves", self.serving);
+                let ready = |slot: u32| {
+                    self.lives.values().any(|life| {
+                        life.slot.0 == slot && life.stage == ShownStage::Ready && life.exited.is_none()
+                    })
+                };
+                let all = (0..self.places.len() as u32).all(ready);
+                demand!(self.served || !all, "{report:?} before it was said that the first serves");
+                self.new_generation(to)?;
+                self.lives.retain(|_, life| life.refused_at.is_none());
+                let (begun, done) = (BTreeSet::new(), BTreeSet::new());
+                self.open = Some(Open { from, to, since: now, begun, done, failure: None, looked: false });
+            }
+            Report::UpgradeKept => {
+                let asked = self.this.event == Some(Event::Request(Request::Upgrade));
+                demand!(asked && self.pending, "{report:?} out of place");
+            }
+            Report::UpgradeDone { from, to, took } => {
+                let open = self.open.take().ok_or(format!("{report:?} without an upgrade"))?;
+                demand!((open.from, open.to, open.since + took) == (from, to, now), "{report:?} of {open:?}");
+                demand!(open.failure.is_none(), "{report:?}, but {:?}", open.failure);
+                demand!(open.done.len() == self.places.len(), "{report:?}, but only {:?}", open.done);
+                self.mixed = false;
+                self.resize();
+            }
+            Report::UpgradeFailed { from, to, why, replaced, of, took } => {
+                let open = self.open.take().ok_or(format!("{report:?} without an upgrade"))?;
+                demand!((open.from, open.to, open.since + took) == (from, to, now), "{report:?} of {open:?}");
+                demand!(open.failure == Some(why), "{report:?}, but {:?}", open.failure);
+                let counted = (replaced as usize, of as usize) == (open.done.len(), self.places.len());
+                demand!(counted, "{report:?}, but {:?} of {}", open.done, self.places.len());
+                self.mixed |= replaced > 0;
+                self.undo(&open);
+            }
+            Report::Asked(id) => {
+                demand!(self.lives.get(&id).is_some_and(|life| life.stopped == Some(now)), "{report:?}")
+            }
+            Report::Killed(id, after) => {
+                let life = self.lives.get(&id).filter(|life| life.killed).ok_or(format!("{report:?}"))?;
+                let asked = life.stopped.unwrap_or(now - after);
+                demand!(asked + after == now, "{report:?}, but it was asked at {asked:?}");
+            }
+            Report::NoAck(id, after) => return self.no_ack(id, after),
+            Report::Gone { worker, asked, ready, remains, .. } => {
+                let life = self.lives.get(&worker).filter(|_| self.this.exited == Some(worker));
+                let life = life.ok_or(format!("{report:?} unasked"))?;
+                let stopped = life.stopped.is_some() || life.killed;
+                demand!((asked, ready) == (stopped, life.ready.is_some()), "{report:?}");
+                if !remains {
+                    self.lives.remove(&worker);
+                }
+            }
+            Report::NotStarted { worker, refusal, again } => return self.not_started(worker, refusal, again),
+            Report::Restarting(slot, pause) => {
+                let at = self.this.restarting.iter().position(|&restart| restart == (slot, pause));
+                self.this.restarting.remove(at.ok_or(format!("{report:?}, not {:?}", self.this.restarting))?);
+            }
+            Report::Retired(slot) => {
+                let at = self.this.retired.iter().position(|&retired| retired == slot);
+                self.this.retired.remove(at.ok_or(format!("{report:?} unasked"))?);
+            }
+            Report::Scaled(target) => {
+                let wanted = match self.this.event {
+                    Some(Event::Request(Request::More)) => self.target + 1,
+                    _ => self.target - 1,
+                };
+                demand!(target == wanted && target >= self.policy.least_workers, "{report:?}");
+                self.target = target;
+            }
+            Report::CannotScale(_) => {
+                demand!(self.target == self.policy.least_workers, "{report:?}, and there are {}", self.target)
+            }
+            Report::Stopping => demand!(std::mem::take(&mut self.this.stopping), "{report:?} unasked"),
+            Report::Ignored(request) => {
+                let asked = self.this.event == Some(Event::Request(request));
+                demand!(asked && self.stopping, "{report:?} out of place");
+            }
+        }
+        Ok(())
+    }
+
+    /// Ready is who sent an ack that counts, who has lived for long enough, or
+    /// whom the user would not wait for any longer.
+    fn ready(&mut self, id: WorkerId, kind: AckKind, after: Duration) -> Verdict {
+        let now = self.now;
+        let timer = self.policy.readiness.timer;
+        let named = self.policy.readiness.kinds.contains(&AckKind::Timer);
+        let at = self.this.ready.iter().position(|&ready| ready == (id, kind));
+        let life = self.running(id, Action::Report(Report::Ready(id, kind, after)))?;
+        let started = life.started.unwrap_or(now);
+        demand!(life.ready.is_none() && life.stage == ShownStage::Starting, "{id:?} is ready a second time");
+        demand!(started + after == now, "{id:?} is ready after {after:?}");
+        if kind == AckKind::Timer {
+            let waited = timer.is_some_and(|timer| started + timer <= now);
+            demand!(waited, "{id:?} is ready by a timer that has not passed");
+            demand!(
+                named || life.known == Strength::Nothing,
+                "{id:?} is ready by a timer, and can do better"
+            );
+        }
+        life.ready = Some(now);
+        life.stage = ShownStage::Ready;
+        if kind != AckKind::Timer {
+            self.this.ready.remove(at.ok_or(format!("{id:?} is ready by {kind:?}, which nobody sent"))?);
+        }
+        self.learn(id);
+        Ok(())
+    }
+
+    fn no_ack(&mut self, id: WorkerId, after: Duration) -> Verdict {
+        let now = self.now;
+        let life = self.running(id, Action::Report(Report::NoAck(id, after)))?;
+        demand!(life.stage == ShownStage::Starting, "{id:?} was not waited for");
+        demand!(life.ack_by.is_some_and(|at| at <= now), "{id:?} is given up before its time");
+        let known = life.known;
+        match self.after_ack_timeout(known) {
+            OnAckTimeout::Proceed => self.this.ready.push((id, AckKind::Timeout)),
+            OnAckTimeout::Abort => {
+                self.lost(id, Failure::NoAck(id, after));
+                if let Some(life) = self.lives.get_mut(&id) {
+                    life.stage = ShownStage::Draining;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn not_started(&mut self, id: WorkerId, refusal: Refusal, again: bool) -> Verdict {
+        demand!(self.this.refused.take() == Some((id, refusal)), "{id:?} was not refused");
+        let life = self.lives.get(&id).ok_or("a refusal of nobody")?;
+        let window = match refusal {
+            Refusal::Busy => SECOND * 2,
+            Refusal::NotFound if self.served && self.replaces(id) => SECOND / 2,
+            Refusal::Exhausted if !self.served => SECOND * 5,
+            _ => Duration::ZERO,
+        };
+        let filled = life.filled();
+        let expected = filled && self.now < life.decided + window;
+        demand!(again == expected, "{id:?} is tried again: {again}");
+        if again {
+            let now = self.now;
+            self.lives.entry(id).and_modify(|life| life.refused_at = Some(now));
+            return Ok(());
+        }
+        if filled {
+            self.lost(id, Failure::NotStarted(id, refusal));
+        }
+        self.lives.remove(&id);
+        Ok(())
+    }
+
+    /// The old generation stays, and what was new goes.
+    fn undo(&mut self, open: &Open) {
+        self.this.undone = Some(open.to);
+        let (now, stop_first) = (self.now, self.policy.stop_first);
+        // Between two tries of a start there is no process that has to leave.
+        self.lives.retain(|_, life| life.refused_at.is_none() || life.generation != open.to);
+        let undone =
+            |life: &&mut Life| life.generation == open.to && !open.done.contains(&life.slot) && life.filled();
+        for life in self.lives.values_mut().filter(undone) {
+            life.surplus = true;
+            life.stage = ShownStage::Draining;
+        }
+        for (slot, place) in self.places.iter_mut().enumerate() {
+            if !open.done.contains(&Slot(slot as u32)) && !self.stopping {
+                place.reading = Reading::AsBefore;
+                // Which of them had already been asked to leave is not told.
+                if stop_first {
+                    place.due = place.due.min(now);
+                    place.latest = if self.policy.surge.is_some() { place.latest } else { place.due };
+                }
+            }
+        }
+        self.resize();
+    }
+}

@@ -1,0 +1,79 @@
+//! What an observer knows of one worker, from events and actions alone.
+
+use graceful_run::core::ShownStage;
+use graceful_run::core::event::{Generation, Reading, Slot, Time, WorkerId};
+use graceful_run::core::policy::Strength;
+
+#[derive(Debug, Clone)]
+pub struct Life {
+    pub id: WorkerId,
+    pub generation: Generation,
+    pub slot: Slot,
+    pub reading: Reading,
+    /// What was known of the program when its start was decided.
+    pub known: Strength,
+    /// When its start was decided.
+    pub decided: Time,
+    /// A start is under way.
+    pub in_flight: bool,
+    /// A start was refused and is to be tried again.
+    pub refused_at: Option<Time>,
+    pub started: Option<Time>,
+    pub ack_by: Option<Time>,
+    pub strength: Strength,
+    pub ready: Option<Time>,
+    pub stopped: Option<Time>,
+    /// It is to leave because its slot went, or its upgrade was undone.
+    pub surplus: bool,
+    pub killed: bool,
+    pub exited: Option<Time>,
+    pub remains_killed: bool,
+    /// The stage shown after the last step.
+    pub stage: ShownStage,
+}
+
+impl Life {
+    pub fn new(
+        id: WorkerId,
+        generation: Generation,
+        slot: Slot,
+        reading: Reading,
+        known: Strength,
+        decided: Time,
+    ) -> Self {
+        Life {
+            id,
+            generation,
+            slot,
+            reading,
+            known,
+            decided,
+            in_flight: true,
+            refused_at: None,
+            started: None,
+            ack_by: None,
+            strength: Strength::Nothing,
+            ready: None,
+            stopped: None,
+            surplus: false,
+            killed: false,
+            exited: None,
+            remains_killed: false,
+            stage: ShownStage::Starting,
+        }
+    }
+
+    /// A process of it may be sent a signal.
+    pub fn runs(&self) -> bool {
+        self.started.is_some() && self.exited.is_none()
+    }
+
+    /// It was on the way to serve, or served, when the step began.
+    pub fn filled(&self) -> bool {
+        matches!(self.stage, ShownStage::Starting | ShownStage::Ready) && self.exited.is_none()
+    }
+
+    pub fn signalled(&self) -> bool {
+        self.stopped.is_some() || self.killed
+    }
+}

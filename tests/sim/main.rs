@@ -1,0 +1,81 @@
+//! Random worlds around the core, on a clock that only the test moves.
+//!
+//! Each seed is one world: a policy, workers with scripts of their own, requests
+//! at any moment, lost and late ticks, doubled events. After every step the
+//! [`Book`](book::Book) holds what was done against an independent account of it.
+//!
+//! `SIM_WORLDS=n` sets how many worlds are run, `SIM_SEED=n` replays one of them
+//! and prints its log.
+
+mod book;
+mod check;
+mod judge;
+mod life;
+mod policies;
+mod rng;
+mod script;
+mod tally;
+mod world;
+
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use tally::Tally;
+use world::{Log, World};
+
+const WORLDS: u64 = 100_000;
+/// Fewer worlds than this need not have seen everything.
+const ENOUGH: u64 = 20_000;
+
+#[test]
+fn every_world_keeps_the_promise() {
+    if let Some(seed) = number("SIM_SEED") {
+        let (log, outcome) = live(seed, &mut Tally::default());
+        let _ = writeln!(std::io::stderr(), "{log}");
+        outcome.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+        return;
+    }
+    let worlds = number("SIM_WORLDS").unwrap_or(WORLDS);
+    let tally = live_all(worlds);
+    let _ = writeln!(std::io::stderr(), "sim: {worlds} worlds: {tally}");
+    if worlds >= ENOUGH {
+        assert_eq!(tally.never(), Vec::<String>::new(), "these never happened, so nothing was shown of them");
+    }
+}
+
+fn live_all(worlds: u64) -> Tally {
+    let next = AtomicU64::new(0);
+    let threads = thread::available_parallelism().map_or(2, usize::from);
+    thread::scope(|scope| {
+        let work = || {
+            let mut tally = Tally::default();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= worlds {
+                    return tally;
+                }
+                let (log, outcome) = live(seed, &mut tally);
+                if let Err(wrong) = outcome {
+                    next.store(worlds, Ordering::Relaxed);
+                    panic!("{log}\nseed {seed}: {wrong}\n(SIM_SEED={seed} replays it)");
+                }
+            }
+        };
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a world went wrong, see above")).sum()
+    })
+}
+
+/// One world from its beginning to its end; its log survives a panic of the core.
+fn live(seed: u64, tally: &mut Tally) -> (Log, Result<(), String>) {
+    let mut log = Log::default();
+    let outcome = catch_unwind(AssertUnwindSafe(|| World::new(seed, &mut log, tally).live()));
+    (log, outcome.unwrap_or_else(|_| Err("the core panicked".into())))
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))
+}

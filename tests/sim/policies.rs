@@ -1,0 +1,44 @@
+//! Random policies.
+
+use crate::rng::Rng;
+use graceful_run::core::event::AckKind;
+use graceful_run::core::policy::{OnAckTimeout, Policy, Readiness, Restart};
+use std::time::Duration;
+
+/// The ways to become ready that a worker itself brings about.
+pub const KINDS: [AckKind; 4] = [AckKind::Notify, AckKind::Fd, AckKind::Accepting, AckKind::Exec];
+
+pub fn random(rng: &mut Rng) -> Policy {
+    let workers = rng.pick(&[1, 1, 1, 2, 2, 3, 4, 5]);
+    Policy {
+        workers,
+        least_workers: rng.pick(&[1, 1, 1, workers]),
+        readiness: readiness(rng),
+        ack_timeout: rng.chance(75).then(|| rng.ms(&[500, 1000, 3000, 10_000])),
+        on_ack_timeout: rng.pick(&[None, Some(OnAckTimeout::Abort), Some(OnAckTimeout::Proceed)]),
+        soak: rng.ms(&[0, 500]),
+        surge: rng.pick(&[None, None, None, Some(1), Some(2), Some(3)]),
+        stop_first: rng.chance(25),
+        stop_timeout: rng.chance(75).then(|| rng.ms(&[100, 1000, 5000])),
+        restart: rng.pick(&[Restart::Always, Restart::Always, Restart::OnFailure, Restart::Never]),
+        stable: rng.ms(&[500, 3000, 30_000]),
+        retry_start: rng.chance(60),
+    }
+}
+
+fn readiness(rng: &mut Rng) -> Readiness {
+    let probe = rng.chance(50).then(|| (Duration::from_millis(100), Duration::from_secs(1)));
+    let seconds = Duration::from_secs;
+    if rng.chance(50) {
+        let timer = rng.chance(70).then(|| seconds(2));
+        return Readiness { auto: true, kinds: Vec::new(), timer, probe };
+    }
+    let mut kinds =
+        vec![rng.pick(&[AckKind::Notify, AckKind::Fd, AckKind::Accepting, AckKind::Exec, AckKind::Timer])];
+    if rng.chance(30) {
+        kinds.push(rng.pick(&KINDS));
+    }
+    // Shorter than every ack timeout, or no worker could ever be ready.
+    let timer = kinds.contains(&AckKind::Timer).then(|| Duration::from_millis(400));
+    Readiness { auto: rng.chance(10), kinds, timer, probe }
+}

@@ -1,0 +1,113 @@
+//! What one worker will do with its life.
+
+use crate::policies::KINDS;
+use crate::rng::Rng;
+use graceful_run::core::event::{AckKind, Exit, Refusal};
+use graceful_run::core::policy::Policy;
+use std::time::Duration;
+
+/// Decided when its start is asked for; nothing but signals changes it.
+#[derive(Debug, Clone)]
+pub struct Script {
+    /// The program cannot be started.
+    pub refusal: Option<Refusal>,
+    /// From the decision to the news that it runs, or does not.
+    pub spawn_takes: Duration,
+    /// What it does, this long after its start.
+    pub deeds: Vec<(Duration, Deed)>,
+    /// How it follows its stop signal; None: it does not.
+    pub on_stop: Option<(Duration, Exit)>,
+    /// What it leaves behind.
+    pub remains: Remains,
+    /// What looking at it finds.
+    pub probed: Option<AckKind>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Deed {
+    Ack(AckKind),
+    Extend(Duration),
+    Exit(Exit),
+}
+
+/// Processes that outlive the worker that started them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remains {
+    Nothing,
+    /// They go by themselves after this long.
+    Go(Duration),
+    /// They go when asked to.
+    GoWhenAsked(Duration),
+    /// They have to be killed.
+    Stay,
+}
+
+impl Script {
+    /// A worker that does what its supervisor hopes for.
+    pub fn good(rng: &mut Rng, policy: &Policy) -> Self {
+        Script {
+            refusal: None,
+            spawn_takes: Duration::ZERO,
+            deeds: vec![(rng.ms(&[0, 50, 300]), Deed::Ack(hoped_for(policy)))],
+            on_stop: Some((rng.ms(&[0, 50, 300]), Exit::Code(0))),
+            remains: Remains::Nothing,
+            probed: None,
+        }
+    }
+
+    pub fn bad(rng: &mut Rng, policy: &Policy) -> Self {
+        Script {
+            refusal: rng.chance(15).then(|| refusal(rng)),
+            spawn_takes: if rng.chance(20) { rng.moment() } else { Duration::ZERO },
+            deeds: deeds(rng, policy),
+            on_stop: rng.chance(75).then(|| (rng.moment(), exit(rng))),
+            remains: match rng.below(10) {
+                0 => Remains::Go(rng.moment()),
+                1 => Remains::GoWhenAsked(rng.moment()),
+                2 => Remains::Stay,
+                _ => Remains::Nothing,
+            },
+            probed: rng.chance(50).then(|| rng.pick(&[AckKind::Accepting, AckKind::Exec])),
+        }
+    }
+}
+
+/// An ack that makes every worker ready under this policy, unless the clock
+/// alone does.
+pub fn hoped_for(policy: &Policy) -> AckKind {
+    match policy.readiness.kinds.first() {
+        Some(&kind) if kind != AckKind::Timer => kind,
+        _ => AckKind::Notify,
+    }
+}
+
+pub fn refusal(rng: &mut Rng) -> Refusal {
+    rng.pick(&[Refusal::NotFound, Refusal::NotExecutable, Refusal::Busy, Refusal::Exhausted, Refusal::Other])
+}
+
+fn exit(rng: &mut Rng) -> Exit {
+    rng.pick(&[
+        Exit::Code(0),
+        Exit::Code(0),
+        Exit::Code(1),
+        Exit::Code(3),
+        Exit::Signal(15),
+        Exit::Signal(11),
+    ])
+}
+
+fn deeds(rng: &mut Rng, policy: &Policy) -> Vec<(Duration, Deed)> {
+    let mut deeds = Vec::new();
+    for _ in 0..rng.below(4) {
+        let kind = if rng.chance(60) { hoped_for(policy) } else { rng.pick(&KINDS) };
+        deeds.push((rng.moment(), Deed::Ack(kind)));
+    }
+    for _ in 0..rng.below(8).saturating_sub(5) {
+        deeds.push((rng.moment(), Deed::Extend(rng.ms(&[100, 1000, 5000, 60_000]))));
+    }
+    if rng.chance(45) {
+        let at = rng.moment() * rng.pick(&[1, 1, 1, 3]);
+        deeds.push((at, Deed::Exit(exit(rng))));
+    }
+    deeds
+}

@@ -1,0 +1,131 @@
+//! What the worlds have shown: an invariant about something that never happens
+//! would prove nothing.
+
+use graceful_run::core::event::{Action, Ending, Event, Failure, Report, Request};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::iter::Sum;
+
+#[derive(Default)]
+pub struct Tally {
+    steps: u64,
+    seen: BTreeMap<&'static str, u64>,
+}
+
+/// Each of these must be seen at least once.
+const WANTED: [&str; 31] = [
+    "upgrade done",
+    "upgrade failed: exited",
+    "upgrade failed: exited after its ack",
+    "upgrade failed: no ack",
+    "upgrade failed: not started",
+    "upgrade failed: stopped",
+    "upgrade failed half-way",
+    "upgrade kept",
+    "ended: stopped",
+    "ended: killed",
+    "ended: worker",
+    "ended: no ack",
+    "ended: not started",
+    "kill",
+    "kill of remains",
+    "stop of remains",
+    "second try of a start",
+    "restart",
+    "retired",
+    "scaled",
+    "cannot scale",
+    "ignored",
+    "forward",
+    "suspend",
+    "probe",
+    "extend",
+    "ready by timer",
+    "ready by timeout",
+    "stale event",
+    "late tick",
+    "ended: told by the terminal",
+];
+
+impl Tally {
+    pub fn see(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    pub fn step(&mut self, event: Event, actions: &[Action]) {
+        self.steps += 1;
+        match event {
+            Event::Extend(..) => self.see("extend"),
+            Event::Request(Request::Interrupt { told: true }) => self.see("ended: told by the terminal"),
+            _ => {}
+        }
+        for action in actions {
+            if let Some(what) = name(action) {
+                self.see(what);
+            }
+        }
+    }
+
+    pub fn never(&self) -> Vec<String> {
+        WANTED.iter().filter(|what| !self.seen.contains_key(*what)).map(|what| what.to_string()).collect()
+    }
+}
+
+fn name(action: &Action) -> Option<&'static str> {
+    use graceful_run::core::event::AckKind::{Timeout, Timer};
+    Some(match action {
+        Action::Kill(_) => "kill",
+        Action::KillRemains(_) => "kill of remains",
+        Action::StopRemains(_) => "stop of remains",
+        Action::Forward(..) => "forward",
+        Action::Suspend(_) => "suspend",
+        Action::Probe(_) => "probe",
+        Action::Exit(Ending::Stopped) => "ended: stopped",
+        Action::Exit(Ending::Killed) => "ended: killed",
+        Action::Exit(Ending::Worker(..)) => "ended: worker",
+        Action::Exit(Ending::NoAck(..)) => "ended: no ack",
+        Action::Exit(Ending::NotStarted(..)) => "ended: not started",
+        Action::Report(report) => match report {
+            Report::UpgradeDone { .. } => "upgrade done",
+            Report::UpgradeFailed { replaced: 1.., .. } => "upgrade failed half-way",
+            Report::UpgradeFailed { why: Failure::Exited { ready: true, .. }, .. } => {
+                "upgrade failed: exited after its ack"
+            }
+            Report::UpgradeFailed { why: Failure::Exited { .. }, .. } => "upgrade failed: exited",
+            Report::UpgradeFailed { why: Failure::NoAck(..), .. } => "upgrade failed: no ack",
+            Report::UpgradeFailed { why: Failure::NotStarted(..), .. } => "upgrade failed: not started",
+            Report::UpgradeFailed { why: Failure::Stopped, .. } => "upgrade failed: stopped",
+            Report::UpgradeKept => "upgrade kept",
+            Report::NotStarted { again: true, .. } => "second try of a start",
+            Report::Restarting(..) => "restart",
+            Report::Retired(_) => "retired",
+            Report::Scaled(_) => "scaled",
+            Report::CannotScale(_) => "cannot scale",
+            Report::Ignored(_) => "ignored",
+            Report::Ready(_, Timer, _) => "ready by timer",
+            Report::Ready(_, Timeout, _) => "ready by timeout",
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+impl Sum for Tally {
+    fn sum<I: Iterator<Item = Tally>>(tallies: I) -> Tally {
+        let mut total = Tally::default();
+        for tally in tallies {
+            total.steps += tally.steps;
+            for (what, times) in tally.seen {
+                *total.seen.entry(what).or_default() += times;
+            }
+        }
+        total
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} steps", self.steps)?;
+        self.seen.iter().try_for_each(|(what, times)| write!(f, ", {what} {times}"))
+    }
+}
