@@ -69,6 +69,15 @@ impl Sample {
         }
     }
 
+    /// Where the median lies with a probability of 95 %, whatever the distribution: between
+    /// these order statistics (the binomial one, by its normal approximation).
+    pub fn interval(&self) -> (f64, f64) {
+        let size = self.0.len() as f64;
+        let skip = (size / 2.0 - 0.98 * size.sqrt()).max(0.0) as usize;
+        let end = |value: Option<&f64>| value.copied().unwrap_or(f64::NAN);
+        (end(self.0.get(skip)), end(self.0.iter().nth_back(skip)))
+    }
+
     /// `1.02 ms [0.98–1.31]`
     pub fn show(&self, digits: usize, unit: &str) -> String {
         let [low, high] = [self.0.first(), self.0.last()].map(|end| end.copied().unwrap_or(f64::NAN));
