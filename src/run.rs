@@ -59,6 +59,7 @@ struct Run {
 pub fn run(mut config: Config) -> Result<Verdict, Error> {
     let around = Surroundings::look();
     inherited::hear_of_children();
+    inherited::raise_file_limit();
     let identity = match &config.worker.user {
         Some(user) => Some(identity(user).map_err(Error::Failed)?),
         None => None,

@@ -252,6 +252,8 @@ fn exec(
     // SAFETY: the descriptor is open, the launch owns it.
     Step::Directory.check(unsafe { libc::fchdir(launch.directory.as_raw_fd()) })?;
     plan.apply(&mut Kernel)?;
+    // After the descriptors have moved, which takes numbers above every target.
+    inherited::restore_file_limit();
     if let Some(umask) = launch.umask {
         // SAFETY: plain system call that cannot fail.
         unsafe { libc::umask(umask as libc::mode_t) };

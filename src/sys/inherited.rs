@@ -1,4 +1,5 @@
-//! What we were started with: the signal mask and the ignored signals.
+//! What we were started with: the signal mask, the ignored signals and the
+//! number of descriptors that we may have.
 //!
 //! Saved before the Rust runtime starts, because that sets SIGPIPE to ignored
 //! and installs handlers of its own. A worker must get what *we* were given
@@ -10,10 +11,13 @@ use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use libc::{c_int, c_long, c_ulong};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Bit n-1 stands for signal n, as in `SigBlk` of `/proc/PID/status`.
 static MASK: AtomicU64 = AtomicU64::new(0);
 static IGNORED: AtomicU64 = AtomicU64::new(0);
+/// The soft RLIMIT_NOFILE of before we raised it; until then, more than any.
+static FILES: AtomicU64 = AtomicU64::new(u64::MAX);
 
 #[used]
 // SAFETY: the C runtime calls each pointer in this section once before main,
@@ -49,6 +53,36 @@ pub fn block_all_signals() {
 /// Unblocks every signal in the calling thread, which is the one that listens.
 pub fn unblock_all() {
     set_thread_mask(false);
+}
+
+/// Raises our soft limit of open descriptors (RLIMIT_NOFILE, getrlimit(2)) to
+/// the hard one. A worker costs us up to three, and twice as many workers live
+/// during an upgrade, which the customary 1024 would end at some hundred and
+/// sixty. Workers get the limit of before, because a program that uses
+/// select(2) must not see a descriptor above it. A limit that cannot be raised
+/// stays.
+#[allow(clippy::unnecessary_cast, reason = "the type differs between machines")]
+pub fn raise_file_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok()
+    {
+        FILES.store(soft as u64, Ordering::Relaxed);
+    }
+}
+
+/// In the child: the limit of before [`raise_file_limit`]. Descriptors that are
+/// open above it stay open. Async-signal-safe.
+#[allow(clippy::unnecessary_cast, reason = "the type differs between machines")]
+pub(super) fn restore_file_limit() {
+    let soft = FILES.load(Ordering::Relaxed);
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: plain system calls; the structure lives through them.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && limit.rlim_cur as u64 > soft {
+            limit.rlim_cur = soft as libc::rlim_t;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
 }
 
 /// Undoes an inherited SIGCHLD = ignored, under which the kernel reaps our

@@ -1,0 +1,98 @@
+//! Requests a second with and without us: we are not in the way of the data, so there should be
+//! nothing to see.
+
+use crate::table::{Row, Sample};
+use crate::wrapper::{Process, bare, wrapped};
+use crate::{HANDED, Result, SERVER};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const PAIRS: usize = 24;
+const TURN: Duration = Duration::from_millis(400);
+const CLIENTS: usize = 2;
+/// Requests on one connection: some of the work is in accept.
+const REQUESTS: usize = 50;
+
+pub fn rows() -> Result<Vec<Row>> {
+    let options = ["-b", "127.0.0.1:0", "--ack", "accepting"];
+    let mut wrapper = Process::spawn(wrapped(&options, SERVER)?.stderr(Stdio::piped()))?;
+    let lines = wrapper.lines()?;
+    let line = lines.wait_for("listening on")?;
+    let ours = line.split(' ').find(|word| word.starts_with("127.")).ok_or("no address")?.to_owned();
+    lines.wait_for("serving")?;
+
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let theirs = listener.local_addr()?.to_string();
+    let stdin = std::os::fd::OwnedFd::from(listener);
+    let _server = Process::spawn(bare(HANDED)?.stdin(stdin).stderr(Stdio::null()))?;
+
+    for address in [&ours, &theirs] {
+        rate(address)?;
+    }
+    let [mut wrapped, mut bare, mut ratio] = [const { Sample::new() }; 3];
+    for pair in 0..PAIRS {
+        // Who comes first may have it better, so they take turns at that.
+        let (first, second) = if pair % 2 == 0 { (&ours, &theirs) } else { (&theirs, &ours) };
+        let (one, two) = (rate(first)?, rate(second)?);
+        let (with, without) = if pair % 2 == 0 { (one, two) } else { (two, one) };
+        wrapped.push(with);
+        bare.push(without);
+        ratio.push(with / without);
+    }
+    let (low, high) = ratio.interval();
+    Ok(vec![
+        Row::new("requests a second", wrapped.show(0, ""), "1.00 in the median's 95 % interval")
+            .other(format!("{}; interval: {low:.2}–{high:.2}", bare.show(0, "")))
+            .ratio(&ratio)
+            .met((low..=high).contains(&1.0)),
+    ])
+}
+
+/// Requests a second that are answered at `address`.
+fn rate(address: &str) -> Result<f64> {
+    let over = AtomicBool::new(false);
+    let start = Instant::now();
+    let counts: Vec<std::io::Result<usize>> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| client(address, &over))).collect();
+        std::thread::sleep(TURN);
+        over.store(true, Ordering::Relaxed);
+        clients.into_iter().map(|client| client.join().expect("a client panicked")).collect()
+    });
+    let elapsed = start.elapsed().as_secs_f64();
+    let count: usize = counts.into_iter().sum::<std::io::Result<usize>>()?;
+    Ok(count as f64 / elapsed)
+}
+
+fn client(address: &str, over: &AtomicBool) -> std::io::Result<usize> {
+    let mut count = 0;
+    while !over.load(Ordering::Relaxed) {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        let mut answers = BufReader::new(&stream);
+        for _ in 0..REQUESTS {
+            (&stream).write_all(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n")?;
+            skip_answer(&mut answers)?;
+            count += 1;
+            if over.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+    }
+    Ok(count)
+}
+
+fn skip_answer(answers: &mut impl BufRead) -> std::io::Result<()> {
+    let mut length = 0;
+    let mut line = String::new();
+    while answers.read_line(&mut line)? > 2 {
+        if let Some(value) = line.strip_prefix("Content-Length: ") {
+            length = value.trim().parse().unwrap_or(0);
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    answers.read_exact(&mut body)
+}

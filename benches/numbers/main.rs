@@ -1,0 +1,94 @@
+//! `cargo bench`: what graceful-run costs, beside its peers and the limit that no wrapper can go
+//! below, as ratios within one run.
+//!
+//! Absolute times say more about the machine than about us, so whatever can be is measured in
+//! turns with its counterpart, and the ratio is taken turn by turn. Nothing here fails because
+//! a number is bad: the machine may be busy. It takes about a minute, on loopback only.
+//!
+//! The programs that are started are this one again, in another role.
+
+mod data_path;
+mod many;
+mod proc;
+mod rest;
+mod start;
+mod table;
+mod upgrade;
+#[path = "../../examples/worker.rs"]
+mod worker;
+mod wrapper;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use std::error::Error;
+use std::io::{self, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use table::Row;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Writes a byte to stdout, acks, and waits for its TERM.
+const TINY: &str = "tiny";
+/// The example worker.
+const SERVER: &str = "server";
+/// Hands its stdin, a listener, to the example worker, as systemd would.
+const HANDED: &str = "handed";
+
+fn main() -> Result<()> {
+    let role = std::env::args().nth(1);
+    match role.as_deref() {
+        Some(TINY) => tiny(),
+        Some(SERVER) => Ok(worker::main()?),
+        Some(HANDED) => handed(),
+        // `cargo test --benches` comes here too.
+        _ if cfg!(debug_assertions) => Ok(writeln!(io::stderr(), "not optimised, not measured")?),
+        _ => measure(),
+    }
+}
+
+fn measure() -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", Row::HEAD)?;
+    let parts: [fn() -> Result<Vec<Row>>; 6] =
+        [start::rows, upgrade::rows, rest::rows, data_path::rows, many::rows, size];
+    for rows in parts {
+        for row in rows()? {
+            writeln!(out, "{row}")?;
+        }
+    }
+    Ok(())
+}
+
+fn size() -> Result<Vec<Row>> {
+    let bytes = std::fs::metadata(wrapper::BINARY)?.len() as f64;
+    let ours = format!("{:.2} MB", bytes / 1e6);
+    Ok(vec![Row::new("size of the binary", ours, "< 2 MB").met(bytes < 2e6)])
+}
+
+/// Does as little as a worker can.
+fn tiny() -> Result<()> {
+    io::stdout().write_all(b"!")?;
+    io::stdout().flush()?;
+    if let Some(address) = std::env::var("NOTIFY_SOCKET").ok().as_deref() {
+        let address = match address.strip_prefix('@') {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(address)?,
+        };
+        UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address)?;
+    }
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+fn handed() -> Result<()> {
+    let number = fcntl(io::stdin(), FcntlArg::F_DUPFD(3))?;
+    if number != 3 {
+        return Err(format!("the listener became descriptor {number} and not 3").into());
+    }
+    let mut server = Command::new(std::env::current_exe()?);
+    server.arg(SERVER).env("LISTEN_FDS", "1").env("LISTEN_PID", std::process::id().to_string());
+    Err(server.exec().into())
+}

@@ -1,0 +1,458 @@
+//! What the tests of real processes stand on.
+//!
+//! A [`Scene`] is a directory with the scripts of its puppets (`puppet.rs`); a [`Wrapper`] is a
+//! `graceful-run` that plays them. Tests wait for what a puppet or the wrapper says, and every
+//! wait has a watchdog that fails the test. When a scene ends, nothing may be left of it: no
+//! process, no zombie, no file in [`Scene::run`], no panic in the log.
+#![allow(dead_code, reason = "every test file is a crate of its own, and none needs all of this")]
+
+pub mod says;
+
+pub use nix::sys::signal::Signal;
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::kill;
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long any wait may take before the test has failed. Nothing depends on its length.
+pub const WATCHDOG: Duration = Duration::from_secs(60);
+
+/// The variable in whose value every process of a scene carries the scene's name.
+const MARK: &str = "GRACEFUL_RUN_TEST_SCENE";
+
+/// Answers on its listener, counts its signals, acks.
+pub const SERVER: &str = "count-signals\nserve\nready notify\n";
+
+/// One listener, and no waiting that a test would have to wait for too.
+pub const QUICK: [&str; 4] = ["-b", "127.0.0.1:0", "--soak", "1ms"];
+
+pub fn quick<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    QUICK.iter().chain(args).copied().collect()
+}
+
+pub fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_graceful-run"))
+}
+
+/// An example of this package, which `cargo test` builds beside the binary.
+pub fn example(name: &str) -> PathBuf {
+    let path = binary().parent().expect("a directory").join("examples").join(name);
+    assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
+    path
+}
+
+pub fn am_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// For what the system has no event to wait on: another process's end, a file's removal.
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < WATCHDOG, "watchdog: {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// `*` stands for anything; the rest may be found anywhere in the line, in this order.
+pub fn matches(pattern: &str, line: &str) -> bool {
+    let mut rest = line;
+    pattern.split('*').all(|piece| match rest.find(piece) {
+        Some(at) => {
+            rest = &rest[at + piece.len()..];
+            true
+        }
+        None => false,
+    })
+}
+
+/// Lines that a thread collects and tests wait for.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<(Mutex<(Vec<String>, bool)>, Condvar)>);
+
+impl Lines {
+    fn collect(name: &'static str, from: impl Read + Send + 'static) -> Self {
+        let lines = Self::default();
+        let ours = lines.clone();
+        std::thread::spawn(move || {
+            let mut from = BufReader::new(from);
+            let mut line = Vec::new();
+            while from.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+                line.clear();
+                if std::env::var_os("SCENE_TRACE").is_some() {
+                    let _ = writeln!(std::io::stdout(), "{name}: {text}");
+                }
+                ours.0.0.lock().unwrap().0.push(text);
+                ours.0.1.notify_all();
+            }
+            ours.0.0.lock().unwrap().1 = true;
+            ours.0.1.notify_all();
+        });
+        lines
+    }
+
+    pub fn all(&self) -> Vec<String> {
+        self.0.0.lock().unwrap().0.clone()
+    }
+
+    pub fn count(&self, pattern: &str) -> usize {
+        self.all().iter().filter(|line| matches(pattern, line)).count()
+    }
+
+    pub fn has(&self, pattern: &str) -> bool {
+        self.count(pattern) > 0
+    }
+
+    /// The first line that matches, now or later.
+    pub fn wait(&self, pattern: &str) -> String {
+        self.wait_nth(pattern, 1)
+    }
+
+    pub fn wait_nth(&self, pattern: &str, n: usize) -> String {
+        let find = |lines: &[String]| {
+            lines.iter().filter(|line| matches(pattern, line)).nth(n - 1).cloned()
+        };
+        let (lock, news) = &*self.0;
+        let (lines, _) = news
+            .wait_timeout_while(lock.lock().unwrap(), WATCHDOG, |(lines, over)| {
+                find(lines).is_none() && !*over
+            })
+            .unwrap();
+        let found = find(&lines.0);
+        let all = lines.0.join("\n");
+        drop(lines);
+        found.unwrap_or_else(|| panic!("nobody said {pattern:?} {n} time(s). All that was said:\n{all}"))
+    }
+
+    /// All lines, once the other side has closed.
+    pub fn wait_end(&self) -> Vec<String> {
+        let (lock, news) = &*self.0;
+        let (lines, late) = news
+            .wait_timeout_while(lock.lock().unwrap(), WATCHDOG, |(_, over)| !*over)
+            .unwrap();
+        let all = lines.0.clone();
+        drop(lines);
+        assert!(!late.timed_out(), "watchdog: the stream stays open:\n{}", all.join("\n"));
+        all
+    }
+}
+
+/// The pid at the end of a puppet's line.
+pub fn pid_in(line: &str) -> i32 {
+    let digits = line.rsplit_once("pid=").expect("a puppet's line").1;
+    digits.trim().parse().expect("a pid")
+}
+
+/// A directory, its scripts and what its puppets say.
+pub struct Scene {
+    dir: tempfile::TempDir,
+    pub mark: String,
+    pub log: Lines,
+    gates: Mutex<HashMap<String, fs::File>>,
+    /// Kept open, so that the log does not end when a puppet closes it.
+    _log: fs::File,
+}
+
+fn fifo(path: &Path) -> fs::File {
+    nix::unistd::mkfifo(path, Mode::empty()).expect("mkfifo");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).expect("chmod");
+    fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
+        .expect("open a fifo")
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("{}-{count}", std::process::id());
+        let dir = tempfile::Builder::new().prefix("graceful-run-").tempdir().expect("a directory");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+        fs::create_dir(dir.path().join("run")).expect("a directory");
+        let keep = fifo(&dir.path().join("log"));
+        let read = fs::File::open(dir.path().join("log")).expect("open the log");
+        let log = Lines::collect("puppet", read);
+        Scene { dir, mark, log, gates: Mutex::default(), _log: keep }
+    }
+
+    /// A scene in which every generation plays `script`.
+    pub fn of(script: &str) -> Self {
+        let scene = Self::new();
+        scene.script("default", script);
+        scene
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn arg(&self, name: &str) -> String {
+        self.path(name).to_str().expect("utf-8").to_owned()
+    }
+
+    /// Where the wrapper's own files go: it has to be empty at the end.
+    pub fn run(&self) -> PathBuf {
+        self.path("run")
+    }
+
+    /// The script of a generation (`2`), of one slot of it (`2.0`), or of all others (`default`).
+    pub fn script(&self, name: &str, script: &str) {
+        for line in script.lines().map(str::trim) {
+            for verb in ["wait ", "gate-term "] {
+                if let Some(gate) = line.strip_prefix(verb) {
+                    self.gate(gate);
+                }
+            }
+        }
+        let fresh = self.path(&format!("{name}.new"));
+        fs::write(&fresh, script).expect("write a script");
+        fs::rename(fresh, self.path(name)).expect("rename a script");
+    }
+
+    pub fn gate(&self, name: &str) {
+        let mut gates = self.gates.lock().unwrap();
+        gates.entry(name.to_owned()).or_insert_with(|| fifo(&self.path(name)));
+    }
+
+    /// Lets `count` puppets through, whether they wait already or not.
+    pub fn release(&self, gate: &str, count: usize) {
+        let gates = self.gates.lock().unwrap();
+        (&gates[gate]).write_all(&vec![b'.'; count]).expect("release a gate");
+    }
+
+    /// A copy of the puppet: one that can be renamed, truncated or written to.
+    pub fn puppet_copy(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::copy(example("puppet"), &path).expect("copy the puppet");
+        path
+    }
+
+    pub fn puppet(&self) -> Vec<String> {
+        vec![example("puppet").to_str().expect("utf-8").to_owned(), self.arg("")]
+    }
+
+    /// `graceful-run ARGS -- puppet DIR`
+    pub fn start(&self, args: &[&str]) -> Wrapper {
+        let command = self.puppet();
+        self.start_command(args, &command)
+    }
+
+    /// [`start`](Self::start) with [`QUICK`], once the first generation is ready.
+    pub fn ready(&self, args: &[&str]) -> Wrapper {
+        let wrapper = self.start(&quick(args));
+        wrapper.log.wait(&says::ready(1));
+        wrapper
+    }
+
+    /// `graceful-run ARGS -- COMMAND`
+    pub fn start_command<S: AsRef<OsStr>>(&self, args: &[&str], command: &[S]) -> Wrapper {
+        let mut wrapper = self.command();
+        wrapper.args(args).arg("--").args(command);
+        self.spawn(wrapper)
+    }
+
+    /// `graceful-run`, with the scene's environment.
+    pub fn command(&self) -> Command {
+        self.mark(Command::new(binary()))
+    }
+
+    /// A launcher that becomes `graceful-run`, or anything else, with the scene's environment.
+    pub fn mark(&self, mut command: Command) -> Command {
+        let ours = ["RUST_LOG", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"];
+        for name in ours {
+            command.env_remove(name);
+        }
+        command.env(MARK, &self.mark).env("XDG_RUNTIME_DIR", self.run());
+        command.current_dir(self.dir.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    pub fn spawn(&self, mut command: Command) -> Wrapper {
+        let mut child = command.spawn().expect("start graceful-run");
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let log = child.stderr.take().map(|pipe| Lines::collect("wrapper", pipe));
+        let (tell, ended) = channel();
+        std::thread::spawn(move || tell.send(child.wait().expect("wait for graceful-run")));
+        Wrapper { pid, log: log.unwrap_or_default(), ended, status: None }
+    }
+
+    /// What a puppet wrote with `dump NAME`.
+    pub fn dump(&self, name: &str) -> serde_json::Value {
+        let text = fs::read_to_string(self.path(name)).expect("a dump");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// The live processes of this scene, zombies not among them: by their environment, or, where
+    /// that was cleared, by their arguments.
+    pub fn processes(&self) -> Vec<i32> {
+        let mark = format!("{MARK}={}", self.mark);
+        let dir = self.arg("");
+        let has = |bytes: Vec<u8>, item: &str| {
+            bytes.split(|byte| *byte == 0).any(|bytes| bytes == item.as_bytes())
+        };
+        let pids = fs::read_dir("/proc").expect("/proc").flatten();
+        pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+            .filter(|pid| {
+                let read = |what| fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
+                has(read("environ"), &mark) || has(read("cmdline"), &dir)
+            })
+            .collect()
+    }
+
+    pub fn wait_gone(&self, pid: i32) {
+        until(&format!("process {pid} is still there"), || !self.processes().contains(&pid));
+    }
+
+    /// Ends what the scene started, one by one.
+    pub fn clear(&self) {
+        until("processes that KILL does not end", || {
+            let left = self.processes();
+            for pid in &left {
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            }
+            left.is_empty()
+        });
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return self.clear();
+        }
+        let start = Instant::now();
+        while !self.processes().is_empty() {
+            if start.elapsed() > WATCHDOG {
+                let left = self.processes();
+                self.clear();
+                panic!("processes are left: {left:?}; said:\n{}", self.log.all().join("\n"));
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        let left: Vec<_> = fs::read_dir(self.run()).expect("run").flatten().collect();
+        assert!(left.is_empty(), "files are left: {left:?}");
+    }
+}
+
+/// A running `graceful-run`.
+pub struct Wrapper {
+    pub pid: Pid,
+    /// Its stderr, which its workers share.
+    pub log: Lines,
+    ended: Receiver<ExitStatus>,
+    status: Option<ExitStatus>,
+}
+
+impl Wrapper {
+    pub fn signal(&self, signal: Signal) {
+        assert!(self.status.is_none(), "graceful-run has ended");
+        kill(self.pid, signal).expect("signal graceful-run");
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let ended = &self.ended;
+        *self.status.get_or_insert_with(|| match ended.recv_timeout(WATCHDOG) {
+            Ok(status) => status,
+            Err(_) => {
+                let _ = kill(self.pid, Signal::SIGKILL);
+                let _ = ended.recv();
+                panic!("watchdog: graceful-run does not end:\n{}", self.log.all().join("\n"))
+            }
+        })
+    }
+
+    /// Its exit status; -n if signal n ended it.
+    pub fn exit_status(&mut self) -> i32 {
+        let status = self.wait();
+        status.code().unwrap_or_else(|| -status.signal().unwrap_or(0))
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        if self.status.is_none() {
+            self.status = self.ended.try_recv().ok();
+        }
+        self.status.is_some()
+    }
+
+    /// TERM, and the end that every test expects of it.
+    pub fn stop(mut self) {
+        self.signal(Signal::SIGTERM);
+        let status = self.exit_status();
+        assert_eq!(status, 0, "exit status after TERM:\n{}", self.log.all().join("\n"));
+    }
+
+    /// Its children, by /proc, with their state letters.
+    pub fn children(&self) -> Vec<(i32, char)> {
+        let stats = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+            let state = fields.next()?.chars().next()?;
+            let parent: i32 = fields.next()?.parse().ok()?;
+            (parent == self.pid.as_raw()).then_some((pid, state))
+        });
+        stats.collect()
+    }
+
+    pub fn fd_count(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid)).expect("its fds").count()
+    }
+
+    /// Its state letter: `T` for stopped.
+    pub fn state(&self) -> char {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('-')
+    }
+
+    /// Its last line, which says why it ended.
+    pub fn last_line(&self) -> String {
+        self.log.wait_end().pop().unwrap_or_default()
+    }
+}
+
+impl Drop for Wrapper {
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            let _ = kill(self.pid, Signal::SIGKILL);
+            let _ = self.ended.recv_timeout(WATCHDOG);
+        }
+        if !std::thread::panicking() {
+            let all = self.log.all();
+            assert!(!all.iter().any(|line| line.contains("panicked")), "{}", all.join("\n"));
+        }
+    }
+}
+
+/// The address in a puppet's `serving socket0=127.0.0.1:1234` line.
+pub fn address_in(line: &str) -> String {
+    let value = line.split('=').nth(1).expect("an address");
+    value.split_whitespace().next().expect("an address").to_owned()
+}
+
+/// Who answers there: the line that `serve` sends.
+pub fn who(address: &str) -> String {
+    let mut client = TcpStream::connect(address).expect("connect");
+    client.set_read_timeout(Some(WATCHDOG)).expect("a watchdog");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("an answer");
+    answer
+}

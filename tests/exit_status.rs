@@ -1,0 +1,241 @@
+//! The table of exit statuses, and the last line on stderr that goes with each.
+
+mod common;
+
+use common::{Scene, Signal, Wrapper, quick, says};
+use std::fs;
+use std::net::TcpListener;
+
+/// The status, and that the last line of ours on stderr says what, on what and why.
+fn ends(mut wrapper: Wrapper, status: i32, words: &[&str]) {
+    let got = wrapper.exit_status();
+    let last = wrapper.last_line();
+    assert_eq!(got, status, "{last}");
+    assert!(last.starts_with("graceful-run: "), "{last}");
+    for word in words {
+        assert!(last.contains(word), "no {word:?} in {last}");
+    }
+}
+
+#[test]
+fn stopped_in_time_is_0() {
+    Scene::of("count-signals\nready notify").ready(&[]).stop();
+}
+
+#[test]
+fn a_worker_that_its_stop_signal_ends_is_0_too() {
+    Scene::of("ready notify").ready(&[]).stop();
+}
+
+#[test]
+fn a_worker_that_had_to_be_killed_is_137() {
+    let scene = Scene::of("ignore-term\nready notify");
+    let wrapper = scene.ready(&["--stop-timeout", "100ms"]);
+    wrapper.signal(Signal::SIGTERM);
+    ends(wrapper, 137, &[]);
+}
+
+#[test]
+fn the_first_worker_gives_its_own_status() {
+    for status in [1, 3, 77, 255] {
+        let scene = Scene::of(&format!("exit {status}"));
+        ends(scene.start(&quick(&[])), status, &[&status.to_string()]);
+    }
+}
+
+#[test]
+fn the_first_worker_that_leaves_with_0_before_its_ack_gives_0() {
+    let scene = Scene::of("exit 0");
+    let mut wrapper = scene.start(&quick(&[]));
+    assert_eq!(wrapper.exit_status(), 0);
+}
+
+#[test]
+fn the_first_worker_that_a_signal_ends_gives_128_and_its_number() {
+    for (signal, status) in [("SEGV", 139), ("KILL", 137), ("TERM", 143)] {
+        let scene = Scene::of(&format!("abort-signal {signal}"));
+        ends(scene.start(&quick(&[])), status, &[signal]);
+    }
+}
+
+#[test]
+fn restart_never_gives_the_workers_status() {
+    for (script, status) in [("exit 0", 0), ("exit 9", 9), ("abort-signal SEGV", 139)] {
+        let scene = Scene::of(&format!("ready notify\nwait end\n{script}"));
+        let mut wrapper = scene.ready(&["--restart", "never"]);
+        scene.release("end", 1);
+        assert_eq!(wrapper.exit_status(), status, "{script}");
+        assert!(wrapper.last_line().starts_with("graceful-run: "));
+        assert_eq!(scene.log.count("worker ready"), 1);
+    }
+}
+
+#[test]
+fn restart_on_failure_ends_with_a_worker_that_leaves_with_0() {
+    let scene = Scene::of("ready notify\nwait end\nexit 0");
+    let mut wrapper = scene.ready(&["--restart", "on-failure"]);
+    scene.release("end", 1);
+    assert_eq!(wrapper.exit_status(), 0);
+    assert_eq!(scene.log.count("worker ready"), 1);
+}
+
+#[test]
+fn restart_on_failure_restarts_one_that_fails() {
+    let scene = Scene::of("ready notify\nwait end\nexit 9");
+    let wrapper = scene.ready(&["--restart", "on-failure"]);
+    scene.release("end", 1);
+    scene.log.wait_nth("worker ready", 2);
+    wrapper.stop();
+}
+
+#[test]
+fn retry_start_starts_the_first_worker_again() {
+    let scene = Scene::of("say came\nwait end\nexit 9");
+    let mut wrapper = scene.start(&quick(&["--retry-start"]));
+    scene.release("end", 3);
+    scene.log.wait_nth("worker came", 4);
+    assert!(!wrapper.has_ended());
+    wrapper.stop();
+}
+
+#[test]
+fn a_bad_option_is_2() {
+    let scene = Scene::of("say started");
+    ends(scene.start(&["--no-such-option"]), 2, &["--no-such-option"]);
+    ends(scene.start(&["-b", "127.0.0.1:99999"]), 2, &["127.0.0.1:99999"]);
+    let mut nothing = scene.command();
+    nothing.args(["-b", "127.0.0.1:0"]);
+    ends(scene.spawn(nothing), 2, &[]);
+    assert!(!scene.log.has("started"));
+}
+
+#[test]
+fn a_usage_error_has_no_side_effect() {
+    let scene = Scene::of("say started");
+    let socket = scene.run().join("app.sock");
+    let pid_file = scene.run().join("app.pid");
+    let (socket, pid_file) = (socket.to_str().unwrap(), pid_file.to_str().unwrap());
+    let args = ["-b", socket, "--pid-file", pid_file, "-b", "127.0.0.1:x"];
+    ends(scene.start(&args), 2, &["127.0.0.1:x"]);
+    assert_eq!(fs::read_dir(scene.run()).unwrap().count(), 0);
+    assert!(!scene.log.has("started"));
+}
+
+#[test]
+fn the_first_worker_that_does_not_ack_in_time_is_124() {
+    let scene = Scene::of("count-signals\nhang");
+    let args = ["--ack", "notify", "--ack-timeout", "200ms"];
+    ends(scene.start(&quick(&args)), 124, &["200"]);
+    scene.log.wait("worker TERM");
+}
+
+#[test]
+fn an_address_that_is_taken_is_125() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let scene = Scene::of("say started");
+    let socket = scene.run().join("app.sock");
+    let args = ["-b", socket.to_str().unwrap(), "-b", &address];
+    ends(scene.start(&args), 125, &["cannot bind", &address, "address already in use"]);
+    assert!(!socket.exists(), "what was bound before is removed");
+    assert!(!scene.log.has("started"));
+}
+
+#[test]
+fn an_address_that_is_not_here_is_125() {
+    let scene = Scene::of("say started");
+    ends(scene.start(&["-b", "192.0.2.1:0"]), 125, &["192.0.2.1"]);
+    assert!(!scene.log.has("started"));
+}
+
+#[test]
+fn an_unknown_user_is_125() {
+    let scene = Scene::of("say started");
+    ends(scene.start(&quick(&["--user", "nobody-of-that-name"])), 125, &["nobody-of-that-name"]);
+    assert!(!scene.log.has("started"));
+}
+
+#[test]
+fn a_pid_file_that_cannot_be_written_is_125() {
+    let scene = Scene::of("ready notify");
+    let path = scene.arg("nowhere/app.pid");
+    ends(scene.start(&quick(&["--pid-file", &path])), 125, &["nowhere/app.pid"]);
+}
+
+#[test]
+fn a_unix_path_that_is_not_ours_is_125_and_stays() {
+    let scene = Scene::of("say started");
+    let plain = scene.arg("plain");
+    fs::write(&plain, "precious").unwrap();
+    ends(scene.start(&["-b", &format!("unix:{plain}")]), 125, &["plain"]);
+    assert_eq!(fs::read_to_string(&plain).unwrap(), "precious");
+
+    let live = scene.arg("live.sock");
+    let holder = std::os::unix::net::UnixListener::bind(&live).unwrap();
+    ends(scene.start(&["-b", &format!("unix:{live}")]), 125, &["live.sock"]);
+    assert!(std::os::unix::net::UnixStream::connect(&live).is_ok());
+    drop(holder);
+
+    let link = scene.arg("link");
+    std::os::unix::fs::symlink(&live, &link).unwrap();
+    ends(scene.start(&["-b", &format!("unix:{link}")]), 125, &["link"]);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(!scene.log.has("started"));
+}
+
+#[test]
+fn a_stale_unix_path_is_replaced_and_removed_at_the_end() {
+    let scene = Scene::of("serve\nready notify");
+    let path = scene.run().join("stale.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let wrapper = scene.start(&["-b", &format!("unix:{}", path.display())]);
+    wrapper.log.wait(&says::ready(1));
+    assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+    wrapper.stop();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_126() {
+    use std::os::unix::fs::PermissionsExt;
+    let scene = Scene::new();
+    for (name, bytes, mode) in [
+        ("plain", &b"#!/bin/sh\n"[..], 0o644),
+        ("empty", b"", 0o755),
+        ("truncated", b"\x7fELF\x02", 0o755),
+        ("no-interpreter-line", b"exit 7\n", 0o755),
+    ] {
+        let path = scene.arg(name);
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        ends(scene.start_command(&quick(&[]), &[&path]), 126, &[name]);
+    }
+    let run = scene.arg("run");
+    ends(scene.start_command(&quick(&[]), &[&run]), 126, &["run"]);
+}
+
+#[test]
+fn a_command_that_is_not_found_is_127() {
+    use std::os::unix::fs::PermissionsExt;
+    let scene = Scene::new();
+    ends(scene.start_command(&quick(&[]), &["no-such-command"]), 127, &["no-such-command"]);
+    let path = scene.arg("nothing-here");
+    ends(scene.start_command(&quick(&[]), &[&path]), 127, &["nothing-here"]);
+    let script = scene.arg("script");
+    fs::write(&script, "#!/nonexistent/interpreter\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    ends(scene.start_command(&quick(&[]), &[&script]), 127, &["/nonexistent/interpreter"]);
+}
+
+#[test]
+fn a_failed_upgrade_never_ends_us() {
+    let scene = Scene::of("exit 5");
+    scene.script("1", "count-signals\nready notify");
+    let mut wrapper = scene.ready(&[]);
+    for generation in 2..6 {
+        wrapper.signal(Signal::SIGHUP);
+        wrapper.log.wait(&says::failed(generation));
+    }
+    assert!(!wrapper.has_ended());
+    wrapper.stop();
+}

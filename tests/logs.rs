@@ -1,0 +1,138 @@
+//! Our log on stderr: it never holds us up, and nobody else writes lines into it.
+
+mod common;
+
+use common::{SERVER, Scene, Signal, address_in, quick, says, who};
+use std::process::Command;
+
+#[test]
+fn a_reader_that_has_gone_costs_log_lines_and_nothing_else() {
+    let scene = Scene::of(SERVER);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = scene.command();
+    command.args(quick(&["--"])).args(scene.puppet()).stderr(writer);
+    let mut wrapper = scene.spawn(command);
+    let address = address_in(&scene.log.wait("worker serving"));
+    drop(reader);
+    scene.log.wait("g1 s0 worker ready");
+    for generation in 1..5 {
+        wrapper.signal(Signal::SIGHUP);
+        scene.log.wait(&format!("g{generation} s0 worker TERM"));
+        assert!(who(&address).starts_with('g'));
+    }
+    wrapper.signal(Signal::SIGTERM);
+    assert_eq!(wrapper.exit_status(), 0);
+}
+
+#[test]
+fn a_pipe_that_is_full_costs_log_lines_and_nothing_else() {
+    let scene = Scene::of(SERVER);
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = nix::fcntl::OFlag::O_NONBLOCK;
+    // Full from the start; and blocking, as the pipes that one is given usually are.
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
+    while std::io::Write::write(&mut writer, &[b'.'; 512]).is_ok() {}
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
+    let mut command = scene.command();
+    command.args(quick(&["-v", "--"])).args(scene.puppet()).stderr(writer.try_clone().unwrap());
+    let mut wrapper = scene.spawn(command);
+    scene.log.wait("g1 s0 worker ready");
+    for generation in 1..5 {
+        wrapper.signal(Signal::SIGHUP);
+        scene.log.wait(&format!("g{generation} s0 worker TERM"));
+    }
+    // The description is shared with whoever gave it to us: it has to stay as it was.
+    let now = nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_GETFL).unwrap();
+    assert_eq!(now & flags.bits(), 0, "O_NONBLOCK was set on an inherited description");
+    wrapper.signal(Signal::SIGTERM);
+    assert_eq!(wrapper.exit_status(), 0);
+    drop(reader);
+}
+
+#[test]
+fn closed_standard_descriptors_are_no_trouble() {
+    let scene = Scene::of("serve\ndump seen\nready notify\ncount-signals");
+    let mut command = scene.mark(Command::new("/bin/sh"));
+    command.args(["-c", "exec \"$@\" 0<&- 1>&- 2>&-", "sh"]).arg(common::binary());
+    command.args(quick(&["--"])).args(scene.puppet());
+    let mut wrapper = scene.spawn(command);
+    scene.log.wait("worker ready");
+    let seen = scene.dump("seen");
+    for fd in ["0", "1", "2"] {
+        assert_eq!(seen["fds"][fd]["target"], "/dev/null", "fd {fd}");
+    }
+    wrapper.signal(Signal::SIGHUP);
+    scene.log.wait("g1 s0 worker TERM");
+    wrapper.signal(Signal::SIGTERM);
+    assert_eq!(wrapper.exit_status(), 0);
+}
+
+#[test]
+fn what_others_say_is_escaped() {
+    let scene = Scene::of("stderr fake\\e[2J\\rgraceful-run: generation 9: ready\nexit 3");
+    scene.script("1", SERVER);
+    let wrapper = scene.ready(&["-E", "A=b"]);
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&says::failed(2));
+    assert!(line.chars().all(|c| !c.is_control()), "{line:?}");
+    wrapper.stop();
+}
+
+#[test]
+fn a_command_line_cannot_forge_a_log_line() {
+    let scene = Scene::new();
+    let command = "no\ngraceful-run: generation 9: ready\x1b[2J\u{9b}2J";
+    let mut wrapper = scene.start_command(&quick(&[]), &[command]);
+    assert_eq!(wrapper.exit_status(), 127);
+    for line in wrapper.log.wait_end() {
+        assert!(!line.starts_with("graceful-run: generation 9"), "{line:?}");
+        assert!(line.chars().all(|c| !c.is_control()), "{line:?}");
+    }
+}
+
+#[test]
+fn json_lines_parse() {
+    let scene = Scene::of(SERVER);
+    scene.script("2", "exit 3");
+    let mut wrapper = scene.start(&quick(&["--log-format", "json"]));
+    scene.log.wait("g1 s0 worker ready");
+    wrapper.log.wait("ready");
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("failed");
+    wrapper.signal(Signal::SIGHUP);
+    scene.log.wait("g1 s0 worker TERM");
+    wrapper.signal(Signal::SIGTERM);
+    assert_eq!(wrapper.exit_status(), 0);
+    let lines = wrapper.log.wait_end();
+    assert!(lines.len() > 4);
+    for line in lines {
+        let value: serde_json::Value = serde_json::from_str(&line).expect(&line);
+        assert!(value.is_object(), "{line}");
+    }
+}
+
+#[test]
+fn quiet_is_quiet_and_verbose_says_more() {
+    let lines = |flag: &[&str]| {
+        let scene = Scene::of(SERVER);
+        let mut wrapper = scene.start(&quick(flag));
+        scene.log.wait("worker ready");
+        wrapper.signal(Signal::SIGHUP);
+        scene.log.wait("g1 s0 worker TERM");
+        wrapper.signal(Signal::SIGTERM);
+        assert_eq!(wrapper.exit_status(), 0);
+        wrapper.log.wait_end().len()
+    };
+    let (quiet, normal, verbose) = (lines(&["-q"]), lines(&[]), lines(&["-v"]));
+    assert!(quiet < normal, "{quiet} < {normal}");
+    assert!(normal < verbose, "{normal} < {verbose}");
+}
+
+#[test]
+fn the_workers_own_output_is_untouched() {
+    let scene = Scene::of("stderr hello from the worker\nready notify");
+    let wrapper = scene.start(&quick(&[]));
+    wrapper.log.wait("hello from the worker");
+    assert!(wrapper.log.all().contains(&"hello from the worker".to_owned()));
+    wrapper.stop();
+}
