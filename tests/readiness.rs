@@ -226,7 +226,7 @@ fn accepting_is_seen_from_outside() {
         for ack in ["accepting", "auto"] {
             let scene = Scene::new();
             let wrapper = python(&scene, &["--ack", ack, "--ack-timeout", "50s"], code);
-            let line = wrapper.log.wait(&says::ready(1));
+            let line = wrapper.log.wait(&says::ready_by(1, ""));
             assert!(line.contains("(accepting"), "{name}, --ack {ack}: {line}");
             wrapper.stop();
         }

@@ -37,11 +37,10 @@ const MARK: &str = "GRACEFUL_RUN_TEST_SCENE";
 /// Answers on its listener, counts its signals, acks.
 pub const SERVER: &str = "count-signals\nserve\nready notify\n";
 
-/// One listener, and no waiting that a test would have to wait for too.
-pub const QUICK: [&str; 4] = ["-b", "127.0.0.1:0", "--soak", "1ms"];
-
+/// One listener, and, unless `args` say otherwise, no soak that a test would have to wait for.
 pub fn quick<'a>(args: &[&'a str]) -> Vec<&'a str> {
-    QUICK.iter().chain(args).copied().collect()
+    let soak: &[&str] = if args.contains(&"--soak") { &[] } else { &["--soak", "1ms"] };
+    [&["-b", "127.0.0.1:0"], soak, args].concat()
 }
 
 pub fn binary() -> &'static Path {
@@ -255,7 +254,7 @@ impl Scene {
         self.start_command(args, &command)
     }
 
-    /// [`start`](Self::start) with [`QUICK`], once the first generation is ready.
+    /// [`start`](Self::start) with [`quick`], once the first generation is ready.
     pub fn ready(&self, args: &[&str]) -> Wrapper {
         let wrapper = self.start(&quick(args));
         wrapper.log.wait(&says::ready(1));

@@ -128,6 +128,8 @@ impl Puppet {
             "exit" => exit(rest.parse().unwrap_or(0)),
             "abort-signal" => {
                 let signal: Signal = format!("SIG{rest}").parse()?;
+                // At the first SEGV, Rust's own handler only gives way to the default.
+                raise(signal)?;
                 raise(signal)?;
             }
             "ignore-term" => {
