@@ -67,6 +67,11 @@ impl Books {
         &self.command
     }
 
+    /// How many entries are open.
+    pub fn count(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Opens an entry, or the same one again for another try.
     pub fn open(&mut self, id: WorkerId, generation: Generation, slot: Slot) {
         self.entries.entry(id).or_insert(Entry { generation, slot, process: None, refused: None });

@@ -23,7 +23,7 @@ const PROBE_EXEC: (Duration, Duration) = (Duration::from_millis(100), Duration::
 /// Longer durations are mistakes, and would overflow the clock.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// Words that are, or will be, commands of ours.
-const OUR_WORDS: [&str; 4] = ["ctl", "here", "doctor", "help"];
+const OUR_WORDS: [&str; 3] = ["ctl", "here", "doctor"];
 
 /// Everything that `run` needs.
 #[derive(Debug, Clone)]

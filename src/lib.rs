@@ -23,6 +23,8 @@ pub mod config;
 pub mod launch;
 
 pub mod books;
+pub mod clock;
+pub mod inputs;
 pub mod logger;
 pub mod pid_file;
 pub mod report;

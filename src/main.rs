@@ -1,7 +1,7 @@
 //! Arguments, configuration, run, exit.
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use graceful_run::cli::Cli;
 use graceful_run::config::Config;
 use graceful_run::error::Error;
@@ -18,11 +18,16 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
+    let separated = is_separated(&arguments, &cli.command);
+    if !separated && cli.command.first().is_some_and(|word| word == "help") {
+        // A reader that has gone has read enough.
+        let _ = Cli::command().print_long_help();
+        return ExitCode::SUCCESS;
+    }
     let flusher = match logger::start(level(&cli), cli.log_format) {
         Ok(flusher) => flusher,
         Err(error) => return last_line(None, 125, &Error::cannot("start the log", error).to_string()),
     };
-    let separated = is_separated(&arguments, &cli.command);
     let result = Config::new(cli, separated, inherited::ignored).and_then(graceful_run::run::run);
     let (status, line) = result.unwrap_or_else(|error| (error.status(), Some(error.to_string())));
     match line {

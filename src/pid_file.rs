@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 pub struct PidFile {
     path: PathBuf,
     temporary: PathBuf,
-    /// Device and inode of what we wrote.
-    identity: (u64, u64),
+    /// What we wrote. Kept open, so that no other file can get its inode number
+    /// while we tell ours by it.
+    file: File,
 }
 
 impl PidFile {
@@ -45,10 +46,9 @@ impl PidFile {
         let _ = fs::remove_file(&temporary);
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary).map_err(failed)?;
-        let identity = identity(&file).map_err(failed)?;
-        let prepared = PidFile { path: path.into(), temporary, identity };
-        writeln!(file, "{}", std::process::id()).map_err(failed)?;
-        Ok(prepared)
+        let written = writeln!(file, "{}", std::process::id());
+        let prepared = PidFile { path: path.into(), temporary, file };
+        written.map(|()| prepared).map_err(failed)
     }
 
     /// Puts it in place (rename(2)).
@@ -60,16 +60,15 @@ impl PidFile {
     }
 }
 
-fn identity(file: &File) -> io::Result<(u64, u64)> {
-    file.metadata().map(|data| (data.dev(), data.ino()))
+fn identity(file: &File) -> Option<(u64, u64)> {
+    file.metadata().ok().map(|data| (data.dev(), data.ino()))
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.temporary);
-        let ours =
-            fs::symlink_metadata(&self.path).is_ok_and(|data| (data.dev(), data.ino()) == self.identity);
-        if ours {
+        let there = fs::symlink_metadata(&self.path).ok().map(|data| (data.dev(), data.ino()));
+        if there.is_some() && there == identity(&self.file) {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -3,12 +3,14 @@
 
 use crate::ack::{self, Heard, Watcher, accepting};
 use crate::books::{self, Books, Owner, Process};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::Supervisor;
 use crate::core::event::{
-    AckKind, Action, Ending, Event, Generation, Reading as From, Refusal, Report, Slot, Time, WorkerId,
+    AckKind, Action, Ending, Event, Failure, Generation, Reading as From, Refusal, Report, Slot, WorkerId,
 };
 use crate::error::{Error, reason};
+use crate::inputs::Input;
 use crate::launch::start::{Common, refused};
 use crate::launch::{Reading, Refused, Surroundings};
 use crate::listener::{Listeners, Upstream};
@@ -16,27 +18,17 @@ use crate::pid_file::PidFile;
 use crate::sys::identity::identity;
 use crate::sys::tree::Family;
 use crate::sys::{child, fd, inherited, process};
-use crate::{report, upward};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crate::{inputs, report, upward};
+use crossbeam_channel::Receiver;
 use log::{debug, info, warn};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Pid, Uid};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Inputs that wait for the loop. A worker that floods its notify socket holds
-/// up the thread that reads it and nobody else.
-const QUEUE: usize = 256;
 /// A sleep that ends this much later than asked for was not ours: we were
 /// stopped, and the workers may have been as well.
 const OVERSLEPT: Duration = Duration::from_secs(1);
-
-/// What the threads send.
-#[derive(Debug, Clone, Copy)]
-enum Input {
-    Signal(Signal),
-    Heard(WorkerId, Heard),
-}
 
 /// How it ended: our exit status and last line.
 pub type Verdict = (u8, Option<String>);
@@ -66,7 +58,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     let around = Surroundings::look();
     inherited::hear_of_children();
     let identity = match &config.worker.user {
-        Some(user) => Some(identity(user).map_err(|why| Error::Failed(why))?),
+        Some(user) => Some(identity(user).map_err(Error::Failed)?),
         None => None,
     };
     let identity = identity.filter(|identity| !identity.is_ours());
@@ -76,7 +68,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         true => config.policy.workers,
         false => 1,
     };
-    if listeners.len() == 0 {
+    if listeners.is_empty() {
         config.acks.accepting = false;
         if config.acks.exec.is_none() {
             config.policy.readiness.probe = None;
@@ -94,8 +86,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     if let Err(errno) = process::become_subreaper() {
         warn!("cannot adopt what workers leave behind: {errno}");
     }
-    let (sender, inputs) = bounded(QUEUE);
-    let watcher = watch(&config, sender)?;
+    let (inputs, watcher) = inputs::start(&config.signals)?;
     let books = Books::new(
         config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default(),
     );
@@ -146,38 +137,12 @@ fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listeners, E
             return Err(Error::Inherited { fd: number, why: "it is not open (--pass-fd)".into() });
         }
     }
+    if config.policy.readiness.kinds.contains(&AckKind::Accepting)
+        && upstream.count() + config.binds.len() == 0
+    {
+        return Err(Error::Usage("--ack accepting needs a listener to look for (give one with -b)".into()));
+    }
     Listeners::open(upstream, &config.binds, &around.directory, config.policy.workers)
-}
-
-/// Starts the threads. ctrlc owns SIGINT, signal-hook every other signal.
-fn watch(config: &Config, sender: Sender<Input>) -> Result<Watcher, Error> {
-    let failed = |error: std::io::Error| Error::cannot("listen for signals", reason(&error));
-    let interrupts = sender.clone();
-    ctrlc::set_handler(move || {
-        let _ = interrupts.send(Input::Signal(Signal::SIGINT));
-    })
-    .map_err(|error| Error::cannot("listen for signals", error))?;
-    let others =
-        config.signals.signals().filter(|signal| *signal != Signal::SIGINT).map(|signal| signal as i32);
-    let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).collect();
-    let mut signals = signal_hook::iterator::Signals::new(all).map_err(failed)?;
-    let heard = sender.clone();
-    std::thread::Builder::new()
-        .name("signals".into())
-        .stack_size(128 * 1024)
-        .spawn(move || {
-            inherited::unblock_all();
-            for signal in signals.forever() {
-                if let Ok(signal) = Signal::try_from(signal) {
-                    let _ = sender.send(Input::Signal(signal));
-                }
-            }
-        })
-        .map_err(failed)?;
-    Watcher::start(move |id, what| {
-        let _ = heard.send(Input::Heard(id, what));
-    })
-    .map_err(|error| Error::cannot("listen for acks", reason(&error)))
 }
 
 impl Run {
@@ -208,16 +173,14 @@ impl Run {
     /// The next input, or nothing once the core's deadline has come.
     fn next(&mut self, inputs: &Receiver<Input>) -> Option<Input> {
         let Some(deadline) = self.core.deadline() else { return inputs.recv().ok() };
-        match inputs.recv_timeout(deadline.saturating_sub(self.clock.now())) {
-            Ok(input) => Some(input),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                let late = self.clock.now().saturating_sub(deadline);
-                if late > OVERSLEPT {
-                    self.clock.forget(late);
-                }
-                None
-            }
+        let before = self.clock.now();
+        let wait = deadline.saturating_sub(before);
+        let input = inputs.recv_timeout(wait).ok();
+        let late = (self.clock.now() - before).saturating_sub(wait);
+        if late > OVERSLEPT {
+            self.clock.forget(late);
         }
+        input
     }
 
     fn step(&mut self, event: Event) {
@@ -225,15 +188,18 @@ impl Run {
         for action in actions {
             self.perform(action);
         }
-        let core = &self.core;
-        let lives: BTreeSet<WorkerId> = core.workers().map(|shown| shown.worker).collect();
         // At the end the books are read once more, for the last words.
-        if self.ending.is_none() {
-            for (id, entry) in self.books.close(|id| lives.contains(&id)) {
-                self.watcher.forget(id);
-                if let Some(check) = entry.process.and_then(|process| process.check) {
-                    let _ = process::signal_group(check, Signal::SIGKILL as i32);
-                }
+        if self.ending.is_none() && self.core.workers().count() < self.books.count() {
+            self.close_books();
+        }
+    }
+
+    fn close_books(&mut self) {
+        let lives: BTreeSet<WorkerId> = self.core.workers().map(|shown| shown.worker).collect();
+        for (id, entry) in self.books.close(|id| lives.contains(&id)) {
+            self.watcher.forget(id);
+            if let Some(check) = entry.process.and_then(|process| process.check) {
+                let _ = process::signal_group(check, Signal::SIGKILL as i32);
             }
         }
     }
@@ -423,6 +389,8 @@ impl Run {
                 self.readings.retain(|&generation, _| generation >= to);
                 upward::ready(&format!("{to} serves"));
             }
+            // What follows is STOPPING=1, the last word.
+            Report::UpgradeFailed { why: Failure::Stopped, .. } => {}
             Report::UpgradeFailed { from, to, replaced, .. } => {
                 if replaced == 0 {
                     self.readings.remove(&to);
@@ -432,26 +400,5 @@ impl Run {
             Report::Stopping => upward::stopping(),
             _ => {}
         }
-    }
-}
-
-/// Monotonic time, less the time for which we were stopped: deadlines are for
-/// workers, and should not all pass at once because somebody stopped us.
-struct Clock {
-    origin: Instant,
-    forgotten: Duration,
-}
-
-impl Clock {
-    fn new() -> Clock {
-        Clock { origin: Instant::now(), forgotten: Duration::ZERO }
-    }
-
-    fn now(&self) -> Time {
-        self.origin.elapsed() - self.forgotten
-    }
-
-    fn forget(&mut self, time: Duration) {
-        self.forgotten += time;
     }
 }

@@ -108,10 +108,18 @@ fn this_program() -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
-/// Runs one of the tests that are ignored in a process of its own, which
-/// `command` brings about.
+/// Set for a process that is to run an inner test.
+const INNER: &str = "GRACEFUL_TEST_INNER";
+
+/// Inner tests pass at once in the process that runs all tests.
+fn is_inner() -> bool {
+    std::env::var_os(INNER).is_some()
+}
+
+/// Runs one of the inner tests in a process of its own, which `command` brings
+/// about.
 fn inner(command: &mut Command, test: &str) -> String {
-    let output = command.args([test, "--exact", "--ignored", "--nocapture"]).output();
+    let output = command.args([test, "--exact", "--nocapture"]).env(INNER, "1").output();
     let output = output.expect("starts");
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
@@ -213,9 +221,12 @@ fn without_close_range_and_pidfd_the_same_fds_arrive() {
     }
 }
 
+// Run by without_close_range_and_pidfd_the_same_fds_arrive.
 #[test]
-#[ignore = "run by without_close_range_and_pidfd_the_same_fds_arrive"]
 fn inner_old_kernel() {
+    if !is_inner() {
+        return;
+    }
     an_inheritable_stray_does_not_reach_the_worker();
     let mut launch = python("import os; print(*(name for name in os.environ if 'LISTEN' in name))");
     launch.listen = true;
@@ -250,7 +261,7 @@ fn mask_and_ignored_signals_are_those_we_were_started_with() {
     let bits = |status, name| u64::from_str_radix(field(status, name), 16).expect("hexadecimal");
     let bit = |signal: i32| 1_u64 << (signal - 1);
     assert_eq!(bits(&ours, "SigBlk"), bits(&direct, "SigBlk"));
-    assert_eq!(bits(&ours, "SigBlk"), [10, 15, 40, 63].map(bit).iter().sum());
+    assert_eq!(bits(&ours, "SigBlk"), [10, 15, 40, 63].map(bit).iter().sum::<u64>());
     // SIGCHLD alone goes back to default for the worker.
     // Whoever started the tests may have ignored more.
     let ignored: u64 = [1, 12, 13, 17, 64].map(bit).iter().sum();
@@ -260,9 +271,12 @@ fn mask_and_ignored_signals_are_those_we_were_started_with() {
     assert_eq!((bits(&ours, "SigPnd"), bits(&ours, "ShdPnd")), (0, 0));
 }
 
+// Run by mask_and_ignored_signals_are_those_we_were_started_with.
 #[test]
-#[ignore = "run by mask_and_ignored_signals_are_those_we_were_started_with"]
 fn inner_prints_status() {
+    if !is_inner() {
+        return;
+    }
     assert!(inherited::ignored(libc::SIGPIPE) && inherited::ignored(libc::SIGCHLD));
     assert!(!inherited::ignored(libc::SIGTERM));
     // Without this the kernel reaps the child, and nobody hears how it ended.
@@ -462,9 +476,12 @@ fn a_way_back_to_root_fails_the_start() {
     inner(&mut setpriv, "inner_refuses_to_stay_privileged");
 }
 
+// Run by a_way_back_to_root_fails_the_start.
 #[test]
-#[ignore = "run by a_way_back_to_root_fails_the_start"]
 fn inner_refuses_to_stay_privileged() {
+    if !is_inner() {
+        return;
+    }
     let mut launch = launch(&["/bin/true"]);
     launch.identity = Some(another_user());
     let error = spawn(&launch).expect_err("capabilities stay");
@@ -485,14 +502,18 @@ fn who_is_not_root_cannot_become_another() {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permitted");
     }
     let copy = copy.to_str().expect("UTF-8");
-    let mut launch = launch(&[copy, "inner_not_root", "--exact", "--ignored", "--nocapture"]);
+    let mut launch = launch(&[copy, "inner_not_root", "--exact", "--nocapture"]);
+    launch.env.push(CString::new(format!("{INNER}=1")).expect("no NUL"));
     launch.identity = Some(another_user());
     assert!(output(launch).contains("1 passed"));
 }
 
+// Run by who_is_not_root_cannot_become_another.
 #[test]
-#[ignore = "run by who_is_not_root_cannot_become_another"]
 fn inner_not_root() {
+    if !is_inner() {
+        return;
+    }
     let message = identity("root").expect_err("we are nobody");
     assert!(message.contains("only root can become another user"), "{message}");
     let us = identity(&format!("{}:{}", nix::unistd::getuid(), nix::unistd::getgid()));
@@ -586,15 +607,21 @@ fn no_process_and_no_group_is_told_apart() {
     }
 }
 
+// Run by no_process_and_no_group_is_told_apart.
 #[test]
-#[ignore = "run by no_process_and_no_group_is_told_apart"]
 fn inner_no_group() {
+    if !is_inner() {
+        return;
+    }
     assert_eq!(failure(&launch(&["/bin/true"])), (Step::Group, Errno::EPERM));
 }
 
+// Run by no_process_and_no_group_is_told_apart.
 #[test]
-#[ignore = "run by no_process_and_no_group_is_told_apart"]
 fn inner_no_process() {
+    if !is_inner() {
+        return;
+    }
     assert_eq!(failure(&launch(&["/bin/true"])), (Step::Fork, Errno::EAGAIN));
 }
 

@@ -67,9 +67,9 @@ fn waited_for(pid: Pid, line: &str) -> Vec<u64> {
         words.filter_map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok()).collect();
     let (Some(number), &[first, second, ..]) = (number, arguments.as_slice()) else { return Vec::new() };
     match Call::of(number) {
-        Some(Call::OnOne) => vec![first],
-        Some(Call::OnList) => polled(pid, first, second).unwrap_or_default(),
-        Some(Call::OnSet) => selected(pid, first, second).unwrap_or_default(),
+        Some(Call::One) => vec![first],
+        Some(Call::List) => polled(pid, first, second).unwrap_or_default(),
+        Some(Call::Set) => selected(pid, first, second).unwrap_or_default(),
         None => Vec::new(),
     }
 }
@@ -77,28 +77,28 @@ fn waited_for(pid: Pid, line: &str) -> Vec<u64> {
 /// Where a system call says what it waits for.
 enum Call {
     /// Its first argument is the descriptor.
-    OnOne,
+    One,
     /// An array of pollfd, and its length.
-    OnList,
+    List,
     /// The highest descriptor plus one, and a bit set.
-    OnSet,
+    Set,
 }
 
 impl Call {
     fn of(number: i64) -> Option<Call> {
         const ONE: [i64; 4] = [libc::SYS_accept, libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_recvmsg];
         if ONE.contains(&number) {
-            return Some(Call::OnOne);
+            return Some(Call::One);
         }
         #[cfg(target_arch = "x86_64")]
         match number {
-            libc::SYS_poll => return Some(Call::OnList),
-            libc::SYS_select => return Some(Call::OnSet),
+            libc::SYS_poll => return Some(Call::List),
+            libc::SYS_select => return Some(Call::Set),
             _ => {}
         }
         match number {
-            libc::SYS_ppoll => Some(Call::OnList),
-            libc::SYS_pselect6 => Some(Call::OnSet),
+            libc::SYS_ppoll => Some(Call::List),
+            libc::SYS_pselect6 => Some(Call::Set),
             _ => None,
         }
     }

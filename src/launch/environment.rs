@@ -35,9 +35,9 @@ pub fn read(
     if !spec.clear {
         variables.extend(ours.iter().cloned());
         variables.retain(|name, _| {
-            !export::is_foreign(name.as_bytes())
-                && !spec.drop.contains(name)
-                && !(identity.is_some() && is_unsafe_across_users(name.as_bytes()))
+            let name_is = |unwanted: fn(&[u8]) -> bool| unwanted(name.as_bytes());
+            let unsafe_here = identity.is_some() && name_is(is_unsafe_across_users);
+            !unsafe_here && !name_is(export::is_foreign) && !spec.drop.contains(name)
         });
     }
     if let Some(identity) = identity {

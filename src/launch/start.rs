@@ -49,7 +49,7 @@ impl Common {
             ("GRACEFUL_RUN_SLOT".into(), slot.0.to_string()),
             ("GRACEFUL_RUN_PID".into(), std::process::id().to_string()),
         ];
-        if self.listeners.len() > 0 {
+        if !self.listeners.is_empty() {
             variables.push(("GRACEFUL_RUN_LISTENERS".into(), export::listener_list(&self.exported())));
         }
         variables

@@ -54,7 +54,13 @@ pub(super) fn resolve(bind: &Bind, host: &Host, port: u16) -> Result<Vec<SocketA
     Ok(vec![address])
 }
 
-fn the_only(bind: &Bind, name: &str, found: impl Iterator<Item = SocketAddr>) -> Result<SocketAddr, Error> {
+/// # Errors
+/// As [`resolve`]: a name that stands for several sockets would be a guess.
+pub(super) fn the_only(
+    bind: &Bind,
+    name: &str,
+    found: impl Iterator<Item = SocketAddr>,
+) -> Result<SocketAddr, Error> {
     let mut distinct: Vec<SocketAddr> = Vec::new();
     for address in found {
         if !distinct.contains(&address) {

@@ -207,7 +207,8 @@ fn open_inet(
     // With SO_REUSEPORT the kernel would take the same address twice, and
     // share the connections between two listeners.
     let same = |other: &&Listener| {
-        other.kind == kind && other.inet.is_some_and(|held| held.port() != 0 && held == candidates[0])
+        let held = other.inet.filter(|held| other.kind == kind && held.port() != 0);
+        held.is_some_and(|held| candidates.contains(&held))
     };
     if let Some(other) = earlier.iter().find(same) {
         return Err(in_use(shown(candidates[0]), other));

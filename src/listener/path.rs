@@ -116,10 +116,13 @@ fn failed(path: &Path, errno: Errno) -> Error {
 fn lock_directory(path: &Path, parent: &Path) -> Result<Flock<OwnedFd>, Error> {
     let directory = std::fs::File::open(parent).map_err(|error| {
         let next = match error.kind() {
-            io::ErrorKind::NotFound => format!("create the directory {} first", parent.display()),
-            _ => format!("the directory {} has to be readable to be locked", parent.display()),
+            io::ErrorKind::NotFound => Some(format!("create the directory {} first", parent.display())),
+            io::ErrorKind::PermissionDenied => {
+                Some(format!("the directory {} has to be readable to be locked", parent.display()))
+            }
+            _ => None,
         };
-        refuse(path, &reason(&error), Some(&next))
+        refuse(path, &reason(&error), next.as_deref())
     })?;
     acquire(directory.into(), START_PATIENCE).map_err(|errno| match errno {
         Errno::EWOULDBLOCK => {
@@ -202,7 +205,11 @@ fn probe(path: &Path) -> Result<(), Errno> {
 }
 
 /// Owner first: until then the mode is at most the owner's part of what was asked for.
-fn set_permissions(directory: BorrowedFd<'_>, name: &OsStr, permissions: Permissions) -> Result<(), Errno> {
+pub(super) fn set_permissions(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    permissions: Permissions,
+) -> Result<(), Errno> {
     let Permissions { mode, user, group } = permissions;
     if user.is_some() || group.is_some() {
         unistd::fchownat(directory, name, user, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;

@@ -3,10 +3,8 @@ use std::fs;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Barrier;
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::socket::{getsockopt, sockopt};
@@ -14,6 +12,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::error::Error;
+
+mod paths;
 
 fn open_in(directory: &Path, binds: &[&str], slots: u32) -> Result<Listeners, Error> {
     let binds: Vec<Bind> = binds.iter().map(|bind| bind.parse().unwrap()).collect();
@@ -171,6 +171,22 @@ fn two_of_our_own_that_clash_are_both_named() {
 }
 
 #[test]
+fn a_host_name_is_bound_only_if_it_is_one_address() {
+    let listeners = open_in(Path::new("/"), &["localhost:0"], 1);
+    if let Ok(listeners) = listeners {
+        assert!(listeners.list[0].inet.unwrap().ip().is_loopback());
+    }
+    let bind: Bind = "localhost:5001".parse().unwrap();
+    let addresses = ["127.0.0.1:5001", "[::1]:5001"].map(|text| text.parse().unwrap());
+    let [v4, v6] = addresses;
+    assert_eq!(inet::the_only(&bind, "localhost", [v4, v4].into_iter()), Ok(v4));
+    let error = inet::the_only(&bind, "localhost", [v4, v6].into_iter()).unwrap_err();
+    assert_eq!(error.status(), 2);
+    assert!(error.to_string().contains("localhost has several addresses: 127.0.0.1, ::1 ("), "{error}");
+    assert_eq!(inet::the_only(&bind, "localhost", [].into_iter()).unwrap_err().status(), 125);
+}
+
+#[test]
 fn an_address_of_no_interface_hints_at_freebind() {
     let message = refused(Path::new("/"), &["203.0.113.7:5001"]);
     assert!(message.starts_with("cannot bind 203.0.113.7:5001: cannot assign"), "{message}");
@@ -195,164 +211,6 @@ fn accounts_and_interfaces_are_looked_up_before_anything_is_bound() {
     let error = open_in(directory.path(), &["./s", &long], 1).unwrap_err();
     assert_eq!(error.status(), 2);
     assert!(error.to_string().contains("107"), "{error}");
-    assert_eq!(files(&directory), 0);
-}
-
-#[test]
-fn a_unix_path_has_exactly_the_permissions_asked_for() {
-    let directory = directory();
-    let binds = ["./s,mode=0666", "unix-dgram:d,mode=0600", "unix-seqpacket:./q,mode=0624,group=0"];
-    let ours = nix::unistd::Uid::effective();
-    let listeners = match ours.is_root() {
-        true => open_in(directory.path(), &[&binds[..], &["./o,user=65534,group=65533"]].concat(), 1),
-        false => open_in(directory.path(), &binds[..2], 1),
-    }
-    .unwrap();
-    for (listener, mode) in listeners.iter().zip([0o666, 0o600, 0o624]) {
-        let file = fs::symlink_metadata(listener.address()).unwrap();
-        assert_eq!(file.permissions().mode() & 0o7777, mode, "{}", listener.address());
-        assert_eq!(file.uid(), ours.as_raw());
-    }
-    if let Some(listener) = listeners.list.get(3) {
-        let file = fs::symlink_metadata(listener.address()).unwrap();
-        assert_eq!((file.uid(), file.gid()), (65534, 65533));
-    }
-    let kinds: Vec<&str> = listeners.iter().map(Listener::kind).take(2).collect();
-    assert_eq!(kinds, ["unix", "unix-dgram"]);
-}
-
-#[test]
-fn a_stale_socket_is_replaced() {
-    let directory = directory();
-    let path = directory.path().join("s");
-    drop(UnixListener::bind(&path).unwrap());
-    let stale = fs::symlink_metadata(&path).unwrap();
-    let listeners = open_in(directory.path(), &["./s"], 1).unwrap();
-    assert_eq!(listeners.list[0].address(), path.to_str().unwrap());
-    UnixStream::connect(&path).unwrap();
-    assert!(fs::symlink_metadata(&path).unwrap().file_type().is_socket());
-    drop(listeners);
-    assert!(!path.exists());
-    drop(stale);
-    drop(UnixDatagram::bind(&path).unwrap());
-    open_in(directory.path(), &["./s"], 1).unwrap();
-}
-
-#[test]
-fn a_live_socket_of_any_type_is_refused_and_not_disturbed() {
-    let directory = directory();
-    let path = directory.path().join("s");
-    let live = UnixListener::bind(&path).unwrap();
-    live.set_nonblocking(true).unwrap();
-    let inode = fs::symlink_metadata(&path).unwrap().ino();
-    for bind in ["./s", "unix-dgram:s", "unix-seqpacket:s"] {
-        let message = refused(directory.path(), &[bind]);
-        let start = format!("cannot bind {}: address already in use (a live", path.display());
-        assert!(message.starts_with(&start), "{message}");
-    }
-    assert_eq!(live.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
-    assert_eq!(fs::symlink_metadata(&path).unwrap().ino(), inode);
-    drop(live);
-    fs::remove_file(&path).unwrap();
-    let bound = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
-    bound.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
-    assert!(refused(directory.path(), &["./s"]).contains("a live server"));
-    drop(bound);
-    fs::remove_file(&path).unwrap();
-    let datagram = UnixDatagram::bind(&path).unwrap();
-    assert!(refused(directory.path(), &["./s"]).contains("a live server"));
-    drop(datagram);
-}
-
-#[test]
-fn anything_else_than_a_socket_is_never_unlinked() {
-    let directory = directory();
-    let at = |name: &str| directory.path().join(name);
-    fs::write(at("file"), "kept").unwrap();
-    fs::create_dir(at("directory")).unwrap();
-    drop(UnixListener::bind(at("stale")).unwrap());
-    symlink(at("stale"), at("link")).unwrap();
-    symlink(at("nowhere"), at("dangling")).unwrap();
-    nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
-    for name in ["file", "directory", "link", "dangling", "fifo"] {
-        let before = fs::symlink_metadata(at(name)).unwrap().ino();
-        let message = refused(directory.path(), &[&format!("./{name}")]);
-        assert!(message.contains("file exists (something else than a socket"), "{message}");
-        assert_eq!(fs::symlink_metadata(at(name)).unwrap().ino(), before);
-    }
-    assert_eq!(fs::read_to_string(at("file")).unwrap(), "kept");
-    assert!(at("stale").exists() && !at("nowhere").exists());
-    let message = refused(directory.path(), &["./missing/s"]);
-    assert!(message.contains("create the directory"), "{message}");
-}
-
-#[test]
-fn a_path_that_is_no_longer_ours_is_left_alone() {
-    let directory = directory();
-    let path = directory.path().join("s");
-    let listeners = open_in(directory.path(), &["./s"], 1).unwrap();
-    fs::remove_file(&path).unwrap();
-    let other = UnixListener::bind(&path).unwrap();
-    drop(listeners);
-    UnixStream::connect(&path).unwrap();
-    drop(other);
-    fs::remove_file(&path).unwrap();
-    let listeners = open_in(directory.path(), &["./s"], 1).unwrap();
-    fs::remove_file(&path).unwrap();
-    fs::write(&path, "kept").unwrap();
-    drop(listeners);
-    assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
-}
-
-#[test]
-fn of_fifty_racing_starters_exactly_one_wins() {
-    let directory = directory();
-    let path = directory.path().join("s");
-    for stale in [false, true] {
-        if stale {
-            drop(UnixListener::bind(&path).unwrap());
-        }
-        let barrier = Barrier::new(50);
-        let results: Vec<Result<Listeners, Error>> = std::thread::scope(|scope| {
-            let start = || {
-                barrier.wait();
-                open_in(directory.path(), &["./s"], 1)
-            };
-            let starters: Vec<_> = (0..50).map(|_| scope.spawn(start)).collect();
-            starters.into_iter().map(|starter| starter.join().unwrap()).collect()
-        });
-        let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-        assert_eq!(won.len(), 1);
-        for error in lost.into_iter().filter_map(Result::err) {
-            assert!(error.to_string().contains("a live server"), "{error}");
-        }
-        assert_eq!(files(&directory), 1);
-        UnixStream::connect(&path).unwrap();
-        drop(won);
-        assert_eq!(files(&directory), 0);
-    }
-}
-
-#[test]
-fn starters_and_stoppers_never_remove_a_path_that_is_served() {
-    let directory = directory();
-    let path = directory.path().join("s");
-    let wins: u32 = std::thread::scope(|scope| {
-        let churn = || {
-            let mut wins = 0;
-            for _ in 0..40 {
-                if let Ok(listeners) = open_in(directory.path(), &["./s"], 1) {
-                    assert!(listeners.list[0].path.as_ref().unwrap().is_at(&path));
-                    UnixStream::connect(&path).expect("the winner's own path serves");
-                    wins += 1;
-                }
-            }
-            wins
-        };
-        let churners: Vec<_> = (0..8).map(|_| scope.spawn(churn)).collect();
-        churners.into_iter().map(|churner| churner.join().unwrap()).sum()
-    });
-    assert!(wins > 0);
     assert_eq!(files(&directory), 0);
 }
 
@@ -382,7 +240,7 @@ fn a_given_socket_is_copied_and_served_on() {
     assert_eq!(fd::tcp_backlog(tcp.as_fd()).unwrap(), 9);
     let status = OFlag::from_bits_truncate(fcntl(&tcp, FcntlArg::F_GETFL).unwrap());
     assert!(status.contains(OFlag::O_NONBLOCK));
-    let message = refused(Path::new("/"), &[&binds[0], &web.address().to_owned()]);
+    let message = refused(Path::new("/"), &[&binds[0], web.address()]);
     assert!(message.contains("fd://"), "{message}");
     let bind = format!("fd://{},backlog=9", udp.as_raw_fd());
     assert_eq!(open(&[&bind]).unwrap_err().status(), 2);

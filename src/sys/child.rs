@@ -8,18 +8,18 @@
 //! close-on-exec pipe: nothing in it means that exec succeeded.
 
 use std::convert::Infallible;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::ptr;
 
-use libc::{c_char, c_int, c_uint, c_ulong, gid_t, pid_t, uid_t};
+use libc::{c_int, c_uint, c_ulong, gid_t, pid_t, uid_t};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, ResGid, ResUid, getresgid, getresuid};
 
 use super::identity::Identity;
+use super::image::Image;
 use super::remap::{Plan, Table};
 use super::{inherited, process};
 
@@ -211,100 +211,6 @@ fn receive_failure(receive: &OwnedFd) -> Option<SpawnError> {
     Some(step.unwrap_or(Step::Exec).failed(Errno::from_raw(number(errno))))
 }
 
-/// argv and envp as execve(2) wants them, with room for what only the child knows.
-struct Image {
-    argv: Vec<*const c_char>,
-    /// Ends in room for two more variables and the null that ends them.
-    envp: Vec<*const c_char>,
-    variables: usize,
-    listen_pid: Variable,
-    listen_pidfdid: Variable,
-}
-
-impl Image {
-    fn new(launch: &Launch) -> Self {
-        let pointers = |strings: &[CString], spare: usize| {
-            let ends = std::iter::repeat_n(ptr::null(), spare);
-            strings.iter().map(|string| string.as_ptr()).chain(ends).collect()
-        };
-        Image {
-            argv: pointers(&launch.argv, 1),
-            envp: pointers(&launch.env, 3),
-            variables: launch.env.len(),
-            listen_pid: Variable::new(c"LISTEN_PID="),
-            listen_pidfdid: Variable::new(c"LISTEN_PIDFDID="),
-        }
-    }
-
-    /// In the child: adds the variables that hold its own numbers.
-    fn add_listen(&mut self) {
-        // SAFETY: getpid has no arguments and cannot fail.
-        let pid = unsafe { libc::getpid() };
-        let pid = self.listen_pid.set(pid.unsigned_abs().into());
-        let pidfdid = own_pidfd_inode().map(|inode| self.listen_pidfdid.set(inode));
-        let new = [Some(pid), pidfdid].into_iter().flatten();
-        for (slot, variable) in self.envp.iter_mut().skip(self.variables).zip(new) {
-            *slot = variable;
-        }
-    }
-}
-
-/// `NAME=` and a number that is written later, without allocating.
-struct Variable {
-    /// Longer than the name, 20 digits and the NUL.
-    text: [u8; 40],
-    name: usize,
-}
-
-impl Variable {
-    fn new(name: &CStr) -> Self {
-        let name = name.to_bytes();
-        let mut text = [0; 40];
-        text[..name.len()].copy_from_slice(name);
-        Variable { text, name: name.len() }
-    }
-
-    /// Plain decimal, as readers compare it; the text lives as long as `self` stays put.
-    fn set(&mut self, value: u64) -> *const c_char {
-        let mut digits = [0_u8; 20];
-        let mut rest = value;
-        let mut used = 0_usize;
-        for digit in &mut digits {
-            *digit = b'0' | (rest % 10) as u8;
-            rest /= 10;
-            used = used.wrapping_add(1);
-            if rest == 0 {
-                break;
-            }
-        }
-        let places = self.text.iter_mut().skip(self.name);
-        for (place, digit) in places.zip(digits.iter().take(used).rev()) {
-            *place = *digit;
-        }
-        self.text.as_ptr().cast()
-    }
-}
-
-/// The inode number of the calling process's pidfd, which names a process for
-/// as long as the machine runs; None where pidfds are not on pidfs and all share one.
-fn own_pidfd_inode() -> Option<u64> {
-    const PIDFS_MAGIC: i64 = 0x5049_4446;
-    // SAFETY: plain system calls; both buffers are valid when all zero, live
-    // through the calls, and the descriptor is closed exactly once.
-    unsafe {
-        let pidfd = libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) as c_int;
-        if pidfd == -1 {
-            return None;
-        }
-        let mut system: libc::statfs = std::mem::zeroed();
-        let mut file: libc::stat = std::mem::zeroed();
-        let known = libc::fstatfs(pidfd, &raw mut system) == 0 && libc::fstat(pidfd, &raw mut file) == 0;
-        libc::close(pidfd);
-        #[allow(clippy::unnecessary_cast, reason = "the types differ between machines")]
-        (known && system.f_type as i64 == PIDFS_MAGIC).then_some(file.st_ino as u64)
-    }
-}
-
 /// A change of user, and the ids that must not come back.
 struct Change<'a> {
     to: &'a Identity,
@@ -490,16 +396,6 @@ fn close_on_exec_by_hand(first: RawFd, last: RawFd) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_plain_decimal() {
-        for value in [0, 7, 10, 4_194_304, u64::MAX] {
-            let mut variable = Variable::new(c"LISTEN_PIDFDID=");
-            variable.set(value);
-            let text = CStr::from_bytes_until_nul(&variable.text).expect("a NUL");
-            assert_eq!(text.to_str(), Ok(format!("LISTEN_PIDFDID={value}").as_str()));
-        }
-    }
 
     #[test]
     fn without_close_range_descriptors_are_closed_by_hand() {

@@ -5,6 +5,7 @@
 pub mod child;
 pub mod fd;
 pub mod identity;
+mod image;
 pub mod inherited;
 pub mod notify;
 pub mod process;
