@@ -92,6 +92,17 @@ fn listen_fds_is_set_for_the_worker_itself() {
     wrapper.stop();
 }
 
+/// Newer sd_listen_fds(3) compares it too, so that it must be right or missing.
+#[test]
+fn listen_pidfdid_is_the_workers_own_if_it_is_there() {
+    let scene = Scene::new();
+    let check = "import os, sys
+given = os.environ.get('LISTEN_PIDFDID')
+sys.exit(given is not None and int(given) != os.fstat(os.pidfd_open(os.getpid())).st_ino)";
+    let mut wrapper = scene.start_command(&quick(&[]), &["python3", "-c", check]);
+    assert_eq!(wrapper.exit_status(), 0);
+}
+
 #[test]
 fn what_was_meant_for_us_is_not_passed_on() {
     let scene = Scene::of(DUMP);
@@ -118,7 +129,8 @@ fn what_was_meant_for_us_is_not_passed_on() {
     assert_eq!(environment(&seen, "GRACEFUL_RUN_GENERATION"), Some("1"));
     assert_ne!(environment(&seen, "NOTIFY_SOCKET"), Some("/nonexistent/notify"));
     assert_ne!(environment(&seen, "READY_FD"), Some("66"));
-    for name in ["LISTEN_PIDFDID", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+    assert_ne!(environment(&seen, "LISTEN_PIDFDID"), Some("9"));
+    for name in ["WATCHDOG_USEC", "WATCHDOG_PID"] {
         assert_eq!(environment(&seen, name), None, "{name}");
     }
     wrapper.stop();
