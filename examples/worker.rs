@@ -137,9 +137,10 @@ fn request(
     loop {
         if let Some(end) = unread.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&unread[..end]).into_owned();
-            let length = head.to_ascii_lowercase().lines().find_map(|line| {
-                line.strip_prefix("content-length:")?.trim().parse::<usize>().ok()
-            });
+            let length = head
+                .to_ascii_lowercase()
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
             let end = end + 4 + length.unwrap_or(0);
             if unread.len() >= end {
                 unread.drain(..end);

@@ -280,8 +280,7 @@ fn barrier() -> io::Result<()> {
         None => UnixAddr::new(path.as_str())?,
     };
     let (mut read, write) = io::pipe()?;
-    let socket =
-        socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     let fds = [write.as_raw_fd()];
     let message = [io::IoSlice::new(b"BARRIER=1")];
     let control = [ControlMessage::ScmRights(&fds)];
@@ -302,9 +301,8 @@ fn write_ready_fd(bytes: &[u8]) -> io::Result<()> {
 /// All that a process can see of what it was given.
 fn dump() -> serde_json::Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let link = |path: &Path| {
-        std::fs::read_link(path).map(|target| target.to_string_lossy().into_owned()).ok()
-    };
+    let link =
+        |path: &Path| std::fs::read_link(path).map(|target| target.to_string_lossy().into_owned()).ok();
     let mut fds = BTreeMap::new();
     let names: Vec<_> = std::fs::read_dir("/proc/self/fd")
         .map(|dir| dir.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()))
