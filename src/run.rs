@@ -42,6 +42,8 @@ struct Run {
     /// What each generation was first started from.
     readings: BTreeMap<Generation, Reading>,
     watcher: Watcher,
+    /// Where notify sockets lie; after the watcher, which holds some.
+    directory: ack::Directory,
     pid_file: Option<PidFile>,
     /// Events that actions brought about; they go before what the threads send.
     soon: VecDeque<Event>,
@@ -81,11 +83,15 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     for listener in listeners.iter() {
         info!("listening on {} ({})", listener.address(), listener.name());
     }
+    if config.signals.ignores(Signal::SIGHUP) && inherited::ignored(Signal::SIGHUP as i32) {
+        info!("HUP stays ignored, as we were started (nohup): upgrade with USR2, or say --on HUP=upgrade");
+    }
     // A directory of ours would keep its file system busy.
     std::env::set_current_dir("/").map_err(|error| Error::cannot("enter /", reason(&error)))?;
     if let Err(errno) = process::become_subreaper() {
         warn!("cannot adopt what workers leave behind: {errno}");
     }
+    let directory = ack::Directory::new(&around.environment, identity.is_some());
     let (inputs, watcher) = inputs::start(&config.signals)?;
     let books = Books::new(
         config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default(),
@@ -98,6 +104,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         books,
         readings: BTreeMap::new(),
         watcher,
+        directory,
         pid_file,
         soon: VecDeque::from([Event::Tick]),
         ending: None,
@@ -274,7 +281,7 @@ impl Run {
             refusal: Refusal::Other,
             message: format!("cannot make the ack channels: {}", reason(&error)),
         };
-        let channels = self.config.acks.open(self.common.ready_fd()).map_err(no_channels)?;
+        let channels = self.config.acks.open(&self.directory, self.common.ready_fd()).map_err(no_channels)?;
         let launch = self.common.worker(&reading, &channels, generation, slot)?;
         let started = child::spawn(&launch).map_err(|error| refused(&error, &reading))?;
         info!(

@@ -100,6 +100,11 @@ impl Table {
         self.rows.keys().copied()
     }
 
+    /// Whether `signal` means nothing.
+    pub fn ignores(&self, signal: Signal) -> bool {
+        self.rows.get(&signal) == Some(&Meaning::Ignore)
+    }
+
     /// What the core is asked for when `signal` arrives. `shared` says that the
     /// workers share our terminal's foreground group: what the terminal sends it
     /// has sent to them as well.

@@ -336,6 +336,48 @@ fn a_reader_of_the_old_generation_cannot_ack_for_the_new_one() {
 }
 
 #[test]
+fn one_that_acks_and_dies_never_pushes_out_one_that_serves() {
+    let scene = Scene::of("send READY=1\nexit 3");
+    scene.script("1", SERVER);
+    let (wrapper, address) = first(&scene, &["--soak", "500ms"]);
+    for generation in 2..22 {
+        wrapper.signal(Signal::SIGHUP);
+        wrapper.log.wait(&says::failed(generation));
+        assert!(who(&address).starts_with("g1 "));
+    }
+    assert_eq!(scene.log.count("g1 s0 worker TERM"), 0);
+    wrapper.stop();
+}
+
+/// However two requests fall together, the last of them is followed by a whole generation.
+#[test]
+fn the_last_request_always_gets_its_generation() {
+    let scene = Scene::of(SERVER);
+    let (wrapper, address) = first(&scene, &[]);
+    let newest = || scene.log.count("worker serving");
+    for round in 0..20_usize {
+        let before = newest();
+        wrapper.signal(Signal::SIGHUP);
+        for _ in 0..round * 20 {
+            std::thread::yield_now();
+        }
+        wrapper.signal(Signal::SIGHUP);
+        until("no new generation", || newest() > before);
+    }
+    // What comes now is asked for after all of them: at most one was kept.
+    let before = newest();
+    wrapper.signal(Signal::SIGHUP);
+    until("no new generation", || newest() > before);
+    let started = u32::try_from(newest()).unwrap();
+    assert!(started <= 42, "{started} generations for 41 requests");
+    wrapper.log.wait(&says::ready(started));
+    assert!(who(&address).starts_with('g'));
+    wrapper.stop();
+    let terms = scene.log.count("worker TERM");
+    assert_eq!(terms, newest(), "every generation serves, and is asked to leave once");
+}
+
+#[test]
 fn max_draining_ends_the_oldest_first() {
     let scene = Scene::of("ignore-term\nserve\nready notify\n");
     let args = ["--max-draining", "1", "--stop-timeout", "0"];

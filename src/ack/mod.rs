@@ -5,6 +5,7 @@
 //! sent it and no other, and a late one is nobody's.
 
 pub mod accepting;
+mod directory;
 pub mod notify;
 mod watcher;
 
@@ -15,6 +16,7 @@ use nix::unistd::pipe2;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+pub use directory::Directory;
 pub use watcher::{Heard, Watcher, Worker};
 
 /// The channels that a worker is given.
@@ -44,8 +46,8 @@ impl Acks {
     ///
     /// # Errors
     /// When the system has no descriptor to spare.
-    pub fn open(&self, number: RawFd) -> io::Result<Channels> {
-        let notify = if self.notify { Some(NotifySocket::new()?) } else { None };
+    pub fn open(&self, directory: &Directory, number: RawFd) -> io::Result<Channels> {
+        let notify = if self.notify { Some(directory.socket()?) } else { None };
         let pipe = match self.fd {
             true => {
                 let (read, write) = pipe2(OFlag::O_CLOEXEC)?;

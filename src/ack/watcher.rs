@@ -214,12 +214,12 @@ fn read_notify(socket: &NotifySocket, worker: Worker, heard: &mut Vec<Heard>) ->
     ready
 }
 
+/// A worker's own process speaks for it as whatever user it has become. One that
+/// has gone is known by its user alone.
 fn speaks_for(pid: i32, uid: u32, worker: Worker) -> bool {
     let (pid, uid) = (Pid::from_raw(pid), Uid::from_raw(uid));
-    if uid != worker.uid && !uid.is_root() && uid != Uid::effective() || pid.as_raw() <= 0 {
-        return false;
-    }
-    worker.family.has(pid) || kill(pid, None) == Err(Errno::ESRCH)
+    let known = uid == worker.uid || uid.is_root() || uid == Uid::effective();
+    pid.as_raw() > 0 && (worker.family.has(pid) || known && kill(pid, None) == Err(Errno::ESRCH))
 }
 
 /// s6's protocol: a newline means ready, whatever stands before or after it.

@@ -1,12 +1,16 @@
 //! The receiving end of sd_notify(3): a datagram socket, one for each start of
 //! a worker, so that a message is known by the socket that it came through.
 //!
-//! The address is abstract: there is no file to make, to permit or to leave
-//! behind, and 128 random bits keep strangers from guessing it.
+//! The address is a path, because common clients know no other (the crate
+//! sd-notify, ruby-sd-notify). Where there is no directory for it, it is
+//! abstract, with 128 random bits that keep strangers from guessing it.
 
+use std::fs;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use libc::{c_int, c_uint};
 use nix::errno::Errno;
@@ -34,6 +38,7 @@ const CONTROL_WORDS: usize = {
 pub struct NotifySocket {
     socket: OwnedFd,
     address: String,
+    path: Option<PathBuf>,
 }
 
 /// What somebody sent.
@@ -53,21 +58,31 @@ pub struct Datagram {
 }
 
 impl NotifySocket {
-    /// Binds a new socket; close-on-exec and non-blocking.
+    /// Binds a new socket to an abstract address; close-on-exec and non-blocking.
     ///
     /// # Errors
     /// EMFILE and its kin; EADDRINUSE does not happen.
     pub fn new() -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
-        // Before the address exists, so that no message comes without.
-        setsockopt(&socket, sockopt::PassCred, &true)?;
-        let name = format!("graceful-run/{:032x}", u128::from_ne_bytes(random()?));
-        bind(socket.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes())?)?;
-        Ok(NotifySocket { socket, address: format!("@{name}") })
+        let name = format!("graceful-run/{:032x}", random()?);
+        let address = UnixAddr::new_abstract(name.as_bytes())?;
+        Ok(NotifySocket { socket: bound(&address)?, address: format!("@{name}"), path: None })
     }
 
-    /// For `NOTIFY_SOCKET`, where `@` stands for the NUL of an abstract address.
+    /// Binds a new socket to `path`, which goes with it. Everybody may send: a
+    /// worker may have given up its user by then, and who counts is decided by
+    /// the sender's pid.
+    ///
+    /// # Errors
+    /// EADDRINUSE where something is; ENAMETOOLONG beyond 107 bytes.
+    pub fn at(path: PathBuf) -> io::Result<Self> {
+        let socket = bound(&UnixAddr::new(&path)?)?;
+        let address = path.to_string_lossy().into_owned();
+        let socket = NotifySocket { socket, address, path: Some(path.clone()) };
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+        Ok(socket)
+    }
+
+    /// For `NOTIFY_SOCKET`: a path, or `@` for the NUL of an abstract address.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -110,6 +125,23 @@ impl NotifySocket {
         let text = text.get(..length).filter(|_| whole).unwrap_or_default().to_vec();
         Ok(Some(Datagram { pid, uid, text, fds }))
     }
+}
+
+impl Drop for NotifySocket {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn bound(address: &UnixAddr) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    // Before the address exists, so that no message comes without.
+    setsockopt(&socket, sockopt::PassCred, &true)?;
+    bind(socket.as_raw_fd(), address)?;
+    Ok(socket)
 }
 
 impl AsFd for NotifySocket {
@@ -155,13 +187,16 @@ unsafe fn take_control(header: &libc::msghdr) -> (Option<libc::ucred>, Vec<Owned
 }
 
 /// 128 bits from getrandom(2).
-fn random() -> io::Result<[u8; 16]> {
+///
+/// # Errors
+/// None that the kernel documents for so few.
+pub fn random() -> io::Result<u128> {
     let mut bytes = [0; 16];
     loop {
         // SAFETY: the buffer is as long as said. Up to 256 bytes come whole.
         let result = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
         match Errno::result(result) {
-            Ok(_) => return Ok(bytes),
+            Ok(_) => return Ok(u128::from_ne_bytes(bytes)),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -117,6 +117,10 @@ impl Puppet {
                 self.say("ready");
             }
             "send" => notify(rest.replace("\\n", "\n").as_bytes())?,
+            "send-long" => notify(format!("READY=1\n{}", "X=1\n".repeat(2000)).as_bytes())?,
+            "send-fds" => (0..rest.parse::<u32>().unwrap_or(1)).try_for_each(|_| send_fds())?,
+            "flood" => (0..rest.parse::<u32>().unwrap_or(1))
+                .try_for_each(|_| notify(b"STATUS=a flood"))?,
             "barrier" => {
                 barrier()?;
                 self.say("barrier done");
@@ -273,20 +277,29 @@ fn notify(message: &[u8]) -> io::Result<()> {
 /// sd_notify_barrier(3): done when the receiver has closed the fd, that is after whatever was
 /// sent before.
 fn barrier() -> io::Result<()> {
+    let (mut read, write) = io::pipe()?;
+    notify_with_fds(b"BARRIER=1", &[write.as_raw_fd()])?;
+    drop(write);
+    read.read(&mut [0]).map(drop)
+}
+
+/// As many descriptors as one message can carry.
+fn send_fds() -> io::Result<()> {
+    notify_with_fds(b"FDSTORE=1\nFDNAME=bomb", &[2; 253])
+}
+
+fn notify_with_fds(message: &[u8], fds: &[i32]) -> io::Result<()> {
     use nix::sys::socket::*;
     let path = variable("NOTIFY_SOCKET");
     let address = match path.strip_prefix('@') {
         Some(name) => UnixAddr::new_abstract(name.as_bytes())?,
         None => UnixAddr::new(path.as_str())?,
     };
-    let (mut read, write) = io::pipe()?;
     let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    let fds = [write.as_raw_fd()];
-    let message = [io::IoSlice::new(b"BARRIER=1")];
-    let control = [ControlMessage::ScmRights(&fds)];
+    let message = [io::IoSlice::new(message)];
+    let control = [ControlMessage::ScmRights(fds)];
     sendmsg(socket.as_raw_fd(), &message, &control, MsgFlags::empty(), Some(&address))?;
-    drop(write);
-    read.read(&mut [0]).map(drop)
+    Ok(())
 }
 
 fn ready_fd() -> io::Result<i32> {

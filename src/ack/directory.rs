@@ -1,0 +1,127 @@
+//! Where the notify sockets lie: a directory of our own that nobody else can
+//! list, and that every user can pass through, since a worker may run as any.
+
+use crate::sys::notify::{NotifySocket, random};
+use std::cell::{Cell, RefCell};
+use std::env::split_paths;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// sockaddr_un holds 107 bytes; a socket's own name takes a slash and a number.
+const LONGEST: usize = 107 - 11;
+
+/// The directory, made for the first socket; it goes with us.
+#[derive(Debug)]
+pub struct Directory {
+    places: Vec<PathBuf>,
+    made: RefCell<Option<PathBuf>>,
+    /// Numbers are never used twice: a late message to a socket that has gone
+    /// reaches no other.
+    next: Cell<u32>,
+}
+
+impl Directory {
+    /// It will be in the first place that has room for it: RUNTIME_DIRECTORY,
+    /// XDG_RUNTIME_DIR (unless workers are `foreign`, another user who cannot pass
+    /// it), /run, /tmp. Where none has, sockets are abstract.
+    pub fn new(environment: &[(OsString, OsString)], foreign: bool) -> Directory {
+        let variable = |name: &str| {
+            environment
+                .iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value.clone())
+                .unwrap_or_default()
+        };
+        let user = if foreign { OsString::new() } else { variable("XDG_RUNTIME_DIR") };
+        let places = split_paths(&variable("RUNTIME_DIRECTORY"))
+            .chain(split_paths(&user))
+            .chain(["/run".into(), "/tmp".into()])
+            .filter(|place| place.is_absolute())
+            .collect();
+        Directory { places, made: RefCell::new(None), next: Cell::new(0) }
+    }
+
+    /// A socket for one start.
+    ///
+    /// # Errors
+    /// When there is no descriptor to spare.
+    pub fn socket(&self) -> io::Result<NotifySocket> {
+        let number = self.next.replace(self.next.get().wrapping_add(1)).to_string();
+        // Cleaners of /tmp may have taken it away since the last start.
+        let made = self.made.take().filter(|path| path.is_dir());
+        let path = made.or_else(|| self.places.iter().find_map(|place| make_in(place).ok()));
+        self.made.replace(path.clone());
+        match path {
+            Some(path) => NotifySocket::at(path.join(number)),
+            None => NotifySocket::new(),
+        }
+    }
+}
+
+fn make_in(place: &Path) -> io::Result<PathBuf> {
+    let name = format!("graceful-run-{}-{:08x}", std::process::id(), random()? as u32);
+    let path = place.join(name);
+    if path.as_os_str().len() > LONGEST {
+        return Err(io::ErrorKind::InvalidFilename.into());
+    }
+    DirBuilder::new().mode(0o711).create(&path)?;
+    // Whatever our umask is.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o711))
+        .inspect_err(|_| drop(fs::remove_dir(&path)))?;
+    Ok(path)
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Some(path) = self.made.take() {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_takes_the_place_that_we_were_given_and_leaves_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let environment = [("RUNTIME_DIRECTORY".into(), place.path().into())];
+        let directory = Directory::new(&environment, true);
+        let [one, two] = [(); 2].map(|()| directory.socket().unwrap());
+        assert!(one.address().starts_with(place.path().to_str().unwrap()), "{}", one.address());
+        assert_ne!(one.address(), two.address());
+        drop((one, two, directory));
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn without_a_place_sockets_are_abstract() {
+        let mut directory = Directory::new(&[], false);
+        directory.places = vec!["/nowhere".into()];
+        let socket = directory.socket().unwrap();
+        assert!(socket.address().starts_with('@'));
+    }
+
+    #[test]
+    fn one_that_was_cleaned_away_is_made_anew() {
+        let place = tempfile::tempdir().unwrap();
+        let environment = [("RUNTIME_DIRECTORY".into(), place.path().into())];
+        let directory = Directory::new(&environment, false);
+        drop(directory.socket().unwrap());
+        fs::remove_dir_all(directory.made.borrow().as_ref().unwrap()).unwrap();
+        assert!(Path::new(directory.socket().unwrap().address()).starts_with(place.path()));
+    }
+
+    #[test]
+    fn a_place_whose_name_is_too_long_is_passed_over() {
+        let place = tempfile::tempdir().unwrap();
+        let long = place.path().join("x".repeat(100));
+        fs::create_dir(&long).unwrap();
+        assert!(make_in(&long).is_err());
+        assert_eq!(fs::read_dir(long).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,127 @@
+//! A constant load on one address, and what came of it.
+//!
+//! Contract: each client opens a connection for every request, as a server's
+//! shutdown is allowed to close an idle one, and never retries. The test that
+//! owns the [`Load`] counts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::client::{Connection, Failure, Target};
+
+/// Clients at a time.
+const CLIENTS: usize = 4;
+
+/// What a server of ours answers: its generation and its supervisor's pid.
+type Answer = (u64, u32);
+
+/// Clients at work.
+pub struct Load {
+    finish: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<()>>,
+    outcomes: Receiver<Result<Answer, Failure>>,
+    supervisor: u32,
+    /// Requests that were answered whole.
+    pub ok: u64,
+    /// Requests that failed, by how.
+    pub failures: BTreeMap<Failure, u64>,
+}
+
+impl Load {
+    /// Starts the clients. Every reply must name this supervisor.
+    pub fn on(target: Target, supervisor: u32) -> Self {
+        let finish = Arc::new(AtomicBool::new(false));
+        let (sender, outcomes) = channel();
+        let clients = (0..CLIENTS)
+            .map(|_| {
+                let (target, sender, finish) = (target.clone(), sender.clone(), Arc::clone(&finish));
+                thread::spawn(move || request_until(&finish, &target, &sender))
+            })
+            .collect();
+        Load { finish, clients, outcomes, supervisor, ok: 0, failures: BTreeMap::new() }
+    }
+
+    /// Waits for `wanted` replies of generation `from` or a later one; returns
+    /// the newest generation that has answered.
+    pub fn await_replies(&mut self, from: u64, wanted: u32, limit: Duration) -> Result<u64, String> {
+        let deadline = Instant::now() + limit;
+        let mut seen = 0;
+        let mut newest = 0;
+        while seen < wanted {
+            match self.outcomes.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(outcome) => {
+                    if let Some(generation) = self.enter(outcome)?.filter(|generation| *generation >= from) {
+                        seen += 1;
+                        newest = newest.max(generation);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    return Err(format!(
+                        "only {seen} of {wanted} replies came from generation {from} or later in {limit:?}; \
+                         {} answered in all, failed: {:?}",
+                        self.ok, self.failures
+                    ));
+                }
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Lets each client end its request, and counts the rest.
+    pub fn finish(&mut self) -> Result<(), String> {
+        self.finish.store(true, Ordering::SeqCst);
+        for client in self.clients.drain(..) {
+            client.join().map_err(|_| "a client panicked".to_owned())?;
+        }
+        while let Ok(outcome) = self.outcomes.try_recv() {
+            self.enter(outcome)?;
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, outcome: Result<Answer, Failure>) -> Result<Option<u64>, String> {
+        match outcome {
+            Ok((generation, supervisor)) if supervisor == self.supervisor => {
+                self.ok += 1;
+                Ok(Some(generation))
+            }
+            Ok((generation, supervisor)) => Err(format!(
+                "generation {generation} was told that {supervisor} supervises it, not {}",
+                self.supervisor
+            )),
+            Err(failure) => {
+                *self.failures.entry(failure).or_default() += 1;
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.finish.store(true, Ordering::SeqCst);
+    }
+}
+
+fn request_until(finish: &AtomicBool, target: &Target, outcomes: &Sender<Result<Answer, Failure>>) {
+    while !finish.load(Ordering::SeqCst) {
+        let outcome = Connection::open(target).and_then(|mut connection| {
+            let reply = connection.get("/", true)?;
+            answer(&reply.body).filter(|_| reply.status == 200).ok_or(Failure::BadBody)
+        });
+        if outcomes.send(outcome).is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads `generation G supervisor P`.
+fn answer(body: &str) -> Option<Answer> {
+    let rest = body.trim_end().strip_prefix("generation ")?;
+    let (generation, supervisor) = rest.split_once(" supervisor ")?;
+    Some((generation.parse().ok()?, supervisor.parse().ok()?))
+}

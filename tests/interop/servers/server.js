@@ -1,0 +1,16 @@
+// Plain node: listens on the descriptor that it was handed and, on TERM, stops
+// accepting and lets what is in flight end.
+const http = require('http');
+
+const body = `generation ${process.env.GRACEFUL_RUN_GENERATION} supervisor ${process.env.GRACEFUL_RUN_PID}\n`;
+let closing = false;
+const server = http.createServer((request, response) => {
+  if (closing) response.setHeader('Connection', 'close');
+  response.setHeader('Content-Length', Buffer.byteLength(body));
+  response.end(body);
+});
+process.on('SIGTERM', () => {
+  closing = true;
+  server.close();
+});
+server.listen({ fd: 3 });
