@@ -342,7 +342,7 @@ os.execv(sys.argv[1], sys.argv[1:])";
     drop(direct);
 
     let mut wrapped = vec![common::binary().to_str().unwrap().to_owned()];
-    wrapped.extend(quick(&["--"]).iter().map(|arg| (*arg).to_owned()));
+    wrapped.extend(quick(&["--stop-timeout", "100ms", "--"]).iter().map(|arg| (*arg).to_owned()));
     wrapped.extend(scene.puppet());
     let wrapper = run(&wrapped);
     scene.log.wait("g1 s0 worker dumped");
@@ -359,11 +359,11 @@ os.execv(sys.argv[1], sys.argv[1:])";
     assert_eq!(ignored(&seen).unwrap() | chld, ignored(&expected).unwrap() | chld);
     assert_eq!(seen["limits"], expected["limits"]);
     assert_eq!(seen["status"]["Cpus_allowed"], expected["status"]["Cpus_allowed"]);
-    // TERM is blocked in the launcher, but ours to handle. The worker has it blocked still.
+    // TERM, which the launcher blocked, is ours to handle all the same; the worker still has it
+    // blocked, and has to be killed.
     let mut wrapper = wrapper;
     wrapper.signal(Signal::SIGTERM);
-    scene.clear();
-    let _ = wrapper.exit_status();
+    assert_eq!(wrapper.exit_status(), 137);
 }
 
 #[test]

@@ -329,6 +329,12 @@ impl Scene {
         until(&format!("process {pid} is still there"), || !self.processes().contains(&pid));
     }
 
+    /// For a wrapper that was killed: it could not take its own files with it.
+    pub fn forget_files(&self) {
+        fs::remove_dir_all(self.run()).expect("remove run");
+        fs::create_dir(self.run()).expect("a directory");
+    }
+
     /// Ends what the scene started, one by one.
     pub fn clear(&self) {
         until("processes that KILL does not end", || {

@@ -119,8 +119,7 @@ impl Puppet {
             "send" => notify(rest.replace("\\n", "\n").as_bytes())?,
             "send-long" => notify(format!("READY=1\n{}", "X=1\n".repeat(2000)).as_bytes())?,
             "send-fds" => (0..rest.parse::<u32>().unwrap_or(1)).try_for_each(|_| send_fds())?,
-            "flood" => (0..rest.parse::<u32>().unwrap_or(1))
-                .try_for_each(|_| notify(b"STATUS=a flood"))?,
+            "flood" => (0..rest.parse::<u32>().unwrap_or(1)).try_for_each(|_| notify(b"STATUS=a flood"))?,
             "barrier" => {
                 barrier()?;
                 self.say("barrier done");
