@@ -14,6 +14,8 @@ use socket2::Socket;
 use std::io::{self, PipeReader, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 /// On TERM, a connection that has had answers may ask once more for this long: its client may
@@ -33,7 +35,7 @@ pub(crate) fn main() -> io::Result<()> {
     // Nobody reads this pipe: one byte in it, and every poll sees it for good.
     let (stop, on_term) = io::pipe()?;
     signal_hook::low_level::pipe::register(signal_hook::consts::SIGTERM, on_term)?;
-    sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
+    notify(b"READY=1")?;
     std::thread::scope(|connections| {
         loop {
             let fds = sockets.iter().map(AsFd::as_fd);
@@ -62,6 +64,16 @@ fn inherited() -> io::Result<Vec<Socket>> {
     let sockets: Vec<_> = fds.map(|fd| unsafe { Socket::from_raw_fd(fd) }).collect();
     sockets.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
     Ok(sockets)
+}
+
+/// Sends `state` to the supervisor, if it listens: `@` stands for the abstract namespace.
+fn notify(state: &[u8]) -> io::Result<()> {
+    let Ok(path) = std::env::var("NOTIFY_SOCKET") else { return Ok(()) };
+    let address = match path.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(&path)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(state, &address).map(drop)
 }
 
 /// Waits until one of `fds` can be read, or for `limit`, and says which can.
@@ -125,9 +137,10 @@ fn request(
     loop {
         if let Some(end) = unread.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&unread[..end]).into_owned();
-            let length = head.to_ascii_lowercase().lines().find_map(|line| {
-                line.strip_prefix("content-length:")?.trim().parse::<usize>().ok()
-            });
+            let length = head
+                .to_ascii_lowercase()
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
             let end = end + 4 + length.unwrap_or(0);
             if unread.len() >= end {
                 unread.drain(..end);

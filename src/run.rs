@@ -17,7 +17,7 @@ use crate::listener::{Listeners, Upstream};
 use crate::pid_file::PidFile;
 use crate::sys::identity::identity;
 use crate::sys::tree::Family;
-use crate::sys::{child, fd, inherited, process};
+use crate::sys::{child, fd, inherited, memory, process};
 use crate::{inputs, report, upward};
 use crossbeam_channel::Receiver;
 use log::{debug, info, warn};
@@ -391,6 +391,7 @@ impl Run {
                     warn!("cannot write the pid file: {}", reason(&error));
                 }
                 upward::ready(&format!("{generation} serves"));
+                memory::let_go_of_text();
             }
             Report::UpgradeStarted { to, .. } => upward::reloading(&format!("{to} starts")),
             Report::UpgradeDone { to, .. } => {

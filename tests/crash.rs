@@ -120,6 +120,7 @@ fn on_death_keep_leaves_the_workers_serving() {
     assert!(!scene.log.has("worker TERM"));
     kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
     scene.wait_gone(worker);
+    scene.forget_files();
 }
 
 #[test]
@@ -133,6 +134,7 @@ fn workers_are_kept_by_default() {
     assert!(who(&address).starts_with("g1 "));
     kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
     scene.wait_gone(worker);
+    scene.forget_files();
 }
 
 #[test]
@@ -144,6 +146,7 @@ fn on_death_term_ends_the_workers() {
     wrapper.signal(Signal::SIGKILL);
     assert_eq!(wrapper.exit_status(), -9);
     scene.log.wait("g2 s0 worker TERM");
+    scene.forget_files();
 }
 
 #[test]

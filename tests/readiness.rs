@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{SERVER, Scene, Signal, Wrapper, quick, says};
+use common::{SERVER, Scene, Signal, Wrapper, quick, says, until};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
@@ -160,6 +160,34 @@ fn a_barrier_is_closed_after_what_came_before() {
 }
 
 #[test]
+fn a_message_that_is_too_long_is_no_ack() {
+    does_not_ack("notify", "send-long");
+}
+
+#[test]
+fn descriptors_in_a_message_are_closed() {
+    let scene = Scene::of("count-signals\nready notify\nwait go\nsend-fds 300\nbarrier");
+    let wrapper = scene.ready(&["--ack", "notify"]);
+    let before = wrapper.fd_count();
+    scene.release("go", 1);
+    scene.log.wait("worker barrier done");
+    until("descriptors are left", || wrapper.fd_count() <= before);
+    wrapper.stop();
+}
+
+#[test]
+fn a_flood_from_the_old_generation_does_not_hold_up_the_new_one() {
+    let scene = Scene::of(SERVER);
+    scene.script("1", "count-signals\nserve\nready notify\nsay flooding\nflood 100000000");
+    let wrapper = scene.ready(&["--ack", "notify"]);
+    scene.log.wait("g1 s0 worker flooding");
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::ready(2));
+    wrapper.log.wait(&says::exited(1, 0));
+    wrapper.stop();
+}
+
+#[test]
 fn extend_timeout_extends_the_time_for_the_ack() {
     let scene = Scene::of("send EXTEND_TIMEOUT_USEC=50000000\nsay up\nwait ack\nready notify");
     let wrapper = scene.start(&quick(&["--ack", "notify,exec:false", "--ack-timeout", "400ms"]));
@@ -226,7 +254,7 @@ fn accepting_is_seen_from_outside() {
         for ack in ["accepting", "auto"] {
             let scene = Scene::new();
             let wrapper = python(&scene, &["--ack", ack, "--ack-timeout", "50s"], code);
-            let line = wrapper.log.wait(&says::ready(1));
+            let line = wrapper.log.wait(&says::ready_by(1, ""));
             assert!(line.contains("(accepting"), "{name}, --ack {ack}: {line}");
             wrapper.stop();
         }

@@ -50,7 +50,7 @@ impl Family {
     /// What the worker, now gone, has left to us: live children of ours that
     /// belong to it. `others` are the workers that we know.
     pub fn orphans(&self, others: &[Pid]) -> Vec<Pid> {
-        children(self.supervisor)
+        our_children(self.supervisor)
             .into_iter()
             .filter(|pid| !others.contains(pid) && is_live(*pid) && self.left_behind(*pid))
             .collect()
@@ -108,6 +108,15 @@ pub fn descendants(pid: Pid) -> Vec<Pid> {
         found.extend(new.collect::<Vec<_>>());
     }
     found
+}
+
+/// Our own children. Only our main thread forks, and orphans are given to it as
+/// the first that lives, so its list is all of them.
+fn our_children(supervisor: Pid) -> Vec<Pid> {
+    match fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")) {
+        Ok(text) => text.split_whitespace().filter_map(parse_pid).collect(),
+        Err(_) => children(supervisor),
+    }
 }
 
 /// From `/proc/PID/task/*/children`; None where the kernel was built without

@@ -37,11 +37,10 @@ const MARK: &str = "GRACEFUL_RUN_TEST_SCENE";
 /// Answers on its listener, counts its signals, acks.
 pub const SERVER: &str = "count-signals\nserve\nready notify\n";
 
-/// One listener, and no waiting that a test would have to wait for too.
-pub const QUICK: [&str; 4] = ["-b", "127.0.0.1:0", "--soak", "1ms"];
-
+/// One listener, and, unless `args` say otherwise, no soak that a test would have to wait for.
 pub fn quick<'a>(args: &[&'a str]) -> Vec<&'a str> {
-    QUICK.iter().chain(args).copied().collect()
+    let soak: &[&str] = if args.contains(&"--soak") { &[] } else { &["--soak", "1ms"] };
+    [&["-b", "127.0.0.1:0"], soak, args].concat()
 }
 
 pub fn binary() -> &'static Path {
@@ -82,7 +81,19 @@ pub fn matches(pattern: &str, line: &str) -> bool {
 
 /// Lines that a thread collects and tests wait for.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<(Mutex<(Vec<String>, bool)>, Condvar)>);
+pub struct Lines(Arc<Said>);
+
+#[derive(Default)]
+struct Said {
+    text: Mutex<Text>,
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct Text {
+    lines: Vec<String>,
+    over: bool,
+}
 
 impl Lines {
     fn collect(name: &'static str, from: impl Read + Send + 'static) -> Self {
@@ -97,17 +108,17 @@ impl Lines {
                 if std::env::var_os("SCENE_TRACE").is_some() {
                     let _ = writeln!(std::io::stdout(), "{name}: {text}");
                 }
-                ours.0.0.lock().unwrap().0.push(text);
-                ours.0.1.notify_all();
+                ours.0.text.lock().unwrap().lines.push(text);
+                ours.0.news.notify_all();
             }
-            ours.0.0.lock().unwrap().1 = true;
-            ours.0.1.notify_all();
+            ours.0.text.lock().unwrap().over = true;
+            ours.0.news.notify_all();
         });
         lines
     }
 
     pub fn all(&self) -> Vec<String> {
-        self.0.0.lock().unwrap().0.clone()
+        self.0.text.lock().unwrap().lines.clone()
     }
 
     pub fn count(&self, pattern: &str) -> usize {
@@ -124,29 +135,26 @@ impl Lines {
     }
 
     pub fn wait_nth(&self, pattern: &str, n: usize) -> String {
-        let find = |lines: &[String]| {
-            lines.iter().filter(|line| matches(pattern, line)).nth(n - 1).cloned()
-        };
-        let (lock, news) = &*self.0;
-        let (lines, _) = news
-            .wait_timeout_while(lock.lock().unwrap(), WATCHDOG, |(lines, over)| {
-                find(lines).is_none() && !*over
+        let find = |lines: &[String]| lines.iter().filter(|line| matches(pattern, line)).nth(n - 1).cloned();
+        let Said { text, news } = &*self.0;
+        let (text, _) = news
+            .wait_timeout_while(text.lock().unwrap(), WATCHDOG, |text| {
+                find(&text.lines).is_none() && !text.over
             })
             .unwrap();
-        let found = find(&lines.0);
-        let all = lines.0.join("\n");
-        drop(lines);
+        let found = find(&text.lines);
+        let all = text.lines.join("\n");
+        drop(text);
         found.unwrap_or_else(|| panic!("nobody said {pattern:?} {n} time(s). All that was said:\n{all}"))
     }
 
     /// All lines, once the other side has closed.
     pub fn wait_end(&self) -> Vec<String> {
-        let (lock, news) = &*self.0;
-        let (lines, late) = news
-            .wait_timeout_while(lock.lock().unwrap(), WATCHDOG, |(_, over)| !*over)
-            .unwrap();
-        let all = lines.0.clone();
-        drop(lines);
+        let Said { text, news } = &*self.0;
+        let (text, late) =
+            news.wait_timeout_while(text.lock().unwrap(), WATCHDOG, |text| !text.over).unwrap();
+        let all = text.lines.clone();
+        drop(text);
         assert!(!late.timed_out(), "watchdog: the stream stays open:\n{}", all.join("\n"));
         all
     }
@@ -255,7 +263,7 @@ impl Scene {
         self.start_command(args, &command)
     }
 
-    /// [`start`](Self::start) with [`QUICK`], once the first generation is ready.
+    /// [`start`](Self::start) with [`quick`], once the first generation is ready.
     pub fn ready(&self, args: &[&str]) -> Wrapper {
         let wrapper = self.start(&quick(args));
         wrapper.log.wait(&says::ready(1));
@@ -306,9 +314,8 @@ impl Scene {
     pub fn processes(&self) -> Vec<i32> {
         let mark = format!("{MARK}={}", self.mark);
         let dir = self.arg("");
-        let has = |bytes: Vec<u8>, item: &str| {
-            bytes.split(|byte| *byte == 0).any(|bytes| bytes == item.as_bytes())
-        };
+        let has =
+            |bytes: Vec<u8>, item: &str| bytes.split(|byte| *byte == 0).any(|bytes| bytes == item.as_bytes());
         let pids = fs::read_dir("/proc").expect("/proc").flatten();
         pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
             .filter(|pid| {
@@ -320,6 +327,12 @@ impl Scene {
 
     pub fn wait_gone(&self, pid: i32) {
         until(&format!("process {pid} is still there"), || !self.processes().contains(&pid));
+    }
+
+    /// For a wrapper that was killed: it could not take its own files with it.
+    pub fn forget_files(&self) {
+        fs::remove_dir_all(self.run()).expect("remove run");
+        fs::create_dir(self.run()).expect("a directory");
     }
 
     /// Ends what the scene started, one by one.

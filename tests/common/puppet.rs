@@ -117,6 +117,9 @@ impl Puppet {
                 self.say("ready");
             }
             "send" => notify(rest.replace("\\n", "\n").as_bytes())?,
+            "send-long" => notify(format!("READY=1\n{}", "X=1\n".repeat(2000)).as_bytes())?,
+            "send-fds" => (0..rest.parse::<u32>().unwrap_or(1)).try_for_each(|_| send_fds())?,
+            "flood" => (0..rest.parse::<u32>().unwrap_or(1)).try_for_each(|_| notify(b"STATUS=a flood"))?,
             "barrier" => {
                 barrier()?;
                 self.say("barrier done");
@@ -128,6 +131,8 @@ impl Puppet {
             "exit" => exit(rest.parse().unwrap_or(0)),
             "abort-signal" => {
                 let signal: Signal = format!("SIG{rest}").parse()?;
+                // At the first SEGV, Rust's own handler only gives way to the default.
+                raise(signal)?;
                 raise(signal)?;
             }
             "ignore-term" => {
@@ -271,21 +276,29 @@ fn notify(message: &[u8]) -> io::Result<()> {
 /// sd_notify_barrier(3): done when the receiver has closed the fd, that is after whatever was
 /// sent before.
 fn barrier() -> io::Result<()> {
+    let (mut read, write) = io::pipe()?;
+    notify_with_fds(b"BARRIER=1", &[write.as_raw_fd()])?;
+    drop(write);
+    read.read(&mut [0]).map(drop)
+}
+
+/// As many descriptors as one message can carry.
+fn send_fds() -> io::Result<()> {
+    notify_with_fds(b"FDSTORE=1\nFDNAME=bomb", &[2; 253])
+}
+
+fn notify_with_fds(message: &[u8], fds: &[i32]) -> io::Result<()> {
     use nix::sys::socket::*;
     let path = variable("NOTIFY_SOCKET");
     let address = match path.strip_prefix('@') {
         Some(name) => UnixAddr::new_abstract(name.as_bytes())?,
         None => UnixAddr::new(path.as_str())?,
     };
-    let (mut read, write) = io::pipe()?;
-    let socket =
-        socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    let fds = [write.as_raw_fd()];
-    let message = [io::IoSlice::new(b"BARRIER=1")];
-    let control = [ControlMessage::ScmRights(&fds)];
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let message = [io::IoSlice::new(message)];
+    let control = [ControlMessage::ScmRights(fds)];
     sendmsg(socket.as_raw_fd(), &message, &control, MsgFlags::empty(), Some(&address))?;
-    drop(write);
-    read.read(&mut [0]).map(drop)
+    Ok(())
 }
 
 fn ready_fd() -> io::Result<i32> {
@@ -300,9 +313,8 @@ fn write_ready_fd(bytes: &[u8]) -> io::Result<()> {
 /// All that a process can see of what it was given.
 fn dump() -> serde_json::Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let link = |path: &Path| {
-        std::fs::read_link(path).map(|target| target.to_string_lossy().into_owned()).ok()
-    };
+    let link =
+        |path: &Path| std::fs::read_link(path).map(|target| target.to_string_lossy().into_owned()).ok();
     let mut fds = BTreeMap::new();
     let names: Vec<_> = std::fs::read_dir("/proc/self/fd")
         .map(|dir| dir.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()))

@@ -6,12 +6,12 @@ pub fn started(n: u32) -> String {
     format!("generation {n}: started pid ")
 }
 
-/// All of generation `n` is ready.
+/// Every worker of generation `n` is ready and has survived its soak: it serves.
 pub fn ready(n: u32) -> String {
-    format!("generation {n}: ready after ")
+    format!("generation {n}: serv")
 }
 
-/// Generation `n` is ready, by this kind of ack.
+/// A worker of generation `n` is ready, by this kind of ack.
 pub fn ready_by(n: u32, kind: &str) -> String {
     format!("generation {n}: ready after * ({kind}")
 }

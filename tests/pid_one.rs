@@ -1,0 +1,59 @@
+//! As PID 1, in a pid namespace of its own: reaps everything, and ends by itself.
+
+mod common;
+
+use common::{Scene, Signal, Wrapper, am_root, quick};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use std::process::Command;
+
+/// The launcher, and PID 1 itself as this namespace calls it. None where that is forbidden.
+fn first_process(scene: &Scene, args: &[&str]) -> Option<(Wrapper, Pid)> {
+    if !am_root() {
+        return None;
+    }
+    let mut command = scene.mark(Command::new("unshare"));
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(common::binary());
+    command.args(args).arg("--").args(scene.puppet());
+    let wrapper = scene.spawn(command);
+    scene.log.wait("worker ready");
+    let child = wrapper.children().first().expect("a child of unshare").0;
+    Some((wrapper, Pid::from_raw(child)))
+}
+
+#[test]
+fn pid_1_stops_and_gives_its_status() {
+    let scene = Scene::of("count-signals\nready notify");
+    let Some((mut wrapper, one)) = first_process(&scene, &quick(&[])) else { return };
+    kill(one, Signal::SIGTERM).unwrap();
+    assert_eq!(wrapper.exit_status(), 0);
+    assert_eq!(scene.log.count("worker TERM"), 1);
+}
+
+#[test]
+fn pid_1_reaps_what_it_never_started() {
+    let scene = Scene::of("count-signals\nready notify\nfork-orphans 20\nwait never");
+    scene.gate("brood");
+    let Some((mut wrapper, one)) = first_process(&scene, &quick(&[])) else { return };
+    scene.log.wait("worker orphans left");
+    let children = || {
+        let path = format!("/proc/{one}/task/{one}/children");
+        std::fs::read_to_string(path).unwrap_or_default().split_whitespace().count()
+    };
+    common::until("they are not adopted", || children() == 21);
+    scene.release("brood", 20);
+    common::until("zombies are left", || children() == 1);
+    kill(one, Signal::SIGTERM).unwrap();
+    assert_eq!(wrapper.exit_status(), 0);
+}
+
+#[test]
+fn pid_1_upgrades() {
+    let scene = Scene::of("count-signals\nready notify");
+    let Some((mut wrapper, one)) = first_process(&scene, &quick(&[])) else { return };
+    wrapper.log.wait(&common::says::ready(1));
+    kill(one, Signal::SIGHUP).unwrap();
+    scene.log.wait("g1 s0 worker TERM");
+    kill(one, Signal::SIGTERM).unwrap();
+    assert_eq!(wrapper.exit_status(), 0);
+}
