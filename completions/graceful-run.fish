@@ -18,6 +18,7 @@ complete -c graceful-run -l soak -d 'How long a new generation must live after i
 complete -c graceful-run -l surge -d 'Replace this many slots at a time instead of all together' -r
 complete -c graceful-run -l stop-signal -d 'Signal that asks a worker to stop; CONT follows it' -r
 complete -c graceful-run -l stop-timeout -d 'How long a worker may take to stop before it is killed; 0 is for ever' -r
+complete -c graceful-run -l max-draining -d 'Generations that may drain at a time; beyond that the oldest is killed' -r
 complete -c graceful-run -l on -d 'Change what a signal to us means; repeatable' -r
 complete -c graceful-run -l restart -d 'Whether a worker that ends by itself is started again' -r -f -a "always\t'Whatever its exit status'
 on-failure\t'Unless it exits with status 0'

@@ -35,7 +35,7 @@ pub struct Cli {
     /// `defer-accept=SECS`, `fastopen=N`, `rcvbuf=BYTES`, `sndbuf=BYTES` or
     /// `nodelay`. NAME goes to LISTEN_FDNAMES (default: socket0, socket1, ...).
     #[arg(short, long = "bind", value_name = "BIND", help_heading = "Sockets")]
-    pub bind: Vec<String>,
+    pub bind: Vec<OsString>,
 
     /// Number of workers, each in a slot 0..N-1
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1, help_heading = "Worker",
@@ -149,6 +149,11 @@ pub struct Cli {
     #[arg(long, value_name = "DUR", default_value = "30s", help_heading = "Stopping")]
     pub stop_timeout: String,
 
+    /// Generations that may drain at a time; beyond that the oldest is killed
+    #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Stopping",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_draining: u32,
+
     /// Change what a signal to us means; repeatable
     ///
     /// MEANING is `upgrade`, `stop`, `kill`, `hammer` (kill what drains),
@@ -188,7 +193,7 @@ pub struct Cli {
     pub log_format: LogFormat,
 
     /// The program and its arguments; no shell is involved
-    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
     pub command: Vec<OsString>,
 }
 

@@ -99,7 +99,7 @@ impl Config {
         if first.is_empty() {
             return Err(Error::Usage("COMMAND is empty".into()));
         }
-        let binds = cli.bind.iter().map(|bind| bind.parse()).collect::<Result<Vec<Bind>, Error>>()?;
+        let binds = cli.bind.iter().map(|text| bind(text)).collect::<Result<Vec<Bind>, Error>>()?;
         let (acks, readiness) = readiness(&cli.ack)?;
         let environment = Environment {
             clear: cli.clear_env,
@@ -122,6 +122,7 @@ impl Config {
                 surge: surge(&cli.surge)?,
                 stop_first: cli.stop_first,
                 stop_timeout: timeout("--stop-timeout", &cli.stop_timeout)?,
+                max_draining: cli.max_draining,
                 restart: match cli.restart {
                     cli::Restart::Always => Restart::Always,
                     cli::Restart::OnFailure => Restart::OnFailure,
@@ -150,6 +151,11 @@ impl Config {
             pid_file: cli.pid_file,
         })
     }
+}
+
+fn bind(text: &OsStr) -> Result<Bind, Error> {
+    let utf8 = text.to_str();
+    utf8.ok_or_else(|| invalid("--bind", &text.to_string_lossy(), "it is not UTF-8"))?.parse()
 }
 
 fn invalid(option: &str, value: &str, why: &str) -> Error {

@@ -42,8 +42,8 @@ pub fn log(report: &Report, books: &Books) {
             let worker = of(id);
             warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed, {} after it was asked to stop", length(after));
         }
-        Report::Gone { worker: id, exit: how, age, asked, ready, remains } => {
-            gone(&of(id), how, age, asked || ready, remains);
+        Report::Gone { worker: id, exit: how, age, asked, remains, .. } => {
+            gone(&of(id), how, age, asked, remains);
         }
         Report::NotStarted { worker: id, again, .. } => {
             let worker = of(id);
@@ -142,11 +142,11 @@ fn ready(worker: &Named, kind: AckKind, after: Duration) {
     }
 }
 
-fn gone(worker: &Named, exit: Exit, age: Duration, served: bool, remains: bool) {
+fn gone(worker: &Named, exit: Exit, age: Duration, asked: bool, remains: bool) {
     let (generation, pid) = (worker.generation.0, worker.pid);
     let left = match remains {
         // It looks like a server that went into the background.
-        true if exit == Exit::Code(0) && !served => {
+        true if exit == Exit::Code(0) && !asked => {
             "; it left processes behind: if it daemonises, run it in the foreground"
         }
         true => "; it left processes behind, they are asked to stop",

@@ -397,6 +397,7 @@ impl Run {
             Report::UpgradeDone { to, .. } => {
                 self.readings.retain(|&generation, _| generation >= to);
                 upward::ready(&format!("{to} serves"));
+                memory::let_go_of_text();
             }
             // What follows is STOPPING=1, the last word.
             Report::UpgradeFailed { why: Failure::Stopped, .. } => {}

@@ -24,6 +24,7 @@ fn policy() -> Policy {
         surge: None,
         stop_first: false,
         stop_timeout: Some(ms(30_000)),
+        max_draining: 8,
         restart: Restart::Always,
         stable: ms(30_000),
         retry_start: false,

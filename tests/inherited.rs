@@ -81,7 +81,7 @@ fn a_closed_descriptor_that_is_asked_for_is_named() {
     for (args, fd) in [
         (&["-b", "fd://9", "-b", "fd://3"][..], '3'),
         (&["-b", "fd://9", "-b", "fd://4"], '4'),
-        (&["-b", "fd://9", "--pass-fd", "3"], '3'),
+        (&["-b", "fd://9", "--pass-fd", "4"], '4'),
         (&["-b", "fd://9", "--pass-fd", "5"], '5'),
     ] {
         let scene = Scene::of("say started");

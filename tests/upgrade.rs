@@ -389,6 +389,7 @@ fn max_draining_ends_the_oldest_first() {
     scene.log.wait("g2 s0 worker TERM");
     assert!(!wrapper.log.has(&says::killed(2, 9)));
     wrapper.signal(Signal::SIGINT);
+    wrapper.log.wait("stopping");
     wrapper.signal(Signal::SIGINT);
     until("a second INT kills", || wrapper.has_ended());
     assert_eq!(wrapper.exit_status(), 137);

@@ -45,6 +45,9 @@ pub struct Policy {
     pub stop_first: bool,
     /// From the stop signal to the kill; None: never.
     pub stop_timeout: Option<Duration>,
+    /// Generations that may drain at a time, at least 1; beyond that the oldest is
+    /// killed.
+    pub max_draining: u32,
     /// Whether a worker that ends by itself comes back.
     pub restart: Restart,
     /// A worker that lived this long has not crashed in a row.

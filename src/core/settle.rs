@@ -28,6 +28,7 @@ impl Supervisor {
             self.report(Report::UpgradeKept);
         }
         self.ask(now);
+        self.bound_draining(now);
         self.end();
     }
 
@@ -308,6 +309,24 @@ impl Supervisor {
                     self.report(Report::Asked(id));
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// Long requests must not pile up generations without end.
+    fn bound_draining(&mut self, now: Time) {
+        let asked = |stage: &Stage| matches!(stage, Stage::Draining { ask_at: None, .. });
+        while !self.stopping {
+            let draining = self.workers.values().filter(|worker| asked(&worker.stage));
+            let generations: BTreeSet<Generation> = draining.map(|worker| worker.generation).collect();
+            let Some(&oldest) = generations.first() else { return };
+            if generations.len() <= self.policy.max_draining as usize {
+                return;
+            }
+            for id in self.ids(asked) {
+                if self.workers.get(&id).is_some_and(|worker| worker.generation == oldest) {
+                    self.kill(id, now);
+                }
             }
         }
     }

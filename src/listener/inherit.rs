@@ -22,6 +22,22 @@ pub(super) struct Inherited {
     pub inet: Option<SocketAddr>,
 }
 
+/// Refuses a descriptor that we were not started with.
+///
+/// # Errors
+/// [`Error::Inherited`].
+pub(super) fn require_open(number: RawFd) -> Result<(), Error> {
+    copy(number).map(drop)
+}
+
+fn copy(number: RawFd) -> Result<OwnedFd, Error> {
+    fd::duplicate(number).map_err(|error| {
+        let closed = error.raw_os_error() == Some(Errno::EBADF as i32);
+        let why = if closed { "it is not open".to_owned() } else { reason(&error) };
+        Error::Inherited { fd: number, why }
+    })
+}
+
 /// Copies the descriptor `number` and looks at what it is.
 ///
 /// # Errors
@@ -30,13 +46,7 @@ pub(super) struct Inherited {
 pub(super) fn inspect(number: RawFd) -> Result<Inherited, Error> {
     let refuse = |why: &str| Err(Error::Inherited { fd: number, why: why.to_owned() });
     let failed = |error: &io::Error| Error::Inherited { fd: number, why: reason(error) };
-    let socket = match fd::duplicate(number) {
-        Ok(socket) => socket,
-        Err(error) if error.raw_os_error() == Some(Errno::EBADF as i32) => {
-            return refuse("it is not open");
-        }
-        Err(error) => return Err(failed(&error)),
-    };
+    let socket = copy(number)?;
     let view = SockRef::from(&socket);
     let kind = match view.r#type() {
         Ok(kind) => kind,

@@ -41,6 +41,15 @@ impl Listeners {
         directory: &Path,
         slots: u32,
     ) -> Result<Listeners, Error> {
+        // All of them before the first copy, which may land on a number that is
+        // asked for and closed.
+        let given_numbers = binds.iter().filter_map(|bind| match bind.address {
+            Address::Fd(number) => Some(number),
+            _ => None,
+        });
+        for number in upstream.sockets().map(|(number, _)| number).chain(given_numbers) {
+            inherit::require_open(number)?;
+        }
         let mut list = Vec::new();
         for (number, name) in upstream.sockets() {
             let origin = format!("fd {number} of LISTEN_FDS");

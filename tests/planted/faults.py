@@ -61,6 +61,9 @@ FAULTS = [
      "        for id in starting {\n            self.dismiss(id, now);\n        }\n", "        let _ = starting;\n"),
     ("undone, and the new workers stay", "settle.rs",
      "        for &slot in &upgrade.wave {\n            for id", "        for &slot in &upgrade.begun.clone().split_off(&Slot(u32::MAX)) {\n            for id"),
+    ("draining generations pile up", "settle.rs",
+     "if generations.len() <= self.policy.max_draining as usize {", "if generations.len() <= 64 + self.policy.max_draining as usize {"),
+    ("the newest that drains is killed", "settle.rs", "generations.first() else { return }", "generations.last() else { return }"),
     # Faults that the core had: found by the simulator or while it was written.
     ("suspend of a worker that does not run", "record.rs",
      "let started = self.ids(|stage| !matches!(stage, Stage::Spawning { .. }));\n"

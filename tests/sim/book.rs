@@ -273,6 +273,15 @@ impl Book {
         }
     }
 
+    /// The oldest generation that drains, if more of them do than may.
+    pub fn too_many_drain(&self) -> Option<Generation> {
+        let drains = |life: &&Life| life.runs() && life.stopped.is_some() && !life.killed;
+        let generations: BTreeSet<Generation> =
+            self.lives.values().filter(drains).map(|life| life.generation).collect();
+        let crowded = !self.stopping && generations.len() > self.policy.max_draining as usize;
+        generations.first().copied().filter(|_| crowded)
+    }
+
     /// A worker that serves has shown what its program can do.
     pub fn learn(&mut self, id: WorkerId) {
         if !self.replaces(id)

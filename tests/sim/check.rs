@@ -139,7 +139,9 @@ impl Book {
     fn kill(&mut self, id: WorkerId) -> Verdict {
         let (now, by_force) = (self.now, self.killing || self.this.hammer);
         let timeout = self.policy.stop_timeout;
+        let crowded = self.too_many_drain();
         let life = self.running(id, Action::Kill(id))?;
+        let by_force = by_force || crowded == Some(life.generation);
         let due = matches!((life.stopped, timeout), (Some(at), Some(timeout)) if at + timeout <= now);
         demand!(by_force || due, "{id:?} is killed before its time");
         demand!(!std::mem::replace(&mut life.killed, true), "{id:?} is killed twice");

@@ -26,6 +26,7 @@ impl Book {
         if self.ended {
             return Ok(());
         }
+        demand!(self.too_many_drain().is_none(), "{:?} should be killed", self.too_many_drain());
         self.judge_requests(supervisor)?;
         self.judge_promise()?;
         self.judge_slots(supervisor)?;

@@ -20,6 +20,7 @@ pub fn random(rng: &mut Rng) -> Policy {
         surge: rng.pick(&[None, None, None, Some(1), Some(2), Some(3)]),
         stop_first: rng.chance(25),
         stop_timeout: rng.chance(75).then(|| rng.ms(&[100, 1000, 5000])),
+        max_draining: rng.pick(&[1, 2, 8, 8]),
         restart: rng.pick(&[Restart::Always, Restart::Always, Restart::OnFailure, Restart::Never]),
         stable: rng.ms(&[500, 3000, 30_000]),
         retry_start: rng.chance(60),
