@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long any wait may take before the test has failed. Nothing depends on its length.
@@ -87,13 +87,20 @@ pub struct Lines(Arc<Said>);
 struct Said {
     text: Mutex<Text>,
     news: Condvar,
+    /// The other end, where it is ours to write to.
+    mark: OnceLock<fs::File>,
 }
 
 #[derive(Default)]
 struct Text {
     lines: Vec<String>,
     over: bool,
+    /// Marks that were written, and that have been read.
+    marks: (u32, u32),
 }
+
+/// A line of the tests' own: whatever was written before it has been read by then.
+const BOUNDARY: &str = "-- all before this has been said --";
 
 impl Lines {
     fn collect(name: &'static str, from: impl Read + Send + 'static) -> Self {
@@ -108,7 +115,12 @@ impl Lines {
                 if std::env::var_os("SCENE_TRACE").is_some() {
                     let _ = writeln!(std::io::stdout(), "{name}: {text}");
                 }
-                ours.0.text.lock().unwrap().lines.push(text);
+                let mut said = ours.0.text.lock().unwrap();
+                match text == BOUNDARY {
+                    true => said.marks.1 += 1,
+                    false => said.lines.push(text),
+                }
+                drop(said);
                 ours.0.news.notify_all();
             }
             ours.0.text.lock().unwrap().over = true;
@@ -117,8 +129,22 @@ impl Lines {
         lines
     }
 
+    /// What has been said by now; of puppets, all that has been written by now.
     pub fn all(&self) -> Vec<String> {
-        self.0.text.lock().unwrap().lines.clone()
+        let Said { text, news, mark } = &*self.0;
+        let mut said = text.lock().unwrap();
+        if let Some(mut mark) = mark.get() {
+            said.marks.0 += 1;
+            let wanted = said.marks.0;
+            // One write of a line: it is not mixed with a puppet's.
+            drop(said);
+            until("the log is full", || mark.write_all(format!("{BOUNDARY}\n").as_bytes()).is_ok());
+            said = news
+                .wait_timeout_while(text.lock().unwrap(), WATCHDOG, |said| said.marks.1 < wanted)
+                .unwrap()
+                .0;
+        }
+        said.lines.clone()
     }
 
     pub fn count(&self, pattern: &str) -> usize {
@@ -136,7 +162,7 @@ impl Lines {
 
     pub fn wait_nth(&self, pattern: &str, n: usize) -> String {
         let find = |lines: &[String]| lines.iter().filter(|line| matches(pattern, line)).nth(n - 1).cloned();
-        let Said { text, news } = &*self.0;
+        let Said { text, news, .. } = &*self.0;
         let (text, _) = news
             .wait_timeout_while(text.lock().unwrap(), WATCHDOG, |text| {
                 find(&text.lines).is_none() && !text.over
@@ -150,7 +176,7 @@ impl Lines {
 
     /// All lines, once the other side has closed.
     pub fn wait_end(&self) -> Vec<String> {
-        let Said { text, news } = &*self.0;
+        let Said { text, news, .. } = &*self.0;
         let (text, late) =
             news.wait_timeout_while(text.lock().unwrap(), WATCHDOG, |text| !text.over).unwrap();
         let all = text.lines.clone();
@@ -172,8 +198,6 @@ pub struct Scene {
     pub mark: String,
     pub log: Lines,
     gates: Mutex<HashMap<String, fs::File>>,
-    /// Kept open, so that the log does not end when a puppet closes it.
-    _log: fs::File,
 }
 
 fn fifo(path: &Path) -> fs::File {
@@ -198,7 +222,8 @@ impl Scene {
         let keep = fifo(&dir.path().join("log"));
         let read = fs::File::open(dir.path().join("log")).expect("open the log");
         let log = Lines::collect("puppet", read);
-        Scene { dir, mark, log, gates: Mutex::default(), _log: keep }
+        log.0.mark.set(keep).expect("set once");
+        Scene { dir, mark, log, gates: Mutex::default() }
     }
 
     /// A scene in which every generation plays `script`.
