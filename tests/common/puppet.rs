@@ -6,7 +6,7 @@
 //! what it does in lines to the fifo `DIR/log`: `g1 s0 worker TEXT pid=123`.
 //! At the end of its script it hangs. An orphan of a failed test ends itself after a while.
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{F_SETFL, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::socket::{MsgFlags, accept, send};
@@ -36,6 +36,8 @@ struct Puppet {
     dir: PathBuf,
     role: Arc<Mutex<String>>,
     on_term: Arc<Mutex<OnTerm>>,
+    /// Held while a connection is answered: what was accepted is not thrown away.
+    answering: Arc<Mutex<()>>,
 }
 
 fn main() {
@@ -50,6 +52,7 @@ fn main() {
         dir,
         role: Arc::new(Mutex::new("worker".to_owned())),
         on_term: Arc::new(Mutex::new(OnTerm::Exit)),
+        answering: Arc::default(),
     };
     let script = match run {
         Some(verbs) => verbs.to_string_lossy().replace(';', "\n"),
@@ -126,7 +129,11 @@ impl Puppet {
             }
             "write-ready-fd" => write_ready_fd(rest.replace("\\n", "\n").as_bytes())?,
             "close-ready-fd" => close(ready_fd()?)?,
-            "stderr" => writeln!(io::stderr(), "{}", rest.replace("\\e", "\x1b").replace("\\r", "\r"))?,
+            // One write: the wrapper writes lines of its own to the same stderr.
+            "stderr" => {
+                let line = rest.replace("\\e", "\x1b").replace("\\r", "\r") + "\n";
+                io::stderr().write_all(line.as_bytes())?;
+            }
             "wait" => self.wait(rest)?,
             "exit" => exit(rest.parse().unwrap_or(0)),
             "abort-signal" => {
@@ -214,7 +221,10 @@ impl Puppet {
                     if signal == SIGTERM || signal == SIGINT || signal == SIGQUIT {
                         let on_term = puppet.on_term.lock().unwrap().clone();
                         match on_term {
-                            OnTerm::Exit => exit(0),
+                            OnTerm::Exit => {
+                                let _nothing_is_answered = puppet.answering.lock();
+                                exit(0)
+                            }
                             OnTerm::Ignore => {}
                             OnTerm::ExitAfter(gate) => {
                                 let puppet = puppet.clone();
@@ -241,14 +251,17 @@ impl Puppet {
             std::process::id()
         );
         for fd in 3..3 + count {
-            let who = who.clone();
+            let (who, answering) = (who.clone(), Arc::clone(&self.answering));
             std::thread::spawn(move || {
                 // SAFETY: sd_listen_fds(3) makes this descriptor ours, and nothing else closes it.
                 #[allow(unsafe_code)]
                 let listener = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+                // Another generation may be faster: none is to wait in accept.
+                let _ = fcntl(listener, F_SETFL(OFlag::O_NONBLOCK));
                 loop {
                     let mut wait = [PollFd::new(listener, PollFlags::POLLIN)];
                     let _ = poll(&mut wait, PollTimeout::NONE);
+                    let _busy = answering.lock();
                     if let Ok(client) = accept(fd) {
                         let _ = send(client, who.as_bytes(), MsgFlags::MSG_NOSIGNAL);
                         let _ = close(client);
