@@ -43,6 +43,8 @@ pub struct Process {
 pub struct Books {
     entries: BTreeMap<WorkerId, Entry>,
     command: String,
+    /// Why a start was refused last; it outlives its entry, for our last words.
+    last_refused: Option<String>,
 }
 
 /// Whose process it was that ended.
@@ -59,7 +61,7 @@ pub enum Owner {
 impl Books {
     /// Empty books for workers of `command`, as messages name it.
     pub fn new(command: String) -> Books {
-        Books { entries: BTreeMap::new(), command }
+        Books { entries: BTreeMap::new(), command, last_refused: None }
     }
 
     /// The command, as messages name it.
@@ -75,6 +77,20 @@ impl Books {
     /// Opens an entry, or the same one again for another try.
     pub fn open(&mut self, id: WorkerId, generation: Generation, slot: Slot) {
         self.entries.entry(id).or_insert(Entry { generation, slot, process: None, refused: None });
+    }
+
+    /// Notes why a start was refused.
+    pub fn refuse(&mut self, id: WorkerId, message: String) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.refused = Some(message.clone());
+        }
+        self.last_refused = Some(message);
+    }
+
+    /// Why the start of a worker was refused.
+    pub fn refused(&self, id: WorkerId) -> &str {
+        let entry = self.entries.get(&id).and_then(|entry| entry.refused.as_ref());
+        entry.or(self.last_refused.as_ref()).map_or("cannot start the command", String::as_str)
     }
 
     /// The entry of a worker.

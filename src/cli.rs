@@ -52,7 +52,8 @@ pub struct Cli {
 
     /// Read variables from a file of K=V lines, anew at every start; repeatable
     ///
-    /// Empty lines and lines that begin with # are passed over; quotes around a
+    /// Empty lines and lines that begin with # are passed over, and so is the word
+    /// `export` before K; quotes around a
     /// whole value are taken off; nothing is expanded.
     #[arg(long, value_name = "FILE", help_heading = "Worker")]
     pub env_file: Vec<PathBuf>,
@@ -201,11 +202,11 @@ const EXAMPLES: &str = "\
 Examples:
   graceful-run -b :5001 -- ./myserver             hold port 5001; then: kill -HUP PID
   graceful-run -b http=:80 -b https=:443 --user www-data -- ./myserver
-  graceful-run -b 127.0.0.1:8000 -n 4 --surge 1 -- gunicorn app:app
+  graceful-run -b 127.0.0.1:8000 -n 4 --surge 1 -- ./myserver
   graceful-run -b /run/app.sock,mode=0660,group=www-data --pid-file /run/app.pid -- ./myserver
 
-Durations are written 500ms, 30s, 5m, 1h30m. A COMMAND that is one of our own words (ctl, doctor,
-help, here) goes after --. Exit status: 0 stopped, 137 a worker had to be killed, 2 usage, 124 the
+Our options end at COMMAND: what follows it is its own. Durations are written 500ms, 30s, 5m, 1h30m.
+A COMMAND that is one of our own words (ctl, doctor, help, here) goes after --. Exit status: 0 stopped, 137 a worker had to be killed, 2 usage, 124 the
 first worker did not become ready, 125 our own failure, 126 or 127 COMMAND cannot be executed or is
 not found; else the worker's own, or 128+n if signal n ended it. See graceful-run(1).";
 

@@ -145,7 +145,7 @@ impl Config {
             },
             acks,
             stop_signal: signals::signal_by_name(&cli.stop_signal).ok_or_else(|| {
-                invalid("--stop-signal", &cli.stop_signal, "no such signal (write TERM or QUIT)")
+                invalid("--stop-signal", &cli.stop_signal, "no such signal (write TERM, QUIT, INT or USR1)")
             })?,
             signals: Table::new(&cli.on, ignored)?,
             pid_file: cli.pid_file,

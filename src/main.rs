@@ -65,7 +65,9 @@ fn refuse(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
     let (complaint, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
     let complaint = complaint.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ");
+    // "to pass X as a value" would have X be the command.
     let tips = rest.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+    let tips = tips.filter(|tip| !tip.starts_with("to pass"));
     let advice: Vec<&str> = tips.chain(["see graceful-run --help"]).collect();
     last_line(None, 2, &format!("{complaint} ({})", advice.join("; ")))
 }

@@ -2,6 +2,8 @@
 //! who reads it can trust it, and removed at the end only if it is still ours.
 
 use crate::error::{Error, reason};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -13,8 +15,8 @@ pub struct PidFile {
     path: PathBuf,
     temporary: PathBuf,
     /// What we wrote. Kept open, so that no other file can get its inode number
-    /// while we tell ours by it.
-    file: File,
+    /// while we tell ours by it, and locked, so that a second instance sees us.
+    file: Flock<File>,
 }
 
 impl PidFile {
@@ -40,12 +42,21 @@ impl PidFile {
         if path.is_dir() {
             return Err(failed(io::Error::from_raw_os_error(libc::EISDIR)));
         }
+        if is_held(path) {
+            return Err(Error::Cannot {
+                attempt: format!("write pid file {}", path.display()),
+                why: "another graceful-run holds it".into(),
+                next: Some("stop that one, or give each a file of its own".into()),
+            });
+        }
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(format!(".{}", std::process::id()));
         let temporary = directory.join(name);
         let _ = fs::remove_file(&temporary);
-        let mut file =
+        let file =
             OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary).map_err(failed)?;
+        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| failed(io::Error::from(errno)))?;
         let written = writeln!(file, "{}", std::process::id());
         let prepared = PidFile { path: path.into(), temporary, file };
         written.map(|()| prepared).map_err(failed)
@@ -58,6 +69,16 @@ impl PidFile {
     pub fn publish(&self) -> io::Result<()> {
         fs::rename(&self.temporary, &self.path)
     }
+}
+
+/// Whether somebody has locked what lies there (flock(2)). Nothing is followed or
+/// waited for.
+fn is_held(path: &Path) -> bool {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let there = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+    there.is_ok_and(|file| {
+        matches!(Flock::lock(file, FlockArg::LockExclusiveNonblock), Err((_, Errno::EWOULDBLOCK)))
+    })
 }
 
 fn identity(file: &File) -> Option<(u64, u64)> {
@@ -100,6 +121,20 @@ mod tests {
         fs::write(&path, "1\n").unwrap();
         drop(file);
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+    }
+
+    #[test]
+    fn a_second_instance_is_refused_and_the_file_of_a_dead_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let file = PidFile::prepare(&path).unwrap();
+        file.publish().unwrap();
+        let error = PidFile::prepare(&path).unwrap_err();
+        assert!(error.to_string().contains("another graceful-run holds it"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        drop(file);
+        fs::write(&path, "1\n").unwrap();
+        PidFile::prepare(&path).unwrap();
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! What happened, for people: one line an event, with generation, pid and
 //! durations; and our last words.
 
-use crate::books::{Books, Entry};
+use crate::books::Books;
 use crate::core::event::{AckKind, Ending, Exit, Failure, Generation, Refusal, Report, WorkerId};
 use crate::signals;
 use log::{debug, info, warn};
 use std::time::Duration;
 
-/// Writes one log line.
-pub fn log(report: &Report, books: &Books) {
+/// Writes one log line. With `stop_first` the old generation does not serve while
+/// the new one starts.
+pub fn log(report: &Report, books: &Books, stop_first: bool) {
     let of = |id: WorkerId| Named::new(id, books);
     match *report {
         // Told together with what was started, by the one who started it.
@@ -16,14 +17,17 @@ pub fn log(report: &Report, books: &Books) {
         Report::Ready(id, kind, after) => ready(&of(id), kind, after),
         Report::Serving(generation) => info!(generation = generation.0; "{generation}: serving"),
         Report::UpgradeStarted { from, to } => {
-            info!(generation = to.0; "upgrade to {to} begins, {from} serves");
+            let old = if stop_first { "is stopped first" } else { "serves" };
+            info!(generation = to.0; "upgrade to {to} begins, {from} {old}");
         }
         Report::UpgradeKept => info!("upgrade requested while one is under way: another follows it"),
         Report::UpgradeDone { from, to, took } => {
-            info!(generation = to.0, took_ms = ms(took); "{to}: serves after {}, {from}: asked to stop", length(took));
+            let old = if stop_first { String::new() } else { format!(", {from}: asked to stop") };
+            info!(generation = to.0, took_ms = ms(took); "{to}: serves after {}{old}", length(took));
         }
         Report::UpgradeFailed { from, to, why, replaced, of, took } => {
             let kept = match replaced {
+                0 if stop_first => format!("{from} is started again"),
                 0 => format!("{from} still serves"),
                 _ => format!("{replaced} of {of} replaced, the others stay with {from}"),
             };
@@ -118,12 +122,11 @@ impl Named {
     fn new(id: WorkerId, books: &Books) -> Named {
         let entry = books.get(id);
         let pid = entry.and_then(|entry| entry.process.as_ref()).map_or(0, |process| process.pid.as_raw());
-        let refused = entry.and_then(|entry: &Entry| entry.refused.clone());
         Named {
             generation: entry.map_or(Generation(0), |entry| entry.generation),
             pid,
             command: books.command().to_string(),
-            refused: refused.unwrap_or_else(|| "cannot start the command".into()),
+            refused: books.refused(id).to_string(),
         }
     }
 }
@@ -136,7 +139,7 @@ fn ready(worker: &Named, kind: AckKind, after: Duration) {
             warn!(generation = generation.0, pid = pid; "{line}: it gave no ack, and counts as ready (--on-ack-timeout)");
         }
         AckKind::Timer => {
-            warn!(generation = generation.0, pid = pid; "{line}: only the timer has spoken, the program itself gave no sign");
+            warn!(generation = generation.0, pid = pid; "{line}: only the timer has spoken; the program gave no sign and was not seen to wait on a listener (does it take LISTEN_FDS?)");
         }
         _ => info!(generation = generation.0, pid = pid; "{line}"),
     }
@@ -152,7 +155,7 @@ fn gone(worker: &Named, exit: Exit, age: Duration, asked: bool, remains: bool) {
         true => "; it left processes behind, they are asked to stop",
         false => "",
     };
-    info!(generation = generation, pid = pid; "{worker} {} after {}{left}", how(exit), length(age));
+    info!(generation = generation, pid = pid; "{worker} {} (age {}){left}", how(exit), length(age));
 }
 
 fn failure(why: Failure, books: &Books) -> String {

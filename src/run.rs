@@ -81,6 +81,10 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         Some(path) => Some(PidFile::prepare(&around.directory.join(path))?),
         None => None,
     };
+    info!(pid = std::process::id(); "pid {}: HUP or USR2 upgrades, TERM stops", std::process::id());
+    if listeners.is_empty() {
+        info!("no listener is held or handed over (give one with -b)");
+    }
     for listener in listeners.iter() {
         info!("listening on {} ({})", listener.address(), listener.name());
     }
@@ -257,9 +261,7 @@ impl Run {
         let event = match self.try_spawn(id, generation, slot, from) {
             Ok(()) => Event::Spawned(id),
             Err(Refused { refusal, message }) => {
-                if let Some(entry) = self.books.get_mut(id) {
-                    entry.refused = Some(message);
-                }
+                self.books.refuse(id, message);
                 Event::SpawnFailed(id, refusal)
             }
         };
@@ -384,7 +386,7 @@ impl Run {
     }
 
     fn report(&mut self, report: &Report) {
-        report::log(report, &self.books);
+        report::log(report, &self.books, self.config.policy.stop_first);
         match *report {
             Report::Serving(generation) => {
                 if let Some(Err(error)) = self.pid_file.as_ref().map(PidFile::publish) {

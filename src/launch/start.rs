@@ -158,7 +158,11 @@ pub fn refused(error: &SpawnError, reading: &Reading) -> Refused {
         (Step::Exec, Errno::ENOENT) if reading.program().exists() => {
             format!("cannot execute {program}: its interpreter is missing (look at its first line)")
         }
-        (Step::Exec, Errno::ENOENT | Errno::ENOTDIR) => format!("cannot find {program}: {why}"),
+        (Step::Exec, Errno::ENOENT | Errno::ENOTDIR) => {
+            let spaced = reading.program().as_os_str().as_bytes().contains(&b' ');
+            let next = if spaced { " (no shell splits words: give each argument by itself)" } else { "" };
+            format!("cannot find {program}: {why}{next}")
+        }
         (Step::Exec, Errno::ENOEXEC) => {
             format!("cannot execute {program}: {why} (a script begins with #! and its interpreter)")
         }
