@@ -86,7 +86,7 @@ pub struct Cli {
     pub no_new_privs: bool,
 
     /// Pass on this descriptor too, under its own number; repeatable
-    #[arg(long, value_name = "N", help_heading = "Worker")]
+    #[arg(long, value_name = "N", help_heading = "Worker", value_parser = clap::value_parser!(i32).range(0..65536))]
     pub pass_fd: Vec<i32>,
 
     /// Keep the worker in the terminal's foreground group, to debug it there

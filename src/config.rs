@@ -100,6 +100,21 @@ impl Config {
             return Err(Error::Usage("COMMAND is empty".into()));
         }
         let binds = cli.bind.iter().map(|text| bind(text)).collect::<Result<Vec<Bind>, Error>>()?;
+        let several = binds.iter().any(|bind| bind.options.reuseport) && cli.workers > 1;
+        if several && cli.restart != cli::Restart::Always {
+            return Err(Error::Usage(
+                "reuseport with several workers needs --restart always: nobody would serve the queue of a slot that stays empty".into(),
+            ));
+        }
+        if let Some(user) =
+            cli.user.as_deref().filter(|user| user.starts_with(':') || user.ends_with(':') || user.is_empty())
+        {
+            return Err(invalid("--user", user, "not of the form USER or USER:GROUP"));
+        }
+        let bad = |name: &&OsString| name.is_empty() || name.as_bytes().contains(&b'=');
+        if let Some(name) = cli.drop_env.iter().find(bad) {
+            return Err(invalid("--drop-env", &name.to_string_lossy(), "not the name of a variable"));
+        }
         let (acks, readiness) = readiness(&cli.ack)?;
         let environment = Environment {
             clear: cli.clear_env,
@@ -281,6 +296,29 @@ fn ack_kind(kind: &str, value: &str, acks: &mut Acks, readiness: &mut Readiness)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    fn refused(arguments: &[&str]) -> String {
+        let words = ["graceful-run"].iter().chain(arguments).chain(&["--", "server"]);
+        let error = Config::new(Cli::parse_from(words), true, |_| false).unwrap_err();
+        assert_eq!(error.status(), 2);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_slot_that_can_stay_empty_has_no_socket_of_its_own() {
+        let some = ["-b", ":1,reuseport", "-n", "2", "--restart", "on-failure"];
+        assert!(refused(&some).contains("needs --restart always"));
+    }
+
+    #[test]
+    fn names_that_are_none_are_refused() {
+        for (option, value) in
+            [("--user", ""), ("--user", "nobody:"), ("--drop-env", ""), ("--drop-env", "A=B")]
+        {
+            assert!(refused(&[option, value]).contains(&format!("'{value}' for '{option}'")));
+        }
+    }
 
     #[test]
     fn durations_need_a_unit_and_an_end() {

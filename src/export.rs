@@ -57,6 +57,21 @@ pub fn is_foreign(variable: &[u8]) -> bool {
     NAMES.contains(&variable) || PREFIXES.iter().any(|prefix| variable.starts_with(prefix))
 }
 
+/// Variables that we alone set: no file and no option may take a worker's
+/// sockets away from it.
+pub fn is_ours(variable: &[u8]) -> bool {
+    const NAMES: [&[u8]; 7] = [
+        b"LISTEN_PID",
+        b"LISTEN_PIDFDID",
+        b"LISTEN_FDS",
+        b"LISTEN_FDNAMES",
+        b"LISTEN_FDS_FIRST_FD",
+        b"NOTIFY_SOCKET",
+        b"READY_FD",
+    ];
+    NAMES.contains(&variable) || variable.starts_with(b"GRACEFUL_RUN_")
+}
+
 /// The variables of `listen-fds`, less the two that hold the worker's own
 /// number. Without listeners there are none: a reader takes LISTEN_FDS=0 for an
 /// error.

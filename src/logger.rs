@@ -44,7 +44,10 @@ pub fn start(level: LevelFilter, format: LogFormat) -> io::Result<Flusher> {
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level);
-    if let Ok(filters) = std::env::var("RUST_LOG") {
+    // env_logger would complain by eprintln!, which panics on a dead stderr.
+    let filters = std::env::var("RUST_LOG").unwrap_or_default();
+    let understood = env_filter::Builder::new().try_parse(&filters).is_ok();
+    if understood && !filters.is_empty() {
         builder.parse_filters(&filters);
     }
     builder
@@ -56,6 +59,9 @@ pub fn start(level: LevelFilter, format: LogFormat) -> io::Result<Flusher> {
         });
     // A second logger in one process is a mistake that only tests can make.
     let _ = builder.try_init();
+    if !understood {
+        log::warn!("RUST_LOG is ignored: it cannot be parsed ({filters})");
+    }
     Ok(Flusher { queue })
 }
 

@@ -2,10 +2,10 @@
 //! who reads it can trust it, and removed at the end only if it is still ours.
 
 use crate::error::{Error, reason};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
-use std::fs::{self, File, OpenOptions};
+use nix::fcntl::OFlag;
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub struct PidFile {
     temporary: PathBuf,
     /// What we wrote. Kept open, so that no other file can get its inode number
     /// while we tell ours by it, and locked, so that a second instance sees us.
-    file: Flock<File>,
+    file: File,
 }
 
 impl PidFile {
@@ -39,7 +39,7 @@ impl PidFile {
                 next: Some("use a directory of your own, or /run".into()),
             });
         }
-        if path.is_dir() {
+        if path.is_dir() || path.as_os_str().as_bytes().ends_with(b"/") {
             return Err(failed(io::Error::from_raw_os_error(libc::EISDIR)));
         }
         if is_held(path) {
@@ -55,9 +55,10 @@ impl PidFile {
         let _ = fs::remove_file(&temporary);
         let file =
             OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary).map_err(failed)?;
-        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, errno)| failed(io::Error::from(errno)))?;
-        let written = writeln!(file, "{}", std::process::id());
+        let mut file = file;
+        // A file system without locks costs the check, not the file.
+        let _ = file.try_lock();
+        let written = file.write_all(content().as_bytes());
         let prepared = PidFile { path: path.into(), temporary, file };
         written.map(|()| prepared).map_err(failed)
     }
@@ -71,14 +72,16 @@ impl PidFile {
     }
 }
 
+fn content() -> String {
+    format!("{}\n", std::process::id())
+}
+
 /// Whether somebody has locked what lies there (flock(2)). Nothing is followed or
 /// waited for.
 fn is_held(path: &Path) -> bool {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let there = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
-    there.is_ok_and(|file| {
-        matches!(Flock::lock(file, FlockArg::LockExclusiveNonblock), Err((_, Errno::EWOULDBLOCK)))
-    })
+    there.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 fn identity(file: &File) -> Option<(u64, u64)> {
@@ -89,7 +92,8 @@ impl Drop for PidFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.temporary);
         let there = fs::symlink_metadata(&self.path).ok().map(|data| (data.dev(), data.ino()));
-        if there.is_some() && there == identity(&self.file) {
+        let ours = fs::read_to_string(&self.path).is_ok_and(|text| text == content());
+        if there.is_some() && there == identity(&self.file) && ours {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -7,7 +7,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::Supervisor;
 use crate::core::event::{
-    AckKind, Action, Ending, Event, Failure, Generation, Reading as From, Refusal, Report, Slot, WorkerId,
+    AckKind, Action, Ending, Event, Failure, Generation, Reading as From, Refusal, Report, Request, Slot,
+    WorkerId,
 };
 use crate::error::{Error, reason};
 use crate::inputs::Input;
@@ -48,6 +49,8 @@ struct Run {
     /// Events that actions brought about; they go before what the threads send.
     soon: VecDeque<Event>,
     ending: Option<Ending>,
+    /// A failure of our own that made us stop.
+    failure: Option<Error>,
     clock: Clock,
 }
 
@@ -113,9 +116,13 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         pid_file,
         soon: VecDeque::from([Event::Tick]),
         ending: None,
+        failure: None,
         clock: Clock::new(),
     };
     let ending = run.until_the_end(&inputs);
+    if let Some(failure) = run.failure {
+        return Err(failure);
+    }
     Ok(report::last_words(ending, &run.books, run.config.policy.stop_timeout))
 }
 
@@ -134,10 +141,10 @@ fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listeners, E
         warn!("{warning}");
     }
     let end = crate::export::FIRST_FD + (upstream.count() + config.binds.len()) as i32;
-    let mut taken: BTreeSet<i32> = (0..end).collect();
+    let mut taken = BTreeSet::new();
     let asked = config.acks.fd_number.into_iter().chain(config.worker.pass_fds.iter().copied());
     for number in asked {
-        if !taken.insert(number) {
+        if number < end || !taken.insert(number) {
             return Err(Error::Usage(format!(
                 "descriptor {number} cannot be given to the worker twice (0 to {} are taken by the standard streams and the listeners)",
                 end - 1
@@ -390,7 +397,10 @@ impl Run {
         match *report {
             Report::Serving(generation) => {
                 if let Some(Err(error)) = self.pid_file.as_ref().map(PidFile::publish) {
-                    warn!("cannot write the pid file: {}", reason(&error));
+                    // Whoever asked for it could not find us.
+                    self.failure = Some(Error::cannot("put the pid file in its place", reason(&error)));
+                    self.soon.push_back(Event::Request(Request::Stop));
+                    return;
                 }
                 upward::ready(&format!("{generation} serves"));
                 memory::let_go_of_text();

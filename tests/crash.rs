@@ -91,6 +91,22 @@ fn a_pid_file_that_is_no_longer_ours_stays() {
 }
 
 #[test]
+fn a_pid_file_that_cannot_be_put_in_place_ends_us() {
+    let scene = Scene::of("count-signals\nwait go\nready notify");
+    let path = scene.run().join("pid");
+    let mut wrapper = scene.start(&quick(&["--ack", "notify", "--pid-file", path.to_str().unwrap()]));
+    wrapper.log.wait("started");
+    fs::create_dir(&path).unwrap();
+    scene.release("go", 1);
+    assert_eq!(wrapper.exit_status(), 125);
+    assert!(wrapper.last_line().starts_with("graceful-run: cannot put the pid file"));
+    fs::remove_dir(&path).unwrap();
+    let slash = format!("{}/", path.display());
+    let mut wrapper = scene.start(&quick(&["--pid-file", &slash]));
+    assert_eq!(wrapper.exit_status(), 125);
+}
+
+#[test]
 fn a_pid_file_does_not_follow_a_link() {
     let scene = Scene::of(SERVER);
     let (path, target) = (scene.path("app.pid"), scene.path("precious"));

@@ -175,7 +175,7 @@ fn an_upstream_descriptor_that_cannot_be_served_on_is_named() {
         assert!(world.is_left_empty());
     }
     let text = world.open(OURS, good(), &[("LISTEN_FDS", "2000000000")]);
-    assert!(text.starts_with("fails 125: cannot use inherited fd "), "{text}");
+    assert!(text.starts_with("fails 125: cannot take over the sockets of LISTEN_FDS="), "{text}");
     let variables = [("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "one")];
     let text = world.open(OURS, good(), &variables);
     assert!(text.contains("LISTEN_FDNAMES has 1 names for 2 sockets"), "{text}");

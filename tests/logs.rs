@@ -25,6 +25,21 @@ fn a_reader_that_has_gone_costs_log_lines_and_nothing_else() {
 }
 
 #[test]
+fn a_filter_that_cannot_be_parsed_is_named_even_to_nobody() {
+    let scene = Scene::of("exit 3");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = scene.command();
+    command.args(quick(&["--"])).args(scene.puppet()).env("RUST_LOG", "a=b=c").stderr(writer);
+    assert_eq!(scene.spawn(command).exit_status(), 3);
+    let mut command = scene.command();
+    command.args(quick(&["--"])).args(scene.puppet()).env("RUST_LOG", "a=b=c");
+    let mut wrapper = scene.spawn(command);
+    assert_eq!(wrapper.exit_status(), 3);
+    wrapper.log.wait("graceful-run: RUST_LOG is ignored");
+}
+
+#[test]
 fn a_pipe_that_is_full_costs_log_lines_and_nothing_else() {
     let scene = Scene::of(SERVER);
     let (reader, mut writer) = std::io::pipe().unwrap();

@@ -25,8 +25,8 @@ pub struct Directory {
 
 impl Directory {
     /// It will be in the first place that has room for it: RUNTIME_DIRECTORY,
-    /// XDG_RUNTIME_DIR (unless workers are `foreign`, another user who cannot pass
-    /// it), /run, /tmp. Where none has, sockets are abstract.
+    /// XDG_RUNTIME_DIR, /run, /tmp; where workers are `foreign`, another user, only
+    /// one that they can pass through. Where none has, sockets are abstract.
     pub fn new(environment: &[(OsString, OsString)], foreign: bool) -> Directory {
         let variable = |name: &str| {
             environment
@@ -35,11 +35,10 @@ impl Directory {
                 .map(|(_, value)| value.clone())
                 .unwrap_or_default()
         };
-        let user = if foreign { OsString::new() } else { variable("XDG_RUNTIME_DIR") };
         let places = split_paths(&variable("RUNTIME_DIRECTORY"))
-            .chain(split_paths(&user))
+            .chain(split_paths(&variable("XDG_RUNTIME_DIR")))
             .chain(["/run".into(), "/tmp".into()])
-            .filter(|place| place.is_absolute())
+            .filter(|place| place.is_absolute() && !(foreign && is_private(place)))
             .collect();
         Directory { places, made: RefCell::new(None), next: Cell::new(0) }
     }
@@ -59,6 +58,13 @@ impl Directory {
             None => NotifySocket::new(),
         }
     }
+}
+
+/// Whether others cannot pass: systemd makes RUNTIME_DIRECTORY like that when
+/// RuntimeDirectoryMode says so.
+fn is_private(place: &Path) -> bool {
+    let searchable = |dir: &Path| fs::metadata(dir).is_ok_and(|data| data.permissions().mode() & 0o001 != 0);
+    !place.ancestors().all(searchable)
 }
 
 fn make_in(place: &Path) -> io::Result<PathBuf> {
@@ -90,12 +96,22 @@ mod tests {
     fn it_takes_the_place_that_we_were_given_and_leaves_nothing() {
         let place = tempfile::tempdir().unwrap();
         let environment = [("RUNTIME_DIRECTORY".into(), place.path().into())];
-        let directory = Directory::new(&environment, true);
+        let directory = Directory::new(&environment, false);
         let [one, two] = [(); 2].map(|()| directory.socket().unwrap());
         assert!(one.address().starts_with(place.path().to_str().unwrap()), "{}", one.address());
         assert_ne!(one.address(), two.address());
         drop((one, two, directory));
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_place_that_a_foreign_worker_cannot_pass_is_passed_over() {
+        let place = tempfile::tempdir().unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let environment = [("RUNTIME_DIRECTORY".into(), place.path().into())];
+        let foreign = Directory::new(&environment, true);
+        assert!(!foreign.places.contains(&place.path().into()), "it is 0700");
+        assert!(Directory::new(&environment, false).places.contains(&place.path().into()));
     }
 
     #[test]

@@ -309,6 +309,7 @@ impl Supervisor {
             Stage::Draining { since, .. } => {
                 worker.stage = Stage::Killed;
                 worker.asked = true;
+                self.forced |= self.stopping;
                 self.actions.push(Action::Kill(id));
                 self.report(Report::Killed(id, now - since));
             }
@@ -316,9 +317,8 @@ impl Supervisor {
                 worker.stage = Stage::Remains { kill_at: None, killed: true };
                 self.actions.push(Action::KillRemains(id));
             }
-            _ => return,
+            _ => {}
         }
-        self.forced |= self.stopping;
     }
 
     pub(super) fn set_stage(&mut self, id: WorkerId, stage: Stage) {

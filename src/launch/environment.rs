@@ -7,7 +7,9 @@ use crate::sys::identity::Identity;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Variables by name.
@@ -50,6 +52,7 @@ pub fn read(
         read_dir(&base.join(dir), &mut variables)?;
     }
     variables.extend(spec.set.iter().cloned());
+    variables.retain(|name, _| !export::is_ours(name.as_bytes()));
     Ok(variables)
 }
 
@@ -65,7 +68,7 @@ fn account(identity: &Identity) -> Vec<(OsString, OsString)> {
 
 fn read_file(path: &Path, variables: &mut Variables) -> Result<(), String> {
     let attempt = format!("read environment file {}", path.display());
-    let text = fs::read(path).map_err(|error| failed(&attempt, &error))?;
+    let text = read_regular(path).map_err(|error| failed(&attempt, &error))?;
     for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let line = line.trim_ascii();
         if line.is_empty() || line.starts_with(b"#") {
@@ -73,6 +76,7 @@ fn read_file(path: &Path, variables: &mut Variables) -> Result<(), String> {
         }
         let line = line.strip_prefix(b"export ").unwrap_or(line).trim_ascii_start();
         let at = line.iter().position(|&byte| byte == b'=').filter(|&at| at > 0 && !line.contains(&0));
+        let at = at.filter(|&at| !line[..at].trim_ascii_end().iter().any(u8::is_ascii_whitespace));
         let at = at.ok_or_else(|| format!("cannot {attempt}: line {} is not of the form K=V", number + 1))?;
         let value = unquoted(line[at + 1..].trim_ascii());
         variables.insert(os(line[..at].trim_ascii()), os(value));
@@ -99,7 +103,7 @@ fn read_dir(path: &Path, variables: &mut Variables) -> Result<(), String> {
         if name.as_bytes().starts_with(b".") || name.as_bytes().contains(&b'=') || !file.is_file() {
             continue;
         }
-        let text = fs::read(&file)
+        let text = read_regular(&file)
             .map_err(|error| failed(&format!("read environment file {}", file.display()), &error))?;
         if text.is_empty() {
             variables.remove(&name);
@@ -112,7 +116,23 @@ fn read_dir(path: &Path, variables: &mut Variables) -> Result<(), String> {
     Ok(())
 }
 
-fn failed(attempt: &str, error: &std::io::Error) -> String {
+/// A pipe or a device could keep us waiting, and with us everything else.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    const LONGEST: u64 = 1 << 20;
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    if metadata.len() > LONGEST {
+        return Err(io::Error::other("longer than a mebibyte"));
+    }
+    let mut text = Vec::new();
+    file.take(LONGEST).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+fn failed(attempt: &str, error: &io::Error) -> String {
     format!("cannot {attempt}: {}", crate::error::reason(error))
 }
 
@@ -156,6 +176,24 @@ mod tests {
         let pairs: Vec<_> =
             variables.iter().map(|(k, v)| (k.to_str().unwrap(), v.to_str().unwrap())).collect();
         assert_eq!(pairs, [("A", "from\ndir"), ("B", "two words"), ("D", "word")]);
+    }
+
+    #[test]
+    fn what_we_alone_set_comes_from_nowhere_else() {
+        let set = ["LISTEN_PID", "NOTIFY_SOCKET", "GRACEFUL_RUN_PID", "UNICORN_FD"];
+        let set = set.map(|name| (name.into(), "1".into())).to_vec();
+        let spec = Environment { clear: true, set, ..Environment::default() };
+        let variables = read(&spec, &[], None, Path::new("/")).unwrap();
+        assert_eq!(variables.keys().collect::<Vec<_>>(), ["UNICORN_FD"]);
+    }
+
+    #[test]
+    fn a_file_that_could_keep_us_waiting_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let spec = Environment { files: vec!["fifo".into()], ..Environment::default() };
+        let error = read(&spec, &[], None, dir.path()).unwrap_err();
+        assert!(error.ends_with("fifo: not a regular file"), "{error}");
     }
 
     #[test]

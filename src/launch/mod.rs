@@ -104,11 +104,12 @@ impl Reading {
         let mut environment =
             environment::read(&worker.environment, &around.environment, identity, &around.directory)
                 .map_err(|message| Refused { refusal: Refusal::Other, message })?;
-        if !worker.environment.clear {
+        let said = worker.environment.set.iter().any(|(name, _)| name == "PWD");
+        if !worker.environment.clear && !said {
             environment.insert("PWD".into(), directory.clone().into());
         }
         let name = worker.command.first().map(OsString::as_os_str).unwrap_or_default();
-        let program = find(name, environment.get(OsStr::new("PATH")), &directory)?;
+        let program = find(name, environment.get(OsStr::new("PATH")), &directory, identity)?;
         Ok(Reading { program: Place::new(program), directory: Place::new(directory), environment })
     }
 
@@ -154,16 +155,37 @@ impl Reading {
     }
 }
 
+/// Whether the mode of `file` lets `identity` execute it.
+fn may_execute(file: &Path, identity: &Identity) -> bool {
+    let Ok(data) = fs::metadata(file) else { return false };
+    let bits = match data.uid() == identity.uid {
+        _ if identity.uid == 0 => 0o111,
+        true => 0o100,
+        false if data.gid() == identity.gid || identity.groups.contains(&data.gid()) => 0o010,
+        false => 0o001,
+    };
+    data.mode() & bits != 0
+}
+
 /// The program's path. One with a slash is left to execve(2) to judge; another
 /// is looked for in the worker's PATH.
-fn find(name: &OsStr, path: Option<&OsString>, directory: &Path) -> Result<PathBuf, Refused> {
+fn find(
+    name: &OsStr,
+    path: Option<&OsString>,
+    directory: &Path,
+    identity: Option<&Identity>,
+) -> Result<PathBuf, Refused> {
     if name.as_encoded_bytes().contains(&b'/') {
         return Ok(directory.join(name));
     }
     let default = OsString::from(DEFAULT_PATH);
     let path = path.unwrap_or(&default);
-    if let Ok(found) = which::which_in(name, Some(path), directory) {
-        return Ok(found);
+    // What we may execute as root the worker may not: execvp(3) would go on.
+    let mut found = which::which_in_all(name, Some(path), directory).into_iter().flatten();
+    let first = found.next();
+    let may = |file: &PathBuf| identity.is_none_or(|identity| may_execute(file, identity));
+    if let Some(file) = first.iter().cloned().chain(found).find(may).or(first) {
+        return Ok(file);
     }
     let shown = name.to_string_lossy();
     let there =

@@ -113,6 +113,9 @@ fn is_missing(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// Whatever the system says; the sockets made so far are closed.
+///
+/// With SO_REUSEPORT the kernel would let us into somebody else's address, and
+/// share its connections: whether it is free is asked by a socket without.
 pub(super) fn open(
     ty: Type,
     mut address: SocketAddr,
@@ -120,22 +123,14 @@ pub(super) fn open(
     backlog: u32,
     count: u32,
 ) -> io::Result<(Vec<Socket>, SocketAddr)> {
+    if options.reuseport {
+        unbound(ty, address, options)?.bind(&SockAddr::from(address))?;
+    }
     let mut sockets = Vec::new();
     for _ in 0..count {
-        let socket = Socket::new(Domain::for_address(address), ty, None)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(options.v6only)?;
-        }
-        if ty == Type::STREAM {
-            socket.set_reuse_address(true)?;
-        }
+        let socket = unbound(ty, address, options)?;
         if options.reuseport {
             socket.set_reuse_port(true)?;
-        }
-        match address {
-            SocketAddr::V4(_) if options.freebind => socket.set_freebind_v4(true)?,
-            SocketAddr::V6(_) if options.freebind => socket.set_freebind_v6(true)?,
-            _ => {}
         }
         tune(&socket, options)?;
         socket.bind(&SockAddr::from(address))?;
@@ -146,6 +141,22 @@ pub(super) fn open(
         sockets.push(socket);
     }
     Ok((sockets, address))
+}
+
+fn unbound(ty: Type, address: SocketAddr, options: &Options) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), ty, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(options.v6only)?;
+    }
+    if ty == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    match address {
+        SocketAddr::V4(_) if options.freebind => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) if options.freebind => socket.set_freebind_v6(true)?,
+        _ => {}
+    }
+    Ok(socket)
 }
 
 /// Whether a socket on `held` keeps another from `wanted`, both without

@@ -217,7 +217,12 @@ fn open_inet(
     // share the connections between two listeners.
     let same = |other: &&Listener| {
         let held = other.inet.filter(|held| other.kind == kind && held.port() != 0);
-        held.is_some_and(|held| candidates.contains(&held))
+        held.is_some_and(|held| {
+            candidates.iter().any(|&wanted| {
+                let apart = options.v6only && wanted.is_ipv6() && held.is_ipv4();
+                held == wanted || options.reuseport && !apart && inet::overlap(held, other.v6only, wanted)
+            })
+        })
     };
     if let Some(other) = earlier.iter().find(same) {
         return Err(in_use(shown(candidates[0]), other));

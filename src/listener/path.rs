@@ -9,13 +9,14 @@
 //! the kernel holds the inode, and its number cannot come back in another file.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg};
+use nix::fcntl::AtFlags;
 use nix::sys::stat::{self, FchmodatFlags, FileStat, Mode, SFlag};
 use nix::unistd::{self, Gid, Uid, UnlinkatFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -41,7 +42,7 @@ pub(super) struct Permissions {
 #[derive(Debug)]
 pub(super) struct BoundPath {
     /// `None` only while it is being dropped.
-    directory: Option<OwnedFd>,
+    directory: File,
     name: OsString,
     inode: (u64, u64),
 }
@@ -70,6 +71,7 @@ pub(super) fn bind(
     }
     let address = SockAddr::unix(path).map_err(|error| refuse(path, &reason(&error), None))?;
     socket.bind(&address).map_err(|error| refuse(path, &reason(&error), None))?;
+    // Without knowing it for ours, what is there now cannot be removed.
     let file = look(directory.as_fd(), name).map_err(|errno| failed(path, errno))?;
     let seen = stat::lstat(path).map_err(|errno| failed(path, errno))?;
     if file.is_none_or(|file| inode(&file) != inode(&seen) || !is_socket(&file)) {
@@ -83,8 +85,9 @@ pub(super) fn bind(
         unlink_if_same(directory.as_fd(), name, inode);
         return Err(error);
     }
-    let directory = directory.unlock().map_err(|(_, errno)| failed(path, errno))?;
-    Ok(BoundPath { directory: Some(directory), name: name.to_owned(), inode })
+    let bound = BoundPath { directory, name: name.to_owned(), inode };
+    bound.directory.unlock().map_err(|error| refuse(path, &reason(&error), None))?;
+    Ok(bound)
 }
 
 impl BoundPath {
@@ -98,8 +101,8 @@ impl Drop for BoundPath {
     fn drop(&mut self) {
         // Without the lock the path stays: it is stale once we have gone, and
         // the next start replaces it.
-        if let Some(Ok(lock)) = self.directory.take().map(|fd| acquire(fd, STOP_PATIENCE)) {
-            unlink_if_same(lock.as_fd(), &self.name, self.inode);
+        if acquire(&self.directory, STOP_PATIENCE).is_ok() {
+            unlink_if_same(self.directory.as_fd(), &self.name, self.inode);
         }
     }
 }
@@ -113,8 +116,8 @@ fn failed(path: &Path, errno: Errno) -> Error {
     refuse(path, &errno.desc().to_lowercase(), None)
 }
 
-fn lock_directory(path: &Path, parent: &Path) -> Result<Flock<OwnedFd>, Error> {
-    let directory = std::fs::File::open(parent).map_err(|error| {
+fn lock_directory(path: &Path, parent: &Path) -> Result<File, Error> {
+    let directory = File::open(parent).map_err(|error| {
         let next = match error.kind() {
             io::ErrorKind::NotFound => Some(format!("create the directory {} first", parent.display())),
             io::ErrorKind::PermissionDenied => {
@@ -124,27 +127,26 @@ fn lock_directory(path: &Path, parent: &Path) -> Result<Flock<OwnedFd>, Error> {
         };
         refuse(path, &reason(&error), next.as_deref())
     })?;
-    acquire(directory.into(), START_PATIENCE).map_err(|errno| match errno {
-        Errno::EWOULDBLOCK => {
+    match acquire(&directory, START_PATIENCE) {
+        Ok(()) => Ok(directory),
+        Err(TryLockError::WouldBlock) => {
             let why = format!("another process keeps {} locked", parent.display());
-            refuse(path, &why, Some("lslocks shows which"))
+            Err(refuse(path, &why, Some("lslocks shows which")))
         }
-        errno => failed(path, errno),
-    })
+        Err(TryLockError::Error(error)) => Err(refuse(path, &reason(&error), None)),
+    }
 }
 
 /// Polls, because a blocking flock could be held up for ever by anyone who may
 /// read the directory, and an alarm would be a signal more to look after.
-fn acquire(mut directory: OwnedFd, patience: Duration) -> Result<Flock<OwnedFd>, Errno> {
+fn acquire(directory: &File, patience: Duration) -> Result<(), TryLockError> {
     let start = Instant::now();
     loop {
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((fd, Errno::EWOULDBLOCK | Errno::EINTR)) if start.elapsed() < patience => {
-                directory = fd;
+        match directory.try_lock() {
+            Err(TryLockError::WouldBlock) if start.elapsed() < patience => {
                 std::thread::sleep(Duration::from_millis(2));
             }
-            Err((_, errno)) => return Err(errno),
+            result => return result,
         }
     }
 }

@@ -129,6 +129,13 @@ fn reuseport_makes_one_socket_a_slot_once() {
 }
 
 #[test]
+fn reuseport_does_not_share_an_address_with_a_stranger() {
+    let other = open_in(Path::new("/"), &["127.0.0.1:0,reuseport"], 1).unwrap();
+    let bind = format!("{},reuseport", other.list[0].inet.unwrap());
+    assert!(refused(Path::new("/"), &[&bind]).contains("address already in use"));
+}
+
+#[test]
 fn a_port_in_use_is_refused_and_leaves_nothing() {
     let directory = directory();
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -161,6 +168,13 @@ fn two_of_our_own_that_clash_are_both_named() {
         }
     }
     open(&[&format!("[::]:{port},v6only"), &format!("*:{port}")]).unwrap();
+    // SO_REUSEPORT alone would let the kernel take them all, in either order.
+    for (first, second) in [(0, 1), (1, 0), (0, 4), (4, 0), (1, 4), (4, 1)] {
+        let [one, two] = [first, second].map(|index| format!("{},reuseport", specs[index]));
+        let message = refused(directory.path(), &[&one, &two]);
+        let one: Bind = one.parse().unwrap();
+        assert!(message.contains(&format!("({one} of this")), "{message}");
+    }
     let twice = format!("127.0.0.1:{port},reuseport");
     assert!(refused(directory.path(), &[&twice, &twice]).contains(&format!("({twice} of this")));
     let message = refused(directory.path(), &["./s", "unix-dgram:./s"]);

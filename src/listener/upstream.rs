@@ -14,6 +14,9 @@ use crate::error::Error;
 /// The first descriptor: SD_LISTEN_FDS_START.
 pub const FIRST: RawFd = 3;
 
+/// More descriptors than this cannot be open under any usual limit.
+const MOST: RawFd = 65_536;
+
 /// What whoever started us says it handed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Upstream {
@@ -51,7 +54,7 @@ impl Upstream {
         }
         let attempt = format!("take over the sockets of LISTEN_FDS={fds:?}");
         let count = match digits(&fds).and_then(|fds| fds.parse::<RawFd>().ok()) {
-            Some(count) if count <= RawFd::MAX - FIRST => count,
+            Some(count) if count <= MOST => count,
             _ => return Err(Error::cannot(attempt, "it is not a number of descriptors")),
         };
         let names = match listen_fdnames.map(OsStr::to_str) {
@@ -137,12 +140,12 @@ mod tests {
 
     #[test]
     fn a_count_that_is_none_is_refused() {
-        for fds in ["", "x", "-1", "1.5", "2147483645", "99999999999"] {
+        for fds in ["", "x", "-1", "1.5", "65537", "2147483644", "99999999999"] {
             let error = read(Some("71"), Some(fds), None).unwrap_err();
             assert_eq!(error.status(), 125, "{fds}");
             assert!(error.to_string().contains(&format!("LISTEN_FDS={fds:?}")), "{error}");
         }
-        assert_eq!(read(Some("71"), Some("2147483644"), None).unwrap().count(), 2147483644);
+        assert_eq!(read(Some("71"), Some("65536"), None).unwrap().count(), 65_536);
     }
 
     proptest! {

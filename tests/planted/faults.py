@@ -54,7 +54,7 @@ FAULTS = [
     ("it ends while a worker lives", "settle.rs",
      "if !self.workers.is_empty() || !(self.stopping || deserted)", "if !(self.stopping || deserted)"),
     ("a kill is not told in the ending", "record.rs",
-     "        self.forced |= self.stopping;\n", ""),
+     "                self.forced |= self.stopping;\n", ""),
     ("the soak is not waited for", "settle.rs",
      "latest.max(since + self.policy.soak)", "latest.max(since)"),
     ("a restarting worker is not given up for an upgrade", "settle.rs",

@@ -46,7 +46,6 @@ impl Book {
                 let due = timeout.is_some_and(|timeout| exited + timeout <= now);
                 demand!(by_force || due, "{action:?} too soon");
                 demand!(!std::mem::replace(&mut life.remains_killed, true), "{action:?} twice");
-                self.forced |= self.stopping;
                 Ok(())
             }
             Action::Forward(id, token) => {
