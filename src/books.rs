@@ -2,10 +2,10 @@
 
 use crate::core::event::{Exit, Generation, Slot, WorkerId};
 use crate::sys::process;
-use crate::sys::tree::Family;
+use crate::sys::tree::{self, Family};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
-use std::collections::BTreeMap;
+use nix::unistd::{Pid, getpgid};
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 /// One start of the command.
@@ -28,12 +28,17 @@ pub struct Process {
     pub pid: Pid,
     /// Whether it has been reaped: then only its group and orphans are left.
     pub reaped: bool,
-    /// Whether it leads a group of its own.
+    /// Whether it leads a group of its own that has not been seen empty: the
+    /// number of an empty one may soon be somebody else's.
     pub leads: bool,
     /// How its descendants are recognised.
     pub family: Family,
     /// The user's check, while it runs.
     pub check: Option<Pid>,
+    /// What it left behind and has been asked to stop; None: nothing has.
+    pub asked: Option<BTreeSet<Pid>>,
+    /// Whether what it left behind is to be killed.
+    pub killed: bool,
     /// Pins the number on kernels that have it.
     pub pidfd: Option<OwnedFd>,
 }
@@ -45,6 +50,10 @@ pub struct Books {
     command: String,
     /// Why a start was refused last; it outlives its entry, for our last words.
     last_refused: Option<String>,
+    /// Children that we had before we started any.
+    strangers: Vec<Pid>,
+    /// Everything is to go: whatever is left to us belongs to the last workers.
+    pub stopping: bool,
 }
 
 /// Whose process it was that ended.
@@ -61,7 +70,13 @@ pub enum Owner {
 impl Books {
     /// Empty books for workers of `command`, as messages name it.
     pub fn new(command: String) -> Books {
-        Books { entries: BTreeMap::new(), command, last_refused: None }
+        Books {
+            entries: BTreeMap::new(),
+            command,
+            last_refused: None,
+            strangers: tree::living_children(Pid::this()),
+            stopping: false,
+        }
     }
 
     /// The command, as messages name it.
@@ -103,10 +118,14 @@ impl Books {
         self.entries.get_mut(&id)
     }
 
-    /// Closes every entry of which `lives` does not hold, and says which.
-    pub fn close(&mut self, lives: impl Fn(WorkerId) -> bool) -> Vec<(WorkerId, Entry)> {
-        let gone: Vec<WorkerId> = self.entries.keys().copied().filter(|&id| !lives(id)).collect();
-        gone.into_iter().filter_map(|id| Some((id, self.entries.remove(&id)?))).collect()
+    /// The entries of which `lives` does not hold.
+    pub fn gone(&self, lives: impl Fn(WorkerId) -> bool) -> Vec<WorkerId> {
+        self.entries.keys().copied().filter(|&id| !lives(id)).collect()
+    }
+
+    /// Closes an entry.
+    pub fn close(&mut self, id: WorkerId) {
+        self.entries.remove(&id);
     }
 
     /// Whose process `pid` is.
@@ -125,34 +144,73 @@ impl Books {
         self.entries.iter().filter(|(_, entry)| reaped(entry)).map(|(&id, _)| id).collect()
     }
 
-    /// Processes that a reaped worker has left behind, outside its group.
-    fn orphans(&self, process: &Process) -> Vec<Pid> {
-        let ours: Vec<Pid> = self
-            .entries
-            .values()
-            .filter_map(|entry| entry.process.as_ref())
+    /// Processes that a reaped worker has left behind: those that were given to us,
+    /// and what is below them.
+    fn orphans(&self, process: &Process) -> BTreeSet<Pid> {
+        let others = self.entries.values().filter_map(|entry| entry.process.as_ref());
+        let mut others: Vec<Pid> = others
             .flat_map(|process| [(!process.reaped).then_some(process.pid), process.check])
             .flatten()
             .collect();
-        process.family.orphans(&ours)
+        others.extend(&self.strangers);
+        let roots = match self.stopping {
+            true => {
+                let mut children = tree::living_children(Pid::this());
+                children.retain(|child| !others.contains(child));
+                children
+            }
+            false => process.family.orphans(&others),
+        };
+        roots.into_iter().flat_map(|root| std::iter::once(root).chain(tree::descendants(root))).collect()
     }
 
     /// Whether anything of a reaped worker lives on.
-    pub fn remains(&self, id: WorkerId) -> bool {
-        let Some(process) = self.process(id) else { return false };
-        process.leads && process::group_exists(process.pid) || !self.orphans(process).is_empty()
+    pub fn remains(&mut self, id: WorkerId) -> bool {
+        let Some(process) = self.entries.get_mut(&id).and_then(|entry| entry.process.as_mut()) else {
+            return false;
+        };
+        process.leads = process.leads
+            && process::group_exists(process.pid)
+            && tree::group_lives(process.pid).unwrap_or(true);
+        let leads = process.leads;
+        leads || self.process(id).is_some_and(|process| !self.orphans(process).is_empty())
     }
 
-    /// Sends a signal to what a reaped worker has left behind.
-    pub fn signal_remains(&self, id: WorkerId, signal: Signal) {
-        let Some(process) = self.process(id) else { return };
-        if process.leads {
-            log_failure(process.pid, process::signal_group(process.pid, signal as i32));
+    /// Asks what a reaped worker has left behind to stop, or kills it.
+    pub fn end_remains(&mut self, id: WorkerId, signal: Signal) {
+        if !self.remains(id) {
+            return;
         }
-        for orphan in self.orphans(process) {
-            if nix::unistd::getpgid(Some(orphan)) != Ok(process.pid) {
-                log_failure(orphan, process::signal(orphan, signal as i32));
-            }
+        let Some(process) = self.process(id) else { return };
+        let (pid, leads, orphans) = (process.pid, process.leads, self.orphans(process));
+        if leads {
+            log_failure(pid, process::signal_group(pid, signal as i32));
+            // A stopped process keeps the signal until it is continued.
+            log_failure(pid, process::signal_group(pid, Signal::SIGCONT as i32));
+        }
+        for &orphan in orphans.iter().filter(|&&orphan| !leads || getpgid(Some(orphan)) != Ok(pid)) {
+            log_failure(orphan, process::signal(orphan, signal as i32));
+            log_failure(orphan, process::signal(orphan, Signal::SIGCONT as i32));
+        }
+        if let Some(process) = self.entries.get_mut(&id).and_then(|entry| entry.process.as_mut()) {
+            process.asked.get_or_insert_default().extend(orphans);
+            process.killed |= signal == Signal::SIGKILL;
+        }
+    }
+
+    /// Those that were given to us since then, by the end of others, get the same.
+    pub fn end_newcomers(&mut self, id: WorkerId) {
+        let Some(process) = self.process(id) else { return };
+        if process.killed {
+            return self.end_remains(id, Signal::SIGKILL);
+        }
+        let Some(asked) = &process.asked else { return };
+        let new: BTreeSet<Pid> = self.orphans(process).difference(asked).copied().collect();
+        for &orphan in &new {
+            log_failure(orphan, process::signal(orphan, Signal::SIGTERM as i32));
+        }
+        if let Some(process) = self.entries.get_mut(&id).and_then(|entry| entry.process.as_mut()) {
+            process.asked.get_or_insert_default().extend(new);
         }
     }
 
@@ -163,13 +221,14 @@ impl Books {
         }
     }
 
-    /// Sends a signal to the worker and its group.
+    /// Sends a signal to the worker, which may have left its group, and to the
+    /// group.
     pub fn signal_group(&self, id: WorkerId, signal: Signal) {
-        let Some(process) = self.process(id) else { return };
-        match process.leads {
-            true => log_failure(process.pid, process::signal_group(process.pid, signal as i32)),
-            false => self.signal(id, signal as i32),
+        let Some(process) = self.process(id).filter(|process| !process.reaped) else { return };
+        if process.leads {
+            log_failure(process.pid, process::signal_group(process.pid, signal as i32));
         }
+        self.signal(id, signal as i32);
     }
 
     /// The process of a worker.

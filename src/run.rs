@@ -5,21 +5,21 @@ use crate::ack::{self, Heard, Watcher, accepting};
 use crate::books::{self, Books, Owner, Process};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::core::Supervisor;
 use crate::core::event::{
     AckKind, Action, Ending, Event, Failure, Generation, Reading as From, Refusal, Report, Request, Slot,
-    WorkerId,
+    Time, WorkerId,
 };
+use crate::core::{ShownStage, Supervisor};
 use crate::error::{Error, reason};
 use crate::inputs::Input;
 use crate::launch::start::{Common, refused};
-use crate::launch::{Reading, Refused, Surroundings};
-use crate::listener::{Listeners, Upstream};
+use crate::launch::{Reading, Refused, Surroundings, descriptors};
 use crate::pid_file::PidFile;
 use crate::sys::identity::identity;
 use crate::sys::tree::Family;
-use crate::sys::{child, fd, inherited, memory, process};
-use crate::{inputs, report, upward};
+use crate::sys::{child, inherited, memory, process, terminal};
+use crate::upward::Upward;
+use crate::{inputs, report};
 use crossbeam_channel::Receiver;
 use log::{debug, info, warn};
 use nix::sys::signal::{Signal, raise};
@@ -30,6 +30,10 @@ use std::time::Duration;
 /// A sleep that ends this much later than asked for was not ours: we were
 /// stopped, and the workers may have been as well.
 const OVERSLEPT: Duration = Duration::from_secs(1);
+/// While somebody is leaving, the system is asked this often whether it has:
+/// not every end is told (a process may have left its group, or its parent may
+/// not reap it).
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How it ended: our exit status and last line.
 pub type Verdict = (u8, Option<String>);
@@ -49,6 +53,8 @@ struct Run {
     /// Events that actions brought about; they go before what the threads send.
     soon: VecDeque<Event>,
     ending: Option<Ending>,
+    /// The service manager.
+    upward: Upward,
     /// A failure of our own that made us stop.
     failure: Option<Error>,
     clock: Clock,
@@ -68,7 +74,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         None => None,
     };
     let identity = identity.filter(|identity| !identity.is_ours());
-    let listeners = open_listeners(&config, &around)?;
+    let listeners = descriptors::open_listeners(&config, &around)?;
     config.policy.least_workers = match listeners.iter().any(|listener| listener.reuseport()) {
         // The queue of a slot's own socket would have nobody to serve it.
         true => config.policy.workers,
@@ -100,6 +106,8 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         warn!("cannot adopt what workers leave behind: {errno}");
     }
     let directory = ack::Directory::new(&around.environment, identity.is_some());
+    let manager = around.environment.iter().find(|(key, _)| key == "NOTIFY_SOCKET");
+    let upward = Upward::new(manager.map(|(_, value)| value.as_os_str()));
     let (inputs, watcher) = inputs::start(&config.signals)?;
     let books = Books::new(
         config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default(),
@@ -116,52 +124,18 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         pid_file,
         soon: VecDeque::from([Event::Tick]),
         ending: None,
+        upward,
         failure: None,
         clock: Clock::new(),
     };
     let ending = run.until_the_end(&inputs);
+    for id in run.books.gone(|_| false) {
+        run.end_check(id);
+    }
     if let Some(failure) = run.failure {
         return Err(failure);
     }
     Ok(report::last_words(ending, &run.books, run.config.policy.stop_timeout))
-}
-
-/// Every number that a worker is given must be given once.
-fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listeners, Error> {
-    let variable = |name: &str| {
-        around.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
-    };
-    let upstream = Upstream::read(
-        variable("LISTEN_PID"),
-        variable("LISTEN_FDS"),
-        variable("LISTEN_FDNAMES"),
-        std::process::id(),
-    )?;
-    if let Some(warning) = upstream.warning() {
-        warn!("{warning}");
-    }
-    let end = crate::export::FIRST_FD + (upstream.count() + config.binds.len()) as i32;
-    let mut taken = BTreeSet::new();
-    let asked = config.acks.fd_number.into_iter().chain(config.worker.pass_fds.iter().copied());
-    for number in asked {
-        if number < end || !taken.insert(number) {
-            return Err(Error::Usage(format!(
-                "descriptor {number} cannot be given to the worker twice (0 to {} are taken by the standard streams and the listeners)",
-                end - 1
-            )));
-        }
-    }
-    for &number in &config.worker.pass_fds {
-        if fd::duplicate(number).is_err() {
-            return Err(Error::Inherited { fd: number, why: "it is not open (--pass-fd)".into() });
-        }
-    }
-    if config.policy.readiness.kinds.contains(&AckKind::Accepting)
-        && upstream.count() + config.binds.len() == 0
-    {
-        return Err(Error::Usage("--ack accepting needs a listener to look for (give one with -b)".into()));
-    }
-    Listeners::open(upstream, &config.binds, &around.directory, config.policy.workers)
 }
 
 impl Run {
@@ -177,7 +151,7 @@ impl Run {
                 Some(Input::Signal(Signal::SIGCHLD)) => self.reap(),
                 Some(Input::Signal(signal)) => {
                     debug!("signal {signal}");
-                    let shared = self.config.worker.foreground_tty;
+                    let shared = self.config.worker.foreground_tty && terminal::is_ours();
                     if let Some(request) = self.config.signals.request(signal, shared) {
                         self.soon.push_back(Event::Request(request));
                     }
@@ -191,15 +165,28 @@ impl Run {
 
     /// The next input, or nothing once the core's deadline has come.
     fn next(&mut self, inputs: &Receiver<Input>) -> Option<Input> {
-        let Some(deadline) = self.core.deadline() else { return inputs.recv().ok() };
+        let deadline = match (self.core.deadline(), self.somebody_leaves()) {
+            (Some(deadline), _) => deadline,
+            (None, true) => Time::MAX,
+            (None, false) => return inputs.recv().ok(),
+        };
         let before = self.clock.now();
-        let wait = deadline.saturating_sub(before);
+        let due = deadline.saturating_sub(before);
+        let wait = if self.somebody_leaves() { due.min(LOOK_AGAIN) } else { due };
         let input = inputs.recv_timeout(wait).ok();
-        let late = (self.clock.now() - before).saturating_sub(wait);
-        if late > OVERSLEPT {
-            self.clock.forget(late);
+        let slept = self.clock.now() - before;
+        if slept > wait + OVERSLEPT {
+            // What was waited for may have happened meanwhile and not been told.
+            self.clock.forget(slept);
+        }
+        if input.is_none() && wait < due {
+            self.reap();
         }
         input
+    }
+
+    fn somebody_leaves(&self) -> bool {
+        self.core.workers().any(|shown| matches!(shown.stage, ShownStage::Draining | ShownStage::Killed))
     }
 
     fn step(&mut self, event: Event) {
@@ -215,11 +202,18 @@ impl Run {
 
     fn close_books(&mut self) {
         let lives: BTreeSet<WorkerId> = self.core.workers().map(|shown| shown.worker).collect();
-        for (id, entry) in self.books.close(|id| lives.contains(&id)) {
+        for id in self.books.gone(|id| lives.contains(&id)) {
+            self.end_check(id);
             self.watcher.forget(id);
-            if let Some(check) = entry.process.and_then(|process| process.check) {
-                let _ = process::signal_group(check, Signal::SIGKILL as i32);
-            }
+            self.books.close(id);
+        }
+    }
+
+    /// A check that nobody waits for any more goes with everything that it started.
+    fn end_check(&mut self, id: WorkerId) {
+        let process = self.books.get_mut(id).and_then(|entry| entry.process.as_mut());
+        if let Some(check) = process.and_then(|process| process.check.take()) {
+            let _ = process::signal_group(check, Signal::SIGKILL as i32);
         }
     }
 
@@ -239,11 +233,8 @@ impl Run {
                 self.books.signal(id, Signal::SIGCONT as i32);
             }
             Action::Kill(id) => self.books.signal_group(id, Signal::SIGKILL),
-            Action::StopRemains(id) => {
-                self.books.signal_remains(id, Signal::SIGTERM);
-                self.books.signal_remains(id, Signal::SIGCONT);
-            }
-            Action::KillRemains(id) => self.books.signal_remains(id, Signal::SIGKILL),
+            Action::StopRemains(id) => self.books.end_remains(id, Signal::SIGTERM),
+            Action::KillRemains(id) => self.books.end_remains(id, Signal::SIGKILL),
             Action::Forward(id, token) => self.books.signal(id, token.0),
             Action::Suspend(id) => self.books.signal_group(id, Signal::SIGSTOP),
             Action::Resume(id) => self.books.signal_group(id, Signal::SIGCONT),
@@ -292,7 +283,7 @@ impl Run {
             message: format!("cannot make the ack channels: {}", reason(&error)),
         };
         let channels = self.config.acks.open(&self.directory, self.common.ready_fd()).map_err(no_channels)?;
-        let launch = self.common.worker(&reading, &channels, generation, slot)?;
+        let launch = self.common.worker(&reading, &channels, id, generation, slot)?;
         let started = child::spawn(&launch).map_err(|error| refused(&error, &reading))?;
         info!(
             generation = generation.0, pid = started.pid.as_raw(), slot = slot.0;
@@ -302,12 +293,8 @@ impl Run {
         let uid = self.common.identity.as_ref().map_or(ours, |identity| Uid::from_raw(identity.uid));
         let worker = ack::Worker {
             uid,
-            family: Family {
-                worker: started.pid,
-                supervisor: Pid::this(),
-                generation: generation.0,
-                slot: slot.0,
-            },
+            generation: generation.0,
+            family: Family { worker: started.pid, supervisor: Pid::this(), start: id.0 },
         };
         if let Some(entry) = self.books.get_mut(id) {
             entry.process = Some(Process {
@@ -316,6 +303,8 @@ impl Run {
                 leads: launch.own_group,
                 family: worker.family,
                 check: None,
+                asked: None,
+                killed: false,
                 pidfd: started.pidfd,
             });
         }
@@ -386,8 +375,9 @@ impl Run {
             }
         }
         for worker in self.books.leftovers() {
-            if !self.books.remains(worker) {
-                self.soon.push_back(Event::Swept(worker));
+            match self.books.remains(worker) {
+                true => self.books.end_newcomers(worker),
+                false => self.soon.push_back(Event::Swept(worker)),
             }
         }
     }
@@ -402,13 +392,13 @@ impl Run {
                     self.soon.push_back(Event::Request(Request::Stop));
                     return;
                 }
-                upward::ready(&format!("{generation} serves"));
+                self.upward.ready(&format!("{generation} serves"));
                 memory::let_go_of_text();
             }
-            Report::UpgradeStarted { to, .. } => upward::reloading(&format!("{to} starts")),
+            Report::UpgradeStarted { to, .. } => self.upward.reloading(&format!("{to} starts")),
             Report::UpgradeDone { to, .. } => {
                 self.readings.retain(|&generation, _| generation >= to);
-                upward::ready(&format!("{to} serves"));
+                self.upward.ready(&format!("{to} serves"));
                 memory::let_go_of_text();
             }
             // What follows is STOPPING=1, the last word.
@@ -417,9 +407,14 @@ impl Run {
                 if replaced == 0 {
                     self.readings.remove(&to);
                 }
-                upward::ready(&format!("upgrade to {to} failed, {from} serves"));
+                self.upward.ready(&format!("upgrade to {to} failed, {from} serves"));
             }
-            Report::Stopping => upward::stopping(),
+            Report::Stopping => {
+                self.books.stopping = true;
+                self.upward.stopping();
+            }
+            // Whatever else it was asked, it has answered.
+            Report::Ready(id, ..) => self.end_check(id),
             _ => {}
         }
     }

@@ -104,13 +104,8 @@ fn every_end_is_reported_once_real_time_signals_too() {
 fn what_a_worker_leaves_behind_is_known_as_its_own() {
     let _turn = turn();
     process::become_subreaper().expect("subreaper");
-    let environment = |generation: u32, slot: u32| {
-        vec![
-            format!("GRACEFUL_RUN_PID={}", Pid::this()),
-            format!("GRACEFUL_RUN_GENERATION={generation}"),
-            format!("GRACEFUL_RUN_SLOT={slot}"),
-        ]
-    };
+    let environment =
+        |start: u32| vec![format!("GRACEFUL_RUN_PID={}", Pid::this()), format!("GRACEFUL_RUN_START={start}")];
     // One that stays in the group, one in a session of its own, a grandchild
     // whose parent goes at once, and one that has left group and environment.
     let (worker, hold, mut out) = script(
@@ -119,15 +114,15 @@ fn what_a_worker_leaves_behind_is_known_as_its_own() {
          (sh -c 'sleep 1002 & echo $!')
          setsid env -i sh -c 'echo $$; exec sleep 1003' &
          read gone",
-        &environment(7, 1),
+        &environment(7),
     );
     let mut pids = [(); 4].map(|()| pid(&mut out));
-    let (_, _hold_other, mut other_out) = script("echo $$; read gone", &environment(8, 1));
+    let (_, _hold_other, mut other_out) = script("echo $$; read gone", &environment(8));
     let other = pid(&mut other_out);
     let lost = *pids.iter().find(|&&pid| is_lost(pid)).expect("one without environment");
     pids.sort();
 
-    let family = Family { worker, supervisor: Pid::this(), generation: 7, slot: 1 };
+    let family = Family { worker, supervisor: Pid::this(), start: 7 };
     assert!(family.has(worker));
     for pid in pids {
         assert!(family.has(pid), "{pid} descends from it or was left behind");
@@ -139,7 +134,7 @@ fn what_a_worker_leaves_behind_is_known_as_its_own() {
     for stranger in [other, Pid::this(), Pid::parent(), Pid::from_raw(1)] {
         assert!(!family.has(stranger), "{stranger}");
     }
-    assert!(!Family { generation: 9, worker: other, ..family }.has(worker));
+    assert!(!Family { start: 9, worker: other, ..family }.has(worker));
 
     drop(hold);
     // read(1) fails at the end of its input.
@@ -149,7 +144,7 @@ fn what_a_worker_leaves_behind_is_known_as_its_own() {
     let kept: Vec<Pid> = pids.into_iter().filter(|&pid| pid != lost).collect();
     assert_eq!(orphans, kept);
     assert!(!family.has(lost), "it has cut every tie");
-    assert!(Family { slot: 0, worker: other, ..family }.orphans(&[other]).is_empty());
+    assert!(Family { start: 0, worker: other, ..family }.orphans(&[other]).is_empty());
     assert!(family.orphans(&orphans).is_empty(), "those we know are left out");
     assert!(process::group_exists(worker), "the group outlives its leader");
 

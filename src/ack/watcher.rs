@@ -23,6 +23,8 @@ use std::time::Duration;
 pub struct Worker {
     /// The user it was started as.
     pub uid: Uid,
+    /// Its generation, for people.
+    pub generation: u32,
     /// Its process and descendants.
     pub family: Family,
 }
@@ -55,6 +57,8 @@ struct Channel {
     end: End,
     /// Whether its ack has been passed on; a flood of others is not.
     said: bool,
+    /// Messages of strangers. The first is told of, a flood is not.
+    strangers: u64,
 }
 
 #[derive(Debug)]
@@ -96,7 +100,7 @@ impl Watcher {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, key);
             let mut channels = self.shared.channels();
             self.shared.epoll.add(end.as_fd(), event)?;
-            channels.insert(key, Channel { id, worker, end, said: false });
+            channels.insert(key, Channel { id, worker, end, said: false, strangers: 0 });
         }
         Ok(())
     }
@@ -161,7 +165,7 @@ impl Channel {
     /// Reads what is there; false once there will be no more.
     fn read(&mut self, heard: &mut Vec<Heard>) -> bool {
         let (ready, open) = match &self.end {
-            End::Notify(socket) => (read_notify(socket, self.worker, heard), true),
+            End::Notify(socket) => (read_notify(socket, self.worker, &mut self.strangers, heard), true),
             End::Pipe(pipe) => read_pipe(pipe),
         };
         let kind = match self.end {
@@ -187,7 +191,7 @@ impl End {
 /// Whether one of the datagrams says READY=1. Descriptors that came along are
 /// closed: that is the answer to BARRIER=1 (sd_notify_barrier(3)), and nothing
 /// else is made of them.
-fn read_notify(socket: &NotifySocket, worker: Worker, heard: &mut Vec<Heard>) -> bool {
+fn read_notify(socket: &NotifySocket, worker: Worker, strangers: &mut u64, heard: &mut Vec<Heard>) -> bool {
     let mut ready = false;
     for _ in 0..BURST {
         let datagram = match socket.receive() {
@@ -199,9 +203,12 @@ fn read_notify(socket: &NotifySocket, worker: Worker, heard: &mut Vec<Heard>) ->
             }
         };
         if !speaks_for(datagram.pid, datagram.uid, worker) {
-            log::warn!(
+            *strangers += 1;
+            let level = if *strangers == 1 { log::Level::Warn } else { log::Level::Trace };
+            log::log!(
+                level,
                 "generation {}: ack ignored, pid {} is not a process of worker pid {}",
-                worker.family.generation,
+                worker.generation,
                 datagram.pid,
                 worker.family.worker
             );

@@ -2,6 +2,7 @@
 //! environment, looked up anew at every start, so that a switched symlink, a
 //! renamed-over binary and changed settings are picked up.
 
+pub mod descriptors;
 mod environment;
 pub mod start;
 

@@ -3,7 +3,7 @@
 use super::{Reading, Refused};
 use crate::ack::Channels;
 use crate::config;
-use crate::core::event::{Generation, Refusal, Slot};
+use crate::core::event::{Generation, Refusal, Slot, WorkerId};
 use crate::export::{self, Exported, FIRST_FD};
 use crate::listener::Listeners;
 use crate::sys::child::{Launch, SpawnError, Step};
@@ -64,11 +64,13 @@ impl Common {
         &self,
         reading: &Reading,
         channels: &Channels,
+        id: WorkerId,
         generation: Generation,
         slot: Slot,
     ) -> Result<Launch, Refused> {
         let exported = self.exported();
         let mut variables = self.place(generation, slot);
+        variables.push(("GRACEFUL_RUN_START".into(), id.0.to_string()));
         variables.extend(export::listen_fds(&exported));
         variables.extend(channels.environment());
         let listeners = (FIRST_FD..).zip(self.listeners.iter());

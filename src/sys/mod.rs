@@ -11,4 +11,5 @@ pub mod memory;
 pub mod notify;
 pub mod process;
 pub mod remap;
+pub mod terminal;
 pub mod tree;

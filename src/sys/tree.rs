@@ -19,10 +19,9 @@ pub struct Family {
     pub worker: Pid,
     /// Our own pid, in `GRACEFUL_RUN_PID`.
     pub supervisor: Pid,
-    /// In `GRACEFUL_RUN_GENERATION`.
-    pub generation: u32,
-    /// In `GRACEFUL_RUN_SLOT`.
-    pub slot: u32,
+    /// In `GRACEFUL_RUN_START`: no two starts have the same, while a restart has
+    /// the generation and the slot of the worker before it.
+    pub start: u32,
 }
 
 impl Family {
@@ -50,9 +49,9 @@ impl Family {
     /// What the worker, now gone, has left to us: live children of ours that
     /// belong to it. `others` are the workers that we know.
     pub fn orphans(&self, others: &[Pid]) -> Vec<Pid> {
-        our_children(self.supervisor)
+        living_children(self.supervisor)
             .into_iter()
-            .filter(|pid| !others.contains(pid) && is_live(*pid) && self.left_behind(*pid))
+            .filter(|pid| !others.contains(pid) && self.left_behind(*pid))
             .collect()
     }
 
@@ -67,11 +66,8 @@ impl Family {
         let mut environment = Vec::new();
         let read = fs::File::open(format!("/proc/{pid}/environ"))
             .and_then(|file| file.take(LIMIT).read_to_end(&mut environment));
-        let wanted = [
-            format!("GRACEFUL_RUN_PID={}", self.supervisor),
-            format!("GRACEFUL_RUN_GENERATION={}", self.generation),
-            format!("GRACEFUL_RUN_SLOT={}", self.slot),
-        ];
+        let wanted =
+            [format!("GRACEFUL_RUN_PID={}", self.supervisor), format!("GRACEFUL_RUN_START={}", self.start)];
         let has = |wanted: &String| {
             environment.split(|&byte| byte == 0).any(|variable| variable == wanted.as_bytes())
         };
@@ -87,6 +83,19 @@ pub fn parent(pid: Pid) -> Option<Pid> {
 /// Whether `pid` exists and is not a zombie.
 pub fn is_live(pid: Pid) -> bool {
     stat(pid).is_some_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+}
+
+/// Whether the process group `group` has a member that is no zombie: one whose
+/// parent does not reap it would keep the group in being for ever. None without
+/// /proc.
+pub fn group_lives(group: Pid) -> Option<bool> {
+    let mut entries = fs::read_dir("/proc").ok()?.flatten().peekable();
+    entries.peek()?;
+    Some(
+        entries
+            .filter_map(|entry| stat(parse_pid(entry.file_name().to_str()?)?))
+            .any(|stat| stat.group == group && !matches!(stat.state, b'Z' | b'X')),
+    )
 }
 
 /// The children of `pid`, zombies included.
@@ -108,6 +117,11 @@ pub fn descendants(pid: Pid) -> Vec<Pid> {
         found.extend(new.collect::<Vec<_>>());
     }
     found
+}
+
+/// Live children of ours, whosever they are.
+pub fn living_children(supervisor: Pid) -> Vec<Pid> {
+    our_children(supervisor).into_iter().filter(|&pid| is_live(pid)).collect()
 }
 
 /// Our own children. Only our main thread forks, and orphans are given to it as

@@ -1,0 +1,53 @@
+//! The numbers that a worker is given: listeners from 3 on, then what the user
+//! names. They are checked before anything is bound.
+
+use super::Surroundings;
+use crate::config::Config;
+use crate::core::event::AckKind;
+use crate::error::Error;
+use crate::listener::{Listeners, Upstream};
+use crate::sys::fd;
+use log::warn;
+use std::collections::BTreeSet;
+
+/// Every number that a worker is given must be given once.
+///
+/// # Errors
+/// [`Error::Usage`] for a number that is given twice; whatever keeps a listener
+/// from being opened.
+pub fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listeners, Error> {
+    let variable = |name: &str| {
+        around.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
+    };
+    let upstream = Upstream::read(
+        variable("LISTEN_PID"),
+        variable("LISTEN_FDS"),
+        variable("LISTEN_FDNAMES"),
+        std::process::id(),
+    )?;
+    if let Some(warning) = upstream.warning() {
+        warn!("{warning}");
+    }
+    let end = crate::export::FIRST_FD + (upstream.count() + config.binds.len()) as i32;
+    let mut taken = BTreeSet::new();
+    let asked = config.acks.fd_number.into_iter().chain(config.worker.pass_fds.iter().copied());
+    for number in asked {
+        if number < end || !taken.insert(number) {
+            return Err(Error::Usage(format!(
+                "descriptor {number} cannot be given to the worker twice (0 to {} are taken by the standard streams and the listeners)",
+                end - 1
+            )));
+        }
+    }
+    for &number in &config.worker.pass_fds {
+        if fd::duplicate(number).is_err() {
+            return Err(Error::Inherited { fd: number, why: "it is not open (--pass-fd)".into() });
+        }
+    }
+    if config.policy.readiness.kinds.contains(&AckKind::Accepting)
+        && upstream.count() + config.binds.len() == 0
+    {
+        return Err(Error::Usage("--ack accepting needs a listener to look for (give one with -b)".into()));
+    }
+    Listeners::open(upstream, &config.binds, &around.directory, config.policy.workers)
+}

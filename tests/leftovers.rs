@@ -1,0 +1,118 @@
+//! What a worker leaves behind when it goes, and what must not be taken for it.
+//! Workers here are shell scripts: it is families of processes that count.
+
+mod common;
+
+use common::{Scene, Signal, Wrapper, quick, until};
+use std::fs;
+
+/// A script that says that it is ready by READY_FD.
+const READY: &str = "eval \"echo >&$READY_FD\"";
+
+fn start(scene: &Scene, script: &str, args: &[&str]) -> Wrapper {
+    let path = scene.path("worker.sh");
+    fs::write(&path, script).unwrap();
+    let args = quick(&[&["--ack", "fd"], args].concat());
+    scene.start_command(&args, &["/bin/bash", path.to_str().unwrap()])
+}
+
+/// A script writes a number there; the directory has to be empty in the end.
+fn pid_in(scene: &Scene, name: &str) -> i32 {
+    let file = scene.path(name);
+    until(name, || fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n')));
+    fs::read_to_string(file).unwrap().trim().parse().unwrap()
+}
+
+fn lives(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+#[test]
+fn orphans_of_orphans_are_killed_too() {
+    let scene = Scene::new();
+    let nested = "setsid bash -c 'trap \"\" TERM; setsid bash -c \"trap \\\"\\\" TERM; echo \\$\\$ >inner; \
+                  while :; do sleep 1; done\" & while :; do sleep 1; done' &";
+    let script = format!("{nested}\nwhile [ ! -s inner ]; do sleep 0.01; done\n{READY}\nexec sleep 1000");
+    let mut wrapper = start(&scene, &script, &["--stop-timeout", "200ms"]);
+    wrapper.log.wait(&common::says::ready(1));
+    let inner = pid_in(&scene, "inner");
+    wrapper.signal(Signal::SIGTERM);
+    assert_eq!(wrapper.exit_status(), 0, "the worker itself left in time");
+    assert!(!lives(inner));
+}
+
+#[test]
+fn a_worker_that_left_its_group_can_be_killed() {
+    let scene = Scene::new();
+    let script = "import os, signal, time\nos.setpgid(0, os.getpgid(os.getppid()))\n\
+                  signal.signal(15, signal.SIG_IGN)\nos.write(int(os.environ['READY_FD']), b'\\n')\n\
+                  time.sleep(1000)";
+    let args = quick(&["--ack", "fd", "--stop-timeout", "200ms"]);
+    let mut wrapper = scene.start_command(&args, &["python3", "-c", script]);
+    wrapper.log.wait(&common::says::ready(1));
+    wrapper.signal(Signal::SIGTERM);
+    assert_eq!(wrapper.exit_status(), 137);
+}
+
+#[test]
+fn a_helper_of_the_next_worker_is_not_taken_for_a_leftover() {
+    let scene = Scene::new();
+    let script = format!(
+        "if [ ! -e again ]; then touch again
+         setsid bash -c 'trap \"\" TERM; echo $$ >left; while :; do sleep 1; done' &
+         while [ ! -s left ]; do sleep 0.01; done; {READY}; exit 1; fi
+         setsid -f bash -c 'echo $$ >helper; exec sleep 1000'
+         while [ ! -s helper ]; do sleep 0.01; done; {READY}; exec sleep 1001"
+    );
+    let mut wrapper = start(&scene, &script, &["--stop-timeout", "1s"]);
+    let (left, helper) = (pid_in(&scene, "left"), pid_in(&scene, "helper"));
+    until("the leftover is killed", || !lives(left));
+    assert!(lives(helper), "it belongs to the worker that serves");
+    wrapper.signal(Signal::SIGTERM);
+    wrapper.exit_status();
+    assert!(!lives(helper));
+}
+
+#[test]
+fn one_without_our_variables_goes_with_the_last_worker() {
+    let scene = Scene::new();
+    let script = format!(
+        "setsid env -i /bin/bash -c 'echo $$ >bare; exec sleep 1000' &
+         while [ ! -s bare ]; do sleep 0.01; done; {READY}; exec sleep 1001"
+    );
+    let mut wrapper = start(&scene, &script, &[]);
+    let bare = pid_in(&scene, "bare");
+    wrapper.log.wait(&common::says::ready(1));
+    wrapper.signal(Signal::SIGTERM);
+    assert_eq!(wrapper.exit_status(), 0);
+    assert!(!lives(bare));
+}
+
+#[test]
+fn a_check_that_hangs_goes_with_us() {
+    let scene = Scene::new();
+    let args = quick(&["--ack", "exec:echo $$ >check; exec sleep 1000"]);
+    let mut wrapper = scene.start_command(&args, &["sleep", "1001"]);
+    let check = pid_in(&scene, "check");
+    wrapper.signal(Signal::SIGTERM);
+    assert_eq!(wrapper.exit_status(), 0);
+    until("the check goes", || !lives(check));
+}
+
+#[test]
+fn a_service_manager_that_does_not_read_holds_up_nothing() {
+    let scene = Scene::new();
+    let path = scene.path("manager");
+    let _manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let full = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.send_to(b"x", &path).is_ok() {}
+    let mut command = scene.command();
+    command.env("NOTIFY_SOCKET", &path);
+    command.args(quick(&["--ack", "timer:10ms"])).args(["--", "sleep", "1000"]);
+    let mut wrapper = scene.spawn(command);
+    wrapper.log.wait(&common::says::ready(1));
+    wrapper.signal(Signal::SIGTERM);
+    assert_eq!(wrapper.exit_status(), 0);
+}
