@@ -74,7 +74,7 @@ impl Books {
             entries: BTreeMap::new(),
             command,
             last_refused: None,
-            strangers: tree::living_children(Pid::this()),
+            strangers: tree::living_children(Pid::this(), &[]),
             stopping: false,
         }
     }
@@ -154,11 +154,7 @@ impl Books {
             .collect();
         others.extend(&self.strangers);
         let roots = match self.stopping {
-            true => {
-                let mut children = tree::living_children(Pid::this());
-                children.retain(|child| !others.contains(child));
-                children
-            }
+            true => tree::living_children(Pid::this(), &others),
             false => process.family.orphans(&others),
         };
         roots.into_iter().flat_map(|root| std::iter::once(root).chain(tree::descendants(root))).collect()

@@ -49,10 +49,7 @@ impl Family {
     /// What the worker, now gone, has left to us: live children of ours that
     /// belong to it. `others` are the workers that we know.
     pub fn orphans(&self, others: &[Pid]) -> Vec<Pid> {
-        living_children(self.supervisor)
-            .into_iter()
-            .filter(|pid| !others.contains(pid) && self.left_behind(*pid))
-            .collect()
+        living_children(self.supervisor, others).into_iter().filter(|&pid| self.left_behind(pid)).collect()
     }
 
     fn left_behind(&self, pid: Pid) -> bool {
@@ -119,9 +116,9 @@ pub fn descendants(pid: Pid) -> Vec<Pid> {
     found
 }
 
-/// Live children of ours, whosever they are.
-pub fn living_children(supervisor: Pid) -> Vec<Pid> {
-    our_children(supervisor).into_iter().filter(|&pid| is_live(pid)).collect()
+/// Live children of ours, other than those that are `known`.
+pub fn living_children(supervisor: Pid, known: &[Pid]) -> Vec<Pid> {
+    our_children(supervisor).into_iter().filter(|pid| !known.contains(pid) && is_live(*pid)).collect()
 }
 
 /// Our own children. Only our main thread forks, and orphans are given to it as
