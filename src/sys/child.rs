@@ -138,7 +138,7 @@ steps! {
 pub fn spawn(launch: &Launch) -> Result<Child, SpawnError> {
     let (receive, send) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| Step::Pipe.failed(errno))?;
     let mut plan = Plan::new(&launch.fds, send.as_raw_fd()).ok_or_else(|| Step::Fds.failed(Errno::EINVAL))?;
-    let mut image = Image::new(launch);
+    let mut image = Image::new(&launch.argv, &launch.env);
     let become_other = match &launch.identity {
         Some(identity) if !identity.is_ours() => Some(Change {
             to: identity,

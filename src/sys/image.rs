@@ -1,7 +1,6 @@
 //! What execve(2) is given: arguments and environment, allocated before the
 //! fork, with room for the variables that hold the child's own numbers.
 
-use super::child::Launch;
 use libc::{c_char, c_int};
 use std::ffi::{CStr, CString};
 use std::ptr;
@@ -17,15 +16,15 @@ pub(super) struct Image {
 }
 
 impl Image {
-    pub(super) fn new(launch: &Launch) -> Self {
+    pub(super) fn new(argv: &[CString], env: &[CString]) -> Self {
         let pointers = |strings: &[CString], spare: usize| {
             let ends = std::iter::repeat_n(ptr::null(), spare);
             strings.iter().map(|string| string.as_ptr()).chain(ends).collect()
         };
         Image {
-            argv: pointers(&launch.argv, 1),
-            envp: pointers(&launch.env, 3),
-            variables: launch.env.len(),
+            argv: pointers(argv, 1),
+            envp: pointers(env, 3),
+            variables: env.len(),
             listen_pid: Variable::new(c"LISTEN_PID="),
             listen_pidfdid: Variable::new(c"LISTEN_PIDFDID="),
         }
