@@ -19,15 +19,8 @@ pub struct Exported<'a> {
 /// Variables of any dialect that must not reach a worker from outside: they
 /// would tell it about sockets, or a parent, that it does not have.
 pub fn is_foreign(variable: &[u8]) -> bool {
-    const NAMES: [&[u8]; 20] = [
-        b"LISTEN_PID",
-        b"LISTEN_PIDFDID",
-        b"LISTEN_FDS",
-        b"LISTEN_FDNAMES",
-        b"LISTEN_FDS_FIRST_FD",
-        b"NOTIFY_SOCKET",
+    const NAMES: [&[u8]; 13] = [
         b"NOTIFY_FD",
-        b"READY_FD",
         b"WATCHDOG_PID",
         b"WATCHDOG_USEC",
         b"MAINPID",
@@ -41,8 +34,7 @@ pub fn is_foreign(variable: &[u8]) -> bool {
         b"CRANK_NAME",
         b"HYPNOTOAD_PID",
     ];
-    const PREFIXES: [&[u8]; 11] = [
-        b"GRACEFUL_RUN_",
+    const PREFIXES: [&[u8]; 10] = [
         b"EINHORN_",
         b"ENDLESS_",
         b"OVERSEER_",
@@ -54,7 +46,8 @@ pub fn is_foreign(variable: &[u8]) -> bool {
         b"ECDYSIS_RUST_",
         b"OXY_",
     ];
-    NAMES.contains(&variable) || PREFIXES.iter().any(|prefix| variable.starts_with(prefix))
+    let named = NAMES.contains(&variable) || PREFIXES.iter().any(|prefix| variable.starts_with(prefix));
+    named || is_ours(variable)
 }
 
 /// Variables that we alone set: no file and no option may take a worker's

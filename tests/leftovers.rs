@@ -45,9 +45,9 @@ fn orphans_of_orphans_are_killed_too() {
 #[test]
 fn a_worker_that_left_its_group_can_be_killed() {
     let scene = Scene::new();
-    let script = "import os, signal, time\nos.setpgid(0, os.getpgid(os.getppid()))\n\
+    let script = "import os, signal\nos.setpgid(0, os.getpgid(os.getppid()))\n\
                   signal.signal(15, signal.SIG_IGN)\nos.write(int(os.environ['READY_FD']), b'\\n')\n\
-                  time.sleep(1000)";
+                  signal.pause()";
     let args = quick(&["--ack", "fd", "--stop-timeout", "200ms"]);
     let mut wrapper = scene.start_command(&args, &["python3", "-c", script]);
     wrapper.log.wait(&common::says::ready(1));
