@@ -222,6 +222,22 @@ fn packages(table: &str) -> Vec<String> {
     lines.filter_map(|line| line.split_once('=').map(|(name, _)| name.trim().to_string())).collect()
 }
 
+#[test]
+fn every_fault_is_held_by_a_test_that_exists() {
+    let table = fs::read_to_string(root().join("tests/FAULTS.md")).unwrap();
+    let units: String = sources("src").iter().map(|source| source.code.as_str()).collect();
+    let mut named = 0;
+    for (file, test) in table.split('`').skip(1).step_by(2).filter_map(|name| name.split_once("::")) {
+        let text = match file {
+            "src" => units.clone(),
+            _ => fs::read_to_string(root().join(format!("tests/{file}.rs"))).unwrap_or_default(),
+        };
+        assert!(text.contains(&format!("fn {test}(")), "there is no {file}::{test}");
+        named += 1;
+    }
+    assert!(named > 60, "{named} tests are named");
+}
+
 /// Every Rust file below a directory that may be missing.
 fn sources(directory: &str) -> Vec<Source> {
     let mut found = Vec::new();
