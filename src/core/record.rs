@@ -227,7 +227,8 @@ impl Supervisor {
     }
 
     fn crashed(&mut self, slot: Slot, failure: Failure, age: Duration, now: Time) {
-        let upgrading = self.upgrade.is_some();
+        // One that is to go, by the same step's request, does not come back.
+        let comes_back = self.upgrade.is_none() && slot.0 < self.target;
         let Some(place) = self.places.get_mut(slot.0 as usize) else { return };
         let back = match self.policy.restart {
             Restart::Always => true,
@@ -248,7 +249,7 @@ impl Supervisor {
         if matches!(failure, Failure::NotStarted(..)) {
             place.reading = Reading::Anew;
         }
-        if !upgrading {
+        if comes_back {
             self.report(Report::Restarting(slot, pause));
         }
     }

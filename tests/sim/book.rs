@@ -347,7 +347,8 @@ impl Book {
         if matches!(failure, Failure::NotStarted(..)) {
             place.reading = Reading::Anew;
         }
-        if !upgrading {
+        // One that the same step takes away is not announced.
+        if !upgrading && slot.0 < self.target {
             self.this.restarting.push((slot, pause));
         }
     }
