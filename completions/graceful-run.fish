@@ -1,5 +1,6 @@
 complete -c graceful-run -s b -l bind -d 'Socket to hold and hand over: [NAME=]ADDRESS[,OPTION]...' -r
 complete -c graceful-run -s n -l workers -d 'Number of workers, each in a slot 0..N-1' -r
+complete -c graceful-run -l export -d 'How the listeners are handed over; several at once with commas [default: listen-fds]' -r
 complete -c graceful-run -s C -l chdir -d 'Directory of the worker, looked up anew at every start [default: $PWD]' -r -F
 complete -c graceful-run -s E -l env -d 'Set a variable for the worker; repeatable, the last word on it' -r
 complete -c graceful-run -l env-file -d 'Read variables from a file of K=V lines, anew at every start; repeatable' -r -F
@@ -10,14 +11,14 @@ complete -c graceful-run -l umask -d 'Umask of the worker, octal [default: ours]
 complete -c graceful-run -l pass-fd -d 'Pass on this descriptor too, under its own number; repeatable' -r
 complete -c graceful-run -l on-death -d 'What becomes of the workers if we are killed with -9' -r -f -a "keep\t'They go on serving'
 term\t'The kernel sends them TERM'"
-complete -c graceful-run -l ack -d 'What makes a worker ready; the first of several counts' -r
+complete -c graceful-run -l ack -d 'What makes a worker ready; the first of several counts [default: auto, or the dialect\'s own]' -r
 complete -c graceful-run -l ack-timeout -d 'How long a worker may take to become ready; 0 is for ever' -r
 complete -c graceful-run -l on-ack-timeout -d 'What a worker is that has not become ready in time [default: abort where an ack is expected]' -r -f -a "abort\t'It has failed'
 proceed\t'It counts as ready'"
 complete -c graceful-run -l soak -d 'How long a new generation must live after its ack before the old one is asked to stop' -r
 complete -c graceful-run -l surge -d 'Replace this many slots at a time instead of all together' -r
-complete -c graceful-run -l stop-signal -d 'Signal that asks a worker to stop; CONT follows it' -r
-complete -c graceful-run -l stop-timeout -d 'How long a worker may take to stop before it is killed; 0 is for ever' -r
+complete -c graceful-run -l stop-signal -d 'Signal that asks a worker to stop; CONT follows it [default: TERM, or the dialect\'s own]' -r
+complete -c graceful-run -l stop-timeout -d 'How long a worker may take to stop before it is killed; 0 is for ever [default: 30s]' -r
 complete -c graceful-run -l max-draining -d 'Generations that may drain at a time; beyond that the oldest is killed' -r
 complete -c graceful-run -l on -d 'Change what a signal to us means; repeatable' -r
 complete -c graceful-run -l restart -d 'Whether a worker that ends by itself is started again' -r -f -a "always\t'Whatever its exit status'

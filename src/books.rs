@@ -1,12 +1,19 @@
 //! Which process stands behind which worker: what the core does not know.
 
-use crate::core::event::{Exit, Generation, Slot, WorkerId};
+use crate::core::event::{Exit, Generation, Slot, Time, WorkerId};
 use crate::sys::process;
 use crate::sys::tree::{self, Family};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpgid};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// How long the number of a worker that has been reaped is taken for its own. By
+/// then its signals have been told, and the number is not yet somebody else's.
+const REMEMBERED: Duration = Duration::from_secs(10);
+/// So many of them at most.
+const MOST_REMEMBERED: usize = 1024;
 
 /// One start of the command.
 #[derive(Debug)]
@@ -39,6 +46,10 @@ pub struct Process {
     pub asked: Option<BTreeSet<Pid>>,
     /// Whether what it left behind is to be killed.
     pub killed: bool,
+    /// TERMs that it has sent us.
+    pub terms: u32,
+    /// Closed once no predecessor of its slot lives: it tells the worker so.
+    pub until_alone: Option<OwnedFd>,
     /// Pins the number on kernels that have it.
     pub pidfd: Option<OwnedFd>,
 }
@@ -50,6 +61,9 @@ pub struct Books {
     command: String,
     /// Why a start was refused last; it outlives its entry, for our last words.
     last_refused: Option<String>,
+    /// Workers that have been reaped of late: a signal of one may be told after
+    /// its end.
+    dead: VecDeque<(Pid, WorkerId, Time)>,
     /// Children that we had before we started any.
     strangers: Vec<Pid>,
     /// Everything is to go: whatever is left to us belongs to the last workers.
@@ -74,6 +88,7 @@ impl Books {
             entries: BTreeMap::new(),
             command,
             last_refused: None,
+            dead: VecDeque::new(),
             strangers: tree::living_children(Pid::this(), &[]),
             stopping: false,
         }
@@ -126,6 +141,52 @@ impl Books {
     /// Closes an entry.
     pub fn close(&mut self, id: WorkerId) {
         self.entries.remove(&id);
+        self.leave_alone();
+    }
+
+    /// Keeps what tells a worker that it is alone, while it is not.
+    pub fn until_alone(&mut self, id: WorkerId, fd: Option<OwnedFd>) {
+        if let Some(process) = self.entries.get_mut(&id).and_then(|entry| entry.process.as_mut()) {
+            process.until_alone = fd;
+        }
+        self.leave_alone();
+    }
+
+    /// Tells the workers that have no predecessor left in their slot.
+    fn leave_alone(&mut self) {
+        let oldest = self.entries.iter().rev().map(|(&id, entry)| (entry.slot, id));
+        let oldest: BTreeMap<Slot, WorkerId> = oldest.collect();
+        for (id, entry) in &mut self.entries {
+            if let Some(process) = entry.process.as_mut().filter(|_| oldest.get(&entry.slot) == Some(id)) {
+                process.until_alone = None;
+            }
+        }
+    }
+
+    /// Notes that a worker was reaped.
+    pub fn reaped(&mut self, id: WorkerId, now: Time) {
+        let Some(process) = self.entries.get_mut(&id).and_then(|entry| entry.process.as_mut()) else {
+            return;
+        };
+        process.reaped = true;
+        process.pidfd = None;
+        self.dead.retain(|(_, _, at)| now.saturating_sub(*at) < REMEMBERED);
+        self.dead.truncate(MOST_REMEMBERED);
+        self.dead.push_front((process.pid, id, now));
+    }
+
+    /// The worker whose process, or descendant, `pid` is or was until just now.
+    pub fn sender(&self, pid: Pid, now: Time) -> Option<WorkerId> {
+        let lives = |entry: &Entry| entry.process.as_ref().is_some_and(|it| it.pid == pid && !it.reaped);
+        if let Some((&id, _)) = self.entries.iter().find(|(_, entry)| lives(entry)) {
+            return Some(id);
+        }
+        if tree::parent(pid).is_some() {
+            let has = |entry: &Entry| entry.process.as_ref().is_some_and(|it| it.family.has(pid));
+            return self.entries.iter().find(|(_, entry)| has(entry)).map(|(&id, _)| id);
+        }
+        let recent = |at: Time| now.saturating_sub(at) < REMEMBERED;
+        self.dead.iter().find(|(dead, _, at)| *dead == pid && recent(*at)).map(|(_, id, _)| *id)
     }
 
     /// Whose process `pid` is.

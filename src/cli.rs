@@ -42,6 +42,21 @@ pub struct Cli {
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub workers: u32,
 
+    /// How the listeners are handed over; several at once with commas [default: listen-fds]
+    ///
+    /// `listen-fds`: LISTEN_FDS, as systemd does (most servers, facebookgo/grace,
+    /// listenfd). `einhorn`: einhorn's workers, baseplate. `server-starter`:
+    /// Server::Starter's Starlet, Starman, h2o. `nginx`, `unicorn`, `gunicorn`,
+    /// `php-fpm`, `puma`: what these servers hand to their own successors.
+    /// `endless`, `overseer`, `goagain`, `tableflip`: the Go libraries of these
+    /// names. `ecdysis`, `shellflip`: the Rust libraries. `crank`: crank's
+    /// workers. `listener-json`: programs that read LISTENER={"addr":...,"fd":3}.
+    /// `stdin`: the listener is descriptor 0, as inetd and supervisord have it. A
+    /// dialect brings its own ack and the stop signal and stop timeout that its
+    /// programs need.
+    #[arg(long, value_name = "DIALECT,...", help_heading = "Worker")]
+    pub export: Vec<String>,
+
     /// Directory of the worker, looked up anew at every start [default: $PWD]
     #[arg(short = 'C', long, value_name = "DIR", help_heading = "Worker")]
     pub chdir: Option<PathBuf>,
@@ -100,16 +115,19 @@ pub struct Cli {
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnDeath::Keep, help_heading = "Worker")]
     pub on_death: OnDeath,
 
-    /// What makes a worker ready; the first of several counts
+    /// What makes a worker ready; the first of several counts [default: auto, or the dialect's own]
     ///
     /// `notify`: READY=1 on NOTIFY_SOCKET. `fd` or `fd:N`: a newline on the
-    /// descriptor in READY_FD. `accepting`: it is seen waiting for connections on
+    /// descriptor in READY_FD. `einhorn`: worker:ack on EINHORN_SOCK_PATH or
+    /// EINHORN_SOCK_FD. `parent-term`: it sends TERM to us, its parent, as servers
+    /// built on grace and endless do. `goagain`, `crank`, `tableflip`, `ecdysis`,
+    /// `shellflip`: the word of that dialect. `accepting`: it is seen waiting for connections on
     /// every listener. `exec:CMD`: CMD, run by sh with the worker's environment,
     /// exits 0; it takes the rest of the value, so it comes last. `timer:DUR`: it has lived that long. `auto`:
-    /// the strongest of these that the program is known to do: notify or fd;
-    /// accepting while no generation has given one of those; 2 s of life while
-    /// nothing at all is known.
-    #[arg(long, value_name = "KIND,...", default_value = "auto", help_heading = "Readiness")]
+    /// the strongest of these that the program is known to do: one that it says
+    /// itself; accepting while no generation has given one of those; 2 s of life
+    /// while nothing at all is known.
+    #[arg(long, value_name = "KIND,...", help_heading = "Readiness")]
     pub ack: Vec<String>,
 
     /// How long a worker may take to become ready; 0 is for ever
@@ -142,13 +160,18 @@ pub struct Cli {
     #[arg(long, help_heading = "Upgrade")]
     pub stop_first: bool,
 
-    /// Signal that asks a worker to stop; CONT follows it
-    #[arg(long, value_name = "SIG", default_value = "TERM", help_heading = "Stopping")]
-    pub stop_signal: String,
+    /// Signal that asks a worker to stop; CONT follows it [default: TERM, or the dialect's own]
+    ///
+    /// nginx, unicorn, php-fpm and goagain bring QUIT, listener-json INT, overseer USR2.
+    #[arg(long, value_name = "SIG", help_heading = "Stopping")]
+    pub stop_signal: Option<String>,
 
-    /// How long a worker may take to stop before it is killed; 0 is for ever
-    #[arg(long, value_name = "DUR", default_value = "30s", help_heading = "Stopping")]
-    pub stop_timeout: String,
+    /// How long a worker may take to stop before it is killed; 0 is for ever [default: 30s]
+    ///
+    /// Unless it is given: 31 s with the dialect overseer, 61 s with endless, and 121 s
+    /// for a worker that acks by parent-term, because grace takes up to 120 s.
+    #[arg(long, value_name = "DUR", help_heading = "Stopping")]
+    pub stop_timeout: Option<String>,
 
     /// Generations that may drain at a time; beyond that the oldest is killed
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Stopping",

@@ -7,6 +7,9 @@ use crate::signals::Table;
 use crate::sys::inherited;
 use crossbeam_channel::{Receiver, bounded};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::WithOrigin;
 
 /// Inputs that wait for the loop. A worker that floods its notify socket holds
 /// up the thread that reads it and nobody else.
@@ -14,37 +17,38 @@ const QUEUE: usize = 256;
 /// What the threads send.
 #[derive(Debug, Clone, Copy)]
 pub enum Input {
-    /// A signal reached us.
-    Signal(Signal),
+    /// A signal reached us, by number (it may be a real-time one). Who sent it is
+    /// known unless it was the kernel or somebody outside our pid namespace.
+    Signal(i32, Option<Pid>),
     /// A worker spoke.
     Heard(WorkerId, Heard),
 }
 
-/// Starts the threads. ctrlc owns SIGINT, signal-hook every other signal.
+/// Starts the threads. ctrlc owns SIGINT, signal-hook every other signal;
+/// `more` are listened for beside those of the table.
 ///
 /// # Errors
 /// When the system has no descriptor or thread to spare.
-pub fn start(signals: &Table) -> Result<(Receiver<Input>, Watcher), Error> {
+pub fn start(signals: &Table, more: &[i32]) -> Result<(Receiver<Input>, Watcher), Error> {
     let (sender, inputs) = bounded(QUEUE);
     let failed = |error: std::io::Error| Error::cannot("listen for signals", reason(&error));
     let interrupts = sender.clone();
     ctrlc::set_handler(move || {
-        let _ = interrupts.send(Input::Signal(Signal::SIGINT));
+        let _ = interrupts.send(Input::Signal(Signal::SIGINT as i32, None));
     })
     .map_err(|error| Error::cannot("listen for signals", error))?;
     let others = signals.signals().filter(|signal| *signal != Signal::SIGINT).map(|signal| signal as i32);
-    let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).collect();
-    let mut signals = signal_hook::iterator::Signals::new(all).map_err(failed)?;
+    let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).chain(more.iter().copied()).collect();
+    let mut signals = SignalsInfo::<WithOrigin>::new(all).map_err(failed)?;
     let heard = sender.clone();
     std::thread::Builder::new()
         .name("signals".into())
         .stack_size(128 * 1024)
         .spawn(move || {
             inherited::unblock_all();
-            for signal in signals.forever() {
-                if let Ok(signal) = Signal::try_from(signal) {
-                    let _ = sender.send(Input::Signal(signal));
-                }
+            for origin in signals.forever() {
+                let from = origin.process.map(|process| Pid::from_raw(process.pid));
+                let _ = sender.send(Input::Signal(origin.signal, from.filter(|pid| pid.as_raw() > 0)));
             }
         })
         .map_err(failed)?;

@@ -199,6 +199,13 @@ fn kind_name(kind: AckKind) -> &'static str {
     match kind {
         AckKind::Notify => "notify",
         AckKind::Fd => "fd",
+        AckKind::Einhorn => "einhorn",
+        AckKind::ParentTerm => "parent-term",
+        AckKind::Goagain => "goagain",
+        AckKind::Crank => "crank",
+        AckKind::Tableflip => "tableflip",
+        AckKind::Ecdysis => "ecdysis",
+        AckKind::Shellflip => "shellflip",
         AckKind::Accepting => "accepting",
         AckKind::Exec => "exec",
         AckKind::Timer => "timer",

@@ -1,6 +1,8 @@
 //! The loop: what happens becomes an event, the core says what follows, and it
 //! is done. Only this thread forks, signals and reaps.
 
+mod heed;
+
 use crate::ack::{self, Heard, Watcher, accepting};
 use crate::books::{self, Books, Owner, Process};
 use crate::clock::Clock;
@@ -11,13 +13,14 @@ use crate::core::event::{
 };
 use crate::core::{ShownStage, Supervisor};
 use crate::error::{Error, reason};
+use crate::export::GOAGAIN_SIGNAL;
 use crate::inputs::Input;
 use crate::launch::start::{Common, refused};
 use crate::launch::{Reading, Refused, Surroundings, descriptors};
 use crate::pid_file::PidFile;
 use crate::sys::identity::identity;
 use crate::sys::tree::Family;
-use crate::sys::{child, inherited, memory, process, terminal};
+use crate::sys::{child, inherited, memory, process};
 use crate::upward::Upward;
 use crate::{inputs, report};
 use crossbeam_channel::Receiver;
@@ -108,13 +111,19 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     let directory = ack::Directory::new(&around.environment, identity.is_some());
     let manager = around.environment.iter().find(|(key, _)| key == "NOTIFY_SOCKET");
     let upward = Upward::new(manager.map(|(_, value)| value.as_os_str()));
-    let (inputs, watcher) = inputs::start(&config.signals)?;
+    let more: &[i32] = if config.acks.goagain() { &[GOAGAIN_SIGNAL] } else { &[] };
+    let (inputs, watcher) = inputs::start(&config.signals, more)?;
     let books = Books::new(
         config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default(),
     );
     let mut run = Run {
         core: Supervisor::new(config.policy.clone()),
-        common: Common { worker: config.worker.clone(), identity, listeners },
+        common: Common {
+            worker: config.worker.clone(),
+            identity,
+            listeners,
+            dialects: config.dialects.clone(),
+        },
         config,
         around,
         books,
@@ -148,14 +157,8 @@ impl Run {
                 return ending;
             }
             match self.next(inputs) {
-                Some(Input::Signal(Signal::SIGCHLD)) => self.reap(),
-                Some(Input::Signal(signal)) => {
-                    debug!("signal {signal}");
-                    let shared = self.config.worker.foreground_tty && terminal::is_ours();
-                    if let Some(request) = self.config.signals.request(signal, shared) {
-                        self.soon.push_back(Event::Request(request));
-                    }
-                }
+                Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
+                Some(Input::Signal(signal, from)) => self.heed(signal, from),
                 Some(Input::Heard(id, Heard::Ready(kind))) => self.soon.push_back(Event::Ack(id, kind)),
                 Some(Input::Heard(id, Heard::Extend(by))) => self.soon.push_back(Event::Extend(id, by)),
                 None => self.soon.push_back(Event::Tick),
@@ -282,7 +285,9 @@ impl Run {
             refusal: Refusal::Other,
             message: format!("cannot make the ack channels: {}", reason(&error)),
         };
-        let channels = self.config.acks.open(&self.directory, self.common.ready_fd()).map_err(no_channels)?;
+        let exported = self.common.exported();
+        let channels = self.config.acks.open(&self.directory, &exported, &self.config.worker.pass_fds);
+        let channels = channels.map_err(no_channels)?;
         let launch = self.common.worker(&reading, &channels, id, generation, slot)?;
         let started = child::spawn(&launch).map_err(|error| refused(&error, &reading))?;
         info!(
@@ -305,11 +310,16 @@ impl Run {
                 check: None,
                 asked: None,
                 killed: false,
+                terms: 0,
+                until_alone: None,
                 pidfd: started.pidfd,
             });
         }
-        if let Err(error) = channels.watch(&self.watcher, id, worker) {
-            warn!("{generation}: pid {}: its acks cannot be heard: {}", started.pid, reason(&error));
+        match channels.watch(&self.watcher, id, worker) {
+            Ok(until_alone) => self.books.until_alone(id, until_alone),
+            Err(error) => {
+                warn!("{generation}: pid {}: its acks cannot be heard: {}", started.pid, reason(&error));
+            }
         }
         self.readings.entry(generation).or_insert(reading);
         Ok(())
@@ -319,11 +329,14 @@ impl Run {
     /// ack; a check that still runs is not started twice.
     fn probe(&mut self, id: WorkerId) {
         let Some(process) = self.books.process(id) else { return };
-        if self.config.acks.accepting {
+        if self.config.acks.accepting || process.terms > 0 {
             let slot = self.books.get(id).map_or(0, |entry| entry.slot.0);
             let inodes = self.common.listeners.iter().map(|listener| listener.inode(slot)).collect();
             if accepting::is_accepting(process.pid, &inodes) {
                 self.soon.push_back(Event::Ack(id, AckKind::Accepting));
+                if process.terms > 0 {
+                    self.soon.push_back(Event::Ack(id, AckKind::ParentTerm));
+                }
             }
         }
         if process.check.is_none()
@@ -354,11 +367,7 @@ impl Run {
         for (pid, exit) in process::reap() {
             match self.books.owner(pid) {
                 Owner::Worker(worker) => {
-                    if let Some(process) = self.books.get_mut(worker).and_then(|entry| entry.process.as_mut())
-                    {
-                        process.reaped = true;
-                        process.pidfd = None;
-                    }
+                    self.books.reaped(worker, self.clock.now());
                     let remains = self.books.remains(worker);
                     self.soon.push_back(Event::Exited { worker, exit: books::exit(exit), remains });
                 }

@@ -24,6 +24,7 @@ fn policy() -> Policy {
         surge: None,
         stop_first: false,
         stop_timeout: Some(ms(30_000)),
+        parent_term_stop_timeout: Some(ms(121_000)),
         max_draining: 8,
         restart: Restart::Always,
         stable: ms(30_000),
@@ -519,4 +520,18 @@ fn a_late_tick_leaves_the_whole_stop_timeout() {
     case.tell(Event::Tick);
     assert!(case.stopped(2) && !case.did(Action::Kill(WorkerId(2))));
     assert_eq!(case.core.deadline(), Some(case.now + ms(30_000)));
+}
+
+#[test]
+fn a_worker_that_acks_by_term_has_its_own_stop_timeout() {
+    let mut case = Case::new(Policy { workers: 2, ..policy() });
+    case.tell(Event::Ack(WorkerId(1), AckKind::ParentTerm));
+    case.ack(2);
+    case.ask(Request::Stop);
+    case.now += ms(30_000);
+    case.tell(Event::Tick);
+    assert!(case.did(Action::Kill(WorkerId(2))) && !case.did(Action::Kill(WorkerId(1))));
+    case.now += ms(91_000);
+    case.tell(Event::Tick);
+    assert!(case.did(Action::Kill(WorkerId(1))));
 }

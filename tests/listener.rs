@@ -30,7 +30,7 @@ fn opener() {
         let binds: Vec<Bind> = binds.split_whitespace().map(|b| b.parse().unwrap()).collect();
         let warning = upstream.warning().map(|text| format!("warning: {text}\n"));
         let directory = std::env::current_dir().unwrap();
-        let listeners = Listeners::open(upstream, &binds, &directory, 2)?;
+        let listeners = Listeners::open(upstream, &binds, &directory, 2, &[])?;
         Ok((warning.unwrap_or_default(), listeners))
     });
     let text = match &opened {

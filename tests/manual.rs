@@ -13,7 +13,17 @@ use std::process;
 
 /// The kinds that `--ack` takes; `every_ack_kind_is_explained` holds the list to
 /// the message that names them.
-const ACK_KINDS: [&str; 7] = ["auto", "notify", "fd", "fd:N", "accepting", "exec:CMD", "timer:DUR"];
+const ACK_KINDS: [&str; 9] = [
+    "auto",
+    "notify",
+    "fd",
+    "fd:N",
+    "einhorn",
+    "parent-term",
+    "accepting",
+    "exec:CMD",
+    "timer:DUR",
+];
 
 #[test]
 fn every_flag_is_in_the_man_page() {
@@ -57,6 +67,19 @@ fn every_ack_kind_is_explained() {
 }
 
 #[test]
+fn every_dialect_is_explained() {
+    let page = man_page();
+    let readme = readme();
+    let help = help();
+    for dialect in graceful_run::export::Dialect::ALL {
+        let name = dialect.name();
+        assert!(has_word(section(&page, "DIALECTS"), name), "{name} in the man page");
+        assert!(section(&readme, "## Dialects").contains(&format!("`{name}`")), "{name} in the README");
+        assert!(help.contains(&format!("`{name}`")), "{name} in --help");
+    }
+}
+
+#[test]
 fn every_exit_status_is_explained() {
     let own = [Error::Usage(String::new()), Error::Failed(String::new())].map(|error| error.status());
     assert_eq!(own, [2, 125]);
@@ -80,6 +103,7 @@ fn the_man_page_has_its_sections_in_order() {
         "DESCRIPTION",
         "OPTIONS",
         "BIND",
+            "DIALECTS",
         "READINESS",
         "UPGRADE",
         "STOPPING",

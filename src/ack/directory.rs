@@ -1,6 +1,7 @@
-//! Where the notify sockets lie: a directory of our own that nobody else can
+//! Where the sockets that a worker speaks to lie: a directory of our own that nobody else can
 //! list, and that every user can pass through, since a worker may run as any.
 
+use super::end::EinhornSocket;
 use crate::sys::notify::{NotifySocket, random};
 use std::cell::{Cell, RefCell};
 use std::env::split_paths;
@@ -48,15 +49,29 @@ impl Directory {
     /// # Errors
     /// When there is no descriptor to spare.
     pub fn socket(&self) -> io::Result<NotifySocket> {
+        match self.next_path() {
+            Some(path) => NotifySocket::at(path),
+            None => NotifySocket::new(),
+        }
+    }
+
+    /// einhorn's control socket for one start. Its clients know no other than
+    /// those with a path.
+    ///
+    /// # Errors
+    /// When there is no descriptor to spare, or no directory.
+    pub(super) fn einhorn(&self) -> io::Result<EinhornSocket> {
+        let none = || io::Error::other("no directory for einhorn's socket (set RUNTIME_DIRECTORY)");
+        EinhornSocket::at(self.next_path().ok_or_else(none)?)
+    }
+
+    fn next_path(&self) -> Option<PathBuf> {
         let number = self.next.replace(self.next.get().wrapping_add(1)).to_string();
         // Cleaners of /tmp may have taken it away since the last start.
         let made = self.made.take().filter(|path| path.is_dir());
         let path = made.or_else(|| self.places.iter().find_map(|place| make_in(place).ok()));
         self.made.replace(path.clone());
-        match path {
-            Some(path) => NotifySocket::at(path.join(number)),
-            None => NotifySocket::new(),
-        }
+        path.map(|path| path.join(number))
     }
 }
 

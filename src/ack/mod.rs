@@ -2,20 +2,22 @@
 //! what we watch.
 //!
 //! Every start has channels of its own, so an ack counts for the worker that
-//! sent it and no other, and a late one is nobody's.
+//! sent it and no other, and a late one is nobody's. The one exception is a
+//! signal to us: its sender tells whose it is ([`books`](crate::books)).
 
 pub mod accepting;
+mod channels;
 mod directory;
+mod einhorn;
+mod end;
 pub mod notify;
 mod watcher;
 
-use crate::core::event::WorkerId;
-use crate::sys::notify::NotifySocket;
-use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use crate::core::event::AckKind;
+use crate::export::Dialect;
+use std::os::fd::RawFd;
 
+pub use channels::Channels;
 pub use directory::Directory;
 pub use watcher::{Heard, Watcher, Worker};
 
@@ -28,58 +30,48 @@ pub struct Acks {
     pub fd: bool,
     /// The number that READY_FD must have.
     pub fd_number: Option<RawFd>,
+    /// EINHORN_SOCK_PATH and EINHORN_SOCK_FD.
+    pub einhorn: bool,
+    /// Those whose programs have a channel of their own.
+    pub dialects: Vec<Dialect>,
     /// Its process tree is looked at.
     pub accepting: bool,
     /// The user's own check.
     pub exec: Option<String>,
 }
 
-/// The channels of one start, made before the fork.
-#[derive(Debug)]
-pub struct Channels {
-    notify: Option<NotifySocket>,
-    pipe: Option<(OwnedFd, OwnedFd, RawFd)>,
-}
-
 impl Acks {
-    /// Makes the channels; READY_FD gets `number` unless the user chose one.
-    ///
-    /// # Errors
-    /// When the system has no descriptor to spare.
-    pub fn open(&self, directory: &Directory, number: RawFd) -> io::Result<Channels> {
-        let notify = if self.notify { Some(directory.socket()?) } else { None };
-        let pipe = match self.fd {
-            true => {
-                let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-                nix::fcntl::fcntl(&read, nix::fcntl::F_SETFL(OFlag::O_NONBLOCK))?;
-                Some((read, write, self.fd_number.unwrap_or(number)))
-            }
-            false => None,
-        };
-        Ok(Channels { notify, pipe })
+    /// How many TERMs of a worker make one ack: endless sends one a listener, and
+    /// the others of its kind one in all.
+    pub fn terms(&self, listeners: usize) -> u32 {
+        match self.counts_terms() {
+            true => u32::try_from(listeners).unwrap_or(u32::MAX).max(1),
+            false => 1,
+        }
+    }
+
+    /// Whether several TERMs make one ack. Two that come together are one to us,
+    /// so a worker that has sent some and is seen to accept counts as well.
+    pub fn counts_terms(&self) -> bool {
+        self.dialects.contains(&Dialect::Endless)
+    }
+
+    /// Whether a real-time signal is an ack.
+    pub fn goagain(&self) -> bool {
+        self.dialects.contains(&Dialect::Goagain)
     }
 }
 
-impl Channels {
-    /// What the worker finds in its environment.
-    pub fn environment(&self) -> Vec<(String, String)> {
-        let notify = self.notify.iter().map(|socket| ("NOTIFY_SOCKET".into(), socket.address().into()));
-        let pipe = self.pipe.iter().map(|(_, _, number)| ("READY_FD".into(), number.to_string()));
-        notify.chain(pipe).collect()
-    }
-
-    /// What the worker is given: our descriptor, and its number there.
-    pub fn descriptors(&self) -> Option<(RawFd, RawFd)> {
-        self.pipe.as_ref().map(|(_, write, number)| (write.as_raw_fd(), *number))
-    }
-
-    /// Has the watcher listen for `worker`. Our copy of what the worker writes
-    /// to is closed; what it reads from lives until [`Watcher::forget`], since a
-    /// pipe without a reader would kill a worker that acks twice.
-    ///
-    /// # Errors
-    /// When the kernel cannot watch another descriptor.
-    pub fn watch(self, watcher: &Watcher, id: WorkerId, worker: Worker) -> io::Result<()> {
-        watcher.watch(id, worker, self.notify, self.pipe.map(|(read, _, _)| read))
-    }
+/// The ack kind that programs of a dialect have of their own.
+pub fn kind(dialect: Dialect) -> Option<AckKind> {
+    Some(match dialect {
+        Dialect::Einhorn => AckKind::Einhorn,
+        Dialect::Endless => AckKind::ParentTerm,
+        Dialect::Goagain => AckKind::Goagain,
+        Dialect::Crank => AckKind::Crank,
+        Dialect::Tableflip => AckKind::Tableflip,
+        Dialect::Ecdysis => AckKind::Ecdysis,
+        Dialect::Shellflip => AckKind::Shellflip,
+        _ => return None,
+    })
 }

@@ -123,6 +123,20 @@ pub enum AckKind {
     Notify,
     /// A newline on the readiness descriptor.
     Fd,
+    /// `worker:ack` on einhorn's control socket.
+    Einhorn,
+    /// It sent TERM to its parent, which is us.
+    ParentTerm,
+    /// goagain's own signal.
+    Goagain,
+    /// `READY=1` on crank's descriptor.
+    Crank,
+    /// tableflip's byte.
+    Tableflip,
+    /// ecdysis' word.
+    Ecdysis,
+    /// shellflip's byte.
+    Shellflip,
     /// Seen waiting for connections on every listener.
     Accepting,
     /// The user's own check succeeded.

@@ -45,6 +45,9 @@ pub struct Policy {
     pub stop_first: bool,
     /// From the stop signal to the kill; None: never.
     pub stop_timeout: Option<Duration>,
+    /// The same for a worker that sent TERM to its parent as its ack: servers
+    /// that do are known to take their time.
+    pub parent_term_stop_timeout: Option<Duration>,
     /// Generations that may drain at a time, at least 1; beyond that the oldest is
     /// killed.
     pub max_draining: u32,
@@ -109,7 +112,15 @@ impl AckKind {
     /// What this ack proves about the program.
     pub fn strength(self) -> Strength {
         match self {
-            AckKind::Notify | AckKind::Fd => Strength::Said,
+            AckKind::Notify
+            | AckKind::Fd
+            | AckKind::Einhorn
+            | AckKind::ParentTerm
+            | AckKind::Goagain
+            | AckKind::Crank
+            | AckKind::Tableflip
+            | AckKind::Ecdysis
+            | AckKind::Shellflip => Strength::Said,
             AckKind::Accepting => Strength::Seen,
             AckKind::Exec | AckKind::Timer | AckKind::Timeout => Strength::Nothing,
         }
@@ -141,6 +152,7 @@ impl Readiness {
     pub fn probe(&self, known: Strength) -> Option<(Duration, Duration)> {
         let useful = self.kinds.contains(&AckKind::Exec)
             || self.kinds.contains(&AckKind::Accepting)
+            || self.kinds.contains(&AckKind::ParentTerm)
             || self.auto && known < Strength::Said;
         self.probe.filter(|_| useful)
     }

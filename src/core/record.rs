@@ -125,7 +125,7 @@ impl Supervisor {
             worker.asked = true;
             worker.stage = Stage::Draining {
                 ask_at: None,
-                kill_at: self.policy.stop_timeout.map(|timeout| now + timeout),
+                kill_at: worker.stop_timeout(&self.policy).map(|timeout| now + timeout),
                 since: now,
             };
         }
@@ -160,6 +160,7 @@ impl Supervisor {
     fn acked(&mut self, id: WorkerId, kind: AckKind, now: Time) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.strength = worker.strength.max(kind.strength());
+        worker.told_parent |= kind == AckKind::ParentTerm;
         match worker.stage {
             Stage::Starting { .. } if self.policy.readiness.counts(kind, worker.known) => {
                 self.ready(id, kind, now)

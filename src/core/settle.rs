@@ -302,7 +302,7 @@ impl Supervisor {
                     self.actions.push(Action::Spawn { worker: id, generation, slot, reading });
                 }
                 Stage::Draining { ask_at: Some(at), .. } if at <= now => {
-                    let kill_at = self.policy.stop_timeout.map(|timeout| now + timeout);
+                    let kill_at = worker.stop_timeout(&self.policy).map(|timeout| now + timeout);
                     worker.stage = Stage::Draining { ask_at: None, kill_at, since: now };
                     worker.asked = true;
                     self.actions.push(Action::Stop(id));

@@ -21,6 +21,8 @@ pub struct Worker {
     pub asked: bool,
     /// The best that its acks have proved.
     pub strength: Strength,
+    /// Whether it sent TERM to its parent as an ack.
+    pub told_parent: bool,
     /// What was known of the program when it was started.
     pub known: Strength,
     /// Where its program comes from.
@@ -83,6 +85,7 @@ impl Worker {
             ready: false,
             asked: false,
             strength: Strength::Nothing,
+            told_parent: false,
             known,
             reading,
         }
@@ -136,6 +139,14 @@ impl Worker {
     pub fn get_ready(&mut self, now: Time) {
         self.ready = true;
         self.stage = Stage::Ready { since: now };
+    }
+
+    /// How long it may take to stop.
+    pub fn stop_timeout(&self, policy: &Policy) -> Option<Duration> {
+        match self.told_parent {
+            true => policy.parent_term_stop_timeout,
+            false => policy.stop_timeout,
+        }
     }
 
     /// It puts its ack deadline off, within the limit.

@@ -1,10 +1,11 @@
-//! The numbers that a worker is given: listeners from 3 on, then what the user
-//! names. They are checked before anything is bound.
+//! The numbers that a worker is given: listeners from where their dialect wants
+//! them, then what the user names. They are checked before anything is bound.
 
 use super::Surroundings;
 use crate::config::Config;
 use crate::core::event::AckKind;
 use crate::error::Error;
+use crate::export::{FIRST_FD, first_listener};
 use crate::listener::{Listeners, Upstream};
 use crate::sys::fd;
 use log::warn;
@@ -28,7 +29,10 @@ pub fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listener
     if let Some(warning) = upstream.warning() {
         warn!("{warning}");
     }
-    let end = crate::export::FIRST_FD + (upstream.count() + config.binds.len()) as i32;
+    let end = match first_listener(&config.dialects) {
+        Some(first) => first + (upstream.count() + config.binds.len()) as i32,
+        None => FIRST_FD,
+    };
     let mut taken = BTreeSet::new();
     let asked = config.acks.fd_number.into_iter().chain(config.worker.pass_fds.iter().copied());
     for number in asked {
@@ -49,5 +53,5 @@ pub fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listener
     {
         return Err(Error::Usage("--ack accepting needs a listener to look for (give one with -b)".into()));
     }
-    Listeners::open(upstream, &config.binds, &around.directory, config.policy.workers)
+    Listeners::open(upstream, &config.binds, &around.directory, config.policy.workers, &config.dialects)
 }

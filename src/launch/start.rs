@@ -4,7 +4,7 @@ use super::{Reading, Refused};
 use crate::ack::Channels;
 use crate::config;
 use crate::core::event::{Generation, Refusal, Slot, WorkerId};
-use crate::export::{self, Exported, FIRST_FD};
+use crate::export::{Dialect, Exported, first_listener, spell};
 use crate::listener::Listeners;
 use crate::sys::child::{Launch, SpawnError, Step};
 use crate::sys::identity::Identity;
@@ -24,21 +24,14 @@ pub struct Common {
     pub identity: Option<Identity>,
     /// The listeners that are handed over.
     pub listeners: Listeners,
+    /// How they are spelled.
+    pub dialects: Vec<Dialect>,
 }
 
 impl Common {
-    /// The number for READY_FD: the first after the listeners that is free.
-    pub fn ready_fd(&self) -> RawFd {
-        let first = FIRST_FD + self.listeners.len() as RawFd;
-        (first..).find(|number| !self.worker.pass_fds.contains(number)).unwrap_or(first)
-    }
-
-    fn exported(&self) -> Vec<Exported<'_>> {
-        let spell = |listener| {
-            let listener: &crate::listener::Listener = listener;
-            Exported { name: listener.name(), address: listener.address() }
-        };
-        self.listeners.iter().map(spell).collect()
+    /// The listeners as the dialects see them.
+    pub fn exported(&self) -> Vec<Exported<'_>> {
+        self.listeners.iter().map(|listener| listener.exported()).collect()
     }
 
     /// The variables by which a worker knows its place, sorted out from those of
@@ -50,7 +43,7 @@ impl Common {
             ("GRACEFUL_RUN_PID".into(), std::process::id().to_string()),
         ];
         if !self.listeners.is_empty() {
-            variables.push(("GRACEFUL_RUN_LISTENERS".into(), export::listener_list(&self.exported())));
+            variables.push(("GRACEFUL_RUN_LISTENERS".into(), spell::listener_list(&self.exported())));
         }
         variables
     }
@@ -71,18 +64,47 @@ impl Common {
         let exported = self.exported();
         let mut variables = self.place(generation, slot);
         variables.push(("GRACEFUL_RUN_START".into(), id.0.to_string()));
-        variables.extend(export::listen_fds(&exported));
+        variables.extend(self.dialect_variables(reading, &exported, generation, slot)?);
         variables.extend(channels.environment());
-        let listeners = (FIRST_FD..).zip(self.listeners.iter());
-        let mut fds: Vec<(RawFd, RawFd)> =
-            listeners.map(|(number, listener)| (listener.fd(slot.0).as_raw_fd(), number)).collect();
+        let sources = || self.listeners.iter().map(|listener| listener.fd(slot.0).as_raw_fd());
+        let mut fds: Vec<(RawFd, RawFd)> = match first_listener(&self.dialects) {
+            Some(first) => sources().zip(first..).collect(),
+            None => Vec::new(),
+        };
+        if self.dialects.contains(&Dialect::Stdin) {
+            fds.extend(sources().map(|source| (source, 0)));
+        }
         fds.extend(channels.descriptors());
         fds.extend(self.worker.pass_fds.iter().map(|&fd| (fd, fd)));
         let mut launch = self.launch(reading, reading.program(), &self.worker.command, variables)?;
-        launch.listen = !exported.is_empty();
+        launch.listen = !exported.is_empty() && self.dialects.iter().any(|dialect| dialect.tells_pid());
         launch.fds = fds;
         launch.own_group = !self.worker.foreground_tty;
         Ok(launch)
+    }
+
+    fn dialect_variables(
+        &self,
+        reading: &Reading,
+        listeners: &[Exported],
+        generation: Generation,
+        slot: Slot,
+    ) -> Result<Vec<(String, String)>, Refused> {
+        let program = reading.real_program();
+        let binary_id = match self.dialects.contains(&Dialect::Overseer) {
+            true => sha1(program)?,
+            false => String::new(),
+        };
+        let command = self.worker.command.first().map(Path::new).and_then(Path::file_name);
+        let start = spell::Start {
+            supervisor: std::process::id(),
+            generation: generation.0,
+            slot: slot.0,
+            command: &command.unwrap_or_default().to_string_lossy(),
+            program: &program.to_string_lossy(),
+            binary_id: &binary_id,
+        };
+        Ok(spell::environment(&self.dialects, listeners, &start))
     }
 
     /// The start of the user's own check of the worker `pid`: by sh, in the
@@ -133,6 +155,19 @@ impl Common {
             death_signal: self.worker.dies_with_us.then_some(Signal::SIGTERM as i32),
         })
     }
+}
+
+/// SHA-1 of a program, by which overseer's programs know their own release.
+fn sha1(program: &Path) -> Result<String, Refused> {
+    let bytes = std::fs::read(program).map_err(|error| Refused {
+        refusal: Refusal::Other,
+        message: format!(
+            "cannot read {} for OVERSEER_BIN_ID: {}",
+            program.display(),
+            crate::error::reason(&error)
+        ),
+    })?;
+    Ok(sha1_smol::Sha1::from(bytes).digest().to_string())
 }
 
 fn c_string(bytes: impl Into<Vec<u8>>) -> Result<CString, Refused> {

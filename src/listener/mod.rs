@@ -30,24 +30,12 @@ use socket2::SockRef;
 pub use address::Bind;
 pub use upstream::Upstream;
 
+pub use crate::export::Kind;
+
+use crate::export::Exported;
 use crate::sys::fd;
 use options::{Family, Options};
 use path::BoundPath;
-
-/// What sort of socket a listener is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A stream of IP.
-    Tcp,
-    /// Datagrams of IP.
-    Udp,
-    /// A unix stream.
-    Unix,
-    /// Unix datagrams.
-    UnixDatagram,
-    /// A unix stream of records.
-    UnixSeqpacket,
-}
 
 impl Kind {
     /// The word for it in `ctl status`.
@@ -85,6 +73,8 @@ pub struct Listener {
     sockets: Vec<OwnedFd>,
     name: String,
     address: String,
+    /// The same with the host as the user wrote it.
+    written: String,
     /// What to call it in a message about another one: the BIND as parsed.
     origin: String,
     kind: Kind,
@@ -104,6 +94,17 @@ impl Listener {
     /// `/run/app.sock`, `@name`.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// What the dialects spell of it.
+    pub fn exported(&self) -> Exported<'_> {
+        Exported {
+            name: &self.name,
+            address: &self.address,
+            written: &self.written,
+            kind: self.kind,
+            inet: self.inet,
+        }
     }
 
     /// `tcp`, `udp`, `unix`, `unix-dgram` or `unix-seqpacket`.

@@ -15,6 +15,7 @@ use super::path::{self, Permissions};
 use super::upstream::{FIRST, Upstream};
 use super::{Kind, Listener, Listeners, inet, tune};
 use crate::error::{Error, reason};
+use crate::export::{Dialect, check};
 use crate::sys::fd;
 
 /// A BIND with everything looked up that can be without binding it.
@@ -28,6 +29,7 @@ enum Plan {
 impl Listeners {
     /// Takes over what reached us, then binds each BIND in order. A relative
     /// unix path is joined to `directory`; `reuseport` makes `slots` sockets.
+    /// All of them must be such that `dialects` can carry them.
     ///
     /// # Errors
     /// [`Error::Usage`] for what only a look at the machine shows to be bad: a
@@ -40,6 +42,7 @@ impl Listeners {
         binds: &[Bind],
         directory: &Path,
         slots: u32,
+        dialects: &[Dialect],
     ) -> Result<Listeners, Error> {
         // All of them before the first copy, which may land on a number that is
         // asked for and closed.
@@ -60,6 +63,18 @@ impl Listeners {
             refuse_twice(&upstream, binds, index)?;
             plans.push(plan(bind, directory)?);
         }
+        let given = list.iter().map(|listener: &Listener| (listener.written.clone(), listener.kind));
+        let planned = binds.iter().zip(&plans).map(|(bind, plan)| (bind.address.to_string(), plan.kind()));
+        let sketches: Vec<check::Sketch> =
+            given.chain(planned).map(|(written, kind)| check::Sketch { written, kind }).collect();
+        check::listeners(dialects, &sketches).map_err(Error::Usage)?;
+        if dialects.iter().any(|dialect| dialect.nonblock()) {
+            for listener in &list {
+                SockRef::from(&listener.sockets[0])
+                    .set_nonblocking(true)
+                    .map_err(|error| failed(&listener.address, &error))?;
+            }
+        }
         // Each has been copied, and two descriptors for one socket would keep it
         // open after its listener has gone.
         for (number, _) in upstream.sockets() {
@@ -71,6 +86,17 @@ impl Listeners {
             list.push(listener);
         }
         Ok(Listeners { list })
+    }
+}
+
+impl Plan {
+    fn kind(&self) -> Kind {
+        match self {
+            Plan::Inet { ty, .. } if *ty == Type::STREAM => Kind::Tcp,
+            Plan::Inet { .. } => Kind::Udp,
+            Plan::Path { kind, .. } | Plan::Abstract { kind, .. } => unix_kind(*kind).0,
+            Plan::Inherited(found) => found.kind,
+        }
     }
 }
 
@@ -243,6 +269,9 @@ fn open_inet(
         }
     })?;
     let mut listener = Listener::new(name, address.to_string(), bind.to_string(), kind);
+    if let Address::Tcp { host, .. } | Address::Udp { host, .. } = &bind.address {
+        listener.written = format!("{host}:{}", address.port());
+    }
     listener.sockets = sockets.into_iter().map(Into::into).collect();
     listener.backlog = backlog;
     listener.inet = Some(address);
@@ -257,6 +286,7 @@ impl Listener {
             path: None,
             sockets: Vec::new(),
             name,
+            written: address.clone(),
             address,
             origin: format!("{origin} of this command line"),
             kind,
@@ -279,18 +309,26 @@ fn given(found: Inherited, name: String, origin: String) -> Listener {
         _ => 0,
     };
     listener.inet = found.inet;
+    // What a Go program calls the address of all addresses.
+    if let Some(address) = found.inet.filter(|address| address.is_ipv6() && address.ip().is_unspecified()) {
+        listener.written = format!(":{}", address.port());
+    }
     listener.v6only = found.inet.is_some_and(|address| address.is_ipv6())
         && SockRef::from(&found.socket).only_v6().unwrap_or(false);
     listener.sockets.push(found.socket);
     listener
 }
 
-fn unix_socket(kind: UnixKind, options: &Options, address: &str) -> Result<(Kind, u32, Socket), Error> {
-    let (kind, ty) = match kind {
+fn unix_kind(kind: UnixKind) -> (Kind, Type) {
+    match kind {
         UnixKind::Stream => (Kind::Unix, Type::STREAM),
         UnixKind::Datagram => (Kind::UnixDatagram, Type::DGRAM),
         UnixKind::Seqpacket => (Kind::UnixSeqpacket, Type::SEQPACKET),
-    };
+    }
+}
+
+fn unix_socket(kind: UnixKind, options: &Options, address: &str) -> Result<(Kind, u32, Socket), Error> {
+    let (kind, ty) = unix_kind(kind);
     let socket = Socket::new(Domain::UNIX, ty, None).map_err(|error| failed(address, &error))?;
     tune(&socket, options).map_err(|error| failed(address, &error))?;
     let backlog = if kind.listens() { in_effect(options.backlog) } else { 0 };

@@ -17,7 +17,7 @@ mod paths;
 
 fn open_in(directory: &Path, binds: &[&str], slots: u32) -> Result<Listeners, Error> {
     let binds: Vec<Bind> = binds.iter().map(|bind| bind.parse().unwrap()).collect();
-    Listeners::open(Upstream::default(), &binds, directory, slots)
+    Listeners::open(Upstream::default(), &binds, directory, slots, &[])
 }
 
 fn open(binds: &[&str]) -> Result<Listeners, Error> {

@@ -72,9 +72,9 @@ FAULTS = [
      "                self.actions.extend(started.into_iter().map(Action::Suspend));"),
     ("commit within the hush", "settle.rs", "latest.max(since + HUSH)", "latest.max(since)"),
     ("the stop timeout counts from before the signal", "settle.rs",
-     "let kill_at = self.policy.stop_timeout.map(|timeout| now + timeout);\n"
+     "let kill_at = worker.stop_timeout(&self.policy).map(|timeout| now + timeout);\n"
      "                    worker.stage",
-     "let kill_at = self.policy.stop_timeout.map(|timeout| worker.since + timeout);\n"
+     "let kill_at = worker.stop_timeout(&self.policy).map(|timeout| worker.since + timeout);\n"
      "                    worker.stage"),
     ("a refusal told twice", "record.rs",
      "let Stage::Spawning { retry_at: None, wanted } = worker.stage else", "let Stage::Spawning { wanted, .. } = worker.stage else"),

@@ -438,5 +438,6 @@ fn strength(kind: AckKind) -> Strength {
         AckKind::Notify | AckKind::Fd => Strength::Said,
         AckKind::Accepting => Strength::Seen,
         AckKind::Exec | AckKind::Timer | AckKind::Timeout => Strength::Nothing,
+        other => unreachable!("no world sends {other:?}"),
     }
 }

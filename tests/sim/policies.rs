@@ -10,6 +10,7 @@ pub const KINDS: [AckKind; 4] = [AckKind::Notify, AckKind::Fd, AckKind::Acceptin
 
 pub fn random(rng: &mut Rng) -> Policy {
     let workers = rng.pick(&[1, 1, 1, 2, 2, 3, 4, 5]);
+    let stop_timeout = rng.chance(75).then(|| rng.ms(&[100, 1000, 5000]));
     Policy {
         workers,
         least_workers: rng.pick(&[1, 1, 1, workers]),
@@ -19,7 +20,8 @@ pub fn random(rng: &mut Rng) -> Policy {
         soak: rng.ms(&[0, 500]),
         surge: rng.pick(&[None, None, None, Some(1), Some(2), Some(3)]),
         stop_first: rng.chance(25),
-        stop_timeout: rng.chance(75).then(|| rng.ms(&[100, 1000, 5000])),
+        stop_timeout,
+        parent_term_stop_timeout: stop_timeout,
         max_draining: rng.pick(&[1, 2, 8, 8]),
         restart: rng.pick(&[Restart::Always, Restart::Always, Restart::OnFailure, Restart::Never]),
         stable: rng.ms(&[500, 3000, 30_000]),

@@ -1,11 +1,13 @@
 //! What the arguments mean together, checked; plain data. Nothing is bound,
 //! started or written here, so every error is one of usage.
 
+mod readiness;
+
 use crate::ack::Acks;
 use crate::cli::{self, Cli};
-use crate::core::event::AckKind;
-use crate::core::policy::{OnAckTimeout, Policy, Readiness, Restart};
+use crate::core::policy::{OnAckTimeout, Policy, Restart};
 use crate::error::Error;
+use crate::export::{Dialect, check};
 use crate::listener::Bind;
 use crate::signals::{self, Table};
 use nix::sys::signal::Signal;
@@ -14,12 +16,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A program that gives no sign at all is taken for ready after this long.
-const AUTO_TIMER: Duration = Duration::from_secs(2);
-/// Looking into /proc is cheap: soon, then rarely.
-const PROBE_LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
-/// The user's own check costs a process.
-const PROBE_EXEC: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// What a worker may take to stop if nobody says otherwise.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// grace waits 60 s for requests, then 60 s for what it has cut.
+const PARENT_TERM_STOP_TIMEOUT: Duration = Duration::from_secs(121);
 /// Longer durations are mistakes, and would overflow the clock.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// Words that are, or will be, commands of ours.
@@ -36,6 +36,8 @@ pub struct Config {
     pub worker: Worker,
     /// The ack channels that a worker is given.
     pub acks: Acks,
+    /// How listeners are handed over.
+    pub dialects: Vec<Dialect>,
     /// What asks a worker to stop.
     pub stop_signal: Signal,
     /// What signals to us mean.
@@ -99,7 +101,17 @@ impl Config {
         if first.is_empty() {
             return Err(Error::Usage("COMMAND is empty".into()));
         }
-        let binds = cli.bind.iter().map(|text| bind(text)).collect::<Result<Vec<Bind>, Error>>()?;
+        let dialects = match cli.export.is_empty() {
+            true => vec![Dialect::ListenFds],
+            false => check::dialects(&cli.export.join(","))
+                .map_err(|why| invalid("--export", &cli.export.join(","), &why))?,
+        };
+        let mut binds = cli.bind.iter().map(|text| bind(text)).collect::<Result<Vec<Bind>, Error>>()?;
+        if dialects.iter().any(|dialect| dialect.nonblock()) {
+            binds.iter_mut().for_each(|bind| {
+                bind.options.nonblock.get_or_insert(true);
+            });
+        }
         let several = binds.iter().any(|bind| bind.options.reuseport) && cli.workers > 1;
         if several && cli.restart != cli::Restart::Always {
             return Err(Error::Usage(
@@ -115,7 +127,8 @@ impl Config {
         if let Some(name) = cli.drop_env.iter().find(bad) {
             return Err(invalid("--drop-env", &name.to_string_lossy(), "not the name of a variable"));
         }
-        let (acks, readiness) = readiness(&cli.ack)?;
+        let (acks, readiness) = readiness::readiness(cli.ack, &dialects)?;
+        let (stop_timeout, parent_term_stop_timeout) = stop_timeouts(cli.stop_timeout, &dialects)?;
         let environment = Environment {
             clear: cli.clear_env,
             drop: cli.drop_env,
@@ -136,7 +149,8 @@ impl Config {
                 soak: duration("--soak", &cli.soak)?,
                 surge: surge(&cli.surge)?,
                 stop_first: cli.stop_first,
-                stop_timeout: timeout("--stop-timeout", &cli.stop_timeout)?,
+                stop_timeout,
+                parent_term_stop_timeout,
                 max_draining: cli.max_draining,
                 restart: match cli.restart {
                     cli::Restart::Always => Restart::Always,
@@ -159,9 +173,8 @@ impl Config {
                 dies_with_us: cli.on_death == cli::OnDeath::Term,
             },
             acks,
-            stop_signal: signals::signal_by_name(&cli.stop_signal).ok_or_else(|| {
-                invalid("--stop-signal", &cli.stop_signal, "no such signal (write TERM, QUIT, INT or USR1)")
-            })?,
+            stop_signal: stop_signal(cli.stop_signal.as_deref(), &dialects)?,
+            dialects,
             signals: Table::new(&cli.on, ignored)?,
             pid_file: cli.pid_file,
         })
@@ -219,78 +232,36 @@ fn variable(pair: &OsStr) -> Result<(OsString, OsString), Error> {
     Ok((OsStr::from_bytes(&bytes[..at]).into(), OsStr::from_bytes(&bytes[at + 1..]).into()))
 }
 
-/// `exec:` takes the rest of its value, commas included, because a command may
-/// well contain some.
-fn readiness(values: &[String]) -> Result<(Acks, Readiness), Error> {
-    let mut acks = Acks::default();
-    let mut readiness = Readiness { auto: false, kinds: Vec::new(), timer: None, probe: None };
-    for value in values {
-        let mut rest = Some(value.as_str());
-        while let Some(text) = rest {
-            let (kind, after) = match text.starts_with("exec:") {
-                true => (text, None),
-                false => text.split_once(',').map_or((text, None), |(kind, after)| (kind, Some(after))),
-            };
-            ack_kind(kind, value, &mut acks, &mut readiness)?;
-            rest = after;
-        }
+/// The user's, or that of the dialects where they agree.
+fn stop_signal(said: Option<&str>, dialects: &[Dialect]) -> Result<Signal, Error> {
+    if let Some(name) = said {
+        return signals::signal_by_name(name)
+            .ok_or_else(|| invalid("--stop-signal", name, "no such signal (write TERM, QUIT, INT or USR1)"));
     }
-    if readiness.auto {
-        acks.notify = true;
-        acks.fd = true;
-        acks.accepting = true;
-        readiness.timer.get_or_insert(AUTO_TIMER);
+    let mut owners = dialects.iter().filter_map(|dialect| Some((dialect, dialect.stop_signal()?)));
+    let Some((first, signal)) = owners.next() else { return Ok(Signal::SIGTERM) };
+    if let Some((other, _)) = owners.find(|(_, other)| *other != signal) {
+        return Err(Error::Usage(format!(
+            "cannot choose between the stop signals of {} and {} (say --stop-signal)",
+            first.name(),
+            other.name()
+        )));
     }
-    readiness.probe = match (&acks.exec, acks.accepting) {
-        (Some(_), _) => Some(PROBE_EXEC),
-        (None, true) => Some(PROBE_LOOK),
-        (None, false) => None,
-    };
-    Ok((acks, readiness))
+    Signal::try_from(signal).map_err(|errno| Error::cannot("name the stop signal", errno))
 }
 
-fn ack_kind(kind: &str, value: &str, acks: &mut Acks, readiness: &mut Readiness) -> Result<(), Error> {
-    let bad = |why: &str| invalid("--ack", value, why);
-    let (name, argument) = kind.split_once(':').map_or((kind, None), |(name, rest)| (name, Some(rest)));
-    let kind = match (name, argument) {
-        ("auto", None) => {
-            readiness.auto = true;
-            return Ok(());
-        }
-        ("notify", None) => {
-            acks.notify = true;
-            AckKind::Notify
-        }
-        ("fd", None) => {
-            acks.fd = true;
-            AckKind::Fd
-        }
-        ("fd", Some(number)) => {
-            let number = number.parse().ok().filter(|number| (3..1 << 16).contains(number));
-            acks.fd = true;
-            acks.fd_number = Some(number.ok_or_else(|| bad("fd:N takes a descriptor from 3 to 65535"))?);
-            AckKind::Fd
-        }
-        ("accepting", None) => {
-            acks.accepting = true;
-            AckKind::Accepting
-        }
-        ("exec", Some(command)) if !command.is_empty() => {
-            acks.exec = Some(command.into());
-            AckKind::Exec
-        }
-        ("timer", Some(length)) => {
-            readiness.timer = Some(duration("--ack timer", length)?);
-            AckKind::Timer
-        }
-        _ => {
-            return Err(bad(&format!(
-                "no such kind as '{kind}' (write auto, notify, fd, fd:N, accepting, exec:CMD or timer:DUR)"
-            )));
-        }
-    };
-    readiness.kinds.push(kind);
-    Ok(())
+/// How long a worker may take to stop, and how long one that acks by parent-term.
+fn stop_timeouts(
+    said: Option<String>,
+    dialects: &[Dialect],
+) -> Result<(Option<Duration>, Option<Duration>), Error> {
+    if let Some(text) = said {
+        let timeout = timeout("--stop-timeout", &text)?;
+        return Ok((timeout, timeout));
+    }
+    let own = dialects.iter().filter_map(|dialect| dialect.stop_timeout()).max();
+    let parent_term = if dialects.contains(&Dialect::Endless) { own } else { None };
+    Ok((Some(own.unwrap_or(STOP_TIMEOUT)), Some(parent_term.unwrap_or(PARENT_TERM_STOP_TIMEOUT))))
 }
 
 #[cfg(test)]
@@ -328,28 +299,6 @@ mod tests {
             let error = duration("--soak", wrong).unwrap_err();
             assert_eq!(error.status(), 2, "{wrong}");
             assert!(error.to_string().contains(&format!("'{wrong}' for '--soak'")), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_check_keeps_its_commas() {
-        let (acks, readiness) = readiness(&["notify,exec:test a,b".into()]).unwrap();
-        assert_eq!(acks.exec.as_deref(), Some("test a,b"));
-        assert_eq!(readiness.kinds, [AckKind::Notify, AckKind::Exec]);
-        assert_eq!(readiness.probe, Some(PROBE_EXEC));
-    }
-
-    #[test]
-    fn auto_watches_every_channel() {
-        let (acks, readiness) = readiness(&["auto".into()]).unwrap();
-        assert!(acks.notify && acks.fd && acks.accepting && readiness.kinds.is_empty());
-        assert_eq!(readiness.timer, Some(AUTO_TIMER));
-    }
-
-    #[test]
-    fn bad_kinds_are_named() {
-        for wrong in ["", "notify,", "ready", "fd:2", "fd:x", "exec:", "timer", "timer:x", "notify:1"] {
-            assert_eq!(super::readiness(&[wrong.into()]).unwrap_err().status(), 2, "{wrong}");
         }
     }
 }

@@ -1,0 +1,290 @@
+//! Our end of a channel: what is read from it, and who may speak there.
+//!
+//! The worker itself, a descendant, or a helper that has already gone
+//! (systemd-notify(1) exits before its datagram is read); never another user.
+
+use super::watcher::{Heard, Worker};
+use super::{einhorn, notify};
+use crate::core::event::AckKind;
+use crate::sys::notify::NotifySocket;
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
+use nix::unistd::{Pid, Uid, read};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+/// Messages of one worker that are read before the others get their turn.
+const BURST: usize = 16;
+/// The longest word of a pipe's dialect.
+const LONGEST_WORD: usize = 2;
+
+/// One end of a channel.
+#[derive(Debug)]
+pub(super) enum End {
+    /// sd_notify(3).
+    Notify(NotifySocket),
+    /// A pipe, the kind of its ack, and what has been read of a longer word.
+    Pipe(OwnedFd, AckKind, Vec<u8>),
+    /// crank's pair of datagram sockets.
+    Crank(OwnedFd),
+    /// einhorn's control socket.
+    Einhorn(EinhornSocket),
+    /// A connection to it.
+    Line(Line),
+}
+
+/// What one reading of an end brought.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    /// An ack.
+    pub ready: Option<AckKind>,
+    /// Whatever else was said.
+    pub heard: Vec<Heard>,
+    /// New connections.
+    pub new: Vec<End>,
+    /// There will be no more.
+    pub ended: bool,
+}
+
+/// A socket by its path, which goes with it.
+#[derive(Debug)]
+pub(super) struct EinhornSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// A connection on which a worker writes lines.
+#[derive(Debug)]
+pub(super) struct Line {
+    stream: OwnedFd,
+    text: Vec<u8>,
+    /// Who connected; None for the connection that the worker was given.
+    peer: Option<i32>,
+}
+
+impl EinhornSocket {
+    /// Listens at `path`. Everybody may connect, as with a notify socket: who
+    /// counts is decided by the peer's credentials.
+    ///
+    /// # Errors
+    /// As bind(2).
+    pub(super) fn at(path: PathBuf) -> io::Result<EinhornSocket> {
+        let listener = UnixListener::bind(&path)?;
+        let socket = EinhornSocket { listener, path };
+        socket.listener.set_nonblocking(true)?;
+        fs::set_permissions(&socket.path, fs::Permissions::from_mode(0o666))?;
+        Ok(socket)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for EinhornSocket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl End {
+    /// The connection that a worker was given.
+    pub(super) fn given_line(stream: OwnedFd) -> End {
+        End::Line(Line { stream, text: Vec::new(), peer: None })
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            End::Notify(socket) => socket.as_fd(),
+            End::Pipe(pipe, ..) => pipe.as_fd(),
+            End::Crank(socket) => socket.as_fd(),
+            End::Einhorn(socket) => socket.listener.as_fd(),
+            End::Line(line) => line.stream.as_fd(),
+        }
+    }
+
+    /// Reads what is there. `strangers` counts those who may not speak here.
+    pub(super) fn read(&mut self, worker: Worker, strangers: &mut u64) -> Read {
+        match self {
+            End::Notify(socket) => read_notify(socket, worker, strangers),
+            End::Pipe(pipe, kind, word) => read_pipe(pipe, *kind, word),
+            End::Crank(socket) => read_crank(socket),
+            End::Einhorn(socket) => accept(socket, worker, strangers),
+            End::Line(line) => line.read(worker, strangers),
+        }
+    }
+}
+
+/// Whether one of the datagrams says READY=1. Descriptors that came along are
+/// closed: that is the answer to BARRIER=1 (sd_notify_barrier(3)), and nothing
+/// else is made of them.
+fn read_notify(socket: &NotifySocket, worker: Worker, strangers: &mut u64) -> Read {
+    let mut read = Read::default();
+    for _ in 0..BURST {
+        let datagram = match socket.receive() {
+            Ok(Some(datagram)) => datagram,
+            Ok(None) => break,
+            Err(error) => {
+                log::debug!("cannot read the notify socket of pid {}: {error}", worker.family.worker);
+                break;
+            }
+        };
+        if !speaks_for(datagram.pid, datagram.uid, worker) {
+            ignore(datagram.pid, worker, strangers);
+            continue;
+        }
+        let message = notify::parse(&datagram.text);
+        if message.ready {
+            read.ready = Some(AckKind::Notify);
+        }
+        read.heard.extend(message.extend.map(Heard::Extend));
+    }
+    read
+}
+
+/// A worker's own process speaks for it as whatever user it has become. One that
+/// has gone is known by its user alone.
+fn speaks_for(pid: i32, uid: u32, worker: Worker) -> bool {
+    let (pid, uid) = (Pid::from_raw(pid), Uid::from_raw(uid));
+    let known = uid == worker.uid || uid.is_root() || uid == Uid::effective();
+    pid.as_raw() > 0 && (worker.family.has(pid) || known && kill(pid, None) == Err(Errno::ESRCH))
+}
+
+/// The first stranger is told of, a flood is not.
+fn ignore(pid: i32, worker: Worker, strangers: &mut u64) {
+    *strangers += 1;
+    let level = if *strangers == 1 { log::Level::Warn } else { log::Level::Trace };
+    log::log!(
+        level,
+        "generation {}: ack ignored, pid {pid} is not a process of worker pid {}",
+        worker.generation,
+        worker.family.worker
+    );
+}
+
+/// Whether a pipe's worker has said its word. s6 wants a newline, whatever stands
+/// before or after it; the libraries write their word and nothing else.
+fn says_ready(kind: AckKind, text: &[u8]) -> bool {
+    match kind {
+        AckKind::Tableflip => text.contains(&42),
+        AckKind::Ecdysis => text.windows(2).any(|word| word == b"OK"),
+        AckKind::Shellflip => text.contains(&b'1'),
+        _ => text.contains(&b'\n'),
+    }
+}
+
+fn read_pipe(pipe: &OwnedFd, kind: AckKind, word: &mut Vec<u8>) -> Read {
+    let mut buffer = [0; 4096];
+    match read(pipe, &mut buffer) {
+        Ok(0) => Read { ended: true, ..Read::default() },
+        Ok(count) => {
+            word.extend(&buffer[..count]);
+            let ready = says_ready(kind, word).then_some(kind);
+            word.drain(..word.len().saturating_sub(LONGEST_WORD - 1));
+            Read { ready, ..Read::default() }
+        }
+        Err(Errno::EAGAIN | Errno::EINTR) => Read::default(),
+        Err(_) => Read { ended: true, ..Read::default() },
+    }
+}
+
+/// crank's word is READY=1 in a datagram of its own.
+fn read_crank(socket: &OwnedFd) -> Read {
+    let mut read = Read::default();
+    let mut buffer = [0; 4096];
+    for _ in 0..BURST {
+        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Ok(count) if buffer[..count].trim_ascii() == b"READY=1" => read.ready = Some(AckKind::Crank),
+            Ok(_) | Err(Errno::EINTR) => {}
+            // The other end of a pair of datagram sockets gives no sign when it goes.
+            Err(_) => break,
+        }
+    }
+    read
+}
+
+fn accept(socket: &EinhornSocket, worker: Worker, strangers: &mut u64) -> Read {
+    let mut read = Read::default();
+    for _ in 0..BURST {
+        let Ok((stream, _)) = socket.listener.accept() else { break };
+        let Ok(peer) = getsockopt(&stream, sockopt::PeerCredentials) else { continue };
+        if !speaks_for(peer.pid(), peer.uid(), worker) {
+            ignore(peer.pid(), worker, strangers);
+            continue;
+        }
+        if stream.set_nonblocking(true).is_ok() {
+            let line = Line { stream: stream.into(), text: Vec::new(), peer: Some(peer.pid()) };
+            read.new.push(End::Line(line));
+        }
+    }
+    read
+}
+
+impl Line {
+    /// An ack counts from the process that it names. einhorn answers none, and
+    /// closes a connection that has brought one.
+    fn read(&mut self, worker: Worker, strangers: &mut u64) -> Read {
+        let mut outcome = Read::default();
+        let mut buffer = [0; 1024];
+        let ended = match read(&self.stream, &mut buffer) {
+            Ok(0) => true,
+            Ok(count) => {
+                self.text.extend(&buffer[..count]);
+                false
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => false,
+            Err(_) => true,
+        };
+        while let Some(end) = self.text.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.text.drain(..=end).collect();
+            let Some(pid) = einhorn::acked(&line[..end]) else { continue };
+            let own = match self.peer {
+                Some(peer) => peer == pid,
+                None => worker.family.has(Pid::from_raw(pid)),
+            };
+            if own {
+                outcome.ready = Some(AckKind::Einhorn);
+            } else {
+                ignore(pid, worker, strangers);
+            }
+        }
+        let acked = outcome.ready.is_some() && self.peer.is_some();
+        outcome.ended = ended || acked || self.text.len() > einhorn::LONGEST;
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_dialect_has_its_word() {
+        let table: [(AckKind, &[u8], &[u8]); 4] = [
+            (AckKind::Fd, b"ready\n", b"ready"),
+            (AckKind::Tableflip, b"*", b"\n"),
+            (AckKind::Ecdysis, b"OK", b"KO"),
+            (AckKind::Shellflip, b"1", b"0"),
+        ];
+        for (kind, word, other) in table {
+            assert!(says_ready(kind, word) && !says_ready(kind, other), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_word_in_two_pieces_is_a_word() {
+        let (ours, theirs) = nix::unistd::pipe().unwrap();
+        let mut word = Vec::new();
+        nix::unistd::write(&theirs, b"O").unwrap();
+        assert!(read_pipe(&ours, AckKind::Ecdysis, &mut word).ready.is_none());
+        nix::unistd::write(&theirs, b"K").unwrap();
+        assert_eq!(read_pipe(&ours, AckKind::Ecdysis, &mut word).ready, Some(AckKind::Ecdysis));
+        drop(theirs);
+        assert!(read_pipe(&ours, AckKind::Ecdysis, &mut word).ended);
+    }
+}

@@ -1,0 +1,65 @@
+//! Signals to us, some of which our own workers send.
+//!
+//! Servers built on grace and endless send TERM to their parent once they have
+//! inherited its sockets, goagain a signal of its own: that is their ack. So a
+//! TERM of a worker, of one of its descendants, or of one that has just died is
+//! never a stop; everybody else's is. Two TERMs that come before the first is
+//! read are one to the kernel (signal(7)): a thread does nothing but read them,
+//! and INT, QUIT and a second TERM are there for who wants to be sure.
+
+use super::Run;
+use crate::core::event::{AckKind, Event, WorkerId};
+use crate::export::GOAGAIN_SIGNAL;
+use crate::sys::terminal;
+use log::{debug, info};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+impl Run {
+    pub(super) fn heed(&mut self, number: i32, from: Option<Pid>) {
+        let sender = |pid: Pid| Some((pid, self.books.sender(pid, self.clock.now())?));
+        match number {
+            GOAGAIN_SIGNAL => match from.and_then(sender) {
+                Some((_, id)) => self.soon.push_back(Event::Ack(id, AckKind::Goagain)),
+                None => debug!("signal {number} of a stranger is no ack"),
+            },
+            libc::SIGTERM => match from.and_then(sender) {
+                Some((pid, id)) => self.term_of(id, pid),
+                None => self.ask(Signal::SIGTERM),
+            },
+            // overseer's programs say so that they have let go of the sockets.
+            libc::SIGUSR1 => match from.and_then(sender) {
+                Some((pid, _)) => debug!("USR1 of pid {pid}, a worker's own, is not passed on"),
+                None => self.ask(Signal::SIGUSR1),
+            },
+            _ => {
+                if let Ok(signal) = Signal::try_from(number) {
+                    self.ask(signal);
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, signal: Signal) {
+        debug!("signal {signal}");
+        let shared = self.config.worker.foreground_tty && terminal::is_ours();
+        if let Some(request) = self.config.signals.request(signal, shared) {
+            self.soon.push_back(Event::Request(request));
+        }
+    }
+
+    fn term_of(&mut self, id: WorkerId, pid: Pid) {
+        let needed = self.config.acks.terms(self.common.listeners.len());
+        let Some(entry) = self.books.get_mut(id) else { return };
+        let Some(process) = &mut entry.process else { return };
+        process.terms = process.terms.saturating_add(1);
+        debug!("{}: TERM {} of {needed} from pid {pid}", entry.generation, process.terms);
+        // Whoever did not mean an ack is told, once.
+        if process.terms == needed + 1 {
+            info!("TERM of pid {pid}, a worker's own, is no stop (to stop us from there: INT or QUIT)");
+        }
+        if process.terms >= needed {
+            self.soon.push_back(Event::Ack(id, AckKind::ParentTerm));
+        }
+    }
+}
