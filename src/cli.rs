@@ -162,7 +162,8 @@ pub struct Cli {
 
     /// Signal that asks a worker to stop; CONT follows it [default: TERM, or the dialect's own]
     ///
-    /// nginx, unicorn, php-fpm and goagain bring QUIT, listener-json INT, overseer USR2.
+    /// nginx, unicorn, php-fpm and goagain bring QUIT, listener-json INT, overseer USR2; einhorn
+    /// USR2 where it is the only one.
     #[arg(long, value_name = "SIG", help_heading = "Stopping")]
     pub stop_signal: Option<String>,
 

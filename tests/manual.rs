@@ -13,17 +13,8 @@ use std::process;
 
 /// The kinds that `--ack` takes; `every_ack_kind_is_explained` holds the list to
 /// the message that names them.
-const ACK_KINDS: [&str; 9] = [
-    "auto",
-    "notify",
-    "fd",
-    "fd:N",
-    "einhorn",
-    "parent-term",
-    "accepting",
-    "exec:CMD",
-    "timer:DUR",
-];
+const ACK_KINDS: [&str; 9] =
+    ["auto", "notify", "fd", "fd:N", "einhorn", "parent-term", "accepting", "exec:CMD", "timer:DUR"];
 
 #[test]
 fn every_flag_is_in_the_man_page() {
@@ -103,7 +94,7 @@ fn the_man_page_has_its_sections_in_order() {
         "DESCRIPTION",
         "OPTIONS",
         "BIND",
-            "DIALECTS",
+        "DIALECTS",
         "READINESS",
         "UPGRADE",
         "STOPPING",

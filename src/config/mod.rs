@@ -238,6 +238,11 @@ fn stop_signal(said: Option<&str>, dialects: &[Dialect]) -> Result<Signal, Error
         return signals::signal_by_name(name)
             .ok_or_else(|| invalid("--stop-signal", name, "no such signal (write TERM, QUIT, INT or USR1)"));
     }
+    // Its own clients trap USR2 alone; beside others it is one of several words
+    // for the sockets, and TERM is what most understand.
+    if dialects == [Dialect::Einhorn] {
+        return Ok(Signal::SIGUSR2);
+    }
     let mut owners = dialects.iter().filter_map(|dialect| Some((dialect, dialect.stop_signal()?)));
     let Some((first, signal)) = owners.next() else { return Ok(Signal::SIGTERM) };
     if let Some((other, _)) = owners.find(|(_, other)| *other != signal) {

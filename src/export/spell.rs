@@ -64,6 +64,9 @@ fn spell(dialect: Dialect, listeners: &[(i32, Exported)], start: &Start) -> Vari
             ("OVERSEER_IS_SLAVE", "1".into()),
             ("OVERSEER_NUM_FDS", count.to_string()),
             ("OVERSEER_SLAVE_ID", start.generation.to_string()),
+            // The same two by the names that its newest release looks for first.
+            ("OVERSEER_IS_WORKER", "1".into()),
+            ("OVERSEER_WORKER_ID", start.generation.to_string()),
             ("OVERSEER_BIN_ID", start.binary_id.into()),
             ("OVERSEER_BIN_PATH", start.program.into()),
         ]),
@@ -80,10 +83,7 @@ fn spell(dialect: Dialect, listeners: &[(i32, Exported)], start: &Start) -> Vari
         Dialect::Gunicorn => {
             pairs([("GUNICORN_FD", numbers(",")), ("GUNICORN_PID", start.supervisor.to_string())])
         }
-        Dialect::PhpFpm => {
-            let pair = |number, listener: &Exported| format!("{}={number}", listener.address);
-            pairs([("FPM_SOCKETS", joined(listeners, ",", pair))])
-        }
+        Dialect::PhpFpm => pairs([("FPM_SOCKETS", joined(listeners, ",", php_fpm_pair))]),
         Dialect::Puma => puma(listeners),
         Dialect::Tableflip => pairs([("TABLEFLIP_HAS_PARENT_7DIU3", "yes".into())]),
         Dialect::Ecdysis => pairs([("ECDYSIS_RUST_UPGRADE", "yes".into())]),
@@ -128,6 +128,14 @@ fn server_starter_pair(number: i32, listener: &Exported) -> String {
         None => listener.address,
     };
     format!("{address}={number}")
+}
+
+/// php-fpm knows a socket by its address in numbers, without brackets.
+fn php_fpm_pair(number: i32, listener: &Exported) -> String {
+    match listener.inet {
+        Some(inet) => format!("{}:{}={number}", inet.ip(), inet.port()),
+        None => format!("{}={number}", listener.address),
+    }
 }
 
 /// `PUMA_INHERIT_n=fd:url`, where the url is that of puma's own `bind`.
@@ -257,6 +265,8 @@ mod tests {
                     "OVERSEER_IS_SLAVE=1",
                     "OVERSEER_NUM_FDS=2",
                     "OVERSEER_SLAVE_ID=3",
+                    "OVERSEER_IS_WORKER=1",
+                    "OVERSEER_WORKER_ID=3",
                     "OVERSEER_BIN_ID=da39a3ee5e6b4b0d3255bfef95601890afd80709",
                     "OVERSEER_BIN_PATH=/srv/server",
                 ],
@@ -280,7 +290,7 @@ mod tests {
             ("nginx", &three, &["NGINX=3;4;5;"]),
             ("unicorn", &three, &["UNICORN_FD=3,4,5"]),
             ("gunicorn", &three, &["GUNICORN_FD=3,4,5", "GUNICORN_PID=71"]),
-            ("php-fpm", &three, &["FPM_SOCKETS=[::]:5001=3,127.0.0.1:4242=4,/run/app.sock=5"]),
+            ("php-fpm", &three, &["FPM_SOCKETS=:::5001=3,127.0.0.1:4242=4,/run/app.sock=5"]),
             (
                 "puma",
                 &three,
