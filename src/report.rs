@@ -3,6 +3,7 @@
 
 use crate::books::Books;
 use crate::core::event::{AckKind, Ending, Exit, Failure, Generation, Refusal, Report, WorkerId};
+use crate::foreground;
 use crate::signals;
 use log::{debug, info, warn};
 use std::time::Duration;
@@ -150,10 +151,11 @@ fn gone(worker: &Named, exit: Exit, age: Duration, asked: bool, remains: bool) {
     let left = match remains {
         // It looks like a server that went into the background.
         true if exit == Exit::Code(0) && !asked => {
-            "; it left processes behind: if it daemonises, run it in the foreground"
+            let how = foreground::how(&worker.command).map(|how| format!(" ({how})")).unwrap_or_default();
+            format!("; it left processes behind: if it daemonises, run it in the foreground{how}")
         }
-        true => "; it left processes behind, they are asked to stop",
-        false => "",
+        true => "; it left processes behind, they are asked to stop".into(),
+        false => String::new(),
     };
     info!(generation = generation, pid = pid; "{worker} {} (age {}){left}", how(exit), length(age));
 }
