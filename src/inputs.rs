@@ -5,12 +5,18 @@ use crate::core::event::WorkerId;
 use crate::error::{Error, reason};
 use crate::signals::Table;
 use crate::sys::inherited;
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log::info;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use nix::sys::signal::Signal;
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
 
 /// Inputs that wait for the loop. A worker that floods its notify socket holds
 /// up the thread that reads it and nobody else.
 const QUEUE: usize = 256;
+
 /// What the threads send.
 #[derive(Debug, Clone, Copy)]
 pub enum Input {
@@ -18,15 +24,24 @@ pub enum Input {
     Signal(Signal),
     /// A worker spoke.
     Heard(WorkerId, Heard),
+    /// The path of a listener may have gone.
+    PathGone,
 }
 
-/// Starts the threads. ctrlc owns SIGINT, signal-hook every other signal.
+/// Starts the threads. ctrlc owns SIGINT, signal-hook every other signal. The
+/// `paths`, each a directory and a name, are watched if there are any.
 ///
 /// # Errors
 /// When the system has no descriptor or thread to spare.
-pub fn start(signals: &Table) -> Result<(Receiver<Input>, Watcher), Error> {
+pub fn start(signals: &Table, paths: Vec<(PathBuf, OsString)>) -> Result<(Receiver<Input>, Watcher), Error> {
     let (sender, inputs) = bounded(QUEUE);
-    let failed = |error: std::io::Error| Error::cannot("listen for signals", reason(&error));
+    if !paths.is_empty()
+        && let Err(error) = watch(paths, sender.clone())
+    {
+        let why = reason(&error);
+        info!("unix paths are not watched ({why}): one that goes comes back when a worker starts or ends");
+    }
+    let failed = |error: io::Error| Error::cannot("listen for signals", reason(&error));
     let interrupts = sender.clone();
     ctrlc::set_handler(move || {
         let _ = interrupts.send(Input::Signal(Signal::SIGINT));
@@ -53,4 +68,29 @@ pub fn start(signals: &Table) -> Result<(Receiver<Input>, Watcher), Error> {
     })
     .map_err(|error| Error::cannot("listen for acks", reason(&error)))?;
     Ok((inputs, watcher))
+}
+
+/// Tells when a name goes or is given to something else: inotify(7), which few
+/// network file systems have.
+fn watch(paths: Vec<(PathBuf, OsString)>, gone: Sender<Input>) -> io::Result<()> {
+    let changes = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO;
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+    let mut watched = Vec::new();
+    for (directory, name) in paths {
+        watched.push((inotify.add_watch(&directory, changes | AddWatchFlags::IN_ONLYDIR)?, name));
+    }
+    let tells = move |event: &InotifyEvent| {
+        let ours = |(watch, name): &(WatchDescriptor, OsString)| {
+            *watch == event.wd && event.name.as_ref() == Some(name)
+        };
+        event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) || watched.iter().any(ours)
+    };
+    let look = move || {
+        while let Ok(events) = inotify.read_events() {
+            if events.iter().any(&tells) && gone.send(Input::PathGone).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("paths".into()).stack_size(128 * 1024).spawn(look).map(drop)
 }

@@ -14,6 +14,8 @@ use crate::error::{Error, reason};
 use crate::inputs::Input;
 use crate::launch::start::{Common, refused};
 use crate::launch::{Reading, Refused, Surroundings, descriptors};
+use crate::listener::Guard;
+use crate::listener::guard::Look;
 use crate::pid_file::PidFile;
 use crate::sys::identity::identity;
 use crate::sys::tree::Family;
@@ -47,6 +49,8 @@ struct Run {
     /// What each generation was first started from.
     readings: BTreeMap<Generation, Reading>,
     watcher: Watcher,
+    /// Looks after the listeners.
+    guard: Guard,
     /// Where notify sockets lie; after the watcher, which holds some.
     directory: ack::Directory,
     pid_file: Option<PidFile>,
@@ -108,12 +112,13 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     let directory = ack::Directory::new(&around.environment, identity.is_some());
     let manager = around.environment.iter().find(|(key, _)| key == "NOTIFY_SOCKET");
     let upward = Upward::new(manager.map(|(_, value)| value.as_os_str()));
-    let (inputs, watcher) = inputs::start(&config.signals)?;
+    let (inputs, watcher) = inputs::start(&config.signals, listeners.paths())?;
     let books = Books::new(
         config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default(),
     );
     let mut run = Run {
         core: Supervisor::new(config.policy.clone()),
+        guard: Guard::new(&listeners, None),
         common: Common { worker: config.worker.clone(), identity, listeners },
         config,
         around,
@@ -158,6 +163,7 @@ impl Run {
                 }
                 Some(Input::Heard(id, Heard::Ready(kind))) => self.soon.push_back(Event::Ack(id, kind)),
                 Some(Input::Heard(id, Heard::Extend(by))) => self.soon.push_back(Event::Extend(id, by)),
+                Some(Input::PathGone) => self.look(Look::at_paths(&self.core)),
                 None => self.soon.push_back(Event::Tick),
             }
         }
@@ -256,6 +262,7 @@ impl Run {
 
     fn spawn(&mut self, id: WorkerId, generation: Generation, slot: Slot, from: From) {
         self.books.open(id, generation, slot);
+        self.look(self.books.look(id));
         let event = match self.try_spawn(id, generation, slot, from) {
             Ok(()) => Event::Spawned(id),
             Err(Refused { refusal, message }) => {
@@ -264,6 +271,13 @@ impl Run {
             }
         };
         self.soon.push_back(event);
+    }
+
+    /// Looks at the listeners, unless everything is to go.
+    fn look(&mut self, look: Look) {
+        if !self.books.stopping {
+            self.guard.look(&mut self.common.listeners, look);
+        }
     }
 
     fn try_spawn(
@@ -407,6 +421,7 @@ impl Run {
                 if replaced == 0 {
                     self.readings.remove(&to);
                 }
+                self.guard.hint(&self.common.listeners, to);
                 self.upward.ready(&format!("upgrade to {to} failed, {from} serves"));
             }
             Report::Stopping => {
@@ -414,7 +429,11 @@ impl Run {
                 self.upward.stopping();
             }
             // Whatever else it was asked, it has answered.
-            Report::Ready(id, ..) => self.end_check(id),
+            Report::Ready(id, ..) => {
+                self.end_check(id);
+                self.look(self.books.look(id));
+            }
+            Report::Gone { worker, .. } => self.look(self.books.look(worker)),
             _ => {}
         }
     }
