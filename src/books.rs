@@ -1,6 +1,7 @@
 //! Which process stands behind which worker: what the core does not know.
 
 use crate::core::event::{Exit, Generation, Slot, Time, WorkerId};
+use crate::listener::guard::Look;
 use crate::sys::process;
 use crate::sys::tree::{self, Family};
 use nix::sys::signal::Signal;
@@ -131,6 +132,19 @@ impl Books {
     /// The entry of a worker, to be changed.
     pub fn get_mut(&mut self, id: WorkerId) -> Option<&mut Entry> {
         self.entries.get_mut(&id)
+    }
+
+    /// What is looked at in the listeners as this worker starts, is ready or ends.
+    pub fn look(&self, id: WorkerId) -> Look {
+        let entry = self.get(id);
+        let starting = entry.is_none_or(|entry| entry.process.is_none());
+        let lives = |entry: &&Entry| entry.process.as_ref().is_some_and(|process| !process.reaped);
+        let living = self.entries.values().filter(lives);
+        let generation = match entry.filter(|_| !starting) {
+            Some(entry) => Some(entry.generation),
+            None => living.map(|entry| entry.generation).max(),
+        };
+        Look { generation, slot: entry.map_or(0, |entry| entry.slot.0), starting }
     }
 
     /// The entries of which `lives` does not hold.

@@ -34,6 +34,8 @@ pub struct Cli {
     /// `v6only`, `nonblock`, `block`, `mode=0660`, `user=`, `group=`, `freebind`,
     /// `defer-accept=SECS`, `fastopen=N`, `rcvbuf=BYTES`, `sndbuf=BYTES` or
     /// `nodelay`. NAME goes to LISTEN_FDNAMES (default: socket0, socket1, ...).
+    /// O_NONBLOCK is shared by all generations: `nonblock` and `block` keep it as
+    /// they say; with neither a socket begins blocking and is left to the workers.
     #[arg(short, long = "bind", value_name = "BIND", help_heading = "Sockets")]
     pub bind: Vec<OsString>,
 

@@ -5,15 +5,21 @@ use crate::core::event::WorkerId;
 use crate::error::{Error, reason};
 use crate::signals::Table;
 use crate::sys::inherited;
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log::info;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
 
 /// Inputs that wait for the loop. A worker that floods its notify socket holds
 /// up the thread that reads it and nobody else.
 const QUEUE: usize = 256;
+
 /// What the threads send.
 #[derive(Debug, Clone, Copy)]
 pub enum Input {
@@ -22,16 +28,29 @@ pub enum Input {
     Signal(i32, Option<Pid>),
     /// A worker spoke.
     Heard(WorkerId, Heard),
+    /// The path of a listener may have gone.
+    PathGone,
 }
 
 /// Starts the threads. ctrlc owns SIGINT, signal-hook every other signal;
-/// `more` are listened for beside those of the table.
+/// `more` are listened for beside those of the table. The `paths`, each a
+/// directory and a name, are watched if there are any.
 ///
 /// # Errors
 /// When the system has no descriptor or thread to spare.
-pub fn start(signals: &Table, more: &[i32]) -> Result<(Receiver<Input>, Watcher), Error> {
+pub fn start(
+    signals: &Table,
+    more: &[i32],
+    paths: Vec<(PathBuf, OsString)>,
+) -> Result<(Receiver<Input>, Watcher), Error> {
     let (sender, inputs) = bounded(QUEUE);
-    let failed = |error: std::io::Error| Error::cannot("listen for signals", reason(&error));
+    if !paths.is_empty()
+        && let Err(error) = watch(paths, sender.clone())
+    {
+        let why = reason(&error);
+        info!("unix paths are not watched ({why}): one that goes comes back when a worker starts or ends");
+    }
+    let failed = |error: io::Error| Error::cannot("listen for signals", reason(&error));
     let interrupts = sender.clone();
     ctrlc::set_handler(move || {
         let _ = interrupts.send(Input::Signal(Signal::SIGINT as i32, None));
@@ -57,4 +76,29 @@ pub fn start(signals: &Table, more: &[i32]) -> Result<(Receiver<Input>, Watcher)
     })
     .map_err(|error| Error::cannot("listen for acks", reason(&error)))?;
     Ok((inputs, watcher))
+}
+
+/// Tells when a name goes or is given to something else: inotify(7), which few
+/// network file systems have.
+fn watch(paths: Vec<(PathBuf, OsString)>, gone: Sender<Input>) -> io::Result<()> {
+    let changes = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO;
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+    let mut watched = Vec::new();
+    for (directory, name) in paths {
+        watched.push((inotify.add_watch(&directory, changes | AddWatchFlags::IN_ONLYDIR)?, name));
+    }
+    let tells = move |event: &InotifyEvent| {
+        let ours = |(watch, name): &(WatchDescriptor, OsString)| {
+            *watch == event.wd && event.name.as_ref() == Some(name)
+        };
+        event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) || watched.iter().any(ours)
+    };
+    let look = move || {
+        while let Ok(events) = inotify.read_events() {
+            if events.iter().any(&tells) && gone.send(Input::PathGone).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("paths".into()).stack_size(128 * 1024).spawn(look).map(drop)
 }

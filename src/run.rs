@@ -17,6 +17,8 @@ use crate::export::GOAGAIN_SIGNAL;
 use crate::inputs::Input;
 use crate::launch::start::{Common, refused};
 use crate::launch::{Reading, Refused, Surroundings, descriptors};
+use crate::listener::Guard;
+use crate::listener::guard::Look;
 use crate::pid_file::PidFile;
 use crate::sys::identity::identity;
 use crate::sys::tree::Family;
@@ -50,6 +52,8 @@ struct Run {
     /// What each generation was first started from.
     readings: BTreeMap<Generation, Reading>,
     watcher: Watcher,
+    /// Looks after the listeners.
+    guard: Guard,
     /// Where notify sockets lie; after the watcher, which holds some.
     directory: ack::Directory,
     pid_file: Option<PidFile>,
@@ -112,12 +116,14 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     let manager = around.environment.iter().find(|(key, _)| key == "NOTIFY_SOCKET");
     let upward = Upward::new(manager.map(|(_, value)| value.as_os_str()));
     let more: &[i32] = if config.acks.goagain() { &[GOAGAIN_SIGNAL] } else { &[] };
-    let (inputs, watcher) = inputs::start(&config.signals, more)?;
+    let (inputs, watcher) = inputs::start(&config.signals, more, listeners.paths())?;
     let books = Books::new(
         config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default(),
     );
+    let nonblock = config.dialects.iter().any(|dialect| dialect.nonblock()).then_some(true);
     let mut run = Run {
         core: Supervisor::new(config.policy.clone()),
+        guard: Guard::new(&listeners, nonblock),
         common: Common {
             worker: config.worker.clone(),
             identity,
@@ -161,6 +167,7 @@ impl Run {
                 Some(Input::Signal(signal, from)) => self.heed(signal, from),
                 Some(Input::Heard(id, Heard::Ready(kind))) => self.soon.push_back(Event::Ack(id, kind)),
                 Some(Input::Heard(id, Heard::Extend(by))) => self.soon.push_back(Event::Extend(id, by)),
+                Some(Input::PathGone) => self.look(Look::at_paths(&self.core)),
                 None => self.soon.push_back(Event::Tick),
             }
         }
@@ -259,6 +266,7 @@ impl Run {
 
     fn spawn(&mut self, id: WorkerId, generation: Generation, slot: Slot, from: From) {
         self.books.open(id, generation, slot);
+        self.look(self.books.look(id));
         let event = match self.try_spawn(id, generation, slot, from) {
             Ok(()) => Event::Spawned(id),
             Err(Refused { refusal, message }) => {
@@ -267,6 +275,13 @@ impl Run {
             }
         };
         self.soon.push_back(event);
+    }
+
+    /// Looks at the listeners, unless everything is to go.
+    fn look(&mut self, look: Look) {
+        if !self.books.stopping {
+            self.guard.look(&mut self.common.listeners, look);
+        }
     }
 
     fn try_spawn(
@@ -416,6 +431,7 @@ impl Run {
                 if replaced == 0 {
                     self.readings.remove(&to);
                 }
+                self.guard.hint(&self.common.listeners, to);
                 self.upward.ready(&format!("upgrade to {to} failed, {from} serves"));
             }
             Report::Stopping => {
@@ -423,7 +439,11 @@ impl Run {
                 self.upward.stopping();
             }
             // Whatever else it was asked, it has answered.
-            Report::Ready(id, ..) => self.end_check(id),
+            Report::Ready(id, ..) => {
+                self.end_check(id);
+                self.look(self.books.look(id));
+            }
+            Report::Gone { worker, .. } => self.look(self.books.look(worker)),
             _ => {}
         }
     }

@@ -8,32 +8,38 @@
 //! Every socket is close-on-exec, and blocking unless its BIND says otherwise.
 //! It is made once and stays the same until we exit, whatever the number of
 //! generations: so a unix path keeps its inode and a `reuseport` socket its
-//! place in the group. The path goes when [`Listeners`] is dropped, and only if
+//! place in the group. What workers do to it meanwhile, [`Guard`] undoes. The path goes when [`Listeners`] is dropped, and only if
 //! it is still ours; `process::exit` does not drop, so drop before it.
 
 pub mod address;
+pub mod guard;
 mod inet;
 mod inherit;
 mod open;
 pub mod options;
 mod path;
+mod spare;
 pub mod upstream;
 
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::stat::fstat;
 use socket2::SockRef;
 
 pub use address::Bind;
+pub use guard::Guard;
 pub use upstream::Upstream;
 
 pub use crate::export::Kind;
 
 use crate::export::Exported;
 use crate::sys::fd;
+use open::PathBind;
 use options::{Family, Options};
 use path::BoundPath;
 
@@ -79,6 +85,12 @@ pub struct Listener {
     origin: String,
     kind: Kind,
     backlog: u32,
+    /// Whether it was read or set, not guessed.
+    backlog_known: bool,
+    /// What its BIND says.
+    nonblock: Option<bool>,
+    /// How to make another socket at its path.
+    again: Option<PathBind>,
     inet: Option<SocketAddr>,
     reuseport: bool,
     v6only: bool,
@@ -161,6 +173,12 @@ impl Listeners {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// The directory and the name of each unix path that is ours to keep.
+    pub fn paths(&self) -> Vec<(PathBuf, OsString)> {
+        let bound = self.list.iter().filter_map(|listener| listener.path.as_ref());
+        bound.filter_map(|path| Some((path.path.parent()?.to_owned(), path.name.clone()))).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User};
@@ -11,17 +12,26 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use super::address::{Address, Bind, UnixKind, check_length};
 use super::inherit::{self, Inherited};
 use super::options::{Options, digits};
-use super::path::{self, Permissions};
+use super::path::{self, BoundPath, Permissions, SERVING_PATIENCE, START_PATIENCE};
 use super::upstream::{FIRST, Upstream};
 use super::{Kind, Listener, Listeners, inet, tune};
 use crate::error::{Error, reason};
 use crate::export::{Dialect, check};
 use crate::sys::fd;
 
+/// Everything that a socket at a path is made from, also a second time.
+#[derive(Debug, Clone)]
+pub(super) struct PathBind {
+    kind: UnixKind,
+    path: PathBuf,
+    permissions: Permissions,
+    options: Options,
+}
+
 /// A BIND with everything looked up that can be without binding it.
 enum Plan {
     Inet { ty: Type, candidates: Vec<SocketAddr> },
-    Path { kind: UnixKind, path: PathBuf, permissions: Permissions },
+    Path(PathBind),
     Abstract { kind: UnixKind, name: String },
     Inherited(Inherited),
 }
@@ -94,7 +104,7 @@ impl Plan {
         match self {
             Plan::Inet { ty, .. } if *ty == Type::STREAM => Kind::Tcp,
             Plan::Inet { .. } => Kind::Udp,
-            Plan::Path { kind, .. } | Plan::Abstract { kind, .. } => unix_kind(*kind).0,
+            Plan::Path(PathBind { kind, .. }) | Plan::Abstract { kind, .. } => unix_kind(*kind).0,
             Plan::Inherited(found) => found.kind,
         }
     }
@@ -127,7 +137,8 @@ fn plan(bind: &Bind, directory: &Path) -> Result<Plan, Error> {
         Address::Unix { kind, path } => {
             let path = path::absolute(directory, path);
             check_length(&path).map_err(usage)?;
-            Ok(Plan::Path { kind: *kind, path, permissions: permissions(bind)? })
+            let (permissions, options) = (permissions(bind)?, bind.options.clone());
+            Ok(Plan::Path(PathBind { kind: *kind, path, permissions, options }))
         }
         Address::Abstract { kind, name } => Ok(Plan::Abstract { kind: *kind, name: name.clone() }),
         Address::Fd(number) => {
@@ -178,16 +189,18 @@ fn open(bind: &Bind, plan: Plan, name: String, slots: u32, earlier: &[Listener])
     let origin = bind.to_string();
     match plan {
         Plan::Inet { ty, candidates } => open_inet(bind, ty, &candidates, name, slots, earlier),
-        Plan::Path { kind, path, permissions } => {
-            if let Some(other) = earlier.iter().find(|other| is_at(other, &path)) {
-                return Err(in_use(path.display().to_string(), other));
+        Plan::Path(file) => {
+            let address = file.path.display().to_string();
+            if let Some(other) = earlier.iter().find(|other| is_at(other, &file.path)) {
+                return Err(in_use(address, other));
             }
-            let (kind, backlog, socket) = unix_socket(kind, options, &path.display().to_string())?;
-            let bound = path::bind(&socket, &path, permissions, || listen(&socket, kind, backlog))?;
-            let mut listener = Listener::new(name, path.display().to_string(), origin, kind);
+            let (kind, backlog, socket, bound) = bind_path(&file, START_PATIENCE)?;
+            let mut listener = Listener::new(name, address, origin, kind);
             listener.path = Some(bound);
             listener.backlog = backlog;
+            listener.nonblock = options.nonblock;
             listener.sockets.push(socket.into());
+            listener.again = Some(file);
             Ok(listener)
         }
         Plan::Abstract { kind, name: place } => {
@@ -205,14 +218,17 @@ fn open(bind: &Bind, plan: Plan, name: String, slots: u32, earlier: &[Listener])
                 })?;
             let mut listener = Listener::new(name, address, origin, kind);
             listener.backlog = backlog;
+            listener.nonblock = options.nonblock;
             listener.sockets.push(socket.into());
             Ok(listener)
         }
         Plan::Inherited(found) => {
             let mut listener = given(found, name, origin);
+            listener.nonblock = options.nonblock;
             let result = tune(&listener.sockets[0], options).and_then(|()| match options.backlog {
                 Some(backlog) => {
                     listener.backlog = in_effect(options.backlog);
+                    listener.backlog_known = true;
                     SockRef::from(&listener.sockets[0]).listen(backlog)
                 }
                 None => Ok(()),
@@ -274,6 +290,7 @@ fn open_inet(
     }
     listener.sockets = sockets.into_iter().map(Into::into).collect();
     listener.backlog = backlog;
+    listener.nonblock = options.nonblock;
     listener.inet = Some(address);
     listener.reuseport = options.reuseport;
     listener.v6only = options.v6only;
@@ -291,11 +308,37 @@ impl Listener {
             origin: format!("{origin} of this command line"),
             kind,
             backlog: 0,
+            backlog_known: true,
+            nonblock: None,
+            again: None,
             inet: None,
             reuseport: false,
             v6only: false,
         }
     }
+
+    /// Gives it a new socket at its path, for one that is dead or cannot be
+    /// reached any more: for workers that start from now on. What is left of the
+    /// old one goes.
+    ///
+    /// # Errors
+    /// As for the first one. It has no path then, and what it had as a socket.
+    pub(super) fn bind_again(&mut self) -> Result<(), Error> {
+        let Some(file) = &self.again else { return Ok(()) };
+        self.path = None;
+        let (_, backlog, socket, bound) = bind_path(file, SERVING_PATIENCE)?;
+        self.path = Some(bound);
+        self.backlog = backlog;
+        self.sockets = vec![socket.into()];
+        Ok(())
+    }
+}
+
+fn bind_path(file: &PathBind, patience: Duration) -> Result<(Kind, u32, Socket, BoundPath), Error> {
+    let (kind, backlog, socket) = unix_socket(file.kind, &file.options, &file.path.display().to_string())?;
+    let listen = || listen(&socket, kind, backlog);
+    let bound = path::bind(&socket, &file.path, file.permissions, patience, listen)?;
+    Ok((kind, backlog, socket, bound))
 }
 
 /// A listener from a socket that we were given. What the kernel does not tell,
@@ -304,10 +347,14 @@ fn given(found: Inherited, name: String, origin: String) -> Listener {
     let mut listener = Listener::new(name, found.address, String::new(), found.kind);
     listener.origin = origin;
     listener.backlog = match found.kind {
-        Kind::Tcp => fd::tcp_backlog(found.socket.as_fd()).unwrap_or_else(|_| in_effect(None)),
+        Kind::Tcp => {
+            let told = fd::tcp_backlog(found.socket.as_fd());
+            told.ok().flatten().unwrap_or_else(|| in_effect(None))
+        }
         kind if kind.listens() => in_effect(None),
         _ => 0,
     };
+    listener.backlog_known = found.kind == Kind::Tcp;
     listener.inet = found.inet;
     // What a Go program calls the address of all addresses.
     if let Some(address) = found.inet.filter(|address| address.is_ipv6() && address.ip().is_unspecified()) {

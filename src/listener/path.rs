@@ -7,6 +7,7 @@
 //! The file goes when its [`BoundPath`] is dropped, if the path still leads to
 //! the same inode. The sockets have to be open until then: as long as they are,
 //! the kernel holds the inode, and its number cannot come back in another file.
+//! Until then [`spare`](super::spare) keeps a second name of it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
@@ -21,14 +22,18 @@ use nix::sys::stat::{self, FchmodatFlags, FileStat, Mode, SFlag};
 use nix::unistd::{self, Gid, Uid, UnlinkatFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::spare;
 use crate::error::{Error, reason};
 
 /// How long another starter may hold the directory before we give up. One
 /// starter holds it for well under a millisecond.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The same at the end, where a path left behind is stale and harmless.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same for one who serves meanwhile: workers wait for us.
+pub(super) const SERVING_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Mode and owner of the file, looked up. `None` leaves what umask and our ids give.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,10 +46,12 @@ pub(super) struct Permissions {
 /// A path that leads to a socket of ours; dropping it unlinks the path.
 #[derive(Debug)]
 pub(super) struct BoundPath {
-    /// `None` only while it is being dropped.
-    directory: File,
-    name: OsString,
-    inode: (u64, u64),
+    pub(super) path: PathBuf,
+    pub(super) directory: File,
+    pub(super) name: OsString,
+    pub(super) inode: (u64, u64),
+    /// A second name in the same directory, where there can be one.
+    pub(super) spare: Option<OsString>,
 }
 
 /// Binds `socket` to `path`, gives it its permissions and calls `listen`, in
@@ -57,12 +64,13 @@ pub(super) fn bind(
     socket: &Socket,
     path: &Path,
     permissions: Permissions,
+    patience: Duration,
     listen: impl FnOnce() -> io::Result<()>,
 ) -> Result<BoundPath, Error> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(refuse(path, "it can only be a directory", None));
     };
-    let directory = lock_directory(path, parent)?;
+    let directory = lock_directory(path, parent, patience)?;
     remove_stale(directory.as_fd(), name, path)?;
     if let Some(mode) = permissions.mode {
         // The file is born with the mode of the socket, less the umask: unix(7)
@@ -85,7 +93,8 @@ pub(super) fn bind(
         unlink_if_same(directory.as_fd(), name, inode);
         return Err(error);
     }
-    let bound = BoundPath { directory, name: name.to_owned(), inode };
+    let spare = spare::make(directory.as_fd(), name, path);
+    let bound = BoundPath { path: path.to_owned(), directory, name: name.to_owned(), inode, spare };
     bound.directory.unlock().map_err(|error| refuse(path, &reason(&error), None))?;
     Ok(bound)
 }
@@ -102,7 +111,9 @@ impl Drop for BoundPath {
         // Without the lock the path stays: it is stale once we have gone, and
         // the next start replaces it.
         if acquire(&self.directory, STOP_PATIENCE).is_ok() {
-            unlink_if_same(self.directory.as_fd(), &self.name, self.inode);
+            for name in [Some(&self.name), self.spare.as_ref()].into_iter().flatten() {
+                unlink_if_same(self.directory.as_fd(), name, self.inode);
+            }
         }
     }
 }
@@ -116,7 +127,7 @@ fn failed(path: &Path, errno: Errno) -> Error {
     refuse(path, &errno.desc().to_lowercase(), None)
 }
 
-fn lock_directory(path: &Path, parent: &Path) -> Result<File, Error> {
+fn lock_directory(path: &Path, parent: &Path, patience: Duration) -> Result<File, Error> {
     let directory = File::open(parent).map_err(|error| {
         let next = match error.kind() {
             io::ErrorKind::NotFound => Some(format!("create the directory {} first", parent.display())),
@@ -127,7 +138,7 @@ fn lock_directory(path: &Path, parent: &Path) -> Result<File, Error> {
         };
         refuse(path, &reason(&error), next.as_deref())
     })?;
-    match acquire(&directory, START_PATIENCE) {
+    match acquire(&directory, patience) {
         Ok(()) => Ok(directory),
         Err(TryLockError::WouldBlock) => {
             let why = format!("another process keeps {} locked", parent.display());
@@ -139,7 +150,7 @@ fn lock_directory(path: &Path, parent: &Path) -> Result<File, Error> {
 
 /// Polls, because a blocking flock could be held up for ever by anyone who may
 /// read the directory, and an alarm would be a signal more to look after.
-fn acquire(directory: &File, patience: Duration) -> Result<(), TryLockError> {
+pub(super) fn acquire(directory: &File, patience: Duration) -> Result<(), TryLockError> {
     let start = Instant::now();
     loop {
         match directory.try_lock() {
@@ -151,7 +162,7 @@ fn acquire(directory: &File, patience: Duration) -> Result<(), TryLockError> {
     }
 }
 
-fn look(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Option<FileStat>, Errno> {
+pub(super) fn look(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Option<FileStat>, Errno> {
     match stat::fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(file) => Ok(Some(file)),
         Err(Errno::ENOENT) => Ok(None),
@@ -159,11 +170,11 @@ fn look(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Option<FileStat>, Err
     }
 }
 
-fn inode(file: &FileStat) -> (u64, u64) {
+pub(super) fn inode(file: &FileStat) -> (u64, u64) {
     (file.st_dev, file.st_ino)
 }
 
-fn is_socket(file: &FileStat) -> bool {
+pub(super) fn is_socket(file: &FileStat) -> bool {
     SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK
 }
 
@@ -198,7 +209,7 @@ fn remove_stale(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<
 /// bound, listening or about to, and ECONNREFUSED only when there is none; a
 /// stream probe would put a connection into a live server's queue, and take a
 /// server between its bind and its listen for a stale one.
-fn probe(path: &Path) -> Result<(), Errno> {
+pub(super) fn probe(path: &Path) -> Result<(), Errno> {
     let connect = || {
         let socket = Socket::new(Domain::UNIX, Type::DGRAM.nonblocking(), None)?;
         socket.connect(&SockAddr::unix(path)?)

@@ -1,4 +1,4 @@
-//! Descriptors by number, and the two socket options that no crate wraps.
+//! Descriptors by number, and what of sockets no crate wraps.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -87,12 +87,15 @@ fn set_tcp(socket: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
     }
 }
 
-/// The backlog of a listening TCP socket, in connections. The kernel tells it
-/// in `tcpi_sacked` of TCP_INFO, which for a listener has no other use.
+/// The backlog of a TCP socket, in connections; None if it does not listen, for
+/// example because somebody has called shutdown(2) on it. The kernel tells the
+/// backlog in `tcpi_sacked` of TCP_INFO, which for a listener has no other use.
 ///
 /// # Errors
 /// Whatever getsockopt(2) says.
-pub fn tcp_backlog(socket: BorrowedFd<'_>) -> io::Result<u32> {
+pub fn tcp_backlog(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    /// TCP_LISTEN of the kernel's net/tcp_states.h.
+    const LISTEN: u8 = 10;
     // SAFETY: tcp_info is plain integers, for which all zeroes is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -107,7 +110,17 @@ pub fn tcp_backlog(socket: BorrowedFd<'_>) -> io::Result<u32> {
         )
     };
     match result {
-        0 => Ok(info.tcpi_sacked),
+        0 => Ok((info.tcpi_state == LISTEN).then_some(info.tcpi_sacked)),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Whether somebody has called shutdown(2) on a unix socket, so that it receives
+/// nothing any more. SO_ACCEPTCONN does not tell, it stays 1; and nix has no name
+/// for POLLRDHUP, the one sign of SHUT_RD: poll(2).
+pub fn is_shut_down(socket: BorrowedFd<'_>) -> bool {
+    let mut wait = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: the kernel reads and writes one live pollfd, and does not wait.
+    unsafe { libc::poll(&raw mut wait, 1, 0) };
+    wait.revents & libc::POLLRDHUP != 0
 }

@@ -6,14 +6,14 @@
 //! what it does in lines to the fifo `DIR/log`: `g1 s0 worker TEXT pid=123`.
 //! At the end of its script it hangs. An orphan of a failed test ends itself after a while.
 
-use nix::fcntl::{F_SETFL, OFlag, fcntl};
+use nix::fcntl::{F_GETFL, F_SETFL, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, raise};
-use nix::sys::socket::{MsgFlags, accept, send};
+use nix::sys::socket::{Backlog, MsgFlags, Shutdown, accept, listen, send, shutdown};
 use nix::unistd::{Pid, close, getpgid, getsid, setsid, tcgetpgrp};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
@@ -36,6 +36,8 @@ struct Puppet {
     dir: PathBuf,
     role: Arc<Mutex<String>>,
     on_term: Arc<Mutex<OnTerm>>,
+    /// What it does before it exits for a TERM.
+    last_act: Arc<Mutex<String>>,
     /// Held while a connection is answered: what was accepted is not thrown away.
     answering: Arc<Mutex<()>>,
 }
@@ -52,18 +54,14 @@ fn main() {
         dir,
         role: Arc::new(Mutex::new("worker".to_owned())),
         on_term: Arc::new(Mutex::new(OnTerm::Exit)),
+        last_act: Arc::default(),
         answering: Arc::default(),
     };
     let script = match run {
         Some(verbs) => verbs.to_string_lossy().replace(';', "\n"),
         None => puppet.script(),
     };
-    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
-        if let Err(error) = puppet.obey(verb, rest) {
-            puppet.say(&format!("cannot {line}: {error}"));
-        }
-    }
+    puppet.play(&script);
     hang()
 }
 
@@ -100,6 +98,15 @@ impl Puppet {
         let log = options.open(self.dir.join("log"));
         if log.and_then(|mut log| log.write_all(line.as_bytes())).is_err() {
             exit(98);
+        }
+    }
+
+    fn play(&self, script: &str) {
+        for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+            if let Err(error) = self.obey(verb, rest) {
+                self.say(&format!("cannot {line}: {error}"));
+            }
         }
     }
 
@@ -182,6 +189,23 @@ impl Puppet {
                 self.say(&format!("dump {rest}"));
             }
             "serve" => self.serve()?,
+            "last-act" => *self.last_act.lock().unwrap() = rest.to_owned(),
+            "unlink" => std::fs::remove_file(rest)?,
+            "listen" => listen(&listener(3), Backlog::new(rest.parse().unwrap_or(0))?)?,
+            "shutdown" => shutdown(3, Shutdown::Both)?,
+            "nonblock" => drop(fcntl(listener(3), F_SETFL(OFlag::O_NONBLOCK))?),
+            "block" => drop(fcntl(listener(3), F_SETFL(OFlag::empty()))?),
+            "accept-or-exit" => {
+                if accept(3) == Err(nix::errno::Errno::EAGAIN) {
+                    exit(11);
+                }
+            }
+            "tell-socket" => {
+                let flags = OFlag::from_bits_truncate(fcntl(listener(3), F_GETFL)?);
+                let nonblock = flags.contains(OFlag::O_NONBLOCK);
+                let backlog = graceful_run::sys::fd::tcp_backlog(listener(3))?.unwrap_or(0);
+                self.say(&format!("socket backlog={backlog} nonblock={nonblock}"));
+            }
             _ => return Err(io::Error::other("no such verb")),
         }
         Ok(())
@@ -223,6 +247,8 @@ impl Puppet {
                         match on_term {
                             OnTerm::Exit => {
                                 let _nothing_is_answered = puppet.answering.lock();
+                                let last_act = puppet.last_act.lock().unwrap().clone();
+                                puppet.play(&last_act);
                                 exit(0)
                             }
                             OnTerm::Ignore => {}
@@ -253,9 +279,7 @@ impl Puppet {
         for fd in 3..3 + count {
             let (who, answering) = (who.clone(), Arc::clone(&self.answering));
             std::thread::spawn(move || {
-                // SAFETY: sd_listen_fds(3) makes this descriptor ours, and nothing else closes it.
-                #[allow(unsafe_code)]
-                let listener = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+                let listener = listener(fd);
                 // Another generation may be faster: none is to wait in accept.
                 let _ = fcntl(listener, F_SETFL(OFlag::O_NONBLOCK));
                 loop {
@@ -271,6 +295,14 @@ impl Puppet {
         }
         self.say(&format!("serving {}", variable("GRACEFUL_RUN_LISTENERS")));
         Ok(())
+    }
+}
+
+fn listener(fd: i32) -> BorrowedFd<'static> {
+    // SAFETY: sd_listen_fds(3) makes this descriptor ours, and nothing else closes it.
+    #[allow(unsafe_code)]
+    unsafe {
+        BorrowedFd::borrow_raw(fd)
     }
 }
 
