@@ -24,6 +24,7 @@ pub mod launch;
 
 pub mod books;
 pub mod clock;
+pub mod here;
 pub mod inputs;
 pub mod logger;
 pub mod pid_file;
