@@ -25,6 +25,7 @@ pub mod launch;
 pub mod books;
 pub mod clock;
 pub mod foreground;
+pub mod here;
 pub mod inputs;
 pub mod logger;
 pub mod pid_file;

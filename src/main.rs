@@ -5,6 +5,7 @@ use clap::{CommandFactory, Parser};
 use graceful_run::cli::Cli;
 use graceful_run::config::Config;
 use graceful_run::error::Error;
+use graceful_run::here;
 use graceful_run::logger::{self, Flusher};
 use graceful_run::sys::inherited;
 use log::LevelFilter;
@@ -14,6 +15,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     inherited::block_all_signals();
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if arguments.get(1).is_some_and(|word| word == here::WORD) {
+        let (status, line) = here::here(&arguments[2..]);
+        return line.map_or(ExitCode::from(status), |line| last_line(None, status, &line));
+    }
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),

@@ -100,6 +100,7 @@ fn the_man_page_has_its_sections_in_order() {
         "STOPPING",
         "SIGNALS",
         "ENVIRONMENT",
+        "HERE",
         "EXIT STATUS",
         "FILES",
         "EXAMPLES",

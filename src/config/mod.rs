@@ -94,6 +94,11 @@ impl Config {
         let first = cli.command.first().map(OsString::as_os_str).unwrap_or_default();
         if !separated && OUR_WORDS.iter().any(|word| first == *word) {
             let word = first.to_string_lossy();
+            if word == "here" {
+                return Err(Error::Usage(
+                    "'here' takes none of our options (write graceful-run here -- CMD; to run a program of that name, write '-- here')".into(),
+                ));
+            }
             return Err(Error::Usage(format!(
                 "'{word}' is a word of our own, and not to be had in this version (to run a program of that name, write '-- {word}')"
             )));

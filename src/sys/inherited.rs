@@ -103,6 +103,15 @@ pub(super) fn restore_dispositions() {
     }
 }
 
+/// The same, and SIGCHLD too as it was given: for a process that becomes another
+/// program and starts nothing.
+pub(super) fn restore_as_given() {
+    restore_dispositions();
+    if ignored(libc::SIGCHLD) {
+        set_disposition(libc::SIGCHLD, libc::SIG_IGN);
+    }
+}
+
 /// rt_sigprocmask(2) of the calling thread; gives the mask of before.
 ///
 /// The system call and not the C library's function, which leaves out signals

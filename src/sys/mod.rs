@@ -11,5 +11,6 @@ pub mod memory;
 pub mod notify;
 pub mod process;
 pub mod remap;
+pub mod replace;
 pub mod terminal;
 pub mod tree;

@@ -1,0 +1,192 @@
+//! `graceful-run here -- CMD`: takes the sockets, in a process behind a shell,
+//! for the program that it becomes.
+//!
+//! LISTEN_PID names the one process that sockets are meant for, and a worker that
+//! starts through a shell or `timeout` is another. Contract: CMD is executed in
+//! this process, in the environment and with the signals that it was started
+//! with; only LISTEN_PID and LISTEN_PIDFDID become its own numbers, and
+//! EINHORN_MASTER_PID, where it is set, that of its parent. What cannot work is
+//! refused before.
+
+use crate::error::{Error, reason};
+use crate::listener::options::digits;
+use crate::sys::fd::duplicate;
+use crate::sys::replace::replace;
+use nix::errno::Errno;
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::Pid;
+use std::ffi::{CString, OsStr, OsString};
+use std::io::Write;
+use std::os::fd::RawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+/// Our word for it, as the first argument.
+pub const WORD: &str = "here";
+
+const HELP: &str = "\
+Take the sockets in a script that graceful-run runs
+
+Usage: graceful-run here [--] CMD [ARG]...
+
+LISTEN_PID names the process that the sockets are meant for: the one that
+graceful-run started. Behind a shell, timeout or the like the server is another
+one, and does not find them. This puts its own process id there and becomes CMD:
+
+  #!/bin/sh
+  ./migrate || exit 1
+  exec timeout --foreground 1d graceful-run here -- ./server
+
+Without exec the stop signal reaches the shell alone, and the server is asked to
+stop once the shell has gone.
+
+Exit status: that of CMD; 2 usage, 125 there are no sockets, 126 or 127 CMD
+cannot be executed or is not found. See graceful-run(1).
+";
+
+/// Becomes CMD. Returns, with a status and a last line, if that cannot be; or
+/// with neither after the help that was asked for.
+pub fn here(arguments: &[OsString]) -> (u8, Option<String>) {
+    let command = match arguments {
+        [first, ..] if first == "--help" || first == "-h" => {
+            // A reader that has gone has read enough.
+            let _ = std::io::stdout().write_all(HELP.as_bytes());
+            return (0, None);
+        }
+        [first, rest @ ..] if first == "--" => rest,
+        [first, ..] if first.as_bytes().starts_with(b"-") => {
+            let option = first.to_string_lossy();
+            return usage(&format!("unexpected option '{option}' of here (write graceful-run here -- CMD)"));
+        }
+        all => all,
+    };
+    match command.first() {
+        None => return usage("CMD is missing (write graceful-run here -- CMD)"),
+        Some(name) if name.is_empty() => return usage("CMD is empty"),
+        Some(name) => match sockets().and_then(|()| become_command(name, command)) {
+            Ok(failed) => failed,
+            Err(error) => (error.status(), Some(error.to_string())),
+        },
+    }
+}
+
+fn usage(message: &str) -> (u8, Option<String>) {
+    let error = Error::Usage(message.into());
+    (error.status(), Some(error.to_string()))
+}
+
+/// Whether what LISTEN_FDS promises has come as far as this process.
+fn sockets() -> Result<(), Error> {
+    let attempt = "take the sockets here";
+    let Some(count) = std::env::var_os("LISTEN_FDS") else {
+        let (why, next) = match std::env::var_os("GRACEFUL_RUN_PID") {
+            // A dialect of its own, of which only the master's number is ours to put right.
+            Some(_) if std::env::var_os("EINHORN_MASTER_PID").is_some() => return Ok(()),
+            Some(_) => ("LISTEN_FDS is not set", "give graceful-run a listener with -b"),
+            None => (
+                "not started by graceful-run",
+                "LISTEN_FDS is not set: run it in the COMMAND of graceful-run -b",
+            ),
+        };
+        return Err(refused(attempt.into(), why, next));
+    };
+    let text = count.to_string_lossy();
+    let number = digits(&text).and_then(|text| text.parse::<RawFd>().ok()).filter(|&n| n < 1 << 16);
+    let Some(number) = number else {
+        return Err(Error::cannot(attempt, format!("LISTEN_FDS={text:?} is not a number of descriptors")));
+    };
+    for fd in (crate::export::FIRST_FD..).take(number.unsigned_abs() as usize) {
+        let is_socket = |mode| SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFSOCK;
+        let why = match duplicate(fd) {
+            Ok(copy) => match fstat(&copy) {
+                Ok(file) if is_socket(file.st_mode) => continue,
+                _ => "it is not a socket".to_owned(),
+            },
+            Err(error) if error.raw_os_error() == Some(Errno::EBADF as i32) => "it is not open".to_owned(),
+            Err(error) => reason(&error),
+        };
+        let next = "somebody in between has closed it, as npm and node do with what they inherit: run node server.js itself";
+        return Err(refused(format!("{attempt}: descriptor {fd} of LISTEN_FDS={text}"), &why, next));
+    }
+    Ok(())
+}
+
+fn refused(attempt: String, why: &str, next: &str) -> Error {
+    Error::Cannot { attempt, why: why.into(), next: Some(next.into()) }
+}
+
+/// Returns only if no program could be executed.
+fn become_command(name: &OsStr, command: &[OsString]) -> Result<(u8, Option<String>), Error> {
+    let c_string =
+        |bytes: Vec<u8>| CString::new(bytes).map_err(|error| Error::cannot("pass an argument on", error));
+    let places = places(name, std::env::var_os("PATH"));
+    let programs: Vec<CString> =
+        places.into_iter().map(OsString::into_vec).map(c_string).collect::<Result<_, _>>()?;
+    let argv: Vec<CString> =
+        command.iter().map(|word| c_string(word.as_bytes().to_vec())).collect::<Result<_, _>>()?;
+    let env = environment(std::env::vars_os(), Pid::parent());
+    let env: Vec<CString> = env.into_iter().map(c_string).collect::<Result<_, _>>()?;
+    let errno = replace(&programs, &argv, &env);
+    let shown = name.to_string_lossy();
+    Ok(match errno {
+        Errno::ENOENT | Errno::ENOTDIR if !name.as_bytes().contains(&b'/') => {
+            (127, Some(format!("cannot find '{shown}' in PATH (give its path)")))
+        }
+        Errno::ENOENT if Path::new(name).exists() => (
+            127,
+            Some(format!("cannot execute {shown}: its interpreter is missing (look at its first line)")),
+        ),
+        Errno::ENOENT | Errno::ENOTDIR => {
+            (127, Some(format!("cannot find {shown}: {}", reason(&errno.into()))))
+        }
+        _ => (126, Some(format!("cannot execute {shown}: {}", reason(&errno.into())))),
+    })
+}
+
+/// Where execvp(3) looks.
+fn places(name: &OsStr, path: Option<OsString>) -> Vec<OsString> {
+    if name.as_bytes().contains(&b'/') {
+        return vec![name.to_owned()];
+    }
+    let path = path.unwrap_or_else(|| crate::launch::DEFAULT_PATH.into());
+    std::env::split_paths(&path).map(|directory| directory.join(name).into_os_string()).collect()
+}
+
+/// What CMD finds, less the two variables that hold its own number.
+fn environment(ours: impl Iterator<Item = (OsString, OsString)>, parent: Pid) -> Vec<Vec<u8>> {
+    let kept = ours.filter(|(key, _)| key != "LISTEN_PID" && key != "LISTEN_PIDFDID");
+    let pair = |(key, value): (OsString, OsString)| {
+        let value = match key == "EINHORN_MASTER_PID" {
+            true => parent.to_string().into(),
+            false => value,
+        };
+        [key.as_bytes(), b"=", value.as_bytes()].concat()
+    };
+    kept.map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_numbers_of_processes_change() {
+        let ours = [
+            ("A", "x=y"),
+            ("LISTEN_PID", "1"),
+            ("LISTEN_FDS", "2"),
+            ("LISTEN_PIDFDID", "7"),
+            ("EINHORN_MASTER_PID", "1"),
+        ];
+        let ours = ours.map(|(key, value)| (key.into(), value.into()));
+        let env = environment(ours.into_iter(), Pid::from_raw(42));
+        assert_eq!(env, [&b"A=x=y"[..], b"LISTEN_FDS=2", b"EINHORN_MASTER_PID=42"]);
+    }
+
+    #[test]
+    fn a_name_is_looked_for_in_path_and_a_path_is_not() {
+        let path = || Some("/a:/b:".into());
+        assert_eq!(places(OsStr::new("x"), path()), ["/a/x", "/b/x", "x"]);
+        assert_eq!(places(OsStr::new("./x"), path()), ["./x"]);
+    }
+}

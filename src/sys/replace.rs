@@ -1,0 +1,37 @@
+//! This process becomes another program, as it was started itself.
+
+use std::ffi::CString;
+
+use nix::errno::Errno;
+
+use super::image::Image;
+use super::inherited;
+
+/// Executes the first of `programs` that can be: of several, those that are not
+/// there or may not be executed are passed over, as execvp(3) does it. It gets
+/// `env` (`K=V`, without the two that follow), its own number in LISTEN_PID and,
+/// where the kernel has pidfs, in LISTEN_PIDFDID; and the signal mask and ignored
+/// signals that we were started with.
+///
+/// Returns why there was none, with every signal blocked. Meant for a process of
+/// one thread.
+pub fn replace(programs: &[CString], argv: &[CString], env: &[CString]) -> Errno {
+    let mut image = Image::new(argv, env);
+    image.add_listen();
+    inherited::restore_as_given();
+    let mut why = Errno::ENOENT;
+    for program in programs {
+        inherited::change_mask(libc::SIG_SETMASK, inherited::mask());
+        // SAFETY: the program and both arrays are NUL-terminated strings and
+        // null-terminated arrays of such, which live until the process is replaced.
+        unsafe { libc::execve(program.as_ptr(), image.argv.as_ptr(), image.envp.as_ptr()) };
+        let errno = Errno::last();
+        inherited::change_mask(libc::SIG_SETMASK, u64::MAX);
+        match errno {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            Errno::EACCES => why = errno,
+            other => return other,
+        }
+    }
+    why
+}
