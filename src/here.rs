@@ -61,8 +61,8 @@ pub fn here(arguments: &[OsString]) -> (u8, Option<String>) {
         all => all,
     };
     match command.first() {
-        None => return usage("CMD is missing (write graceful-run here -- CMD)"),
-        Some(name) if name.is_empty() => return usage("CMD is empty"),
+        None => usage("CMD is missing (write graceful-run here -- CMD)"),
+        Some(name) if name.is_empty() => usage("CMD is empty"),
         Some(name) => match sockets().and_then(|()| become_command(name, command)) {
             Ok(failed) => failed,
             Err(error) => (error.status(), Some(error.to_string())),

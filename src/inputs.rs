@@ -4,14 +4,14 @@ use crate::ack::{Heard, Watcher};
 use crate::core::event::WorkerId;
 use crate::error::{Error, reason};
 use crate::signals::Table;
-use crate::sys::inherited;
+use crate::sys::{inherited, process};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::info;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use signal_hook::iterator::SignalsInfo;
-use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook::iterator::exfiltrator::{WithOrigin, origin::Origin};
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -65,9 +65,17 @@ pub fn start(
         .stack_size(128 * 1024)
         .spawn(move || {
             inherited::unblock_all();
-            for origin in signals.forever() {
-                let from = origin.process.map(|process| Pid::from_raw(process.pid));
-                let _ = sender.send(Input::Signal(origin.signal, from.filter(|pid| pid.as_raw() > 0)));
+            process::hurry();
+            loop {
+                let batch: Vec<Origin> = signals.wait().collect();
+                // What waited while we were stopped may be several in one, and
+                // only the first has left its name: it is nobody's.
+                let stopped = batch.iter().any(|origin| origin.signal == Signal::SIGCONT as i32);
+                for origin in batch {
+                    let from = origin.process.map(|process| Pid::from_raw(process.pid));
+                    let from = from.filter(|pid| pid.as_raw() > 0 && !stopped);
+                    let _ = sender.send(Input::Signal(origin.signal, from));
+                }
             }
         })
         .map_err(failed)?;

@@ -5,7 +5,8 @@
 //! TERM of a worker, of one of its descendants, or of one that has just died is
 //! never a stop; everybody else's is. Two TERMs that come before the first is
 //! read are one to the kernel (signal(7)): a thread does nothing but read them,
-//! and INT, QUIT and a second TERM are there for who wants to be sure.
+//! what waited while we were stopped is taken for a stop, and INT, QUIT and a
+//! second TERM are there for who wants to be sure.
 
 use super::Run;
 use crate::core::event::{AckKind, Event, WorkerId};
