@@ -120,10 +120,9 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     let books = Books::new(
         config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default(),
     );
-    let nonblock = config.dialects.iter().any(|dialect| dialect.nonblock()).then_some(true);
     let mut run = Run {
         core: Supervisor::new(config.policy.clone()),
-        guard: Guard::new(&listeners, nonblock),
+        guard: Guard::new(&listeners),
         common: Common {
             worker: config.worker.clone(),
             identity,

@@ -69,8 +69,6 @@ pub struct Guard {
 
 #[derive(Debug)]
 struct Post {
-    /// What was asked for.
-    nonblock: Option<bool>,
     /// O_NONBLOCK of each socket.
     flags: Vec<Flag>,
     /// Who was told of for what, last.
@@ -116,15 +114,9 @@ impl fmt::Display for Listener {
 }
 
 impl Guard {
-    /// Notes how the sockets are. `nonblock` is what the worker's dialect wants
-    /// where a BIND says nothing.
-    pub fn new(listeners: &Listeners, nonblock: Option<bool>) -> Guard {
-        let post = |listener: &Listener| Post {
-            nonblock: listener.nonblock.or(nonblock),
-            flags: flags(listener),
-            said: BTreeMap::new(),
-            broken: None,
-        };
+    /// Notes how the sockets are.
+    pub fn new(listeners: &Listeners) -> Guard {
+        let post = |listener: &Listener| Post { flags: flags(listener), said: BTreeMap::new(), broken: None };
         Guard { posts: listeners.iter().map(post).collect() }
     }
 
@@ -315,7 +307,7 @@ impl Post {
             (flag.seen, flag.by) = (now, look.generation);
         }
         let alone = look.starting && look.generation.is_none();
-        let Some(wanted) = self.nonblock.or(alone.then_some(flag.first)).filter(|&wanted| wanted != now)
+        let Some(wanted) = listener.nonblock.or(alone.then_some(flag.first)).filter(|&wanted| wanted != now)
         else {
             return;
         };
@@ -323,7 +315,7 @@ impl Post {
             return;
         }
         (flag.seen, flag.by) = (wanted, None);
-        match look.generation.filter(|_| self.nonblock.is_some()) {
+        match look.generation.filter(|_| listener.nonblock.is_some()) {
             Some(by) => {
                 let level = self.level(Trouble::Nonblock, look);
                 let (was, is) = (word(now), word(wanted));

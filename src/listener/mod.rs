@@ -87,7 +87,7 @@ pub struct Listener {
     backlog: u32,
     /// Whether it was read or set, not guessed.
     backlog_known: bool,
-    /// What its BIND says.
+    /// What its BIND says, or the worker's dialect.
     nonblock: Option<bool>,
     /// How to make another socket at its path.
     again: Option<PathBind>,

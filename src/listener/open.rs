@@ -79,7 +79,8 @@ impl Listeners {
             given.chain(planned).map(|(written, kind)| check::Sketch { written, kind }).collect();
         check::listeners(dialects, &sketches).map_err(Error::Usage)?;
         if dialects.iter().any(|dialect| dialect.nonblock()) {
-            for listener in &list {
+            for listener in &mut list {
+                listener.nonblock = Some(true);
                 SockRef::from(&listener.sockets[0])
                     .set_nonblocking(true)
                     .map_err(|error| failed(&listener.address, &error))?;
