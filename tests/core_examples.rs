@@ -23,6 +23,7 @@ fn policy() -> Policy {
         soak: ms(500),
         surge: None,
         stop_first: false,
+        follow: false,
         stop_timeout: Some(ms(30_000)),
         parent_term_stop_timeout: Some(ms(121_000)),
         max_draining: 8,
