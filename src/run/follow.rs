@@ -3,10 +3,10 @@
 //!
 //! Who that is, is read from `/proc`. While the old worker lives, it is a new
 //! descendant that has executed a program and holds one of the old one's listening
-//! sockets; it is ready when the whole of what it holds is waited on. Once the old
-//! one has been reaped, it is the orphan that holds one: a helper that went into
-//! the background holds none, and the forked workers of a server that crashed have
-//! executed nothing. A successor may be a child of the old one for as long as that
+//! sockets; it is ready when the whole of what it holds is waited on, or accepted
+//! from. Once the old one has been reaped, it is the orphan that holds one: a
+//! helper that went into the background holds none, and the forked workers of a
+//! server that crashed have executed nothing. A successor may be a child of the old one for as long as that
 //! lives: then its end is looked for, and its exit status is not ours to know.
 
 use super::Run;
@@ -78,7 +78,10 @@ impl Run {
         }
         self.look_for_unseen_ends();
         let Some(process) = self.books.process(id).filter(|process| !process.reaped) else { return };
-        if accepting::is_accepting(process.pid, &listening::held(&self.books.own_tree(id))) {
+        let (theirs, before) = (self.books.own_tree(id), self.books.own_tree(of));
+        let held = listening::held(&theirs);
+        let busy = || !held.is_empty() && listening::have_accepted(&theirs, &before, &held);
+        if accepting::is_accepting(process.pid, &held) || busy() {
             self.soon.push_back(Event::Ack(id, AckKind::Accepting));
         }
     }

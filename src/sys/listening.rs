@@ -43,17 +43,56 @@ fn listening(pid: Pid) -> Option<BTreeSet<u64>> {
     Some(inodes)
 }
 
+/// Whether `pids`, and none of `others`, hold a TCP connection to each of these
+/// listeners: they have accepted it. A server that never rests is seen so when it
+/// is never seen to wait.
+pub fn have_accepted(pids: &[Pid], others: &[Pid], listeners: &BTreeSet<u64>) -> bool {
+    let Some(table) = pids.iter().find_map(|&pid| connections(pid)) else { return false };
+    let inherited: BTreeSet<u64> = others.iter().flat_map(|&pid| sockets(pid)).collect();
+    let own: BTreeSet<u64> = pids.iter().flat_map(|&pid| sockets(pid)).collect();
+    let served: BTreeSet<&str> = table
+        .iter()
+        .filter(|row| !row.listens && own.contains(&row.inode) && !inherited.contains(&row.inode))
+        .map(|row| row.port.as_str())
+        .collect();
+    listeners.iter().all(|&inode| {
+        table.iter().any(|row| row.listens && row.inode == inode && served.contains(row.port.as_str()))
+    })
+}
+
+/// A line of the TCP tables.
+struct Row {
+    port: String,
+    listens: bool,
+    inode: u64,
+}
+
+fn connections(pid: Pid) -> Option<Vec<Row>> {
+    let tables = ["tcp", "tcp6"].map(|table| File::open(format!("/proc/{pid}/net/{table}")).ok());
+    let [four, six] = tables;
+    let rows = lines(four?).chain(six.into_iter().flat_map(lines));
+    Some(rows.filter_map(|line| tcp_row(&line)).collect())
+}
+
 /// The lines below the heading.
 fn lines(table: File) -> impl Iterator<Item = String> {
     BufReader::new(table).lines().skip(1).map_while(Result::ok)
 }
 
-/// proc_pid_net(5): the fourth field is the state, the tenth the inode.
-fn tcp_inode(line: &str) -> Option<u64> {
+/// proc_pid_net(5): the second field is the local address, the fourth the state,
+/// the tenth the inode.
+fn tcp_row(line: &str) -> Option<Row> {
     /// TCP_LISTEN.
     const LISTENS: &str = "0A";
     let mut fields = line.split_whitespace();
-    (fields.nth(3)? == LISTENS).then(|| fields.nth(5)?.parse().ok())?
+    let (_, port) = fields.nth(1)?.rsplit_once(':')?;
+    let listens = fields.nth(1)? == LISTENS;
+    Some(Row { port: port.into(), listens, inode: fields.nth(5)?.parse().ok()? })
+}
+
+/// The inode of a socket that listens.
+fn tcp_inode(line: &str) -> Option<u64> {
+    tcp_row(line).filter(|row| row.listens).map(|row| row.inode)
 }
 
 /// The fourth field holds the flags, the seventh the inode.
@@ -83,6 +122,10 @@ mod tests {
         let client = TcpStream::connect(four.local_addr().expect("an address")).expect("connect");
         let path = tempfile::tempdir().expect("a directory");
         let unix = UnixListener::bind(path.path().join("s")).expect("bind");
+        let (server, _) = four.accept().expect("accept");
+        let (we, listener) = ([Pid::this()], BTreeSet::from([inode(&four)]));
+        assert!(have_accepted(&we, &[], &listener) && !have_accepted(&we, &we, &listener));
+        drop((client.shutdown(std::net::Shutdown::Both), server));
         let held = held(&[Pid::from_raw(i32::MAX), Pid::this()]);
         assert!(held.contains(&inode(&four)) && held.contains(&inode(&unix)), "{held:?}");
         assert!(!held.contains(&inode(&client)), "{held:?}");
