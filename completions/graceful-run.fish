@@ -17,6 +17,7 @@ complete -c graceful-run -l on-ack-timeout -d 'What a worker is that has not bec
 proceed\t'It counts as ready'"
 complete -c graceful-run -l soak -d 'How long a new generation must live after its ack before the old one is asked to stop' -r
 complete -c graceful-run -l surge -d 'Replace this many slots at a time instead of all together' -r
+complete -c graceful-run -l follow -d 'Have the program start its own successor: an upgrade sends it SIG' -r
 complete -c graceful-run -l stop-signal -d 'Signal that asks a worker to stop; CONT follows it [default: TERM, or the dialect\'s own]' -r
 complete -c graceful-run -l stop-timeout -d 'How long a worker may take to stop before it is killed; 0 is for ever [default: 30s]' -r
 complete -c graceful-run -l max-draining -d 'Generations that may drain at a time; beyond that the oldest is killed' -r

@@ -7,6 +7,7 @@ use crate::sys::tree::{self, Family};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpgid};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::iter;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -27,6 +28,17 @@ pub struct Entry {
     pub process: Option<Process>,
     /// Why it could not be started, for people.
     pub refused: Option<String>,
+    /// How its process is found, if another worker is to start it.
+    pub heir: Option<Heir>,
+}
+
+/// A worker that another one is to start.
+#[derive(Debug)]
+pub struct Heir {
+    /// That other one.
+    pub of: WorkerId,
+    /// Processes that were there before.
+    pub before: BTreeSet<Pid>,
 }
 
 /// The process of a worker, and what hangs on it.
@@ -53,6 +65,51 @@ pub struct Process {
     pub until_alone: Option<OwnedFd>,
     /// Pins the number on kernels that have it.
     pub pidfd: Option<OwnedFd>,
+    /// When it was forked, which tells it from another with its number; 0 where
+    /// nobody asks.
+    pub born: u64,
+    /// Since when what is born is its own: that moment, or, of a worker that went
+    /// into the background, the birth of its first process.
+    pub since: u64,
+    /// When the worker after it was forked: what is younger belongs to that one.
+    pub until: Option<u64>,
+    /// We did not start it: it may be another's child.
+    pub adopted: bool,
+    /// The listening sockets that it was last seen to hold.
+    pub listening: BTreeSet<u64>,
+    /// Who took over from it, until that one has an entry.
+    pub successor: Option<Pid>,
+}
+
+impl Process {
+    /// One that we have started, the leader of its own group if `leads`.
+    pub fn started(family: Family, leads: bool, pidfd: Option<OwnedFd>) -> Process {
+        Process {
+            pid: family.worker,
+            reaped: false,
+            leads,
+            family,
+            check: None,
+            asked: None,
+            killed: false,
+            terms: 0,
+            until_alone: None,
+            pidfd,
+            born: 0,
+            since: 0,
+            until: None,
+            adopted: false,
+            listening: BTreeSet::new(),
+            successor: None,
+        }
+    }
+
+    /// Whether it can still be signalled. That an adopted one has ended is told to
+    /// its parent, and its number may be somebody else's.
+    pub fn lives(&self) -> bool {
+        let same = || tree::stat(self.pid).is_some_and(|stat| stat.is_live() && stat.born == self.born);
+        !self.reaped && (!self.adopted || same())
+    }
 }
 
 /// Every worker of which something is left.
@@ -69,6 +126,9 @@ pub struct Books {
     strangers: Vec<Pid>,
     /// Everything is to go: whatever is left to us belongs to the last workers.
     pub stopping: bool,
+    /// Workers start their successors: a family is told by its age, for those that
+    /// share an environment and a group are no longer told apart by them.
+    pub follow: bool,
 }
 
 /// Whose process it was that ended.
@@ -84,7 +144,7 @@ pub enum Owner {
 
 impl Books {
     /// Empty books for workers of `command`, as messages name it.
-    pub fn new(command: String) -> Books {
+    pub fn new(command: String, follow: bool) -> Books {
         Books {
             entries: BTreeMap::new(),
             command,
@@ -92,6 +152,7 @@ impl Books {
             dead: VecDeque::new(),
             strangers: tree::living_children(Pid::this(), &[]),
             stopping: false,
+            follow,
         }
     }
 
@@ -107,7 +168,13 @@ impl Books {
 
     /// Opens an entry, or the same one again for another try.
     pub fn open(&mut self, id: WorkerId, generation: Generation, slot: Slot) {
-        self.entries.entry(id).or_insert(Entry { generation, slot, process: None, refused: None });
+        self.entries.entry(id).or_insert(Entry {
+            generation,
+            slot,
+            process: None,
+            refused: None,
+            heir: None,
+        });
     }
 
     /// Notes why a start was refused.
@@ -197,7 +264,10 @@ impl Books {
         }
         if tree::parent(pid).is_some() {
             let has = |entry: &Entry| entry.process.as_ref().is_some_and(|it| it.family.has(pid));
-            return self.entries.iter().find(|(_, entry)| has(entry)).map(|(&id, _)| id);
+            let known = self.entries.iter().find(|(_, entry)| has(entry));
+            // Who has lost both group and environment is still below us.
+            let below = || self.entries.last_key_value().filter(|_| self.follow && tree::is_below_us(pid));
+            return known.or_else(below).map(|(&id, _)| id);
         }
         let recent = |at: Time| now.saturating_sub(at) < REMEMBERED;
         self.dead.iter().find(|(dead, _, at)| *dead == pid && recent(*at)).map(|(_, id, _)| *id)
@@ -222,17 +292,43 @@ impl Books {
     /// Processes that a reaped worker has left behind: those that were given to us,
     /// and what is below them.
     fn orphans(&self, process: &Process) -> BTreeSet<Pid> {
-        let others = self.entries.values().filter_map(|entry| entry.process.as_ref());
-        let mut others: Vec<Pid> = others
-            .flat_map(|process| [(!process.reaped).then_some(process.pid), process.check])
-            .flatten()
-            .collect();
-        others.extend(&self.strangers);
-        let roots = match self.stopping {
-            true => tree::living_children(Pid::this(), &others),
-            false => process.family.orphans(&others),
+        let roots = match (self.stopping, self.follow) {
+            (true, _) => self.unknown_children(),
+            (false, true) => {
+                let of_its_time = |born| born >= process.since && process.until.is_none_or(|end| born < end);
+                let known = |pid: &Pid| tree::stat(*pid).is_some_and(|stat| of_its_time(stat.born));
+                self.unknown_children().into_iter().filter(known).collect()
+            }
+            (false, false) => process.family.orphans(&self.known()),
         };
-        roots.into_iter().flat_map(|root| std::iter::once(root).chain(tree::descendants(root))).collect()
+        roots.into_iter().flat_map(|root| iter::once(root).chain(tree::descendants(root))).collect()
+    }
+
+    /// Processes that are no orphans: workers, checks, and those that we had before.
+    fn known(&self) -> Vec<Pid> {
+        let processes = self.entries.values().filter_map(|entry| entry.process.as_ref());
+        let known = processes
+            .flat_map(|process| [(!process.reaped).then_some(process.pid), process.check, process.successor]);
+        known.flatten().chain(self.strangers.iter().copied()).collect()
+    }
+
+    /// Live children of ours that are no worker's own process: orphans of workers.
+    pub fn unknown_children(&self) -> Vec<Pid> {
+        tree::living_children(Pid::this(), &self.known())
+    }
+
+    /// A worker and its descendants, without other workers and theirs.
+    pub fn own_tree(&self, id: WorkerId) -> Vec<Pid> {
+        let Some(process) = self.process(id) else { return Vec::new() };
+        let mut own: Vec<Pid> = iter::once(process.pid).chain(tree::descendants(process.pid)).collect();
+        let others = self.entries.iter().filter(|&(&other, _)| other != id);
+        for other in others.filter_map(|(_, entry)| entry.process.as_ref()).filter(|other| !other.reaped) {
+            if own.contains(&other.pid) {
+                let below = tree::descendants(other.pid);
+                own.retain(|pid| *pid != other.pid && !below.contains(pid));
+            }
+        }
+        own
     }
 
     /// Whether anything of a reaped worker lives on.
@@ -287,17 +383,21 @@ impl Books {
 
     /// Sends a signal to the worker alone.
     pub fn signal(&self, id: WorkerId, signal: i32) {
-        if let Some(process) = self.process(id).filter(|process| !process.reaped) {
+        if let Some(process) = self.process(id).filter(|process| process.lives()) {
             log_failure(process.pid, process::signal(process.pid, signal));
         }
     }
 
     /// Sends a signal to the worker, which may have left its group, and to the
-    /// group.
+    /// group; where several workers share that, to its own tree.
     pub fn signal_group(&self, id: WorkerId, signal: Signal) {
-        let Some(process) = self.process(id).filter(|process| !process.reaped) else { return };
+        let Some(process) = self.process(id).filter(|process| process.lives()) else { return };
         if process.leads {
             log_failure(process.pid, process::signal_group(process.pid, signal as i32));
+        } else if self.follow {
+            for pid in self.own_tree(id).into_iter().skip(1) {
+                log_failure(pid, process::signal(pid, signal as i32));
+            }
         }
         self.signal(id, signal as i32);
     }

@@ -162,6 +162,15 @@ pub struct Cli {
     #[arg(long, help_heading = "Upgrade")]
     pub stop_first: bool,
 
+    /// Have the program start its own successor: an upgrade sends it SIG
+    ///
+    /// For servers that restart themselves (grace, endless, tableflip, ecdysis,
+    /// nginx, unicorn, gunicorn). We bind nothing; a descendant that takes the
+    /// listeners over is the worker from then on. Not with --bind, --export, --surge,
+    /// --stop-first or several workers.
+    #[arg(long, value_name = "SIG", help_heading = "Upgrade")]
+    pub follow: Option<String>,
+
     /// Signal that asks a worker to stop; CONT follows it [default: TERM, or the dialect's own]
     ///
     /// nginx, unicorn, php-fpm and goagain bring QUIT, listener-json INT, overseer USR2; einhorn
@@ -172,7 +181,7 @@ pub struct Cli {
     /// How long a worker may take to stop before it is killed; 0 is for ever [default: 30s]
     ///
     /// Unless it is given: 31 s with the dialect overseer, 61 s with endless, and 121 s
-    /// for a worker that acks by parent-term, because grace takes up to 120 s.
+    /// with --follow and for a worker that acks by parent-term, because grace takes up to 120 s.
     #[arg(long, value_name = "DUR", help_heading = "Stopping")]
     pub stop_timeout: Option<String>,
 
@@ -230,6 +239,7 @@ Examples:
   graceful-run -b http=:80 -b https=:443 --user www-data -- ./myserver
   graceful-run -b 127.0.0.1:8000 -n 4 --surge 1 -- ./myserver
   graceful-run -b /run/app.sock,mode=0660,group=www-data --pid-file /run/app.pid -- ./myserver
+  graceful-run --follow USR2 -- ./restarts-itself-on-usr2
 
 Our options end at COMMAND: what follows it is its own. Durations are written 500ms, 30s, 5m, 1h30m.
 A script finds the sockets for its server with 'graceful-run here -- CMD' (graceful-run here --help).

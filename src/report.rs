@@ -3,14 +3,15 @@
 
 use crate::books::Books;
 use crate::core::event::{AckKind, Ending, Exit, Failure, Generation, Refusal, Report, WorkerId};
+use crate::core::policy::Policy;
 use crate::foreground;
 use crate::signals;
 use log::{debug, info, warn};
 use std::time::Duration;
 
-/// Writes one log line. With `stop_first` the old generation does not serve while
-/// the new one starts.
-pub fn log(report: &Report, books: &Books, stop_first: bool) {
+/// Writes one log line. What becomes of the old generation depends on the `policy`.
+pub fn log(report: &Report, books: &Books, policy: &Policy) {
+    let stop_first = policy.stop_first;
     let of = |id: WorkerId| Named::new(id, books);
     match *report {
         // Told together with what was started, by the one who started it.
@@ -23,17 +24,25 @@ pub fn log(report: &Report, books: &Books, stop_first: bool) {
         }
         Report::UpgradeKept => info!("upgrade requested while one is under way: another follows it"),
         Report::UpgradeDone { from, to, took } => {
-            let old = if stop_first { String::new() } else { format!(", {from}: asked to stop") };
+            let old = match policy.follow {
+                _ if stop_first => String::new(),
+                true => format!(", {from}: leaves"),
+                false => format!(", {from}: asked to stop"),
+            };
             info!(generation = to.0, took_ms = ms(took); "{to}: serves after {}{old}", length(took));
         }
-        Report::UpgradeFailed { from, to, why, replaced, of, took } => {
+        Report::UpgradeFailed { from, to, why, replaced, of, took, left } => {
             let kept = match replaced {
-                0 if stop_first => format!("{from} is started again"),
+                0 if stop_first || left => format!("{from} is started again"),
                 0 => format!("{from} still serves"),
                 _ => format!("{replaced} of {of} replaced, the others stay with {from}"),
             };
             let reason = failure(why, books);
             warn!(generation = to.0, took_ms = ms(took); "upgrade to {to} failed: {reason}; {kept}");
+        }
+        Report::TookOver { worker: id, of: old } => {
+            let (worker, old) = (of(id), of(old).pid);
+            info!(generation = worker.generation.0, pid = worker.pid; "{worker} took over from pid {old}");
         }
         Report::Asked(id) => {
             let worker = of(id);
@@ -41,7 +50,10 @@ pub fn log(report: &Report, books: &Books, stop_first: bool) {
         }
         Report::NoAck(id, after) => {
             let worker = of(id);
-            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}", length(after));
+            // A successor that was not found is told with the verdict.
+            if worker.pid > 0 {
+                warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}", length(after));
+            }
         }
         Report::Killed(id, after) => {
             let worker = of(id);
@@ -82,6 +94,7 @@ pub fn last_words(ending: Ending, books: &Books, stop_timeout: Option<Duration>)
             let status = match exit {
                 Exit::Code(code) => code as u8,
                 Exit::Signal(signal) => 128 + signal as u8,
+                Exit::Unseen => 125,
             };
             let line = format!("cannot keep '{}' running: it {}", of(id).command, how(exit));
             (status, (status != 0).then_some(line))
@@ -169,6 +182,15 @@ fn failure(why: Failure, books: &Books) -> String {
         Failure::Exited { worker, exit, ready: true } => {
             format!("worker pid {} {} soon after it was ready (--soak)", pid(worker), how(exit))
         }
+        Failure::NoAck(worker, after) if pid(worker) == 0 => {
+            format!(
+                "no successor was seen to hold its listeners after {} (--follow, --ack-timeout)",
+                length(after)
+            )
+        }
+        Failure::NoSuccessor { worker, exit } => {
+            format!("worker pid {} {} and left no successor", pid(worker), how(exit))
+        }
         Failure::NoAck(worker, after) => {
             format!("worker pid {} was not ready after {} (--ack-timeout)", pid(worker), length(after))
         }
@@ -181,6 +203,7 @@ fn how(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exited with status {code}"),
         Exit::Signal(signal) => format!("was ended by signal {signal} ({})", signals::name(signal)),
+        Exit::Unseen => "ended (its exit status went to its parent)".into(),
     }
 }
 
@@ -211,6 +234,7 @@ fn kind_name(kind: AckKind) -> &'static str {
         AckKind::Accepting => "accepting",
         AckKind::Exec => "exec",
         AckKind::Timer => "timer",
+        AckKind::Takeover => "takeover",
         AckKind::Timeout => "timeout",
     }
 }

@@ -1,9 +1,11 @@
 //! The loop: what happens becomes an event, the core says what follows, and it
 //! is done. Only this thread forks, signals and reaps.
 
+mod follow;
 mod heed;
+mod probe;
 
-use crate::ack::{self, Heard, Watcher, accepting};
+use crate::ack::{self, Heard, Watcher};
 use crate::books::{self, Books, Owner, Process};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -24,7 +26,7 @@ use crate::sys::identity::identity;
 use crate::sys::tree::Family;
 use crate::sys::{child, inherited, memory, process};
 use crate::upward::Upward;
-use crate::{inputs, report};
+use crate::{inputs, report, signals};
 use crossbeam_channel::Receiver;
 use log::{debug, info, warn};
 use nix::sys::signal::{Signal, raise};
@@ -87,7 +89,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         true => config.policy.workers,
         false => 1,
     };
-    if listeners.is_empty() {
+    if listeners.is_empty() && config.follow.is_none() {
         config.acks.accepting = false;
         if config.acks.exec.is_none() {
             config.policy.readiness.probe = None;
@@ -98,8 +100,12 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         None => None,
     };
     info!(pid = std::process::id(); "pid {}: HUP or USR2 upgrades, TERM stops", std::process::id());
-    if listeners.is_empty() {
-        info!("no listener is held or handed over (give one with -b)");
+    match config.follow {
+        Some(signal) => {
+            info!("no listener is held: an upgrade sends {} to the worker", signals::name(signal as i32))
+        }
+        None if listeners.is_empty() => info!("no listener is held or handed over (give one with -b)"),
+        None => {}
     }
     for listener in listeners.iter() {
         info!("listening on {} ({})", listener.address(), listener.name());
@@ -119,6 +125,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     let (inputs, watcher) = inputs::start(&config.signals, more, listeners.paths())?;
     let books = Books::new(
         config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default(),
+        config.follow.is_some(),
     );
     let mut run = Run {
         core: Supervisor::new(config.policy.clone()),
@@ -218,22 +225,17 @@ impl Run {
         }
     }
 
-    /// A check that nobody waits for any more goes with everything that it started.
-    fn end_check(&mut self, id: WorkerId) {
-        let process = self.books.get_mut(id).and_then(|entry| entry.process.as_mut());
-        if let Some(check) = process.and_then(|process| process.check.take()) {
-            let _ = process::signal_group(check, Signal::SIGKILL as i32);
-        }
-    }
-
     fn perform(&mut self, action: Action) {
         match action {
             Action::Spawn { worker, generation, slot, reading } => {
                 self.spawn(worker, generation, slot, reading)
             }
+            Action::Succeed { worker, of, generation, slot } => self.succeed(worker, of, generation, slot),
+            Action::Adopt { worker, of, generation, slot } => self.adopt(worker, of, generation, slot),
             Action::Probe(id) => self.probe(id),
             Action::LookAlive => {
                 self.reap();
+                self.look_for_takeovers();
                 self.soon.push_back(Event::LookedAlive);
             }
             Action::Stop(id) => {
@@ -310,25 +312,12 @@ impl Run {
         );
         let ours = Uid::effective();
         let uid = self.common.identity.as_ref().map_or(ours, |identity| Uid::from_raw(identity.uid));
-        let worker = ack::Worker {
-            uid,
-            generation: generation.0,
-            family: Family { worker: started.pid, supervisor: Pid::this(), start: id.0 },
-        };
+        let family = Family { worker: started.pid, group: started.pid, supervisor: Pid::this(), start: id.0 };
+        let worker = ack::Worker { uid, generation: generation.0, family };
         if let Some(entry) = self.books.get_mut(id) {
-            entry.process = Some(Process {
-                pid: started.pid,
-                reaped: false,
-                leads: launch.own_group,
-                family: worker.family,
-                check: None,
-                asked: None,
-                killed: false,
-                terms: 0,
-                until_alone: None,
-                pidfd: started.pidfd,
-            });
+            entry.process = Some(Process::started(family, launch.own_group, started.pidfd));
         }
+        self.note_birth(id);
         match channels.watch(&self.watcher, id, worker) {
             Ok(until_alone) => self.books.until_alone(id, until_alone),
             Err(error) => {
@@ -339,49 +328,15 @@ impl Run {
         Ok(())
     }
 
-    /// Is the worker accepting? Is the user's check done? An answer comes as an
-    /// ack; a check that still runs is not started twice.
-    fn probe(&mut self, id: WorkerId) {
-        let Some(process) = self.books.process(id) else { return };
-        if self.config.acks.accepting || process.terms > 0 {
-            let slot = self.books.get(id).map_or(0, |entry| entry.slot.0);
-            let inodes = self.common.listeners.iter().map(|listener| listener.inode(slot)).collect();
-            if accepting::is_accepting(process.pid, &inodes) {
-                self.soon.push_back(Event::Ack(id, AckKind::Accepting));
-                if process.terms > 0 {
-                    self.soon.push_back(Event::Ack(id, AckKind::ParentTerm));
-                }
-            }
-        }
-        if process.check.is_none()
-            && let Some(command) = self.config.acks.exec.clone()
-        {
-            self.check(id, &command);
-        }
-    }
-
-    fn check(&mut self, id: WorkerId, command: &str) {
-        let Some(entry) = self.books.get_mut(id) else { return };
-        let (Some(process), Some(reading)) = (&mut entry.process, self.readings.get(&entry.generation))
-        else {
-            return;
-        };
-        let pid = process.pid.as_raw();
-        let launch = self.common.check(reading, command, entry.generation, entry.slot, pid);
-        let started =
-            launch.and_then(|launch| child::spawn(&launch).map_err(|error| refused(&error, reading)));
-        match started {
-            Ok(child) => process.check = Some(child.pid),
-            Err(refused) => warn!("cannot run the check of pid {pid}: {}", refused.message),
-        }
-    }
-
     /// Signals coalesce, so every exit is looked for.
     fn reap(&mut self) {
         for (pid, exit) in process::reap() {
             match self.books.owner(pid) {
                 Owner::Worker(worker) => {
                     self.books.reaped(worker, self.clock.now());
+                    if self.is_carried_on(worker, exit) {
+                        continue;
+                    }
                     let remains = self.books.remains(worker);
                     self.soon.push_back(Event::Exited { worker, exit: books::exit(exit), remains });
                 }
@@ -397,6 +352,7 @@ impl Run {
                 Owner::Nobody => debug!("reaped pid {pid}, an orphan"),
             }
         }
+        self.look_for_unseen_ends();
         for worker in self.books.leftovers() {
             match self.books.remains(worker) {
                 true => self.books.end_newcomers(worker),
@@ -406,7 +362,7 @@ impl Run {
     }
 
     fn report(&mut self, report: &Report) {
-        report::log(report, &self.books, self.config.policy.stop_first);
+        report::log(report, &self.books, &self.config.policy);
         match *report {
             Report::Serving(generation) => {
                 if let Some(Err(error)) = self.pid_file.as_ref().map(PidFile::publish) {
@@ -417,6 +373,10 @@ impl Run {
                 }
                 self.upward.ready(&format!("{generation} serves"));
                 memory::let_go_of_text();
+            }
+            Report::TookOver { worker, .. } => {
+                let generation = self.books.get(worker).map_or(0, |entry| entry.generation.0);
+                self.upward.ready(&format!("generation {generation} serves"));
             }
             Report::UpgradeStarted { to, .. } => self.upward.reloading(&format!("{to} starts")),
             Report::UpgradeDone { to, .. } => {
@@ -440,6 +400,7 @@ impl Run {
             // Whatever else it was asked, it has answered.
             Report::Ready(id, ..) => {
                 self.end_check(id);
+                self.remember_listeners(id);
                 self.look(self.books.look(id));
             }
             Report::Gone { worker, .. } => self.look(self.books.look(worker)),

@@ -23,6 +23,7 @@ fn policy() -> Policy {
         soak: ms(500),
         surge: None,
         stop_first: false,
+        follow: false,
         stop_timeout: Some(ms(30_000)),
         parent_term_stop_timeout: Some(ms(121_000)),
         max_draining: 8,
@@ -534,4 +535,107 @@ fn a_worker_that_acks_by_term_has_its_own_stop_timeout() {
     case.now += ms(91_000);
     case.tell(Event::Tick);
     assert!(case.did(Action::Kill(WorkerId(1))));
+}
+
+/// A worker that starts its own successor serves, and has for a second.
+fn followed() -> Case {
+    Case::serving(Policy { follow: true, ..policy() })
+}
+
+fn seen(case: &mut Case, id: u32) {
+    case.tell(Event::Spawned(WorkerId(id)));
+    case.tell(Event::Ack(WorkerId(id), AckKind::Accepting));
+}
+
+#[test]
+fn a_followed_worker_starts_its_successor_and_is_asked_to_stop() {
+    let mut case = followed();
+    case.ask(Request::Upgrade);
+    let (generation, slot) = (Generation(2), Slot(0));
+    assert!(case.did(Action::Succeed { worker: WorkerId(2), of: WorkerId(1), generation, slot }));
+    case.wait(20);
+    assert!(case.did(Action::Probe(WorkerId(2))), "it is looked for");
+    // What the first worker was handed says nothing of this one.
+    case.tell(Event::Spawned(WorkerId(2)));
+    case.ack(2);
+    case.wait(3000);
+    assert!(!case.ready(2));
+    case.tell(Event::Ack(WorkerId(2), AckKind::Accepting));
+    assert!(case.ready(2) && !case.stopped(1));
+    case.wait(500);
+    assert!(case.stopped(1) && case.core.generation() == generation);
+}
+
+#[test]
+fn one_that_leaves_to_its_successor_gets_no_signal_and_has_not_crashed() {
+    let mut case = followed();
+    case.ask(Request::Upgrade);
+    seen(&mut case, 2);
+    case.tell(Event::Succeeded(WorkerId(1)));
+    case.wait(1000);
+    assert_eq!(case.core.generation(), Generation(2));
+    case.ask(Request::Stop);
+    case.exit(1, 0);
+    assert!(!case.stopped(1) && case.stopped(2));
+    assert!(!case.said(|report| matches!(report, Report::Restarting(..))));
+}
+
+#[test]
+fn a_successor_that_nobody_has_asked_for_is_the_next_generation() {
+    let mut case = followed();
+    case.tell(Event::Succeeded(WorkerId(1)));
+    let (generation, slot) = (Generation(2), Slot(0));
+    assert!(case.did(Action::Adopt { worker: WorkerId(2), of: WorkerId(1), generation, slot }));
+    case.exit(1, 0);
+    case.ask(Request::Upgrade);
+    case.wait(500);
+    let generation = Generation(3);
+    assert!(case.did(Action::Succeed { worker: WorkerId(3), of: WorkerId(2), generation, slot }));
+    assert!(!case.stopped(1));
+}
+
+#[test]
+fn without_a_successor_the_old_worker_stays() {
+    let mut case = followed();
+    case.ask(Request::Upgrade);
+    case.wait(30_000);
+    assert_eq!(case.failure(), Some((Failure::NoAck(WorkerId(2), ms(30_000)), 0, 1)));
+    assert!(!case.stopped(1) && case.core.workers().count() == 1);
+    case.ask(Request::Upgrade);
+    case.tell(Event::Exited { worker: WorkerId(1), exit: Exit::Signal(12), remains: false });
+    let why = Failure::NoSuccessor { worker: WorkerId(1), exit: Exit::Signal(12) };
+    assert!(case.said(|report| matches!(report, Report::UpgradeFailed { why: it, .. } if *it == why)));
+    case.wait(100);
+    assert!(case.done.iter().any(|action| matches!(action, Action::Spawn { worker: WorkerId(4), .. })));
+}
+
+#[test]
+fn when_the_old_one_has_left_a_failed_successor_is_a_crash() {
+    let mut case = followed();
+    case.ask(Request::Upgrade);
+    seen(&mut case, 2);
+    case.exit(1, 0);
+    case.tell(Event::Exited { worker: WorkerId(2), exit: Exit::Unseen, remains: false });
+    assert!(case.said(|report| matches!(report, Report::UpgradeFailed { left: true, .. })));
+    case.wait(100);
+    let (generation, slot) = (Generation(1), Slot(0));
+    let again = Action::Spawn { worker: WorkerId(3), generation, slot, reading: Reading::AsBefore };
+    assert!(case.did(again));
+}
+
+#[test]
+fn the_next_upgrade_waits_for_an_old_worker_that_was_asked_to_stop() {
+    let mut case = followed();
+    case.ask(Request::Upgrade);
+    seen(&mut case, 2);
+    case.wait(500);
+    assert!(case.stopped(1));
+    case.ask(Request::Upgrade);
+    case.wait(1000);
+    let asked = |case: &Case| {
+        case.done.iter().any(|action| matches!(action, Action::Succeed { of: WorkerId(2), .. }))
+    };
+    assert!(!asked(&case) && case.core.upgrade_pending());
+    case.exit(1, 0);
+    assert!(asked(&case));
 }

@@ -6,7 +6,7 @@
 //! it. io_uring is not seen. Without the right to look (Yama, another user) the
 //! answer is no.
 
-use crate::sys::tree;
+use crate::sys::{listening, tree};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -30,13 +30,32 @@ pub fn is_accepting(worker: Pid, inodes: &BTreeSet<u64>) -> bool {
     missing.is_empty() && !inodes.is_empty()
 }
 
-fn strike_epoll(pid: Pid, missing: &mut BTreeSet<u64>) {
+/// Whether none of `pids` accepts on one of these inodes any more, though some may
+/// keep a copy of the descriptor (Go programs that have handed theirs on do). It
+/// can be told of those that wait with epoll, as long as they are not stopped.
+pub fn has_let_go(pids: &[Pid], inodes: &BTreeSet<u64>) -> bool {
+    pids.iter().all(|&pid| {
+        let held: BTreeSet<u64> = listening::sockets(pid).intersection(inodes).copied().collect();
+        if held.is_empty() {
+            return true;
+        }
+        let mut missing = held.clone();
+        let waits_with_epoll = strike_epoll(pid, &mut missing);
+        strike_threads(pid, &mut missing);
+        waits_with_epoll && missing == held
+    })
+}
+
+/// Strikes what an epoll set of `pid` holds; false if it has no such set.
+fn strike_epoll(pid: Pid, missing: &mut BTreeSet<u64>) -> bool {
+    let mut found = false;
     for fd in entries(&format!("/proc/{pid}/fd")) {
         let is_epoll = fs::read_link(format!("/proc/{pid}/fd/{fd}"))
             .is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]");
         if !is_epoll {
             continue;
         }
+        found = true;
         let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
         for line in info.lines().filter(|line| line.starts_with("tfd:")) {
             // The inode is written in hexadecimal.
@@ -46,6 +65,7 @@ fn strike_epoll(pid: Pid, missing: &mut BTreeSet<u64>) {
             }
         }
     }
+    found
 }
 
 fn strike_threads(pid: Pid, missing: &mut BTreeSet<u64>) {
@@ -131,7 +151,7 @@ fn selected(pid: Pid, count: u64, address: u64) -> Option<Vec<u64>> {
 
 fn socket_inode(pid: Pid, fd: u64) -> Option<u64> {
     let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
-    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    listening::inode_of(target.to_str()?)
 }
 
 fn entries(directory: &str) -> Vec<String> {

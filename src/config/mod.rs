@@ -40,6 +40,8 @@ pub struct Config {
     pub dialects: Vec<Dialect>,
     /// What asks a worker to stop.
     pub stop_signal: Signal,
+    /// What asks a worker to start its own successor.
+    pub follow: Option<Signal>,
     /// What signals to us mean.
     pub signals: Table,
     /// Where our process id goes.
@@ -132,8 +134,13 @@ impl Config {
         if let Some(name) = cli.drop_env.iter().find(bad) {
             return Err(invalid("--drop-env", &name.to_string_lossy(), "not the name of a variable"));
         }
+        let follow = follow(&cli)?;
         let (acks, readiness) = readiness::readiness(cli.ack, &dialects)?;
-        let (stop_timeout, parent_term_stop_timeout) = stop_timeouts(cli.stop_timeout, &dialects)?;
+        let (stop_timeout, parent_term_stop_timeout) = match (cli.stop_timeout, follow) {
+            // Any server may be followed, and grace is one of them.
+            (None, Some(_)) => (Some(PARENT_TERM_STOP_TIMEOUT), Some(PARENT_TERM_STOP_TIMEOUT)),
+            (said, _) => stop_timeouts(said, &dialects)?,
+        };
         let environment = Environment {
             clear: cli.clear_env,
             drop: cli.drop_env,
@@ -154,6 +161,7 @@ impl Config {
                 soak: duration("--soak", &cli.soak)?,
                 surge: surge(&cli.surge)?,
                 stop_first: cli.stop_first,
+                follow: follow.is_some(),
                 stop_timeout,
                 parent_term_stop_timeout,
                 max_draining: cli.max_draining,
@@ -179,10 +187,30 @@ impl Config {
             },
             acks,
             stop_signal: stop_signal(cli.stop_signal.as_deref(), &dialects)?,
+            follow,
             dialects,
             signals: Table::new(&cli.on, ignored)?,
             pid_file: cli.pid_file,
         })
+    }
+}
+
+/// One program at a time binds its own sockets, and hands them on itself.
+fn follow(cli: &Cli) -> Result<Option<Signal>, Error> {
+    let Some(name) = &cli.follow else { return Ok(None) };
+    let against = [
+        (!cli.bind.is_empty(), "--bind", "the program binds its own sockets"),
+        (!cli.export.is_empty(), "--export", "no socket is handed over"),
+        (cli.workers > 1, "--workers", "several would bind the same addresses"),
+        (cli.surge != "all", "--surge", "there is one slot"),
+        (cli.stop_first, "--stop-first", "the old worker has to live to start the new one"),
+    ];
+    if let Some((_, option, why)) = against.iter().find(|(given, ..)| *given) {
+        return Err(Error::Usage(format!("--follow cannot go with {option}: {why}")));
+    }
+    match signals::signal_by_name(name) {
+        Some(signal) if !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) => Ok(Some(signal)),
+        _ => Err(invalid("--follow", name, "no signal that a program can act on (write USR2 or HUP)")),
     }
 }
 
@@ -290,6 +318,23 @@ mod tests {
     fn a_slot_that_can_stay_empty_has_no_socket_of_its_own() {
         let some = ["-b", ":1,reuseport", "-n", "2", "--restart", "on-failure"];
         assert!(refused(&some).contains("needs --restart always"));
+    }
+
+    #[test]
+    fn follow_says_what_it_cannot_go_with() {
+        for (arguments, why) in [
+            (&["-b", ":1"][..], "--bind"),
+            (&["--export", "stdin"], "--export"),
+            (&["-n", "2"], "--workers"),
+            (&["--surge", "1"], "--surge"),
+            (&["--stop-first"], "--stop-first"),
+        ] {
+            let line = refused(&[&["--follow", "USR2"], arguments].concat());
+            assert!(line.contains(&format!("--follow cannot go with {why}: ")), "{line}");
+        }
+        for wrong in ["", "NONE", "KILL", "STOP"] {
+            assert!(refused(&["--follow", wrong]).contains("for '--follow'"));
+        }
     }
 
     #[test]

@@ -52,6 +52,10 @@ pub enum Event {
     },
     /// The last process that an exited worker left behind has gone.
     Swept(WorkerId),
+    /// The worker has given its listeners to a successor and leaves by itself: to
+    /// the one that an upgrade waits for, or else to one that is now known by
+    /// [`Action::Adopt`].
+    Succeeded(WorkerId),
     /// Every exit that had happened when [`Action::LookAlive`] was asked for has
     /// been told.
     LookedAlive,
@@ -114,6 +118,8 @@ pub enum Exit {
     Code(i32),
     /// This signal ended it.
     Signal(i32),
+    /// It was no child of ours: only its parent could know.
+    Unseen,
 }
 
 /// The ways to become ready.
@@ -143,6 +149,8 @@ pub enum AckKind {
     Exec,
     /// It has stayed alive for long enough.
     Timer,
+    /// Its predecessor has left, and it holds the listeners.
+    Takeover,
     /// The ack timeout passed, and the user said to go on all the same.
     Timeout,
 }
@@ -161,6 +169,29 @@ pub enum Action {
         slot: Slot,
         /// Where the program, directory and environment come from.
         reading: Reading,
+    },
+    /// Have the worker `of` start its own successor, and look for that with each
+    /// `Probe`; answer `Spawned` once it is known, then `Ack`.
+    Succeed {
+        /// The successor's name from now on.
+        worker: WorkerId,
+        /// Who is to start it.
+        of: WorkerId,
+        /// The generation that it belongs to.
+        generation: Generation,
+        /// Its place.
+        slot: Slot,
+    },
+    /// The successor that `of` was said to have is this worker from now on.
+    Adopt {
+        /// The successor's name from now on.
+        worker: WorkerId,
+        /// Who started it.
+        of: WorkerId,
+        /// The generation that it belongs to.
+        generation: Generation,
+        /// Its place.
+        slot: Slot,
     },
     /// Look whether the worker is ready by itself.
     Probe(WorkerId),
@@ -236,8 +267,17 @@ pub enum Report {
         replaced: u32,
         /// Slots in all.
         of: u32,
+        /// The old one had left to the new one, and is started again.
+        left: bool,
         /// Since the request was taken up.
         took: Duration,
+    },
+    /// A worker has started its own successor, which serves.
+    TookOver {
+        /// The successor.
+        worker: WorkerId,
+        /// The one that leaves.
+        of: WorkerId,
     },
     /// A worker is asked to stop.
     Asked(WorkerId),
@@ -299,6 +339,13 @@ pub enum Failure {
     NoAck(WorkerId, Duration),
     /// A replacement could not be started.
     NotStarted(WorkerId, Refusal),
+    /// The worker that was to start its own successor ended without one.
+    NoSuccessor {
+        /// Which one.
+        worker: WorkerId,
+        /// How.
+        exit: Exit,
+    },
     /// A stop came in between.
     Stopped,
 }

@@ -74,6 +74,13 @@ struct Place {
     retired: bool,
 }
 
+impl Place {
+    /// A place that is free, for the next worker of `generation`.
+    fn new(generation: Generation, now: Time) -> Self {
+        Place { generation, crashes: 0, fill_at: now, reading: Reading::Anew, retired: false }
+    }
+}
+
 /// The state machine.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
@@ -149,7 +156,7 @@ impl Supervisor {
     pub fn deadline(&self) -> Option<Time> {
         let workers = self.workers.values().filter_map(Worker::deadline);
         let fills = self.fillable().map(|slot| self.place(slot).fill_at);
-        workers.chain(fills).chain(self.soaked_at()).min()
+        workers.chain(fills).chain(self.soaked_at()).chain(self.succeed_at()).min()
     }
 
     /// Where the supervisor is.
@@ -180,7 +187,9 @@ impl Supervisor {
             slot: worker.slot,
             stage: match worker.stage {
                 Stage::Spawning { wanted: false, .. } => ShownStage::Draining,
-                Stage::Spawning { .. } | Stage::Starting { .. } => ShownStage::Starting,
+                Stage::Spawning { .. } | Stage::Awaited { .. } | Stage::Starting { .. } => {
+                    ShownStage::Starting
+                }
                 Stage::Ready { .. } => ShownStage::Ready,
                 Stage::Draining { .. } | Stage::Remains { .. } => ShownStage::Draining,
                 Stage::Killed => ShownStage::Killed,
@@ -209,6 +218,13 @@ impl Supervisor {
         self.upgrade
             .as_ref()
             .is_some_and(|upgrade| worker.generation == upgrade.to && upgrade.wave.contains(&worker.slot))
+    }
+
+    /// The successor that the worker has started or is to start, unless that was
+    /// given up.
+    fn heir(&self, id: WorkerId) -> Option<WorkerId> {
+        let heir = |worker: &Worker| worker.of == Some(id) && worker.fills();
+        self.workers.iter().find(|(_, worker)| heir(worker)).map(|(&id, _)| id)
     }
 
     fn report(&mut self, report: Report) {

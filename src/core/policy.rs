@@ -18,6 +18,10 @@ pub const EXHAUSTED_WINDOW: Duration = Duration::from_secs(5);
 /// The pause between such attempts.
 pub const SPAWN_PAUSE: Duration = Duration::from_millis(50);
 
+/// The pause before the first look for a successor, and the longest between two:
+/// looking into /proc is cheap.
+pub const SUCCESSOR_LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+
 /// A worker can put its ack deadline off to at most this many ack timeouts.
 pub const EXTEND_LIMIT: u32 = 10;
 
@@ -43,6 +47,8 @@ pub struct Policy {
     pub surge: Option<u32>,
     /// The old worker leaves before the new one starts.
     pub stop_first: bool,
+    /// The old worker starts the new one itself; there is one slot.
+    pub follow: bool,
     /// From the stop signal to the kill; None: never.
     pub stop_timeout: Option<Duration>,
     /// The same for a worker that sent TERM to its parent as its ack: servers
@@ -122,7 +128,7 @@ impl AckKind {
             | AckKind::Ecdysis
             | AckKind::Shellflip => Strength::Said,
             AckKind::Accepting => Strength::Seen,
-            AckKind::Exec | AckKind::Timer | AckKind::Timeout => Strength::Nothing,
+            AckKind::Exec | AckKind::Timer | AckKind::Takeover | AckKind::Timeout => Strength::Nothing,
         }
     }
 }

@@ -1,14 +1,15 @@
 //! The first two passes of a step: write down what happened, then what time
 //! has brought about. Nothing is started here.
 
-use super::Supervisor;
 use super::event::{
-    AckKind, Action, Ending, Event, Exit, Failure, Reading, Refusal, Report, Request, Slot, Time, WorkerId,
+    AckKind, Action, Ending, Event, Exit, Failure, Generation, Reading, Refusal, Report, Request, Slot, Time,
+    WorkerId,
 };
 use super::policy::{MOST_WORKERS, OnAckTimeout, Restart, SPAWN_PAUSE};
 use super::settle::ending;
 use super::upgrade::Look;
-use super::worker::{Stage, by_timer};
+use super::worker::{Stage, Worker, by_timer};
+use super::{Place, Supervisor};
 use std::time::Duration;
 
 impl Supervisor {
@@ -29,6 +30,7 @@ impl Supervisor {
                     self.workers.remove(&worker);
                 }
             }
+            Event::Succeeded(worker) => self.succeeded(worker, now),
             Event::LookedAlive => {
                 if let Some(upgrade) = &mut self.upgrade
                     && upgrade.look == Look::Asked
@@ -74,19 +76,21 @@ impl Supervisor {
             Request::More => self.scale(self.target + 1),
             Request::Fewer => self.scale(self.target - 1),
             Request::Suspend => {
-                let started = self.ids(|stage| !matches!(stage, Stage::Spawning { .. }));
+                let started = self.started();
                 self.actions.extend(started.into_iter().map(Action::Suspend));
                 self.actions.push(Action::SuspendSelf);
             }
             Request::Resume => {
-                let started = self.ids(|stage| !matches!(stage, Stage::Spawning { .. }));
+                let started = self.started();
                 self.actions.extend(started.into_iter().map(Action::Resume));
             }
         }
     }
 
     fn scale(&mut self, target: u32) {
-        if (self.policy.least_workers..=MOST_WORKERS).contains(&target) {
+        // Two that bind their own sockets would fight over the addresses.
+        let most = if self.policy.follow { 1 } else { MOST_WORKERS };
+        if (self.policy.least_workers..=most).contains(&target) {
             self.target = target;
             self.report(Report::Scaled(target));
         } else {
@@ -134,10 +138,17 @@ impl Supervisor {
     fn spawned(&mut self, id: WorkerId, now: Time) {
         let stopping = self.stopping;
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let Stage::Spawning { wanted, .. } = worker.stage else { return };
-        worker.start(&self.policy, now);
-        if !wanted {
-            worker.drain(now, stopping);
+        match worker.stage {
+            Stage::Spawning { wanted, .. } => {
+                worker.start(&self.policy, now);
+                if !wanted {
+                    worker.drain(now, stopping);
+                }
+            }
+            Stage::Awaited { ack_by, probe } => {
+                worker.stage = Stage::Starting { ack_by, ready_at: None, probe: Some(probe) };
+            }
+            _ => return,
         }
         self.report(Report::Started(id));
     }
@@ -159,12 +170,13 @@ impl Supervisor {
 
     fn acked(&mut self, id: WorkerId, kind: AckKind, now: Time) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.strength = worker.strength.max(kind.strength());
+        // What a successor does says nothing about a start of ours.
+        if worker.of.is_none() {
+            worker.strength = worker.strength.max(kind.strength());
+        }
         worker.told_parent |= kind == AckKind::ParentTerm;
         match worker.stage {
-            Stage::Starting { .. } if self.policy.readiness.counts(kind, worker.known) => {
-                self.ready(id, kind, now)
-            }
+            Stage::Starting { .. } if worker.counts(kind, &self.policy) => self.ready(id, kind, now),
             _ => self.learn(id),
         }
     }
@@ -192,10 +204,21 @@ impl Supervisor {
             return;
         }
         let (ready, asked, age) = (worker.ready, worker.asked, now - worker.since);
-        let leaving = matches!(worker.stage, Stage::Draining { .. } | Stage::Killed);
+        let leaving = matches!(worker.stage, Stage::Draining { .. } | Stage::Killed) || worker.succeeded;
         self.report(Report::Gone { worker: id, exit, age, asked, ready, remains });
-        if !leaving {
-            self.lost(id, Failure::Exited { worker: id, exit, ready }, now);
+        match self.heir(id).map(|heir| (heir, self.workers.get(&heir).is_some_and(Worker::runs))) {
+            _ if leaving => {}
+            Some((_, true)) => {
+                if let Some(upgrade) = &mut self.upgrade {
+                    upgrade.left = true;
+                }
+            }
+            Some((heir, false)) => {
+                self.lost(heir, Failure::NoSuccessor { worker: id, exit }, now);
+                self.workers.remove(&heir);
+                self.lost(id, Failure::Exited { worker: id, exit, ready }, now);
+            }
+            None => self.lost(id, Failure::Exited { worker: id, exit, ready }, now),
         }
         if remains {
             let kill_at = self.policy.stop_timeout.map(|timeout| now + timeout);
@@ -204,6 +227,40 @@ impl Supervisor {
         } else {
             self.workers.remove(&id);
         }
+    }
+
+    /// A worker leaves to a successor. One that nobody has asked for serves from
+    /// now on as a generation of its own; but while an upgrade is under way that
+    /// number is taken, and it stands for the worker that it succeeds.
+    fn succeeded(&mut self, id: WorkerId, now: Time) {
+        let heir = self.heir(id);
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let ready = matches!(worker.stage, Stage::Ready { .. });
+        if !self.policy.follow || !ready || std::mem::replace(&mut worker.succeeded, true) {
+            return;
+        }
+        if let (Some(_), Some(upgrade)) = (heir, &mut self.upgrade) {
+            upgrade.left = true;
+            return;
+        }
+        let (slot, mut generation) = (worker.slot, worker.generation);
+        if let Some(upgrade) = &mut self.upgrade {
+            // If it stands for the replacement, it has to soak as well.
+            upgrade.look = Look::Due;
+        } else {
+            self.last_generation = Generation(self.last_generation.0 + 1);
+            generation = self.last_generation;
+            self.serving = generation;
+            if let Some(place) = self.place_mut(slot) {
+                *place = Place::new(generation, now);
+            }
+        }
+        self.last_worker += 1;
+        let worker = WorkerId(self.last_worker);
+        self.workers.insert(worker, Worker::heir(generation, slot, id, now));
+        self.actions.push(Action::Adopt { worker, of: id, generation, slot });
+        self.report(Report::TookOver { worker, of: id });
+        self.dismiss(id, now);
     }
 
     /// A worker that filled its slot does so no longer, by no wish of ours.
@@ -220,14 +277,14 @@ impl Supervisor {
             return;
         }
         if !self.served && !ready && !self.policy.retry_start {
-            self.stop(now, Some(ending(id, failure)));
+            self.stop(now, Some(ending(failure)));
             return;
         }
-        self.last_loss = Some(ending(id, failure));
+        self.last_loss = Some(ending(failure));
         self.crashed(slot, failure, age, now);
     }
 
-    fn crashed(&mut self, slot: Slot, failure: Failure, age: Duration, now: Time) {
+    pub(super) fn crashed(&mut self, slot: Slot, failure: Failure, age: Duration, now: Time) {
         // One that is to go, by the same step's request, does not come back.
         let comes_back = self.upgrade.is_none() && slot.0 < self.target;
         let Some(place) = self.places.get_mut(slot.0 as usize) else { return };
@@ -268,9 +325,9 @@ impl Supervisor {
         }
         match worker.stage {
             Stage::Starting { ack_by: Some(at), .. } if at <= now => {
-                let (after, known) = (now - worker.since, worker.known);
+                let (after, then) = (now - worker.since, worker.after_ack_timeout(&self.policy));
                 self.report(Report::NoAck(id, after));
-                match self.policy.after_ack_timeout(known) {
+                match then {
                     OnAckTimeout::Proceed => self.ready(id, AckKind::Timeout, now),
                     OnAckTimeout::Abort => {
                         self.lost(id, Failure::NoAck(id, after), now);
@@ -279,9 +336,19 @@ impl Supervisor {
                 }
             }
             Stage::Starting { ack_by, ready_at, probe: Some((at, pause)) } if at <= now => {
-                let most = self.policy.readiness.probe.map_or(pause, |(_, most)| most);
-                let next = (pause * 2).min(most);
+                let next = (pause * 2).min(worker.longest_pause(&self.policy));
                 self.set_stage(id, Stage::Starting { ack_by, ready_at, probe: Some((now + next, next)) });
+                self.actions.push(Action::Probe(id));
+            }
+            Stage::Awaited { ack_by: Some(at), .. } if at <= now => {
+                let after = now - worker.since;
+                self.report(Report::NoAck(id, after));
+                self.lost(id, Failure::NoAck(id, after), now);
+                self.dismiss(id, now);
+            }
+            Stage::Awaited { ack_by, probe: (at, pause) } if at <= now => {
+                let next = (pause * 2).min(worker.longest_pause(&self.policy));
+                self.set_stage(id, Stage::Awaited { ack_by, probe: (now + next, next) });
                 self.actions.push(Action::Probe(id));
             }
             Stage::Draining { ask_at: None, kill_at: Some(at), .. } if at <= now => self.kill(id, now),
@@ -295,8 +362,13 @@ impl Supervisor {
         let stopping = self.stopping;
         let Some(worker) = self.workers.get_mut(&id) else { return };
         match worker.stage {
-            Stage::Spawning { retry_at: Some(_), .. } => {
+            Stage::Spawning { retry_at: Some(_), .. } | Stage::Awaited { .. } => {
                 self.workers.remove(&id);
+            }
+            Stage::Ready { .. } if worker.succeeded => {
+                let kill_at = self.policy.stop_timeout.map(|timeout| now + timeout);
+                worker.stage = Stage::Draining { ask_at: None, kill_at, since: now };
+                worker.asked = true;
             }
             Stage::Spawning { retry_at: None, .. } => {
                 worker.stage = Stage::Spawning { retry_at: None, wanted: false };
@@ -321,6 +393,11 @@ impl Supervisor {
             }
             _ => {}
         }
+    }
+
+    fn started(&self) -> Vec<WorkerId> {
+        let started = self.workers.iter().filter(|(_, worker)| worker.has_started());
+        started.map(|(&id, _)| id).collect()
     }
 
     pub(super) fn set_stage(&mut self, id: WorkerId, stage: Stage) {

@@ -6,6 +6,7 @@ use super::upgrade::{Look, Upgrade};
 use super::worker::{Stage, Worker};
 use super::{Generation, Place, Supervisor};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 impl Supervisor {
     pub(super) fn settle(&mut self, now: Time) {
@@ -42,13 +43,7 @@ impl Supervisor {
         let failed = self.places.iter().any(|place| place.reading == Reading::AsBefore);
         let reading = if failed { Reading::AsBefore } else { Reading::Anew };
         while self.places.len() < self.target as usize {
-            self.places.push(Place {
-                generation: self.serving,
-                crashes: 0,
-                fill_at: now,
-                reading,
-                retired: false,
-            });
+            self.places.push(Place { reading, ..Place::new(self.serving, now) });
         }
         self.places.truncate(self.target as usize);
         for id in self.filling(|worker| worker.slot.0 >= self.target) {
@@ -61,7 +56,11 @@ impl Supervisor {
     /// not hold it up.
     fn take_up(&mut self, now: Time) {
         let starting = self.filling(|worker| worker.ready_since().is_none());
-        if !self.pending || self.upgrade.is_some() || !self.served && !starting.is_empty() {
+        if !self.pending
+            || self.upgrade.is_some()
+            || !self.served && !starting.is_empty()
+            || self.is_held_up()
+        {
             return;
         }
         self.pending = false;
@@ -70,13 +69,7 @@ impl Supervisor {
         if !self.served && self.filling(|_| true).is_empty() {
             self.serving = to;
             for place in &mut self.places {
-                *place = Place {
-                    generation: to,
-                    crashes: 0,
-                    fill_at: now,
-                    reading: Reading::Anew,
-                    retired: false,
-                };
+                *place = Place::new(to, now);
             }
             return;
         }
@@ -86,6 +79,19 @@ impl Supervisor {
         }
         self.report(Report::UpgradeStarted { from: self.serving, to });
         self.upgrade = Some(Upgrade::new(self.serving, to, now));
+    }
+
+    /// A worker that starts its own successor has to be ready first: a second one
+    /// could not bind the same addresses. And servers refuse to restart while
+    /// their predecessor lives (nginx, gunicorn, unicorn), unless that was theirs
+    /// to send away.
+    fn is_held_up(&self) -> bool {
+        let starts = |worker: &Worker| worker.fills() && (worker.ready_since().is_none() || worker.succeeded);
+        let leaves = |worker: &Worker| {
+            matches!(worker.stage, Stage::Draining { .. } | Stage::Killed) && !worker.succeeded
+        };
+        let serves = self.workers.values().any(|worker| worker.ready_since().is_some());
+        self.policy.follow && self.workers.values().any(|worker| starts(worker) || serves && leaves(worker))
     }
 
     /// Moves the upgrade on; true if it has ended.
@@ -144,11 +150,29 @@ impl Supervisor {
                     continue;
                 }
             }
-            self.spawn(to, slot, Reading::Anew, now);
+            match self.predecessor(slot) {
+                Some((_, at)) if at > now => continue,
+                Some((of, _)) => self.succeed(of, to, slot, now),
+                None => self.spawn(to, slot, Reading::Anew, now),
+            }
             if let Some(upgrade) = &mut self.upgrade {
                 upgrade.begun.insert(slot);
             }
         }
+    }
+
+    /// Who is to start its own successor in this slot, and the first moment at
+    /// which a signal does not harm it.
+    fn predecessor(&self, slot: Slot) -> Option<(WorkerId, Time)> {
+        let mut here = self.in_slot(slot).filter(|_| self.policy.follow);
+        here.find_map(|(id, worker)| Some((id, worker.ready_since()? + HUSH)))
+    }
+
+    /// When a predecessor may be signalled that has not been.
+    pub(super) fn succeed_at(&self) -> Option<Time> {
+        let upgrade = self.upgrade.as_ref()?;
+        let waiting = upgrade.wave.difference(&upgrade.begun);
+        waiting.filter_map(|&slot| self.predecessor(slot)).map(|(_, at)| at).min()
     }
 
     /// When every replacement of the wave has been ready for the soak time and
@@ -168,6 +192,10 @@ impl Supervisor {
             if worker.generation == upgrade.to {
                 soaking += 1;
                 latest = latest.max(since + self.policy.soak);
+                if worker.of.is_some() {
+                    // If it sends its predecessor away itself, it has by then.
+                    latest = latest.max(since + HUSH);
+                }
             } else {
                 latest = latest.max(since + HUSH);
             }
@@ -198,13 +226,7 @@ impl Supervisor {
         self.serving = to;
         for slot in wave {
             if let Some(place) = self.place_mut(slot) {
-                *place = Place {
-                    generation: to,
-                    crashes: 0,
-                    fill_at: now,
-                    reading: Reading::Anew,
-                    retired: false,
-                };
+                *place = Place::new(to, now);
             }
             for id in self.filling(|worker| worker.slot == slot && worker.generation == to) {
                 self.learn(id);
@@ -224,9 +246,19 @@ impl Supervisor {
             return;
         };
         let (replaced, of) = (upgrade.done.len() as u32, self.places.len() as u32);
-        self.report(Report::UpgradeFailed { from, to, why, replaced, of, took });
+        let left = upgrade.left;
+        self.report(Report::UpgradeFailed { from, to, why, replaced, of, took, left });
         if self.stopping {
             return;
+        }
+        if left {
+            self.last_loss = Some(ending(why));
+            for &slot in &upgrade.wave {
+                self.crashed(slot, why, Duration::ZERO, now);
+                for id in self.filling(|worker| worker.slot == slot && worker.generation != to) {
+                    self.dismiss(id, now);
+                }
+            }
         }
         for &slot in &upgrade.wave {
             for id in self.filling(|worker| worker.slot == slot && worker.generation == to) {
@@ -273,6 +305,14 @@ impl Supervisor {
         let worker = WorkerId(self.last_worker);
         self.workers.insert(worker, Worker::new(generation, slot, reading, self.known, now));
         self.actions.push(Action::Spawn { worker, generation, slot, reading });
+    }
+
+    /// The worker `of` is to start the next one itself.
+    fn succeed(&mut self, of: WorkerId, generation: Generation, slot: Slot, now: Time) {
+        self.last_worker += 1;
+        let worker = WorkerId(self.last_worker);
+        self.workers.insert(worker, Worker::awaited(generation, slot, of, &self.policy, now));
+        self.actions.push(Action::Succeed { worker, of, generation, slot });
     }
 
     /// Said before a request that was kept is taken up, or else the first
@@ -354,11 +394,13 @@ impl Supervisor {
 }
 
 /// A failure that ends everything ends it like this.
-pub(super) fn ending(worker: WorkerId, failure: Failure) -> Ending {
+pub(super) fn ending(failure: Failure) -> Ending {
     match failure {
-        Failure::Exited { exit, .. } => Ending::Worker(worker, exit),
-        Failure::NoAck(_, after) => Ending::NoAck(worker, after),
-        Failure::NotStarted(_, refusal) => Ending::NotStarted(worker, refusal),
+        Failure::Exited { worker, exit, .. } | Failure::NoSuccessor { worker, exit } => {
+            Ending::Worker(worker, exit)
+        }
+        Failure::NoAck(worker, after) => Ending::NoAck(worker, after),
+        Failure::NotStarted(worker, refusal) => Ending::NotStarted(worker, refusal),
         Failure::Stopped => Ending::Stopped,
     }
 }

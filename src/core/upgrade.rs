@@ -19,6 +19,8 @@ pub struct Upgrade {
     pub begun: BTreeSet<Slot>,
     /// Slots that have been replaced.
     pub done: BTreeSet<Slot>,
+    /// The old worker has left to its successor: there is no way back.
+    pub left: bool,
     /// What went wrong first.
     pub failure: Option<Failure>,
     /// Whether `LookAlive` has been asked for, and whether it was answered.
@@ -47,6 +49,7 @@ impl Upgrade {
             wave: BTreeSet::new(),
             begun: BTreeSet::new(),
             done: BTreeSet::new(),
+            left: false,
             failure: None,
             look: Look::Due,
         }

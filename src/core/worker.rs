@@ -1,7 +1,10 @@
 //! One worker and the stage of its life.
 
-use super::event::{AckKind, Generation, Reading, Refusal, Slot, Time};
-use super::policy::{BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, HUSH, MISSING_WINDOW, Policy, Strength};
+use super::event::{AckKind, Generation, Reading, Refusal, Slot, Time, WorkerId};
+use super::policy::{
+    BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, HUSH, MISSING_WINDOW, OnAckTimeout, Policy, SUCCESSOR_LOOK,
+    Strength,
+};
 use std::time::Duration;
 
 /// A worker, from the decision to start it until nothing of it is left.
@@ -27,6 +30,11 @@ pub struct Worker {
     pub known: Strength,
     /// Where its program comes from.
     pub reading: Reading,
+    /// The worker that started it, if that was not us.
+    pub of: Option<WorkerId>,
+    /// It has given its listeners to a successor and leaves by itself: a stop
+    /// signal would be the second of its life.
+    pub succeeded: bool,
 }
 
 /// The stages that people are shown are `starting`, `ready`, `draining` and
@@ -39,6 +47,13 @@ pub enum Stage {
         retry_at: Option<Time>,
         /// False once it has been given up while a start was under way.
         wanted: bool,
+    },
+    /// Its predecessor was asked to start it; no process of it is known.
+    Awaited {
+        /// It is given up here.
+        ack_by: Option<Time>,
+        /// The next look for it, and the pause after that one.
+        probe: (Time, Duration),
     },
     /// It runs and is not ready.
     Starting {
@@ -88,6 +103,29 @@ impl Worker {
             told_parent: false,
             known,
             reading,
+            of: None,
+            succeeded: false,
+        }
+    }
+
+    /// A worker that `of` has been asked to start.
+    pub fn awaited(generation: Generation, slot: Slot, of: WorkerId, policy: &Policy, now: Time) -> Self {
+        let (first, _) = SUCCESSOR_LOOK;
+        let ack_by = policy.ack_timeout.map(|timeout| now + timeout);
+        Worker {
+            stage: Stage::Awaited { ack_by, probe: (now + first, first) },
+            of: Some(of),
+            ..Worker::new(generation, slot, Reading::Anew, Strength::Nothing, now)
+        }
+    }
+
+    /// A worker that `of` has started unasked, and that serves.
+    pub fn heir(generation: Generation, slot: Slot, of: WorkerId, now: Time) -> Self {
+        Worker {
+            stage: Stage::Ready { since: now },
+            ready: true,
+            of: Some(of),
+            ..Worker::new(generation, slot, Reading::Anew, Strength::Nothing, now)
         }
     }
 
@@ -95,13 +133,46 @@ impl Worker {
     pub fn fills(&self) -> bool {
         matches!(
             self.stage,
-            Stage::Spawning { wanted: true, .. } | Stage::Starting { .. } | Stage::Ready { .. }
+            Stage::Spawning { wanted: true, .. }
+                | Stage::Awaited { .. }
+                | Stage::Starting { .. }
+                | Stage::Ready { .. }
         )
     }
 
     /// Whether a process of ours stands behind it.
     pub fn runs(&self) -> bool {
-        !matches!(self.stage, Stage::Spawning { .. } | Stage::Remains { .. })
+        self.has_started() && !matches!(self.stage, Stage::Remains { .. })
+    }
+
+    /// Whether a process of ours has ever stood behind it.
+    pub fn has_started(&self) -> bool {
+        !matches!(self.stage, Stage::Spawning { .. } | Stage::Awaited { .. })
+    }
+
+    /// Whether `kind` makes it ready. What its predecessor was handed says nothing
+    /// of a successor, which must be seen.
+    pub fn counts(&self, kind: AckKind, policy: &Policy) -> bool {
+        match self.of {
+            Some(_) => matches!(kind, AckKind::Accepting | AckKind::Takeover),
+            None => policy.readiness.counts(kind, self.known),
+        }
+    }
+
+    /// What the passing of its ack timeout means.
+    pub fn after_ack_timeout(&self, policy: &Policy) -> OnAckTimeout {
+        match self.of {
+            Some(_) => policy.on_ack_timeout.unwrap_or(OnAckTimeout::Abort),
+            None => policy.after_ack_timeout(self.known),
+        }
+    }
+
+    /// The longest pause between two looks at it.
+    pub fn longest_pause(&self, policy: &Policy) -> Duration {
+        match (self.of, policy.readiness.probe) {
+            (None, Some((_, longest))) => longest,
+            _ => SUCCESSOR_LOOK.1,
+        }
     }
 
     /// Since when it is ready.
@@ -116,6 +187,7 @@ impl Worker {
     pub fn deadline(&self) -> Option<Time> {
         match self.stage {
             Stage::Spawning { retry_at, .. } => retry_at,
+            Stage::Awaited { ack_by, probe: (look_at, _) } => Some(ack_by.unwrap_or(look_at).min(look_at)),
             Stage::Starting { ack_by, ready_at, probe } => {
                 [ack_by, ready_at, probe.map(|(at, _)| at)].into_iter().flatten().min()
             }

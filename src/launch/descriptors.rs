@@ -29,6 +29,11 @@ pub fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listener
     if let Some(warning) = upstream.warning() {
         warn!("{warning}");
     }
+    if config.follow.is_some() && upstream.count() > 0 {
+        return Err(Error::Usage(
+            "--follow cannot go with sockets from LISTEN_FDS: the program binds its own sockets".into(),
+        ));
+    }
     let end = match first_listener(&config.dialects) {
         Some(first) => first + (upstream.count() + config.binds.len()) as i32,
         None => FIRST_FD,
@@ -50,6 +55,7 @@ pub fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listener
     }
     if config.policy.readiness.kinds.contains(&AckKind::Accepting)
         && upstream.count() + config.binds.len() == 0
+        && config.follow.is_none()
     {
         return Err(Error::Usage("--ack accepting needs a listener to look for (give one with -b)".into()));
     }

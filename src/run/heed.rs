@@ -45,11 +45,16 @@ impl Run {
         debug!("signal {signal}");
         let shared = self.config.worker.foreground_tty && terminal::is_ours();
         if let Some(request) = self.config.signals.request(signal, shared) {
+            self.look_for_takeovers();
             self.soon.push_back(Event::Request(request));
         }
     }
 
     fn term_of(&mut self, id: WorkerId, pid: Pid) {
+        if self.config.follow.is_some() {
+            // Meant for a predecessor that has gone, and left us as the parent.
+            return debug!("TERM of pid {pid}, a worker's own, is no stop");
+        }
         let needed = self.config.acks.terms(self.common.listeners.len());
         let Some(entry) = self.books.get_mut(id) else { return };
         let Some(process) = &mut entry.process else { return };

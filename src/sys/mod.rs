@@ -7,6 +7,7 @@ pub mod fd;
 pub mod identity;
 mod image;
 pub mod inherited;
+pub mod listening;
 pub mod memory;
 pub mod notify;
 pub mod process;

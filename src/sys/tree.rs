@@ -15,8 +15,11 @@ const DEEPEST: usize = 64;
 /// A worker, as its descendants can be recognised.
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
-    /// The worker's pid and, where it leads one, its process group.
+    /// The worker's pid.
     pub worker: Pid,
+    /// The process group that it was started in: its own pid, or, of a worker
+    /// that another has started, that one's.
+    pub group: Pid,
     /// Our own pid, in `GRACEFUL_RUN_PID`.
     pub supervisor: Pid,
     /// In `GRACEFUL_RUN_START`: no two starts have the same, while a restart has
@@ -53,7 +56,7 @@ impl Family {
     }
 
     fn left_behind(&self, pid: Pid) -> bool {
-        stat(pid).is_some_and(|stat| stat.group == self.worker) || self.is_in_environment(pid)
+        stat(pid).is_some_and(|stat| stat.group == self.group) || self.is_in_environment(pid)
     }
 
     /// The environment that `pid` was executed with.
@@ -77,9 +80,15 @@ pub fn parent(pid: Pid) -> Option<Pid> {
     stat(pid).map(|stat| stat.parent)
 }
 
+/// Whether `pid` descends from us.
+pub fn is_below_us(pid: Pid) -> bool {
+    let mut ancestors = std::iter::successors(parent(pid), |&pid| parent(pid)).take(DEEPEST);
+    ancestors.any(|ancestor| ancestor == Pid::this())
+}
+
 /// Whether `pid` exists and is not a zombie.
 pub fn is_live(pid: Pid) -> bool {
-    stat(pid).is_some_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+    stat(pid).is_some_and(|stat| stat.is_live())
 }
 
 /// Whether the process group `group` has a member that is no zombie: one whose
@@ -91,7 +100,7 @@ pub fn group_lives(group: Pid) -> Option<bool> {
     Some(
         entries
             .filter_map(|entry| stat(parse_pid(entry.file_name().to_str()?)?))
-            .any(|stat| stat.group == group && !matches!(stat.state, b'Z' | b'X')),
+            .any(|stat| stat.group == group && stat.is_live()),
     )
 }
 
@@ -157,26 +166,52 @@ fn parse_pid(text: &str) -> Option<Pid> {
     text.parse().ok().map(Pid::from_raw)
 }
 
-struct Stat {
+/// A process, as proc_pid_stat(5) shows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Stat {
     state: u8,
-    parent: Pid,
-    group: Pid,
+    /// Who is told of its end.
+    pub parent: Pid,
+    /// Its process group.
+    pub group: Pid,
+    /// Its session.
+    pub session: Pid,
+    /// Whether it runs a program of its own choice, and not a copy of its parent.
+    pub executed: bool,
+    /// When it was forked, in clock ticks: with its pid, this is nobody else.
+    pub born: u64,
 }
 
-fn stat(pid: Pid) -> Option<Stat> {
+impl Stat {
+    /// Whether it is not a zombie.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X')
+    }
+}
+
+/// What `pid` is now; None when there is no such process.
+pub fn stat(pid: Pid) -> Option<Stat> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// proc_pid_stat(5): the name, in brackets, is the process's own choice and may
-/// hold brackets, spaces and newlines; nothing behind it does.
+/// The name, in brackets, is the process's own choice and may hold brackets,
+/// spaces and newlines; nothing behind it does.
 fn parse_stat(text: &[u8]) -> Option<Stat> {
+    /// PF_FORKNOEXEC of linux/sched.h.
+    const FORKED_ONLY: u64 = 0x40;
     let end = text.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
-    let mut fields = rest.split_whitespace();
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    // The first is the third in the manual's count.
+    let field = |number: usize| fields.get(number - 3).copied();
+    let flags: u64 = field(9)?.parse().ok()?;
     Some(Stat {
-        state: *fields.next()?.as_bytes().first()?,
-        parent: parse_pid(fields.next()?)?,
-        group: parse_pid(fields.next()?)?,
+        state: *field(3)?.as_bytes().first()?,
+        parent: parse_pid(field(4)?)?,
+        group: parse_pid(field(5)?)?,
+        session: parse_pid(field(6)?)?,
+        executed: flags & FORKED_ONLY == 0,
+        born: field(22)?.parse().ok()?,
     })
 }
 
@@ -186,9 +221,13 @@ mod tests {
 
     #[test]
     fn a_name_with_brackets_does_not_deceive() {
-        let stat = parse_stat(b"7 (a) Z 1 (\n) S 42 43 44 0 -1").expect("parsed");
+        let text = b"7 (a) Z 1 (\n) S 42 43 44 0 -1 4194368 0 0 0 0 0 0 0 0 20 0 1 0 5150 0";
+        let stat = parse_stat(text).expect("parsed");
         assert_eq!((stat.state, stat.parent.as_raw(), stat.group.as_raw()), (b'S', 42, 43));
-        for text in [&b""[..], b"7 (a", b"7 (a)", b"7 (a) S", b"7 (a) S x y", b"7 (a) \xff 1 2"] {
+        assert_eq!((stat.session.as_raw(), stat.executed, stat.born), (44, false, 5150));
+        for text in
+            [&b""[..], b"7 (a", b"7 (a)", b"7 (a) S", b"7 (a) S x y", b"7 (a) S 1 2 3", b"7 (a) \xff 1 2"]
+        {
             assert!(parse_stat(text).is_none(), "{text:?}");
         }
     }

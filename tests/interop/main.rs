@@ -9,6 +9,7 @@
 #[allow(dead_code)] // unix sockets, keep-alive and ends in step are the torture's alone
 #[path = "../common/load.rs"]
 mod client;
+mod follow;
 mod load;
 #[path = "../common/wrapper.rs"]
 mod wrapper;

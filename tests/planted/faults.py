@@ -25,9 +25,9 @@ FAULTS = [
      "Stage::Remains { kill_at: Some(at), .. } if at <= now => self.kill(id, now),",
      "Stage::Remains { kill_at: Some(at), .. } if at <= now => {}"),
     ("a request during an upgrade is forgotten", "settle.rs",
-     "        if !self.pending || self.upgrade.is_some()",
+     "        if !self.pending\n            || self.upgrade.is_some()",
      "        if self.upgrade.is_some() {\n            self.pending = false;\n        }\n"
-     "        if !self.pending || self.upgrade.is_some()"),
+     "        if !self.pending\n            || self.upgrade.is_some()"),
     ("a request starts two generations", "settle.rs",
      "        self.pending = false;\n        self.last_generation",
      "        self.pending = self.last_generation.0 % 2 == 0;\n        self.last_generation"),
@@ -48,7 +48,7 @@ FAULTS = [
      "matches!(worker.stage, Stage::Ready { .. }) && !self.replaces(worker)",
      "matches!(worker.stage, Stage::Ready { .. })"),
     ("any ack counts", "record.rs",
-     "if self.policy.readiness.counts(kind, worker.known) =>", "if true =>"),
+     "if worker.counts(kind, &self.policy) =>", "if true =>"),
     ("the extension has no limit", "worker.rs",
      ".min(limit).max(*ack_by)", ".max(limit).max(*ack_by)"),
     ("it ends while a worker lives", "settle.rs",
@@ -66,11 +66,14 @@ FAULTS = [
     ("the newest that drains is killed", "settle.rs", "generations.first() else { return }", "generations.last() else { return }"),
     # Faults that the core had: found by the simulator or while it was written.
     ("suspend of a worker that does not run", "record.rs",
-     "let started = self.ids(|stage| !matches!(stage, Stage::Spawning { .. }));\n"
+     "let started = self.started();\n"
      "                self.actions.extend(started.into_iter().map(Action::Suspend));",
      "let started = self.ids(|_| true);\n"
      "                self.actions.extend(started.into_iter().map(Action::Suspend));"),
-    ("commit within the hush", "settle.rs", "latest.max(since + HUSH)", "latest.max(since)"),
+    ("commit within the hush", "settle.rs", "} else {\n                latest = latest.max(since + HUSH);",
+     "} else {\n                latest = latest.max(since);"),
+    ("a successor is given no time to send its predecessor away", "settle.rs",
+     "latest = latest.max(since + HUSH);\n                }", "latest = latest.max(since);\n                }"),
     ("the stop timeout counts from before the signal", "settle.rs",
      "let kill_at = worker.stop_timeout(&self.policy).map(|timeout| now + timeout);\n"
      "                    worker.stage",
@@ -85,4 +88,17 @@ FAULTS = [
      "                self.begin_serving();\n                self.take_up(now);\n",
      "                self.take_up(now);\n                self.begin_serving();\n"),
     ("empty slots serve", "settle.rs", "!ready.is_empty() && self.slots()", "self.slots()"),
+    # Workers that start their own successor.
+    ("one that leaves by itself is asked to stop", "record.rs",
+     "            Stage::Ready { .. } if worker.succeeded => {", "            Stage::Ready { .. } if worker.succeeded && stopping => {"),
+    ("a worker is signalled while its predecessor leaves", "settle.rs",
+     "self.policy.follow && self.workers.values().any(|worker| starts(worker) || serves && leaves(worker))",
+     "self.policy.follow && self.workers.values().any(|worker| starts(worker) || serves && leaves(worker) && false)"),
+    ("to leave to a successor is to crash", "record.rs",
+     "            Some((_, true)) => {\n", "            Some((_, true)) if self.stopping => {\n"),
+    ("a successor is signalled in the hush", "settle.rs",
+     "Some((id, worker.ready_since()? + HUSH))", "Some((id, worker.ready_since()?))"),
+    ("an awaited successor is awaited for ever", "record.rs",
+     "            Stage::Awaited { ack_by: Some(at), .. } if at <= now => {",
+     "            Stage::Awaited { ack_by: Some(at), .. } if at <= now && self.stopping => {"),
 ]

@@ -60,7 +60,7 @@ pub struct Place {
 }
 
 impl Place {
-    fn new(generation: Generation, now: Time) -> Self {
+    pub fn new(generation: Generation, now: Time) -> Self {
         Place { generation, crashes: 0, due: now, latest: now, reading: Reading::Anew, retired: false }
     }
 }
@@ -74,6 +74,8 @@ pub struct Open {
     pub done: BTreeSet<Slot>,
     pub failure: Option<Failure>,
     pub looked: bool,
+    /// The old worker has left to its successor.
+    pub left: bool,
 }
 
 /// What has come up in the present step.
@@ -90,6 +92,8 @@ pub struct This {
     pub restarting: Vec<(Slot, Duration)>,
     pub retired: Vec<Slot>,
     pub stopping: bool,
+    /// Left to a successor that nobody has asked for.
+    pub adopt: Option<WorkerId>,
 }
 
 pub struct Book {
@@ -156,8 +160,14 @@ impl Book {
         self.take(event, stops)?;
         for &action in actions {
             demand!(!self.ended, "{action:?} after the end");
-            // What happened is told first, and by the number of slots before it.
-            if !matches!(action, Action::Report(report) if !matches!(report, Report::UpgradeStarted { .. })) {
+            // What happened, and what time has brought about, come first, and by the
+            // number of slots before it.
+            let told = match action {
+                Action::Report(report) => !matches!(report, Report::UpgradeStarted { .. }),
+                Action::Kill(_) | Action::KillRemains(_) | Action::Probe(_) => true,
+                _ => false,
+            };
+            if !told {
                 self.resize();
             }
             self.check(action)?;
@@ -175,7 +185,9 @@ impl Book {
                 if let Some(life) = life.filter(|life| life.in_flight) {
                     life.in_flight = false;
                     life.started = Some(now);
-                    life.ack_by = timeout.map(|timeout| now + timeout);
+                    if life.of.is_none() {
+                        life.ack_by = timeout.map(|timeout| now + timeout);
+                    }
                 }
             }
             Event::SpawnFailed(id, refusal) => {
@@ -189,7 +201,8 @@ impl Book {
                 let timeout = self.policy.ack_timeout.unwrap_or_default();
                 if let Some(life) = self.lives.get_mut(&id)
                     && life.stage == ShownStage::Starting
-                    && let (Some(started), Some(ack_by)) = (life.started, life.ack_by)
+                    && life.started.is_some()
+                    && let (Some(started), Some(ack_by)) = (life.counted_from(), life.ack_by)
                 {
                     life.ack_by = Some(ack_by.max((now + by).min(started + timeout * 10)));
                 }
@@ -203,9 +216,10 @@ impl Book {
                 self.this.exited = Some(worker);
                 self.this.remains = remains.then_some(worker);
                 if filled {
-                    self.lost(worker, Failure::Exited { worker, exit, ready });
+                    self.left_or_lost(worker, exit, ready);
                 }
             }
+            Event::Succeeded(id) => self.succeeded(id),
             Event::Swept(id) => {
                 if self.lives.get(&id).is_some_and(|life| life.exited.is_some()) {
                     self.lives.remove(&id);
@@ -217,6 +231,62 @@ impl Book {
             Event::LookedAlive | Event::Tick => {}
         }
         Ok(())
+    }
+
+    /// A worker that ends while a successor of it runs has left to that one.
+    fn left_or_lost(&mut self, worker: WorkerId, exit: Exit, ready: bool) {
+        match self.heir(worker).map(|heir| (heir.id, heir.awaited())) {
+            _ if self.lives.get(&worker).is_some_and(|life| life.succeeded) => return,
+            Some((_, false)) => {
+                if let Some(open) = &mut self.open {
+                    open.left = true;
+                }
+                return;
+            }
+            Some((heir, true)) => {
+                self.lost(heir, Failure::NoSuccessor { worker, exit });
+                self.lives.remove(&heir);
+            }
+            None => {}
+        }
+        self.lost(worker, Failure::Exited { worker, exit, ready });
+    }
+
+    fn succeeded(&mut self, id: WorkerId) {
+        let heir = self.heir(id).is_some();
+        let ready = |life: &&mut Life| life.runs() && life.stage == ShownStage::Ready;
+        let Some(life) = self.lives.get_mut(&id).filter(ready).filter(|_| self.policy.follow) else { return };
+        if std::mem::replace(&mut life.succeeded, true) {
+            return;
+        }
+        match &mut self.open {
+            Some(open) if heir => open.left = true,
+            _ => self.this.adopt = Some(id).filter(|_| !self.stopping),
+        }
+    }
+
+    /// The successor of a worker, unless it has been given up.
+    pub fn heir(&self, id: WorkerId) -> Option<&Life> {
+        self.lives.values().find(|life| life.of == Some(id) && life.filled())
+    }
+
+    /// Another upgrade has to wait: a worker that is to start its own successor is
+    /// not ready, is leaving, or has a predecessor that was sent away.
+    pub fn is_held_up(&self) -> bool {
+        let starts = |life: &Life| life.filled() && (life.stage == ShownStage::Starting || life.succeeded);
+        let serves = self.lives.values().any(|life| life.runs() && life.stage == ShownStage::Ready);
+        let leaves = |life: &Life| life.runs() && !life.filled() && !life.succeeded;
+        self.policy.follow && self.lives.values().any(|life| starts(life) || serves && leaves(life))
+    }
+
+    /// Those that leave by themselves are not asked to.
+    pub fn leave_unasked(&mut self, which: impl Fn(&Life) -> bool) {
+        let now = self.now;
+        let ready = |life: &&mut Life| life.succeeded && life.runs() && life.stage == ShownStage::Ready;
+        for life in self.lives.values_mut().filter(ready).filter(|life| which(life)) {
+            life.stopped.get_or_insert(now);
+            life.stage = ShownStage::Draining;
+        }
     }
 
     fn requested(&mut self, request: Request) {
@@ -250,6 +320,7 @@ impl Book {
         self.ending = ending;
         self.this.stopping = true;
         self.pending = false;
+        self.leave_unasked(|_| true);
         if let Some(open) = &mut self.open {
             open.failure.get_or_insert(Failure::Stopped);
         }
@@ -257,8 +328,10 @@ impl Book {
 
     fn acked(&mut self, id: WorkerId, kind: AckKind) {
         let Some(life) = self.lives.get_mut(&id).filter(|life| life.runs()) else { return };
-        life.strength = life.strength.max(strength(kind));
-        let (stage, known) = (life.stage, life.known);
+        if life.of.is_none() {
+            life.strength = life.strength.max(strength(kind));
+        }
+        let (stage, known, heir) = (life.stage, life.known, life.of.is_some());
         if stage == ShownStage::Ready {
             self.learn(id);
         }
@@ -268,7 +341,14 @@ impl Book {
             AckKind::Accepting => known != Strength::Said,
             _ => false,
         };
-        if stage == ShownStage::Starting && (readiness.kinds.contains(&kind) || readiness.auto && by_itself) {
+        let seen = matches!(kind, AckKind::Accepting | AckKind::Takeover);
+        if heir {
+            if stage == ShownStage::Starting && seen {
+                self.this.ready.push((id, kind));
+            }
+        } else if stage == ShownStage::Starting
+            && (readiness.kinds.contains(&kind) || readiness.auto && by_itself)
+        {
             self.this.ready.push((id, kind));
         }
     }
@@ -313,12 +393,7 @@ impl Book {
             }
             return;
         }
-        let ending = match failure {
-            Failure::Exited { exit, .. } => Ending::Worker(id, exit),
-            Failure::NoAck(_, after) => Ending::NoAck(id, after),
-            Failure::NotStarted(_, refusal) => Ending::NotStarted(id, refusal),
-            Failure::Stopped => Ending::Stopped,
-        };
+        let ending = ending(failure);
         if !self.served && !ready && !self.policy.retry_start {
             return self.stop_begins(Some(ending));
         }
@@ -326,7 +401,7 @@ impl Book {
         self.crash(slot, failure, age);
     }
 
-    fn crash(&mut self, slot: Slot, failure: Failure, age: Duration) {
+    pub fn crash(&mut self, slot: Slot, failure: Failure, age: Duration) {
         let clean = matches!(failure, Failure::Exited { exit: Exit::Code(0), .. });
         let (restart, stable, upgrading) = (self.policy.restart, self.policy.stable, self.open.is_some());
         let Some(place) = self.places.get_mut(slot.0 as usize) else { return };
@@ -371,12 +446,15 @@ impl Book {
             let Some(life) = ready.find(|life| life.runs() && life.stage == ShownStage::Ready) else {
                 return Err(format!("no replacement is ready and alive in {slot:?}"));
             };
-            let soaked = life.ready.is_some_and(|ready| ready + self.policy.soak <= self.now);
+            // A successor is given the time to send its predecessor away.
+            let soak = self.policy.soak.max(if life.of.is_some() { HUSH } else { Duration::ZERO });
+            let soaked = life.ready.is_some_and(|ready| ready + soak <= self.now);
             demand!(soaked, "{:?} has not soaked", life.id);
             let id = life.id;
             self.places[slot.0 as usize] = Place::new(to, self.now);
             self.learn(id);
         }
+        self.leave_unasked(|life| life.generation < to);
         self.this.committed = wave;
         Ok(())
     }
@@ -432,12 +510,24 @@ impl Book {
     }
 }
 
+/// How a failure ends everything, if it does.
+pub fn ending(failure: Failure) -> Ending {
+    match failure {
+        Failure::Exited { worker, exit, .. } | Failure::NoSuccessor { worker, exit } => {
+            Ending::Worker(worker, exit)
+        }
+        Failure::NoAck(worker, after) => Ending::NoAck(worker, after),
+        Failure::NotStarted(worker, refusal) => Ending::NotStarted(worker, refusal),
+        Failure::Stopped => Ending::Stopped,
+    }
+}
+
 /// What an ack proves.
 fn strength(kind: AckKind) -> Strength {
     match kind {
         AckKind::Notify | AckKind::Fd => Strength::Said,
         AckKind::Accepting => Strength::Seen,
-        AckKind::Exec | AckKind::Timer | AckKind::Timeout => Strength::Nothing,
+        AckKind::Exec | AckKind::Timer | AckKind::Takeover | AckKind::Timeout => Strength::Nothing,
         other => unreachable!("no world sends {other:?}"),
     }
 }

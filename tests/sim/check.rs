@@ -1,6 +1,6 @@
 //! Whether an action was called for.
 
-use crate::book::{Book, HUSH, Open, Verdict, demand};
+use crate::book::{Book, HUSH, Open, Place, Verdict, demand, ending};
 use crate::life::Life;
 use graceful_run::core::ShownStage;
 use graceful_run::core::event::{
@@ -19,6 +19,9 @@ impl Book {
             Action::Spawn { worker, generation, slot, reading } => {
                 self.spawn(worker, generation, slot, reading)
             }
+            Action::Succeed { worker, of, generation, slot } => self.succeed(worker, of, generation, slot),
+            Action::Adopt { worker, of, generation, slot } => self.adopt(worker, of, generation, slot),
+            Action::Probe(id) if self.lives.get(&id).is_some_and(Life::awaited) => Ok(()),
             Action::Probe(id) => {
                 let life = self.running(id, action)?;
                 demand!(life.stage == ShownStage::Starting, "{action:?} of a worker that is not starting");
@@ -92,6 +95,8 @@ impl Book {
         demand!(!self.policy.stop_first || others.is_empty(), "the old worker has not left {slot:?}");
         let fills = others.iter().any(|life| life.filled() && life.generation == generation);
         demand!(!fills, "a second worker of {generation} in {slot:?}");
+        let serves = others.iter().any(|life| life.runs() && life.stage == ShownStage::Ready);
+        demand!(!self.policy.follow || !serves, "a start where a worker is to start its successor");
         match &mut self.open {
             Some(open) if open.to == generation && !open.done.contains(&slot) => {
                 demand!(open.failure.is_none(), "a replacement after the upgrade failed");
@@ -116,6 +121,49 @@ impl Book {
         self.new_worker(Life::new(id, generation, slot, reading, self.known, now))
     }
 
+    /// A worker that serves is asked to start its successor, as the one replacement
+    /// of its upgrade.
+    fn succeed(&mut self, id: WorkerId, of: WorkerId, generation: Generation, slot: Slot) -> Verdict {
+        let (now, timeout) = (self.now, self.policy.ack_timeout);
+        demand!(self.policy.follow && !self.stopping, "a successor out of place");
+        let old = self.running(of, Action::Succeed { worker: id, of, generation, slot })?;
+        demand!(old.stage == ShownStage::Ready && !old.signalled(), "{of:?} does not serve");
+        demand!(!old.succeeded, "{of:?} leaves, and is asked for another successor");
+        demand!(old.slot == slot && old.generation < generation, "{id:?} cannot follow {of:?}");
+        demand!(old.ready.is_some_and(|at| at + HUSH <= now), "{of:?} is signalled too soon");
+        let open = self.open.as_mut().filter(|open| open.to == generation && open.failure.is_none());
+        let open = open.ok_or("a successor without an upgrade")?;
+        demand!(open.begun.insert(slot), "a second replacement in {slot:?}");
+        let life = Life::new(id, generation, slot, Reading::Anew, Strength::Nothing, now);
+        self.new_worker(Life { of: Some(of), ack_by: timeout.map(|timeout| now + timeout), ..life })
+    }
+
+    /// A successor that nobody has asked for serves from now on.
+    fn adopt(&mut self, id: WorkerId, of: WorkerId, generation: Generation, slot: Slot) -> Verdict {
+        let now = self.now;
+        demand!(self.this.adopt.take() == Some(of), "{of:?} has not left to a successor");
+        let old = self.running(of, Action::Adopt { worker: id, of, generation, slot })?;
+        demand!(old.slot == slot, "{id:?} cannot follow {of:?}");
+        let same = old.generation;
+        if let Some(open) = &mut self.open {
+            open.looked = false;
+            demand!(generation == same, "{generation} comes between");
+        } else {
+            demand!(
+                generation.0 == self.last_generation.0 + 1,
+                "{generation} follows {}",
+                self.last_generation
+            );
+            self.last_generation = generation;
+            self.serving = generation;
+            self.places[slot.0 as usize] = Place::new(generation, now);
+        }
+        self.leave_unasked(|life| life.id == of);
+        let life = Life::new(id, generation, slot, Reading::Anew, Strength::Nothing, now);
+        let (of, started, ready) = (Some(of), Some(now), Some(now));
+        self.new_worker(Life { of, started, ready, in_flight: false, stage: ShownStage::Ready, ..life })
+    }
+
     /// The one stop signal of a life. Unless everything stops, a worker that was
     /// ready gets it because its replacement has just been found alive, or because
     /// nobody needs it any more.
@@ -126,6 +174,7 @@ impl Book {
         let to = self.serving;
         let life = self.running(id, Action::Stop(id))?;
         demand!(life.stopped.is_none() && !life.killed, "a second signal to {id:?}");
+        demand!(!life.succeeded, "{id:?} leaves by itself, and is asked to");
         life.stopped = Some(now);
         let Some(ready) = life.ready.filter(|_| !stopping) else { return Ok(()) };
         demand!(ready + HUSH <= now, "{id:?} is asked to stop {:?} after its ack", now - ready);
@@ -150,7 +199,7 @@ impl Book {
 
     fn exit(&mut self, ending: Ending) -> Verdict {
         // Between two tries of a start there is no process to wait for.
-        self.lives.retain(|_, life| life.refused_at.is_none());
+        self.lives.retain(|_, life| !life.is_idea());
         demand!(self.lives.is_empty(), "the end, and there still are {:?}", self.lives.keys());
         demand!(self.open.is_none(), "the end, and no verdict on the upgrade");
         let expected = match (self.stopping, self.forced) {
@@ -189,10 +238,20 @@ impl Book {
                 };
                 let all = (0..self.places.len() as u32).all(ready);
                 demand!(self.served || !all, "{report:?} before it was said that the first serves");
+                demand!(!self.is_held_up(), "{report:?} too soon for a worker that starts its own successor");
                 self.new_generation(to)?;
                 self.lives.retain(|_, life| life.refused_at.is_none());
                 let (begun, done) = (BTreeSet::new(), BTreeSet::new());
-                self.open = Some(Open { from, to, since: now, begun, done, failure: None, looked: false });
+                self.open = Some(Open {
+                    from,
+                    to,
+                    since: now,
+                    begun,
+                    done,
+                    failure: None,
+                    looked: false,
+                    left: false,
+                });
             }
             Report::UpgradeKept => {
                 let asked = self.this.event == Some(Event::Request(Request::Upgrade));
@@ -206,14 +265,24 @@ impl Book {
                 self.mixed = false;
                 self.resize();
             }
-            Report::UpgradeFailed { from, to, why, replaced, of, took } => {
+            Report::UpgradeFailed { from, to, why, replaced, of, took, left } => {
                 let open = self.open.take().ok_or(format!("{report:?} without an upgrade"))?;
                 demand!((open.from, open.to, open.since + took) == (from, to, now), "{report:?} of {open:?}");
                 demand!(open.failure == Some(why), "{report:?}, but {:?}", open.failure);
                 let counted = (replaced as usize, of as usize) == (open.done.len(), self.places.len());
                 demand!(counted, "{report:?}, but {:?} of {}", open.done, self.places.len());
                 self.mixed |= replaced > 0;
+                demand!(left == open.left, "{report:?}, but the old one left: {}", open.left);
+                if left && !self.stopping {
+                    self.last_loss = Some(ending(why));
+                    self.crash(Slot(0), why, Duration::ZERO);
+                    self.leave_unasked(|life| life.generation < to);
+                }
                 self.undo(&open);
+            }
+            Report::TookOver { worker, of } => {
+                let heir = self.lives.get(&worker).is_some_and(|life| life.of == Some(of));
+                demand!(heir && self.this.event == Some(Event::Succeeded(of)), "{report:?} out of place");
             }
             Report::Asked(id) => {
                 demand!(self.lives.get(&id).is_some_and(|life| life.stopped == Some(now)), "{report:?}")
@@ -270,14 +339,14 @@ impl Book {
         let named = self.policy.readiness.kinds.contains(&AckKind::Timer);
         let at = self.this.ready.iter().position(|&ready| ready == (id, kind));
         let life = self.running(id, Action::Report(Report::Ready(id, kind, after)))?;
-        let started = life.started.unwrap_or(now);
+        let started = life.counted_from().unwrap_or(now);
         demand!(life.ready.is_none() && life.stage == ShownStage::Starting, "{id:?} is ready a second time");
         demand!(started + after == now, "{id:?} is ready after {after:?}");
         if kind == AckKind::Timer {
             let waited = timer.is_some_and(|timer| started + timer <= now);
             demand!(waited, "{id:?} is ready by a timer that has not passed");
             demand!(
-                named || life.known == Strength::Nothing,
+                (named || life.known == Strength::Nothing) && life.of.is_none(),
                 "{id:?} is ready by a timer, and can do better"
             );
         }
@@ -292,11 +361,18 @@ impl Book {
 
     fn no_ack(&mut self, id: WorkerId, after: Duration) -> Verdict {
         let now = self.now;
-        let life = self.running(id, Action::Report(Report::NoAck(id, after)))?;
+        let awaited = self.lives.get(&id).is_some_and(Life::awaited);
+        let life = self.lives.get_mut(&id).filter(|life| awaited || life.runs());
+        let life = life.ok_or(format!("{id:?} is not there to be waited for"))?;
         demand!(life.stage == ShownStage::Starting, "{id:?} was not waited for");
         demand!(life.ack_by.is_some_and(|at| at <= now), "{id:?} is given up before its time");
-        let known = life.known;
-        match self.after_ack_timeout(known) {
+        let (known, heir) = (life.known, life.of.is_some());
+        let then = match heir {
+            true if awaited => OnAckTimeout::Abort,
+            true => self.policy.on_ack_timeout.unwrap_or(OnAckTimeout::Abort),
+            false => self.after_ack_timeout(known),
+        };
+        match then {
             OnAckTimeout::Proceed => self.this.ready.push((id, AckKind::Timeout)),
             OnAckTimeout::Abort => {
                 self.lost(id, Failure::NoAck(id, after));
@@ -337,7 +413,7 @@ impl Book {
         self.this.undone = Some(open.to);
         let (now, stop_first) = (self.now, self.policy.stop_first);
         // Between two tries of a start there is no process that has to leave.
-        self.lives.retain(|_, life| life.refused_at.is_none() || life.generation != open.to);
+        self.lives.retain(|_, life| !life.is_idea() || life.generation != open.to);
         let undone =
             |life: &&mut Life| life.generation == open.to && !open.done.contains(&life.slot) && life.filled();
         for life in self.lives.values_mut().filter(undone) {

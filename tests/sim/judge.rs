@@ -13,6 +13,7 @@ impl Book {
         demand!(self.this.ready.is_empty(), "{:?} should be ready", self.this.ready);
         demand!(self.this.restarting.is_empty(), "{:?} was not reported", self.this.restarting);
         demand!(self.this.retired.is_empty(), "{:?} was not reported as left empty", self.this.retired);
+        demand!(self.this.adopt.is_none(), "the successor of {:?} was not adopted", self.this.adopt);
         demand!(self.this.refused.is_none(), "{:?} was not reported", self.this.refused);
         demand!(
             self.this.remains.is_none(),
@@ -37,7 +38,7 @@ impl Book {
     fn compare_workers(&mut self, supervisor: &Supervisor) -> Verdict {
         let shown: BTreeMap<WorkerId, Shown> =
             supervisor.workers().map(|shown| (shown.worker, shown)).collect();
-        let dropped = |life: &Life| life.refused_at.is_some();
+        let dropped = |life: &Life| life.refused_at.is_some() || life.awaited() && self.open.is_none();
         self.lives.retain(|id, life| shown.contains_key(id) || !dropped(life));
         demand!(
             shown.keys().eq(self.lives.keys()),
@@ -84,7 +85,11 @@ impl Book {
             self.policy.stop_first && self.open.as_ref().is_some_and(|open| life.generation < open.to);
         let undone = self.this.undone == Some(life.generation);
         life.surplus = life.slot.0 >= self.places.len() as u32 || undone;
-        demand!(replaced || makes_room || life.surplus, "{:?} served and is to leave for no reason", life.id);
+        demand!(
+            replaced || makes_room || life.surplus || life.succeeded,
+            "{:?} served and is to leave for no reason",
+            life.id
+        );
         Ok(())
     }
 
@@ -104,7 +109,8 @@ impl Book {
         };
         demand!(supervisor.phase() == phase, "it is {:?}, not {phase:?}", supervisor.phase());
         let first = !self.served && self.lives.values().any(|life| life.stage == ShownStage::Starting);
-        demand!(!self.pending || self.open.is_some() || first, "a request waits for nothing");
+        let held_up = self.is_held_up();
+        demand!(!self.pending || self.open.is_some() || first || held_up, "a request waits for nothing");
         Ok(())
     }
 
@@ -155,10 +161,11 @@ impl Book {
         for life in self.lives.values() {
             let id = life.id;
             let waits = |at: std::time::Duration| at > now && deadline.is_some_and(|deadline| deadline <= at);
-            if life.stage == ShownStage::Starting && life.started.is_some() {
+            if life.stage == ShownStage::Starting && life.counted_from().is_some() {
                 demand!(life.ack_by.is_none_or(waits), "{id:?} is waited for too long");
                 let named = self.policy.readiness.kinds.contains(&AckKind::Timer);
                 let timer = self.policy.readiness.timer.filter(|_| named || life.known == Strength::Nothing);
+                let timer = timer.filter(|_| life.of.is_none());
                 let ready_at = life.started.zip(timer).map(|(started, timer)| started + timer);
                 demand!(ready_at.is_none_or(waits), "{id:?} has lived for long enough");
             }

@@ -28,6 +28,10 @@ pub struct Life {
     pub killed: bool,
     pub exited: Option<Time>,
     pub remains_killed: bool,
+    /// Who started it, if another worker did.
+    pub of: Option<WorkerId>,
+    /// It leaves to a successor, by itself.
+    pub succeeded: bool,
     /// The stage shown after the last step.
     pub stage: ShownStage,
 }
@@ -59,8 +63,25 @@ impl Life {
             killed: false,
             exited: None,
             remains_killed: false,
+            of: None,
+            succeeded: false,
             stage: ShownStage::Starting,
         }
+    }
+
+    /// Its predecessor was asked to start it, and no process of it is known.
+    pub fn awaited(&self) -> bool {
+        self.of.is_some() && self.started.is_none()
+    }
+
+    /// No process stands behind it, and none is about to: it can be dropped.
+    pub fn is_idea(&self) -> bool {
+        self.refused_at.is_some() || self.awaited()
+    }
+
+    /// What the time that it takes to become ready is counted from.
+    pub fn counted_from(&self) -> Option<Time> {
+        self.of.map(|_| self.decided).or(self.started)
     }
 
     /// A process of it may be sent a signal.

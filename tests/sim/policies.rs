@@ -9,17 +9,19 @@ use std::time::Duration;
 pub const KINDS: [AckKind; 4] = [AckKind::Notify, AckKind::Fd, AckKind::Accepting, AckKind::Exec];
 
 pub fn random(rng: &mut Rng) -> Policy {
-    let workers = rng.pick(&[1, 1, 1, 2, 2, 3, 4, 5]);
+    let follow = rng.chance(25);
+    let workers = if follow { 1 } else { rng.pick(&[1, 1, 1, 2, 2, 3, 4, 5]) };
     let stop_timeout = rng.chance(75).then(|| rng.ms(&[100, 1000, 5000]));
     Policy {
         workers,
         least_workers: rng.pick(&[1, 1, 1, workers]),
+        follow,
         readiness: readiness(rng),
         ack_timeout: rng.chance(75).then(|| rng.ms(&[500, 1000, 3000, 10_000])),
         on_ack_timeout: rng.pick(&[None, Some(OnAckTimeout::Abort), Some(OnAckTimeout::Proceed)]),
         soak: rng.ms(&[0, 500]),
-        surge: rng.pick(&[None, None, None, Some(1), Some(2), Some(3)]),
-        stop_first: rng.chance(25),
+        surge: rng.pick(&[None, None, None, Some(1), Some(2), Some(3)]).filter(|_| !follow),
+        stop_first: rng.chance(25) && !follow,
         stop_timeout,
         parent_term_stop_timeout: stop_timeout,
         max_draining: rng.pick(&[1, 2, 8, 8]),

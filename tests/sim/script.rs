@@ -28,6 +28,8 @@ pub enum Deed {
     Ack(AckKind),
     Extend(Duration),
     Exit(Exit),
+    /// It starts a successor and leaves.
+    Succeed,
 }
 
 /// Processes that outlive the worker that started them.
@@ -53,6 +55,20 @@ impl Script {
             remains: Remains::Nothing,
             probed: None,
         }
+    }
+
+    /// A worker that its predecessor has started, and that must be seen.
+    pub fn heir(rng: &mut Rng, policy: &Policy, good: bool) -> Self {
+        let ack = Deed::Ack(rng.pick(&[AckKind::Accepting, AckKind::Takeover]));
+        let mut script = if good { Script::good(rng, policy) } else { Script::bad(rng, policy) };
+        script.spawn_takes = rng.ms(&[0, 50, 300]);
+        script.refusal = None;
+        if good {
+            script.deeds = vec![(rng.ms(&[0, 50, 300]), ack)];
+        } else if rng.chance(60) {
+            script.deeds.push((rng.ms(&[0, 50, 300]), ack));
+        }
+        script
     }
 
     pub fn bad(rng: &mut Rng, policy: &Policy) -> Self {
@@ -104,6 +120,9 @@ fn deeds(rng: &mut Rng, policy: &Policy) -> Vec<(Duration, Deed)> {
     }
     for _ in 0..rng.below(8).saturating_sub(5) {
         deeds.push((rng.moment(), Deed::Extend(rng.ms(&[100, 1000, 5000, 60_000]))));
+    }
+    if policy.follow && rng.chance(30) {
+        deeds.push((rng.moment(), Deed::Succeed));
     }
     if rng.chance(45) {
         let at = rng.moment() * rng.pick(&[1, 1, 1, 3]);

@@ -13,13 +13,18 @@ pub struct Tally {
 }
 
 /// Each of these must be seen at least once.
-const WANTED: [&str; 31] = [
+const WANTED: [&str; 36] = [
     "upgrade done",
     "upgrade failed: exited",
     "upgrade failed: exited after its ack",
     "upgrade failed: no ack",
     "upgrade failed: not started",
     "upgrade failed: stopped",
+    "upgrade failed: no successor",
+    "upgrade failed: after the old one left",
+    "succeed",
+    "took over",
+    "left to its successor",
     "upgrade failed half-way",
     "upgrade kept",
     "ended: stopped",
@@ -56,6 +61,7 @@ impl Tally {
         self.steps += 1;
         match event {
             Event::Extend(..) => self.see("extend"),
+            Event::Succeeded(_) => self.see("left to its successor"),
             Event::Request(Request::Interrupt { told: true }) => self.see("ended: told by the terminal"),
             _ => {}
         }
@@ -78,6 +84,8 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::KillRemains(_) => "kill of remains",
         Action::StopRemains(_) => "stop of remains",
         Action::Forward(..) => "forward",
+        Action::Succeed { .. } => "succeed",
+        Action::Adopt { .. } => "took over",
         Action::Suspend(_) => "suspend",
         Action::Probe(_) => "probe",
         Action::Exit(Ending::Stopped) => "ended: stopped",
@@ -88,6 +96,8 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::Report(report) => match report {
             Report::UpgradeDone { .. } => "upgrade done",
             Report::UpgradeFailed { replaced: 1.., .. } => "upgrade failed half-way",
+            Report::UpgradeFailed { left: true, .. } => "upgrade failed: after the old one left",
+            Report::UpgradeFailed { why: Failure::NoSuccessor { .. }, .. } => "upgrade failed: no successor",
             Report::UpgradeFailed { why: Failure::Exited { ready: true, .. }, .. } => {
                 "upgrade failed: exited after its ack"
             }

@@ -40,6 +40,8 @@ struct Process {
     dead: Option<Exit>,
     told: bool,
     remains: bool,
+    /// Another worker has started it, or may have.
+    heir: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -235,7 +237,16 @@ impl<'a> World<'a> {
                 }
                 self.tell(event)?;
                 self.follow(event);
-                if !self.calm && self.rng.chance(6) && !matches!(event, Event::Request(_)) {
+                // One that came too soon is no news yet, and may be later.
+                let adopts = |action: &Action| matches!(action, Action::Adopt { .. });
+                let news = match event {
+                    Event::Request(_) => false,
+                    Event::Succeeded(_) => {
+                        self.log.steps.last().is_some_and(|step| step.2.iter().any(adopts))
+                    }
+                    _ => true,
+                };
+                if !self.calm && self.rng.chance(6) && news {
                     self.tell_stale(event)?;
                 }
                 if !self.calm && self.rng.chance(3) {
@@ -295,6 +306,11 @@ impl<'a> World<'a> {
                 process.remains = process.script.remains != Remains::Nothing;
                 Event::Exited { worker, exit, remains: process.remains }
             }
+            Deed::Succeed => {
+                let leaves = self.now + self.rng.moment();
+                self.put(leaves, Due::Deed(worker, Deed::Exit(Exit::Code(0))));
+                Event::Succeeded(worker)
+            }
         };
         self.put(self.now + lag, Due::Tell(event));
     }
@@ -348,6 +364,17 @@ impl<'a> World<'a> {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Spawn { worker, .. } => self.spawn(worker),
+            Action::Succeed { worker, of, .. } => self.succeed(worker, of),
+            Action::Adopt { worker, .. } => {
+                let good = self.calm || !self.rng.chance(self.badness);
+                let script = Script::heir(&mut self.rng, &self.policy, good);
+                for (after, deed) in script.deeds.clone() {
+                    self.put(self.now + after, Due::Deed(worker, deed));
+                }
+                let heir =
+                    Process { script, running: true, dead: None, told: false, remains: false, heir: true };
+                self.processes.insert(worker, heir);
+            }
             Action::Probe(worker) => {
                 if let Some(kind) = self.processes.get(&worker).and_then(|process| process.script.probed) {
                     self.put(self.now, Due::Deed(worker, Deed::Ack(kind)));
@@ -398,8 +425,30 @@ impl<'a> World<'a> {
             None => Event::Spawned(worker),
         };
         self.put(self.now + script.spawn_takes, Due::Tell(news));
-        let process = Process { script, running: false, dead: None, told: false, remains: false };
+        let process =
+            Process { script, running: false, dead: None, told: false, remains: false, heir: false };
         self.processes.insert(worker, process);
+    }
+
+    /// The old worker starts a successor and leaves, or waits to be asked to; or it
+    /// does nothing of the kind, or dies of the signal.
+    fn succeed(&mut self, worker: WorkerId, of: WorkerId) {
+        let good = self.calm || !self.rng.chance(self.badness);
+        let script = Script::heir(&mut self.rng, &self.policy, good);
+        let known = self.now + script.spawn_takes;
+        let appears = good || self.rng.chance(60);
+        if appears {
+            self.put(known, Due::Tell(Event::Spawned(worker)));
+        }
+        if !appears && self.rng.chance(50) {
+            self.put(known, Due::Deed(of, Deed::Exit(Exit::Signal(12))));
+        }
+        if appears && self.rng.chance(50) {
+            let leaves = known + self.rng.ms(&[0, 50, 300, 1000]);
+            self.put(leaves, Due::Deed(of, Deed::Succeed));
+        }
+        let heir = Process { script, running: false, dead: None, told: false, remains: false, heir: true };
+        self.processes.insert(worker, heir);
     }
 
     fn look_alive(&mut self) {
@@ -424,11 +473,18 @@ impl<'a> World<'a> {
         self.calm = true;
         let waiting: Vec<WorkerId> = self.processes.keys().copied().collect();
         for worker in waiting {
-            self.put(self.now, Due::Deed(worker, Deed::Ack(hoped_for(&self.policy))));
+            let process = self.processes.get(&worker);
+            let heir = process.is_some_and(|process| process.heir);
+            if heir && process.is_some_and(|process| !process.running) {
+                self.put(self.now, Due::Tell(Event::Spawned(worker)));
+            }
+            let ack = if heir { AckKind::Accepting } else { hoped_for(&self.policy) };
+            self.put(self.now, Due::Deed(worker, Deed::Ack(ack)));
         }
         // A start under way may still come to run a worker that says nothing.
         for process in self.processes.values_mut().filter(|process| !process.running) {
-            process.script.deeds.push((Duration::ZERO, Deed::Ack(hoped_for(&self.policy))));
+            let ack = if process.heir { AckKind::Accepting } else { hoped_for(&self.policy) };
+            process.script.deeds.push((Duration::ZERO, Deed::Ack(ack)));
         }
     }
 

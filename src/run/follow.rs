@@ -1,0 +1,286 @@
+//! Follow mode: the worker binds its own sockets and, at our signal, starts its
+//! own successor.
+//!
+//! Who that is, is read from `/proc`. While the old worker lives, it is a new
+//! descendant that has executed a program and holds one of the old one's listening
+//! sockets; it is ready when the whole of what it holds is waited on, or accepted
+//! from. Once the old one has been reaped, it is the orphan that holds one: a
+//! helper that went into the background holds none, and the forked workers of a
+//! server that crashed have executed nothing. A successor may be a child of the old one for as long as that
+//! lives: then its end is looked for, and its exit status is not ours to know.
+
+use super::Run;
+use crate::ack::accepting;
+use crate::books::{Heir, Process};
+use crate::core::ShownStage;
+use crate::core::event::{AckKind, Event, Exit, Generation, Slot, WorkerId};
+use crate::signals;
+use crate::sys::tree::{self, Family, Stat};
+use crate::sys::{listening, process};
+use log::info;
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+
+/// A process that holds one of a worker's listening sockets.
+struct Candidate {
+    pid: Pid,
+    stat: Stat,
+    /// Everything that it listens on is waited on.
+    accepting: bool,
+}
+
+impl Run {
+    /// Has the worker `of` start its own successor, `id`.
+    pub(super) fn succeed(&mut self, id: WorkerId, of: WorkerId, generation: Generation, slot: Slot) {
+        let (Some(signal), Some(old)) = (self.config.follow, self.books.process(of)) else { return };
+        let mut before: BTreeSet<Pid> = tree::descendants(old.pid).into_iter().collect();
+        before.extend(self.books.unknown_children());
+        let old = old.pid;
+        self.remember_listeners(of);
+        self.books.open(id, generation, slot);
+        if let Some(entry) = self.books.get_mut(id) {
+            entry.heir = Some(Heir { of, before });
+        }
+        info!(generation = generation.0; "{generation}: pid {old} is sent {}, to start its successor", signals::name(signal as i32));
+        self.books.signal(of, signal as i32);
+    }
+
+    /// The successor that was found unasked is a worker from now on.
+    pub(super) fn adopt(&mut self, id: WorkerId, of: WorkerId, generation: Generation, slot: Slot) {
+        self.books.open(id, generation, slot);
+        if let Some(entry) = self.books.get_mut(id) {
+            entry.heir = Some(Heir { of, before: BTreeSet::new() });
+        }
+        let pid = self.books.get_mut(of).and_then(|entry| entry.process.as_mut()?.successor.take());
+        if let Some(pid) = pid {
+            self.attach(id, of, pid);
+            self.remember_listeners(id);
+        }
+    }
+
+    /// Whether a worker that we started accepts, on everything that it listens on.
+    pub(super) fn probe_first(&mut self, id: WorkerId) {
+        let Some(process) = self.books.process(id).filter(|_| self.config.acks.accepting) else { return };
+        let inodes = listening::held(&self.books.own_tree(id));
+        if accepting::is_accepting(process.pid, &inodes) {
+            self.soon.push_back(Event::Ack(id, AckKind::Accepting));
+        }
+    }
+
+    /// Looks for the process of a successor, then whether it accepts and lives.
+    pub(super) fn probe_successor(&mut self, id: WorkerId) {
+        let Some(heir) = self.books.get(id).and_then(|entry| entry.heir.as_ref()) else { return };
+        let of = heir.of;
+        if self.books.process(id).is_none() {
+            let Some(found) = self.candidate(of, |candidate| candidate.stat.executed) else { return };
+            self.attach(id, of, found.pid);
+            self.soon.push_back(Event::Spawned(id));
+        }
+        self.look_for_unseen_ends();
+        let Some(process) = self.books.process(id).filter(|process| !process.reaped) else { return };
+        let (theirs, before) = (self.books.own_tree(id), self.books.own_tree(of));
+        let held = listening::held(&theirs);
+        let busy = || !held.is_empty() && listening::have_accepted(&theirs, &before, &held);
+        if accepting::is_accepting(process.pid, &held) || busy() {
+            self.soon.push_back(Event::Ack(id, AckKind::Accepting));
+        }
+    }
+
+    /// A worker has been reaped: does a process go on in its place? True if that is
+    /// the same worker, which has only gone into the background.
+    pub(super) fn is_carried_on(&mut self, id: WorkerId, exit: process::Exit) -> bool {
+        let stage = self.core.workers().find(|shown| shown.worker == id).map(|shown| shown.stage);
+        let starting = match stage {
+            Some(ShownStage::Starting) => true,
+            Some(ShownStage::Ready) => false,
+            _ => return false,
+        };
+        if self.config.follow.is_none() || self.books.stopping {
+            return false;
+        }
+        let heir = self.heir_of(id);
+        if let Some(heir) = heir.filter(|&heir| self.books.process(heir).is_some()) {
+            self.soon.push_back(Event::Ack(heir, AckKind::Takeover));
+            return false;
+        }
+        let clean = exit == process::Exit::Code(0);
+        let found = self.candidate(id, |candidate| match candidate.stat.executed {
+            true => clean || candidate.accepting,
+            // A server goes into the background before it is ready.
+            false => clean && starting,
+        });
+        let Some(found) = found else { return false };
+        if starting && clean {
+            self.replace(id, found.pid);
+            return true;
+        }
+        match heir {
+            Some(heir) => {
+                self.attach(heir, id, found.pid);
+                self.soon.push_back(Event::Spawned(heir));
+                self.soon.push_back(Event::Ack(heir, AckKind::Takeover));
+            }
+            None => self.say_succeeded(id, found.pid),
+        }
+        false
+    }
+
+    /// Workers that leave to a successor, asked to by us or by somebody else: they
+    /// get no stop signal, and nothing more is asked of them.
+    pub(super) fn look_for_takeovers(&mut self) {
+        if self.config.follow.is_none() || self.books.stopping {
+            return;
+        }
+        let ready = self.core.workers().filter(|shown| shown.stage == ShownStage::Ready);
+        for id in ready.map(|shown| shown.worker).collect::<Vec<_>>() {
+            let heir = self.heir_of(id);
+            let process = heir.and_then(|heir| self.books.process(heir));
+            let known = process.filter(|process| process.lives()).map(|process| process.pid);
+            let found = match (heir, known) {
+                (_, Some(pid)) => Some(pid),
+                (Some(_), None) => None,
+                (None, None) => {
+                    let serves = |candidate: &Candidate| candidate.stat.executed && candidate.accepting;
+                    self.candidate(id, serves).map(|found| found.pid)
+                }
+            };
+            let Some(pid) = found else { continue };
+            let theirs: Vec<Pid> = std::iter::once(pid).chain(tree::descendants(pid)).collect();
+            let own: Vec<Pid> =
+                self.books.own_tree(id).into_iter().filter(|pid| !theirs.contains(pid)).collect();
+            let held = listening::held(&theirs);
+            if !held.is_empty() && accepting::has_let_go(&own, &held) {
+                self.say_succeeded(id, pid);
+            }
+        }
+    }
+
+    fn say_succeeded(&mut self, id: WorkerId, successor: Pid) {
+        if let Some(process) = self.books.get_mut(id).and_then(|entry| entry.process.as_mut()) {
+            process.successor = Some(successor);
+            process.until = tree::stat(successor).map(|stat| stat.born);
+            process.leads = false;
+        }
+        self.soon.push_back(Event::Succeeded(id));
+    }
+
+    /// Adopted workers that have ended as children of somebody else.
+    pub(super) fn look_for_unseen_ends(&mut self) {
+        for worker in self.books.gone(|_| false) {
+            let Some(process) = self.books.process(worker) else { continue };
+            let ours = tree::parent(process.pid) == Some(Pid::this());
+            if !process.adopted || process.reaped || process.lives() || ours {
+                continue;
+            }
+            self.books.reaped(worker, self.clock.now());
+            let remains = self.books.remains(worker);
+            self.soon.push_back(Event::Exited { worker, exit: Exit::Unseen, remains });
+        }
+    }
+
+    /// Notes which sockets a worker listens on: it cannot be asked once it has gone.
+    pub(super) fn remember_listeners(&mut self, id: WorkerId) {
+        if self.config.follow.is_none() {
+            return;
+        }
+        let held = listening::held(&self.books.own_tree(id));
+        let process = self.books.get_mut(id).and_then(|entry| entry.process.as_mut());
+        if let Some(process) = process.filter(|_| !held.is_empty()) {
+            process.listening = held;
+        }
+    }
+
+    /// From its birth on, what is born is a new worker's and no longer an older one's.
+    pub(super) fn note_birth(&mut self, id: WorkerId) {
+        let pid = self.books.process(id).map(|process| process.pid);
+        let Some(stat) = pid.filter(|_| self.config.follow.is_some()).and_then(tree::stat) else { return };
+        for other in self.books.gone(|_| false) {
+            let process = self.books.get_mut(other).and_then(|entry| entry.process.as_mut());
+            let Some(process) = process else { continue };
+            if other == id {
+                process.born = stat.born;
+                process.since = stat.born;
+            } else {
+                process.until.get_or_insert(stat.born);
+            }
+        }
+    }
+
+    /// The worker that the worker `id` has been asked to start.
+    fn heir_of(&self, id: WorkerId) -> Option<WorkerId> {
+        let shown = self.core.workers().filter(|shown| {
+            matches!(shown.stage, ShownStage::Starting | ShownStage::Ready)
+                && self
+                    .books
+                    .get(shown.worker)
+                    .is_some_and(|entry| entry.heir.as_ref().is_some_and(|heir| heir.of == id))
+        });
+        shown.map(|shown| shown.worker).next()
+    }
+
+    /// The process that succeeds the worker `of`, one that accepts before others.
+    fn candidate(&self, of: WorkerId, suits: impl Fn(&Candidate) -> bool) -> Option<Candidate> {
+        let old = self.books.process(of)?;
+        let heir = self.heir_of(of).and_then(|heir| self.books.get(heir)?.heir.as_ref());
+        let below = if old.reaped { Vec::new() } else { tree::descendants(old.pid) };
+        let all = below.into_iter().chain(self.books.unknown_children());
+        let new = all.filter(|pid| heir.is_none_or(|heir| !heir.before.contains(pid)));
+        let mut best: Option<Candidate> = None;
+        for pid in new {
+            let Some(stat) = tree::stat(pid).filter(Stat::is_live) else { continue };
+            if !old.reaped && !stat.executed {
+                continue;
+            }
+            let theirs: Vec<Pid> = std::iter::once(pid).chain(tree::descendants(pid)).collect();
+            let held = listening::held(&theirs);
+            let shares = old.listening.is_empty() || !held.is_disjoint(&old.listening);
+            if held.is_empty() || !shares {
+                continue;
+            }
+            let found = Candidate { pid, stat, accepting: accepting::is_accepting(pid, &held) };
+            if suits(&found) && (found.accepting || best.is_none()) {
+                let done = found.accepting;
+                best = Some(found);
+                if done {
+                    break;
+                }
+            }
+        }
+        best
+    }
+
+    /// `pid` is the process of `id`. It shares the group of the worker `of`, which
+    /// therefore leads no longer.
+    fn attach(&mut self, id: WorkerId, of: WorkerId, pid: Pid) {
+        let Some(old) = self.books.get_mut(of).and_then(|entry| entry.process.as_mut()) else { return };
+        old.leads = false;
+        let (family, from) = (Family { worker: pid, ..old.family }, old.pid);
+        let mut process = Process::started(family, false, process::pidfd(pid));
+        process.adopted = true;
+        process.listening.clone_from(&old.listening);
+        let Some(entry) = self.books.get_mut(id) else { return };
+        let generation = entry.generation;
+        entry.process = Some(process);
+        self.note_birth(id);
+        info!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {from} started pid {pid}, its successor");
+    }
+
+    /// The worker goes on as `pid`: its first process has only started that one.
+    fn replace(&mut self, id: WorkerId, pid: Pid) {
+        let Some(entry) = self.books.get_mut(id) else { return };
+        let generation = entry.generation;
+        let Some(process) = &mut entry.process else { return };
+        let (from, since) = (process.pid, process.since);
+        let mut now = Process::started(Family { worker: pid, ..process.family }, false, process::pidfd(pid));
+        now.adopted = true;
+        now.listening.append(&mut process.listening);
+        now.check = process.check.take();
+        *process = now;
+        self.note_birth(id);
+        // What the first process left behind is this worker's as well.
+        if let Some(process) = self.books.get_mut(id).and_then(|entry| entry.process.as_mut()) {
+            process.since = since;
+        }
+        info!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {from} went into the background as pid {pid}");
+    }
+}

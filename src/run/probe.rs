@@ -1,0 +1,62 @@
+//! Looks at a worker that is to become ready, and the user's own check of it.
+
+use super::Run;
+use crate::ack::accepting;
+use crate::core::event::{AckKind, Event, WorkerId};
+use crate::launch::start::refused;
+use crate::sys::{child, process};
+use log::warn;
+use nix::sys::signal::Signal;
+
+impl Run {
+    /// Is the worker accepting? Is the user's check done? An answer comes as an
+    /// ack; a check that still runs is not started twice.
+    pub(super) fn probe(&mut self, id: WorkerId) {
+        if self.books.get(id).is_some_and(|entry| entry.heir.is_some()) {
+            return self.probe_successor(id);
+        }
+        if self.config.follow.is_some() {
+            self.probe_first(id);
+        } else if self.config.acks.accepting
+            || self.books.process(id).is_some_and(|process| process.terms > 0)
+        {
+            let slot = self.books.get(id).map_or(0, |entry| entry.slot.0);
+            let inodes = self.common.listeners.iter().map(|listener| listener.inode(slot)).collect();
+            if self.books.process(id).is_some_and(|process| accepting::is_accepting(process.pid, &inodes)) {
+                self.soon.push_back(Event::Ack(id, AckKind::Accepting));
+                if self.books.process(id).is_some_and(|process| process.terms > 0) {
+                    self.soon.push_back(Event::Ack(id, AckKind::ParentTerm));
+                }
+            }
+        }
+        if self.books.process(id).is_some_and(|process| process.check.is_none())
+            && let Some(command) = self.config.acks.exec.clone()
+        {
+            self.check(id, &command);
+        }
+    }
+
+    fn check(&mut self, id: WorkerId, command: &str) {
+        let Some(entry) = self.books.get_mut(id) else { return };
+        let (Some(process), Some(reading)) = (&mut entry.process, self.readings.get(&entry.generation))
+        else {
+            return;
+        };
+        let pid = process.pid.as_raw();
+        let launch = self.common.check(reading, command, entry.generation, entry.slot, pid);
+        let started =
+            launch.and_then(|launch| child::spawn(&launch).map_err(|error| refused(&error, reading)));
+        match started {
+            Ok(child) => process.check = Some(child.pid),
+            Err(refused) => warn!("cannot run the check of pid {pid}: {}", refused.message),
+        }
+    }
+
+    /// A check that nobody waits for any more goes with everything that it started.
+    pub(super) fn end_check(&mut self, id: WorkerId) {
+        let process = self.books.get_mut(id).and_then(|entry| entry.process.as_mut());
+        if let Some(check) = process.and_then(|process| process.check.take()) {
+            let _ = process::signal_group(check, Signal::SIGKILL as i32);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Listening sockets by inode: which ones a process holds, read from `/proc`.
+//!
+//! As in [`tree`](super::tree), everything here is evidence about a moment that
+//! has passed, and without `/proc` or the right to look there is none.
+
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+
+/// The stream sockets that one of `pids` holds and that listen. They are taken
+/// to share the network namespace of the first that is there.
+pub fn held(pids: &[Pid]) -> BTreeSet<u64> {
+    let held: BTreeSet<u64> = pids.iter().flat_map(|&pid| sockets(pid)).collect();
+    if held.is_empty() {
+        return held;
+    }
+    let listening = pids.iter().find_map(|&pid| listening(pid)).unwrap_or_default();
+    held.intersection(&listening).copied().collect()
+}
+
+/// Every socket that `pid` has a descriptor of.
+pub fn sockets(pid: Pid) -> BTreeSet<u64> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| inode_of(&fs::read_link(entry.path()).ok()?.to_string_lossy())).collect()
+}
+
+/// The inode in `socket:[123]`, which is what a link of `/proc/PID/fd` leads to.
+pub fn inode_of(target: &str) -> Option<u64> {
+    target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// Those that listen in the network namespace of `pid`.
+fn listening(pid: Pid) -> Option<BTreeSet<u64>> {
+    let unix = File::open(format!("/proc/{pid}/net/unix")).ok()?;
+    let mut inodes: BTreeSet<u64> = lines(unix).filter_map(|line| unix_inode(&line)).collect();
+    for table in ["tcp", "tcp6"] {
+        if let Ok(table) = File::open(format!("/proc/{pid}/net/{table}")) {
+            // The kernel lists them before all connections, which may be many.
+            inodes.extend(lines(table).map_while(|line| tcp_inode(&line)));
+        }
+    }
+    Some(inodes)
+}
+
+/// Whether `pids`, and none of `others`, hold a TCP connection to each of these
+/// listeners: they have accepted it. A server that never rests is seen so when it
+/// is never seen to wait.
+pub fn have_accepted(pids: &[Pid], others: &[Pid], listeners: &BTreeSet<u64>) -> bool {
+    let Some(table) = pids.iter().find_map(|&pid| connections(pid)) else { return false };
+    let inherited: BTreeSet<u64> = others.iter().flat_map(|&pid| sockets(pid)).collect();
+    let own: BTreeSet<u64> = pids.iter().flat_map(|&pid| sockets(pid)).collect();
+    let served: BTreeSet<&str> = table
+        .iter()
+        .filter(|row| !row.listens && own.contains(&row.inode) && !inherited.contains(&row.inode))
+        .map(|row| row.port.as_str())
+        .collect();
+    listeners.iter().all(|&inode| {
+        table.iter().any(|row| row.listens && row.inode == inode && served.contains(row.port.as_str()))
+    })
+}
+
+/// A line of the TCP tables.
+struct Row {
+    port: String,
+    listens: bool,
+    inode: u64,
+}
+
+fn connections(pid: Pid) -> Option<Vec<Row>> {
+    let tables = ["tcp", "tcp6"].map(|table| File::open(format!("/proc/{pid}/net/{table}")).ok());
+    let [four, six] = tables;
+    let rows = lines(four?).chain(six.into_iter().flat_map(lines));
+    Some(rows.filter_map(|line| tcp_row(&line)).collect())
+}
+
+/// The lines below the heading.
+fn lines(table: File) -> impl Iterator<Item = String> {
+    BufReader::new(table).lines().skip(1).map_while(Result::ok)
+}
+
+/// proc_pid_net(5): the second field is the local address, the fourth the state,
+/// the tenth the inode.
+fn tcp_row(line: &str) -> Option<Row> {
+    /// TCP_LISTEN.
+    const LISTENS: &str = "0A";
+    let mut fields = line.split_whitespace();
+    let (_, port) = fields.nth(1)?.rsplit_once(':')?;
+    let listens = fields.nth(1)? == LISTENS;
+    Some(Row { port: port.into(), listens, inode: fields.nth(5)?.parse().ok()? })
+}
+
+/// The inode of a socket that listens.
+fn tcp_inode(line: &str) -> Option<u64> {
+    tcp_row(line).filter(|row| row.listens).map(|row| row.inode)
+}
+
+/// The fourth field holds the flags, the seventh the inode.
+fn unix_inode(line: &str) -> Option<u64> {
+    /// __SO_ACCEPTCON.
+    const LISTENS: u32 = 1 << 16;
+    let mut fields = line.split_whitespace();
+    let flags = u32::from_str_radix(fields.nth(3)?, 16).ok()?;
+    (flags & LISTENS != 0).then(|| fields.nth(2)?.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixListener;
+
+    fn inode(socket: &impl AsRawFd) -> u64 {
+        let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).expect("a link");
+        inode_of(&link.to_string_lossy()).expect("a socket")
+    }
+
+    #[test]
+    fn listeners_are_told_from_connections() {
+        let four = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let client = TcpStream::connect(four.local_addr().expect("an address")).expect("connect");
+        let path = tempfile::tempdir().expect("a directory");
+        let unix = UnixListener::bind(path.path().join("s")).expect("bind");
+        let (server, _) = four.accept().expect("accept");
+        let (we, listener) = ([Pid::this()], BTreeSet::from([inode(&four)]));
+        assert!(have_accepted(&we, &[], &listener) && !have_accepted(&we, &we, &listener));
+        drop((client.shutdown(std::net::Shutdown::Both), server));
+        let held = held(&[Pid::from_raw(i32::MAX), Pid::this()]);
+        assert!(held.contains(&inode(&four)) && held.contains(&inode(&unix)), "{held:?}");
+        assert!(!held.contains(&inode(&client)), "{held:?}");
+    }
+
+    #[test]
+    fn lines_of_another_form_are_none() {
+        for line in ["", "sl local_address rem_address st", "0: 0100007F:1389 00000000:0000 01 0 0 0 0 0 7"] {
+            assert_eq!(tcp_inode(line), None, "{line}");
+        }
+        for line in ["", "Num RefCount Protocol Flags", "0: 00000003 00000000 00000000 0001 03 5150"] {
+            assert_eq!(unix_inode(line), None, "{line}");
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Servers that start their own successor (`--follow`), by a small one that does it in the
+//! manner of each kind: the successor sends its predecessor away, at once (endless) or when it
+//! accepts (grace), or both stay until one is asked to leave (nginx).
+
+mod common;
+
+use common::{Scene, Signal, Wrapper, pid_in, says, until, who};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use std::fs;
+use std::io::Read;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// Its directory tells it how to behave: `manner` for all, `next` for successors alone. A second
+/// TERM or QUIT ends it by that signal.
+const SERVER: &str = r"
+import os, select, signal, socket, sys
+place = sys.argv[1]
+at = lambda name: os.path.join(place, name)
+def read(name):
+    try:
+        with open(at(name)) as file: return file.read().strip()
+    except OSError: return ''
+def write(name, text):
+    with open(at(name + '.new'), 'w') as file: file.write(text)
+    os.rename(at(name + '.new'), at(name))
+manner, heir = read('manner'), os.environ.get('SERVER_FD')
+following = read('next') if heir else ''
+if following == 'exit': os._exit(3)
+if heir:
+    listener = socket.socket(fileno=int(heir))
+else:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(('127.0.0.1', int(read('port') or 0)))
+    listener.listen(128)
+    write('port', str(listener.getsockname()[1]))
+    if manner == 'background':
+        if os.fork(): os._exit(0)
+        os.setsid()
+if following == 'hang':
+    write('hung', str(os.getpid()))
+    signal.pause()
+if manner == 'prefork' and os.fork(): signal.pause()
+wake, wakes = os.pipe()
+os.set_blocking(wakes, False)
+signal.set_wakeup_fd(wakes)
+leaving = False
+def leave(number, frame):
+    global leaving
+    leaving = True
+    signal.signal(number, signal.SIG_DFL)
+def succeed(number, frame):
+    if manner == 'ignore': return
+    if manner == 'helper':
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork(): os._exit(0)
+            listener.close()
+            write('helper', str(os.getpid()))
+            os.execvp('sleep', ['sleep', '1000'])
+        os.wait()
+        os._exit(0)
+    listener.set_inheritable(True)
+    if os.fork() == 0:
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, 'SERVER_FD': str(listener.fileno())})
+signal.signal(signal.SIGTERM, leave)
+signal.signal(signal.SIGQUIT, leave)
+signal.signal(signal.SIGUSR2, succeed)
+if heir and manner == 'endless': os.kill(os.getppid(), signal.SIGTERM)
+listener.setblocking(False)
+epoll = select.epoll()
+epoll.register(wake, select.EPOLLIN)
+epoll.register(listener.fileno(), select.EPOLLIN)
+if heir and manner == 'grace': os.kill(os.getppid(), signal.SIGTERM)
+while not leaving:
+    if following == 'die' and read('die'): os._exit(3)
+    for fd, _ in epoll.poll(0.01 if following == 'die' else -1):
+        if fd == wake:
+            os.read(wake, 100)
+            continue
+        try: client, _ = listener.accept()
+        except BlockingIOError: continue
+        client.sendall(b'pid=%d\n' % os.getpid())
+        client.close()
+epoll.unregister(listener.fileno())
+listener.close()
+while read('hold') == str(os.getpid()): select.select([], [], [], 0.005)
+";
+
+/// A scene with a server of that manner, and a wrapper that follows it.
+fn follow(manner: &str, args: &[&str]) -> (Scene, Wrapper) {
+    let scene = Scene::new();
+    fs::write(scene.path("server.py"), SERVER).unwrap();
+    fs::write(scene.path("manner"), manner).unwrap();
+    let command = ["python3".to_owned(), scene.arg("server.py"), scene.arg("")];
+    let wrapper =
+        scene.start_command(&[&["--follow", "USR2", "--ack", "accepting"], args].concat(), &command);
+    wrapper.log.wait(&says::ready(1));
+    (scene, wrapper)
+}
+
+fn address(scene: &Scene) -> String {
+    format!("127.0.0.1:{}", fs::read_to_string(scene.path("port")).unwrap())
+}
+
+fn serving(scene: &Scene) -> i32 {
+    pid_in(&who(&address(scene)))
+}
+
+fn number_in(scene: &Scene, name: &str) -> i32 {
+    until(name, || scene.path(name).exists());
+    fs::read_to_string(scene.path(name)).unwrap().parse().unwrap()
+}
+
+fn lives(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+fn send(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+/// Two upgrades in a row, and a stop; the wrapper's pid and pid file stay.
+fn upgrade_twice(manner: &str, args: &[&str]) {
+    let (scene, wrapper) = follow(manner, args);
+    let mut pids = vec![serving(&scene)];
+    for generation in [2, 3] {
+        wrapper.signal(Signal::SIGHUP);
+        wrapper.log.wait(&format!("generation {generation}: serves after"));
+        wrapper.log.wait(&says::exited(generation - 1, 0));
+        pids.push(serving(&scene));
+    }
+    pids.dedup();
+    assert_eq!(pids.len(), 3, "each was succeeded: {pids:?}");
+    let left = wrapper.children();
+    assert!(left.iter().all(|(pid, _)| Some(pid) == pids.last()), "{left:?} are not {pids:?}");
+    let log = wrapper.log.clone();
+    wrapper.stop();
+    assert!(log.has(&says::exited(3, 0)));
+    assert!(!log.has("was ended by signal"), "{:?}", log.all());
+}
+
+#[test]
+fn one_that_sends_its_predecessor_away_when_it_accepts() {
+    upgrade_twice("grace", &[]);
+}
+
+#[test]
+fn one_that_sends_its_predecessor_away_at_once() {
+    upgrade_twice("endless", &["--soak", "0"]);
+}
+
+#[test]
+fn one_whose_predecessor_stays_until_it_is_asked() {
+    upgrade_twice("nginx", &["--stop-signal", "QUIT"]);
+}
+
+#[test]
+fn one_that_goes_into_the_background() {
+    upgrade_twice("background", &["--stop-signal", "QUIT"]);
+}
+
+#[test]
+fn our_pid_file_stays() {
+    let scene = Scene::new();
+    let file = scene.run().join("pid");
+    fs::write(scene.path("server.py"), SERVER).unwrap();
+    fs::write(scene.path("manner"), "grace").unwrap();
+    let command = ["python3".to_owned(), scene.arg("server.py"), scene.arg("")];
+    let args = ["--follow", "USR2", "--ack", "accepting", "--pid-file", file.to_str().unwrap()];
+    let wrapper = scene.start_command(&args, &command);
+    wrapper.log.wait(&says::ready(1));
+    let ours = format!("{}\n", wrapper.pid);
+    assert_eq!(fs::read_to_string(&file).unwrap(), ours);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::ready(2));
+    assert_eq!(fs::read_to_string(&file).unwrap(), ours);
+    wrapper.stop();
+}
+
+#[test]
+fn a_worker_that_is_told_to_restart_by_somebody_else_is_followed() {
+    let (scene, wrapper) = follow("grace", &[]);
+    for generation in [2, 3] {
+        let old = serving(&scene);
+        send(old, Signal::SIGUSR2);
+        let line = wrapper.log.wait(&format!("generation {generation}: pid * took over from pid {old}"));
+        scene.wait_gone(old);
+        assert!(line.contains(&format!("pid {} took over", serving(&scene))), "{line}");
+    }
+    assert!(!wrapper.log.has("starts again"));
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("generation 4: serves after");
+    wrapper.stop();
+}
+
+#[test]
+fn a_worker_that_leaves_by_itself_gets_no_signal() {
+    let (scene, mut wrapper) = follow("grace", &[]);
+    let old = serving(&scene);
+    fs::write(scene.path("hold"), old.to_string()).unwrap();
+    send(old, Signal::SIGUSR2);
+    until("the successor serves alone", || {
+        serving(&scene) != old
+            && fs::read_dir(format!("/proc/{old}/fd")).is_ok_and(|fds| {
+                !fds.flatten().any(|fd| {
+                    fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
+                })
+            })
+    });
+    // The stop is for the successor; the old one would die of it.
+    wrapper.signal(Signal::SIGTERM);
+    wrapper.log.wait("generation 2: pid * took over from");
+    wrapper.log.wait("generation 2: pid * ended (");
+    assert!(lives(old));
+    fs::remove_file(scene.path("hold")).unwrap();
+    assert_eq!(wrapper.exit_status(), 0);
+    assert!(wrapper.log.has(&says::exited(1, 0)), "{:?}", wrapper.log.all());
+}
+
+#[test]
+fn no_successor_is_a_failed_upgrade() {
+    let (scene, wrapper) = follow("ignore", &["--ack-timeout", "4s"]);
+    let old = serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&says::failed(2));
+    assert!(line.contains("no successor") && line.contains("generation 1 still serves"), "{line}");
+    assert_eq!(serving(&scene), old);
+    wrapper.stop();
+}
+
+#[test]
+fn a_signal_that_ends_the_worker_is_a_crash() {
+    let (scene, wrapper) = follow("grace", &["--on", "USR1=upgrade"]);
+    let old = serving(&scene);
+    send(old, Signal::SIGSTOP);
+    wrapper.signal(Signal::SIGUSR1);
+    wrapper.log.wait("is sent USR2");
+    send(old, Signal::SIGKILL);
+    let line = wrapper.log.wait(&says::failed(2));
+    assert!(line.contains("left no successor"), "{line}");
+    wrapper.log.wait_nth(&says::started(1), 2);
+    wrapper.log.wait_nth("generation 1: ready after", 2);
+    assert_ne!(serving(&scene), old);
+    wrapper.stop();
+}
+
+#[test]
+fn a_successor_that_exits_changes_nothing() {
+    let (scene, wrapper) = follow("nginx", &["--ack-timeout", "4s"]);
+    fs::write(scene.path("next"), "exit").unwrap();
+    let old = serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::failed(2));
+    assert_eq!(serving(&scene), old);
+    fs::remove_file(scene.path("next")).unwrap();
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("generation 3: serves after");
+    wrapper.stop();
+}
+
+#[test]
+fn a_successor_that_dies_while_it_soaks_changes_nothing() {
+    let (scene, wrapper) = follow("nginx", &["--soak", "2s"]);
+    fs::write(scene.path("next"), "die").unwrap();
+    let old = serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("generation 2: ready after * (accepting)");
+    fs::write(scene.path("die"), "1").unwrap();
+    let line = wrapper.log.wait(&says::failed(2));
+    assert!(line.contains("soon after it was ready"), "{line}");
+    assert_eq!(serving(&scene), old);
+    wrapper.stop();
+}
+
+#[test]
+fn a_successor_that_hangs_is_stopped() {
+    let (scene, wrapper) = follow("nginx", &["--ack-timeout", "4s"]);
+    fs::write(scene.path("next"), "hang").unwrap();
+    let old = serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::failed(2));
+    let hung = number_in(&scene, "hung");
+    until("the successor is stopped", || !lives(hung));
+    assert_eq!(serving(&scene), old);
+    wrapper.stop();
+}
+
+#[test]
+fn a_worker_that_ends_without_a_successor_is_started_again() {
+    let (scene, wrapper) = follow("grace", &[]);
+    send(serving(&scene), Signal::SIGKILL);
+    wrapper.log.wait("starts again");
+    wrapper.log.wait_nth("generation 1: ready after", 2);
+    assert!(serving(&scene) > 0);
+    wrapper.stop();
+}
+
+#[test]
+fn a_helper_in_the_background_is_no_successor() {
+    let (scene, wrapper) = follow("helper", &[]);
+    send(serving(&scene), Signal::SIGUSR2);
+    wrapper.log.wait("starts again");
+    let helper = number_in(&scene, "helper");
+    until("what was left is stopped", || !lives(helper));
+    wrapper.log.wait_nth("generation 1: ready after", 2);
+    assert!(!wrapper.log.has("took over"));
+    wrapper.stop();
+}
+
+#[test]
+fn forked_workers_of_a_server_that_crashed_are_no_successor() {
+    let (scene, wrapper) = follow("prefork", &[]);
+    let worker = serving(&scene);
+    let line = wrapper.log.wait("generation 1: ready after * pid ");
+    let master: i32 = line.rsplit(' ').next().unwrap().parse().unwrap();
+    assert_ne!(worker, master);
+    send(master, Signal::SIGKILL);
+    until("the worker is stopped", || !lives(worker));
+    wrapper.log.wait_nth("generation 1: ready after", 2);
+    assert!(!wrapper.log.has("took over"));
+    wrapper.stop();
+}
+
+#[test]
+fn no_request_fails() {
+    for (manner, generation) in [("grace", 4), ("nginx", 4)] {
+        let (scene, wrapper) = follow(manner, &["--soak", "0"]);
+        let (finish, answered, failed) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
+        let address = address(&scene);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !finish.load(Ordering::SeqCst) {
+                        let mut answer = String::new();
+                        let read = TcpStream::connect(&address)
+                            .and_then(|mut client| client.read_to_string(&mut answer));
+                        let count =
+                            if read.is_ok() && answer.starts_with("pid=") { &answered } else { &failed };
+                        count.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            for generation in 2..=generation {
+                wrapper.signal(Signal::SIGHUP);
+                wrapper.log.wait(&format!("generation {generation}: serves after"));
+            }
+            finish.store(true, Ordering::SeqCst);
+        });
+        assert_eq!(failed.into_inner(), 0, "{manner}");
+        assert!(answered.into_inner() > 0, "{manner}");
+        wrapper.stop();
+    }
+}
