@@ -122,7 +122,7 @@ fn what_a_worker_leaves_behind_is_known_as_its_own() {
     let lost = *pids.iter().find(|&&pid| is_lost(pid)).expect("one without environment");
     pids.sort();
 
-    let family = Family { worker, supervisor: Pid::this(), start: 7 };
+    let family = Family { worker, group: worker, supervisor: Pid::this(), start: 7 };
     assert!(family.has(worker));
     for pid in pids {
         assert!(family.has(pid), "{pid} descends from it or was left behind");
