@@ -121,7 +121,7 @@ fn ready_and_broken_is_undone() {
 /// accepting. They are asked to leave, and do so gracefully.
 #[test]
 fn workers_left_behind_are_stopped() {
-    let line = "-b 127.0.0.1:8000 -E SERVER_STARTER_PORT=127.0.0.1:8000=3 --ack accepting --stop-signal QUIT \
+    let line = "-b 127.0.0.1:8000 --export server-starter --ack accepting --stop-signal QUIT \
                 -- plackup -E production -s Starlet --max-workers 2 -a app.psgi";
     let Some(mut running) = Running::of(&unlisted(line)) else { return };
     leave_workers_behind(&mut running);
@@ -167,8 +167,7 @@ fn workers(running: &Running) -> Vec<String> {
 /// and nothing of it is left.
 #[test]
 fn one_that_daemonises_is_told_of() {
-    let server =
-        unlisted("-b 127.0.0.1:8000 --ack accepting -- lighttpd -f lighttpd.conf").answers_from_files();
+    let server = unlisted("-b 127.0.0.1:8000 --ack accepting -- lighttpd -f lighttpd.conf");
     if !server.is_here() {
         return;
     }
@@ -176,7 +175,8 @@ fn one_that_daemonises_is_told_of() {
     let prepared = server.prepare(directory.path());
     let mut wrapper = start(&prepared, directory.path());
     let told = wrapper.await_line("our last words", LIMIT, |line| {
-        line.contains("it left processes behind: if it daemonises, run it in the foreground").then_some(())
+        line.contains("it left processes behind: if it daemonises, run it in the foreground (lighttpd: -D)")
+            .then_some(())
     });
     told.unwrap_or_else(|why| panic!("{why}"));
     wrapper.await_end(LIMIT).unwrap_or_else(|why| panic!("{why}"));

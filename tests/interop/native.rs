@@ -1,7 +1,7 @@
 //! Servers in C: nginx, haproxy, lighttpd, h2o.
 
 use crate::driver::upgrade_under_load;
-use crate::server::{server, unlisted};
+use crate::server::server;
 
 #[test]
 fn lighttpd() {
@@ -25,20 +25,17 @@ fn haproxy_master() {
     ));
 }
 
+/// Each generation has a pid file of its own here, in its directory.
 #[test]
 fn nginx() {
     upgrade_under_load(
-        &unlisted("-b 127.0.0.1:8000,nonblock -E NGINX=3; --ack accepting --stop-signal QUIT -- nginx -p . -c nginx.conf")
-            .answers_from_files(),
+        &server("-b 127.0.0.1:8000 --export nginx -- nginx -p . -c nginx.conf").answers_from_files(),
     );
 }
 
 #[test]
 fn h2o() {
     upgrade_under_load(
-        &unlisted(
-            "-b 127.0.0.1:8000 -E SERVER_STARTER_PORT=127.0.0.1:8000=3 --ack accepting -- h2o -c h2o.conf",
-        )
-        .answers_from_files(),
+        &server("-b 127.0.0.1:8000 --export server-starter -- h2o -c h2o.conf").answers_from_files(),
     );
 }

@@ -22,3 +22,21 @@ fn unicorn() {
         "-b 127.0.0.1:8000 --ack accepting --stop-signal QUIT -- unicorn -c unicorn.rb -E none config.ru",
     ));
 }
+
+#[test]
+fn unicorn_by_its_own_variable() {
+    upgrade_under_load(&server(
+        "-b 127.0.0.1:8000 --export unicorn -- unicorn -c unicorn.rb -E none config.ru",
+    ));
+}
+
+#[test]
+fn puma_by_its_own_variables() {
+    upgrade_under_load(
+        &server(
+            "-b 127.0.0.1:8000 --export puma -- puma --config - --bind tcp://127.0.0.1:8000 \
+             --workers 2 --threads 2:4 config.ru",
+        )
+        .may_lose(UPGRADES),
+    );
+}

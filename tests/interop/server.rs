@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crate::client::Target;
 use crate::protocol::Protocol;
 
-/// The host of every sample. A test has one of its own in its place.
-const SAMPLE: &str = "127.0.0.1";
+/// The host and the directory of every sample. A test has its own in their place.
+const SAMPLE_HOST: &str = "127.0.0.1";
+const SAMPLE_DIRECTORY: &str = "/srv/shop";
 
 const README: &str = include_str!("../../README.md");
 
@@ -90,6 +91,8 @@ impl Server {
     /// Puts the samples into a directory and says how the server is run there.
     pub fn prepare(&self, directory: &Path) -> Prepared {
         let host = host_of_our_own();
+        let path = directory.to_str().expect("a temporary directory is UTF-8");
+        let own = |text: &str| text.replace(SAMPLE_HOST, &host).replace(SAMPLE_DIRECTORY, path);
         // Servers that give up root must be able to read it.
         std::fs::set_permissions(directory, Permissions::from_mode(0o755)).expect("it is ours");
         if let Some(name) = self.directory {
@@ -98,12 +101,11 @@ impl Server {
         for sample in std::fs::read_dir(servers()).expect("there are samples").flatten() {
             let text = std::fs::read_to_string(sample.path()).expect("samples are UTF-8");
             let copy = directory.join(sample.file_name());
-            std::fs::write(&copy, text.replace(SAMPLE, &host)).expect("a sample is copied");
+            std::fs::write(&copy, own(&text)).expect("a sample is copied");
             let mode = sample.metadata().expect("a sample is there").permissions();
             std::fs::set_permissions(copy, mode).expect("a sample keeps its mode");
         }
-        let mut words: Vec<String> =
-            words(self.line).into_iter().map(|word| word.replace(SAMPLE, &host)).collect();
+        let mut words: Vec<String> = words(self.line).into_iter().map(|word| own(&word)).collect();
         let program = words.iter().position(|word| word == "--").expect("a line has --") + 1;
         if let Some(launcher) = self.launcher {
             words.insert(program, format!("./{launcher}"));
