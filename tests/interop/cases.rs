@@ -56,6 +56,13 @@ impl Running {
         found.unwrap_or_else(|why| panic!("{why}"));
     }
 
+    fn await_gone(&mut self, generation: u64) {
+        let name = format!("generation {generation}: ");
+        let gone = |line: &str| (line.contains(&name) && line.contains(" exited ")).then_some(());
+        let found = self.wrapper.await_line("the end of the old one", LIMIT, gone);
+        found.unwrap_or_else(|why| panic!("{why}"));
+    }
+
     fn await_replies(&mut self, from: u64) -> u64 {
         let Running { wrapper, load, .. } = self;
         load.await_replies(from, ENOUGH, LIMIT).unwrap_or_else(|why| panic!("{why}\n{}", wrapper.tail()))
@@ -96,9 +103,7 @@ fn ready_too_early_makes_clients_wait() {
     fs::write(&gate, "").expect("it is ours");
     running.wrapper.signal(Signal::SIGUSR2);
     assert_eq!(running.verdict(), Verdict::Upgraded, "READY=1 comes before the import");
-    let gone = |line: &str| (line.contains("generation 1: ") && line.contains(" exited ")).then_some(());
-    let waited = running.wrapper.await_line("the end of generation 1", LIMIT, gone);
-    waited.unwrap_or_else(|why| panic!("{why}"));
+    running.await_gone(1);
     fs::remove_file(gate).expect("it is there");
     running.await_replies(2);
     assert_eq!(running.end("gunicorn"), NOTHING);
@@ -181,4 +186,22 @@ fn one_that_daemonises_is_told_of() {
     told.unwrap_or_else(|why| panic!("{why}"));
     wrapper.await_end(LIMIT).unwrap_or_else(|why| panic!("{why}"));
     assert_eq!(left_in(directory.path(), wrapper.pid()), [""; 0]);
+}
+
+/// php-fpm unlinks the path of its socket when it goes, with the new one on it. The
+/// path is linked back; clients in between find none, and none is lost.
+#[test]
+fn a_path_that_the_old_one_unlinks_comes_back() {
+    let line = "-b /srv/shop/php.sock --export php-fpm --ack notify -- php-fpm8.2 -n -F -y php-fpm-path.conf";
+    let server = unlisted(line).speaks(Protocol::FastCgi("answer.php"));
+    let Some(mut running) = Running::of(&server) else { return };
+    for generation in 2..=4 {
+        running.wrapper.signal(Signal::SIGUSR2);
+        assert_eq!(running.verdict(), Verdict::Upgraded);
+        running.await_gone(generation - 1);
+        running.await_replies(generation);
+    }
+    let mut lost = running.end("php-fpm8.2");
+    lost.remove(&Failure::Refused);
+    assert_eq!(lost, NOTHING);
 }
