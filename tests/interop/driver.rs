@@ -19,7 +19,7 @@ pub const UPGRADES: u64 = 10;
 pub const EACH_CLIENT_ONE: u64 = UPGRADES * CLIENTS as u64;
 
 /// Replies that must come from the new generation before the next upgrade.
-const PROGRESS: u32 = 30;
+pub const PROGRESS: u32 = 30;
 
 /// Nothing here takes this long on a sound machine.
 pub const LIMIT: Duration = Duration::from_secs(60);

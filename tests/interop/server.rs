@@ -76,16 +76,7 @@ impl Server {
 
     /// Is the program on this machine? If not it may be left out, and is said to be.
     pub fn is_here(&self) -> bool {
-        let name = self.name();
-        let found = which::which_in(&name, Some(path()), servers()).is_ok();
-        assert!(
-            found || std::env::var_os("GRACEFUL_RUN_REQUIRE_SERVERS").is_none_or(|value| value != "1"),
-            "{name} is not installed (tests/all installs it)"
-        );
-        if !found {
-            tell(&format!("{name}: left out, it is not installed (tests/all installs it)"));
-        }
-        found
+        find(&self.name()).is_some()
     }
 
     /// Puts the samples into a directory and says how the server is run there.
@@ -134,7 +125,7 @@ fn target(bind: &str, directory: &Path) -> Target {
 
 /// A host of 127.0.0.0/8, all of which is loopback: neither another test nor a
 /// client's own port can take an address there.
-fn host_of_our_own() -> String {
+pub fn host_of_our_own() -> String {
     static COUNT: AtomicU8 = AtomicU8::new(100);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     format!("127.{}.{high}.{low}", COUNT.fetch_add(1, Ordering::Relaxed))
@@ -151,7 +142,8 @@ pub fn path() -> OsString {
     std::env::join_paths(all).expect("no directory has a colon")
 }
 
-fn servers() -> PathBuf {
+/// Where the samples are.
+pub fn servers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/servers")
 }
 
@@ -168,6 +160,19 @@ fn words(line: &str) -> Vec<String> {
         }
     }
     words
+}
+
+/// Where a program is; `None` leaves its test out, if it may be left out.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let found = which::which_in(program, Some(path()), servers()).ok();
+    assert!(
+        found.is_some() || std::env::var_os("GRACEFUL_RUN_REQUIRE_SERVERS").is_none_or(|value| value != "1"),
+        "{program} is not installed (tests/all installs it)"
+    );
+    if found.is_none() {
+        tell(&format!("{program}: left out, it is not installed (tests/all installs it)"));
+    }
+    found
 }
 
 /// A line that the test harness does not swallow when the test passes.
