@@ -6,7 +6,8 @@ use crate::server::server;
 #[test]
 fn starlet() {
     upgrade_under_load(&server(
-        "-b 127.0.0.1:8000 --export server-starter -- plackup -E production -s Starlet --max-workers 2 -a app.psgi",
+        "-b 127.0.0.1:8000 --export server-starter -- \
+         plackup -E production -s Starlet --max-workers 2 -a app.psgi",
     ));
 }
 
@@ -24,5 +25,11 @@ fn starman() {
 /// It loses a request in tens of upgrades.
 #[test]
 fn mojo() {
-    upgrade_under_load(&server("-b 127.0.0.1:8000 --ack accepting --stop-signal QUIT -- perl mojo.pl prefork -l 'http://*?fd=3' -w 2 -G 10").may_lose(UPGRADES));
+    upgrade_under_load(
+        &server(
+            "-b 127.0.0.1:8000 --ack accepting --stop-signal QUIT -- \
+             perl mojo.pl prefork -l 'http://*?fd=3' -w 2 -G 10",
+        )
+        .may_lose(UPGRADES),
+    );
 }

@@ -86,6 +86,7 @@ fn uwsgi() {
 #[test]
 fn gunicorn_by_its_own_variables() {
     upgrade_under_load(&server(
-        "-b 127.0.0.1:8000 --export gunicorn --ack notify --soak 1s -- gunicorn --no-control-socket -w 2 wsgi",
+        "-b 127.0.0.1:8000 --export gunicorn --ack notify --soak 1s -- \
+         gunicorn --no-control-socket -w 2 wsgi",
     ));
 }
