@@ -115,16 +115,7 @@ impl Connection {
         let connection = if last { "close" } else { "keep-alive" };
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: {connection}\r\n\r\n");
         self.send(request.as_bytes())?;
-        self.received.clear();
-        let head_end = loop {
-            if let Some(end) = find(&self.received, b"\r\n\r\n") {
-                break end + 4;
-            }
-            if self.received.len() > LARGEST_HEAD {
-                return Err(Failure::BadBody);
-            }
-            self.receive()?;
-        };
+        let head_end = self.receive_until(|received| Some(find(received, b"\r\n\r\n")? + 4))?;
         let head = std::str::from_utf8(&self.received[..head_end]).map_err(|_| Failure::BadBody)?;
         let mut lines = head.split("\r\n");
         let status = lines
@@ -169,7 +160,22 @@ impl Connection {
         }
     }
 
-    fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    /// Receives until `look` finds what it wants in all that has come since.
+    pub fn receive_until<T>(&mut self, look: impl Fn(&[u8]) -> Option<T>) -> Result<T, Failure> {
+        self.received.clear();
+        loop {
+            if let Some(found) = look(&self.received) {
+                return Ok(found);
+            }
+            if self.received.len() > LARGEST_HEAD {
+                return Err(Failure::BadBody);
+            }
+            self.receive()?;
+        }
+    }
+
+    /// Sends these bytes.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let sent = match &mut self.stream {
             Stream::Tcp(stream) => stream.write_all(bytes),
             Stream::Unix(stream) => stream.write_all(bytes),

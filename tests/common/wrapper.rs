@@ -94,7 +94,7 @@ impl Wrapper {
     }
 
     /// Waits until `look` finds what it wants in a line of the log.
-    fn await_line<T>(
+    pub fn await_line<T>(
         &mut self,
         what: &str,
         limit: Duration,
@@ -127,7 +127,8 @@ impl Wrapper {
         self.await_end(limit)
     }
 
-    fn await_end(&mut self, limit: Duration) -> Result<ExitStatus, String> {
+    /// Waits for its end and for the end of everything that held its log.
+    pub fn await_end(&mut self, limit: Duration) -> Result<ExitStatus, String> {
         let deadline = Instant::now() + limit;
         loop {
             match self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -178,10 +179,10 @@ impl Drop for Wrapper {
         if self.ended {
             return;
         }
-        // The second INT kills the workers at once, so that no failed test
-        // leaves a process behind.
+        // The second one kills the workers at once, so that no failed test
+        // leaves a process behind. Two INTs might arrive as one.
         self.signal(Signal::SIGINT);
-        self.signal(Signal::SIGINT);
+        self.signal(Signal::SIGQUIT);
         if self.await_end(Duration::from_secs(10)).is_err() {
             let _ = self.child.kill();
             let _ = self.child.wait();
@@ -200,8 +201,9 @@ fn heed_hangup() {
 }
 
 /// The text of a line that graceful-run wrote; a worker's lines are not heeded.
+/// Half a line of a worker may stand before it: they share the log.
 fn own(line: &str) -> Option<&str> {
-    line.strip_prefix("graceful-run: ")
+    Some(line.split_once("graceful-run: ")?.1)
 }
 
 /// Does this line say that the first generation serves?
@@ -218,22 +220,20 @@ fn verdict(line: &str) -> Option<Verdict> {
     text.contains(": serves after ").then_some(Verdict::Upgraded)
 }
 
-/// Processes, other than this one, whose working directory is `directory`:
-/// whatever was started there and is still alive.
-pub fn left_in(directory: &Path) -> Vec<String> {
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    processes
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse::<u32>().ok())
-        .filter(|pid| {
-            std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory))
-        })
-        .map(|pid| {
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            format!("{pid} {}", String::from_utf8_lossy(&command).replace('\0', " "))
-        })
-        .collect()
+/// Processes whose working directory is `directory` or below, or that were told of
+/// this supervisor: whatever was started there and is still alive. Each hides from
+/// one of the two if it goes elsewhere or writes over its environment.
+pub fn left_in(directory: &Path, supervisor: u32) -> Vec<String> {
+    let told = format!("GRACEFUL_RUN_PID={supervisor}");
+    let entries = std::fs::read_dir("/proc").into_iter().flatten();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse::<u32>().ok());
+    let read = |pid: u32, what: &str| std::fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
+    pids.filter(|pid| {
+        std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory))
+            || read(*pid, "environ").split(|byte| *byte == 0).any(|entry| entry == told.as_bytes())
+    })
+    .map(|pid| format!("{pid} {}", String::from_utf8_lossy(&read(pid, "cmdline")).replace('\0', " ")))
+    .collect()
 }
 
 /// An exit status in words.

@@ -8,14 +8,15 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use crate::client::{Connection, Failure, Target};
+use crate::driver::{LIMIT, PROGRESS, UPGRADES};
+use crate::server::{find, host_of_our_own, path, servers, tell};
 use crate::wrapper::{self, Verdict, Wrapper};
-use crate::{LIMIT, PROGRESS, UPGRADES, address_of_our_own, installed, leave_out, servers, tell};
 use nix::sys::signal::Signal;
 
 /// Clients at a time.
@@ -25,23 +26,21 @@ type Outcome = Result<u32, Failure>;
 
 struct Server {
     name: &'static str,
-    program: PathBuf,
+    program: &'static str,
     options: &'static [&'static str],
     arguments: fn(SocketAddr, &Path) -> Vec<OsString>,
 }
 
 fn follow_under_load(server: &Server) {
-    let Ok(program) = which::which(&server.program) else {
-        leave_out(server.name, &format!("{} is not installed", server.program.display()));
-        return;
-    };
+    let Some(program) = find(server.program) else { return };
     let directory = tempfile::tempdir().expect("a directory of our own");
-    let address = address_of_our_own(server.name);
+    let address: SocketAddr = format!("{}:5001", host_of_our_own()).parse().expect("an address");
     let arguments = (server.arguments)(address, directory.path());
     let mut wrapper = Wrapper::start(env!("CARGO_BIN_EXE_graceful-run"), directory.path(), |command| {
         command.args(["--follow", "USR2"]).args(server.options).arg("--").arg(&program).args(&arguments);
-        command.env("PYTHONPATH", servers()).env("PYTHONDONTWRITEBYTECODE", "1");
+        command.env("PATH", path()).env("PYTHONPATH", servers()).env("PYTHONDONTWRITEBYTECODE", "1");
     });
+    let supervisor = wrapper.pid();
     let finish = AtomicBool::new(false);
     let (sender, outcomes) = channel();
     let mut seen = Seen { outcomes, pids: BTreeSet::new(), ok: 0, failures: Vec::new() };
@@ -70,7 +69,7 @@ fn follow_under_load(server: &Server) {
     ));
     assert!(failed.is_empty(), "{}: {failed:?}", server.name);
     assert!(status.success(), "{}: {}\n{}", server.name, wrapper::in_words(status), wrapper.tail());
-    let left = wrapper::left_in(directory.path());
+    let left = wrapper::left_in(directory.path(), supervisor);
     assert!(left.is_empty(), "{}: left behind: {}", server.name, left.join(", "));
     assert!(wrapper.suspicious().is_empty(), "{}: {:?}", server.name, wrapper.suspicious());
 }
@@ -153,7 +152,7 @@ fn in_file(directory: &Path, name: &str, text: &str) -> OsString {
 fn grace() {
     follow_under_load(&Server {
         name: "grace",
-        program: installed("grace-server"),
+        program: "go-follow",
         options: &[],
         arguments: |address, _| vec![address.to_string().into()],
     });
@@ -164,7 +163,7 @@ fn grace() {
 fn nginx() {
     follow_under_load(&Server {
         name: "nginx",
-        program: "nginx".into(),
+        program: "nginx",
         options: &["--stop-signal", "QUIT"],
         arguments: |address, directory| {
             let place = directory.display();
@@ -186,7 +185,7 @@ fn nginx() {
 fn unicorn() {
     follow_under_load(&Server {
         name: "unicorn",
-        program: "unicorn".into(),
+        program: "unicorn",
         options: &["--stop-signal", "QUIT"],
         arguments: |address, directory| {
             let settings =
@@ -207,7 +206,7 @@ fn unicorn() {
 fn gunicorn_itself() {
     follow_under_load(&Server {
         name: "gunicorn itself",
-        program: installed("venv/bin/gunicorn"),
+        program: "gunicorn",
         options: &[],
         arguments: |address, directory| {
             in_file(

@@ -1,4 +1,4 @@
-//! A constant load on one address, and what came of it.
+//! A constant load on one server, and what came of it.
 //!
 //! Contract: each client opens a connection for every request, as a server's
 //! shutdown is allowed to close an idle one, and never retries. The test that
@@ -11,13 +11,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::client::{Connection, Failure, Target};
+use crate::client::{Failure, Target};
+use crate::protocol::{Answer, Protocol};
 
 /// Clients at a time.
-const CLIENTS: usize = 4;
-
-/// What a server of ours answers: its generation and its supervisor's pid.
-type Answer = (u64, u32);
+pub const CLIENTS: usize = 4;
 
 /// Clients at work.
 pub struct Load {
@@ -32,14 +30,15 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts the clients. Every reply must name this supervisor.
-    pub fn on(target: Target, supervisor: u32) -> Self {
+    /// Starts the clients, which go round the targets. Every reply must name this
+    /// supervisor.
+    pub fn on(targets: &[Target], protocol: Protocol, supervisor: u32) -> Self {
         let finish = Arc::new(AtomicBool::new(false));
         let (sender, outcomes) = channel();
         let clients = (0..CLIENTS)
             .map(|_| {
-                let (target, sender, finish) = (target.clone(), sender.clone(), Arc::clone(&finish));
-                thread::spawn(move || request_until(&finish, &target, &sender))
+                let (targets, sender, finish) = (targets.to_vec(), sender.clone(), Arc::clone(&finish));
+                thread::spawn(move || request_until(&finish, &targets, protocol, &sender))
             })
             .collect();
         Load { finish, clients, outcomes, supervisor, ok: 0, failures: BTreeMap::new() }
@@ -49,12 +48,18 @@ impl Load {
     /// the newest generation that has answered.
     pub fn await_replies(&mut self, from: u64, wanted: u32, limit: Duration) -> Result<u64, String> {
         let deadline = Instant::now() + limit;
+        // What was answered before now is no sign of anything new.
+        while let Ok(outcome) = self.outcomes.try_recv() {
+            self.enter(outcome, from)?;
+        }
         let mut seen = 0;
         let mut newest = 0;
         while seen < wanted {
             match self.outcomes.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(outcome) => {
-                    if let Some(generation) = self.enter(outcome)?.filter(|generation| *generation >= from) {
+                    if let Some(generation) =
+                        self.enter(outcome, from)?.filter(|generation| *generation >= from)
+                    {
                         seen += 1;
                         newest = newest.max(generation);
                     }
@@ -78,18 +83,23 @@ impl Load {
             client.join().map_err(|_| "a client panicked".to_owned())?;
         }
         while let Ok(outcome) = self.outcomes.try_recv() {
-            self.enter(outcome)?;
+            self.enter(outcome, 0)?;
         }
         Ok(())
     }
 
-    fn enter(&mut self, outcome: Result<Answer, Failure>) -> Result<Option<u64>, String> {
+    /// The generation that answered; one that could not say so is `serving`.
+    fn enter(&mut self, outcome: Result<Answer, Failure>, serving: u64) -> Result<Option<u64>, String> {
         match outcome {
-            Ok((generation, supervisor)) if supervisor == self.supervisor => {
+            Ok(Answer::Whole) => {
+                self.ok += 1;
+                Ok(Some(serving))
+            }
+            Ok(Answer::By(generation, supervisor)) if supervisor == self.supervisor => {
                 self.ok += 1;
                 Ok(Some(generation))
             }
-            Ok((generation, supervisor)) => Err(format!(
+            Ok(Answer::By(generation, supervisor)) => Err(format!(
                 "generation {generation} was told that {supervisor} supervises it, not {}",
                 self.supervisor
             )),
@@ -107,21 +117,15 @@ impl Drop for Load {
     }
 }
 
-fn request_until(finish: &AtomicBool, target: &Target, outcomes: &Sender<Result<Answer, Failure>>) {
-    while !finish.load(Ordering::SeqCst) {
-        let outcome = Connection::open(target).and_then(|mut connection| {
-            let reply = connection.get("/", true)?;
-            answer(&reply.body).filter(|_| reply.status == 200).ok_or(Failure::BadBody)
-        });
-        if outcomes.send(outcome).is_err() {
+fn request_until(
+    finish: &AtomicBool,
+    targets: &[Target],
+    protocol: Protocol,
+    outcomes: &Sender<Result<Answer, Failure>>,
+) {
+    for target in targets.iter().cycle() {
+        if finish.load(Ordering::SeqCst) || outcomes.send(protocol.ask(target)).is_err() {
             return;
         }
     }
-}
-
-/// Reads `generation G supervisor P`.
-fn answer(body: &str) -> Option<Answer> {
-    let rest = body.trim_end().strip_prefix("generation ")?;
-    let (generation, supervisor) = rest.split_once(" supervisor ")?;
-    Some((generation.parse().ok()?, supervisor.parse().ok()?))
 }

@@ -209,7 +209,7 @@ fn proof(
         }
         Err(why) => checks.check(&why, false),
     }
-    let left = wrapper::left_in(directory);
+    let left = wrapper::left_in(directory, wrapper.pid());
     checks.check(&format!("no process is left {}", left.join(", ")), left.is_empty());
     checks.check("the unix socket's file is gone", !unix.exists());
     checks.check(

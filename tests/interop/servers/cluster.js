@@ -1,0 +1,16 @@
+// node's cluster: the primary listens, the workers answer. On TERM each worker
+// stops accepting and lets what is in flight end.
+const cluster = require('cluster');
+const http = require('http');
+
+if (cluster.isPrimary) {
+  for (let i = 0; i < 2; i++) cluster.fork();
+  process.on('SIGTERM', () => cluster.disconnect());
+} else {
+  const body = `generation ${process.env.GRACEFUL_RUN_GENERATION} supervisor ${process.env.GRACEFUL_RUN_PID}\n`;
+  const server = http.createServer((request, response) => {
+    response.setHeader('Content-Length', Buffer.byteLength(body));
+    response.end(body);
+  });
+  server.listen({ fd: 3 });
+}
