@@ -1,13 +1,13 @@
 """A worker of tests/conventions that finds its sockets as some server does.
 
-worker.py [--wrong GENERATION:KIND] READER [ARGUMENT]...
+worker.py [--wrong GENERATION:KIND]... [--leave SIGNAL] READER [ARGUMENT]...
 
 Each reader below is what one server does with its variables, as far as that
 decides which sockets it gets; the einhorn ones ack as the client library of one
 language does. It answers HTTP with its generation and its supervisor's pid,
 says what happens to it in lines to the fifo `log` of its directory, and leaves
-gracefully on the signal that the server takes for that. KIND is `exit` or
-`mute`.
+gracefully on the signal that the server takes for that, or on SIGNAL. KIND is
+`exit` or `mute`.
 """
 
 import json
@@ -193,16 +193,20 @@ def answer(client):
 def main():
     arguments = sys.argv[1:]
     misbehaves = ""
-    if arguments[0] == "--wrong":
+    while arguments[0] == "--wrong":
         generation, _, kind = arguments[1].partition(":")
-        misbehaves = kind if generation == os.environ["GRACEFUL_RUN_GENERATION"] else ""
+        misbehaves = kind if generation == os.environ["GRACEFUL_RUN_GENERATION"] else misbehaves
         arguments = arguments[2:]
+    wanted = None
+    if arguments[0] == "--leave":
+        wanted, arguments = signal.Signals[f"SIG{arguments[1]}"], arguments[2:]
     # An orphan of a failed test ends by itself.
     signal.alarm(180)
     if misbehaves == "exit":
         return
     found = READERS[arguments[0]](*arguments[1:])
     sockets, leave, ack = found if len(found) == 3 else (*found, lambda: None)
+    leave = wanted or leave
     # A number in the pipe for every signal, so that poll sees them in order.
     ours, theirs = os.pipe()
     for end in (ours, theirs):

@@ -28,9 +28,19 @@ pub fn say(text: &str) {
     }
 }
 
-/// Whether `--wrong GENERATION:KIND`, the last two arguments, asks this of us.
-pub fn wrong(kind: &str) -> bool {
+/// Misbehaves, if the arguments say `--wrong GENERATION:KIND` and this is that generation:
+/// `exit` is status 0 before any ack, `mute` no ack and no service.
+pub fn misbehave() {
     let generation = std::env::var("GRACEFUL_RUN_GENERATION").unwrap_or_default();
     let arguments: Vec<String> = std::env::args().collect();
-    arguments.ends_with(&["--wrong".to_owned(), format!("{generation}:{kind}")])
+    let is = |kind: &str| arguments.windows(2).any(|two| two == ["--wrong", &format!("{generation}:{kind}")]);
+    if is("exit") {
+        std::process::exit(0);
+    }
+    if is("mute") {
+        say("mute");
+        loop {
+            std::thread::park();
+        }
+    }
 }

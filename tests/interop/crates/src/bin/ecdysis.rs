@@ -6,14 +6,14 @@
 
 use axum::{Router, routing::get};
 use ecdysis::Ecdysis;
-use graceful_run_interop::{answer, say, wrong};
+use graceful_run_interop::{answer, misbehave, say};
 use std::io;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
     let address = std::env::args().nth(1).expect("an address");
-    wrong("exit").then(|| std::process::exit(0));
+    misbehave();
     let mut terminated = signal(SignalKind::terminate())?;
     let mut ecdysis = Ecdysis::new();
     say(&format!("is a child: {}", ecdysis.is_child()));
@@ -26,22 +26,18 @@ async fn main() -> io::Result<()> {
         let listener = ecdysis.listen_unix(&address)?;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
-        get_ready(&mut ecdysis).await?;
+        get_ready(&mut ecdysis)?;
         axum::serve(listener, router).with_graceful_shutdown(leave).await
     } else {
         let listener = ecdysis.listen_tcp(address.parse().expect("an address"))?;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        get_ready(&mut ecdysis).await?;
+        get_ready(&mut ecdysis)?;
         axum::serve(listener, router).with_graceful_shutdown(leave).await
     }
 }
 
-async fn get_ready(ecdysis: &mut Ecdysis) -> io::Result<()> {
-    if wrong("mute") {
-        say("mute");
-        std::future::pending::<()>().await;
-    }
+fn get_ready(ecdysis: &mut Ecdysis) -> io::Result<()> {
     say("acks");
     ecdysis.ready()
 }

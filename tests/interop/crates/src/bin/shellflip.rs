@@ -5,7 +5,7 @@
 //! on OXY_NOTIFY_SOCKET.
 
 use axum::{Router, routing::get};
-use graceful_run_interop::{answer, say, wrong};
+use graceful_run_interop::{answer, misbehave, say};
 use listenfd::ListenFd;
 use shellflip::{RestartConfig, lifecycle::receive_from_old_process};
 use std::io;
@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> anyhow::Result<()> {
-    wrong("exit").then(|| std::process::exit(0));
+    misbehave();
     // SAFETY: there is no other thread yet.
     unsafe { std::env::remove_var("NOTIFY_SOCKET") };
     tokio::runtime::Runtime::new()?.block_on(serve())
@@ -31,10 +31,6 @@ async fn serve() -> anyhow::Result<()> {
             say(&format!("was handed {} bytes", state.len()));
         }
         None => say("was handed nothing"),
-    }
-    if wrong("mute") {
-        say("mute");
-        std::future::pending::<()>().await;
     }
     let router = Router::new().route("/", get(|| async { answer() }));
     let (leave, left) = tokio::sync::oneshot::channel::<()>();
