@@ -40,6 +40,8 @@ fn endless() {
         worker: GO,
         arguments: &["endless", "ADDRESS"],
         ack: "parent-term",
+        // Its dialect also takes it for ready when it is seen to accept.
+        options: &["--ack", "parent-term"],
         says: &["continues=true"],
         ..Convention::of("endless")
     });
@@ -117,6 +119,7 @@ fn ecdysis() {
         worker: "crates/release/ecdysis",
         arguments: &["ADDRESS"],
         ack: "ecdysis",
+        says: &["is a child: true"],
         ..Convention::of("ecdysis")
     });
 }
@@ -136,6 +139,7 @@ fn einhorn(client: &str) {
         arguments: &["einhorn", client],
         ack: "einhorn",
         says: &["child index 0"],
+        options: &["--stop-signal", "USR2"],
         stop: "USR2",
         ..Convention::of("einhorn")
     });

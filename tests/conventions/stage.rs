@@ -114,7 +114,7 @@ pub fn keeps_its_word(convention: &Convention<'_>) {
 
 /// One upgrade that has to succeed by that ack, to its very end.
 fn replaced(wrapper: &Wrapper, next: u32, ack: &str, old: u32) {
-    let signal = if next % 2 == 0 { Signal::SIGUSR2 } else { Signal::SIGHUP };
+    let signal = if next.is_multiple_of(2) { Signal::SIGUSR2 } else { Signal::SIGHUP };
     wrapper.signal(signal);
     wrapper.log.wait(&says::ready_by(next, ack));
     wrapper.log.wait(&says::ready(next));

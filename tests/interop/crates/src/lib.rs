@@ -2,8 +2,11 @@
 //! it tells a test of itself.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 /// open(2), on Linux.
 const O_NONBLOCK: i32 = 0o4000;
@@ -43,4 +46,36 @@ pub fn misbehave() {
             std::thread::park();
         }
     }
+}
+
+/// Answers on `listener` until `leave`, and then whoever was accepted: nothing is lost here, so
+/// that what is lost in a test is not the server's doing.
+pub async fn serve(listener: TcpListener, leave: impl Future<Output = ()>) -> io::Result<()> {
+    let mut clients = JoinSet::new();
+    tokio::pin!(leave);
+    loop {
+        tokio::select! {
+            () = &mut leave => break,
+            accepted = listener.accept() => drop(clients.spawn(reply(accepted?.0))),
+            Some(_) = clients.join_next() => {}
+        }
+    }
+    drop(listener);
+    while clients.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// One answer to one request.
+async fn reply(mut client: TcpStream) -> io::Result<()> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        if client.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+    }
+    let body = answer();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    client.write_all((head + &body).as_bytes()).await?;
+    client.shutdown().await?;
+    client.read_to_end(&mut request).await.map(drop)
 }

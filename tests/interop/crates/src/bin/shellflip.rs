@@ -4,26 +4,25 @@
 //! `NOTIFY_SOCKET` is taken away first, so that no READY=1 speaks for the byte
 //! on OXY_NOTIFY_SOCKET.
 
-use axum::{Router, routing::get};
-use graceful_run_interop::{answer, misbehave, say};
+use graceful_run_interop::{misbehave, say, serve};
 use listenfd::ListenFd;
 use shellflip::{RestartConfig, lifecycle::receive_from_old_process};
-use std::io;
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> anyhow::Result<()> {
     misbehave();
     // SAFETY: there is no other thread yet.
     unsafe { std::env::remove_var("NOTIFY_SOCKET") };
-    tokio::runtime::Runtime::new()?.block_on(serve())
+    tokio::runtime::Runtime::new()?.block_on(run())
 }
 
-async fn serve() -> anyhow::Result<()> {
+async fn run() -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
     let listener = ListenFd::from_env().take_tcp_listener(0)?.expect("a listener is handed over");
     listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let listener = TcpListener::from_std(listener)?;
     match receive_from_old_process() {
         Some(mut pipe) => {
             let mut state = Vec::new();
@@ -32,17 +31,17 @@ async fn serve() -> anyhow::Result<()> {
         }
         None => say("was handed nothing"),
     }
-    let router = Router::new().route("/", get(|| async { answer() }));
-    let (leave, left) = tokio::sync::oneshot::channel::<()>();
-    let server = axum::serve(listener, router).with_graceful_shutdown(async { drop(left.await) });
-    let server = tokio::spawn(server.into_future());
-    // The first poll of the task is the ack.
+    // The first poll of this task is the ack.
     let restarts = RestartConfig::default().try_into_restart_task()?;
-    say("acks");
-    tokio::select! {
-        ended = restarts => return Err(ended.err().unwrap_or_else(|| io::Error::other("restarted").into())),
-        _ = terminated.recv() => say("got TERM"),
-    }
-    drop(leave);
-    Ok(server.await??)
+    tokio::spawn(async {
+        say("acks");
+        if let Err(error) = restarts.await {
+            say(&format!("cannot ack: {error}"));
+        }
+    });
+    let leave = async {
+        terminated.recv().await;
+        say("got TERM");
+    };
+    Ok(serve(listener, leave).await?)
 }
