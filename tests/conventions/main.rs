@@ -17,6 +17,7 @@ mod load;
 mod parent_term;
 mod refused;
 mod stage;
+mod strangers;
 mod traps;
 
 use stage::{Convention, GO, PYTHON, keeps_its_word};
@@ -139,7 +140,6 @@ fn einhorn(client: &str) {
         arguments: &["einhorn", client],
         ack: "einhorn",
         says: &["child index 0"],
-        options: &["--stop-signal", "USR2"],
         stop: "USR2",
         ..Convention::of("einhorn")
     });

@@ -52,9 +52,9 @@ impl<'a> Convention<'a> {
     }
 
     /// The command; `wrong` says which generations misbehave, `2:exit`. None if it is not built.
-    fn command(&self, address: &str, wrong: &[&str]) -> Option<Vec<String>> {
+    fn command(&self, address: &str, wrong: &[String]) -> Option<Vec<String>> {
         let program = program(self.worker)?;
-        let wrong = |flag: &str| wrong.iter().flat_map(|one| [flag.to_owned(), (*one).to_owned()]).collect();
+        let wrong = |flag: &str| wrong.iter().flat_map(|one| [flag.to_owned(), one.clone()]).collect();
         let arguments = self.arguments.iter().map(|argument| argument.replace("ADDRESS", address));
         let (before, after): (Vec<String>, Vec<String>) = match self.worker {
             GO => (wrong("-wrong"), Vec::new()),
@@ -65,13 +65,21 @@ impl<'a> Convention<'a> {
     }
 }
 
-/// Ten upgrades, one replacement that exits and one that never gets ready, and a stop.
+/// Ten upgrades, replacements that fail in every way that the worker knows, and a stop.
 pub fn keeps_its_word(convention: &Convention<'_>) {
     let name = [&[convention.export, convention.worker], convention.arguments].concat().join(" ");
     let scene = Scene::new();
     let address = address_of_our_own(&name);
-    // The eleventh replacement exits, the twelfth is mute; generation 14 comes after both.
-    let wrong = [&*format!("{}:exit", UPGRADES + 2), &*format!("{}:mute", UPGRADES + 3)];
+    let serves = UPGRADES + 1;
+    let ways: &[&str] = if convention.worker == GO { &["exit", "mute", "dies"] } else { &["exit", "mute"] };
+    let failing: Vec<(u32, &str)> = (serves + 1..).zip(ways.iter().copied()).collect();
+    let last = serves + 1 + failing.len() as u32;
+    let mut wrong: Vec<String> =
+        failing.iter().map(|(generation, way)| format!("{generation}:{way}")).collect();
+    if convention.worker == GO {
+        // To ack twice is to ack.
+        wrong.push("2:twice".to_owned());
+    }
     let Some(command) = convention.command(&address.to_string(), &wrong) else { return };
     let bind = address.to_string();
     let args = ["-b", &bind, "--export", convention.export, "--soak", "50ms", "--ack-timeout", "5s"];
@@ -80,30 +88,30 @@ pub fn keeps_its_word(convention: &Convention<'_>) {
     wrapper.log.wait(&says::ready(1));
     let mut load = Load::on(Target::Tcp(address), wrapper.pid.as_raw().unsigned_abs());
     load.await_replies(1, PROGRESS, WATCHDOG).unwrap();
-    for next in 2..=UPGRADES + 1 {
+    for next in 2..=serves {
         replaced(&wrapper, next, convention.ack, next - 1);
         load.await_replies(next.into(), PROGRESS, WATCHDOG).unwrap();
     }
-    let serves = UPGRADES + 1;
-    for failing in [UPGRADES + 2, UPGRADES + 3] {
+    for (generation, way) in failing {
         wrapper.signal(Signal::SIGHUP);
-        wrapper.log.wait(&says::failed(failing));
+        wrapper.log.wait(&says::failed(generation));
         load.await_replies(serves.into(), PROGRESS, WATCHDOG).unwrap();
-        assert_eq!(scene.log.count(&format!("g{serves} got ")), 0, "{name}: {:?}", scene.log.all());
+        assert_eq!(scene.log.count(&format!("g{serves} got ")), 0, "{name}, {way}: {:?}", scene.log.all());
     }
-    replaced(&wrapper, UPGRADES + 4, convention.ack, serves);
-    load.await_replies((UPGRADES + 4).into(), PROGRESS, WATCHDOG).unwrap();
+    replaced(&wrapper, last, convention.ack, serves);
+    load.await_replies(last.into(), PROGRESS, WATCHDOG).unwrap();
     load.finish().unwrap();
     wrapper.signal(Signal::SIGTERM);
     let status = wrapper.exit_status();
     let log = wrapper.log.all().join("\n");
     assert_eq!(status, 0, "{name}:\n{log}");
     assert_eq!(load.failures, [].into(), "{name}: {} answered:\n{log}", load.ok);
-    for generation in (1..=serves).chain([UPGRADES + 4]) {
+    for generation in (1..=serves).chain([last]) {
         let heard = scene.log.count(&format!("g{generation} got "));
         let meant = scene.log.count(&format!("g{generation} got {}", convention.stop));
         let wanted = usize::from(!convention.stop.is_empty());
         assert_eq!((heard, meant), (wanted, wanted), "{name}: {:?}\n{log}", scene.log.all());
+        wrapper.log.wait(&says::exited(generation, 0));
         for line in convention.says {
             let line = line.replace("GENERATION", &generation.to_string()).replace("ADDRESS", &bind);
             scene.log.wait(&format!("g{generation} {line} "));

@@ -131,7 +131,8 @@ fn an_endless_server_is_ready_with_the_last_of_its_listeners() {
     let addresses = [address_of_our_own("endless 1"), address_of_our_own("endless 2")];
     let [one, two] = addresses.map(|address| address.to_string());
     let Some(command) = go(&["-gate", "second", "endless", &one, &two]) else { return };
-    let wrapper = start(&scene, &["-b", &one, "-b", &two, "--export", "endless"], &command);
+    let options = ["-b", &one, "-b", &two, "--export", "endless", "--ack", "parent-term"];
+    let wrapper = start(&scene, &options, &command);
     scene.log.wait("g1 serves");
     scene.log.wait("g1 waits at the gate");
     assert!(get(addresses[0], "/which").contains(&one));
@@ -281,4 +282,39 @@ fn below_pid_1(worker: &str, options: &[&str], ack: &str) {
     assert!(get(address, "/").contains("generation 2 "));
     kill(one, Signal::SIGTERM).expect("stop");
     assert_eq!(wrapper.exit_status(), 0);
+}
+
+/// Each dialect has a spelling of its own for what is not IPv4.
+#[test]
+fn every_family_is_spelled_as_the_server_spells_it() {
+    let Ok(probe) = std::net::TcpListener::bind("[::1]:0") else { return };
+    let port = probe.local_addr().expect("its address").port();
+    drop(probe);
+    let Some(python) = program(PYTHON) else { return };
+    let (four, six) = (address_of_our_own("families").to_string(), format!("[::1]:{port}"));
+    for (export, leave) in [
+        ("nginx", "QUIT"),
+        ("unicorn", "QUIT"),
+        ("gunicorn", "TERM"),
+        ("php-fpm", "QUIT"),
+        ("puma", "TERM"),
+        ("server-starter", "TERM"),
+        ("einhorn", "USR2"),
+    ] {
+        let scene = Scene::new();
+        let path = scene.arg("run/s.sock");
+        let spelled = match export {
+            "php-fpm" => [four.clone(), format!("::1:{port}"), path.clone()],
+            "puma" => [format!("tcp://{four}"), format!("tcp://{six}"), format!("unix://{path}")],
+            _ => [four.clone(), six.clone(), path.clone()],
+        };
+        let client = (export == "einhorn").then(|| "ruby".to_owned());
+        let command = [python.clone(), worker_py(), export.to_owned()].into_iter();
+        let command: Vec<String> = command.chain(client).chain(spelled).collect();
+        let wrapper = start(&scene, &["-b", &four, "-b", &six, "-b", &path, "--export", export], &command);
+        wrapper.log.wait(&says::ready(1));
+        scene.log.wait(&format!("g1 serves {four} {six} {path}"));
+        wrapper.stop();
+        assert_eq!(scene.log.count(&format!("g1 got {leave}")), 1, "{export}: {:?}", scene.log.all());
+    }
 }

@@ -52,8 +52,9 @@ func flip(pairs []string) {
 		say("is alone")
 	}()
 	ack(func() {
+		// Of a second time the library says that the pipe is closed.
 		if err := upgrader.Ready(); err != nil {
-			log.Fatal(err)
+			say("cannot ack: %v", err)
 		}
 	})
 	go func() {
