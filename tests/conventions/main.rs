@@ -28,7 +28,6 @@ fn grace() {
         worker: GO,
         arguments: &["grace", "ADDRESS"],
         ack: "parent-term",
-        options: &["--ack", "parent-term"],
         // The library cannot be asked what it heard; a second TERM would have killed it.
         stop: "",
         ..Convention::of("listen-fds")
@@ -41,8 +40,6 @@ fn endless() {
         worker: GO,
         arguments: &["endless", "ADDRESS"],
         ack: "parent-term",
-        // Its dialect also takes it for ready when it is seen to accept.
-        options: &["--ack", "parent-term"],
         says: &["continues=true"],
         ..Convention::of("endless")
     });
@@ -65,6 +62,7 @@ fn goagain() {
         worker: GO,
         arguments: &["goagain"],
         ack: "goagain",
+        brings_its_ack: true,
         says: &["is called tcp:ADDRESS->"],
         stop: "QUIT",
         ..Convention::of("goagain")
@@ -77,6 +75,7 @@ fn tableflip() {
         worker: GO,
         arguments: &["tableflip", "tcp", "ADDRESS"],
         ack: "tableflip",
+        brings_its_ack: true,
         says: &["has a parent: true", "is alone"],
         ..Convention::of("tableflip")
     });
@@ -110,6 +109,7 @@ fn crank() {
         worker: GO,
         arguments: &["crank"],
         ack: "crank",
+        brings_its_ack: true,
         ..Convention::of("crank")
     });
 }
@@ -120,6 +120,7 @@ fn ecdysis() {
         worker: "crates/release/ecdysis",
         arguments: &["ADDRESS"],
         ack: "ecdysis",
+        brings_its_ack: true,
         says: &["is a child: true"],
         ..Convention::of("ecdysis")
     });
@@ -130,6 +131,7 @@ fn shellflip() {
     keeps_its_word(&Convention {
         worker: "crates/release/shellflip",
         ack: "shellflip",
+        brings_its_ack: true,
         ..Convention::of("shellflip")
     });
 }

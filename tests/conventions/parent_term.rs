@@ -177,17 +177,3 @@ fn a_stranger_s_term_is_a_stop_before_anything_was_ready() {
     assert_eq!(wrapper.exit_status(), 0);
     assert_eq!(scene.log.count("g1 s0 worker TERM"), 1);
 }
-
-/// With several listeners as many TERMs make one ack; the worker here has two.
-#[test]
-fn each_listener_has_a_term_of_its_own() {
-    let scene = Scene::of("count-signals\nkill-parent TERM\nsay once\nwait second\nkill-parent TERM\nserve");
-    let args = ["-b", "127.0.0.1:0", "--export", "endless"];
-    let wrapper = scene.start(&quick(&args));
-    scene.log.wait("g1 s0 worker once");
-    wrapper.signal(Signal::SIGWINCH);
-    assert!(!wrapper.log.has(&says::ready_by(1, "")), "{:?}", wrapper.log.all());
-    scene.release("second", 1);
-    wrapper.log.wait(&says::ready_by(1, "parent-term"));
-    wrapper.stop();
-}

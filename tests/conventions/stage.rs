@@ -31,8 +31,8 @@ pub struct Convention<'a> {
     pub ack: &'static str,
     /// What each generation must have said by its end; `GENERATION` and `ADDRESS` stand for its own.
     pub says: &'static [&'static str],
-    /// Further options of graceful-run.
-    pub options: &'static [&'static str],
+    /// Whether the dialect alone decides on that kind.
+    pub brings_its_ack: bool,
     /// The signal that each worker must be left with. None where the worker cannot say.
     pub stop: &'static str,
 }
@@ -46,7 +46,7 @@ impl<'a> Convention<'a> {
             arguments: &[],
             ack: "accepting",
             says: &[],
-            options: &[],
+            brings_its_ack: false,
             stop: "TERM",
         }
     }
@@ -83,7 +83,10 @@ pub fn keeps_its_word(convention: &Convention<'_>) {
     let Some(command) = convention.command(&address.to_string(), &wrong) else { return };
     let bind = address.to_string();
     let args = ["-b", &bind, "--export", convention.export, "--soak", "50ms", "--ack-timeout", "5s"];
-    let mut wrapper = scene.start_command(&[&args, convention.options].concat(), &command);
+    // What is not its dialect's own has to be asked for: the default kind would also take a
+    // start of two seconds, on a busy machine, for a sign.
+    let ack: &[&str] = if convention.brings_its_ack { &[] } else { &["--ack", convention.ack] };
+    let mut wrapper = scene.start_command(&[&args, ack].concat(), &command);
     wrapper.log.wait(&says::ready_by(1, convention.ack));
     wrapper.log.wait(&says::ready(1));
     let mut load = Load::on(Target::Tcp(address), wrapper.pid.as_raw().unsigned_abs());
