@@ -318,3 +318,22 @@ fn every_family_is_spelled_as_the_server_spells_it() {
         assert_eq!(scene.log.count(&format!("g1 got {leave}")), 1, "{export}: {:?}", scene.log.all());
     }
 }
+
+/// tableflip's Stop removes the path of every unix socket that it used, as php-fpm does when its
+/// master leaves: but the path is ours, and the next generation's.
+#[test]
+#[ignore = "a path that a worker removes is not put back"]
+fn a_path_survives_a_worker_that_removes_it() {
+    let scene = Scene::new();
+    let path = scene.arg("run/s.sock");
+    let Some(command) = go(&["tableflip", "unix", &path]) else { return };
+    let wrapper = start(&scene, &["-b", &path, "--export", "tableflip"], &command);
+    wrapper.log.wait(&says::ready(1));
+    let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).expect("the path is gone"));
+    let first = inode();
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::exited(1, 0));
+    assert_eq!(inode(), first);
+    std::os::unix::net::UnixStream::connect(&path).expect("somebody listens there");
+    wrapper.stop();
+}
