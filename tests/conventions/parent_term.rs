@@ -76,7 +76,6 @@ fn a_stop_among_acks_is_a_stop() {
 
 /// Two TERMs that are pending at once are one to the kernel, and it names the first sender.
 #[test]
-#[ignore = "nothing is left of the second of two equal signals: the first must not reach us as a signal"]
 fn a_stop_that_coalesces_with_an_ack_is_not_lost() {
     let (scene, mut wrapper) = first("count-signals\nsay up\nwait go\nkill-parent TERM\nsay acked", &[]);
     wrapper.signal(Signal::SIGUSR2);
