@@ -180,6 +180,11 @@ impl Puppet {
                 exit(0)
             }
             "stop-self" => raise(Signal::SIGSTOP)?,
+            "term-supervisor" => {
+                let supervisor = variable("GRACEFUL_RUN_PID").parse().map_err(io::Error::other)?;
+                kill(Pid::from_raw(supervisor), Signal::SIGTERM)?;
+                self.say("told TERM");
+            }
             "kill-parent" => kill(Pid::parent(), format!("SIG{rest}").parse::<Signal>()?)?,
             "dump" => {
                 let file = self.dir.join(rest);
