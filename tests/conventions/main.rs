@@ -15,6 +15,9 @@ mod common;
 #[path = "../interop/load.rs"]
 mod load;
 mod parent_term;
+#[allow(dead_code)] // the conventions here are all of servers of HTTP
+#[path = "../interop/protocol.rs"]
+mod protocol;
 mod refused;
 mod stage;
 mod strangers;

@@ -3,6 +3,7 @@
 use crate::client::Target;
 use crate::common::{Scene, Signal, WATCHDOG, Wrapper, says};
 use crate::load::Load;
+use crate::protocol::Protocol;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -89,7 +90,7 @@ pub fn keeps_its_word(convention: &Convention<'_>) {
     let mut wrapper = scene.start_command(&[&args, ack].concat(), &command);
     wrapper.log.wait(&says::ready_by(1, convention.ack));
     wrapper.log.wait(&says::ready(1));
-    let mut load = Load::on(Target::Tcp(address), wrapper.pid.as_raw().unsigned_abs());
+    let mut load = Load::on(&[Target::Tcp(address)], Protocol::Http, wrapper.pid.as_raw().unsigned_abs());
     load.await_replies(1, PROGRESS, WATCHDOG).unwrap();
     for next in 2..=serves {
         replaced(&wrapper, next, convention.ack, next - 1);
