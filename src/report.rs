@@ -153,7 +153,7 @@ fn ready(worker: &Named, kind: AckKind, after: Duration) {
             warn!(generation = generation.0, pid = pid; "{line}: it gave no ack, and counts as ready (--on-ack-timeout)");
         }
         AckKind::Timer => {
-            warn!(generation = generation.0, pid = pid; "{line}: only the timer has spoken; the program gave no sign and was not seen to wait on a listener (does it take LISTEN_FDS?)");
+            warn!(generation = generation.0, pid = pid; "{line}: only the timer has spoken; the program gave no sign and was not seen to wait on a listener (does it take its sockets so? see --export)");
         }
         _ => info!(generation = generation.0, pid = pid; "{line}"),
     }
