@@ -72,7 +72,9 @@ pub fn keeps_its_word(convention: &Convention<'_>) {
     let scene = Scene::new();
     let address = address_of_our_own(&name);
     let serves = UPGRADES + 1;
-    let ways: &[&str] = if convention.worker == GO { &["exit", "mute", "dies"] } else { &["exit", "mute"] };
+    // One that is ready by accepting and then dies takes what it has accepted with it.
+    let dies = convention.worker == GO && convention.ack != "accepting";
+    let ways: &[&str] = if dies { &["exit", "mute", "dies"] } else { &["exit", "mute"] };
     let failing: Vec<(u32, &str)> = (serves + 1..).zip(ways.iter().copied()).collect();
     let last = serves + 1 + failing.len() as u32;
     let mut wrong: Vec<String> =
