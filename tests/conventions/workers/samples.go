@@ -33,9 +33,6 @@ func listenerJSON(addresses []string) {
 	}
 	stop := signals(syscall.SIGINT, syscall.SIGQUIT)
 	server := serve(listener)
-	if misbehaviour() == "dies" {
-		os.Exit(3)
-	}
 	<-stop
 	within, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -55,9 +52,6 @@ func flagged(arguments []string) {
 	terminated := make(chan os.Signal, 1)
 	signal.Notify(terminated, syscall.SIGTERM, syscall.SIGINT)
 	server := serve(listener)
-	if misbehaviour() == "dies" {
-		os.Exit(3)
-	}
 	say("got %s", names[<-terminated])
 	signal.Stop(terminated)
 	server.Shutdown(context.Background())
