@@ -61,6 +61,8 @@ pub struct Process {
     pub killed: bool,
     /// TERMs that it has sent us.
     pub terms: u32,
+    /// How often it has been looked at whether it accepts.
+    pub looks: u32,
     /// Closed once no predecessor of its slot lives: it tells the worker so.
     pub until_alone: Option<OwnedFd>,
     /// Pins the number on kernels that have it.
@@ -93,6 +95,7 @@ impl Process {
             asked: None,
             killed: false,
             terms: 0,
+            looks: 0,
             until_alone: None,
             pidfd,
             born: 0,

@@ -637,5 +637,8 @@ fn the_next_upgrade_waits_for_an_old_worker_that_was_asked_to_stop() {
     };
     assert!(!asked(&case) && case.core.upgrade_pending());
     case.exit(1, 0);
+    // gunicorn looks once a second whether it is alone.
+    assert!(!asked(&case));
+    case.wait(1500);
     assert!(asked(&case));
 }

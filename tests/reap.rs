@@ -134,7 +134,7 @@ fn what_a_worker_leaves_behind_is_known_as_its_own() {
     for stranger in [other, Pid::this(), Pid::parent(), Pid::from_raw(1)] {
         assert!(!family.has(stranger), "{stranger}");
     }
-    assert!(!Family { start: 9, worker: other, ..family }.has(worker));
+    assert!(!Family { start: 9, worker: other, group: other, ..family }.has(worker));
 
     drop(hold);
     // read(1) fails at the end of its input.
@@ -144,7 +144,7 @@ fn what_a_worker_leaves_behind_is_known_as_its_own() {
     let kept: Vec<Pid> = pids.into_iter().filter(|&pid| pid != lost).collect();
     assert_eq!(orphans, kept);
     assert!(!family.has(lost), "it has cut every tie");
-    assert!(Family { start: 0, worker: other, ..family }.orphans(&[other]).is_empty());
+    assert!(Family { start: 0, worker: other, group: other, ..family }.orphans(&[other]).is_empty());
     assert!(family.orphans(&orphans).is_empty(), "those we know are left out");
     assert!(process::group_exists(worker), "the group outlives its leader");
 

@@ -30,6 +30,20 @@ pub fn is_accepting(worker: Pid, inodes: &BTreeSet<u64>) -> bool {
     missing.is_empty() && !inodes.is_empty()
 }
 
+/// Whether each of these listeners is waited on, or its connections are: a
+/// worker that never rests is not seen to wait. A listener of TCP has its port.
+pub fn is_serving(worker: Pid, listeners: &[(u64, Option<u16>)]) -> bool {
+    let tree: Vec<Pid> = std::iter::once(worker).chain(tree::descendants(worker)).collect();
+    let mut missing: BTreeSet<u64> = listeners.iter().map(|&(inode, _)| inode).collect();
+    for &pid in &tree {
+        strike_epoll(pid, &mut missing);
+        strike_threads(pid, &mut missing);
+    }
+    let busy = |port: Option<u16>| port.is_some_and(|port| listening::has_accepted(&tree, &[], port));
+    let served = |&(inode, port): &(u64, Option<u16>)| !missing.contains(&inode) || busy(port);
+    !listeners.is_empty() && listeners.iter().all(served)
+}
+
 /// Whether none of `pids` accepts on one of these inodes any more, though some may
 /// keep a copy of the descriptor (Go programs that have handed theirs on do). It
 /// can be told of those that wait with epoll, as long as they are not stopped.

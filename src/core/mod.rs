@@ -102,6 +102,8 @@ pub struct Supervisor {
     /// One came in this step.
     upgrade_asked: bool,
     known: Strength,
+    /// When a predecessor that we had asked to left its successor alone.
+    alone_since: Option<Time>,
     interrupted: bool,
     /// Nobody is waited for any more.
     killing: bool,
@@ -134,6 +136,7 @@ impl Supervisor {
             pending: false,
             upgrade_asked: false,
             known: Strength::Nothing,
+            alone_since: None,
             interrupted: false,
             killing: false,
             forced: false,

@@ -8,6 +8,10 @@ use std::time::Duration;
 /// grace and endless).
 pub const HUSH: Duration = Duration::from_millis(500);
 
+/// After its predecessor has gone, a server that refuses to restart while one
+/// lives may need this long to notice (gunicorn looks once a second).
+pub const NOTICE: Duration = Duration::from_millis(1500);
+
 /// A start that found the program being written to is tried for this long.
 pub const BUSY_WINDOW: Duration = Duration::from_secs(2);
 /// An upgrade whose program is missing looks again for this long, since deploys

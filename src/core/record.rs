@@ -205,6 +205,9 @@ impl Supervisor {
         }
         let (ready, asked, age) = (worker.ready, worker.asked, now - worker.since);
         let leaving = matches!(worker.stage, Stage::Draining { .. } | Stage::Killed) || worker.succeeded;
+        if self.policy.follow && leaving && !worker.succeeded {
+            self.alone_since = Some(now);
+        }
         self.report(Report::Gone { worker: id, exit, age, asked, ready, remains });
         match self.heir(id).map(|heir| (heir, self.workers.get(&heir).is_some_and(Worker::runs))) {
             _ if leaving => {}

@@ -1,7 +1,7 @@
 //! The last pass of a step: what the books now call for, whatever the event.
 
 use super::event::{Action, Ending, Failure, Reading, Report, Slot, Time, WorkerId};
-use super::policy::HUSH;
+use super::policy::{HUSH, NOTICE};
 use super::upgrade::{Look, Upgrade};
 use super::worker::{Stage, Worker};
 use super::{Generation, Place, Supervisor};
@@ -165,7 +165,8 @@ impl Supervisor {
     /// which a signal does not harm it.
     fn predecessor(&self, slot: Slot) -> Option<(WorkerId, Time)> {
         let mut here = self.in_slot(slot).filter(|_| self.policy.follow);
-        here.find_map(|(id, worker)| Some((id, worker.ready_since()? + HUSH)))
+        let noticed = self.alone_since.map_or(Time::ZERO, |since| since + NOTICE);
+        here.find_map(|(id, worker)| Some((id, noticed.max(worker.ready_since()? + HUSH))))
     }
 
     /// When a predecessor may be signalled that has not been.

@@ -4,6 +4,7 @@ use super::Run;
 use crate::ack::accepting;
 use crate::core::event::{AckKind, Event, WorkerId};
 use crate::launch::start::refused;
+use crate::listener::Listener;
 use crate::sys::{child, process};
 use log::warn;
 use nix::sys::signal::Signal;
@@ -17,16 +18,10 @@ impl Run {
         }
         if self.config.follow.is_some() {
             self.probe_first(id);
-        } else if self.config.acks.accepting
-            || self.books.process(id).is_some_and(|process| process.terms > 0)
-        {
-            let slot = self.books.get(id).map_or(0, |entry| entry.slot.0);
-            let inodes = self.common.listeners.iter().map(|listener| listener.inode(slot)).collect();
-            if self.books.process(id).is_some_and(|process| accepting::is_accepting(process.pid, &inodes)) {
-                self.soon.push_back(Event::Ack(id, AckKind::Accepting));
-                if self.books.process(id).is_some_and(|process| process.terms > 0) {
-                    self.soon.push_back(Event::Ack(id, AckKind::ParentTerm));
-                }
+        } else if (self.config.acks.accepting || self.terms(id) > 0) && self.is_accepting(id) {
+            self.soon.push_back(Event::Ack(id, AckKind::Accepting));
+            if self.terms(id) > 0 {
+                self.soon.push_back(Event::Ack(id, AckKind::ParentTerm));
             }
         }
         if self.books.process(id).is_some_and(|process| process.check.is_none())
@@ -34,6 +29,29 @@ impl Run {
         {
             self.check(id, &command);
         }
+    }
+
+    fn terms(&self, id: WorkerId) -> u32 {
+        self.books.process(id).map_or(0, |process| process.terms)
+    }
+
+    /// Asking for connections costs more than a look into /proc, and a worker that
+    /// rests at all is soon seen at it.
+    fn is_accepting(&mut self, id: WorkerId) -> bool {
+        const LOOKS_AT_REST: u32 = 5;
+        let Some(entry) = self.books.get_mut(id) else { return false };
+        let (slot, Some(process)) = (entry.slot.0, &mut entry.process) else { return false };
+        process.looks = process.looks.saturating_add(1);
+        let listeners = self.common.listeners.iter();
+        if process.looks > LOOKS_AT_REST {
+            let port = |listener: &Listener| {
+                listener.exported().inet.filter(|_| listener.is_stream()).map(|address| address.port())
+            };
+            let wanted: Vec<(u64, Option<u16>)> =
+                listeners.map(|listener| (listener.inode(slot), port(listener))).collect();
+            return accepting::is_serving(process.pid, &wanted);
+        }
+        accepting::is_accepting(process.pid, &listeners.map(|listener| listener.inode(slot)).collect())
     }
 
     fn check(&mut self, id: WorkerId, command: &str) {

@@ -3,8 +3,9 @@
 //! As in [`tree`](super::tree), everything here is evidence about a moment that
 //! has passed, and without `/proc` or the right to look there is none.
 
+use super::connections;
 use nix::unistd::Pid;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 
@@ -47,31 +48,45 @@ fn listening(pid: Pid) -> Option<BTreeSet<u64>> {
 /// listeners: they have accepted it. A server that never rests is seen so when it
 /// is never seen to wait.
 pub fn have_accepted(pids: &[Pid], others: &[Pid], listeners: &BTreeSet<u64>) -> bool {
-    let Some(table) = pids.iter().find_map(|&pid| connections(pid)) else { return false };
-    let inherited: BTreeSet<u64> = others.iter().flat_map(|&pid| sockets(pid)).collect();
-    let own: BTreeSet<u64> = pids.iter().flat_map(|&pid| sockets(pid)).collect();
-    let served: BTreeSet<&str> = table
-        .iter()
-        .filter(|row| !row.listens && own.contains(&row.inode) && !inherited.contains(&row.inode))
-        .map(|row| row.port.as_str())
-        .collect();
-    listeners.iter().all(|&inode| {
-        table.iter().any(|row| row.listens && row.inode == inode && served.contains(row.port.as_str()))
+    let Some(ports) = pids.iter().find_map(|&pid| ports(pid)) else { return false };
+    !listeners.is_empty()
+        && listeners
+            .iter()
+            .all(|inode| ports.get(inode).is_some_and(|&port| has_accepted(pids, others, port)))
+}
+
+/// Whether `pids`, and none of `others`, hold a connection that came in through
+/// `port`.
+pub fn has_accepted(pids: &[Pid], others: &[Pid], port: u16) -> bool {
+    /// A connection may end between the two looks.
+    const LOOKS: u32 = 3;
+    (0..LOOKS).any(|_| {
+        let connections = connections::at_port(port);
+        if connections.is_empty() {
+            return false;
+        }
+        let held = |pids: &[Pid]| -> BTreeSet<u64> {
+            pids.iter().flat_map(|&pid| sockets(pid)).filter(|inode| connections.contains(inode)).collect()
+        };
+        let own = held(pids);
+        !own.is_empty() && !own.is_subset(&held(others))
     })
+}
+
+/// The ports of the listeners in the network namespace of `pid`, by inode.
+fn ports(pid: Pid) -> Option<BTreeMap<u64, u16>> {
+    let tables = ["tcp", "tcp6"].map(|table| File::open(format!("/proc/{pid}/net/{table}")).ok());
+    let [four, six] = tables;
+    let rows = |table: File| lines(table).map_while(|line| tcp_row(&line).filter(|row| row.listens));
+    let rows = rows(four?).chain(six.into_iter().flat_map(rows));
+    Some(rows.map(|row| (row.inode, row.port)).collect())
 }
 
 /// A line of the TCP tables.
 struct Row {
-    port: String,
+    port: u16,
     listens: bool,
     inode: u64,
-}
-
-fn connections(pid: Pid) -> Option<Vec<Row>> {
-    let tables = ["tcp", "tcp6"].map(|table| File::open(format!("/proc/{pid}/net/{table}")).ok());
-    let [four, six] = tables;
-    let rows = lines(four?).chain(six.into_iter().flat_map(lines));
-    Some(rows.filter_map(|line| tcp_row(&line)).collect())
 }
 
 /// The lines below the heading.
@@ -87,7 +102,8 @@ fn tcp_row(line: &str) -> Option<Row> {
     let mut fields = line.split_whitespace();
     let (_, port) = fields.nth(1)?.rsplit_once(':')?;
     let listens = fields.nth(1)? == LISTENS;
-    Some(Row { port: port.into(), listens, inode: fields.nth(5)?.parse().ok()? })
+    let port = u16::from_str_radix(port, 16).ok()?;
+    Some(Row { port, listens, inode: fields.nth(5)?.parse().ok()? })
 }
 
 /// The inode of a socket that listens.

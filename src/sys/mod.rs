@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod child;
+pub mod connections;
 pub mod fd;
 pub mod identity;
 mod image;

@@ -201,7 +201,7 @@ fn unicorn() {
     });
 }
 
-/// More workers than clients: one that never rests is not seen to wait.
+/// Fewer workers than clients: they never rest, and are not seen to wait.
 #[test]
 fn gunicorn_itself() {
     follow_under_load(&Server {
@@ -216,7 +216,7 @@ fn gunicorn_itself() {
                  body = f'pid {os.getpid()}\\n'.encode()\n    \
                  start_response('200 OK', [('Content-Length', str(len(body)))])\n    return [body]\n",
             );
-            let words = ["--no-control-socket", "-w", "8", "-b", &address.to_string(), "process:app"];
+            let words = ["--no-control-socket", "-w", "2", "-b", &address.to_string(), "process:app"];
             words.map(OsString::from).into()
         },
     });
