@@ -3,7 +3,7 @@
 use crate::core::event::{Exit, Generation, Slot, Time, WorkerId};
 use crate::listener::guard::Look;
 use crate::sys::process;
-use crate::sys::tree::{self, Family};
+use crate::sys::tree::{self, Family, Lineage, Sender};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpgid};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -259,21 +259,30 @@ impl Books {
         self.dead.push_front((process.pid, id, now));
     }
 
-    /// The worker whose process, or descendant, `pid` is or was until just now.
-    pub fn sender(&self, pid: Pid, now: Time) -> Option<WorkerId> {
-        let lives = |entry: &Entry| entry.process.as_ref().is_some_and(|it| it.pid == pid && !it.reaped);
-        if let Some((&id, _)) = self.entries.iter().find(|(_, entry)| lives(entry)) {
-            return Some(id);
+    /// The worker whose process, or descendant, sent a signal. Whoever is below us
+    /// is a worker's, but for children that we had before; as process 1 also for
+    /// those that others have left to us.
+    pub fn sender(&self, sender: &Sender, now: Time) -> Option<WorkerId> {
+        let Lineage { line, below_us } = &sender.lineage;
+        let Some(&(top, _)) = line.last() else {
+            let recent = |at: Time| now.saturating_sub(at) < REMEMBERED;
+            let dead = self.dead.iter().find(|(dead, _, at)| *dead == sender.pid && recent(*at));
+            return dead.map(|(_, id, _)| *id);
+        };
+        if !below_us || self.strangers.contains(&top) {
+            return None;
         }
-        if tree::parent(pid).is_some() {
-            let has = |entry: &Entry| entry.process.as_ref().is_some_and(|it| it.family.has(pid));
-            let known = self.entries.iter().find(|(_, entry)| has(entry));
-            // Who has lost both group and environment is still below us.
-            let below = || self.entries.last_key_value().filter(|_| self.follow && tree::is_below_us(pid));
-            return known.or_else(below).map(|(&id, _)| id);
-        }
-        let recent = |at: Time| now.saturating_sub(at) < REMEMBERED;
-        self.dead.iter().find(|(dead, _, at)| *dead == pid && recent(*at)).map(|(_, id, _)| *id)
+        let find = |has: &dyn Fn(&Process) -> bool| {
+            let known = self.entries.iter().find(|(_, entry)| entry.process.as_ref().is_some_and(has));
+            known.map(|(&id, _)| id)
+        };
+        let lives = |it: &Process| !it.reaped && line.iter().any(|&(pid, _)| pid == it.pid);
+        let groups = |it: &Process| line.iter().any(|&(_, group)| group == it.family.group);
+        let last = || self.entries.keys().next_back().copied();
+        find(&lives)
+            .or_else(|| find(&groups))
+            .or_else(|| find(&|it| it.family.has(sender.pid)))
+            .or_else(|| last().filter(|_| Pid::this().as_raw() != 1))
     }
 
     /// Whose process `pid` is.

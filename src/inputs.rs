@@ -3,9 +3,11 @@
 use crate::ack::{Heard, Watcher};
 use crate::core::event::WorkerId;
 use crate::error::{Error, reason};
+use crate::export::GOAGAIN_SIGNAL;
 use crate::signals::Table;
+use crate::sys::tree::{self, Lineage, Sender};
 use crate::sys::{inherited, process};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use log::info;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use nix::sys::signal::Signal;
@@ -20,12 +22,15 @@ use std::path::PathBuf;
 /// up the thread that reads it and nobody else.
 const QUEUE: usize = 256;
 
+/// Signals that may come from a worker and mean something else then.
+const TOLD_BY_WORKERS: [i32; 3] = [libc::SIGTERM, libc::SIGUSR1, GOAGAIN_SIGNAL];
+
 /// What the threads send.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Input {
     /// A signal reached us, by number (it may be a real-time one). Who sent it is
     /// known unless it was the kernel or somebody outside our pid namespace.
-    Signal(i32, Option<Pid>),
+    Signal(i32, Option<Sender>),
     /// A worker spoke.
     Heard(WorkerId, Heard),
     /// The path of a listener may have gone.
@@ -68,12 +73,18 @@ pub fn start(
             process::hurry();
             loop {
                 let batch: Vec<Origin> = signals.wait().collect();
-                // What waited while we were stopped may be several in one, and
-                // only the first has left its name: it is nobody's.
-                let stopped = batch.iter().any(|origin| origin.signal == Signal::SIGCONT as i32);
+                let pid = |origin: &Origin| origin.process.as_ref().map(|process| process.pid);
+                let wakers: Vec<Option<i32>> =
+                    batch.iter().filter(|it| it.signal == Signal::SIGCONT as i32).map(pid).collect();
                 for origin in batch {
-                    let from = origin.process.map(|process| Pid::from_raw(process.pid));
-                    let from = from.filter(|pid| pid.as_raw() > 0 && !stopped);
+                    // What waited while somebody had us stopped may be several in
+                    // one, and only the first has left its name: it is nobody's.
+                    let stopped = wakers.iter().any(|waker| *waker != pid(&origin));
+                    let from = pid(&origin).filter(|&pid| pid > 0 && !stopped).map(Pid::from_raw);
+                    // Read at once: a child that is sent to say it is soon gone.
+                    let told = TOLD_BY_WORKERS.contains(&origin.signal);
+                    let lineage = |pid| if told { tree::lineage(pid) } else { Lineage::default() };
+                    let from = from.map(|pid| Sender { pid, lineage: lineage(pid) });
                     let _ = sender.send(Input::Signal(origin.signal, from));
                 }
             }
@@ -88,7 +99,7 @@ pub fn start(
 
 /// Tells when a name goes or is given to something else: inotify(7), which few
 /// network file systems have.
-fn watch(paths: Vec<(PathBuf, OsString)>, gone: Sender<Input>) -> io::Result<()> {
+fn watch(paths: Vec<(PathBuf, OsString)>, gone: crossbeam_channel::Sender<Input>) -> io::Result<()> {
     let changes = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO;
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
     let mut watched = Vec::new();

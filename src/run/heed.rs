@@ -10,15 +10,16 @@
 
 use super::Run;
 use crate::core::event::{AckKind, Event, WorkerId};
-use crate::export::GOAGAIN_SIGNAL;
+use crate::export::{Dialect, GOAGAIN_SIGNAL};
 use crate::sys::terminal;
+use crate::sys::tree::Sender;
 use log::{debug, info};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 impl Run {
-    pub(super) fn heed(&mut self, number: i32, from: Option<Pid>) {
-        let sender = |pid: Pid| Some((pid, self.books.sender(pid, self.clock.now())?));
+    pub(super) fn heed(&mut self, number: i32, from: Option<Sender>) {
+        let sender = |from: Sender| Some((from.pid, self.books.sender(&from, self.clock.now())?));
         match number {
             GOAGAIN_SIGNAL => match from.and_then(sender) {
                 Some((_, id)) => self.soon.push_back(Event::Ack(id, AckKind::Goagain)),
@@ -29,7 +30,8 @@ impl Run {
                 None => self.ask(Signal::SIGTERM),
             },
             // overseer's programs say so that they have let go of the sockets.
-            libc::SIGUSR1 => match from.and_then(sender) {
+            libc::SIGUSR1 if self.config.dialects.contains(&Dialect::Overseer) => match from.and_then(sender)
+            {
                 Some((pid, _)) => debug!("USR1 of pid {pid}, a worker's own, is not passed on"),
                 None => self.ask(Signal::SIGUSR1),
             },
@@ -56,10 +58,13 @@ impl Run {
             return debug!("TERM of pid {pid}, a worker's own, is no stop");
         }
         let needed = self.config.acks.terms(self.common.listeners.len());
-        let Some(entry) = self.books.get_mut(id) else { return };
-        let Some(process) = &mut entry.process else { return };
+        let entry =
+            self.books.get_mut(id).and_then(|entry| Some((entry.generation, entry.process.as_mut()?)));
+        let Some((generation, process)) = entry else {
+            return debug!("TERM of pid {pid}, a worker that has gone, is no stop");
+        };
         process.terms = process.terms.saturating_add(1);
-        debug!("{}: TERM {} of {needed} from pid {pid}", entry.generation, process.terms);
+        debug!("{generation}: TERM {} of {needed} from pid {pid}", process.terms);
         // Whoever did not mean an ack is told, once.
         if process.terms == needed + 1 {
             info!("TERM of pid {pid}, a worker's own, is no stop (to stop us from there: INT or QUIT)");

@@ -80,10 +80,39 @@ pub fn parent(pid: Pid) -> Option<Pid> {
     stat(pid).map(|stat| stat.parent)
 }
 
-/// Whether `pid` descends from us.
-pub fn is_below_us(pid: Pid) -> bool {
-    let mut ancestors = std::iter::successors(parent(pid), |&pid| parent(pid)).take(DEEPEST);
-    ancestors.any(|ancestor| ancestor == Pid::this())
+/// Where a process comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Lineage {
+    /// The process and its ancestors, each with its group, up to us or to the
+    /// root; empty if it has gone.
+    pub line: Vec<(Pid, Pid)>,
+    /// Whether the last of them is a child of ours.
+    pub below_us: bool,
+}
+
+/// Who sent a signal.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    /// Its process.
+    pub pid: Pid,
+    /// Where that came from when the signal was read.
+    pub lineage: Lineage,
+}
+
+/// The lineage of `pid` at this moment: it may be about to end.
+pub fn lineage(pid: Pid) -> Lineage {
+    let mut lineage = Lineage::default();
+    let mut next = pid;
+    while lineage.line.len() < DEEPEST {
+        if next == Pid::this() {
+            lineage.below_us = !lineage.line.is_empty();
+            break;
+        }
+        let Some(stat) = stat(next) else { break };
+        lineage.line.push((next, stat.group));
+        next = stat.parent;
+    }
+    lineage
 }
 
 /// Whether `pid` exists and is not a zombie.
