@@ -285,6 +285,13 @@ impl Books {
             .or_else(|| last().filter(|_| Pid::this().as_raw() != 1))
     }
 
+    /// TERMs of the worker and of its siblings: theirs may have swallowed its own.
+    pub fn terms(&self, id: WorkerId) -> u32 {
+        let generation = self.get(id).map(|entry| entry.generation);
+        let siblings = self.entries.values().filter(|entry| Some(entry.generation) == generation);
+        siblings.filter_map(|entry| entry.process.as_ref()).map(|process| process.terms).sum()
+    }
+
     /// Whose process `pid` is.
     pub fn owner(&self, pid: Pid) -> Owner {
         let owner = self.entries.iter().find_map(|(&id, entry)| match &entry.process {

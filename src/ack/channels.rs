@@ -3,6 +3,7 @@
 use super::end::End;
 use super::{Acks, Directory, Watcher, Worker};
 use crate::core::event::{AckKind, WorkerId};
+use crate::error::reason;
 use crate::export::{Dialect, Exported, FIRST_FD, first_listener, wire};
 use nix::fcntl::{F_SETFL, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -28,7 +29,7 @@ impl Acks {
     /// the first that neither a listener nor `taken` has.
     ///
     /// # Errors
-    /// When the system has no descriptor to spare, or no directory for a socket.
+    /// When the system has no descriptor to spare.
     pub fn open(
         &self,
         directory: &Directory,
@@ -134,12 +135,19 @@ impl Channels {
 
     /// Both ways to einhorn: a socket by its path, and a connection to it.
     fn einhorn(&mut self, directory: &Directory, number: RawFd) -> io::Result<()> {
-        let socket = directory.einhorn()?;
+        // Its clients know no abstract sockets; without a directory there is the
+        // connection alone.
+        match directory.einhorn() {
+            Ok(socket) => {
+                let path = socket.path().display().to_string();
+                self.variables.push(("EINHORN_SOCK_PATH".into(), path));
+                self.ends.push(End::Einhorn(socket));
+            }
+            Err(error) => log::debug!("einhorn has no socket with a path: {}", reason(&error)),
+        }
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
         fcntl(&ours, F_SETFL(OFlag::O_NONBLOCK))?;
         self.variables.push(("EINHORN_MASTER_PID".into(), std::process::id().to_string()));
-        self.variables.push(("EINHORN_SOCK_PATH".into(), socket.path().display().to_string()));
-        self.ends.push(End::Einhorn(socket));
         self.ends.push(End::given_line(ours));
         self.give(theirs, number, Some("EINHORN_SOCK_FD"));
         Ok(())

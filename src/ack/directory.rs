@@ -61,7 +61,7 @@ impl Directory {
     /// # Errors
     /// When there is no descriptor to spare, or no directory.
     pub(super) fn einhorn(&self) -> io::Result<EinhornSocket> {
-        let none = || io::Error::other("no directory for einhorn's socket (set RUNTIME_DIRECTORY)");
+        let none = || io::Error::other("no directory for it");
         EinhornSocket::at(self.next_path().ok_or_else(none)?)
     }
 

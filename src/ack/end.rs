@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
 use nix::unistd::{Pid, Uid, read};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -56,6 +56,9 @@ pub(super) struct Read {
 pub(super) struct EinhornSocket {
     listener: UnixListener,
     path: PathBuf,
+    /// Given up for a moment where no other descriptor is left, so that those who
+    /// connect can be turned away instead of waking us for ever.
+    spare: Option<OwnedFd>,
 }
 
 /// A connection on which a worker writes lines.
@@ -63,6 +66,8 @@ pub(super) struct EinhornSocket {
 pub(super) struct Line {
     stream: OwnedFd,
     text: Vec<u8>,
+    /// What comes belongs to a line that was too long.
+    skips: bool,
     /// Who connected; None for the connection that the worker was given.
     peer: Option<i32>,
 }
@@ -75,7 +80,7 @@ impl EinhornSocket {
     /// As bind(2).
     pub(super) fn at(path: PathBuf) -> io::Result<EinhornSocket> {
         let listener = UnixListener::bind(&path)?;
-        let socket = EinhornSocket { listener, path };
+        let socket = EinhornSocket { listener, path, spare: spare() };
         socket.listener.set_nonblocking(true)?;
         fs::set_permissions(&socket.path, fs::Permissions::from_mode(0o666))?;
         Ok(socket)
@@ -95,7 +100,7 @@ impl Drop for EinhornSocket {
 impl End {
     /// The connection that a worker was given.
     pub(super) fn given_line(stream: OwnedFd) -> End {
-        End::Line(Line { stream, text: Vec::new(), peer: None })
+        End::Line(Line { stream, text: Vec::new(), skips: false, peer: None })
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -114,7 +119,7 @@ impl End {
             End::Notify(socket) => read_notify(socket, worker, strangers),
             End::Pipe(pipe, kind, word) => read_pipe(pipe, *kind, word),
             End::Crank(socket) => read_crank(socket),
-            End::Einhorn(socket) => accept(socket, worker, strangers),
+            End::Einhorn(socket) => socket.accept(worker, strangers),
             End::Line(line) => line.read(worker, strangers),
         }
     }
@@ -208,21 +213,49 @@ fn read_crank(socket: &OwnedFd) -> Read {
     read
 }
 
-fn accept(socket: &EinhornSocket, worker: Worker, strangers: &mut u64) -> Read {
-    let mut read = Read::default();
-    for _ in 0..BURST {
-        let Ok((stream, _)) = socket.listener.accept() else { break };
-        let Ok(peer) = getsockopt(&stream, sockopt::PeerCredentials) else { continue };
-        if !speaks_for(peer.pid(), peer.uid(), worker) {
-            ignore(peer.pid(), worker, strangers);
-            continue;
+fn spare() -> Option<OwnedFd> {
+    File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+impl EinhornSocket {
+    /// Whoever connects must be the worker or its descendant, and live: an ack names
+    /// the process that sends it.
+    fn accept(&mut self, worker: Worker, strangers: &mut u64) -> Read {
+        let mut read = Read::default();
+        for _ in 0..BURST {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if self.turns_away(&error) => continue,
+                Err(_) => break,
+            };
+            let Ok(peer) = getsockopt(&stream, sockopt::PeerCredentials) else { continue };
+            if !worker.family.has(Pid::from_raw(peer.pid())) {
+                ignore(peer.pid(), worker, strangers);
+                continue;
+            }
+            if stream.set_nonblocking(true).is_ok() {
+                let peer = Some(peer.pid());
+                read.new.push(End::Line(Line {
+                    stream: stream.into(),
+                    text: Vec::new(),
+                    skips: false,
+                    peer,
+                }));
+            }
         }
-        if stream.set_nonblocking(true).is_ok() {
-            let line = Line { stream: stream.into(), text: Vec::new(), peer: Some(peer.pid()) };
-            read.new.push(End::Line(line));
-        }
+        read
     }
-    read
+
+    /// Whether the one who waits was turned away for want of a descriptor.
+    fn turns_away(&mut self, error: &io::Error) -> bool {
+        let exhausted = [Errno::EMFILE, Errno::ENFILE].map(|errno| Some(errno as i32));
+        if !exhausted.contains(&error.raw_os_error()) || self.spare.take().is_none() {
+            return false;
+        }
+        let turned_away = self.listener.accept().is_ok();
+        self.spare = spare();
+        turned_away
+    }
 }
 
 impl Line {
@@ -242,6 +275,9 @@ impl Line {
         };
         while let Some(end) = self.text.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.text.drain(..=end).collect();
+            if std::mem::take(&mut self.skips) {
+                continue;
+            }
             let Some(pid) = einhorn::acked(&line[..end]) else { continue };
             let own = match self.peer {
                 Some(peer) => peer == pid,
@@ -254,7 +290,11 @@ impl Line {
             }
         }
         let acked = outcome.ready.is_some() && self.peer.is_some();
-        outcome.ended = ended || acked || self.text.len() > einhorn::LONGEST;
+        if self.text.len() > einhorn::LONGEST {
+            self.text.clear();
+            self.skips = true;
+        }
+        outcome.ended = ended || acked;
         outcome
     }
 }

@@ -44,16 +44,10 @@ impl Acks {
     /// How many TERMs of a worker make one ack: endless sends one a listener, and
     /// the others of its kind one in all.
     pub fn terms(&self, listeners: usize) -> u32 {
-        match self.counts_terms() {
+        match self.dialects.contains(&Dialect::Endless) {
             true => u32::try_from(listeners).unwrap_or(u32::MAX).max(1),
             false => 1,
         }
-    }
-
-    /// Whether several TERMs make one ack. Two that come together are one to us,
-    /// so a worker that has sent some and is seen to accept counts as well.
-    pub fn counts_terms(&self) -> bool {
-        self.dialects.contains(&Dialect::Endless)
     }
 
     /// Whether a real-time signal is an ack.

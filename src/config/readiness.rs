@@ -62,7 +62,7 @@ fn parse(values: &[String], dialects: &[Dialect]) -> Result<(Acks, Readiness), E
         acks.accepting = true;
         readiness.timer.get_or_insert(AUTO_TIMER);
     }
-    let look = acks.accepting || acks.counts_terms();
+    let look = acks.accepting || readiness.kinds.contains(&AckKind::ParentTerm);
     readiness.probe = match (&acks.exec, look) {
         (Some(_), _) => Some(PROBE_EXEC),
         (None, true) => Some(PROBE_LOOK),

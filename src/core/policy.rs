@@ -158,12 +158,13 @@ impl Readiness {
         }
     }
 
-    /// The pauses between probes of such a worker.
-    pub fn probe(&self, known: Strength) -> Option<(Duration, Duration)> {
+    /// The pauses between probes. Where acks are signals, two may have become one
+    /// on the way, and what is seen makes up for it.
+    pub fn probe(&self) -> Option<(Duration, Duration)> {
         let useful = self.kinds.contains(&AckKind::Exec)
             || self.kinds.contains(&AckKind::Accepting)
             || self.kinds.contains(&AckKind::ParentTerm)
-            || self.auto && known < Strength::Said;
+            || self.auto;
         self.probe.filter(|_| useful)
     }
 }

@@ -203,7 +203,7 @@ impl Worker {
         self.stage = Stage::Starting {
             ack_by: policy.ack_timeout.map(|timeout| now + timeout),
             ready_at: policy.readiness.timer(self.known).map(|timer| now + timer),
-            probe: policy.readiness.probe(self.known).map(|(first, _)| (now + first, first)),
+            probe: policy.readiness.probe().map(|(first, _)| (now + first, first)),
         };
     }
 

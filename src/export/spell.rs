@@ -123,11 +123,11 @@ fn einhorn(listeners: &[(i32, Exported)], start: &Start) -> Variables {
 
 /// start_server spells a port as it was given to it: alone where no host was.
 fn server_starter_pair(number: i32, listener: &Exported) -> String {
-    let address = match listener.inet {
+    let written = match listener.inet {
         Some(_) => listener.written.strip_prefix(':').unwrap_or(listener.written),
-        None => listener.address,
+        None => listener.written,
     };
-    format!("{address}={number}")
+    format!("{written}={number}")
 }
 
 /// php-fpm knows a socket by its address in numbers, without brackets.
@@ -251,10 +251,7 @@ mod tests {
             (
                 "server-starter",
                 &three,
-                &[
-                    "SERVER_STARTER_PORT=5001=3;localhost:4242=4;/run/app.sock=5",
-                    "SERVER_STARTER_GENERATION=3",
-                ],
+                &["SERVER_STARTER_PORT=5001=3;localhost:4242=4;./app.sock=5", "SERVER_STARTER_GENERATION=3"],
             ),
             ("endless", &three[..1], &["ENDLESS_CONTINUE=1"]),
             ("endless", &three[..2], &["ENDLESS_CONTINUE=1", "ENDLESS_SOCKET_ORDER=:5001,localhost:4242"]),

@@ -22,9 +22,8 @@ pub fn tableflip_names(listeners: &[Exported]) -> Vec<u8> {
             Kind::Udp | Kind::UnixDatagram => "packet",
             Kind::Tcp | Kind::Unix | Kind::UnixSeqpacket => "listener",
         };
-        let address = if listener.inet.is_some() { listener.written } else { listener.address };
         gob_number(&mut value, 3);
-        for text in [kind, network(listener.kind), address] {
+        for text in [kind, network(listener.kind), listener.written] {
             gob_number(&mut value, text.len() as u64);
             value.extend(text.bytes());
         }

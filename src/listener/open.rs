@@ -197,6 +197,9 @@ fn open(bind: &Bind, plan: Plan, name: String, slots: u32, earlier: &[Listener])
             }
             let (kind, backlog, socket, bound) = bind_path(&file, START_PATIENCE)?;
             let mut listener = Listener::new(name, address, origin, kind);
+            if let Address::Unix { path, .. } = &bind.address {
+                listener.written = path.display().to_string();
+            }
             listener.path = Some(bound);
             listener.backlog = backlog;
             listener.nonblock = options.nonblock;

@@ -18,9 +18,9 @@ impl Run {
         }
         if self.config.follow.is_some() {
             self.probe_first(id);
-        } else if (self.config.acks.accepting || self.terms(id) > 0) && self.is_accepting(id) {
+        } else if (self.config.acks.accepting || self.books.terms(id) > 0) && self.is_accepting(id) {
             self.soon.push_back(Event::Ack(id, AckKind::Accepting));
-            if self.terms(id) > 0 {
+            if self.books.terms(id) > 0 {
                 self.soon.push_back(Event::Ack(id, AckKind::ParentTerm));
             }
         }
@@ -29,10 +29,6 @@ impl Run {
         {
             self.check(id, &command);
         }
-    }
-
-    fn terms(&self, id: WorkerId) -> u32 {
-        self.books.process(id).map_or(0, |process| process.terms)
     }
 
     /// Asking for connections costs more than a look into /proc, and a worker that
