@@ -23,7 +23,7 @@ use crate::listener::Guard;
 use crate::listener::guard::Look;
 use crate::pid_file::PidFile;
 use crate::sys::identity::identity;
-use crate::sys::tree::Family;
+use crate::sys::tree::{self, Family};
 use crate::sys::{child, inherited, memory, process};
 use crate::upward::Upward;
 use crate::{inputs, report, signals};
@@ -41,6 +41,9 @@ const OVERSLEPT: Duration = Duration::from_secs(1);
 /// not every end is told (a process may have left its group, or its parent may
 /// not reap it).
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is left of workers that have gone has this long where a worker has for ever.
+const LAST_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How it ended: our exit status and last line.
 pub type Verdict = (u8, Option<String>);
@@ -150,6 +153,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         clock: Clock::new(),
     };
     let ending = run.until_the_end(&inputs);
+    run.end_strays(&inputs);
     for id in run.books.gone(|_| false) {
         run.end_check(id);
     }
@@ -315,7 +319,9 @@ impl Run {
         let family = Family { worker: started.pid, group: started.pid, supervisor: Pid::this(), start: id.0 };
         let worker = ack::Worker { uid, generation: generation.0, family };
         if let Some(entry) = self.books.get_mut(id) {
-            entry.process = Some(Process::started(family, launch.own_group, started.pidfd));
+            let mut process = Process::started(family, launch.own_group, started.pidfd);
+            process.born = tree::stat(started.pid).map_or(0, |stat| stat.born);
+            entry.process = Some(process);
         }
         self.note_birth(id);
         match channels.watch(&self.watcher, id, worker) {
@@ -328,12 +334,33 @@ impl Run {
         Ok(())
     }
 
+    fn serves(&self, id: WorkerId) -> bool {
+        let mut shown = self.core.workers().filter(|shown| shown.worker == id);
+        shown.any(|shown| matches!(shown.stage, ShownStage::Starting | ShownStage::Ready))
+    }
+
+    /// What no worker answers for goes with us, as what they leave behind does.
+    fn end_strays(&mut self, inputs: &Receiver<Input>) {
+        let until = self.clock.now() + self.config.policy.stop_timeout.unwrap_or(LAST_PATIENCE);
+        let mut kill = false;
+        while self.books.end_strays(kill) {
+            let hurried = [libc::SIGINT, libc::SIGQUIT];
+            let input = inputs.recv_timeout(LOOK_AGAIN / 20);
+            kill |= self.clock.now() >= until;
+            kill |= matches!(input, Ok(Input::Signal(signal, _)) if hurried.contains(&signal));
+            process::reap().for_each(drop);
+        }
+    }
+
     /// Signals coalesce, so every exit is looked for.
     fn reap(&mut self) {
         for (pid, exit) in process::reap() {
             match self.books.owner(pid) {
                 Owner::Worker(worker) => {
                     self.books.reaped(worker, self.clock.now());
+                    if exit == process::Exit::Code(0) && self.serves(worker) {
+                        self.books.claim(worker);
+                    }
                     if self.is_carried_on(worker, exit) {
                         continue;
                     }

@@ -55,7 +55,8 @@ impl Family {
         living_children(self.supervisor, others).into_iter().filter(|&pid| self.left_behind(pid)).collect()
     }
 
-    fn left_behind(&self, pid: Pid) -> bool {
+    /// Whether `pid` shows that it came from the worker, wherever it is now.
+    pub fn left_behind(&self, pid: Pid) -> bool {
         stat(pid).is_some_and(|stat| stat.group == self.group) || self.is_in_environment(pid)
     }
 

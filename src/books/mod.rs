@@ -1,11 +1,13 @@
 //! Which process stands behind which worker: what the core does not know.
 
+mod leftovers;
+
 use crate::core::event::{Exit, Generation, Slot, Time, WorkerId};
 use crate::listener::guard::Look;
 use crate::sys::process;
 use crate::sys::tree::{self, Family, Lineage, Sender};
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getpgid};
+use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::iter;
 use std::os::fd::OwnedFd;
@@ -55,8 +57,10 @@ pub struct Process {
     pub family: Family,
     /// The user's check, while it runs.
     pub check: Option<Pid>,
-    /// What it left behind and has been asked to stop; None: nothing has.
-    pub asked: Option<BTreeSet<Pid>>,
+    /// Whether what it left behind has been asked to stop.
+    pub asked: bool,
+    /// What went into the background from it without a trace of where it came from.
+    pub claimed: Vec<Pid>,
     /// Whether what it left behind is to be killed.
     pub killed: bool,
     /// TERMs that it has sent us.
@@ -92,7 +96,8 @@ impl Process {
             leads,
             family,
             check: None,
-            asked: None,
+            asked: false,
+            claimed: Vec::new(),
             killed: false,
             terms: 0,
             looks: 0,
@@ -125,6 +130,9 @@ pub struct Books {
     /// Workers that have been reaped of late: a signal of one may be told after
     /// its end.
     dead: VecDeque<(Pid, WorkerId, Time)>,
+    /// Leftovers that have had their TERM, with their birth: a second one would cut
+    /// what they are finishing.
+    asked: BTreeSet<(Pid, u64)>,
     /// Children that we had before we started any.
     strangers: Vec<Pid>,
     /// Everything is to go: whatever is left to us belongs to the last workers.
@@ -153,6 +161,7 @@ impl Books {
             command,
             last_refused: None,
             dead: VecDeque::new(),
+            asked: BTreeSet::new(),
             strangers: tree::living_children(Pid::this(), &[]),
             stopping: false,
             follow,
@@ -302,27 +311,6 @@ impl Books {
         owner.unwrap_or(Owner::Nobody)
     }
 
-    /// Workers that have been reaped and left something behind.
-    pub fn leftovers(&self) -> Vec<WorkerId> {
-        let reaped = |entry: &Entry| entry.process.as_ref().is_some_and(|process| process.reaped);
-        self.entries.iter().filter(|(_, entry)| reaped(entry)).map(|(&id, _)| id).collect()
-    }
-
-    /// Processes that a reaped worker has left behind: those that were given to us,
-    /// and what is below them.
-    fn orphans(&self, process: &Process) -> BTreeSet<Pid> {
-        let roots = match (self.stopping, self.follow) {
-            (true, _) => self.unknown_children(),
-            (false, true) => {
-                let of_its_time = |born| born >= process.since && process.until.is_none_or(|end| born < end);
-                let known = |pid: &Pid| tree::stat(*pid).is_some_and(|stat| of_its_time(stat.born));
-                self.unknown_children().into_iter().filter(known).collect()
-            }
-            (false, false) => process.family.orphans(&self.known()),
-        };
-        roots.into_iter().flat_map(|root| iter::once(root).chain(tree::descendants(root))).collect()
-    }
-
     /// Processes that are no orphans: workers, checks, and those that we had before.
     fn known(&self) -> Vec<Pid> {
         let processes = self.entries.values().filter_map(|entry| entry.process.as_ref());
@@ -348,56 +336,6 @@ impl Books {
             }
         }
         own
-    }
-
-    /// Whether anything of a reaped worker lives on.
-    pub fn remains(&mut self, id: WorkerId) -> bool {
-        let Some(process) = self.entries.get_mut(&id).and_then(|entry| entry.process.as_mut()) else {
-            return false;
-        };
-        process.leads = process.leads
-            && process::group_exists(process.pid)
-            && tree::group_lives(process.pid).unwrap_or(true);
-        let leads = process.leads;
-        leads || self.process(id).is_some_and(|process| !self.orphans(process).is_empty())
-    }
-
-    /// Asks what a reaped worker has left behind to stop, or kills it.
-    pub fn end_remains(&mut self, id: WorkerId, signal: Signal) {
-        if !self.remains(id) {
-            return;
-        }
-        let Some(process) = self.process(id) else { return };
-        let (pid, leads, orphans) = (process.pid, process.leads, self.orphans(process));
-        if leads {
-            log_failure(pid, process::signal_group(pid, signal as i32));
-            // A stopped process keeps the signal until it is continued.
-            log_failure(pid, process::signal_group(pid, Signal::SIGCONT as i32));
-        }
-        for &orphan in orphans.iter().filter(|&&orphan| !leads || getpgid(Some(orphan)) != Ok(pid)) {
-            log_failure(orphan, process::signal(orphan, signal as i32));
-            log_failure(orphan, process::signal(orphan, Signal::SIGCONT as i32));
-        }
-        if let Some(process) = self.entries.get_mut(&id).and_then(|entry| entry.process.as_mut()) {
-            process.asked.get_or_insert_default().extend(orphans);
-            process.killed |= signal == Signal::SIGKILL;
-        }
-    }
-
-    /// Those that were given to us since then, by the end of others, get the same.
-    pub fn end_newcomers(&mut self, id: WorkerId) {
-        let Some(process) = self.process(id) else { return };
-        if process.killed {
-            return self.end_remains(id, Signal::SIGKILL);
-        }
-        let Some(asked) = &process.asked else { return };
-        let new: BTreeSet<Pid> = self.orphans(process).difference(asked).copied().collect();
-        for &orphan in &new {
-            log_failure(orphan, process::signal(orphan, Signal::SIGTERM as i32));
-        }
-        if let Some(process) = self.entries.get_mut(&id).and_then(|entry| entry.process.as_mut()) {
-            process.asked.get_or_insert_default().extend(new);
-        }
     }
 
     /// Sends a signal to the worker alone.
