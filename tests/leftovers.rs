@@ -116,3 +116,37 @@ fn a_service_manager_that_does_not_read_holds_up_nothing() {
     wrapper.signal(Signal::SIGTERM);
     assert_eq!(wrapper.exit_status(), 0);
 }
+
+#[test]
+fn each_leftover_gets_one_term_when_everything_goes() {
+    let scene = Scene::new();
+    // bash runs a trap between two commands; the file is a word to leave.
+    let child = "trap 'echo TERM >>terms\\$1' TERM; echo \\$\\$ >child\\$1; \
+                 until [ -e leave ]; do sleep 0.01; done";
+    let script = format!(
+        "setsid bash -c \"{child}\" x $GRACEFUL_RUN_SLOT &\nuntil [ -s child$GRACEFUL_RUN_SLOT ]; do sleep 0.01; \
+         done\n{READY}\nexec sleep 1000"
+    );
+    let mut wrapper = start(&scene, &script, &["-n", "3"]);
+    wrapper.log.wait(&common::says::ready(1));
+    let children: Vec<i32> = (0..3).map(|slot| pid_in(&scene, &format!("child{slot}"))).collect();
+    wrapper.signal(Signal::SIGTERM);
+    wrapper.log.wait_nth("they are asked to stop", 3);
+    let terms = |slot: i32| fs::read_to_string(scene.path(&format!("terms{slot}"))).unwrap_or_default();
+    until("every leftover is asked", || (0..3).all(|slot| !terms(slot).is_empty()));
+    fs::write(scene.path("leave"), "").unwrap();
+    assert_eq!(wrapper.exit_status(), 0);
+    assert_eq!([terms(0), terms(1), terms(2)], ["TERM\n"; 3]);
+    assert!(!children.into_iter().any(lives));
+}
+
+#[test]
+fn one_that_went_into_the_background_without_a_trace_goes_with_its_worker() {
+    let scene = Scene::new();
+    let script = format!("env -i setsid sleep 1000 &\necho $! >daemon\n{READY}\nexit 0");
+    let mut wrapper = start(&scene, &script, &["--restart", "never"]);
+    wrapper.log.wait("it left processes behind: if it daemonises");
+    let daemon = pid_in(&scene, "daemon");
+    assert_eq!(wrapper.exit_status(), 0);
+    assert!(!lives(daemon));
+}

@@ -168,3 +168,19 @@ fn a_stranger_s_term_is_a_stop_before_anything_was_ready() {
     assert_eq!(wrapper.exit_status(), 0);
     assert_eq!(scene.log.count("g1 s0 worker TERM"), 1);
 }
+
+/// It has neither our variables nor its worker's group, and its parent has gone.
+#[test]
+fn a_descendant_that_has_cut_every_tie_is_no_stop() {
+    let scene = Scene::new();
+    let script = "rm -f told; (env -i setsid /bin/bash -c \"kill -TERM $PPID; : >told; exec sleep 1000\" &); \
+                  until [ -e told ]; do sleep 0.01; done; eval \"echo >&$READY_FD\"; exec sleep 1000";
+    let args = quick(&["--ack", "fd", "--stop-timeout", "2s"]);
+    let mut wrapper = scene.start_command(&args, &["/bin/bash", "-c", script]);
+    wrapper.log.wait(&says::ready(1));
+    wrapper.signal(Signal::SIGUSR2);
+    wrapper.log.wait("generation 2: serves after");
+    assert!(!wrapper.log.has("stopping"), "{:?}", wrapper.log.all());
+    wrapper.signal(Signal::SIGTERM);
+    assert_eq!(wrapper.exit_status(), 0);
+}
