@@ -84,6 +84,15 @@ fn a_tcp_listener_that_a_worker_shut_down_listens_again_at_the_same_port() {
 }
 
 #[test]
+fn a_udp_socket_that_a_worker_shut_down_is_told_of() {
+    // The call says ENOTCONN and takes effect.
+    let scene = Scene::of("count-signals\nshutdown\nready notify");
+    let wrapper = bound(&scene, "udp://127.0.0.1:0", &["--ack", "notify"]);
+    wrapper.log.wait("generation 1: shut down udp * for everybody, and it cannot be revived (restart us)");
+    wrapper.stop();
+}
+
+#[test]
 fn each_slots_own_socket_is_looked_at() {
     let scene = Scene::of("count-signals\nready notify");
     scene.script("1.1", "count-signals\nlisten 5\nready notify\nwait go\ntell-socket");

@@ -12,7 +12,8 @@
 //!   the socket and never knew it.
 //! - shutdown(2) by one ends the socket for all. A TCP socket comes back by
 //!   listen(2), without the connections that waited. A unix socket does not: the
-//!   workers that start next get a new one, at the same path.
+//!   workers that start next get a new one, at the same path. Of a UDP socket it is
+//!   told.
 //! - O_NONBLOCK lives on the open file description. What a BIND says is put back
 //!   at once. Where none says anything, it stays as workers made it while one
 //!   lives: cleared, it would hang an event loop in accept(2), set, it would break
@@ -164,7 +165,7 @@ impl Post {
     fn look(&mut self, listener: &mut Listener, look: Look) {
         let broken = match listener.kind {
             Kind::Tcp => self.look_at_tcp(listener, look),
-            Kind::Udp => None,
+            Kind::Udp => self.look_at_udp(listener, look),
             _ => self.look_at_unix(listener, look),
         };
         if broken.is_none() {
@@ -225,6 +226,18 @@ impl Post {
             ),
         }
         None
+    }
+
+    /// A datagram socket that was shut down stays so: nothing clears that.
+    fn look_at_udp(&mut self, listener: &Listener, look: Look) -> Option<Trouble> {
+        if !fd::is_shut_down(listener.fd(look.slot)) {
+            return None;
+        }
+        if self.is_news(Trouble::ShutDown) {
+            let by = By(look.generation);
+            error!("{by}: shut down udp {listener} for everybody, and it cannot be revived (restart us)");
+        }
+        Some(Trouble::ShutDown)
     }
 
     fn look_at_unix(&mut self, listener: &mut Listener, look: Look) -> Option<Trouble> {

@@ -115,7 +115,7 @@ pub fn tcp_backlog(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
     }
 }
 
-/// Whether somebody has called shutdown(2) on a unix socket, so that it receives
+/// Whether somebody has called shutdown(2) on a unix or a UDP socket, so that it receives
 /// nothing any more. SO_ACCEPTCONN does not tell, it stays 1; and nix has no name
 /// for POLLRDHUP, the one sign of SHUT_RD: poll(2).
 pub fn is_shut_down(socket: BorrowedFd<'_>) -> bool {

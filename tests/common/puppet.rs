@@ -197,7 +197,11 @@ impl Puppet {
             "last-act" => *self.last_act.lock().unwrap() = rest.to_owned(),
             "unlink" => std::fs::remove_file(rest)?,
             "listen" => listen(&listener(3), Backlog::new(rest.parse().unwrap_or(0))?)?,
-            "shutdown" => shutdown(3, Shutdown::Both)?,
+            "shutdown" => match shutdown(3, Shutdown::Both) {
+                // A datagram socket says so, and is shut down all the same.
+                Err(nix::errno::Errno::ENOTCONN) => {}
+                done => done?,
+            },
             "nonblock" => drop(fcntl(listener(3), F_SETFL(OFlag::O_NONBLOCK))?),
             "block" => drop(fcntl(listener(3), F_SETFL(OFlag::empty()))?),
             "accept-or-exit" => {
