@@ -125,6 +125,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     let manager = around.environment.iter().find(|(key, _)| key == "NOTIFY_SOCKET");
     let upward = Upward::new(manager.map(|(_, value)| value.as_os_str()));
     let more: &[i32] = if config.acks.goagain() { &[GOAGAIN_SIGNAL] } else { &[] };
+    heed::warn_of_silence(&config.policy.readiness.kinds, identity.is_some());
     let (inputs, watcher) = inputs::start(&config.signals, more, listeners.paths())?;
     let books = Books::new(
         config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default(),

@@ -13,9 +13,23 @@ use crate::core::event::{AckKind, Event, WorkerId};
 use crate::export::{Dialect, GOAGAIN_SIGNAL};
 use crate::sys::terminal;
 use crate::sys::tree::Sender;
-use log::{debug, info};
+use log::{debug, info, warn};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+
+/// Says where a TERM that is waited for cannot come.
+pub(super) fn warn_of_silence(kinds: &[AckKind], foreign: bool) {
+    if kinds != [AckKind::ParentTerm] {
+        return;
+    }
+    if foreign {
+        warn!(
+            "workers of another user cannot send us TERM: grace exits, endless gives no ack (leave --ack out)"
+        );
+    } else if Pid::this().as_raw() == 1 {
+        warn!("servers built on grace send no TERM to process 1, which we are (leave --ack out)");
+    }
+}
 
 impl Run {
     pub(super) fn heed(&mut self, number: i32, from: Option<Sender>) {

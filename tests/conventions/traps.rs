@@ -218,6 +218,7 @@ fn grace_as_nobody_ends_before_it_is_ready() {
     wrapper.exit_status();
     let log = wrapper.log.wait_end().join("\n");
     assert!(!log.contains("serving"), "{log}");
+    assert!(log.contains("workers of another user cannot send us TERM"), "{log}");
 }
 
 fn as_nobody(worker: &str, options: &[&str], then: impl FnOnce(&Wrapper, &Scene)) {
