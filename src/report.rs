@@ -82,8 +82,14 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
     }
 }
 
-/// Our exit status and, unless it is 0, our last line.
-pub fn last_words(ending: Ending, books: &Books, stop_timeout: Option<Duration>) -> (u8, Option<String>) {
+/// Our exit status and, unless it is 0, our last line. `served` says whether
+/// anything ever has.
+pub fn last_words(
+    ending: Ending,
+    books: &Books,
+    stop_timeout: Option<Duration>,
+    served: bool,
+) -> (u8, Option<String>) {
     let of = |id: WorkerId| Named::new(id, books);
     match ending {
         Ending::Stopped => (0, None),
@@ -93,6 +99,14 @@ pub fn last_words(ending: Ending, books: &Books, stop_timeout: Option<Duration>)
             (137, Some(format!("cannot stop every worker in time: one had to be killed ({limit})")))
         }
         Ending::Worker(id, exit) => {
+            if exit == Exit::Code(0) && !served {
+                let worker = of(id);
+                warn!(
+                    generation = worker.generation.0, pid = worker.pid;
+                    "'{}' exited with status 0 before it was ready: nothing is kept running (a server stays; --retry-start tries again)",
+                    worker.command
+                );
+            }
             let status = match exit {
                 Exit::Code(code) => code as u8,
                 Exit::Signal(signal) => 128 + signal as u8,

@@ -162,7 +162,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     if let Some(failure) = run.failure {
         return Err(failure);
     }
-    Ok(report::last_words(ending, &run.books, run.config.policy.stop_timeout))
+    Ok(report::last_words(ending, &run.books, run.config.policy.stop_timeout, run.core.has_served()))
 }
 
 impl Run {
