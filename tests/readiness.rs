@@ -236,8 +236,10 @@ fn the_timer_says_what_may_be_wrong_with_the_listeners() {
     assert!(line.ends_with(exactly) && !warned, "{line}");
     let (line, warned) = said_of("server", &bound);
     assert!(line.ends_with(exactly) && !warned, "{line}");
-    let (line, _) = said_of("nginx", &[]);
-    assert!(line.ends_with("the program gave no sign"), "{line}");
+    for without in [&[][..], &["--follow", "USR2"]] {
+        let (line, _) = said_of("nginx", without);
+        assert!(line.ends_with("the program gave no sign"), "{line}");
+    }
     let (_, warned) = said_of("nginx", &[&bound[..], &["--stop-signal", "TERM"]].concat());
     assert!(!warned, "somebody has chosen it");
 }
