@@ -144,6 +144,8 @@ pub struct Cli {
     pub on_ack_timeout: Option<OnAckTimeout>,
 
     /// How long a new generation must live after its ack before the old one is asked to stop
+    ///
+    /// 1.5 s at least where only the timer of `--ack auto` has spoken.
     #[arg(long, value_name = "DUR", default_value = "500ms", help_heading = "Upgrade")]
     pub soak: String,
 

@@ -5,8 +5,8 @@
 //! starts through a shell or `timeout` is another. Contract: CMD is executed in
 //! this process, in the environment and with the signals that it was started
 //! with; only LISTEN_PID and LISTEN_PIDFDID become its own numbers, and
-//! EINHORN_MASTER_PID, where it is set, that of its parent. What cannot work is
-//! refused before.
+//! EINHORN_MASTER_PID and GUNICORN_PID, where they are set, that of its parent,
+//! with which their readers compare them. What cannot work is refused before.
 
 use crate::error::{Error, reason};
 use crate::listener::options::digits;
@@ -24,6 +24,9 @@ use std::path::Path;
 /// Our word for it, as the first argument.
 pub const WORD: &str = "here";
 
+/// Variables in which a program finds the number of its parent.
+const PARENTS: [&str; 2] = ["EINHORN_MASTER_PID", "GUNICORN_PID"];
+
 const HELP: &str = "\
 Take the sockets in a script that graceful-run runs
 
@@ -36,6 +39,9 @@ one, and does not find them. This puts its own process id there and becomes CMD:
   #!/bin/sh
   ./migrate || exit 1
   exec timeout --foreground 1d graceful-run here -- ./server
+
+It is for those who read LISTEN_FDS, and for the dialects einhorn and gunicorn;
+in the others any process finds the sockets, and this is not needed.
 
 Without exec the stop signal reaches the shell alone, and the server is asked to
 stop once the shell has gone.
@@ -80,8 +86,12 @@ fn sockets() -> Result<(), Error> {
     let attempt = "take the sockets here";
     let Some(count) = std::env::var_os("LISTEN_FDS") else {
         let (why, next) = match std::env::var_os("GRACEFUL_RUN_PID") {
-            // A dialect of its own, of which only the master's number is ours to put right.
-            Some(_) if std::env::var_os("EINHORN_MASTER_PID").is_some() => return Ok(()),
+            // A dialect of its own, of which only the parent's number is ours to put right.
+            Some(_) if PARENTS.iter().any(|name| std::env::var_os(name).is_some()) => return Ok(()),
+            Some(_) if std::env::var_os("GRACEFUL_RUN_LISTENERS").is_some_and(|list| !list.is_empty()) => (
+                "the dialect hands over no LISTEN_FDS, and does not depend on the process",
+                "leave 'graceful-run here' out, or add listen-fds to --export",
+            ),
             Some(_) => ("LISTEN_FDS is not set", "give graceful-run a listener with -b"),
             None => (
                 "not started by graceful-run",
@@ -152,11 +162,12 @@ fn places(name: &OsStr, path: Option<OsString>) -> Vec<OsString> {
     std::env::split_paths(&path).map(|directory| directory.join(name).into_os_string()).collect()
 }
 
-/// What CMD finds, less the two variables that hold its own number.
+/// What CMD finds, less the two variables that hold its own number, and with that
+/// of its parent.
 fn environment(ours: impl Iterator<Item = (OsString, OsString)>, parent: Pid) -> Vec<Vec<u8>> {
     let kept = ours.filter(|(key, _)| key != "LISTEN_PID" && key != "LISTEN_PIDFDID");
     let pair = |(key, value): (OsString, OsString)| {
-        let value = match key == "EINHORN_MASTER_PID" {
+        let value = match PARENTS.iter().any(|name| key == *name) {
             true => parent.to_string().into(),
             false => value,
         };
@@ -177,10 +188,14 @@ mod tests {
             ("LISTEN_FDS", "2"),
             ("LISTEN_PIDFDID", "7"),
             ("EINHORN_MASTER_PID", "1"),
+            ("GUNICORN_PID", "1"),
+            ("GOAGAIN_PPID", "1"),
         ];
         let ours = ours.map(|(key, value)| (key.into(), value.into()));
         let env = environment(ours.into_iter(), Pid::from_raw(42));
-        assert_eq!(env, [&b"A=x=y"[..], b"LISTEN_FDS=2", b"EINHORN_MASTER_PID=42"]);
+        let expected =
+            ["A=x=y", "LISTEN_FDS=2", "EINHORN_MASTER_PID=42", "GUNICORN_PID=42", "GOAGAIN_PPID=1"];
+        assert_eq!(env, expected.map(str::as_bytes));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub mod launch;
 
 pub mod books;
 pub mod clock;
-pub mod foreground;
+pub mod habits;
 pub mod here;
 pub mod inputs;
 pub mod logger;

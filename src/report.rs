@@ -2,21 +2,23 @@
 //! durations; and our last words.
 
 use crate::books::Books;
+use crate::config::Config;
 use crate::core::event::{AckKind, Ending, Exit, Failure, Generation, Refusal, Report, WorkerId};
-use crate::core::policy::Policy;
-use crate::foreground;
+use crate::habits;
 use crate::signals;
 use log::{debug, info, warn};
 use std::time::Duration;
 
-/// Writes one log line. What becomes of the old generation depends on the `policy`.
-pub fn log(report: &Report, books: &Books, policy: &Policy) {
+/// Writes one log line. What becomes of the old generation, and what may be wrong,
+/// depends on the `config`.
+pub fn log(report: &Report, books: &Books, config: &Config) {
+    let policy = &config.policy;
     let stop_first = policy.stop_first;
     let of = |id: WorkerId| Named::new(id, books);
     match *report {
         // Told together with what was started, by the one who started it.
         Report::Started(_) => {}
-        Report::Ready(id, kind, after) => ready(&of(id), kind, after),
+        Report::Ready(id, kind, after) => ready(&of(id), kind, after, config),
         Report::Serving(generation) => info!(generation = generation.0; "{generation}: serving"),
         Report::UpgradeStarted { from, to } => {
             let old = if stop_first { "is stopped first" } else { "serves" };
@@ -80,8 +82,14 @@ pub fn log(report: &Report, books: &Books, policy: &Policy) {
     }
 }
 
-/// Our exit status and, unless it is 0, our last line.
-pub fn last_words(ending: Ending, books: &Books, stop_timeout: Option<Duration>) -> (u8, Option<String>) {
+/// Our exit status and, unless it is 0, our last line. `served` says whether
+/// anything ever has.
+pub fn last_words(
+    ending: Ending,
+    books: &Books,
+    stop_timeout: Option<Duration>,
+    served: bool,
+) -> (u8, Option<String>) {
     let of = |id: WorkerId| Named::new(id, books);
     match ending {
         Ending::Stopped => (0, None),
@@ -91,6 +99,14 @@ pub fn last_words(ending: Ending, books: &Books, stop_timeout: Option<Duration>)
             (137, Some(format!("cannot stop every worker in time: one had to be killed ({limit})")))
         }
         Ending::Worker(id, exit) => {
+            if exit == Exit::Code(0) && !served {
+                let worker = of(id);
+                warn!(
+                    generation = worker.generation.0, pid = worker.pid;
+                    "'{}' exited with status 0 before it was ready: nothing is kept running (a server stays; --retry-start tries again)",
+                    worker.command
+                );
+            }
             let status = match exit {
                 Exit::Code(code) => code as u8,
                 Exit::Signal(signal) => 128 + signal as u8,
@@ -145,7 +161,7 @@ impl Named {
     }
 }
 
-fn ready(worker: &Named, kind: AckKind, after: Duration) {
+fn ready(worker: &Named, kind: AckKind, after: Duration, config: &Config) {
     let (generation, pid) = (worker.generation, worker.pid);
     let line = format!("{generation}: ready after {} ({}), pid {pid}", length(after), kind_name(kind));
     match kind {
@@ -153,7 +169,15 @@ fn ready(worker: &Named, kind: AckKind, after: Duration) {
             warn!(generation = generation.0, pid = pid; "{line}: it gave no ack, and counts as ready (--on-ack-timeout)");
         }
         AckKind::Timer => {
-            warn!(generation = generation.0, pid = pid; "{line}: only the timer has spoken; the program gave no sign and was not seen to wait on a listener (does it take its sockets so? see --export)");
+            // Nobody has looked at listeners that are not there, or not ours.
+            let unseen = match config.acks.accepting && config.follow.is_none() {
+                true => {
+                    let doubt = habits::doubt(&worker.command, &config.dialects);
+                    format!(" and was not seen to wait on a listener ({doubt})")
+                }
+                false => String::new(),
+            };
+            warn!(generation = generation.0, pid = pid; "{line}: only the timer has spoken; the program gave no sign{unseen}");
         }
         _ => info!(generation = generation.0, pid = pid; "{line}"),
     }
@@ -164,10 +188,13 @@ fn gone(worker: &Named, exit: Exit, age: Duration, asked: bool, remains: bool) {
     let left = match remains {
         // It looks like a server that went into the background.
         true if exit == Exit::Code(0) && !asked => {
-            let how = foreground::how(&worker.command).map(|how| format!(" ({how})")).unwrap_or_default();
+            let how = habits::stays(&worker.command);
             format!("; it left processes behind: if it daemonises, run it in the foreground{how}")
         }
-        true => "; it left processes behind, they are asked to stop".into(),
+        true => {
+            let exec = habits::gives_way(&worker.command);
+            format!("; it left processes behind, they are asked to stop{exec}")
+        }
         false => String::new(),
     };
     info!(generation = generation, pid = pid; "{worker} {} (age {}){left}", how(exit), length(age));

@@ -26,7 +26,7 @@ use crate::sys::identity::identity;
 use crate::sys::tree::{self, Family};
 use crate::sys::{child, inherited, memory, process};
 use crate::upward::Upward;
-use crate::{inputs, report, signals};
+use crate::{habits, inputs, report, signals};
 use crossbeam_channel::Receiver;
 use log::{debug, info, warn};
 use nix::sys::signal::{Signal, raise};
@@ -113,6 +113,11 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     for listener in listeners.iter() {
         info!("listening on {} ({})", listener.address(), listener.name());
     }
+    let command: String =
+        config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default();
+    if let Some(cut) = habits::cut_by_term(&command).filter(|_| !config.stop_signal_chosen) {
+        warn!("{cut}");
+    }
     if config.signals.ignores(Signal::SIGHUP) && inherited::ignored(Signal::SIGHUP as i32) {
         info!("HUP stays ignored, as we were started (nohup): upgrade with USR2, or say --on HUP=upgrade");
     }
@@ -127,10 +132,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     let more: &[i32] = if config.acks.goagain() { &[GOAGAIN_SIGNAL] } else { &[] };
     heed::warn_of_silence(&config.policy.readiness.kinds, identity.is_some());
     let (inputs, watcher) = inputs::start(&config.signals, more, listeners.paths())?;
-    let books = Books::new(
-        config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default(),
-        config.follow.is_some(),
-    );
+    let books = Books::new(command, config.follow.is_some());
     let mut run = Run {
         core: Supervisor::new(config.policy.clone()),
         guard: Guard::new(&listeners),
@@ -161,7 +163,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     if let Some(failure) = run.failure {
         return Err(failure);
     }
-    Ok(report::last_words(ending, &run.books, run.config.policy.stop_timeout))
+    Ok(report::last_words(ending, &run.books, run.config.policy.stop_timeout, run.core.has_served()))
 }
 
 impl Run {
@@ -390,7 +392,7 @@ impl Run {
     }
 
     fn report(&mut self, report: &Report) {
-        report::log(report, &self.books, &self.config.policy);
+        report::log(report, &self.books, &self.config);
         match *report {
             Report::Serving(generation) => {
                 if let Some(Err(error)) = self.pid_file.as_ref().map(PidFile::publish) {

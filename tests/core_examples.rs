@@ -411,6 +411,22 @@ fn the_timer_speaks_only_while_nothing_is_known() {
 }
 
 #[test]
+fn a_worker_that_has_only_lived_must_live_on_for_as_long_as_servers_try_to_bind() {
+    // (the kinds, the soak, when the old worker is asked to stop)
+    let timer = vec![AckKind::Timer];
+    for (kinds, soak, at) in [(vec![], 500, 3500), (vec![], 4000, 6000), (timer, 500, 2500)] {
+        let readiness = Readiness { auto: true, kinds, timer: Some(ms(2000)), probe: None };
+        let mut case = Case::new(Policy { readiness, soak: ms(soak), ..policy() });
+        case.wait(10_000);
+        case.ask(Request::Upgrade);
+        case.wait(at - 1);
+        assert!(case.ready(2) && !case.stopped(1), "{soak}");
+        case.wait(1);
+        assert!(case.stopped(1), "{soak}");
+    }
+}
+
+#[test]
 fn a_generation_that_failed_teaches_nothing() {
     let mut case = Case::new(policy());
     case.wait(2600);

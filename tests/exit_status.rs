@@ -48,6 +48,8 @@ fn the_first_worker_that_leaves_with_0_before_its_ack_gives_0() {
     let scene = Scene::of("exit 0");
     let mut wrapper = scene.start(&quick(&[]));
     assert_eq!(wrapper.exit_status(), 0);
+    let last = wrapper.last_line();
+    assert!(last.contains("exited with status 0 before it was ready: nothing is kept running"), "{last}");
 }
 
 #[test]
@@ -66,6 +68,7 @@ fn restart_never_gives_the_workers_status() {
         scene.release("end", 1);
         assert_eq!(wrapper.exit_status(), status, "{script}");
         assert!(wrapper.last_line().starts_with("graceful-run: "));
+        assert!(!wrapper.log.has("*nothing is kept running"), "that is what was asked for");
         assert_eq!(scene.log.count("worker ready"), 1);
     }
 }

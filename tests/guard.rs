@@ -173,7 +173,7 @@ fn a_path_that_old_workers_unlink_has_its_name_back_under_load() {
             wrapper.signal(Signal::SIGHUP);
             wrapper.log.wait(&says::ready(old + 1));
             wrapper.log.wait(&format!(
-                "generation {old}: removed {} (socket0): it has its name back",
+                "generation {old}: removed {} (socket0): it has its name back, and clients that came in between found nothing",
                 path.display()
             ));
             wrapper.log.wait(&says::exited(old, 0));
@@ -203,7 +203,7 @@ fn what_is_not_our_socket_is_left_alone_and_a_dead_one_is_replaced() {
     wrapper.log.wait(&taken("something else than a socket is there"));
     assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
     fs::remove_file(&path).unwrap();
-    wrapper.log.wait("generation 1: removed * (socket0): it has its name back");
+    wrapper.log.wait("generation 1: removed * (socket0): it has its name back, and clients that came in between found nothing");
     assert_eq!(inode(&path), ours);
 
     let live = UnixListener::bind(&other).unwrap();

@@ -34,7 +34,7 @@ fn a_server_behind_a_shell_takes_the_sockets() {
 
     wrapper.signal(Signal::SIGHUP);
     wrapper.log.wait(&says::ready(2));
-    wrapper.log.wait("generation 1: pid * was ended by signal 15 (TERM) * it left processes behind, they are asked to stop");
+    wrapper.log.wait("generation 1: pid * was ended by signal 15 (TERM) * it left processes behind, they are asked to stop (write exec before the last command)");
     scene.log.wait("g1 s0 worker TERM");
     scene.wait_gone(server);
     assert!(who(&address).starts_with("g2 "));
@@ -85,7 +85,9 @@ fn here(prepare: &str, arguments: &[&str]) -> Output {
         .args(arguments)
         .stdin(Stdio::from(socket))
         .env_remove("GRACEFUL_RUN_PID")
+        .env_remove("GRACEFUL_RUN_LISTENERS")
         .env_remove("EINHORN_MASTER_PID")
+        .env_remove("GUNICORN_PID")
         .output()
         .unwrap()
 }
@@ -124,6 +126,12 @@ fn without_sockets_it_says_what_is_missing() {
         "cannot take the sockets here: not started by graceful-run (LISTEN_FDS",
     );
     refused("unset LISTEN_FDS; export GRACEFUL_RUN_PID=1", &run, 125, "give graceful-run a listener with -b");
+    refused(
+        "unset LISTEN_FDS; export GRACEFUL_RUN_PID=1 GRACEFUL_RUN_LISTENERS=socket0=127.0.0.1:1",
+        &run,
+        125,
+        "the dialect hands over no LISTEN_FDS, and does not depend on the process (leave 'graceful-run here' out, or add listen-fds to --export)",
+    );
     refused("LISTEN_FDS=x", &run, 125, "LISTEN_FDS=\"x\" is not a number of descriptors");
     refused(
         "exec 3<&-",
@@ -170,10 +178,11 @@ fn wrong_words_are_usage_errors_and_help_is_given() {
 
 #[test]
 fn only_the_numbers_of_processes_change() {
-    let output = here("export EINHORN_MASTER_PID=1 LISTEN_PIDFDID=1", &["env"]);
+    let output = here("export EINHORN_MASTER_PID=1 GUNICORN_PID=1 LISTEN_PIDFDID=1", &["env"]);
     let env = String::from_utf8_lossy(&output.stdout);
     let value = |name: &str| env.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
     assert_eq!(value("EINHORN_MASTER_PID"), Some(std::process::id().to_string().as_str()));
+    assert_eq!(value("GUNICORN_PID"), value("EINHORN_MASTER_PID"));
     assert_eq!(value("LISTEN_FDS"), Some("1"));
     assert!(value("LISTEN_PID").is_some_and(|pid| pid != "1"), "{env}");
     assert_ne!(value("LISTEN_PIDFDID"), Some("1"));

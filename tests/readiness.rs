@@ -210,6 +210,40 @@ fn auto_without_any_ack_takes_the_timer_and_says_so() {
     acks("auto", "hang", "timer");
 }
 
+/// What the log says as a program of that name, which gives no sign, is ready by a timer.
+fn said_of(name: &str, args: &[&str]) -> (String, bool) {
+    let scene = Scene::of("hang");
+    let puppet = scene.puppet();
+    let program = scene.puppet_copy(name);
+    let command = [&[program.to_string_lossy().into_owned()], &puppet[1..]].concat();
+    let wrapper = scene.start_command(&[&["--ack", "auto,timer:50ms"], args].concat(), &command);
+    let line = wrapper.log.wait(&says::ready_by(1, "timer"));
+    let warned = wrapper.log.has("*nginx stops gracefully by QUIT, not TERM: * (--stop-signal QUIT)");
+    wrapper.stop();
+    (line, warned)
+}
+
+#[test]
+fn the_timer_says_what_may_be_wrong_with_the_listeners() {
+    let bound = ["-b", "127.0.0.1:0"];
+    let nginx = [&bound[..], &["--export", "nginx"]].concat();
+    let exactly =
+        "(does it listen on exactly the addresses of -b? does it take its sockets so? see --export)";
+    let (line, warned) = said_of("nginx", &bound);
+    assert!(line.ends_with("wait on a listener (nginx takes its sockets by --export nginx)"), "{line}");
+    assert!(warned, "its stop signal is named");
+    let (line, warned) = said_of("nginx", &nginx);
+    assert!(line.ends_with(exactly) && !warned, "{line}");
+    let (line, warned) = said_of("server", &bound);
+    assert!(line.ends_with(exactly) && !warned, "{line}");
+    for without in [&[][..], &["--follow", "USR2"]] {
+        let (line, _) = said_of("nginx", without);
+        assert!(line.ends_with("the program gave no sign"), "{line}");
+    }
+    let (_, warned) = said_of("nginx", &[&bound[..], &["--stop-signal", "TERM"]].concat());
+    assert!(!warned, "somebody has chosen it");
+}
+
 #[test]
 fn auto_expects_an_ack_once_one_was_given() {
     let scene = Scene::of("count-signals\nhang");

@@ -40,6 +40,8 @@ pub struct Config {
     pub dialects: Vec<Dialect>,
     /// What asks a worker to stop.
     pub stop_signal: Signal,
+    /// Whether somebody has chosen that: the user or a dialect.
+    pub stop_signal_chosen: bool,
     /// What asks a worker to start its own successor.
     pub follow: Option<Signal>,
     /// What signals to us mean.
@@ -141,6 +143,7 @@ impl Config {
             (None, Some(_)) => (Some(PARENT_TERM_STOP_TIMEOUT), Some(PARENT_TERM_STOP_TIMEOUT)),
             (said, _) => stop_timeouts(said, &dialects)?,
         };
+        let stop_signal = stop_signal(cli.stop_signal.as_deref(), &dialects)?;
         let environment = Environment {
             clear: cli.clear_env,
             drop: cli.drop_env,
@@ -186,7 +189,8 @@ impl Config {
                 dies_with_us: cli.on_death == cli::OnDeath::Term,
             },
             acks,
-            stop_signal: stop_signal(cli.stop_signal.as_deref(), &dialects)?,
+            stop_signal: stop_signal.unwrap_or(Signal::SIGTERM),
+            stop_signal_chosen: stop_signal.is_some(),
             follow,
             dialects,
             signals: Table::new(&cli.on, ignored)?,
@@ -265,19 +269,21 @@ fn variable(pair: &OsStr) -> Result<(OsString, OsString), Error> {
     Ok((OsStr::from_bytes(&bytes[..at]).into(), OsStr::from_bytes(&bytes[at + 1..]).into()))
 }
 
-/// The user's, or that of the dialects where they agree.
-fn stop_signal(said: Option<&str>, dialects: &[Dialect]) -> Result<Signal, Error> {
+/// The user's, or that of the dialects that have one, where they agree.
+fn stop_signal(said: Option<&str>, dialects: &[Dialect]) -> Result<Option<Signal>, Error> {
     if let Some(name) = said {
-        return signals::signal_by_name(name)
+        let signal = signals::signal_by_name(name);
+        return signal
+            .map(Some)
             .ok_or_else(|| invalid("--stop-signal", name, "no such signal (write TERM, QUIT, INT or USR1)"));
     }
     // Its own clients trap USR2 alone; beside others it is one of several words
     // for the sockets, and TERM is what most understand.
     if dialects == [Dialect::Einhorn] {
-        return Ok(Signal::SIGUSR2);
+        return Ok(Some(Signal::SIGUSR2));
     }
     let mut owners = dialects.iter().filter_map(|dialect| Some((dialect, dialect.stop_signal()?)));
-    let Some((first, signal)) = owners.next() else { return Ok(Signal::SIGTERM) };
+    let Some((first, signal)) = owners.next() else { return Ok(None) };
     if let Some((other, _)) = owners.find(|(_, other)| *other != signal) {
         return Err(Error::Usage(format!(
             "cannot choose between the stop signals of {} and {} (say --stop-signal)",
@@ -285,7 +291,8 @@ fn stop_signal(said: Option<&str>, dialects: &[Dialect]) -> Result<Signal, Error
             other.name()
         )));
     }
-    Signal::try_from(signal).map_err(|errno| Error::cannot("name the stop signal", errno))
+    let signal = Signal::try_from(signal);
+    signal.map(Some).map_err(|errno| Error::cannot("name the stop signal", errno))
 }
 
 /// How long a worker may take to stop, and how long one that acks by parent-term.

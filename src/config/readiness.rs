@@ -109,17 +109,23 @@ fn ack_kind(kind: &str, value: &str, acks: &mut Acks, readiness: &mut Readiness)
             acks.accepting = true;
             AckKind::Accepting
         }
-        ("exec", Some(command)) if !command.is_empty() => {
+        ("exec", None | Some("")) => return Err(bad("exec needs a command: exec:CMD")),
+        ("exec", Some(command)) => {
             acks.exec = Some(command.into());
             AckKind::Exec
         }
+        ("timer", None | Some("")) => return Err(bad("timer needs a duration: timer:2s")),
         ("timer", Some(length)) => {
             readiness.timer = Some(duration("--ack timer", length)?);
             AckKind::Timer
         }
         _ => {
+            let others = |kind: &AckKind| !matches!(kind, AckKind::Einhorn | AckKind::ParentTerm);
+            let own = |dialect: &Dialect| ack::kind(*dialect).filter(others).is_some();
+            let own: Vec<&str> = Dialect::ALL.into_iter().filter(own).map(Dialect::name).collect();
             return Err(bad(&format!(
-                "no such kind as '{kind}' (write auto, notify, fd, fd:N, einhorn, parent-term, accepting, exec:CMD or timer:DUR)"
+                "no such kind as '{kind}', nor does --export bring one of that name, as it brings {} (write auto, notify, fd, fd:N, einhorn, parent-term, accepting, exec:CMD or timer:DUR)",
+                own.join(", ")
             )));
         }
     };
@@ -144,6 +150,20 @@ mod tests {
         let (acks, readiness) = parse(&["auto".into()], &[]).unwrap();
         assert!(acks.notify && acks.fd && acks.accepting && readiness.kinds.is_empty());
         assert_eq!(readiness.timer, Some(AUTO_TIMER));
+    }
+
+    #[test]
+    fn what_is_missing_or_could_be_had_is_said() {
+        for (wrong, why) in [
+            ("timer", "timer needs a duration: timer:2s"),
+            ("timer:", "timer needs a duration: timer:2s"),
+            ("exec", "exec needs a command: exec:CMD"),
+            ("exec:", "exec needs a command: exec:CMD"),
+            ("ready", "as it brings goagain, crank, tableflip, ecdysis, shellflip (write auto, "),
+        ] {
+            let message = parse(&[wrong.into()], &[]).unwrap_err().to_string();
+            assert!(message.contains(why), "{message}");
+        }
     }
 
     #[test]

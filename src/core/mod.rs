@@ -172,6 +172,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether a generation has ever served.
+    pub fn has_served(&self) -> bool {
+        self.served
+    }
+
     /// The generation that serves, or the first one while it starts.
     pub fn generation(&self) -> Generation {
         self.serving

@@ -12,6 +12,12 @@ pub const HUSH: Duration = Duration::from_millis(500);
 /// lives may need this long to notice (gunicorn looks once a second).
 pub const NOTICE: Duration = Duration::from_millis(1500);
 
+/// A worker of which nothing is known but that it lives, by the timer of `auto`,
+/// must live this much longer before it replaces one that serves: a server that
+/// cannot bind its address may try again for 2.5 s before it gives up (nginx and
+/// unicorn, five times half a second), and the timer has only waited for 2 s.
+pub const TIMER_SOAK: Duration = Duration::from_millis(1500);
+
 /// A start that found the program being written to is tried for this long.
 pub const BUSY_WINDOW: Duration = Duration::from_secs(2);
 /// An upgrade whose program is missing looks again for this long, since deploys
@@ -45,7 +51,8 @@ pub struct Policy {
     pub ack_timeout: Option<Duration>,
     /// None: abort where an ack is expected, else proceed.
     pub on_ack_timeout: Option<OnAckTimeout>,
-    /// How long a new generation must live after its ack before it counts.
+    /// How long a new generation must live after its ack before it counts; see
+    /// [`Policy::soak`].
     pub soak: Duration,
     /// Slots replaced at a time; None: all.
     pub surge: Option<u32>,
@@ -178,6 +185,13 @@ impl Policy {
             true => OnAckTimeout::Abort,
             false => OnAckTimeout::Proceed,
         })
+    }
+
+    /// How long a replacement that this ack made ready must live before it counts.
+    pub fn soak(&self, ack: Option<AckKind>) -> Duration {
+        // A user who names the timer has chosen it, and how long it is.
+        let timer_of_auto = ack == Some(AckKind::Timer) && self.readiness.kinds.is_empty();
+        if timer_of_auto { self.soak.max(TIMER_SOAK) } else { self.soak }
     }
 
     /// The pause before the restart that follows `crashes` others in a row.

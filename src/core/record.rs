@@ -184,7 +184,7 @@ impl Supervisor {
     fn ready(&mut self, id: WorkerId, kind: AckKind, now: Time) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let after = now - worker.since;
-        worker.get_ready(now);
+        worker.get_ready(kind, now);
         self.report(Report::Ready(id, kind, after));
         self.learn(id);
     }
@@ -203,7 +203,7 @@ impl Supervisor {
         if !worker.runs() {
             return;
         }
-        let (ready, asked, age) = (worker.ready, worker.asked, now - worker.since);
+        let (ready, asked, age) = (worker.ack.is_some(), worker.asked, now - worker.since);
         let leaving = matches!(worker.stage, Stage::Draining { .. } | Stage::Killed) || worker.succeeded;
         if self.policy.follow && leaving && !worker.succeeded {
             self.alone_since = Some(now);
@@ -272,7 +272,7 @@ impl Supervisor {
         if self.stopping || !worker.fills() {
             return;
         }
-        let (slot, ready, age) = (worker.slot, worker.ready, now - worker.since);
+        let (slot, ready, age) = (worker.slot, worker.ack.is_some(), now - worker.since);
         if self.replaces(worker) {
             if let Some(upgrade) = &mut self.upgrade {
                 upgrade.fail(failure);

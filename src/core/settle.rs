@@ -192,7 +192,7 @@ impl Supervisor {
             let Some(since) = worker.ready_since() else { continue };
             if worker.generation == upgrade.to {
                 soaking += 1;
-                latest = latest.max(since + self.policy.soak);
+                latest = latest.max(since + self.policy.soak(worker.ack));
                 if worker.of.is_some() {
                     // If it sends its predecessor away itself, it has by then.
                     latest = latest.max(since + HUSH);

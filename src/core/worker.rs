@@ -18,8 +18,8 @@ pub struct Worker {
     pub stage: Stage,
     /// When it was decided to start it, later when its program first ran.
     pub since: Time,
-    /// Whether it has been ready.
-    pub ready: bool,
+    /// What made it ready, if it has been.
+    pub ack: Option<AckKind>,
     /// Whether its one stop signal, or a kill, has been sent.
     pub asked: bool,
     /// The best that its acks have proved.
@@ -97,7 +97,7 @@ impl Worker {
             slot,
             stage: Stage::Spawning { retry_at: None, wanted: true },
             since: now,
-            ready: false,
+            ack: None,
             asked: false,
             strength: Strength::Nothing,
             told_parent: false,
@@ -123,7 +123,7 @@ impl Worker {
     pub fn heir(generation: Generation, slot: Slot, of: WorkerId, now: Time) -> Self {
         Worker {
             stage: Stage::Ready { since: now },
-            ready: true,
+            ack: Some(AckKind::Takeover),
             of: Some(of),
             ..Worker::new(generation, slot, Reading::Anew, Strength::Nothing, now)
         }
@@ -208,8 +208,8 @@ impl Worker {
     }
 
     /// It becomes ready.
-    pub fn get_ready(&mut self, now: Time) {
-        self.ready = true;
+    pub fn get_ready(&mut self, kind: AckKind, now: Time) {
+        self.ack = Some(kind);
         self.stage = Stage::Ready { since: now };
     }
 

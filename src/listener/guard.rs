@@ -249,7 +249,10 @@ impl Post {
             Some(Found::Taken(why)) => Some(Trouble::Taken(why)),
             Some(Found::LinkedBack) => {
                 let level = self.level(Trouble::Path, look);
-                log!(level, "{by}: removed {listener}: it has its name back");
+                log!(
+                    level,
+                    "{by}: removed {listener}: it has its name back, and clients that came in between found nothing"
+                );
                 None
             }
             Some(Found::Ours) | None => None,

@@ -447,7 +447,13 @@ impl Book {
                 return Err(format!("no replacement is ready and alive in {slot:?}"));
             };
             // A successor is given the time to send its predecessor away.
-            let soak = self.policy.soak.max(if life.of.is_some() { HUSH } else { Duration::ZERO });
+            // One that has only lived, for 2 s, may still be trying to bind for 2.5 s.
+            let least = match (life.of.is_some(), life.timed) {
+                (true, _) => HUSH,
+                (false, true) => Duration::from_millis(1500),
+                (false, false) => Duration::ZERO,
+            };
+            let soak = self.policy.soak.max(least);
             let soaked = life.ready.is_some_and(|ready| ready + soak <= self.now);
             demand!(soaked, "{:?} has not soaked", life.id);
             let id = life.id;

@@ -351,6 +351,7 @@ impl Book {
             );
         }
         life.ready = Some(now);
+        life.timed = kind == AckKind::Timer && !named;
         life.stage = ShownStage::Ready;
         if kind != AckKind::Timer {
             self.this.ready.remove(at.ok_or(format!("{id:?} is ready by {kind:?}, which nobody sent"))?);

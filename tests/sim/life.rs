@@ -22,6 +22,8 @@ pub struct Life {
     pub ack_by: Option<Time>,
     pub strength: Strength,
     pub ready: Option<Time>,
+    /// It is ready by having lived, and nothing else was asked for.
+    pub timed: bool,
     pub stopped: Option<Time>,
     /// It is to leave because its slot went, or its upgrade was undone.
     pub surplus: bool,
@@ -58,6 +60,7 @@ impl Life {
             ack_by: None,
             strength: Strength::Nothing,
             ready: None,
+            timed: false,
             stopped: None,
             surplus: false,
             killed: false,
