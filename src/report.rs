@@ -37,7 +37,15 @@ pub fn log(report: &Report, books: &Books, policy: &Policy) {
                 0 => format!("{from} still serves"),
                 _ => format!("{replaced} of {of} replaced, the others stay with {from}"),
             };
-            let reason = failure(why, books);
+            let reason = match why {
+                Failure::NoAck(worker, _) if left => {
+                    format!(
+                        "pid {} did not accept when the old worker had ended",
+                        Named::new(worker, books).pid
+                    )
+                }
+                _ => failure(why, books),
+            };
             warn!(generation = to.0, took_ms = ms(took); "upgrade to {to} failed: {reason}; {kept}");
         }
         Report::TookOver { worker: id, of: old } => {

@@ -53,22 +53,29 @@ def leave(number, frame):
     signal.signal(number, signal.SIG_DFL)
 def succeed(number, frame):
     if manner == 'ignore': return
-    if manner == 'helper':
+    if manner in ('helper', 'leak', 'leak first') and not read('helper'):
         if os.fork() == 0:
             os.setsid()
             if os.fork(): os._exit(0)
-            listener.close()
+            if manner == 'helper': listener.close()
+            else: listener.set_inheritable(True)
             write('helper', str(os.getpid()))
             os.execvp('sleep', ['sleep', '1000'])
-        os.wait()
-        os._exit(0)
+        if manner == 'leak first':
+            while not read('go'): select.select([], [], [], 0.005)
+        else:
+            os.wait()
+            os._exit(0)
     listener.set_inheritable(True)
     if os.fork() == 0:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, 'SERVER_FD': str(listener.fileno())})
 signal.signal(signal.SIGTERM, leave)
 signal.signal(signal.SIGQUIT, leave)
 signal.signal(signal.SIGUSR2, succeed)
-if heir and manner == 'endless': os.kill(os.getppid(), signal.SIGTERM)
+if heir and manner in ('endless', 'late'):
+    old = os.getppid()
+    os.kill(old, signal.SIGTERM)
+    while manner == 'late' and os.getppid() == old: select.select([], [], [], 0.005)
 listener.setblocking(False)
 epoll = select.epoll()
 epoll.register(wake, select.EPOLLIN)
@@ -309,6 +316,55 @@ fn a_helper_in_the_background_is_no_successor() {
     until("what was left is stopped", || !lives(helper));
     wrapper.log.wait_nth("generation 1: ready after", 2);
     assert!(!wrapper.log.has("took over"));
+    wrapper.stop();
+}
+
+/// A child of it that has inherited the listener and never accepts.
+#[test]
+fn a_helper_that_holds_the_listener_gives_way_to_the_successor() {
+    let (scene, wrapper) = follow("leak first", &[]);
+    let old = serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    let helper = number_in(&scene, "helper");
+    wrapper.log.wait(&format!("generation 2: pid {old} started pid {helper}, its successor"));
+    fs::write(scene.path("go"), "1").unwrap();
+    wrapper.log.wait(&format!("is the successor, in the place of pid {helper}"));
+    wrapper.log.wait("generation 2: serves after");
+    wrapper.log.wait(&says::exited(1, 0));
+    assert_ne!(serving(&scene), old);
+    until("the helper is stopped", || !lives(helper));
+    wrapper.stop();
+}
+
+#[test]
+fn what_only_holds_the_listener_of_a_worker_that_has_ended_is_stopped() {
+    let failed = says::failed(2);
+    for asked in [true, false] {
+        let (scene, wrapper) = follow("leak", &["--stop-timeout", "1s"]);
+        let old = serving(&scene);
+        match asked {
+            true => wrapper.signal(Signal::SIGHUP),
+            false => send(old, Signal::SIGUSR2),
+        }
+        wrapper.log.wait(if asked { &failed } else { "starts again" });
+        let helper = number_in(&scene, "helper");
+        until("the helper is stopped", || !lives(helper));
+        wrapper.log.wait_nth("generation 1: ready after", 2);
+        assert_ne!(serving(&scene), old);
+        assert!(!wrapper.log.has("took over") && !wrapper.log.has("(takeover)"), "{:?}", wrapper.log.all());
+        wrapper.stop();
+    }
+}
+
+#[test]
+fn one_that_accepts_when_its_predecessor_has_gone_takes_over() {
+    let (scene, wrapper) = follow("late", &[]);
+    let old = serving(&scene);
+    send(old, Signal::SIGUSR2);
+    wrapper.log.wait(&format!("generation 2: pid * took over from pid {old}"));
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("generation 3: serves after");
+    assert!(serving(&scene) != old && !wrapper.log.has("starts again"));
     wrapper.stop();
 }
 

@@ -26,6 +26,11 @@ pub const SPAWN_PAUSE: Duration = Duration::from_millis(50);
 /// looking into /proc is cheap.
 pub const SUCCESSOR_LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
+/// When its predecessor has gone, a successor that is not ready has this long left:
+/// nobody accepts meanwhile, and what holds the listeners may be a helper that never
+/// will.
+pub const TAKEOVER: Duration = Duration::from_secs(1);
+
 /// A worker can put its ack deadline off to at most this many ack timeouts.
 pub const EXTEND_LIMIT: u32 = 10;
 

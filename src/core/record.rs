@@ -211,9 +211,12 @@ impl Supervisor {
         self.report(Report::Gone { worker: id, exit, age, asked, ready, remains });
         match self.heir(id).map(|heir| (heir, self.workers.get(&heir).is_some_and(Worker::runs))) {
             _ if leaving => {}
-            Some((_, true)) => {
+            Some((heir, true)) => {
                 if let Some(upgrade) = &mut self.upgrade {
                     upgrade.left = true;
+                }
+                if let Some(heir) = self.workers.get_mut(&heir) {
+                    heir.hurry(now);
                 }
             }
             Some((heir, false)) => {
