@@ -28,10 +28,14 @@ def write(name, text):
 manner, heir = read('manner'), os.environ.get('SERVER_FD')
 following = read('next') if heir else ''
 if following == 'exit': os._exit(3)
-if heir:
+if heir and manner != 'anew':
     listener = socket.socket(fileno=int(heir))
 else:
+    # Once it is seen to hold the old one, it binds its own.
+    while heir and not read('go'): select.select([], [], [], 0.005)
+    if heir: os.close(int(heir))
     listener = socket.socket()
+    if manner == 'anew': listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(('127.0.0.1', int(read('port') or 0)))
     listener.listen(128)
@@ -333,6 +337,20 @@ fn a_helper_that_holds_the_listener_gives_way_to_the_successor() {
     wrapper.log.wait(&says::exited(1, 0));
     assert_ne!(serving(&scene), old);
     until("the helper is stopped", || !lives(helper));
+    wrapper.stop();
+}
+
+/// What it has bound says nothing of what the old worker still listens on.
+#[test]
+fn one_that_binds_anew_leaves_its_predecessor_to_us() {
+    let (scene, wrapper) = follow("anew", &[]);
+    let old = serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("its successor");
+    fs::write(scene.path("go"), "1").unwrap();
+    wrapper.log.wait("generation 2: serves after");
+    wrapper.log.wait(&says::exited(1, 0));
+    assert_ne!(serving(&scene), old);
     wrapper.stop();
 }
 

@@ -187,8 +187,13 @@ impl Run {
             let theirs: Vec<Pid> = std::iter::once(pid).chain(tree::descendants(pid)).collect();
             let own: Vec<Pid> =
                 self.books.own_tree(id).into_iter().filter(|pid| !theirs.contains(pid)).collect();
-            let held = listening::held(&theirs);
-            if !held.is_empty() && accepting::has_let_go(&own, &held) {
+            let mut held = listening::held(&theirs);
+            if held.is_empty() {
+                continue;
+            }
+            // The successor may have bound its own, beside the old ones.
+            held.extend(self.books.process(id).iter().flat_map(|process| &process.listening));
+            if accepting::has_let_go(&own, &held) {
                 self.say_succeeded(id, pid);
             }
         }
