@@ -135,6 +135,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
             identity,
             listeners,
             dialects: config.dialects.clone(),
+            follow: config.follow.is_some(),
         },
         config,
         around,

@@ -174,6 +174,24 @@ fn one_that_goes_into_the_background() {
     upgrade_twice("background", &["--stop-signal", "QUIT"]);
 }
 
+/// nginx executes what it was called, and does not look into PATH.
+#[test]
+fn one_that_is_found_by_path_is_called_by_its_whole_path() {
+    let scene = Scene::new();
+    fs::write(scene.path("server.py"), SERVER).unwrap();
+    let bin = scene.path("bin");
+    fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink("/bin/sh", bin.join("sh")).unwrap();
+    let path = format!("PATH={}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let script =
+        format!("echo \"called $0\" >&2; exec python3 '{}' '{}'", scene.arg("server.py"), scene.arg(""));
+    let args = ["--follow", "USR2", "--ack", "accepting", "--env", &path];
+    let wrapper = scene.start_command(&args, &["sh", "-c", &script]);
+    wrapper.log.wait(&format!("called {}", bin.join("sh").display()));
+    wrapper.log.wait(&says::ready(1));
+    wrapper.stop();
+}
+
 #[test]
 fn our_pid_file_stays() {
     let scene = Scene::new();
