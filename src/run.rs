@@ -363,7 +363,7 @@ impl Run {
     }
 
     fn report(&mut self, report: &Report) {
-        report::log(report, &self.books, &self.config.policy);
+        report::log(report, &self.books, &self.config);
         match *report {
             Report::Serving(generation) => {
                 if let Some(Err(error)) = self.pid_file.as_ref().map(PidFile::publish) {
@@ -387,12 +387,14 @@ impl Run {
             }
             // What follows is STOPPING=1, the last word.
             Report::UpgradeFailed { why: Failure::Stopped, .. } => {}
-            Report::UpgradeFailed { from, to, replaced, .. } => {
+            Report::UpgradeFailed { from, to, replaced, left, why, .. } => {
                 if replaced == 0 {
                     self.readings.remove(&to);
                 }
                 self.guard.hint(&self.common.listeners, to);
-                self.upward.ready(&format!("upgrade to {to} failed, {from} serves"));
+                let gone = left || matches!(why, Failure::NoSuccessor { .. });
+                let old = if gone { "is gone" } else { "serves" };
+                self.upward.ready(&format!("upgrade to {to} failed, {from} {old}"));
             }
             Report::Stopping => {
                 self.books.stopping = true;

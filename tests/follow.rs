@@ -75,7 +75,7 @@ def succeed(number, frame):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, 'SERVER_FD': str(listener.fileno())})
 signal.signal(signal.SIGTERM, leave)
 signal.signal(signal.SIGQUIT, leave)
-signal.signal(signal.SIGUSR2, succeed)
+signal.signal(signal.SIGUSR2, signal.SIG_DFL if manner == 'deaf' else succeed)
 if heir and manner in ('endless', 'late'):
     old = os.getppid()
     os.kill(old, signal.SIGTERM)
@@ -256,7 +256,8 @@ fn no_successor_is_a_failed_upgrade() {
     let old = serving(&scene);
     wrapper.signal(Signal::SIGHUP);
     let line = wrapper.log.wait(&says::failed(2));
-    assert!(line.contains("no successor") && line.contains("generation 1 still serves"), "{line}");
+    assert!(line.contains("no successor") && line.contains("by its full path"), "{line}");
+    assert!(line.contains("generation 1 still serves"), "{line}");
     assert_eq!(serving(&scene), old);
     wrapper.stop();
 }
@@ -270,11 +271,38 @@ fn a_signal_that_ends_the_worker_is_a_crash() {
     wrapper.log.wait("is sent USR2");
     send(old, Signal::SIGKILL);
     let line = wrapper.log.wait(&says::failed(2));
-    assert!(line.contains("left no successor"), "{line}");
+    assert!(line.contains("left no successor; generation 1 is gone and is started again"), "{line}");
     wrapper.log.wait_nth(&says::started(1), 2);
     wrapper.log.wait_nth("generation 1: ready after", 2);
     assert_ne!(serving(&scene), old);
     wrapper.stop();
+}
+
+/// The wrong signal, for a server that knows none.
+#[test]
+fn a_worker_that_our_signal_ends_is_told_so() {
+    let (scene, wrapper) = follow("deaf", &[]);
+    let old = serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&says::failed(2));
+    let told = "generation 1 is gone and is started again (does it restart itself on USR2?)";
+    assert!(line.ends_with(told), "{line}");
+    wrapper.log.wait_nth("generation 1: ready after", 2);
+    assert_ne!(serving(&scene), old);
+    wrapper.stop();
+}
+
+/// It has left to its successor, of which the stop is the end.
+#[test]
+fn a_stop_before_the_verdict_promises_no_start() {
+    let (scene, wrapper) = follow("endless", &["--soak", "60s"]);
+    serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::exited(1, 0));
+    wrapper.log.wait("generation 2: ready after");
+    let log = wrapper.log.clone();
+    wrapper.stop();
+    assert!(log.wait(&says::failed(2)).ends_with("generation 1 is not started again"), "{:?}", log.all());
 }
 
 #[test]

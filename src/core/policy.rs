@@ -1,6 +1,6 @@
 //! What the user decided: readiness, upgrade, stop and restart.
 
-use super::event::AckKind;
+use super::event::{AckKind, Exit, Failure};
 use std::time::Duration;
 
 /// The kernel of a server's start and stop: signals that come sooner than this
@@ -182,6 +182,15 @@ impl Policy {
             true => OnAckTimeout::Abort,
             false => OnAckTimeout::Proceed,
         })
+    }
+
+    /// Whether a worker that is lost in this way comes back.
+    pub fn brings_back(&self, failure: Failure) -> bool {
+        match self.restart {
+            Restart::Always => true,
+            Restart::OnFailure => !matches!(failure, Failure::Exited { exit: Exit::Code(0), .. }),
+            Restart::Never => false,
+        }
     }
 
     /// The pause before the restart that follows `crashes` others in a row.
