@@ -169,7 +169,7 @@ pub struct Cli {
     /// For servers that restart themselves (grace, endless, tableflip, ecdysis,
     /// nginx, unicorn, gunicorn). We bind nothing; a descendant that takes the
     /// listeners over is the worker from then on. Not with --bind, --export, --surge,
-    /// --stop-first or several workers.
+    /// --stop-first, --on-death term or several workers.
     #[arg(long, value_name = "SIG", help_heading = "Upgrade")]
     pub follow: Option<String>,
 

@@ -34,12 +34,29 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
             info!(generation = to.0, took_ms = ms(took); "{to}: serves after {}{old}", length(took));
         }
         Report::UpgradeFailed { from, to, why, replaced, of, took, left } => {
-            let kept = match replaced {
-                0 if stop_first || left => format!("{from} is started again"),
-                0 => format!("{from} still serves"),
+            let kept = match (replaced, why) {
+                (0, Failure::Stopped) if left || stop_first => format!("{from} is not started again"),
+                (0, Failure::NoSuccessor { worker, exit }) => {
+                    let asked = config.follow.filter(|&signal| exit == Exit::Signal(signal as i32));
+                    let hint = asked.map(|signal| signals::name(signal as i32));
+                    let hint = hint.map(|name| format!(" (does it restart itself on {name}?)"));
+                    let lost = Failure::Exited { worker, exit, ready: true };
+                    format!("{from} is gone{}{}", again(policy.brings_back(lost)), hint.unwrap_or_default())
+                }
+                (0, _) if left => format!("{from} is gone{}", again(policy.brings_back(why))),
+                (0, _) if stop_first => format!("{from} is started again"),
+                (0, _) => format!("{from} still serves"),
                 _ => format!("{replaced} of {of} replaced, the others stay with {from}"),
             };
-            let reason = failure(why, books);
+            let reason = match why {
+                Failure::NoAck(worker, _) if left => {
+                    format!(
+                        "pid {} did not accept when the old worker had ended",
+                        Named::new(worker, books).pid
+                    )
+                }
+                _ => failure(why, books),
+            };
             warn!(generation = to.0, took_ms = ms(took); "upgrade to {to} failed: {reason}; {kept}");
         }
         Report::TookOver { worker: id, of: old } => {
@@ -80,6 +97,10 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
         Report::Stopping => info!("stopping"),
         Report::Ignored(request) => info!("{} ignored: stopping", wish(request)),
     }
+}
+
+fn again(comes_back: bool) -> &'static str {
+    if comes_back { " and is started again" } else { "" }
 }
 
 /// Our exit status and, unless it is 0, our last line. `served` says whether
@@ -211,7 +232,7 @@ fn failure(why: Failure, books: &Books) -> String {
         }
         Failure::NoAck(worker, after) if pid(worker) == 0 => {
             format!(
-                "no successor was seen to hold its listeners after {} (--follow, --ack-timeout)",
+                "no successor was seen to hold its listeners after {} (--follow, --ack-timeout; see what the server said: one that executes itself is to be started by its full path)",
                 length(after)
             )
         }

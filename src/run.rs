@@ -141,6 +141,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
             identity,
             listeners,
             dialects: config.dialects.clone(),
+            follow: config.follow.is_some(),
         },
         config,
         around,
@@ -416,12 +417,14 @@ impl Run {
             }
             // What follows is STOPPING=1, the last word.
             Report::UpgradeFailed { why: Failure::Stopped, .. } => {}
-            Report::UpgradeFailed { from, to, replaced, .. } => {
+            Report::UpgradeFailed { from, to, replaced, left, why, .. } => {
                 if replaced == 0 {
                     self.readings.remove(&to);
                 }
                 self.guard.hint(&self.common.listeners, to);
-                self.upward.ready(&format!("upgrade to {to} failed, {from} serves"));
+                let gone = left || matches!(why, Failure::NoSuccessor { .. });
+                let old = if gone { "is gone" } else { "serves" };
+                self.upward.ready(&format!("upgrade to {to} failed, {from} {old}"));
             }
             Report::Stopping => {
                 self.books.stopping = true;

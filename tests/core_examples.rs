@@ -640,6 +640,20 @@ fn when_the_old_one_has_left_a_failed_successor_is_a_crash() {
 }
 
 #[test]
+fn a_successor_that_does_not_accept_has_a_second_when_the_old_one_has_gone() {
+    let mut case = followed();
+    case.ask(Request::Upgrade);
+    case.tell(Event::Spawned(WorkerId(2)));
+    case.wait(5000);
+    case.exit(1, 0);
+    case.wait(999);
+    assert_eq!(case.failure(), None);
+    case.wait(1);
+    assert!(case.said(|report| matches!(report, Report::UpgradeFailed { left: true, .. })));
+    assert!(case.stopped(2));
+}
+
+#[test]
 fn the_next_upgrade_waits_for_an_old_worker_that_was_asked_to_stop() {
     let mut case = followed();
     case.ask(Request::Upgrade);

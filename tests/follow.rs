@@ -28,10 +28,14 @@ def write(name, text):
 manner, heir = read('manner'), os.environ.get('SERVER_FD')
 following = read('next') if heir else ''
 if following == 'exit': os._exit(3)
-if heir:
+if heir and manner != 'anew':
     listener = socket.socket(fileno=int(heir))
 else:
+    # Once it is seen to hold the old one, it binds its own.
+    while heir and not read('go'): select.select([], [], [], 0.005)
+    if heir: os.close(int(heir))
     listener = socket.socket()
+    if manner == 'anew': listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(('127.0.0.1', int(read('port') or 0)))
     listener.listen(128)
@@ -53,22 +57,29 @@ def leave(number, frame):
     signal.signal(number, signal.SIG_DFL)
 def succeed(number, frame):
     if manner == 'ignore': return
-    if manner == 'helper':
+    if manner in ('helper', 'leak', 'leak first') and not read('helper'):
         if os.fork() == 0:
             os.setsid()
             if os.fork(): os._exit(0)
-            listener.close()
+            if manner == 'helper': listener.close()
+            else: listener.set_inheritable(True)
             write('helper', str(os.getpid()))
             os.execvp('sleep', ['sleep', '1000'])
-        os.wait()
-        os._exit(0)
+        if manner == 'leak first':
+            while not read('go'): select.select([], [], [], 0.005)
+        else:
+            os.wait()
+            os._exit(0)
     listener.set_inheritable(True)
     if os.fork() == 0:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, 'SERVER_FD': str(listener.fileno())})
 signal.signal(signal.SIGTERM, leave)
 signal.signal(signal.SIGQUIT, leave)
-signal.signal(signal.SIGUSR2, succeed)
-if heir and manner == 'endless': os.kill(os.getppid(), signal.SIGTERM)
+signal.signal(signal.SIGUSR2, signal.SIG_DFL if manner == 'deaf' else succeed)
+if heir and manner in ('endless', 'late'):
+    old = os.getppid()
+    os.kill(old, signal.SIGTERM)
+    while manner == 'late' and os.getppid() == old: select.select([], [], [], 0.005)
 listener.setblocking(False)
 epoll = select.epoll()
 epoll.register(wake, select.EPOLLIN)
@@ -163,6 +174,24 @@ fn one_that_goes_into_the_background() {
     upgrade_twice("background", &["--stop-signal", "QUIT"]);
 }
 
+/// nginx executes what it was called, and does not look into PATH.
+#[test]
+fn one_that_is_found_by_path_is_called_by_its_whole_path() {
+    let scene = Scene::new();
+    fs::write(scene.path("server.py"), SERVER).unwrap();
+    let bin = scene.path("bin");
+    fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink("/bin/sh", bin.join("sh")).unwrap();
+    let path = format!("PATH={}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let script =
+        format!("echo \"called $0\" >&2; exec python3 '{}' '{}'", scene.arg("server.py"), scene.arg(""));
+    let args = ["--follow", "USR2", "--ack", "accepting", "--env", &path];
+    let wrapper = scene.start_command(&args, &["sh", "-c", &script]);
+    wrapper.log.wait(&format!("called {}", bin.join("sh").display()));
+    wrapper.log.wait(&says::ready(1));
+    wrapper.stop();
+}
+
 #[test]
 fn our_pid_file_stays() {
     let scene = Scene::new();
@@ -227,7 +256,8 @@ fn no_successor_is_a_failed_upgrade() {
     let old = serving(&scene);
     wrapper.signal(Signal::SIGHUP);
     let line = wrapper.log.wait(&says::failed(2));
-    assert!(line.contains("no successor") && line.contains("generation 1 still serves"), "{line}");
+    assert!(line.contains("no successor") && line.contains("by its full path"), "{line}");
+    assert!(line.contains("generation 1 still serves"), "{line}");
     assert_eq!(serving(&scene), old);
     wrapper.stop();
 }
@@ -241,11 +271,38 @@ fn a_signal_that_ends_the_worker_is_a_crash() {
     wrapper.log.wait("is sent USR2");
     send(old, Signal::SIGKILL);
     let line = wrapper.log.wait(&says::failed(2));
-    assert!(line.contains("left no successor"), "{line}");
+    assert!(line.contains("left no successor; generation 1 is gone and is started again"), "{line}");
     wrapper.log.wait_nth(&says::started(1), 2);
     wrapper.log.wait_nth("generation 1: ready after", 2);
     assert_ne!(serving(&scene), old);
     wrapper.stop();
+}
+
+/// The wrong signal, for a server that knows none.
+#[test]
+fn a_worker_that_our_signal_ends_is_told_so() {
+    let (scene, wrapper) = follow("deaf", &[]);
+    let old = serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&says::failed(2));
+    let told = "generation 1 is gone and is started again (does it restart itself on USR2?)";
+    assert!(line.ends_with(told), "{line}");
+    wrapper.log.wait_nth("generation 1: ready after", 2);
+    assert_ne!(serving(&scene), old);
+    wrapper.stop();
+}
+
+/// It has left to its successor, of which the stop is the end.
+#[test]
+fn a_stop_before_the_verdict_promises_no_start() {
+    let (scene, wrapper) = follow("endless", &["--soak", "60s"]);
+    serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::exited(1, 0));
+    wrapper.log.wait("generation 2: ready after");
+    let log = wrapper.log.clone();
+    wrapper.stop();
+    assert!(log.wait(&says::failed(2)).ends_with("generation 1 is not started again"), "{:?}", log.all());
 }
 
 #[test]
@@ -309,6 +366,69 @@ fn a_helper_in_the_background_is_no_successor() {
     until("what was left is stopped", || !lives(helper));
     wrapper.log.wait_nth("generation 1: ready after", 2);
     assert!(!wrapper.log.has("took over"));
+    wrapper.stop();
+}
+
+/// A child of it that has inherited the listener and never accepts.
+#[test]
+fn a_helper_that_holds_the_listener_gives_way_to_the_successor() {
+    let (scene, wrapper) = follow("leak first", &[]);
+    let old = serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    let helper = number_in(&scene, "helper");
+    wrapper.log.wait(&format!("generation 2: pid {old} started pid {helper}, its successor"));
+    fs::write(scene.path("go"), "1").unwrap();
+    wrapper.log.wait(&format!("is the successor, in the place of pid {helper}"));
+    wrapper.log.wait("generation 2: serves after");
+    wrapper.log.wait(&says::exited(1, 0));
+    assert_ne!(serving(&scene), old);
+    until("the helper is stopped", || !lives(helper));
+    wrapper.stop();
+}
+
+/// What it has bound says nothing of what the old worker still listens on.
+#[test]
+fn one_that_binds_anew_leaves_its_predecessor_to_us() {
+    let (scene, wrapper) = follow("anew", &[]);
+    let old = serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("its successor");
+    fs::write(scene.path("go"), "1").unwrap();
+    wrapper.log.wait("generation 2: serves after");
+    wrapper.log.wait(&says::exited(1, 0));
+    assert_ne!(serving(&scene), old);
+    wrapper.stop();
+}
+
+#[test]
+fn what_only_holds_the_listener_of_a_worker_that_has_ended_is_stopped() {
+    let failed = says::failed(2);
+    for asked in [true, false] {
+        let (scene, wrapper) = follow("leak", &["--stop-timeout", "1s"]);
+        let old = serving(&scene);
+        match asked {
+            true => wrapper.signal(Signal::SIGHUP),
+            false => send(old, Signal::SIGUSR2),
+        }
+        wrapper.log.wait(if asked { &failed } else { "starts again" });
+        let helper = number_in(&scene, "helper");
+        until("the helper is stopped", || !lives(helper));
+        wrapper.log.wait_nth("generation 1: ready after", 2);
+        assert_ne!(serving(&scene), old);
+        assert!(!wrapper.log.has("took over") && !wrapper.log.has("(takeover)"), "{:?}", wrapper.log.all());
+        wrapper.stop();
+    }
+}
+
+#[test]
+fn one_that_accepts_when_its_predecessor_has_gone_takes_over() {
+    let (scene, wrapper) = follow("late", &[]);
+    let old = serving(&scene);
+    send(old, Signal::SIGUSR2);
+    wrapper.log.wait(&format!("generation 2: pid * took over from pid {old}"));
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("generation 3: serves after");
+    assert!(serving(&scene) != old && !wrapper.log.has("starts again"));
     wrapper.stop();
 }
 

@@ -208,6 +208,11 @@ fn follow(cli: &Cli) -> Result<Option<Signal>, Error> {
         (cli.workers > 1, "--workers", "several would bind the same addresses"),
         (cli.surge != "all", "--surge", "there is one slot"),
         (cli.stop_first, "--stop-first", "the old worker has to live to start the new one"),
+        (
+            cli.on_death == cli::OnDeath::Term,
+            "--on-death term",
+            "the kernel would tell the first worker alone",
+        ),
     ];
     if let Some((_, option, why)) = against.iter().find(|(given, ..)| *given) {
         return Err(Error::Usage(format!("--follow cannot go with {option}: {why}")));
@@ -335,6 +340,7 @@ mod tests {
             (&["-n", "2"], "--workers"),
             (&["--surge", "1"], "--surge"),
             (&["--stop-first"], "--stop-first"),
+            (&["--on-death", "term"], "--on-death term"),
         ] {
             let line = refused(&[&["--follow", "USR2"], arguments].concat());
             assert!(line.contains(&format!("--follow cannot go with {why}: ")), "{line}");

@@ -1,6 +1,6 @@
 //! What the user decided: readiness, upgrade, stop and restart.
 
-use super::event::AckKind;
+use super::event::{AckKind, Exit, Failure};
 use std::time::Duration;
 
 /// The kernel of a server's start and stop: signals that come sooner than this
@@ -31,6 +31,11 @@ pub const SPAWN_PAUSE: Duration = Duration::from_millis(50);
 /// The pause before the first look for a successor, and the longest between two:
 /// looking into /proc is cheap.
 pub const SUCCESSOR_LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+
+/// When its predecessor has gone, a successor that is not ready has this long left:
+/// nobody accepts meanwhile, and what holds the listeners may be a helper that never
+/// will.
+pub const TAKEOVER: Duration = Duration::from_secs(1);
 
 /// A worker can put its ack deadline off to at most this many ack timeouts.
 pub const EXTEND_LIMIT: u32 = 10;
@@ -192,6 +197,15 @@ impl Policy {
         // A user who names the timer has chosen it, and how long it is.
         let timer_of_auto = ack == Some(AckKind::Timer) && self.readiness.kinds.is_empty();
         if timer_of_auto { self.soak.max(TIMER_SOAK) } else { self.soak }
+    }
+
+    /// Whether a worker that is lost in this way comes back.
+    pub fn brings_back(&self, failure: Failure) -> bool {
+        match self.restart {
+            Restart::Always => true,
+            Restart::OnFailure => !matches!(failure, Failure::Exited { exit: Exit::Code(0), .. }),
+            Restart::Never => false,
+        }
     }
 
     /// The pause before the restart that follows `crashes` others in a row.

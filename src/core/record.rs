@@ -5,7 +5,7 @@ use super::event::{
     AckKind, Action, Ending, Event, Exit, Failure, Generation, Reading, Refusal, Report, Request, Slot, Time,
     WorkerId,
 };
-use super::policy::{MOST_WORKERS, OnAckTimeout, Restart, SPAWN_PAUSE};
+use super::policy::{MOST_WORKERS, OnAckTimeout, SPAWN_PAUSE};
 use super::settle::ending;
 use super::upgrade::Look;
 use super::worker::{Stage, Worker, by_timer};
@@ -211,9 +211,12 @@ impl Supervisor {
         self.report(Report::Gone { worker: id, exit, age, asked, ready, remains });
         match self.heir(id).map(|heir| (heir, self.workers.get(&heir).is_some_and(Worker::runs))) {
             _ if leaving => {}
-            Some((_, true)) => {
+            Some((heir, true)) => {
                 if let Some(upgrade) = &mut self.upgrade {
                     upgrade.left = true;
+                }
+                if let Some(heir) = self.workers.get_mut(&heir) {
+                    heir.hurry(now);
                 }
             }
             Some((heir, false)) => {
@@ -291,12 +294,7 @@ impl Supervisor {
         // One that is to go, by the same step's request, does not come back.
         let comes_back = self.upgrade.is_none() && slot.0 < self.target;
         let Some(place) = self.places.get_mut(slot.0 as usize) else { return };
-        let back = match self.policy.restart {
-            Restart::Always => true,
-            Restart::OnFailure => !matches!(failure, Failure::Exited { exit: Exit::Code(0), .. }),
-            Restart::Never => false,
-        };
-        if !back {
+        if !self.policy.brings_back(failure) {
             place.retired = true;
             self.report(Report::Retired(slot));
             return;

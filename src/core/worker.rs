@@ -3,7 +3,7 @@
 use super::event::{AckKind, Generation, Reading, Refusal, Slot, Time, WorkerId};
 use super::policy::{
     BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, HUSH, MISSING_WINDOW, OnAckTimeout, Policy, SUCCESSOR_LOOK,
-    Strength,
+    Strength, TAKEOVER,
 };
 use std::time::Duration;
 
@@ -205,6 +205,15 @@ impl Worker {
             ready_at: policy.readiness.timer(self.known).map(|timer| now + timer),
             probe: policy.readiness.probe().map(|(first, _)| (now + first, first)),
         };
+    }
+
+    /// Its predecessor has gone: it is looked at once more, and then for a moment.
+    pub fn hurry(&mut self, now: Time) {
+        if let Stage::Starting { ack_by, probe, .. } = &mut self.stage {
+            let until = now + TAKEOVER;
+            *ack_by = Some(ack_by.map_or(until, |at| at.min(until)));
+            *probe = probe.map(|_| (now, SUCCESSOR_LOOK.0));
+        }
     }
 
     /// It becomes ready.

@@ -26,6 +26,8 @@ pub struct Common {
     pub listeners: Listeners,
     /// How they are spelled.
     pub dialects: Vec<Dialect>,
+    /// Workers execute themselves again, some of them by their first argument.
+    pub follow: bool,
 }
 
 impl Common {
@@ -76,7 +78,14 @@ impl Common {
         }
         fds.extend(channels.descriptors());
         fds.extend(self.worker.pass_fds.iter().map(|&fd| (fd, fd)));
-        let mut launch = self.launch(reading, reading.program(), &self.worker.command, variables)?;
+        let mut command = self.worker.command.clone();
+        if self.follow
+            && let Some(name) = command.first_mut().filter(|name| !name.as_bytes().contains(&b'/'))
+        {
+            // nginx does so without a look into PATH.
+            *name = reading.program().into();
+        }
+        let mut launch = self.launch(reading, reading.program(), &command, variables)?;
         launch.listen = !exported.is_empty() && self.dialects.iter().any(|dialect| dialect.tells_pid());
         launch.fds = fds;
         launch.own_group = !self.worker.foreground_tty;

@@ -4,28 +4,36 @@
 //! Who that is, is read from `/proc`. While the old worker lives, it is a new
 //! descendant that has executed a program and holds one of the old one's listening
 //! sockets; it is ready when the whole of what it holds is waited on, or accepted
-//! from. Once the old one has been reaped, it is the orphan that holds one: a
-//! helper that went into the background holds none, and the forked workers of a
-//! server that crashed have executed nothing. A successor may be a child of the old one for as long as that
-//! lives: then its end is looked for, and its exit status is not ours to know.
+//! from. A helper may have inherited a listener and never accept: while the one
+//! that was found does not, another that does is taken instead. Once the old one
+//! has been reaped, it is the orphan that holds one and accepts, for which it has a
+//! moment; the forked workers of a server that crashed have executed nothing. A
+//! successor may be a child of the old one for as long as that lives: then its end
+//! is looked for, and its exit status is not ours to know.
 
 use super::Run;
 use crate::ack::accepting;
 use crate::books::{Heir, Process};
 use crate::core::ShownStage;
 use crate::core::event::{AckKind, Event, Exit, Generation, Slot, WorkerId};
+use crate::core::policy::TAKEOVER;
 use crate::signals;
 use crate::sys::tree::{self, Family, Stat};
 use crate::sys::{listening, process};
 use log::info;
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
+
+/// Between two looks at who is to accept in the place of a worker that has ended.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// A process that holds one of a worker's listening sockets.
 struct Candidate {
     pid: Pid,
     stat: Stat,
-    /// Everything that it listens on is waited on.
+    /// Everything that it listens on is waited on, or accepted from.
     accepting: bool,
 }
 
@@ -71,19 +79,39 @@ impl Run {
     pub(super) fn probe_successor(&mut self, id: WorkerId) {
         let Some(heir) = self.books.get(id).and_then(|entry| entry.heir.as_ref()) else { return };
         let of = heir.of;
-        if self.books.process(id).is_none() {
-            let Some(found) = self.candidate(of, |candidate| candidate.stat.executed) else { return };
-            self.attach(id, of, found.pid);
-            self.soon.push_back(Event::Spawned(id));
-        }
+        let accepts = self.find_successor(id, of, |candidate| candidate.stat.executed);
         self.look_for_unseen_ends();
-        let Some(process) = self.books.process(id).filter(|process| !process.reaped) else { return };
-        let (theirs, before) = (self.books.own_tree(id), self.books.own_tree(of));
-        let held = listening::held(&theirs);
-        let busy = || !held.is_empty() && listening::have_accepted(&theirs, &before, &held);
-        if accepting::is_accepting(process.pid, &held) || busy() {
+        if accepts && self.books.process(id).is_some_and(|process| !process.reaped) {
             self.soon.push_back(Event::Ack(id, AckKind::Accepting));
         }
+    }
+
+    /// Finds a process for the successor `id`, or another one in the place of one
+    /// that does not accept; true if it accepts.
+    fn find_successor(&mut self, id: WorkerId, of: WorkerId, suits: impl Fn(&Candidate) -> bool) -> bool {
+        let before = self.living_tree(of);
+        let mut lives = false;
+        let mut known = Vec::new();
+        if let Some(process) = self.books.process(id) {
+            if process.reaped {
+                return false;
+            }
+            lives = process.lives();
+            known = self.books.own_tree(id);
+            if lives && accepts(process.pid, &known, &before) {
+                return true;
+            }
+        }
+        // Whatever is below the known one belongs to it.
+        let found = self.candidate(of, |candidate| {
+            suits(candidate) && !known.contains(&candidate.pid) && (candidate.accepting || !lives)
+        });
+        let Some(found) = found else { return false };
+        self.attach(id, of, found.pid);
+        if known.is_empty() {
+            self.soon.push_back(Event::Spawned(id));
+        }
+        found.accepting
     }
 
     /// A worker has been reaped: does a process go on in its place? True if that is
@@ -98,31 +126,42 @@ impl Run {
         if self.config.follow.is_none() || self.books.stopping {
             return false;
         }
-        let heir = self.heir_of(id);
-        if let Some(heir) = heir.filter(|&heir| self.books.process(heir).is_some()) {
-            self.soon.push_back(Event::Ack(heir, AckKind::Takeover));
-            return false;
-        }
         let clean = exit == process::Exit::Code(0);
-        let found = self.candidate(id, |candidate| match candidate.stat.executed {
-            true => clean || candidate.accepting,
-            // A server goes into the background before it is ready.
-            false => clean && starting,
-        });
-        let Some(found) = found else { return false };
-        if starting && clean {
-            self.replace(id, found.pid);
-            return true;
-        }
-        match heir {
-            Some(heir) => {
-                self.attach(heir, id, found.pid);
-                self.soon.push_back(Event::Spawned(heir));
+        if let Some(heir) = self.heir_of(id) {
+            let suits = |candidate: &Candidate| candidate.stat.executed && (clean || candidate.accepting);
+            // One that does not accept yet goes on being looked at, for a moment.
+            if self.find_successor(heir, id, suits) {
                 self.soon.push_back(Event::Ack(heir, AckKind::Takeover));
             }
-            None => self.say_succeeded(id, found.pid),
+            return false;
+        }
+        if starting {
+            // A server goes into the background before it is ready.
+            if let Some(found) = self.candidate(id, |_| true).filter(|_| clean) {
+                self.replace(id, found.pid);
+                return true;
+            }
+        } else if let Some(pid) = self.await_takeover(id, clean) {
+            self.say_succeeded(id, pid);
         }
         false
+    }
+
+    /// Who accepts in the place of a worker that has ended unasked. After a clean
+    /// exit one that holds its listeners has a moment to begin: servers that send
+    /// their predecessor away do so just before.
+    fn await_takeover(&self, id: WorkerId, clean: bool) -> Option<Pid> {
+        let until = self.clock.now() + TAKEOVER;
+        loop {
+            let found = self.candidate(id, |candidate| candidate.stat.executed)?;
+            if found.accepting {
+                return Some(found.pid);
+            }
+            if !clean || self.clock.now() >= until {
+                return None;
+            }
+            thread::sleep(GLANCE);
+        }
     }
 
     /// Workers that leave to a successor, asked to by us or by somebody else: they
@@ -148,8 +187,13 @@ impl Run {
             let theirs: Vec<Pid> = std::iter::once(pid).chain(tree::descendants(pid)).collect();
             let own: Vec<Pid> =
                 self.books.own_tree(id).into_iter().filter(|pid| !theirs.contains(pid)).collect();
-            let held = listening::held(&theirs);
-            if !held.is_empty() && accepting::has_let_go(&own, &held) {
+            let mut held = listening::held(&theirs);
+            if held.is_empty() {
+                continue;
+            }
+            // The successor may have bound its own, beside the old ones.
+            held.extend(self.books.process(id).iter().flat_map(|process| &process.listening));
+            if accepting::has_let_go(&own, &held) {
                 self.say_succeeded(id, pid);
             }
         }
@@ -218,51 +262,96 @@ impl Run {
         shown.map(|shown| shown.worker).next()
     }
 
+    /// The processes of a worker that has not been reaped.
+    fn living_tree(&self, id: WorkerId) -> Vec<Pid> {
+        match self.books.process(id) {
+            Some(process) if !process.reaped => self.books.own_tree(id),
+            _ => Vec::new(),
+        }
+    }
+
     /// The process that succeeds the worker `of`, one that accepts before others.
     fn candidate(&self, of: WorkerId, suits: impl Fn(&Candidate) -> bool) -> Option<Candidate> {
-        let old = self.books.process(of)?;
-        let heir = self.heir_of(of).and_then(|heir| self.books.get(heir)?.heir.as_ref());
-        let below = if old.reaped { Vec::new() } else { tree::descendants(old.pid) };
-        let all = below.into_iter().chain(self.books.unknown_children());
-        let new = all.filter(|pid| heir.is_none_or(|heir| !heir.before.contains(pid)));
-        let mut best: Option<Candidate> = None;
-        for pid in new {
-            let Some(stat) = tree::stat(pid).filter(Stat::is_live) else { continue };
-            if !old.reaped && !stat.executed {
-                continue;
+        let mut best = None;
+        for found in self.candidates(of).filter(suits) {
+            if found.accepting {
+                return Some(found);
             }
-            let theirs: Vec<Pid> = std::iter::once(pid).chain(tree::descendants(pid)).collect();
-            let held = listening::held(&theirs);
-            let shares = old.listening.is_empty() || !held.is_disjoint(&old.listening);
-            if held.is_empty() || !shares {
-                continue;
-            }
-            let found = Candidate { pid, stat, accepting: accepting::is_accepting(pid, &held) };
-            if suits(&found) && (found.accepting || best.is_none()) {
-                let done = found.accepting;
-                best = Some(found);
-                if done {
-                    break;
-                }
-            }
+            best.get_or_insert(found);
         }
         best
     }
 
-    /// `pid` is the process of `id`. It shares the group of the worker `of`, which
-    /// therefore leads no longer.
+    /// Processes that hold a listener of the worker `of`, which may have gone, and
+    /// may succeed it.
+    fn candidates(&self, of: WorkerId) -> impl Iterator<Item = Candidate> {
+        let id = self.heir_of(of);
+        let heir = id.and_then(|id| self.books.get(id)?.heir.as_ref());
+        // Its successor remembers what it listened on.
+        let old = self.books.process(of).or_else(|| self.books.process(id?));
+        let lives = self.books.process(of).is_some_and(|old| !old.reaped);
+        let own = self.living_tree(of);
+        let below = match old {
+            Some(old) if lives => tree::descendants(old.pid),
+            _ => Vec::new(),
+        };
+        let all = below.into_iter().chain(self.books.unknown_children());
+        let new = all.filter(move |pid| heir.is_none_or(|heir| !heir.before.contains(pid)));
+        new.filter_map(move |pid| {
+            let stat = tree::stat(pid).filter(Stat::is_live)?;
+            if lives && !stat.executed {
+                return None;
+            }
+            let theirs: Vec<Pid> = std::iter::once(pid).chain(tree::descendants(pid)).collect();
+            let held = listening::held(&theirs);
+            let remembered = &old?.listening;
+            if held.is_empty() || !remembered.is_empty() && held.is_disjoint(remembered) {
+                return None;
+            }
+            let others: Vec<Pid> = own.iter().filter(|pid| !theirs.contains(pid)).copied().collect();
+            Some(Candidate { pid, stat, accepting: accepts(pid, &theirs, &others) })
+        })
+    }
+
+    /// `pid` is the process of `id`, in the place of one that it may have had. It
+    /// shares the group of the worker `of`, which therefore leads no longer.
     fn attach(&mut self, id: WorkerId, of: WorkerId, pid: Pid) {
-        let Some(old) = self.books.get_mut(of).and_then(|entry| entry.process.as_mut()) else { return };
-        old.leads = false;
-        let (family, from) = (Family { worker: pid, ..old.family }, old.pid);
-        let mut process = Process::started(family, false, process::pidfd(pid));
+        let mistaken = self.books.process(id).map(|it| (it.pid, it.family, it.listening.clone(), it.born));
+        let born = mistaken.as_ref().map(|&(.., born)| born);
+        let place = mistaken.as_ref().map(|&(pid, ..)| pid);
+        let old = self.books.get_mut(of).and_then(|entry| entry.process.as_mut());
+        let known = match old {
+            Some(old) => {
+                old.leads = false;
+                // What was taken for the successor is the old worker's again.
+                old.until = old.until.filter(|&until| Some(until) != born);
+                Some((old.family, old.listening.clone(), None))
+            }
+            // With nobody else to look after it, it is this worker's.
+            None => mistaken.map(|(_, family, listening, born)| (family, listening, Some(born))),
+        };
+        let Some((family, listening, since)) = known else { return };
+        let mut process = Process::started(Family { worker: pid, ..family }, false, process::pidfd(pid));
         process.adopted = true;
-        process.listening.clone_from(&old.listening);
+        process.listening = listening;
         let Some(entry) = self.books.get_mut(id) else { return };
         let generation = entry.generation;
         entry.process = Some(process);
         self.note_birth(id);
-        info!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {from} started pid {pid}, its successor");
+        if let (Some(since), Some(process)) =
+            (since, self.books.get_mut(id).and_then(|entry| entry.process.as_mut()))
+        {
+            process.since = since;
+        }
+        match place {
+            None => {
+                let from = family.worker;
+                info!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {from} started pid {pid}, its successor");
+            }
+            Some(place) => {
+                info!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {pid} is the successor, in the place of pid {place}");
+            }
+        }
     }
 
     /// The worker goes on as `pid`: its first process has only started that one.
@@ -283,4 +372,13 @@ impl Run {
         }
         info!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {from} went into the background as pid {pid}");
     }
+}
+
+/// Whether `pid`, with its whole tree `theirs`, waits on all that it listens on, or
+/// has accepted what none of `others` holds. Without others nothing is told by a
+/// connection: it may be inherited.
+fn accepts(pid: Pid, theirs: &[Pid], others: &[Pid]) -> bool {
+    let held = listening::held(theirs);
+    accepting::is_accepting(pid, &held)
+        || !others.is_empty() && listening::have_accepted(theirs, others, &held)
 }

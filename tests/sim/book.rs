@@ -237,9 +237,16 @@ impl Book {
     fn left_or_lost(&mut self, worker: WorkerId, exit: Exit, ready: bool) {
         match self.heir(worker).map(|heir| (heir.id, heir.awaited())) {
             _ if self.lives.get(&worker).is_some_and(|life| life.succeeded) => return,
-            Some((_, false)) => {
+            Some((heir, false)) => {
                 if let Some(open) = &mut self.open {
                     open.left = true;
+                }
+                // Nobody serves while it gets ready: it has a second.
+                let until = self.now + Duration::from_secs(1);
+                if let Some(heir) =
+                    self.lives.get_mut(&heir).filter(|heir| heir.stage == ShownStage::Starting)
+                {
+                    heir.ack_by = Some(heir.ack_by.map_or(until, |at| at.min(until)));
                 }
                 return;
             }
