@@ -406,11 +406,15 @@ impl Run {
                 memory::let_go_of_text();
             }
             Report::TookOver { worker, .. } => {
+                self.warn_of_others(worker);
                 let generation = self.books.get(worker).map_or(0, |entry| entry.generation.0);
                 self.upward.ready(&format!("generation {generation} serves"));
             }
             Report::UpgradeStarted { to, .. } => self.upward.reloading(&format!("{to} starts")),
             Report::UpgradeDone { to, .. } => {
+                for shown in self.core.workers().filter(|shown| shown.generation == to) {
+                    self.warn_of_others(shown.worker);
+                }
                 self.readings.retain(|&generation, _| generation >= to);
                 self.upward.ready(&format!("{to} serves"));
                 memory::let_go_of_text();

@@ -71,8 +71,12 @@ def succeed(number, frame):
             os.wait()
             os._exit(0)
     listener.set_inheritable(True)
+    start({})
+    if manner == 'twins': start({'SECOND': '1'})
+def start(more):
     if os.fork() == 0:
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, 'SERVER_FD': str(listener.fileno())})
+        given = {**os.environ, 'SERVER_FD': str(listener.fileno()), **more}
+        os.execve(sys.executable, [sys.executable, *sys.argv], given)
 signal.signal(signal.SIGTERM, leave)
 signal.signal(signal.SIGQUIT, leave)
 signal.signal(signal.SIGUSR2, signal.SIG_DFL if manner == 'deaf' else succeed)
@@ -80,6 +84,7 @@ if heir and manner in ('endless', 'late'):
     old = os.getppid()
     os.kill(old, signal.SIGTERM)
     while manner == 'late' and os.getppid() == old: select.select([], [], [], 0.005)
+while 'SECOND' in os.environ and not read('go'): select.select([], [], [], 0.005)
 listener.setblocking(False)
 epoll = select.epoll()
 epoll.register(wake, select.EPOLLIN)
@@ -398,6 +403,21 @@ fn one_that_binds_anew_leaves_its_predecessor_to_us() {
     wrapper.log.wait(&says::exited(1, 0));
     assert_ne!(serving(&scene), old);
     wrapper.stop();
+}
+
+#[test]
+fn a_second_successor_is_told_and_left_alone() {
+    let (scene, wrapper) = follow("twins", &["--soak", "3s"]);
+    let old = serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("generation 2: ready after");
+    fs::write(scene.path("go"), "1").unwrap();
+    let line = wrapper.log.wait("generation 2: pid * listens as well");
+    wrapper.log.wait(&says::exited(1, 0));
+    let other: i32 = line.split("pid ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(other != old && lives(other), "{line}");
+    wrapper.stop();
+    assert!(!lives(other));
 }
 
 #[test]

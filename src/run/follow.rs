@@ -20,7 +20,7 @@ use crate::core::policy::TAKEOVER;
 use crate::signals;
 use crate::sys::tree::{self, Family, Stat};
 use crate::sys::{listening, process};
-use log::info;
+use log::{info, warn};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::thread;
@@ -219,6 +219,20 @@ impl Run {
             self.books.reaped(worker, self.clock.now());
             let remains = self.books.remains(worker);
             self.soon.push_back(Event::Exited { worker, exit: Exit::Unseen, remains });
+        }
+    }
+
+    /// Names the processes that accept beside the successor `id`: of several that
+    /// were started at once one is the worker.
+    pub(super) fn warn_of_others(&self, id: WorkerId) {
+        let Some(entry) = self.books.get(id) else { return };
+        let (Some(heir), Some(process)) = (&entry.heir, &entry.process) else { return };
+        let (generation, of, born) = (entry.generation, heir.of, process.born);
+        let own = self.books.own_tree(id);
+        let others = self.candidates(of).filter(|it| it.accepting && it.stat.executed);
+        // Older ones were there before, as the old worker's own.
+        for Candidate { pid, .. } in others.filter(|it| it.stat.born >= born && !own.contains(&it.pid)) {
+            warn!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {pid} listens as well, and is left alone until we stop");
         }
     }
 
