@@ -393,15 +393,17 @@ impl Run {
     }
 
     fn report(&mut self, report: &Report) {
+        // Whoever reads that it serves looks for the pid file, and could not find us.
+        if let Report::Serving(_) = report
+            && let Some(Err(error)) = self.pid_file.as_ref().map(PidFile::publish)
+        {
+            self.failure = Some(Error::cannot("put the pid file in its place", reason(&error)));
+            self.soon.push_back(Event::Request(Request::Stop));
+            return;
+        }
         report::log(report, &self.books, &self.config);
         match *report {
             Report::Serving(generation) => {
-                if let Some(Err(error)) = self.pid_file.as_ref().map(PidFile::publish) {
-                    // Whoever asked for it could not find us.
-                    self.failure = Some(Error::cannot("put the pid file in its place", reason(&error)));
-                    self.soon.push_back(Event::Request(Request::Stop));
-                    return;
-                }
                 self.upward.ready(&format!("{generation} serves"));
                 memory::let_go_of_text();
             }

@@ -98,10 +98,10 @@ fn ack_kind(kind: &str, value: &str, acks: &mut Acks, readiness: &mut Readiness)
             AckKind::Einhorn
         }
         ("parent-term", None) => AckKind::ParentTerm,
+        ("endless", None) => return Err(bad("the ack of endless is called parent-term")),
         (name, None) if Dialect::by_name(name).and_then(ack::kind).is_some() => {
             let dialect = Dialect::by_name(name).filter(|dialect| acks.dialects.contains(dialect));
-            let kind = dialect.and_then(ack::kind).filter(|kind| *kind != AckKind::ParentTerm);
-            kind.ok_or_else(|| {
+            dialect.and_then(ack::kind).ok_or_else(|| {
                 bad(&format!("'{name}' is the ack of the dialect of that name (say --export {name})"))
             })?
         }
