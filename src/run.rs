@@ -3,6 +3,7 @@
 
 mod follow;
 mod heed;
+mod looks;
 mod probe;
 
 use crate::ack::{self, Heard, Watcher};
@@ -59,6 +60,7 @@ struct Run {
     watcher: Watcher,
     /// Looks after the listeners.
     guard: Guard,
+    looks: looks::Looks,
     /// Where notify sockets lie; after the watcher, which holds some.
     directory: ack::Directory,
     pid_file: Option<PidFile>,
@@ -136,6 +138,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     let mut run = Run {
         core: Supervisor::new(config.policy.clone()),
         guard: Guard::new(&listeners),
+        looks: looks::Looks::default(),
         common: Common {
             worker: config.worker.clone(),
             identity,
@@ -176,6 +179,7 @@ impl Run {
             if let Some(ending) = self.ending {
                 return ending;
             }
+            self.look_if_due(inputs.is_empty());
             match self.next(inputs) {
                 Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
                 Some(Input::Signal(signal, from)) => self.heed(signal, from),
@@ -287,12 +291,6 @@ impl Run {
     }
 
     /// Looks at the listeners, unless everything is to go.
-    fn look(&mut self, look: Look) {
-        if !self.books.stopping {
-            self.guard.look(&mut self.common.listeners, look);
-        }
-    }
-
     fn try_spawn(
         &mut self,
         id: WorkerId,
