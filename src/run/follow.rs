@@ -212,8 +212,8 @@ impl Run {
     pub(super) fn look_for_unseen_ends(&mut self) {
         for worker in self.books.gone(|_| false) {
             let Some(process) = self.books.process(worker) else { continue };
-            let ours = tree::parent(process.pid) == Some(Pid::this());
-            if !process.adopted || process.reaped || process.lives() || ours {
+            let unseen = process.adopted && !process.reaped && !process.lives();
+            if !unseen || tree::parent(process.pid) == Some(Pid::this()) {
                 continue;
             }
             self.books.reaped(worker, self.clock.now());
