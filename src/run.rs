@@ -290,7 +290,6 @@ impl Run {
         self.soon.push_back(event);
     }
 
-    /// Looks at the listeners, unless everything is to go.
     fn try_spawn(
         &mut self,
         id: WorkerId,
