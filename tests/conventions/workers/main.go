@@ -167,6 +167,10 @@ func handler(which string) http.Handler {
 // A server that says when it stops for another reason than Shutdown.
 func serve(listener net.Listener) *http.Server {
 	server := &http.Server{Handler: handler(listener.Addr().String())}
+	if misbehaviour() == "dies" {
+		// What it had accepted would die with it, which is nobody's fault but its own.
+		return server
+	}
 	go func() {
 		if err := server.Serve(listener); err != http.ErrServerClosed {
 			log.Fatal(err)
