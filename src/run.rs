@@ -5,15 +5,14 @@ mod follow;
 mod heed;
 mod looks;
 mod probe;
+mod reap;
+mod tell;
 
 use crate::ack::{self, Heard, Watcher};
-use crate::books::{self, Books, Owner, Process};
+use crate::books::{Books, Process};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::core::event::{
-    AckKind, Action, Ending, Event, Failure, Generation, Reading as From, Refusal, Report, Request, Slot,
-    Time, WorkerId,
-};
+use crate::core::event::{Action, Ending, Event, Generation, Reading as From, Refusal, Slot, Time, WorkerId};
 use crate::core::{ShownStage, Supervisor};
 use crate::error::{Error, reason};
 use crate::export::GOAGAIN_SIGNAL;
@@ -25,11 +24,11 @@ use crate::listener::guard::Look;
 use crate::pid_file::PidFile;
 use crate::sys::identity::identity;
 use crate::sys::tree::{self, Family};
-use crate::sys::{child, inherited, memory, process};
+use crate::sys::{child, inherited, process};
 use crate::upward::Upward;
 use crate::{habits, inputs, report, signals};
 use crossbeam_channel::Receiver;
-use log::{debug, info, warn};
+use log::{info, warn};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Pid, Uid};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -338,109 +337,5 @@ impl Run {
     fn serves(&self, id: WorkerId) -> bool {
         let mut shown = self.core.workers().filter(|shown| shown.worker == id);
         shown.any(|shown| matches!(shown.stage, ShownStage::Starting | ShownStage::Ready))
-    }
-
-    /// What no worker answers for goes with us, as what they leave behind does.
-    fn end_strays(&mut self, inputs: &Receiver<Input>) {
-        let until = self.clock.now() + self.config.policy.stop_timeout.unwrap_or(LAST_PATIENCE);
-        let mut kill = false;
-        while self.books.end_strays(kill) {
-            let hurried = [libc::SIGINT, libc::SIGQUIT];
-            let input = inputs.recv_timeout(LOOK_AGAIN / 20);
-            kill |= self.clock.now() >= until;
-            kill |= matches!(input, Ok(Input::Signal(signal, _)) if hurried.contains(&signal));
-            process::reap().for_each(drop);
-        }
-    }
-
-    /// Signals coalesce, so every exit is looked for.
-    fn reap(&mut self) {
-        for (pid, exit) in process::reap() {
-            match self.books.owner(pid) {
-                Owner::Worker(worker) => {
-                    self.books.reaped(worker, self.clock.now());
-                    if exit == process::Exit::Code(0) && self.serves(worker) {
-                        self.books.claim(worker);
-                    }
-                    if self.is_carried_on(worker, exit) {
-                        continue;
-                    }
-                    let remains = self.books.remains(worker);
-                    self.soon.push_back(Event::Exited { worker, exit: books::exit(exit), remains });
-                }
-                Owner::Check(worker) => {
-                    if let Some(process) = self.books.get_mut(worker).and_then(|entry| entry.process.as_mut())
-                    {
-                        process.check = None;
-                    }
-                    if exit == process::Exit::Code(0) {
-                        self.soon.push_back(Event::Ack(worker, AckKind::Exec));
-                    }
-                }
-                Owner::Nobody => debug!("reaped pid {pid}, an orphan"),
-            }
-        }
-        self.look_for_unseen_ends();
-        for worker in self.books.leftovers() {
-            match self.books.remains(worker) {
-                true => self.books.end_newcomers(worker),
-                false => self.soon.push_back(Event::Swept(worker)),
-            }
-        }
-    }
-
-    fn report(&mut self, report: &Report) {
-        // Whoever reads that it serves looks for the pid file, and could not find us.
-        if let Report::Serving(_) = report
-            && let Some(Err(error)) = self.pid_file.as_ref().map(PidFile::publish)
-        {
-            self.failure = Some(Error::cannot("put the pid file in its place", reason(&error)));
-            self.soon.push_back(Event::Request(Request::Stop));
-            return;
-        }
-        report::log(report, &self.books, &self.config);
-        match *report {
-            Report::Serving(generation) => {
-                self.upward.ready(&format!("{generation} serves"));
-                memory::let_go_of_text();
-            }
-            Report::TookOver { worker, .. } => {
-                self.warn_of_others(worker);
-                let generation = self.books.get(worker).map_or(0, |entry| entry.generation.0);
-                self.upward.ready(&format!("generation {generation} serves"));
-            }
-            Report::UpgradeStarted { to, .. } => self.upward.reloading(&format!("{to} starts")),
-            Report::UpgradeDone { to, .. } => {
-                for shown in self.core.workers().filter(|shown| shown.generation == to) {
-                    self.warn_of_others(shown.worker);
-                }
-                self.readings.retain(|&generation, _| generation >= to);
-                self.upward.ready(&format!("{to} serves"));
-                memory::let_go_of_text();
-            }
-            // What follows is STOPPING=1, the last word.
-            Report::UpgradeFailed { why: Failure::Stopped, .. } => {}
-            Report::UpgradeFailed { from, to, replaced, left, why, .. } => {
-                if replaced == 0 {
-                    self.readings.remove(&to);
-                }
-                self.guard.hint(&self.common.listeners, to);
-                let gone = left || matches!(why, Failure::NoSuccessor { .. });
-                let old = if gone { "is gone" } else { "serves" };
-                self.upward.ready(&format!("upgrade to {to} failed, {from} {old}"));
-            }
-            Report::Stopping => {
-                self.books.stopping = true;
-                self.upward.stopping();
-            }
-            // Whatever else it was asked, it has answered.
-            Report::Ready(id, ..) => {
-                self.end_check(id);
-                self.remember_listeners(id);
-                self.look(self.books.look(id));
-            }
-            Report::Gone { worker, .. } => self.look(self.books.look(worker)),
-            _ => {}
-        }
     }
 }

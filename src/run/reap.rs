@@ -1,0 +1,60 @@
+//! What has ended: every exit is found its owner, and at the end nothing is left.
+
+use super::{LAST_PATIENCE, LOOK_AGAIN, Run};
+use crate::books::{self, Owner};
+use crate::core::event::{AckKind, Event};
+use crate::inputs::Input;
+use crate::sys::process;
+use crossbeam_channel::Receiver;
+use log::debug;
+
+impl Run {
+    /// Signals coalesce, so every exit is looked for.
+    pub(super) fn reap(&mut self) {
+        for (pid, exit) in process::reap() {
+            match self.books.owner(pid) {
+                Owner::Worker(worker) => {
+                    self.books.reaped(worker, self.clock.now());
+                    if exit == process::Exit::Code(0) && self.serves(worker) {
+                        self.books.claim(worker);
+                    }
+                    if self.is_carried_on(worker, exit) {
+                        continue;
+                    }
+                    let remains = self.books.remains(worker);
+                    self.soon.push_back(Event::Exited { worker, exit: books::exit(exit), remains });
+                }
+                Owner::Check(worker) => {
+                    if let Some(process) = self.books.get_mut(worker).and_then(|entry| entry.process.as_mut())
+                    {
+                        process.check = None;
+                    }
+                    if exit == process::Exit::Code(0) {
+                        self.soon.push_back(Event::Ack(worker, AckKind::Exec));
+                    }
+                }
+                Owner::Nobody => debug!("reaped pid {pid}, an orphan"),
+            }
+        }
+        self.look_for_unseen_ends();
+        for worker in self.books.leftovers() {
+            match self.books.remains(worker) {
+                true => self.books.end_newcomers(worker),
+                false => self.soon.push_back(Event::Swept(worker)),
+            }
+        }
+    }
+
+    /// What no worker answers for goes with us, as what they leave behind does.
+    pub(super) fn end_strays(&mut self, inputs: &Receiver<Input>) {
+        let until = self.clock.now() + self.config.policy.stop_timeout.unwrap_or(LAST_PATIENCE);
+        let mut kill = false;
+        while self.books.end_strays(kill) {
+            let hurried = [libc::SIGINT, libc::SIGQUIT];
+            let input = inputs.recv_timeout(LOOK_AGAIN / 20);
+            kill |= self.clock.now() >= until;
+            kill |= matches!(input, Ok(Input::Signal(signal, _)) if hurried.contains(&signal));
+            process::reap().for_each(drop);
+        }
+    }
+}
