@@ -15,6 +15,7 @@ pub mod address;
 pub mod guard;
 mod inet;
 mod inherit;
+mod load;
 mod open;
 pub mod options;
 mod path;

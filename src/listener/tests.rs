@@ -56,6 +56,25 @@ fn a_bare_port_is_dual_stack_and_v6only_is_not() {
 }
 
 #[test]
+fn what_waits_at_a_listener_is_counted() {
+    let place = directory();
+    let binds = ["127.0.0.1:0,backlog=7", "./s,backlog=7", "@graceful-run-test-queue", "udp://127.0.0.1:0"];
+    let listeners = open_in(place.path(), &binds, 1).unwrap();
+    let list: Vec<&Listener> = listeners.iter().collect();
+    let _tcp = TcpStream::connect(list[0].inet.unwrap()).unwrap();
+    let _unix =
+        [place.path().join("s"), place.path().join("s")].map(|path| UnixStream::connect(path).unwrap());
+    assert_eq!(list[0].queue(), Some(fd::Queue { length: 1, backlog: 7 }));
+    assert_eq!(list[1].queue(), Some(fd::Queue { length: 2, backlog: 7 }));
+    assert_eq!(list[2].queue().unwrap().length, 0);
+    assert_eq!(list[3].queue(), None);
+    let doors = listeners.doors();
+    assert_eq!(doors.ports, BTreeSet::from([port(list[0])]));
+    assert!(doors.names.contains(&b"\0graceful-run-test-queue"[..]), "{doors:?}");
+    assert_eq!(doors.names.len(), 2);
+}
+
+#[test]
 fn only_a_machine_without_ipv6_falls_back_to_ipv4() {
     let bind: Bind = ":7".parse().unwrap();
     let any = inet::resolve(&bind, &address::Host::Any, 7).unwrap();

@@ -1,77 +1,144 @@
-//! TCP connections by the port that they came in through, asked of the kernel
-//! (sock_diag(7)), which leaves out what waits for its end: `/proc/net/tcp` of a
-//! busy server is mostly that, and older than the connections by the time that
-//! it has been read.
+//! Connections by what they came in through, and who holds them.
+//!
+//! Like everything that is read of others, evidence about a moment that has passed.
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
-};
-use nix::sys::time::{TimeVal, TimeValLike};
-use std::collections::BTreeSet;
-use std::os::fd::AsRawFd;
+use super::diag::{self, About};
+use super::listening::sockets;
+use super::tree;
+use nix::unistd::Pid;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// linux/netlink.h, linux/sock_diag.h.
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLM_F_REQUEST_DUMP: u16 = 0x301;
-const HEADER: usize = 16;
-/// struct inet_diag_req_v2, and struct inet_diag_msg up to its last field.
-const REQUEST: usize = 56;
-const INODE: std::ops::Range<usize> = 68..72;
+/// struct inet_diag_req_v2, and where inet_diag_msg has the local port and the inode.
+const INET_REQUEST: usize = 56;
+const INET_PORT: std::ops::Range<usize> = 4..6;
+const INET_INODE: usize = 68;
+
+/// struct unix_diag_req; unix_diag_msg has the inode here, attributes behind it.
+const UNIX_REQUEST: usize = 24;
+const UNIX_INODE: usize = 4;
+const UNIX_ATTRIBUTES: usize = 16;
+const UDIAG_SHOW_NAME: u32 = 0x1;
+const UDIAG_SHOW_RQLEN: u32 = 0x10;
+const UNIX_DIAG_NAME: u16 = 0;
+const UNIX_DIAG_RQLEN: u16 = 4;
 
 /// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT and LAST_ACK (tcp_states.h):
 /// whatever a process may still have a descriptor of.
-const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9;
+const STATES: u32 = ESTABLISHED | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9;
+const ESTABLISHED: u32 = 1 << 1;
 
-/// The inodes of the connections whose local port is `port`, in our network
+/// What connections come in through.
+#[derive(Debug, Clone, Default)]
+pub struct Doors {
+    /// TCP ports.
+    pub ports: BTreeSet<u16>,
+    /// Names of unix sockets, as getsockname(2) has them: a path without its NUL,
+    /// or an abstract name with the NUL before it.
+    pub names: BTreeSet<Vec<u8>>,
+}
+
+/// The inodes of the TCP connections whose local port is `port`, in our network
 /// namespace. Empty where the kernel cannot be asked.
 pub fn at_port(port: u16) -> BTreeSet<u64> {
-    let families = [libc::AF_INET, libc::AF_INET6].map(|family| ask(family as u8, port).unwrap_or_default());
-    families.into_iter().flatten().collect()
+    tcp(port, &BTreeSet::from([port]))
 }
 
-fn ask(family: u8, port: u16) -> nix::Result<Vec<u64>> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket =
-        socket(AddressFamily::Netlink, SockType::Datagram, flags, Some(SockProtocol::NetlinkSockDiag))?;
-    // The kernel answers at once; a filter in between may not.
-    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(200))?;
-    send(socket.as_raw_fd(), &request(family, port), MsgFlags::empty())?;
-    let mut inodes = Vec::new();
-    let mut buffer = vec![0; 32 << 10];
-    loop {
-        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        if !read(&buffer[..length], &mut inodes) {
-            return Ok(inodes);
+/// How many connections that came in through `doors` each of these workers holds,
+/// by itself or in a descendant; one that is itself a worker is not counted with
+/// another. None where its descriptors cannot be seen.
+pub fn held(workers: &[Pid], doors: &Doors) -> Vec<Option<u32>> {
+    let mut connections = match doors.ports.len() {
+        0 => BTreeSet::new(),
+        1 => doors.ports.first().map(|&port| at_port(port)).unwrap_or_default(),
+        _ => tcp(0, &doors.ports),
+    };
+    if !doors.names.is_empty() {
+        connections.extend(unix(&doors.names));
+    }
+    let others: BTreeSet<Pid> = workers.iter().copied().collect();
+    let count = |&worker: &Pid| {
+        std::fs::read_dir(format!("/proc/{worker}/fd")).ok()?;
+        let tree = tree_of(worker, &others);
+        let held: BTreeSet<u64> = tree.into_iter().flat_map(sockets).collect();
+        Some(held.intersection(&connections).count() as u32)
+    };
+    workers.iter().map(count).collect()
+}
+
+/// A process and what is below it, but for `others` and what is below those.
+fn tree_of(pid: Pid, others: &BTreeSet<Pid>) -> Vec<Pid> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        next += 1;
+        let new = tree::children(pid).into_iter().filter(|pid| !others.contains(pid) && !found.contains(pid));
+        found.extend(new.collect::<Vec<_>>());
+    }
+    found
+}
+
+/// Of TCP; `port` 0 asks for all, of which those at `ports` are taken.
+fn tcp(port: u16, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
+    let mut inodes = BTreeSet::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+        body.extend(STATES.to_ne_bytes());
+        body.extend(port.to_be_bytes());
+        body.resize(INET_REQUEST, 0);
+        let found = diag::ask(About::All, &body, |message| {
+            let port = message.get(INET_PORT).and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes);
+            if port.is_some_and(|port| ports.contains(&port)) {
+                inodes.extend(diag::number(message, INET_INODE).map(u64::from));
+            }
+        });
+        if let Err(errno) = found {
+            log::debug!("cannot ask for TCP connections: {errno}");
         }
     }
+    inodes
 }
 
-fn request(family: u8, port: u16) -> Vec<u8> {
-    let mut text = Vec::with_capacity(HEADER + REQUEST);
-    text.extend(((HEADER + REQUEST) as u32).to_ne_bytes());
-    text.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    text.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    text.extend([0; 8]);
-    text.extend([family, libc::IPPROTO_TCP as u8, 0, 0]);
-    text.extend(STATES.to_ne_bytes());
-    text.extend(port.to_be_bytes());
-    text.resize(HEADER + REQUEST, 0);
-    text
-}
-
-/// Reads the messages of one datagram; false once there will be no more.
-fn read(mut text: &[u8], inodes: &mut Vec<u64>) -> bool {
-    let number = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_ne_bytes);
-    while let Some(length) = text.get(..4).and_then(number) {
-        let length = length as usize;
-        let Some(message) = text.get(..length).filter(|_| length >= HEADER) else { return false };
-        if message[4..6] != SOCK_DIAG_BY_FAMILY.to_ne_bytes() {
-            return false;
+/// Of unix sockets: what was accepted bears the name of its listener.
+fn unix(names: &BTreeSet<Vec<u8>>) -> BTreeSet<u64> {
+    let mut inodes = BTreeSet::new();
+    let found = diag::ask(About::All, &unix_request(ESTABLISHED, 0, UDIAG_SHOW_NAME), |message| {
+        let name = diag::attribute(message, UNIX_ATTRIBUTES, UNIX_DIAG_NAME);
+        // The kernel counts a path's NUL or leaves it out, as it was bound.
+        let is_ours = |name: &[u8]| names.contains(name.strip_suffix(b"\0").unwrap_or(name));
+        if name.is_some_and(is_ours) {
+            inodes.extend(diag::number(message, UNIX_INODE).map(u64::from));
         }
-        inodes.extend(message[HEADER..].get(INODE).and_then(number).map(u64::from));
-        text = text.get(length.next_multiple_of(4)..).unwrap_or_default();
+    });
+    if let Err(errno) = found {
+        log::debug!("cannot ask for unix connections: {errno}");
     }
-    true
+    inodes
+}
+
+/// How many connections wait at each unix socket of these inodes. One that the kernel
+/// does not tell of, because it was built without unix_diag, is left out.
+pub fn unix_queues(inodes: &[u64]) -> BTreeMap<u64, u32> {
+    let mut queues = BTreeMap::new();
+    for &inode in inodes {
+        let body = unix_request(u32::MAX, inode as u32, UDIAG_SHOW_RQLEN);
+        let found = diag::ask(About::One, &body, |message| {
+            let queue = diag::attribute(message, UNIX_ATTRIBUTES, UNIX_DIAG_RQLEN);
+            queues.extend(queue.and_then(|queue| Some((inode, diag::number(queue, 0)?))));
+        });
+        if let Err(errno) = found {
+            log::debug!("cannot ask for a unix socket: {errno}");
+        }
+    }
+    queues
+}
+
+fn unix_request(states: u32, inode: u32, show: u32) -> Vec<u8> {
+    let mut body = vec![libc::AF_UNIX as u8, 0, 0, 0];
+    for number in [states, inode, show, u32::MAX, u32::MAX] {
+        body.extend(number.to_ne_bytes());
+    }
+    debug_assert_eq!(body.len(), UNIX_REQUEST);
+    body
 }
 
 #[cfg(test)]
@@ -79,6 +146,14 @@ mod tests {
     use super::*;
     use crate::sys::listening::inode_of;
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    fn inode(socket: &impl AsRawFd) -> u64 {
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).expect("a link");
+        inode_of(&link.to_string_lossy()).expect("a socket")
+    }
 
     #[test]
     fn a_connection_is_found_by_the_port_of_its_listener() {
@@ -87,23 +162,31 @@ mod tests {
             let port = listener.local_addr().expect("an address").port();
             let client = TcpStream::connect(("127.0.0.1", port)).expect("connect");
             let (server, _) = listener.accept().expect("accept");
-            let link = std::fs::read_link(format!("/proc/self/fd/{}", server.as_raw_fd())).expect("a link");
-            let inode = inode_of(&link.to_string_lossy()).expect("a socket");
-            assert_eq!(at_port(port), BTreeSet::from([inode]), "{host}");
+            let server_inode = inode(&server);
+            assert_eq!(at_port(port), BTreeSet::from([server_inode]), "{host}");
+            assert!(tcp(0, &BTreeSet::from([port, 1])).contains(&server_inode), "{host}");
+            let doors = Doors { ports: BTreeSet::from([port]), ..Doors::default() };
+            assert_eq!(held(&[Pid::this(), Pid::from_raw(i32::MAX)], &doors), [Some(1), None]);
             drop((server, client));
-            assert!(!at_port(port).contains(&inode), "{host}");
+            assert!(!at_port(port).contains(&server_inode), "{host}");
         }
     }
 
     #[test]
-    fn what_is_not_understood_ends_the_answer() {
-        let mut inodes = Vec::new();
-        assert!(read(&[], &mut inodes), "nothing yet");
-        assert!(!read(&[3, 0, 0, 0], &mut inodes), "shorter than its header");
-        assert!(!read(&[255; 16], &mut inodes), "longer than it is");
-        let mut done = 16_u32.to_ne_bytes().to_vec();
-        done.extend([3, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert!(!read(&done, &mut inodes), "NLMSG_DONE");
-        assert!(inodes.is_empty());
+    fn a_unix_connection_is_found_by_the_name_of_its_listener() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join("s");
+        let listener = UnixListener::bind(&path).expect("bind");
+        let waiting = UnixStream::connect(&path).expect("connect");
+        let another = UnixStream::connect(&path).expect("connect");
+        assert_eq!(unix_queues(&[inode(&listener)]), BTreeMap::from([(inode(&listener), 2)]));
+        let (server, _) = listener.accept().expect("accept");
+        let names = BTreeSet::from([path.as_os_str().as_bytes().to_vec()]);
+        assert!(unix(&names).contains(&inode(&server)));
+        assert!(!unix(&names).contains(&inode(&waiting)), "the client's end has no name");
+        let doors = Doors { names, ..Doors::default() };
+        assert_eq!(held(&[Pid::this()], &doors), [Some(1)]);
+        assert_eq!(unix_queues(&[inode(&listener), 1]).get(&1), None);
+        drop(another);
     }
 }

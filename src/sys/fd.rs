@@ -87,13 +87,22 @@ fn set_tcp(socket: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
     }
 }
 
-/// The backlog of a TCP socket, in connections; None if it does not listen, for
-/// example because somebody has called shutdown(2) on it. The kernel tells the
-/// backlog in `tcpi_sacked` of TCP_INFO, which for a listener has no other use.
+/// Connections that wait to be accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queue {
+    /// How many there are.
+    pub length: u32,
+    /// How many there may be.
+    pub backlog: u32,
+}
+
+/// The queue of a TCP socket; None if it does not listen, for example because
+/// somebody has called shutdown(2) on it. The kernel tells it in `tcpi_unacked` and
+/// `tcpi_sacked` of TCP_INFO, which for a listener have no other use.
 ///
 /// # Errors
 /// Whatever getsockopt(2) says.
-pub fn tcp_backlog(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+pub fn tcp_queue(socket: BorrowedFd<'_>) -> io::Result<Option<Queue>> {
     /// TCP_LISTEN of the kernel's net/tcp_states.h.
     const LISTEN: u8 = 10;
     // SAFETY: tcp_info is plain integers, for which all zeroes is a value.
@@ -110,9 +119,18 @@ pub fn tcp_backlog(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
         )
     };
     match result {
-        0 => Ok((info.tcpi_state == LISTEN).then_some(info.tcpi_sacked)),
+        0 => Ok((info.tcpi_state == LISTEN)
+            .then_some(Queue { length: info.tcpi_unacked, backlog: info.tcpi_sacked })),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// The backlog alone, as [`tcp_queue`] has it.
+///
+/// # Errors
+/// Whatever getsockopt(2) says.
+pub fn tcp_backlog(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    Ok(tcp_queue(socket)?.map(|queue| queue.backlog))
 }
 
 /// Whether somebody has called shutdown(2) on a unix or a UDP socket, so that it receives

@@ -4,6 +4,7 @@
 
 pub mod child;
 pub mod connections;
+mod diag;
 pub mod fd;
 pub mod identity;
 mod image;

@@ -1,0 +1,120 @@
+//! Questions to the kernel about sockets (sock_diag(7)), of our own network
+//! namespace. It leaves out what waits for its end, of which `/proc/net/tcp` of a
+//! busy server is full, and it answers faster than that file can be read.
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use std::os::fd::AsRawFd;
+
+/// linux/netlink.h, linux/sock_diag.h.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_DUMP: u16 = 0x300;
+const HEADER: usize = 16;
+
+/// Which sockets an answer is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum About {
+    /// Every one that fits: the answer is several messages, the last says so.
+    All,
+    /// One: the answer is a message, or an error.
+    One,
+}
+
+/// Asks, and hands each message of the answer, without its header, to `each`.
+///
+/// # Errors
+/// socket(2)'s, and EAGAIN where something between us and the kernel swallows the
+/// question. What the kernel does not know of is an answer of no messages.
+pub(super) fn ask(about: About, body: &[u8], mut each: impl FnMut(&[u8])) -> nix::Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket =
+        socket(AddressFamily::Netlink, SockType::Datagram, flags, Some(SockProtocol::NetlinkSockDiag))?;
+    // The kernel answers at once; a filter in between may not.
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(200))?;
+    send(socket.as_raw_fd(), &request(about, body), MsgFlags::empty())?;
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        if !read(&buffer[..length], &mut each) || about == About::One {
+            return Ok(());
+        }
+    }
+}
+
+fn request(about: About, body: &[u8]) -> Vec<u8> {
+    let flags = match about {
+        About::All => NLM_F_REQUEST | NLM_F_DUMP,
+        About::One => NLM_F_REQUEST,
+    };
+    let mut text = Vec::with_capacity(HEADER + body.len());
+    text.extend(((HEADER + body.len()) as u32).to_ne_bytes());
+    text.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    text.extend(flags.to_ne_bytes());
+    text.extend([0; 8]);
+    text.extend(body);
+    text
+}
+
+/// Reads the messages of one datagram; false once there will be no more.
+fn read(mut text: &[u8], each: &mut impl FnMut(&[u8])) -> bool {
+    while let Some(length) = number(text, 0) {
+        let length = length as usize;
+        let Some(message) = text.get(..length).filter(|_| length >= HEADER) else { return false };
+        if message[4..6] != SOCK_DIAG_BY_FAMILY.to_ne_bytes() {
+            return false;
+        }
+        each(&message[HEADER..]);
+        text = text.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    true
+}
+
+/// The number of 32 bits at `at`.
+pub(super) fn number(text: &[u8], at: usize) -> Option<u32> {
+    text.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// The attribute `kind` among those that follow each other from `at` on.
+pub(super) fn attribute(message: &[u8], at: usize, kind: u16) -> Option<&[u8]> {
+    let mut text = message.get(at..)?;
+    loop {
+        let length = usize::from(u16::from_ne_bytes(text.get(..2)?.try_into().ok()?));
+        let attribute = text.get(..length).filter(|_| length >= 4)?;
+        if attribute[2..4] == kind.to_ne_bytes() {
+            return Some(&attribute[4..]);
+        }
+        text = text.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_understood_ends_the_answer() {
+        let mut count = 0;
+        let mut each = |_: &[u8]| count += 1;
+        assert!(read(&[], &mut each), "nothing yet");
+        assert!(!read(&[3, 0, 0, 0], &mut each), "shorter than its header");
+        assert!(!read(&[255; 16], &mut each), "longer than it is");
+        let mut done = 16_u32.to_ne_bytes().to_vec();
+        done.extend([3, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert!(!read(&done, &mut each), "NLMSG_DONE");
+        assert_eq!(count, 0);
+    }
+
+    #[test]
+    fn attributes_are_found_behind_others() {
+        let text = [[5, 0, 1, 0, b'x', 0, 0, 0], [8, 0, 4, 0, 1, 2, 3, 4]].concat();
+        assert_eq!(attribute(&text, 0, 1), Some(&b"x"[..]));
+        assert_eq!(attribute(&text, 0, 4), Some(&[1, 2, 3, 4][..]));
+        assert_eq!(attribute(&text, 0, 2), None);
+        for broken in [&[][..], &[3, 0, 1, 0], &[0; 8], &[9, 0, 2, 0, 0]] {
+            assert_eq!(attribute(broken, 0, 2), None, "{broken:?}");
+        }
+    }
+}
