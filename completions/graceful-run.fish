@@ -32,6 +32,7 @@ json\t'A JSON object a line'"
 complete -c graceful-run -l clear-env -d 'Start the worker\'s environment from nothing'
 complete -c graceful-run -l no-new-privs -d 'The worker and its children can gain no privilege by executing'
 complete -c graceful-run -l foreground-tty -d 'Keep the worker in the terminal\'s foreground group, to debug it there'
+complete -c graceful-run -l capture-stderr -d 'Keep the last 20 lines of each worker\'s stderr, to tell them when it fails'
 complete -c graceful-run -l stop-first -d 'Stop the old worker before the new one starts'
 complete -c graceful-run -l retry-start -d 'Keep trying when the very first worker fails, instead of exiting'
 complete -c graceful-run -s v -l verbose -d 'Say more; twice: even more'

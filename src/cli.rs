@@ -113,6 +113,13 @@ pub struct Cli {
     #[arg(long, help_heading = "Worker")]
     pub foreground_tty: bool,
 
+    /// Keep the last 20 lines of each worker's stderr, to tell them when it fails
+    ///
+    /// Its stderr is then a pipe of ours, copied to our own stderr: it is no
+    /// terminal, and workers that outlive us (kill -9) get SIGPIPE when they write.
+    #[arg(long, help_heading = "Worker")]
+    pub capture_stderr: bool,
+
     /// What becomes of the workers if we are killed with -9
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnDeath::Keep, help_heading = "Worker")]
     pub on_death: OnDeath,

@@ -23,6 +23,7 @@ pub mod config;
 pub mod launch;
 
 pub mod books;
+pub mod capture;
 pub mod clock;
 pub mod habits;
 pub mod here;

@@ -157,7 +157,7 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
 
 /// A worker's words, file names and arguments may hold anything: no control
 /// character reaches the terminal or begins a line of its own.
-fn escape(message: &str) -> String {
+pub fn escape(message: &str) -> String {
     let mut out = String::with_capacity(message.len());
     for c in message.chars() {
         match c.is_control() {

@@ -10,6 +10,7 @@ mod tell;
 
 use crate::ack::{self, Heard, Watcher};
 use crate::books::{Books, Process};
+use crate::capture::Capture;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::event::{Action, Ending, Event, Generation, Reading as From, Refusal, Slot, Time, WorkerId};
@@ -32,6 +33,7 @@ use log::{info, warn};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Pid, Uid};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// A sleep that ends this much later than asked for was not ours: we were
@@ -60,6 +62,8 @@ struct Run {
     /// Looks after the listeners.
     guard: Guard,
     looks: looks::Looks,
+    /// The workers' stderr, where it is ours to read.
+    capture: Option<Capture>,
     /// Where notify sockets lie; after the watcher, which holds some.
     directory: ack::Directory,
     pid_file: Option<PidFile>,
@@ -134,6 +138,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     heed::warn_of_silence(&config.policy.readiness.kinds, identity.is_some());
     let (inputs, watcher) = inputs::start(&config.signals, more, listeners.paths())?;
     let books = Books::new(command, config.follow.is_some());
+    let capture = config.worker.capture_stderr.then(Capture::start).transpose()?;
     let mut run = Run {
         core: Supervisor::new(config.policy.clone()),
         guard: Guard::new(&listeners),
@@ -150,6 +155,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         books,
         readings: BTreeMap::new(),
         watcher,
+        capture,
         directory,
         pid_file,
         soon: VecDeque::from([Event::Tick]),
@@ -232,6 +238,9 @@ impl Run {
         for id in self.books.gone(|id| lives.contains(&id)) {
             self.end_check(id);
             self.watcher.forget(id);
+            if let Some(capture) = &self.capture {
+                capture.forget(id);
+            }
             self.books.close(id);
         }
     }
@@ -305,10 +314,15 @@ impl Run {
             refusal: Refusal::Other,
             message: format!("cannot make the ack channels: {}", reason(&error)),
         };
+        let stderr = match &self.capture {
+            Some(_) => Some(Capture::pipe(self.common.identity.as_ref()).map_err(no_channels)?),
+            None => None,
+        };
         let exported = self.common.exported();
         let channels = self.config.acks.open(&self.directory, &exported, &self.config.worker.pass_fds);
         let channels = channels.map_err(no_channels)?;
-        let launch = self.common.worker(&reading, &channels, id, generation, slot)?;
+        let mut launch = self.common.worker(&reading, &channels, id, generation, slot)?;
+        launch.fds.extend(stderr.as_ref().map(|(_, theirs)| (theirs.as_raw_fd(), 2)));
         let started = child::spawn(&launch).map_err(|error| refused(&error, &reading))?;
         info!(
             generation = generation.0, pid = started.pid.as_raw(), slot = slot.0;
@@ -329,6 +343,11 @@ impl Run {
             Err(error) => {
                 warn!("{generation}: pid {}: its acks cannot be heard: {}", started.pid, reason(&error));
             }
+        }
+        if let (Some(capture), Some((ours, _))) = (&self.capture, stderr)
+            && let Err(error) = capture.watch(id, ours)
+        {
+            warn!("{generation}: pid {}: its stderr cannot be read: {}", started.pid, reason(&error));
         }
         self.readings.entry(generation).or_insert(reading);
         Ok(())

@@ -71,6 +71,8 @@ pub struct Worker {
     pub foreground_tty: bool,
     /// Whether the kernel sends it TERM when we die.
     pub dies_with_us: bool,
+    /// Whether its stderr is a pipe of ours.
+    pub capture_stderr: bool,
 }
 
 /// Where a worker's environment comes from, in the order of application.
@@ -187,6 +189,7 @@ impl Config {
                 pass_fds: cli.pass_fd,
                 foreground_tty: cli.foreground_tty,
                 dies_with_us: cli.on_death == cli::OnDeath::Term,
+                capture_stderr: cli.capture_stderr,
             },
             acks,
             stop_signal: stop_signal.unwrap_or(Signal::SIGTERM),
