@@ -6,6 +6,7 @@ mod heed;
 mod looks;
 mod probe;
 mod reap;
+mod sockets;
 mod tell;
 
 use crate::ack::{self, Heard, Watcher};
@@ -318,7 +319,7 @@ impl Run {
             Some(_) => Some(Capture::pipe(self.common.identity.as_ref()).map_err(no_channels)?),
             None => None,
         };
-        let exported = self.common.exported();
+        let exported = self.common.exported(generation);
         let channels = self.config.acks.open(&self.directory, &exported, &self.config.worker.pass_fds);
         let channels = channels.map_err(no_channels)?;
         let mut launch = self.common.worker(&reading, &channels, id, generation, slot)?;

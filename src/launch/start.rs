@@ -31,9 +31,9 @@ pub struct Common {
 }
 
 impl Common {
-    /// The listeners as the dialects see them.
-    pub fn exported(&self) -> Vec<Exported<'_>> {
-        self.listeners.iter().map(|listener| listener.exported()).collect()
+    /// The listeners of a generation, as the dialects see them.
+    pub fn exported(&self, generation: Generation) -> Vec<Exported<'_>> {
+        self.listeners.of(generation.0).map(|listener| listener.exported()).collect()
     }
 
     /// The variables by which a worker knows its place, sorted out from those of
@@ -44,8 +44,9 @@ impl Common {
             ("GRACEFUL_RUN_SLOT".into(), slot.0.to_string()),
             ("GRACEFUL_RUN_PID".into(), std::process::id().to_string()),
         ];
-        if !self.listeners.is_empty() {
-            variables.push(("GRACEFUL_RUN_LISTENERS".into(), spell::listener_list(&self.exported())));
+        let exported = self.exported(generation);
+        if !exported.is_empty() {
+            variables.push(("GRACEFUL_RUN_LISTENERS".into(), spell::listener_list(&exported)));
         }
         variables
     }
@@ -63,12 +64,12 @@ impl Common {
         generation: Generation,
         slot: Slot,
     ) -> Result<Launch, Refused> {
-        let exported = self.exported();
+        let exported = self.exported(generation);
         let mut variables = self.place(generation, slot);
         variables.push(("GRACEFUL_RUN_START".into(), id.0.to_string()));
         variables.extend(self.dialect_variables(reading, &exported, generation, slot)?);
         variables.extend(channels.environment());
-        let sources = || self.listeners.iter().map(|listener| listener.fd(slot.0).as_raw_fd());
+        let sources = || self.listeners.of(generation.0).map(|listener| listener.fd(slot.0).as_raw_fd());
         let mut fds: Vec<(RawFd, RawFd)> = match first_listener(&self.dialects) {
             Some(first) => sources().zip(first..).collect(),
             None => Vec::new(),

@@ -117,8 +117,17 @@ impl fmt::Display for Listener {
 impl Guard {
     /// Notes how the sockets are.
     pub fn new(listeners: &Listeners) -> Guard {
-        let post = |listener: &Listener| Post { flags: flags(listener), said: BTreeMap::new(), broken: None };
-        Guard { posts: listeners.iter().map(post).collect() }
+        Guard { posts: listeners.iter().map(Post::new).collect() }
+    }
+
+    /// Looks after one more, the last of the list.
+    pub fn add(&mut self, listener: &Listener) {
+        self.posts.push(Post::new(listener));
+    }
+
+    /// Forgets the one at this place of the list.
+    pub fn remove(&mut self, place: usize) {
+        self.posts.remove(place);
     }
 
     /// Looks at every listener and mends it.
@@ -162,6 +171,10 @@ fn flags(listener: &Listener) -> Vec<Flag> {
 }
 
 impl Post {
+    fn new(listener: &Listener) -> Post {
+        Post { flags: flags(listener), said: BTreeMap::new(), broken: None }
+    }
+
     fn look(&mut self, listener: &mut Listener, look: Look) {
         let broken = match listener.kind {
             Kind::Tcp => self.look_at_tcp(listener, look),

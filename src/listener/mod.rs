@@ -12,6 +12,7 @@
 //! it is still ours; `process::exit` does not drop, so drop before it.
 
 pub mod address;
+pub mod change;
 pub mod guard;
 mod inet;
 mod inherit;
@@ -95,6 +96,9 @@ pub struct Listener {
     inet: Option<SocketAddr>,
     reuseport: bool,
     v6only: bool,
+    /// Which generations are given it.
+    since: change::From,
+    until: Option<change::From>,
 }
 
 impl Listener {

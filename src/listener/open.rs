@@ -10,6 +10,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::address::{Address, Bind, UnixKind, check_length};
+use super::change::From;
 use super::inherit::{self, Inherited};
 use super::options::{Options, digits};
 use super::path::{self, BoundPath, Permissions, SERVING_PATIENCE, START_PATIENCE};
@@ -29,7 +30,7 @@ pub(super) struct PathBind {
 }
 
 /// A BIND with everything looked up that can be without binding it.
-enum Plan {
+pub(super) enum Plan {
     Inet { ty: Type, candidates: Vec<SocketAddr> },
     Path(PathBind),
     Abstract { kind: UnixKind, name: String },
@@ -101,7 +102,7 @@ impl Listeners {
 }
 
 impl Plan {
-    fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> Kind {
         match self {
             Plan::Inet { ty, .. } if *ty == Type::STREAM => Kind::Tcp,
             Plan::Inet { .. } => Kind::Udp,
@@ -126,7 +127,7 @@ fn refuse_twice(upstream: &Upstream, binds: &[Bind], index: usize) -> Result<(),
     Ok(())
 }
 
-fn plan(bind: &Bind, directory: &Path) -> Result<Plan, Error> {
+pub(super) fn plan(bind: &Bind, directory: &Path) -> Result<Plan, Error> {
     let usage = |why: String| Error::Usage(format!("bad BIND {:?}: {why}", bind.to_string()));
     match &bind.address {
         Address::Tcp { host, port } => {
@@ -185,7 +186,13 @@ fn permissions(bind: &Bind) -> Result<Permissions, Error> {
     Ok(permissions)
 }
 
-fn open(bind: &Bind, plan: Plan, name: String, slots: u32, earlier: &[Listener]) -> Result<Listener, Error> {
+pub(super) fn open(
+    bind: &Bind,
+    plan: Plan,
+    name: String,
+    slots: u32,
+    earlier: &[Listener],
+) -> Result<Listener, Error> {
     let options = &bind.options;
     let origin = bind.to_string();
     match plan {
@@ -318,6 +325,8 @@ impl Listener {
             inet: None,
             reuseport: false,
             v6only: false,
+            since: From::Generation(0),
+            until: None,
         }
     }
 

@@ -71,7 +71,9 @@ impl Run {
             // Meant for a predecessor that has gone, and left us as the parent.
             return debug!("TERM of pid {pid}, a worker's own, is no stop");
         }
-        let needed = self.config.acks.terms(self.common.listeners.len());
+        let listeners =
+            self.books.get(id).map_or(0, |entry| self.common.listeners.of(entry.generation.0).count());
+        let needed = self.config.acks.terms(listeners);
         let entry =
             self.books.get_mut(id).and_then(|entry| Some((entry.generation, entry.process.as_mut()?)));
         let Some((generation, process)) = entry else {

@@ -36,9 +36,10 @@ impl Run {
     fn is_accepting(&mut self, id: WorkerId) -> bool {
         const LOOKS_AT_REST: u32 = 5;
         let Some(entry) = self.books.get_mut(id) else { return false };
-        let (slot, Some(process)) = (entry.slot.0, &mut entry.process) else { return false };
+        let (slot, generation) = (entry.slot.0, entry.generation.0);
+        let Some(process) = &mut entry.process else { return false };
         process.looks = process.looks.saturating_add(1);
-        let listeners = self.common.listeners.iter();
+        let listeners = self.common.listeners.of(generation);
         if process.looks > LOOKS_AT_REST {
             let port = |listener: &Listener| {
                 listener.exported().inet.filter(|_| listener.is_stream()).map(|address| address.port())

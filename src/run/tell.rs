@@ -19,6 +19,7 @@ impl Run {
             return;
         }
         report::log(report, &self.books, &self.config);
+        self.change_listeners(report);
         match *report {
             Report::Serving(generation) => {
                 self.upward.ready(&format!("{generation} serves"));

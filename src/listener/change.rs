@@ -1,0 +1,258 @@
+//! Listeners that come and go while workers serve: `ctl bind` and `ctl unbind`.
+//!
+//! Contract: a change is part of the next upgrade. A new listener is bound when it
+//! is asked for, so that whoever asks hears of what is wrong with it, and is handed
+//! over from the next generation on, behind those that were there before. One that
+//! is to go is handed over until that generation serves, and then closed. If the
+//! upgrade is undone, both wait for the one after it, and workers of the old
+//! generation that have to be started again get what they had.
+
+use super::address::{Address, Bind, Host};
+use super::open::{open, plan};
+use super::{Listener, Listeners};
+use crate::error::Error;
+use crate::export::{Dialect, check};
+use std::path::Path;
+
+/// The first generation that something holds for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// That of the next upgrade, whichever number it gets.
+    Next,
+    /// This one.
+    Generation(u32),
+}
+
+impl From {
+    fn holds(self, generation: u32) -> bool {
+        matches!(self, From::Generation(first) if first <= generation)
+    }
+
+    /// The next upgrade has begun.
+    fn begin(&mut self, to: u32) {
+        if *self == From::Next {
+            *self = From::Generation(to);
+        }
+    }
+
+    /// It was undone.
+    fn undo(&mut self, to: u32) {
+        if *self == From::Generation(to) {
+            *self = From::Next;
+        }
+    }
+}
+
+impl Listener {
+    /// Whether workers of this generation are given it.
+    pub fn is_for(&self, generation: u32) -> bool {
+        self.since.holds(generation) && !self.until.is_some_and(|until| until.holds(generation))
+    }
+
+    /// Whether it waits for the next upgrade to be handed over.
+    pub fn is_new(&self) -> bool {
+        self.since == From::Next
+    }
+
+    /// Whether it goes with the next upgrade.
+    pub fn is_leaving(&self) -> bool {
+        self.until.is_some()
+    }
+
+    /// What becomes of it with the next upgrade, for people; None: nothing.
+    pub fn outlook(&self) -> Option<&'static str> {
+        match (self.is_new(), self.is_leaving()) {
+            (true, _) => Some("handed over from the next upgrade on"),
+            (_, true) => Some("closed by the next upgrade"),
+            _ => None,
+        }
+    }
+}
+
+impl Listeners {
+    /// Those that workers of this generation are given, in the order of their
+    /// descriptors.
+    pub fn of(&self, generation: u32) -> impl Iterator<Item = &Listener> {
+        self.list.iter().filter(move |listener| listener.is_for(generation))
+    }
+
+    /// Those that the next generation is to be given.
+    pub fn next(&self) -> impl Iterator<Item = &Listener> {
+        self.list.iter().filter(|listener| !listener.is_leaving())
+    }
+
+    /// Binds one more, for the next upgrade.
+    ///
+    /// # Errors
+    /// As for [`Listeners::open`]; and for what only a start can have: a descriptor,
+    /// `reuseport`, a host name (looking it up could keep everything waiting).
+    pub fn add(
+        &mut self,
+        mut bind: Bind,
+        directory: &Path,
+        dialects: &[Dialect],
+    ) -> Result<&Listener, Error> {
+        let refuse = |why: &str| Err(Error::Usage(format!("cannot bind {bind}: {why}")));
+        if bind.options.reuseport {
+            return refuse("reuseport belongs to slots, which have their sockets from the start");
+        }
+        match &bind.address {
+            Address::Fd(_) => return refuse("only a start hands us descriptors"),
+            Address::Tcp { host: Host::Name(name), .. } | Address::Udp { host: Host::Name(name), .. }
+                if name != "localhost" =>
+            {
+                return refuse("names are looked up at the start only (write its address)");
+            }
+            _ => {}
+        }
+        if let Some(name) = &bind.name
+            && self.next().any(|listener| listener.name == *name)
+        {
+            return refuse(&format!("{name} is there already"));
+        }
+        if dialects.iter().any(|dialect| dialect.nonblock()) {
+            bind.options.nonblock.get_or_insert(true);
+        }
+        let plan = plan(&bind, directory)?;
+        let sketch = check::Sketch { written: bind.address.to_string(), kind: plan.kind() };
+        let sketches: Vec<check::Sketch> = self.next().map(sketch_of).chain([sketch]).collect();
+        check::listeners(dialects, &sketches).map_err(Error::Usage)?;
+        let free = |name: &String| !self.list.iter().any(|listener| listener.name == *name);
+        let unnamed = || (self.list.len()..).map(|number| format!("socket{number}")).find(free);
+        let name = bind.name.clone().or_else(unnamed).unwrap_or_default();
+        let mut listener = open(&bind, plan, name, 1, &self.list)?;
+        listener.since = From::Next;
+        listener.origin = bind.to_string();
+        self.list.push(listener);
+        Ok(&self.list[self.list.len() - 1])
+    }
+
+    /// Has the listener of this name leave with the next upgrade. One that waited for
+    /// that to come goes at once, and its place in the list is returned.
+    ///
+    /// # Errors
+    /// A message: there is no such listener, or several, or none would be left where
+    /// the workers need one.
+    pub fn withdraw(&mut self, name: &str, dialects: &[Dialect]) -> Result<Option<usize>, String> {
+        let places = self.list.iter().enumerate();
+        let mut places = places.filter(|(_, it)| it.name == name && !it.is_leaving()).map(|(place, _)| place);
+        let Some(place) = places.next() else {
+            let names: Vec<&str> = self.next().map(Listener::name).collect();
+            return Err(format!(
+                "cannot unbind {name}: there is no such listener (there are: {})",
+                names.join(", ")
+            ));
+        };
+        if places.next().is_some() {
+            return Err(format!("cannot unbind {name}: several listeners have that name"));
+        }
+        let left = self.list.iter().enumerate().filter(|(at, it)| *at != place && !it.is_leaving());
+        let sketches: Vec<check::Sketch> = left.map(|(_, listener)| sketch_of(listener)).collect();
+        check::listeners(dialects, &sketches).map_err(|why| format!("cannot unbind {name}: {why}"))?;
+        if self.list[place].is_new() {
+            self.list.remove(place);
+            return Ok(Some(place));
+        }
+        self.list[place].until = Some(From::Next);
+        Ok(None)
+    }
+
+    /// An upgrade to this generation begins: what waited for one belongs to it.
+    pub fn begin(&mut self, to: u32) {
+        for listener in &mut self.list {
+            listener.since.begin(to);
+            listener.until.iter_mut().for_each(|until| until.begin(to));
+        }
+    }
+
+    /// It was undone as a whole.
+    pub fn undo(&mut self, to: u32) {
+        for listener in &mut self.list {
+            listener.since.undo(to);
+            listener.until.iter_mut().for_each(|until| until.undo(to));
+        }
+    }
+
+    /// Every worker that serves is of this generation: what none of them was given is
+    /// closed. The places in the list that were emptied, the last first.
+    pub fn close_for(&mut self, generation: u32) -> Vec<usize> {
+        let closed = |listener: &Listener| listener.until.is_some_and(|until| until.holds(generation));
+        let places: Vec<usize> = (0..self.list.len()).rev().filter(|&at| closed(&self.list[at])).collect();
+        for &place in &places {
+            let listener = self.list.remove(place);
+            log::info!("{listener} is closed");
+        }
+        places
+    }
+}
+
+fn sketch_of(listener: &Listener) -> check::Sketch {
+    check::Sketch { written: listener.written.clone(), kind: listener.kind }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::Upstream;
+
+    fn names(listeners: &Listeners, generation: u32) -> Vec<String> {
+        listeners.of(generation).map(|listener| listener.name.clone()).collect()
+    }
+
+    fn some(binds: &[&str]) -> Listeners {
+        let binds: Vec<Bind> = binds.iter().map(|bind| bind.parse().unwrap()).collect();
+        Listeners::open(Upstream::default(), &binds, Path::new("/"), 1, &[]).unwrap()
+    }
+
+    fn add(listeners: &mut Listeners, bind: &str) -> Result<String, Error> {
+        let added = listeners.add(bind.parse().unwrap(), Path::new("/"), &[Dialect::ListenFds])?;
+        Ok(added.name.clone())
+    }
+
+    #[test]
+    fn a_change_is_part_of_the_next_upgrade_that_succeeds() {
+        let mut listeners = some(&["a=127.0.0.1:0", "b=127.0.0.1:0"]);
+        assert_eq!(add(&mut listeners, "127.0.0.1:0"), Ok("socket2".into()));
+        assert_eq!(listeners.withdraw("a", &[]), Ok(None));
+        assert_eq!(names(&listeners, 1), ["a", "b"]);
+        listeners.begin(2);
+        assert_eq!(
+            (names(&listeners, 1), names(&listeners, 2)),
+            (vec!["a".into(), "b".into()], vec!["b".into(), "socket2".into()])
+        );
+        listeners.undo(2);
+        assert_eq!((names(&listeners, 1), listeners.close_for(1)), (vec!["a".into(), "b".into()], vec![]));
+        listeners.begin(3);
+        assert_eq!(listeners.close_for(3), [0]);
+        assert_eq!((names(&listeners, 3), listeners.len()), (vec!["b".into(), "socket2".into()], 2));
+    }
+
+    #[test]
+    fn one_that_nobody_was_given_goes_at_once() {
+        let mut listeners = some(&["a=127.0.0.1:0"]);
+        add(&mut listeners, "b=127.0.0.1:0").unwrap();
+        assert_eq!(listeners.withdraw("b", &[]), Ok(Some(1)));
+        assert_eq!(listeners.len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_and_changes_nothing() {
+        let mut listeners = some(&["a=127.0.0.1:0", "b=127.0.0.1:0"]);
+        for (bind, why) in [
+            ("127.0.0.1:0,reuseport", "reuseport"),
+            ("fd://0", "descriptors"),
+            ("host.invalid:1", "write its address"),
+            ("a=127.0.0.1:0", "a is there already"),
+        ] {
+            let error = add(&mut listeners, bind).unwrap_err().to_string();
+            assert!(error.starts_with("cannot bind ") && error.contains(why), "{error}");
+        }
+        let address = listeners.iter().next().unwrap().address().to_owned();
+        assert!(add(&mut listeners, &address).unwrap_err().to_string().contains("in use"));
+        assert!(listeners.withdraw("c", &[]).unwrap_err().contains("there are: a, b"));
+        assert_eq!(listeners.withdraw("a", &[]), Ok(None));
+        assert!(listeners.withdraw("a", &[]).is_err(), "twice");
+        assert!(listeners.withdraw("b", &[Dialect::Stdin]).unwrap_err().contains("exactly one"));
+        assert_eq!(listeners.len(), 2);
+    }
+}
