@@ -33,7 +33,7 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
             };
             info!(generation = to.0, took_ms = ms(took); "{to}: serves after {}{old}", length(took));
         }
-        Report::UpgradeFailed { from, to, why, replaced, of, took, left } => {
+        Report::UpgradeFailed { from, to, why, replaced, of, took, left, held } => {
             let kept = match (replaced, why) {
                 (0, Failure::Stopped) if left || stop_first => format!("{from} is not started again"),
                 (0, Failure::NoSuccessor { worker, exit }) => {
@@ -55,10 +55,30 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
                         Named::new(worker, books).pid
                     )
                 }
+                Failure::Exited { worker, exit, .. } if held => {
+                    format!("worker pid {} {} while it was on hold", Named::new(worker, books).pid, how(exit))
+                }
                 _ => failure(why, books),
             };
-            warn!(generation = to.0, took_ms = ms(took); "upgrade to {to} failed: {reason}; {kept}");
+            match why {
+                Failure::RolledBack | Failure::Superseded => {
+                    info!(generation = to.0, took_ms = ms(took); "upgrade to {to} undone: {reason}; {kept}");
+                }
+                _ => warn!(generation = to.0, took_ms = ms(took); "upgrade to {to} failed: {reason}; {kept}"),
+            }
         }
+        Report::Held { from, to, took } => {
+            info!(
+                generation = to.0, took_ms = ms(took);
+                "{to}: on hold after {}: {from} serves, and one worker of {to} beside it", length(took)
+            );
+        }
+        Report::CannotHold => {
+            warn!(
+                "cannot hold an upgrade: two generations cannot live side by side (--stop-first, --follow)"
+            );
+        }
+        Report::NothingHeld(request) => warn!("nothing is on hold: there is nothing to {}", wish(request)),
         Report::TookOver { worker: id, of: old } => {
             let (worker, old) = (of(id), of(old).pid);
             info!(generation = worker.generation.0, pid = worker.pid; "{worker} took over from pid {old}");
@@ -73,6 +93,10 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
             if worker.pid > 0 {
                 warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}", length(after));
             }
+        }
+        Report::Silent(id, after) => {
+            let worker = of(id);
+            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: silent for {}, it is replaced (--worker-watchdog)", length(after));
         }
         Report::Killed(id, after) => {
             let worker = of(id);
@@ -91,6 +115,7 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
         }
         Report::Retired(slot) => info!(slot = slot.0; "slot {}: stays empty (--restart)", slot.0),
         Report::Scaled(workers) => info!(workers = workers; "workers wanted: {workers}"),
+        Report::ScaleDone(workers) => info!(workers = workers; "workers ready: {workers}"),
         Report::CannotScale(workers) => {
             warn!(workers = workers; "the number of workers stays {workers}: that is the limit")
         }
@@ -139,6 +164,14 @@ pub fn last_words(
         Ending::NoAck(id, after) => {
             let line = format!(
                 "cannot start '{}': it was not ready after {} (--ack, --ack-timeout)",
+                of(id).command,
+                length(after)
+            );
+            (124, Some(line))
+        }
+        Ending::Silent(id, after) => {
+            let line = format!(
+                "cannot keep '{}' running: it was silent for {} (--worker-watchdog, --restart)",
                 of(id).command,
                 length(after)
             );
@@ -243,7 +276,13 @@ fn failure(why: Failure, books: &Books) -> String {
             format!("worker pid {} was not ready after {} (--ack-timeout)", pid(worker), length(after))
         }
         Failure::NotStarted(worker, _) => Named::new(worker, books).refused,
+        Failure::Silent(worker, after) => {
+            format!("worker pid {} was silent for {} (--worker-watchdog)", pid(worker), length(after))
+        }
         Failure::Stopped => "a stop came in between".into(),
+        Failure::Superseded => "another was asked for in its stead".into(),
+        Failure::RolledBack => "rolled back".into(),
+        Failure::Refused => "the pre-upgrade hook said no".into(),
     }
 }
 
@@ -258,7 +297,10 @@ fn how(exit: Exit) -> String {
 fn wish(request: crate::core::event::Request) -> &'static str {
     use crate::core::event::Request;
     match request {
-        Request::Upgrade => "upgrade",
+        Request::Upgrade | Request::UpgradeNow | Request::Hold => "upgrade",
+        Request::Commit => "commit",
+        Request::Rollback => "roll back",
+        Request::Scale(_) => "scale",
         Request::More => "one worker more",
         Request::Fewer => "one worker fewer",
         Request::Forward(_) => "signal to pass on",

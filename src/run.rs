@@ -259,6 +259,8 @@ impl Run {
                 self.look_for_takeovers();
                 self.soon.push_back(Event::LookedAlive);
             }
+            Action::PreUpgrade(to) => self.soon.push_back(Event::PreUpgraded(to, true)),
+            Action::PreStop(id) => self.soon.push_back(Event::PreStopped(id)),
             Action::Stop(id) => {
                 self.books.signal(id, self.config.stop_signal as i32);
                 // A stopped process keeps the signal until it is continued.

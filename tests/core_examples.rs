@@ -30,6 +30,9 @@ fn policy() -> Policy {
         restart: Restart::Always,
         stable: ms(30_000),
         retry_start: false,
+        pre_upgrade: false,
+        pre_stop: false,
+        worker_watchdog: None,
     }
 }
 

@@ -177,6 +177,9 @@ impl Config {
                 },
                 stable: duration("--stable", &cli.stable)?,
                 retry_start: cli.retry_start,
+                pre_upgrade: false,
+                pre_stop: false,
+                worker_watchdog: None,
             },
             binds,
             worker: Worker {

@@ -3,6 +3,7 @@
 //! No pid, descriptor, signal number, path or message text appears here: a
 //! caller that knows them keeps its own tables by [`WorkerId`].
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
@@ -10,16 +11,16 @@ use std::time::Duration;
 pub type Time = Duration;
 
 /// One start of the command; never given out twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId(pub u32);
 
 /// The workers started for one request, counted from 1; a number that failed is
 /// not used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Generation(pub u32);
 
 /// The place of a worker among its siblings, counted from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Slot(pub u32);
 
 impl fmt::Display for Generation {
@@ -29,7 +30,7 @@ impl fmt::Display for Generation {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// Somebody wants something.
     Request(Request),
@@ -56,6 +57,12 @@ pub enum Event {
     /// the one that an upgrade waits for, or else to one that is now known by
     /// [`Action::Adopt`].
     Succeeded(WorkerId),
+    /// The pre-upgrade hook of this generation has ended; `false`: it said no.
+    PreUpgraded(Generation, bool),
+    /// The pre-stop hook of the worker has ended, in whatever way.
+    PreStopped(WorkerId),
+    /// The worker says that it is alive.
+    Heartbeat(WorkerId),
     /// Every exit that had happened when [`Action::LookAlive`] was asked for has
     /// been told.
     LookedAlive,
@@ -64,10 +71,19 @@ pub enum Event {
 }
 
 /// What a signal, or later a control connection, asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Replace the serving generation.
     Upgrade,
+    /// The same; one that is under way, or on hold, is undone for it.
+    UpgradeNow,
+    /// Start one worker of a new generation beside the serving one, and keep both
+    /// until `Commit` or `Rollback`.
+    Hold,
+    /// Replace the rest of the generation that a new one is held beside.
+    Commit,
+    /// Undo the upgrade that is on hold.
+    Rollback,
     /// Stop every worker, then end.
     Stop,
     /// Stop; asked a second time, kill. `told` if the terminal has already
@@ -86,6 +102,8 @@ pub enum Request {
     More,
     /// One worker fewer.
     Fewer,
+    /// So many workers.
+    Scale(u32),
     /// Stop the workers and ourselves as a terminal's job control does.
     Suspend,
     /// Continue the workers.
@@ -93,11 +111,11 @@ pub enum Request {
 }
 
 /// Something that is passed through the core unread (a signal number).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token(pub i32);
 
 /// Why a program could not be started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     /// There is no such program, or its interpreter is missing.
     NotFound,
@@ -112,7 +130,7 @@ pub enum Refusal {
 }
 
 /// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// It exited with this status.
     Code(i32),
@@ -123,7 +141,7 @@ pub enum Exit {
 }
 
 /// The ways to become ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum AckKind {
     /// `READY=1` on the notify socket.
     Notify,
@@ -157,7 +175,7 @@ pub enum AckKind {
 
 /// What the caller is to do. They are done in order; what fails at once comes
 /// back as an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Start the command; answer `Spawned` or `SpawnFailed`.
     Spawn {
@@ -197,6 +215,12 @@ pub enum Action {
     Probe(WorkerId),
     /// Reap whoever has exited, tell it, then answer `LookedAlive`.
     LookAlive,
+    /// Ask the user whether the upgrade to this generation may begin; answer
+    /// `PreUpgraded`, in bounded time.
+    PreUpgrade(Generation),
+    /// Tell the user that the worker is to be asked to stop; answer `PreStopped`,
+    /// in bounded time.
+    PreStop(WorkerId),
     /// Send the one stop signal of its life.
     Stop(WorkerId),
     /// Kill it and its group.
@@ -220,7 +244,7 @@ pub enum Action {
 }
 
 /// Where a start takes its program, directory and environment from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reading {
     /// Looked up and read anew.
     Anew,
@@ -229,7 +253,7 @@ pub enum Reading {
 }
 
 /// Facts for people, the pid file and the service manager.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// A worker runs.
     Started(WorkerId),
@@ -246,6 +270,20 @@ pub enum Report {
     },
     /// A request came while one was being carried out; it is kept, once.
     UpgradeKept,
+    /// The first worker of the new generation has soaked; both generations serve
+    /// until `Commit` or `Rollback`.
+    Held {
+        /// The one that served alone.
+        from: Generation,
+        /// The one of which one worker serves as well.
+        to: Generation,
+        /// Since the request was taken up.
+        took: Duration,
+    },
+    /// Two generations cannot live side by side here (`--stop-first`, `--follow`).
+    CannotHold,
+    /// Nothing is on hold that this request could be about.
+    NothingHeld(Request),
     /// The new generation serves.
     UpgradeDone {
         /// The one that served.
@@ -269,6 +307,8 @@ pub enum Report {
         of: u32,
         /// The old one had left to the new one, and is started again.
         left: bool,
+        /// It was on hold.
+        held: bool,
         /// Since the request was taken up.
         took: Duration,
     },
@@ -283,6 +323,8 @@ pub enum Report {
     Asked(WorkerId),
     /// A worker did not become ready in time.
     NoAck(WorkerId, Duration),
+    /// A worker that serves has not said for this long that it is alive.
+    Silent(WorkerId, Duration),
     /// A worker is killed, this long after it was asked to stop.
     Killed(WorkerId, Duration),
     /// A worker ended.
@@ -315,6 +357,10 @@ pub enum Report {
     Retired(Slot),
     /// There are to be this many workers.
     Scaled(u32),
+    /// What `Scaled` said has come true: this many workers are ready, and the
+    /// surplus was asked to leave. Fewer than were wanted are ready only where the
+    /// restart policy leaves slots empty.
+    ScaleDone(u32),
     /// There cannot be more, or fewer, workers than this.
     CannotScale(u32),
     /// A stop has begun.
@@ -324,7 +370,7 @@ pub enum Report {
 }
 
 /// Why an upgrade was undone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Failure {
     /// A replacement ended; `ready` if it had acked before.
     Exited {
@@ -346,12 +392,21 @@ pub enum Failure {
         /// How.
         exit: Exit,
     },
+    /// A replacement, or any worker that serves, did not say for this long that it
+    /// is alive.
+    Silent(WorkerId, Duration),
     /// A stop came in between.
     Stopped,
+    /// Another upgrade was asked for in its stead.
+    Superseded,
+    /// It was on hold, and the user decided against it.
+    RolledBack,
+    /// The pre-upgrade hook said no.
+    Refused,
 }
 
 /// How we end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// Asked to stop; every worker left in time.
     Stopped,
@@ -363,4 +418,6 @@ pub enum Ending {
     NoAck(WorkerId, Duration),
     /// The first worker could not be started.
     NotStarted(WorkerId, Refusal),
+    /// The last worker did not say for this long that it is alive.
+    Silent(WorkerId, Duration),
 }

@@ -5,23 +5,28 @@
 //! happens. A step is three passes: *record* the fact, *expire* deadlines that
 //! have passed, *settle* what the books now call for. Settling looks at the whole
 //! state and not at the event, so a fact that is told late or twice strands
-//! nothing. Only `std` is used and nothing is read or written here.
+//! nothing. Only `std` is used and nothing is read or written here; what a
+//! supervisor knows can be carried over to another process, for which it derives
+//! serde's traits, and those do no I/O either.
 
 pub mod event;
 pub mod policy;
 mod record;
+mod request;
 mod settle;
 mod upgrade;
+mod wave;
 mod worker;
 
-use event::{Action, Ending, Event, Generation, Reading, Report, Slot, Time, WorkerId};
+use event::{AckKind, Action, Ending, Event, Generation, Reading, Report, Slot, Time, WorkerId};
 use policy::{Policy, Strength};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use upgrade::Upgrade;
+use upgrade::{Hold, Upgrade, Wish};
 use worker::{Stage, Worker};
 
 /// What people are told of a worker's stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShownStage {
     /// It has not become ready.
     Starting,
@@ -34,7 +39,7 @@ pub enum ShownStage {
 }
 
 /// Where the supervisor as a whole is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// No generation has been ready yet.
     Starting,
@@ -42,12 +47,15 @@ pub enum Phase {
     Running,
     /// A generation serves while another starts.
     Upgrading,
+    /// A generation serves, and one worker of the next beside it, until the user
+    /// has decided.
+    Holding,
     /// Everything is to leave.
     Stopping,
 }
 
 /// A worker as an observer sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shown {
     /// Which one.
     pub worker: WorkerId,
@@ -57,10 +65,14 @@ pub struct Shown {
     pub slot: Slot,
     /// Its stage.
     pub stage: ShownStage,
+    /// When its program first ran; before that, when it was decided to start it.
+    pub since: Time,
+    /// What made it ready, if it has been.
+    pub ack: Option<AckKind>,
 }
 
 /// What is kept of a slot while its workers come and go.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Place {
     /// The generation that its next worker belongs to.
     generation: Generation,
@@ -82,7 +94,7 @@ impl Place {
 }
 
 /// The state machine.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Supervisor {
     policy: Policy,
     /// A generation has been ready as a whole.
@@ -98,9 +110,11 @@ pub struct Supervisor {
     target: u32,
     upgrade: Option<Upgrade>,
     /// A request to upgrade that has not been taken up.
-    pending: bool,
+    pending: Option<Wish>,
     /// One came in this step.
     upgrade_asked: bool,
+    /// A request to scale that has not come true.
+    scaling: bool,
     known: Strength,
     /// When a predecessor that we had asked to left its successor alone.
     alone_since: Option<Time>,
@@ -133,8 +147,9 @@ impl Supervisor {
             places: Vec::new(),
             target,
             upgrade: None,
-            pending: false,
+            pending: None,
             upgrade_asked: false,
+            scaling: false,
             known: Strength::Nothing,
             alone_since: None,
             interrupted: false,
@@ -159,13 +174,15 @@ impl Supervisor {
     pub fn deadline(&self) -> Option<Time> {
         let workers = self.workers.values().filter_map(Worker::deadline);
         let fills = self.fillable().map(|slot| self.place(slot).fill_at);
-        workers.chain(fills).chain(self.soaked_at()).chain(self.succeed_at()).min()
+        let silent = self.workers.values().filter_map(|worker| worker.silent_at(&self.policy));
+        workers.chain(silent).chain(fills).chain(self.soaked_at()).chain(self.succeed_at()).min()
     }
 
     /// Where the supervisor is.
     pub fn phase(&self) -> Phase {
         match (self.stopping, self.served, &self.upgrade) {
             (true, _, _) => Phase::Stopping,
+            (_, _, Some(upgrade)) if upgrade.hold == Hold::Held => Phase::Holding,
             (_, false, _) => Phase::Starting,
             (_, true, Some(_)) => Phase::Upgrading,
             (_, true, None) => Phase::Running,
@@ -184,7 +201,7 @@ impl Supervisor {
 
     /// Whether a request to upgrade waits for the present one to end.
     pub fn upgrade_pending(&self) -> bool {
-        self.pending
+        self.pending.is_some()
     }
 
     /// Every worker of which a process lives.
@@ -193,6 +210,8 @@ impl Supervisor {
             worker: id,
             generation: worker.generation,
             slot: worker.slot,
+            since: worker.since,
+            ack: worker.ack,
             stage: match worker.stage {
                 Stage::Spawning { wanted: false, .. } => ShownStage::Draining,
                 Stage::Spawning { .. } | Stage::Awaited { .. } | Stage::Starting { .. } => {
@@ -226,6 +245,11 @@ impl Supervisor {
         self.upgrade
             .as_ref()
             .is_some_and(|upgrade| worker.generation == upgrade.to && upgrade.wave.contains(&worker.slot))
+    }
+
+    /// Nothing is being replaced at this moment.
+    fn is_at_rest(&self) -> bool {
+        self.upgrade.as_ref().is_none_or(Upgrade::rests)
     }
 
     /// The successor that the worker has started or is to start, unless that was

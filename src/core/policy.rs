@@ -1,6 +1,7 @@
 //! What the user decided: readiness, upgrade, stop and restart.
 
 use super::event::{AckKind, Exit, Failure};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The kernel of a server's start and stop: signals that come sooner than this
@@ -44,7 +45,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Everything that the supervisor does not decide by itself.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Policy {
     /// Workers at the beginning, at least 1.
     pub workers: u32,
@@ -79,13 +80,19 @@ pub struct Policy {
     pub stable: Duration,
     /// Whether a first generation that fails is tried again.
     pub retry_start: bool,
+    /// Whether the user is asked before an upgrade.
+    pub pre_upgrade: bool,
+    /// Whether the user is told before a worker that was ready is asked to stop.
+    pub pre_stop: bool,
+    /// How long a worker that serves may be silent; None: for ever.
+    pub worker_watchdog: Option<Duration>,
 }
 
 /// More workers than this cannot be asked for.
 pub const MOST_WORKERS: u32 = 1000;
 
 /// What happens when the ack timeout passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnAckTimeout {
     /// The worker failed.
     Abort,
@@ -94,7 +101,7 @@ pub enum OnAckTimeout {
 }
 
 /// Which exits are followed by a restart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Restart {
     /// Every one.
     Always,
@@ -105,7 +112,7 @@ pub enum Restart {
 }
 
 /// What makes a worker ready.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Readiness {
     /// The strongest thing the program is known to do.
     pub auto: bool,
@@ -120,7 +127,7 @@ pub struct Readiness {
 }
 
 /// How much an ack tells about the program, weakest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Strength {
     /// Only that it lives.
     Nothing,

@@ -2,12 +2,11 @@
 //! has brought about. Nothing is started here.
 
 use super::event::{
-    AckKind, Action, Ending, Event, Exit, Failure, Generation, Reading, Refusal, Report, Request, Slot, Time,
-    WorkerId,
+    AckKind, Action, Event, Exit, Failure, Generation, Reading, Refusal, Report, Slot, Time, WorkerId,
 };
-use super::policy::{MOST_WORKERS, OnAckTimeout, SPAWN_PAUSE};
+use super::policy::{OnAckTimeout, SPAWN_PAUSE};
 use super::settle::ending;
-use super::upgrade::Look;
+use super::upgrade::Question;
 use super::worker::{Stage, Worker, by_timer};
 use super::{Place, Supervisor};
 use std::time::Duration;
@@ -31,107 +30,35 @@ impl Supervisor {
                 }
             }
             Event::Succeeded(worker) => self.succeeded(worker, now),
+            Event::PreUpgraded(to, allowed) => {
+                if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.to == to) {
+                    match allowed {
+                        _ if upgrade.allowed => {}
+                        true => upgrade.allowed = true,
+                        false => upgrade.fail(Failure::Refused),
+                    }
+                }
+            }
+            Event::PreStopped(worker) => {
+                if let Some(worker) = self.workers.get_mut(&worker)
+                    && worker.pre_stop == Question::Asked
+                {
+                    worker.pre_stop = Question::Answered;
+                }
+            }
+            Event::Heartbeat(worker) => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.heard = now;
+                }
+            }
             Event::LookedAlive => {
                 if let Some(upgrade) = &mut self.upgrade
-                    && upgrade.look == Look::Asked
+                    && upgrade.look == Question::Asked
                 {
-                    upgrade.look = Look::Answered;
+                    upgrade.look = Question::Answered;
                 }
             }
             Event::Tick => {}
-        }
-    }
-
-    fn requested(&mut self, request: Request, now: Time) {
-        match request {
-            Request::Upgrade | Request::More | Request::Fewer | Request::Forward(_) if self.stopping => {
-                self.report(Report::Ignored(request));
-            }
-            Request::Upgrade => {
-                self.pending = true;
-                self.upgrade_asked = true;
-            }
-            Request::Stop => self.stop(now, None),
-            Request::Interrupt { told } => {
-                if std::mem::replace(&mut self.interrupted, true) {
-                    self.kill_all(now);
-                } else {
-                    if told {
-                        self.mark_told(now);
-                    }
-                    self.stop(now, None);
-                }
-            }
-            Request::Kill => self.kill_all(now),
-            Request::Hammer => {
-                for id in self.ids(|stage| matches!(stage, Stage::Draining { .. } | Stage::Remains { .. })) {
-                    self.kill(id, now);
-                }
-            }
-            Request::Forward(token) => {
-                for id in self.ids(|stage| matches!(stage, Stage::Ready { .. })) {
-                    self.actions.push(Action::Forward(id, token));
-                }
-            }
-            Request::More => self.scale(self.target + 1),
-            Request::Fewer => self.scale(self.target - 1),
-            Request::Suspend => {
-                let started = self.started();
-                self.actions.extend(started.into_iter().map(Action::Suspend));
-                self.actions.push(Action::SuspendSelf);
-            }
-            Request::Resume => {
-                let started = self.started();
-                self.actions.extend(started.into_iter().map(Action::Resume));
-            }
-        }
-    }
-
-    fn scale(&mut self, target: u32) {
-        // Two that bind their own sockets would fight over the addresses.
-        let most = if self.policy.follow { 1 } else { MOST_WORKERS };
-        if (self.policy.least_workers..=most).contains(&target) {
-            self.target = target;
-            self.report(Report::Scaled(target));
-        } else {
-            self.report(Report::CannotScale(self.target));
-        }
-    }
-
-    /// Everything is to leave; the first reason to end is the one that counts.
-    pub(super) fn stop(&mut self, now: Time, ending: Option<Ending>) {
-        if let Some(ending) = ending {
-            self.ending.get_or_insert(ending);
-        }
-        if std::mem::replace(&mut self.stopping, true) {
-            return;
-        }
-        self.pending = false;
-        self.report(Report::Stopping);
-        if let Some(upgrade) = &mut self.upgrade {
-            upgrade.fail(Failure::Stopped);
-        }
-        self.end_upgrade(now);
-        for id in self.ids(|_| true) {
-            self.dismiss(id, now);
-        }
-    }
-
-    fn kill_all(&mut self, now: Time) {
-        self.stop(now, None);
-        self.killing = true;
-    }
-
-    /// The terminal has asked every worker to stop; ours would be the second
-    /// signal.
-    fn mark_told(&mut self, now: Time) {
-        for worker in self.workers.values_mut().filter(|worker| worker.runs() && !worker.asked) {
-            worker.asked = true;
-            worker.stage = Stage::Draining {
-                ask_at: None,
-                kill_at: worker.stop_timeout(&self.policy).map(|timeout| now + timeout),
-                since: now,
-            };
         }
     }
 
@@ -252,7 +179,7 @@ impl Supervisor {
         let (slot, mut generation) = (worker.slot, worker.generation);
         if let Some(upgrade) = &mut self.upgrade {
             // If it stands for the replacement, it has to soak as well.
-            upgrade.look = Look::Due;
+            upgrade.look = Question::Due;
         } else {
             self.last_generation = Generation(self.last_generation.0 + 1);
             generation = self.last_generation;
@@ -292,7 +219,7 @@ impl Supervisor {
 
     pub(super) fn crashed(&mut self, slot: Slot, failure: Failure, age: Duration, now: Time) {
         // One that is to go, by the same step's request, does not come back.
-        let comes_back = self.upgrade.is_none() && slot.0 < self.target;
+        let comes_back = self.is_at_rest() && slot.0 < self.target;
         let Some(place) = self.places.get_mut(slot.0 as usize) else { return };
         if !self.policy.brings_back(failure) {
             place.retired = true;
@@ -323,6 +250,12 @@ impl Supervisor {
         let Some(worker) = self.workers.get(&id) else { return };
         if let Some(kind) = by_timer(worker, now) {
             return self.ready(id, kind, now);
+        }
+        if worker.silent_at(&self.policy).is_some_and(|at| at <= now) {
+            let after = now - worker.heard;
+            self.report(Report::Silent(id, after));
+            self.lost(id, Failure::Silent(id, after), now);
+            return self.dismiss(id, now);
         }
         match worker.stage {
             Stage::Starting { ack_by: Some(at), .. } if at <= now => {
@@ -394,11 +327,6 @@ impl Supervisor {
             }
             _ => {}
         }
-    }
-
-    fn started(&self) -> Vec<WorkerId> {
-        let started = self.workers.iter().filter(|(_, worker)| worker.has_started());
-        started.map(|(&id, _)| id).collect()
     }
 
     pub(super) fn set_stage(&mut self, id: WorkerId, stage: Stage) {

@@ -1,11 +1,12 @@
 //! An upgrade under way: the slots of its present wave and how far it got.
 
-use super::event::{Failure, Generation, Slot, Time};
+use super::event::{Failure, Generation, Reading, Slot, Time};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// The replacement of one generation by another, wave by wave. Without a bound
 /// on the surge there is one wave, and the upgrade is all or nothing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Upgrade {
     /// The generation that served when it began.
     pub from: Generation,
@@ -23,14 +24,20 @@ pub struct Upgrade {
     pub left: bool,
     /// What went wrong first.
     pub failure: Option<Failure>,
-    /// Whether `LookAlive` has been asked for, and whether it was answered.
-    pub look: Look,
+    /// The last look before the old workers are asked to leave: an ack may come
+    /// from a worker that has died since.
+    pub look: Question,
+    /// Whether the user is to have a word once the first slot has a replacement.
+    pub hold: Hold,
+    /// Whether the user has allowed it to begin.
+    pub allowed: bool,
+    /// Where its workers take the program from.
+    pub reading: Reading,
 }
 
-/// The last look before the old workers are asked to leave: an ack may come
-/// from a worker that has died since.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+/// Something that the caller is asked once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Question {
     /// Not yet asked for.
     Due,
     /// Asked for.
@@ -39,9 +46,31 @@ pub enum Look {
     Answered,
 }
 
+/// What an upgrade was asked for as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wish {
+    /// To replace everything.
+    Replace,
+    /// To be held at its first worker.
+    Hold,
+}
+
+/// Whether an upgrade stops at its first worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hold {
+    /// It does not, or has been told to go on.
+    No,
+    /// It will, once that worker has proved itself.
+    Wanted,
+    /// It is to go on once that worker has proved itself (once more, if it was held).
+    Waived,
+    /// It does.
+    Held,
+}
+
 impl Upgrade {
     /// An upgrade of which nothing has happened.
-    pub fn new(from: Generation, to: Generation, now: Time) -> Self {
+    pub fn new(from: Generation, to: Generation, wish: Wish, allowed: bool, now: Time) -> Self {
         Upgrade {
             from,
             to,
@@ -51,8 +80,17 @@ impl Upgrade {
             done: BTreeSet::new(),
             left: false,
             failure: None,
-            look: Look::Due,
+            look: Question::Due,
+            hold: if wish == Wish::Hold { Hold::Wanted } else { Hold::No },
+            allowed,
+            reading: Reading::Anew,
         }
+    }
+
+    /// Nothing of it moves until the user has said something: all else goes on as if
+    /// there were no upgrade.
+    pub fn rests(&self) -> bool {
+        !self.allowed || self.hold == Hold::Held
     }
 
     /// The first failure is the reason; what follows from it is not.

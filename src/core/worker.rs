@@ -5,10 +5,12 @@ use super::policy::{
     BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, HUSH, MISSING_WINDOW, OnAckTimeout, Policy, SUCCESSOR_LOOK,
     Strength, TAKEOVER,
 };
+use super::upgrade::Question;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A worker, from the decision to start it until nothing of it is left.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Worker {
     /// The generation that it belongs to.
     pub generation: Generation,
@@ -35,11 +37,15 @@ pub struct Worker {
     /// It has given its listeners to a successor and leaves by itself: a stop
     /// signal would be the second of its life.
     pub succeeded: bool,
+    /// The pre-stop hook, which comes before the stop signal.
+    pub pre_stop: Question,
+    /// When it last said that it is alive, or became ready.
+    pub heard: Time,
 }
 
 /// The stages that people are shown are `starting`, `ready`, `draining` and
 /// `killed`; the finer ones here are the core's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
     /// Its program does not run yet.
     Spawning {
@@ -105,6 +111,8 @@ impl Worker {
             reading,
             of: None,
             succeeded: false,
+            pre_stop: Question::Due,
+            heard: now,
         }
     }
 
@@ -191,10 +199,18 @@ impl Worker {
             Stage::Starting { ack_by, ready_at, probe } => {
                 [ack_by, ready_at, probe.map(|(at, _)| at)].into_iter().flatten().min()
             }
+            // The hook ends, or is ended, in its own time.
+            Stage::Draining { ask_at: Some(_), .. } if self.pre_stop == Question::Asked => None,
             Stage::Draining { ask_at, kill_at, .. } => ask_at.or(kill_at),
             Stage::Remains { kill_at, .. } => kill_at,
             Stage::Ready { .. } | Stage::Killed => None,
         }
+    }
+
+    /// When it has been silent for too long, if it is to say that it is alive.
+    pub fn silent_at(&self, policy: &Policy) -> Option<Time> {
+        self.ready_since().filter(|_| !self.succeeded)?;
+        Some(self.heard + policy.worker_watchdog?)
     }
 
     /// Its program runs: what it is waited for begins now.
@@ -219,6 +235,7 @@ impl Worker {
     /// It becomes ready.
     pub fn get_ready(&mut self, kind: AckKind, now: Time) {
         self.ack = Some(kind);
+        self.heard = now;
         self.stage = Stage::Ready { since: now };
     }
 

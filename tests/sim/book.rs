@@ -11,15 +11,15 @@
 //! | S6 | `new_generation` |
 //! | S7, L4 | no spawn while stopping; `world` sees to the end |
 //! | S10 | `exit`: nobody left, and the ending that this account expects |
-//! | S11 | the first generation is reported once, when it is ready; one `Stopping` (the words to the service manager are the caller's) |
+//! | S11 | each upgrade, held or not, ends with one verdict; the first generation is reported once, when it is ready; one `Stopping` (the words to the service manager are the caller's) |
 //! | S12 | one flag, compared with `upgrade_pending` after each step |
 //! | S13 | ticks that are lost or late; a tick right after a step changes nothing; no deadline in the past |
 //! | S15 | `crash`, `judge`: pauses, and no pause before an upgrade |
+//! | S16 | `world`: now and then it goes on with what was written down and read back |
 //! | L1, L2, L3, L5 | `settled`, and one generation for each kept request |
 //!
 //! Not here because the core has none of it: S8 and S14 (listeners, descriptors),
-//! S9 (control requests), S16 (the state that a re-exec carries over), L6 (logs
-//! and clients that block).
+//! S9 (control requests), L6 (logs and clients that block).
 
 use crate::life::Life;
 use graceful_run::core::event::{
@@ -76,6 +76,27 @@ pub struct Open {
     pub looked: bool,
     /// The old worker has left to its successor.
     pub left: bool,
+    /// The user has not said no before it began.
+    pub allowed: bool,
+    pub hold: Hold,
+    pub reading: Reading,
+}
+
+/// Whether an upgrade stops at its first worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    No,
+    Wanted,
+    /// It was, and the user has said to go on.
+    Waived,
+    Held,
+}
+
+impl Open {
+    /// Everything but the upgrade goes on.
+    pub fn rests(&self) -> bool {
+        !self.allowed || self.hold == Hold::Held
+    }
 }
 
 /// What has come up in the present step.
@@ -94,6 +115,12 @@ pub struct This {
     pub stopping: bool,
     /// Left to a successor that nobody has asked for.
     pub adopt: Option<WorkerId>,
+    /// An upgrade that has begun, and that the user is to be asked about.
+    pub pre_upgrade: Option<Generation>,
+    pub held: bool,
+    pub cannot_hold: bool,
+    pub nothing_held: Option<Request>,
+    pub scale_done: Option<u32>,
 }
 
 pub struct Book {
@@ -109,6 +136,9 @@ pub struct Book {
     pub killing: bool,
     pub forced: bool,
     pub pending: bool,
+    /// What is kept is to be held.
+    pub pending_hold: bool,
+    pub scaling: bool,
     pub known: Strength,
     pub places: Vec<Place>,
     pub target: u32,
@@ -137,6 +167,8 @@ impl Book {
             killing: false,
             forced: false,
             pending: false,
+            pending_hold: false,
+            scaling: false,
             known: Strength::Nothing,
             places: vec![Place::new(Generation(1), Time::ZERO); target as usize],
             target,
@@ -156,7 +188,11 @@ impl Book {
     pub fn step(&mut self, now: Time, event: Event, actions: &[Action], supervisor: &Supervisor) -> Verdict {
         self.now = now;
         self.this = This { event: Some(event), ..This::default() };
-        let stops = actions.contains(&Action::Report(Report::Stopping));
+        let stops = actions.iter().any(|action| match action {
+            Action::Report(Report::Stopping) => true,
+            Action::Report(Report::Silent(id, _)) => self.replaces(*id),
+            _ => false,
+        });
         self.take(event, stops)?;
         for &action in actions {
             demand!(!self.ended, "{action:?} after the end");
@@ -223,6 +259,30 @@ impl Book {
             Event::Swept(id) => {
                 if self.lives.get(&id).is_some_and(|life| life.exited.is_some()) {
                     self.lives.remove(&id);
+                }
+            }
+            Event::PreUpgraded(to, allowed) => {
+                let asked = |open: &&mut Open| open.to == to && !open.allowed;
+                if let Some(open) = self.open.as_mut().filter(asked) {
+                    match allowed {
+                        true => {
+                            open.allowed = true;
+                            self.lives.retain(|_, life| life.refused_at.is_none());
+                        }
+                        false => open.failure = open.failure.or(Some(Failure::Refused)),
+                    }
+                }
+            }
+            Event::PreStopped(id) => {
+                if let Some(life) = self.lives.get_mut(&id)
+                    && let Some(ended) = &mut life.pre_stop
+                {
+                    *ended = true;
+                }
+            }
+            Event::Heartbeat(id) => {
+                if let Some(life) = self.lives.get_mut(&id) {
+                    life.heard = now;
                 }
             }
             Event::LookedAlive if self.open.as_ref().is_some_and(|open| open.looked) && !stops => {
@@ -298,7 +358,31 @@ impl Book {
 
     fn requested(&mut self, request: Request) {
         match request {
-            Request::Upgrade => self.pending |= !self.stopping,
+            Request::Upgrade | Request::UpgradeNow | Request::Hold | Request::Commit | Request::Rollback
+                if self.stopping => {}
+            Request::Upgrade => self.want(false),
+            Request::UpgradeNow => {
+                if let Some(open) = &mut self.open {
+                    open.failure.get_or_insert(Failure::Superseded);
+                }
+                self.want(false);
+            }
+            Request::Hold if self.policy.stop_first || self.policy.follow => self.this.cannot_hold = true,
+            Request::Hold => self.want(true),
+            Request::Commit | Request::Rollback => {
+                match self.open.as_mut().filter(|open| open.hold != Hold::No) {
+                    None => self.this.nothing_held = Some(request),
+                    Some(open) if request == Request::Rollback => {
+                        open.failure.get_or_insert(Failure::RolledBack);
+                    }
+                    Some(open) => {
+                        if open.hold == Hold::Held {
+                            self.lives.retain(|_, life| life.refused_at.is_none());
+                        }
+                        open.hold = Hold::Waived;
+                    }
+                }
+            }
             Request::Stop => self.stop_begins(None),
             Request::Interrupt { told } => {
                 if std::mem::replace(&mut self.interrupted, true) {
@@ -320,6 +404,11 @@ impl Book {
         }
     }
 
+    fn want(&mut self, hold: bool) {
+        self.pending = true;
+        self.pending_hold = hold;
+    }
+
     fn stop_begins(&mut self, ending: Option<Ending>) {
         if std::mem::replace(&mut self.stopping, true) {
             return;
@@ -327,6 +416,7 @@ impl Book {
         self.ending = ending;
         self.this.stopping = true;
         self.pending = false;
+        self.scaling = false;
         self.leave_unasked(|_| true);
         if let Some(open) = &mut self.open {
             open.failure.get_or_insert(Failure::Stopped);
@@ -410,7 +500,7 @@ impl Book {
 
     pub fn crash(&mut self, slot: Slot, failure: Failure, age: Duration) {
         let clean = matches!(failure, Failure::Exited { exit: Exit::Code(0), .. });
-        let (restart, stable, upgrading) = (self.policy.restart, self.policy.stable, self.open.is_some());
+        let (restart, stable, upgrading) = (self.policy.restart, self.policy.stable, !self.is_at_rest());
         let Some(place) = self.places.get_mut(slot.0 as usize) else { return };
         if restart == Restart::Never || restart == Restart::OnFailure && clean {
             place.retired = true;
@@ -435,20 +525,59 @@ impl Book {
         }
     }
 
-    /// The replacements that have begun now serve; each must be alive, and have
-    /// been ready for the soak.
+    /// Nothing is being replaced at this moment.
+    pub fn is_at_rest(&self) -> bool {
+        self.open.as_ref().is_none_or(Open::rests)
+    }
+
+    /// The replacements that have begun now serve, or are held; each must be alive,
+    /// and have been ready for the soak.
     fn commit(&mut self) -> Verdict {
         let Some(open) = &mut self.open else { return Ok(()) };
         let wave: BTreeSet<Slot> = open.begun.difference(&open.done).copied().collect();
-        open.done.extend(&wave);
-        open.looked = false;
         let to = open.to;
+        self.prove(&wave, to)?;
+        let Some(open) = &mut self.open else { return Ok(()) };
+        open.looked = false;
+        let whole = wave.len() == self.places.len();
+        match std::mem::replace(&mut open.hold, Hold::No) {
+            Hold::Wanted => {
+                open.hold = Hold::Held;
+                self.this.held = true;
+                self.places.iter_mut().for_each(|place| place.reading = Reading::AsBefore);
+                return Ok(());
+            }
+            Hold::Waived => {
+                open.reading = Reading::AsBefore;
+                if self.policy.surge.is_none() && !whole {
+                    return Ok(());
+                }
+            }
+            Hold::Held => return Err("a last look at what rests".into()),
+            Hold::No => {}
+        }
+        open.done.extend(&wave);
         demand!(
-            self.policy.surge.is_some() || wave.len() == self.places.len(),
+            self.policy.surge.is_some() || whole,
             "only {wave:?} were begun when the upgrade was carried out"
         );
         self.serving = to;
         for &slot in &wave {
+            let mut serves = self.lives.values().filter(|life| life.slot == slot && life.generation == to);
+            if let Some(id) =
+                serves.find(|life| life.runs() && life.stage == ShownStage::Ready).map(|life| life.id)
+            {
+                self.places[slot.0 as usize] = Place::new(to, self.now);
+                self.learn(id);
+            }
+        }
+        self.leave_unasked(|life| life.generation < to);
+        self.this.committed = wave;
+        Ok(())
+    }
+
+    fn prove(&self, wave: &BTreeSet<Slot>, to: Generation) -> Verdict {
+        for &slot in wave {
             let mut ready = self.lives.values().filter(|life| life.slot == slot && life.generation == to);
             let Some(life) = ready.find(|life| life.runs() && life.stage == ShownStage::Ready) else {
                 return Err(format!("no replacement is ready and alive in {slot:?}"));
@@ -463,12 +592,7 @@ impl Book {
             let soak = self.policy.soak.max(least);
             let soaked = life.ready.is_some_and(|ready| ready + soak <= self.now);
             demand!(soaked, "{:?} has not soaked", life.id);
-            let id = life.id;
-            self.places[slot.0 as usize] = Place::new(to, self.now);
-            self.learn(id);
         }
-        self.leave_unasked(|life| life.generation < to);
-        self.this.committed = wave;
         Ok(())
     }
 
@@ -493,15 +617,16 @@ impl Book {
         Ok(())
     }
 
-    /// The number of places follows the number asked for, unless an upgrade is
-    /// under way.
+    /// The number of places follows the number asked for, unless an upgrade moves.
+    /// The place of a worker that is held stays.
     pub fn resize(&mut self) {
-        if self.open.is_none() {
+        if self.is_at_rest() {
+            let held = self.open.iter().flat_map(|open| &open.begun).map(|slot| slot.0 + 1).max();
             let mut new = Place::new(self.serving, self.now);
             if self.places.iter().any(|place| place.reading == Reading::AsBefore) {
                 new.reading = Reading::AsBefore;
             }
-            self.places.resize(self.target as usize, new);
+            self.places.resize(self.target.max(held.unwrap_or(0)) as usize, new);
         }
     }
 
@@ -531,7 +656,8 @@ pub fn ending(failure: Failure) -> Ending {
         }
         Failure::NoAck(worker, after) => Ending::NoAck(worker, after),
         Failure::NotStarted(worker, refusal) => Ending::NotStarted(worker, refusal),
-        Failure::Stopped => Ending::Stopped,
+        Failure::Silent(worker, after) => Ending::Silent(worker, after),
+        Failure::Stopped | Failure::Superseded | Failure::RolledBack | Failure::Refused => Ending::Stopped,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whether an action was called for.
 
-use crate::book::{Book, HUSH, Open, Place, Verdict, demand, ending};
+use crate::book::{Book, HUSH, Hold, Open, Place, Verdict, demand, ending};
 use crate::life::Life;
 use graceful_run::core::ShownStage;
 use graceful_run::core::event::{
@@ -32,6 +32,11 @@ impl Book {
                 demand!(!std::mem::replace(&mut open.looked, true), "LookAlive twice");
                 Ok(())
             }
+            Action::PreUpgrade(to) => {
+                demand!(self.this.pre_upgrade.take() == Some(to), "{action:?} out of place");
+                Ok(())
+            }
+            Action::PreStop(id) => self.pre_stop(id),
             Action::Stop(id) => self.stop(id),
             Action::Kill(id) => self.kill(id),
             Action::StopRemains(id) => {
@@ -93,6 +98,7 @@ impl Book {
         let place = self.places.get(slot.0 as usize).ok_or("a start in a slot that is not there")?.clone();
         let others: Vec<&Life> = self.lives.values().filter(|life| life.slot == slot).collect();
         demand!(!self.policy.stop_first || others.is_empty(), "the old worker has not left {slot:?}");
+        let at_rest = self.is_at_rest();
         let fills = others.iter().any(|life| life.filled() && life.generation == generation);
         demand!(!fills, "a second worker of {generation} in {slot:?}");
         let serves = others.iter().any(|life| life.runs() && life.stage == ShownStage::Ready);
@@ -100,18 +106,26 @@ impl Book {
         match &mut self.open {
             Some(open) if open.to == generation && !open.done.contains(&slot) => {
                 demand!(open.failure.is_none(), "a replacement after the upgrade failed");
+                demand!(!open.rests(), "a replacement while the upgrade rests");
+                demand!(
+                    open.hold == Hold::No || open.begun.is_empty(),
+                    "a second replacement before the verdict"
+                );
                 demand!(open.begun.insert(slot), "a second replacement in {slot:?}");
                 let wave = open.begun.difference(&open.done).count();
                 demand!(
                     wave <= self.policy.surge.unwrap_or(u32::MAX) as usize,
                     "{wave} slots are replaced at once"
                 );
-                demand!(reading == Reading::Anew, "an upgrade that does not read the program anew");
+                demand!(reading == open.reading, "a replacement that is started {reading:?}");
             }
             open => {
-                let begun = open.as_ref().is_none_or(|open| open.done.contains(&slot));
+                let begun = at_rest || open.as_ref().is_none_or(|open| open.done.contains(&slot));
                 demand!(begun, "a restart in {slot:?} while its replacement is awaited");
-                demand!(!others.iter().any(|life| life.filled()), "{slot:?} is filled already");
+                demand!(!at_rest || slot.0 < self.target, "{slot:?} is to be empty");
+                let held = open.as_ref().map(|open| open.to).filter(|_| at_rest);
+                let filled = others.iter().any(|life| life.filled() && Some(life.generation) != held);
+                demand!(!filled, "{slot:?} is filled already");
                 demand!(place.due <= now, "a restart before {:?}", place.due);
                 demand!(!place.retired, "{slot:?} was left empty for good");
                 demand!(place.generation == generation, "{slot:?} belongs to {}", place.generation);
@@ -168,14 +182,39 @@ impl Book {
     /// ready gets it because its replacement has just been found alive, or because
     /// nobody needs it any more.
     fn stop(&mut self, id: WorkerId) -> Verdict {
-        let (now, stopping, stop_first) = (self.now, self.stopping, self.policy.stop_first);
-        let (places, undone) = (self.places.len() as u32, self.this.undone);
-        let committed = self.this.committed.clone();
-        let to = self.serving;
+        let (now, told) = (self.now, self.policy.pre_stop);
+        let life = self.running(id, Action::Stop(id))?;
+        let told = told && life.ready.is_some();
+        if !told {
+            self.has_reason_to_go(id)?;
+        } else {
+            demand!(life.pre_stop == Some(true), "{id:?} is asked to stop before its hook has ended");
+        }
         let life = self.running(id, Action::Stop(id))?;
         demand!(life.stopped.is_none() && !life.killed, "a second signal to {id:?}");
         demand!(!life.succeeded, "{id:?} leaves by itself, and is asked to");
         life.stopped = Some(now);
+        Ok(())
+    }
+
+    /// The hook is called once, before the signal, of a worker that was ready.
+    fn pre_stop(&mut self, id: WorkerId) -> Verdict {
+        self.has_reason_to_go(id)?;
+        let wanted = self.policy.pre_stop;
+        let life = self.running(id, Action::PreStop(id))?;
+        demand!(wanted && life.ready.is_some() && !life.signalled(), "a pre-stop hook for {id:?}");
+        demand!(life.pre_stop.replace(false).is_none(), "a second pre-stop hook for {id:?}");
+        Ok(())
+    }
+
+    fn has_reason_to_go(&mut self, id: WorkerId) -> Verdict {
+        let (now, stopping, stop_first) = (self.now, self.stopping, self.policy.stop_first);
+        let (places, undone) = (self.places.len() as u32, self.this.undone);
+        let shrinks = self.is_at_rest() && !self.replaces(id);
+        let places = if shrinks { self.target } else { places };
+        let committed = self.this.committed.clone();
+        let to = self.serving;
+        let life = self.running(id, Action::Stop(id))?;
         let Some(ready) = life.ready.filter(|_| !stopping) else { return Ok(()) };
         demand!(ready + HUSH <= now, "{id:?} is asked to stop {:?} after its ack", now - ready);
         let surplus = life.surplus || life.slot.0 >= places || undone == Some(life.generation);
@@ -220,7 +259,7 @@ impl Book {
             Report::Started(id) => demand!(self.this.event == Some(Event::Spawned(id)), "{report:?}"),
             Report::Ready(id, kind, after) => return self.ready(id, kind, after),
             Report::Serving(generation) => {
-                demand!(!self.served && !self.stopping && self.open.is_none(), "{report:?} out of place");
+                demand!(!self.served && !self.stopping && self.is_at_rest(), "{report:?} out of place");
                 demand!(generation == self.serving, "{report:?}");
                 demand!(
                     self.lives.values().any(|life| life.stage == ShownStage::Ready),
@@ -239,8 +278,14 @@ impl Book {
                 let all = (0..self.places.len() as u32).all(ready);
                 demand!(self.served || !all, "{report:?} before it was said that the first serves");
                 demand!(!self.is_held_up(), "{report:?} too soon for a worker that starts its own successor");
+                let hold = if self.pending_hold { Hold::Wanted } else { Hold::No };
                 self.new_generation(to)?;
-                self.lives.retain(|_, life| life.refused_at.is_none());
+                let allowed = !self.policy.pre_upgrade;
+                if allowed {
+                    self.lives.retain(|_, life| life.refused_at.is_none());
+                } else {
+                    self.this.pre_upgrade = Some(to);
+                }
                 let (begun, done) = (BTreeSet::new(), BTreeSet::new());
                 self.open = Some(Open {
                     from,
@@ -251,11 +296,28 @@ impl Book {
                     failure: None,
                     looked: false,
                     left: false,
+                    allowed,
+                    hold,
+                    reading: Reading::Anew,
                 });
             }
             Report::UpgradeKept => {
-                let asked = self.this.event == Some(Event::Request(Request::Upgrade));
+                let asked = matches!(
+                    self.this.event,
+                    Some(Event::Request(Request::Upgrade | Request::UpgradeNow | Request::Hold))
+                );
                 demand!(asked && self.pending, "{report:?} out of place");
+            }
+            Report::Held { from, to, took } => {
+                demand!(std::mem::take(&mut self.this.held), "{report:?} out of place");
+                let open = self.open.as_ref().ok_or(format!("{report:?} without an upgrade"))?;
+                demand!((open.from, open.to, open.since + took) == (from, to, now), "{report:?} of {open:?}");
+            }
+            Report::CannotHold => {
+                demand!(std::mem::take(&mut self.this.cannot_hold), "{report:?} out of place")
+            }
+            Report::NothingHeld(request) => {
+                demand!(self.this.nothing_held.take() == Some(request), "{report:?} out of place")
             }
             Report::UpgradeDone { from, to, took } => {
                 let open = self.open.take().ok_or(format!("{report:?} without an upgrade"))?;
@@ -265,12 +327,13 @@ impl Book {
                 self.mixed = false;
                 self.resize();
             }
-            Report::UpgradeFailed { from, to, why, replaced, of, took, left } => {
+            Report::UpgradeFailed { from, to, why, replaced, of, took, left, held } => {
                 let open = self.open.take().ok_or(format!("{report:?} without an upgrade"))?;
                 demand!((open.from, open.to, open.since + took) == (from, to, now), "{report:?} of {open:?}");
                 demand!(open.failure == Some(why), "{report:?}, but {:?}", open.failure);
                 let counted = (replaced as usize, of as usize) == (open.done.len(), self.places.len());
                 demand!(counted, "{report:?}, but {:?} of {}", open.done, self.places.len());
+                demand!(held == (open.hold == Hold::Held), "{report:?} of {open:?}");
                 self.mixed |= replaced > 0;
                 demand!(left == open.left, "{report:?}, but the old one left: {}", open.left);
                 if left && !self.stopping {
@@ -292,6 +355,20 @@ impl Book {
                 let asked = life.stopped.unwrap_or(now - after);
                 demand!(asked + after == now, "{report:?}, but it was asked at {asked:?}");
             }
+            Report::Silent(id, after) => {
+                let limit = self.policy.worker_watchdog.ok_or(format!("{report:?}, and nobody listens"))?;
+                let life = self.running(id, Action::Report(report))?;
+                demand!(
+                    life.stage == ShownStage::Ready && !life.succeeded,
+                    "{report:?}, which does not serve"
+                );
+                demand!(life.heard + after == now && after >= limit, "{report:?}: heard at {:?}", life.heard);
+                life.surplus = true;
+                self.lost(id, Failure::Silent(id, after));
+                if let Some(life) = self.lives.get_mut(&id) {
+                    life.stage = ShownStage::Draining;
+                }
+            }
             Report::NoAck(id, after) => return self.no_ack(id, after),
             Report::Gone { worker, asked, ready, remains, .. } => {
                 let life = self.lives.get(&worker).filter(|_| self.this.exited == Some(worker));
@@ -312,15 +389,16 @@ impl Book {
                 self.this.retired.remove(at.ok_or(format!("{report:?} unasked"))?);
             }
             Report::Scaled(target) => {
-                let wanted = match self.this.event {
-                    Some(Event::Request(Request::More)) => self.target + 1,
-                    _ => self.target - 1,
-                };
-                demand!(target == wanted && target >= self.policy.least_workers, "{report:?}");
+                demand!(self.scale_wanted() == Some((target, true)), "{report:?}");
                 self.target = target;
+                self.scaling = true;
             }
-            Report::CannotScale(_) => {
-                demand!(self.target == self.policy.least_workers, "{report:?}, and there are {}", self.target)
+            Report::ScaleDone(ready) => {
+                demand!(self.scaling && self.this.scale_done.replace(ready).is_none(), "{report:?} unasked")
+            }
+            Report::CannotScale(target) => {
+                let wanted = self.scale_wanted().is_some_and(|(_, possible)| !possible);
+                demand!(wanted && target == self.target, "{report:?}, and there are {}", self.target)
             }
             Report::Stopping => demand!(std::mem::take(&mut self.this.stopping), "{report:?} unasked"),
             Report::Ignored(request) => {
@@ -329,6 +407,19 @@ impl Book {
             }
         }
         Ok(())
+    }
+
+    /// How many workers the present request asks for, and whether there can be as
+    /// many.
+    fn scale_wanted(&self) -> Option<(u32, bool)> {
+        let wanted = match self.this.event? {
+            Event::Request(Request::More) => self.target + 1,
+            Event::Request(Request::Fewer) => self.target - 1,
+            Event::Request(Request::Scale(target)) => target,
+            _ => return None,
+        };
+        let most = if self.policy.follow { 1 } else { 1000 };
+        Some((wanted, wanted >= self.policy.least_workers && wanted <= most))
     }
 
     /// Ready is who sent an ack that counts, who has lived for long enough, or
@@ -351,6 +442,7 @@ impl Book {
             );
         }
         life.ready = Some(now);
+        life.heard = now;
         life.timed = kind == AckKind::Timer && !named;
         life.stage = ShownStage::Ready;
         if kind != AckKind::Timer {
@@ -425,7 +517,7 @@ impl Book {
             if !open.done.contains(&Slot(slot as u32)) && !self.stopping {
                 place.reading = Reading::AsBefore;
                 // Which of them had already been asked to leave is not told.
-                if stop_first {
+                if stop_first && open.allowed {
                     place.due = place.due.min(now);
                     place.latest = if self.policy.surge.is_some() { place.latest } else { place.due };
                 }

@@ -1,6 +1,6 @@
 //! What must be so after every step, and when all has come to rest.
 
-use crate::book::{Book, HUSH, Verdict, demand};
+use crate::book::{Book, HUSH, Hold, Verdict, demand};
 use crate::life::Life;
 use graceful_run::core::event::{AckKind, Generation, Slot, WorkerId};
 use graceful_run::core::policy::Strength;
@@ -20,6 +20,8 @@ impl Book {
             "{:?} left processes that nobody asked to stop",
             self.this.remains
         );
+        demand!(self.this.pre_upgrade.is_none(), "{:?} was not asked about", self.this.pre_upgrade);
+        demand!(!self.this.held, "it was not said that the upgrade is on hold");
         if supervisor.generation() > self.last_generation {
             self.new_start(supervisor.generation())?;
         }
@@ -27,8 +29,11 @@ impl Book {
         if self.ended {
             return Ok(());
         }
+        demand!(!self.this.cannot_hold, "it was not said that nothing can be held");
+        demand!(self.this.nothing_held.is_none(), "{:?} was not answered", self.this.nothing_held);
         demand!(self.too_many_drain().is_none(), "{:?} should be killed", self.too_many_drain());
         self.judge_requests(supervisor)?;
+        self.judge_scaling()?;
         self.judge_promise()?;
         self.judge_slots(supervisor)?;
         self.judge_deadlines(supervisor)
@@ -78,13 +83,38 @@ impl Book {
         Ok(())
     }
 
+    /// A request to scale has come true as soon as the workers that are wanted are
+    /// ready, and every other one has been asked to leave.
+    fn judge_scaling(&mut self) -> Verdict {
+        let held = |life: &Life| self.replaces(life.id);
+        let slots = (0..self.target as usize).map(|slot| {
+            let ready = |life: &Life| life.slot.0 as usize == slot && life.stage == ShownStage::Ready;
+            let place = self.places.get(slot);
+            let retired = place.is_some_and(|place| place.retired);
+            (self.lives.values().any(|life| ready(life) && !held(life)), retired)
+        });
+        let slots: Vec<(bool, bool)> = slots.collect();
+        let stays = |life: &Life| {
+            life.slot.0 >= self.target && life.exited.is_none() && !life.signalled() && !held(life)
+        };
+        let open = self.stopping || !self.is_at_rest() || self.lives.values().any(stays);
+        let all = slots.iter().all(|(ready, retired)| *ready || *retired);
+        let count = slots.iter().filter(|(ready, _)| *ready).count() as u32;
+        let expected = (self.scaling && all && !open).then_some(count);
+        demand!(self.this.scale_done == expected, "{:?} was said, not {expected:?}", self.this.scale_done);
+        self.scaling &= expected.is_none();
+        Ok(())
+    }
+
     /// Why a worker that was ready is to leave although nothing stops.
     fn judge_dismissal(&self, life: &mut Life) -> Verdict {
         let replaced = self.this.committed.contains(&life.slot) && life.generation < self.serving;
         let makes_room =
             self.policy.stop_first && self.open.as_ref().is_some_and(|open| life.generation < open.to);
         let undone = self.this.undone == Some(life.generation);
-        life.surplus = life.slot.0 >= self.places.len() as u32 || undone;
+        let held = self.open.as_ref().is_some_and(|open| open.to == life.generation);
+        let shrinks = self.is_at_rest() && !held && life.slot.0 >= self.target;
+        life.surplus = life.slot.0 >= self.places.len() as u32 || shrinks || undone;
         demand!(
             replaced || makes_room || life.surplus || life.succeeded,
             "{:?} served and is to leave for no reason",
@@ -101,8 +131,10 @@ impl Book {
             self.serving
         );
         demand!(supervisor.upgrade_pending() == self.pending, "a request is kept: {}", !self.pending);
+        let held = self.open.as_ref().is_some_and(|open| open.hold == Hold::Held);
         let phase = match (self.stopping, self.served, &self.open) {
             (true, ..) => Phase::Stopping,
+            _ if held => Phase::Holding,
             (_, false, _) => Phase::Starting,
             (.., Some(_)) => Phase::Upgrading,
             (.., None) => Phase::Running,
@@ -126,12 +158,15 @@ impl Book {
         for (slot, place) in self.places.iter().enumerate() {
             let slot = Slot(slot as u32);
             let here: Vec<&Life> = self.lives.values().filter(|life| life.slot == slot).collect();
-            let filled = here.iter().filter(|life| life.filled()).count();
-            let replaced = self.open.as_ref().is_some_and(|open| !open.done.contains(&slot));
+            let held = here.iter().filter(|life| self.is_at_rest() && self.replaces(life.id)).count();
+            let filled = here.iter().filter(|life| life.filled()).count() - held;
+            let moves = self.open.as_ref().filter(|open| !open.rests());
+            let replaced = moves.is_some_and(|open| !open.done.contains(&slot));
             demand!(filled <= if replaced { 2 } else { 1 }, "{filled} workers fill {slot:?}");
             demand!(!self.policy.stop_first || here.len() <= 1, "{slot:?} has two workers");
             let free = if self.policy.stop_first { here.is_empty() } else { filled == 0 };
-            if free && !replaced && !place.retired && !self.stopping {
+            let wanted = moves.is_some() || slot.0 < self.target;
+            if free && wanted && !replaced && !place.retired && !self.stopping {
                 demand!(place.latest > self.now, "{slot:?} stays empty");
                 let woken = supervisor.deadline().is_some_and(|at| at <= place.latest);
                 demand!(woken, "nothing wakes it to fill {slot:?}");
@@ -143,13 +178,13 @@ impl Book {
                 || self
                     .lives
                     .values()
-                    .any(|life| life.slot.0 as usize == slot && life.stage == ShownStage::Ready)
+                    .any(|life| life.slot.0 as usize == slot && life.stage == ShownStage::Ready && !self.replaces(life.id))
         };
         let ready = self
             .lives
             .values()
             .any(|life| life.stage == ShownStage::Ready && life.generation == self.serving);
-        let all = ready && !starting && self.open.is_none() && (0..self.places.len()).all(serves);
+        let all = ready && !starting && self.is_at_rest() && (0..self.places.len()).all(serves);
         demand!(self.served || self.stopping || !all, "everything is ready and it was not said");
         Ok(())
     }
@@ -169,12 +204,19 @@ impl Book {
                 let ready_at = life.started.zip(timer).map(|(started, timer)| started + timer);
                 demand!(ready_at.is_none_or(waits), "{id:?} has lived for long enough");
             }
+            if let Some(limit) = self.policy.worker_watchdog
+                && life.stage == ShownStage::Ready
+                && !life.succeeded
+            {
+                demand!(waits(life.heard + limit), "{id:?} is silent");
+            }
             if life.stage == ShownStage::Draining && life.runs() {
                 match (life.stopped, life.ready) {
                     (Some(at), _) => {
                         let kill_at = self.policy.stop_timeout.map(|timeout| at + timeout);
                         demand!(kill_at.is_none_or(waits), "{id:?} has had its time");
                     }
+                    (None, _) if life.pre_stop == Some(false) => {}
                     (None, Some(at)) => {
                         demand!(waits(at + HUSH) && !self.stopping, "{id:?} was not asked to stop")
                     }
@@ -196,6 +238,11 @@ impl Book {
         supervisor.workers().any(|shown| shown.stage == ShownStage::Draining)
     }
 
+    /// An upgrade rests until somebody decides on it.
+    pub fn holds(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.hold == Hold::Held)
+    }
+
     /// Nothing is left to do: everything that was asked for has its verdict, and
     /// there are the workers that there should be.
     pub fn settled(&self, supervisor: &Supervisor) -> Verdict {
@@ -203,6 +250,7 @@ impl Book {
             return Ok(());
         }
         demand!(!self.stopping, "a stop that does not end");
+        demand!(!self.scaling, "a request to scale without an answer");
         demand!(self.open.is_none() && !self.pending, "an upgrade without a verdict: {:?}", self.open);
         demand!(self.places.len() as u32 == self.target, "{} slots, not {}", self.places.len(), self.target);
         let filled: Vec<Slot> = supervisor.workers().map(|shown| shown.slot).collect();

@@ -24,6 +24,10 @@ pub struct Life {
     pub ready: Option<Time>,
     /// It is ready by having lived, and nothing else was asked for.
     pub timed: bool,
+    /// When it last said that it is alive, or became ready.
+    pub heard: Time,
+    /// Its pre-stop hook has been called, and whether it has ended.
+    pub pre_stop: Option<bool>,
     pub stopped: Option<Time>,
     /// It is to leave because its slot went, or its upgrade was undone.
     pub surplus: bool,
@@ -61,6 +65,8 @@ impl Life {
             strength: Strength::Nothing,
             ready: None,
             timed: false,
+            heard: decided,
+            pre_stop: None,
             stopped: None,
             surplus: false,
             killed: false,

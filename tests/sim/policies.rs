@@ -28,6 +28,9 @@ pub fn random(rng: &mut Rng) -> Policy {
         restart: rng.pick(&[Restart::Always, Restart::Always, Restart::OnFailure, Restart::Never]),
         stable: rng.ms(&[500, 3000, 30_000]),
         retry_start: rng.chance(60),
+        pre_upgrade: rng.chance(25),
+        pre_stop: rng.chance(25),
+        worker_watchdog: rng.chance(15).then(|| rng.ms(&[1000, 3000, 10_000])),
     }
 }
 

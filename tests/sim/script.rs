@@ -21,12 +21,16 @@ pub struct Script {
     pub remains: Remains,
     /// What looking at it finds.
     pub probed: Option<AckKind>,
+    /// Where it is to say that it is alive, it does.
+    pub beats: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub enum Deed {
     Ack(AckKind),
     Extend(Duration),
+    /// It says that it is alive.
+    Beat,
     Exit(Exit),
     /// It starts a successor and leaves.
     Succeed,
@@ -54,6 +58,7 @@ impl Script {
             on_stop: Some((rng.ms(&[0, 50, 300]), Exit::Code(0))),
             remains: Remains::Nothing,
             probed: None,
+            beats: true,
         }
     }
 
@@ -83,6 +88,7 @@ impl Script {
                 2 => Remains::Stay,
                 _ => Remains::Nothing,
             },
+            beats: rng.chance(60),
             probed: rng.chance(50).then(|| rng.pick(&[AckKind::Accepting, AckKind::Exec])),
         }
     }

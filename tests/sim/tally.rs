@@ -13,7 +13,22 @@ pub struct Tally {
 }
 
 /// Each of these must be seen at least once.
-const WANTED: [&str; 36] = [
+const WANTED: [&str; 51] = [
+    "held",
+    "held, and failed",
+    "upgrade failed: rolled back",
+    "upgrade failed: superseded",
+    "upgrade failed: refused",
+    "upgrade failed: silent",
+    "cannot hold",
+    "nothing held",
+    "silent",
+    "scale done",
+    "pre-upgrade",
+    "pre-stop",
+    "heartbeat",
+    "carried over",
+    "ended: silent",
     "upgrade done",
     "upgrade failed: exited",
     "upgrade failed: exited after its ack",
@@ -61,6 +76,7 @@ impl Tally {
         self.steps += 1;
         match event {
             Event::Extend(..) => self.see("extend"),
+            Event::Heartbeat(_) => self.see("heartbeat"),
             Event::Succeeded(_) => self.see("left to its successor"),
             Event::Request(Request::Interrupt { told: true }) => self.see("ended: told by the terminal"),
             _ => {}
@@ -93,8 +109,23 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::Exit(Ending::Worker(..)) => "ended: worker",
         Action::Exit(Ending::NoAck(..)) => "ended: no ack",
         Action::Exit(Ending::NotStarted(..)) => "ended: not started",
+        Action::Exit(Ending::Silent(..)) => "ended: silent",
+        Action::PreUpgrade(_) => "pre-upgrade",
+        Action::PreStop(_) => "pre-stop",
         Action::Report(report) => match report {
             Report::UpgradeDone { .. } => "upgrade done",
+            Report::Held { .. } => "held",
+            Report::CannotHold => "cannot hold",
+            Report::NothingHeld(_) => "nothing held",
+            Report::Silent(..) => "silent",
+            Report::ScaleDone(_) => "scale done",
+            Report::UpgradeFailed { why: Failure::RolledBack, .. } => "upgrade failed: rolled back",
+            Report::UpgradeFailed { why: Failure::Superseded, replaced: 0, .. } => {
+                "upgrade failed: superseded"
+            }
+            Report::UpgradeFailed { why: Failure::Refused, .. } => "upgrade failed: refused",
+            Report::UpgradeFailed { why: Failure::Silent(..), replaced: 0, .. } => "upgrade failed: silent",
+            Report::UpgradeFailed { held: true, why: Failure::Exited { .. }, .. } => "held, and failed",
             Report::UpgradeFailed { replaced: 1.., .. } => "upgrade failed half-way",
             Report::UpgradeFailed { left: true, .. } => "upgrade failed: after the old one left",
             Report::UpgradeFailed { why: Failure::NoSuccessor { .. }, .. } => "upgrade failed: no successor",

@@ -120,8 +120,15 @@ impl<'a> World<'a> {
         if !self.book.ended() {
             let times = self.rng.below(4);
             for _ in 0..times {
-                let request =
-                    self.rng.pick(&[Request::Upgrade, Request::Upgrade, Request::More, Request::Fewer]);
+                let request = self.rng.pick(&[
+                    Request::Upgrade,
+                    Request::Upgrade,
+                    Request::UpgradeNow,
+                    Request::Hold,
+                    Request::More,
+                    Request::Fewer,
+                    Request::Scale(3),
+                ]);
                 self.tell(Event::Request(request))?;
                 for _ in 0..self.rng.below(5) {
                     if self.next().is_some() && !self.book.ended() {
@@ -167,6 +174,18 @@ impl<'a> World<'a> {
             Request::Upgrade,
             Request::Upgrade,
             Request::Upgrade,
+            Request::UpgradeNow,
+            Request::Hold,
+            Request::Hold,
+            Request::Hold,
+            Request::Commit,
+            Request::Commit,
+            Request::Rollback,
+            Request::Scale(0),
+            Request::Scale(1),
+            Request::Scale(2),
+            Request::Scale(4),
+            Request::Scale(1001),
             Request::Hammer,
             Request::Forward(Token(7)),
             Request::More,
@@ -254,7 +273,12 @@ impl<'a> World<'a> {
                 }
                 let told_late = matches!(
                     event,
-                    Event::Ack(..) | Event::Exited { .. } | Event::Spawned(_) | Event::Swept(_)
+                    Event::Ack(..)
+                        | Event::Exited { .. }
+                        | Event::Spawned(_)
+                        | Event::Swept(_)
+                        | Event::PreUpgraded(..)
+                        | Event::PreStopped(_)
                 );
                 if told_late && !self.calm && self.rng.chance(4) {
                     let at = self.now + self.rng.moment();
@@ -274,6 +298,7 @@ impl<'a> World<'a> {
                 for (after, deed) in process.script.deeds.clone() {
                     self.put(self.now + after, Due::Deed(worker, deed));
                 }
+                self.beat_again(worker);
             }
             Event::Exited { worker, remains: true, .. } => {
                 if let Some(Remains::Go(after)) =
@@ -301,6 +326,10 @@ impl<'a> World<'a> {
         let event = match deed {
             Deed::Ack(kind) => Event::Ack(worker, kind),
             Deed::Extend(by) => Event::Extend(worker, by),
+            Deed::Beat => {
+                self.beat_again(worker);
+                Event::Heartbeat(worker)
+            }
             Deed::Exit(exit) => {
                 process.dead = Some(exit);
                 process.remains = process.script.remains != Remains::Nothing;
@@ -315,7 +344,31 @@ impl<'a> World<'a> {
         self.put(self.now + lag, Due::Tell(event));
     }
 
+    /// Who is to say that it is alive does so in half the time that it has.
+    fn beat_again(&mut self, worker: WorkerId) {
+        let beats = self.processes.get(&worker).is_some_and(|process| process.script.beats);
+        if let Some(limit) = self.policy.worker_watchdog.filter(|_| beats) {
+            self.put(self.now + limit / 2, Due::Deed(worker, Deed::Beat));
+        }
+    }
+
+    /// The supervisor is written down, and another one read from that takes over.
+    fn carry_over(&mut self) -> Result<(), String> {
+        self.tally.see("carried over");
+        let wrong = |error: serde_json::Error| format!("it cannot be carried over: {error}");
+        let text = serde_json::to_string(&self.supervisor).map_err(wrong)?;
+        let copy: Supervisor = serde_json::from_str(&text).map_err(wrong)?;
+        if serde_json::to_string(&copy).map_err(wrong)? != text {
+            return Err(format!("it is another after it was carried over: {text}"));
+        }
+        self.supervisor = copy;
+        Ok(())
+    }
+
     fn tell(&mut self, event: Event) -> Result<(), String> {
+        if self.rng.chance(5) {
+            self.carry_over()?;
+        }
         let again = self.rng.chance(10).then(|| self.supervisor.clone());
         self.log.steps.push((self.now, event, Vec::new()));
         let actions = self.supervisor.step(self.now, event);
@@ -374,6 +427,16 @@ impl<'a> World<'a> {
                 let heir =
                     Process { script, running: true, dead: None, told: false, remains: false, heir: true };
                 self.processes.insert(worker, heir);
+                self.beat_again(worker);
+            }
+            Action::PreUpgrade(to) => {
+                let allowed = self.calm || self.rng.chance(70);
+                let at = self.now + self.hook_takes();
+                self.put(at, Due::Tell(Event::PreUpgraded(to, allowed)));
+            }
+            Action::PreStop(worker) => {
+                let at = self.now + self.hook_takes();
+                self.put(at, Due::Tell(Event::PreStopped(worker)));
             }
             Action::Probe(worker) => {
                 if let Some(kind) = self.processes.get(&worker).and_then(|process| process.script.probed) {
@@ -451,6 +514,11 @@ impl<'a> World<'a> {
         self.processes.insert(worker, heir);
     }
 
+    /// How long a hook runs.
+    fn hook_takes(&mut self) -> Duration {
+        if self.calm { self.rng.ms(&[0, 50, 300]) } else { self.rng.moment() }
+    }
+
     fn look_alive(&mut self) {
         let dead: Vec<Event> = self
             .processes
@@ -481,6 +549,14 @@ impl<'a> World<'a> {
             let ack = if heir { AckKind::Accepting } else { hoped_for(&self.policy) };
             self.put(self.now, Due::Deed(worker, Deed::Ack(ack)));
         }
+        let quiet: Vec<WorkerId> =
+            self.processes.iter().filter(|(_, process)| !process.script.beats).map(|(&id, _)| id).collect();
+        for worker in quiet {
+            if let Some(process) = self.processes.get_mut(&worker) {
+                process.script.beats = true;
+                self.put(self.now, Due::Deed(worker, Deed::Beat));
+            }
+        }
         // A start under way may still come to run a worker that says nothing.
         for process in self.processes.values_mut().filter(|process| !process.running) {
             let ack = if process.heir { AckKind::Accepting } else { hoped_for(&self.policy) };
@@ -488,12 +564,23 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Until nothing happens any more. Where nobody is ever killed for being late,
-    /// a person does it.
+    /// Until nothing happens any more but that workers say that they are alive.
+    /// Where nobody is ever killed for being late, a person does it; and somebody
+    /// decides on what is on hold.
     fn rest(&mut self) -> Result<(), String> {
         loop {
             while self.next().is_some() && !self.book.ended() {
+                let waits = self.policy.stop_timeout.is_none() && self.book.drains(&self.supervisor);
+                let quiet = || waits || self.book.holds() || self.book.settled(&self.supervisor).is_ok();
+                if self.policy.worker_watchdog.is_some() && self.only_beats() && quiet() {
+                    break;
+                }
                 self.advance()?;
+            }
+            if self.book.holds() {
+                let request = self.rng.pick(&[Request::Commit, Request::Commit, Request::Rollback]);
+                self.tell(Event::Request(request))?;
+                continue;
             }
             if self.book.ended() || self.policy.stop_timeout.is_some() || !self.book.drains(&self.supervisor)
             {
@@ -501,6 +588,10 @@ impl<'a> World<'a> {
             }
             self.tell(Event::Request(Request::Hammer))?;
         }
+    }
+
+    fn only_beats(&self) -> bool {
+        self.queue.values().all(|due| matches!(due, Due::Deed(_, Deed::Beat)))
     }
 
     fn stop(&mut self) -> Result<(), String> {

@@ -1,0 +1,244 @@
+//! How an upgrade moves on: wave by wave its replacements start, soak and are
+//! looked at, and only then the workers that they replace may leave.
+
+use super::Place;
+use super::Supervisor;
+use super::event::{Action, Generation, Reading, Report, Slot, Time, WorkerId};
+use super::policy::{HUSH, NOTICE};
+use super::settle::ending;
+use super::upgrade::{Hold, Question};
+use super::worker::Worker;
+use std::time::Duration;
+
+impl Supervisor {
+    /// Moves the upgrade on; true if it has ended, or rests from now on.
+    pub(super) fn advance(&mut self, now: Time) -> bool {
+        let Some(upgrade) = &self.upgrade else { return false };
+        if upgrade.failure.is_some() {
+            self.end_upgrade(now);
+            return true;
+        }
+        if upgrade.rests() {
+            return false;
+        }
+        if upgrade.wave.is_empty() {
+            let wave = self.next_wave();
+            if wave.is_empty() {
+                self.end_upgrade(now);
+                return true;
+            }
+            if let Some(upgrade) = &mut self.upgrade {
+                upgrade.wave = wave.into_iter().collect();
+                upgrade.begun.clear();
+                upgrade.look = Question::Due;
+            }
+        }
+        self.begin_wave(now);
+        match self.soaked_at_of_wave() {
+            Some((at, Question::Due)) if at <= now => {
+                self.set_look(Question::Asked);
+                self.actions.push(Action::LookAlive);
+                false
+            }
+            Some((_, Question::Answered)) => self.prove(now),
+            _ => false,
+        }
+    }
+
+    /// The wave has proved itself. The first one of a generation that is to be held
+    /// rests; where the user does not want that any more, it goes on to the rest.
+    fn prove(&mut self, now: Time) -> bool {
+        let whole: Vec<Slot> = if self.policy.surge.is_none() { self.slots().collect() } else { Vec::new() };
+        let Some(upgrade) = &mut self.upgrade else { return false };
+        match std::mem::replace(&mut upgrade.hold, Hold::No) {
+            Hold::Wanted => {
+                upgrade.hold = Hold::Held;
+                upgrade.look = Question::Due;
+                let (from, to, took) = (upgrade.from, upgrade.to, now - upgrade.since);
+                // What lies on the disk is not yet trusted.
+                for place in &mut self.places {
+                    place.reading = Reading::AsBefore;
+                }
+                self.report(Report::Held { from, to, took });
+                return true;
+            }
+            Hold::Waived => {
+                // What was tried is what the others are started from.
+                upgrade.reading = Reading::AsBefore;
+                let before = upgrade.wave.len();
+                upgrade.wave.extend(whole);
+                if upgrade.wave.len() > before {
+                    upgrade.look = Question::Due;
+                    return self.advance(now);
+                }
+            }
+            Hold::Held | Hold::No => {}
+        }
+        self.commit(now);
+        self.advance(now)
+    }
+
+    /// The slots to replace next: the empty ones first.
+    fn next_wave(&self) -> Vec<Slot> {
+        let Some(upgrade) = &self.upgrade else { return Vec::new() };
+        let mut slots: Vec<Slot> = self.slots().filter(|slot| !upgrade.done.contains(slot)).collect();
+        slots.sort_by_key(|&slot| self.in_slot(slot).any(|(_, worker)| worker.fills()));
+        let most = if upgrade.hold == Hold::No { self.policy.surge.unwrap_or(u32::MAX) } else { 1 };
+        slots.truncate(most as usize);
+        slots
+    }
+
+    fn begin_wave(&mut self, now: Time) {
+        let Some(upgrade) = &self.upgrade else { return };
+        let (to, reading) = (upgrade.to, upgrade.reading);
+        let waiting: Vec<Slot> = upgrade.wave.difference(&upgrade.begun).copied().collect();
+        // Restarts of crashed workers would be a second generation that starts.
+        for id in self.filling(|worker| worker.generation != to && worker.ready_since().is_none()) {
+            self.dismiss(id, now);
+        }
+        for slot in waiting {
+            if self.policy.stop_first {
+                for id in self.filling(|worker| worker.slot == slot && worker.generation != to) {
+                    self.dismiss(id, now);
+                }
+                if self.in_slot(slot).next().is_some() {
+                    continue;
+                }
+            }
+            match self.predecessor(slot) {
+                Some((_, at)) if at > now => continue,
+                Some((of, _)) => self.succeed(of, to, slot, now),
+                None => self.spawn(to, slot, reading, now),
+            }
+            if let Some(upgrade) = &mut self.upgrade {
+                upgrade.begun.insert(slot);
+            }
+        }
+    }
+
+    /// Who is to start its own successor in this slot, and the first moment at
+    /// which a signal does not harm it.
+    fn predecessor(&self, slot: Slot) -> Option<(WorkerId, Time)> {
+        let mut here = self.in_slot(slot).filter(|_| self.policy.follow);
+        let noticed = self.alone_since.map_or(Time::ZERO, |since| since + NOTICE);
+        here.find_map(|(id, worker)| Some((id, noticed.max(worker.ready_since()? + HUSH))))
+    }
+
+    /// When a predecessor may be signalled that has not been.
+    pub(super) fn succeed_at(&self) -> Option<Time> {
+        let upgrade = self.upgrade.as_ref()?;
+        let waiting = upgrade.wave.difference(&upgrade.begun);
+        waiting.filter_map(|&slot| self.predecessor(slot)).map(|(_, at)| at).min()
+    }
+
+    /// When every replacement of the wave has been ready for the soak time and
+    /// every worker that it replaces may be asked to stop, and how far the last
+    /// look is. To commit sooner would be to ask later, when the replacement may
+    /// have died.
+    fn soaked_at_of_wave(&self) -> Option<(Time, Question)> {
+        let upgrade = self.upgrade.as_ref()?;
+        if upgrade.wave.is_empty() || upgrade.begun != upgrade.wave || upgrade.rests() {
+            return None;
+        }
+        let in_wave = |worker: &Worker| upgrade.wave.contains(&worker.slot);
+        let mut soaking = 0;
+        let mut latest = Time::ZERO;
+        for worker in self.workers.values().filter(|worker| in_wave(worker)) {
+            let Some(since) = worker.ready_since() else { continue };
+            if worker.generation == upgrade.to {
+                soaking += 1;
+                latest = latest.max(since + self.policy.soak(worker.ack));
+                if worker.of.is_some() {
+                    // If it sends its predecessor away itself, it has by then.
+                    latest = latest.max(since + HUSH);
+                }
+            } else {
+                latest = latest.max(since + HUSH);
+            }
+        }
+        if soaking < upgrade.wave.len() {
+            return None;
+        }
+        Some((latest, upgrade.look))
+    }
+
+    pub(super) fn soaked_at(&self) -> Option<Time> {
+        self.soaked_at_of_wave().filter(|(_, look)| *look == Question::Due).map(|(at, _)| at)
+    }
+
+    fn set_look(&mut self, look: Question) {
+        if let Some(upgrade) = &mut self.upgrade {
+            upgrade.look = look;
+        }
+    }
+
+    /// The replacements of the wave have proved themselves; those that they
+    /// replace may leave.
+    fn commit(&mut self, now: Time) {
+        let Some(upgrade) = &mut self.upgrade else { return };
+        let to = upgrade.to;
+        let wave = std::mem::take(&mut upgrade.wave);
+        upgrade.done.extend(&wave);
+        self.serving = to;
+        for slot in wave {
+            if let Some(place) = self.place_mut(slot) {
+                *place = Place::new(to, now);
+            }
+            for id in self.filling(|worker| worker.slot == slot && worker.generation == to) {
+                self.learn(id);
+            }
+            for id in self.filling(|worker| worker.slot == slot && worker.generation != to) {
+                self.dismiss(id, now);
+            }
+        }
+    }
+
+    /// The upgrade is over: everything is replaced, or what was begun is undone.
+    pub(super) fn end_upgrade(&mut self, now: Time) {
+        let Some(upgrade) = self.upgrade.take() else { return };
+        let (from, to, took) = (upgrade.from, upgrade.to, now - upgrade.since);
+        let Some(why) = upgrade.failure else {
+            self.report(Report::UpgradeDone { from, to, took });
+            return;
+        };
+        let (replaced, of) = (upgrade.done.len() as u32, self.places.len() as u32);
+        let (left, held) = (upgrade.left, upgrade.hold == Hold::Held);
+        self.report(Report::UpgradeFailed { from, to, why, replaced, of, took, left, held });
+        if self.stopping {
+            return;
+        }
+        if left {
+            self.last_loss = Some(ending(why));
+            for &slot in &upgrade.wave {
+                self.crashed(slot, why, Duration::ZERO, now);
+                for id in self.filling(|worker| worker.slot == slot && worker.generation != to) {
+                    self.dismiss(id, now);
+                }
+            }
+        }
+        for &slot in &upgrade.wave {
+            for id in self.filling(|worker| worker.slot == slot && worker.generation == to) {
+                self.dismiss(id, now);
+            }
+        }
+        // What lies on the disk has just failed: an old worker that has to come
+        // back comes back as it was.
+        let stop_first = self.policy.stop_first;
+        for slot in self.slots().filter(|slot| !upgrade.done.contains(slot)) {
+            if let Some(place) = self.place_mut(slot) {
+                place.reading = Reading::AsBefore;
+                if stop_first && upgrade.wave.contains(&slot) {
+                    place.fill_at = now;
+                }
+            }
+        }
+    }
+
+    /// The worker `of` is to start the next one itself.
+    fn succeed(&mut self, of: WorkerId, generation: Generation, slot: Slot, now: Time) {
+        self.last_worker += 1;
+        let worker = WorkerId(self.last_worker);
+        self.workers.insert(worker, Worker::awaited(generation, slot, of, &self.policy, now));
+        self.actions.push(Action::Succeed { worker, of, generation, slot });
+    }
+}
