@@ -201,9 +201,10 @@ pub struct Cli {
 
     /// Change what a signal to us means; repeatable
     ///
-    /// MEANING is `upgrade`, `stop`, `kill`, `hammer` (kill what drains),
-    /// `forward` or `forward:SIG` (to ready workers), `more`, `fewer` or
-    /// `ignore`. By default: USR2 HUP upgrade; TERM INT QUIT stop; USR1 WINCH
+    /// MEANING is `upgrade`, `start-alongside` (start the first worker of a new
+    /// generation and keep the old ones until commit or rollback), `stop`, `kill`,
+    /// `hammer` (kill what drains), `forward` or `forward:SIG` (to ready workers),
+    /// `more`, `fewer` or `ignore`. By default: USR2 HUP upgrade; TERM INT QUIT stop; USR1 WINCH
     /// forward; TTIN more; TTOU fewer; ALRM hammer; TSTP and CONT stop and
     /// continue us and the workers.
     #[arg(long, value_name = "SIGNAL=MEANING", help_heading = "Signals")]

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 pub enum Meaning {
     /// Replace the serving generation.
     Upgrade,
+    /// Start a generation beside the serving one, until the user has decided.
+    StartAlongside,
     /// Stop every worker, then exit.
     Stop,
     /// The same without waiting.
@@ -111,6 +113,7 @@ impl Table {
     pub fn request(&self, signal: Signal, shared: bool) -> Option<Request> {
         Some(match self.rows.get(&signal)? {
             Meaning::Upgrade => Request::Upgrade,
+            Meaning::StartAlongside => Request::Hold,
             Meaning::Stop if matches!(signal, Signal::SIGINT | Signal::SIGQUIT) => {
                 Request::Interrupt { told: shared }
             }
@@ -130,7 +133,7 @@ impl Table {
 fn parse_change(change: &str) -> Result<(Signal, Meaning), Error> {
     let bad = |why: &str| {
         Error::Usage(format!(
-            "invalid value '{change}' for '--on': {why} (write SIGNAL=upgrade, stop, kill, hammer, forward, forward:SIG, more, fewer or ignore)"
+            "invalid value '{change}' for '--on': {why} (write SIGNAL=upgrade, start-alongside, stop, kill, hammer, forward, forward:SIG, more, fewer or ignore)"
         ))
     };
     let (signal, meaning) = change.split_once('=').ok_or_else(|| bad("there is no '='"))?;
@@ -140,6 +143,7 @@ fn parse_change(change: &str) -> Result<(Signal, Meaning), Error> {
     }
     let meaning = match meaning {
         "upgrade" => Meaning::Upgrade,
+        "start-alongside" => Meaning::StartAlongside,
         "stop" => Meaning::Stop,
         "kill" => Meaning::Kill,
         "hammer" => Meaning::Hammer,
@@ -196,6 +200,13 @@ mod tests {
             Some(Request::Forward(Token(Signal::SIGUSR1 as i32)))
         );
         assert_eq!(table.request(Signal::SIGUSR2, false), Some(Request::Upgrade));
+    }
+
+    #[test]
+    fn a_generation_can_be_started_alongside() {
+        let table = Table::new(&["USR2=start-alongside".into()], |_| false).unwrap();
+        assert_eq!(table.request(Signal::SIGUSR2, false), Some(Request::Hold));
+        assert_eq!(table.request(Signal::SIGHUP, false), Some(Request::Upgrade));
     }
 
     #[test]
