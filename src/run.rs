@@ -2,6 +2,7 @@
 //! is done. Only this thread forks, signals and reaps.
 
 mod follow;
+mod hear;
 mod heed;
 mod looks;
 mod probe;
@@ -14,7 +15,7 @@ use crate::books::{Books, Process};
 use crate::capture::Capture;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::core::event::{Action, Ending, Event, Generation, Reading as From, Refusal, Slot, Time, WorkerId};
+use crate::core::event::{Action, Ending, Event, Generation, Reading as From, Refusal, Slot, WorkerId};
 use crate::core::{ShownStage, Supervisor};
 use crate::error::{Error, reason};
 use crate::export::GOAGAIN_SIGNAL;
@@ -133,8 +134,8 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         warn!("cannot adopt what workers leave behind: {errno}");
     }
     let directory = ack::Directory::new(&around.environment, identity.is_some());
-    let manager = around.environment.iter().find(|(key, _)| key == "NOTIFY_SOCKET");
-    let upward = Upward::new(manager.map(|(_, value)| value.as_os_str()));
+    let mut upward = Upward::new(&around.environment);
+    upward.starting(tell::start_limit(&config.policy).filter(|_| !config.policy.retry_start));
     let more: &[i32] = if config.acks.goagain() { &[GOAGAIN_SIGNAL] } else { &[] };
     heed::warn_of_silence(&config.policy.readiness.kinds, identity.is_some());
     let (inputs, watcher) = inputs::start(&config.signals, more, listeners.paths())?;
@@ -186,11 +187,11 @@ impl Run {
                 return ending;
             }
             self.look_if_due(inputs.is_empty());
+            self.upward.turn();
             match self.next(inputs) {
                 Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
                 Some(Input::Signal(signal, from)) => self.heed(signal, from),
-                Some(Input::Heard(id, Heard::Ready(kind))) => self.soon.push_back(Event::Ack(id, kind)),
-                Some(Input::Heard(id, Heard::Extend(by))) => self.soon.push_back(Event::Extend(id, by)),
+                Some(Input::Heard(id, heard)) => self.hear(id, heard),
                 Some(Input::PathGone) => self.look(Look::at_paths(&self.core)),
                 None => self.soon.push_back(Event::Tick),
             }
@@ -199,21 +200,19 @@ impl Run {
 
     /// The next input, or nothing once the core's deadline has come.
     fn next(&mut self, inputs: &Receiver<Input>) -> Option<Input> {
-        let deadline = match (self.core.deadline(), self.somebody_leaves()) {
-            (Some(deadline), _) => deadline,
-            (None, true) => Time::MAX,
-            (None, false) => return inputs.recv().ok(),
-        };
         let before = self.clock.now();
-        let due = deadline.saturating_sub(before);
-        let wait = if self.somebody_leaves() { due.min(LOOK_AGAIN) } else { due };
+        let due = self.core.deadline().map(|deadline| deadline.saturating_sub(before));
+        let leaves = self.somebody_leaves().then_some(LOOK_AGAIN);
+        let Some(wait) = [due, leaves, self.upward.wait()].into_iter().flatten().min() else {
+            return inputs.recv().ok();
+        };
         let input = inputs.recv_timeout(wait).ok();
         let slept = self.clock.now() - before;
         if slept > wait + OVERSLEPT {
             // What was waited for may have happened meanwhile and not been told.
             self.clock.forget(slept);
         }
-        if input.is_none() && wait < due {
+        if input.is_none() && leaves.is_some() && due.is_none_or(|due| wait < due) {
             self.reap();
         }
         input

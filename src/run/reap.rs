@@ -51,6 +51,7 @@ impl Run {
         let mut kill = false;
         while self.books.end_strays(kill) {
             let hurried = [libc::SIGINT, libc::SIGQUIT];
+            self.upward.turn();
             let input = inputs.recv_timeout(LOOK_AGAIN / 20);
             kill |= self.clock.now() >= until;
             kill |= matches!(input, Ok(Input::Signal(signal, _)) if hurried.contains(&signal));

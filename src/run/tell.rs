@@ -2,11 +2,25 @@
 //! what is looked at on the occasion.
 
 use super::Run;
+use crate::core::Phase;
 use crate::core::event::{Event, Failure, Report, Request};
+use crate::core::policy::{Policy, TIMER_SOAK};
 use crate::error::{Error, reason};
 use crate::pid_file::PidFile;
 use crate::report;
 use crate::sys::memory;
+use std::time::Duration;
+
+/// How long we wait for a start; None: for ever.
+pub(super) fn start_limit(policy: &Policy) -> Option<Duration> {
+    // Of one that only the timer of `auto` makes ready, too.
+    Some(policy.ack_timeout? + policy.soak.max(TIMER_SOAK))
+}
+
+/// How long a stop may take: of workers, then of what they leave behind.
+fn stop_limit(policy: &Policy) -> Option<Duration> {
+    Some(policy.stop_timeout?.max(policy.parent_term_stop_timeout?) * 2)
+}
 
 impl Run {
     pub(super) fn report(&mut self, report: &Report) {
@@ -30,7 +44,13 @@ impl Run {
                 let generation = self.books.get(worker).map_or(0, |entry| entry.generation.0);
                 self.upward.ready(&format!("generation {generation} serves"));
             }
-            Report::UpgradeStarted { to, .. } => self.upward.reloading(&format!("{to} starts")),
+            Report::UpgradeStarted { to, .. } => {
+                let limit = start_limit(&self.config.policy);
+                self.upward.reloading(&format!("{to} starts"), limit);
+            }
+            Report::Started(_) if self.core.phase() == Phase::Upgrading => {
+                self.upward.prolong(start_limit(&self.config.policy));
+            }
             Report::UpgradeDone { to, .. } => {
                 for shown in self.core.workers().filter(|shown| shown.generation == to) {
                     self.warn_of_others(shown.worker);
@@ -52,7 +72,7 @@ impl Run {
             }
             Report::Stopping => {
                 self.books.stopping = true;
-                self.upward.stopping();
+                self.upward.stopping(stop_limit(&self.config.policy));
             }
             // Whatever else it was asked, it has answered.
             Report::Ready(id, ..) => {

@@ -1,0 +1,91 @@
+//! When a service manager is asked for more time (EXTEND_TIMEOUT_USEC).
+//!
+//! Only for what really takes long, and no longer than we ourselves wait: what
+//! hangs beyond that is the manager's to see.
+
+use std::time::{Duration, Instant};
+
+/// A start or a stop that is done by then asks for nothing.
+const FIRST: Duration = Duration::from_secs(2);
+/// The pause between two requests.
+const EVERY: Duration = Duration::from_secs(10);
+/// What each asks for, from its own moment on: more than two pauses.
+const BY: Duration = Duration::from_secs(25);
+/// What comes after our own limit: the kill, and what it leaves to be done.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// One start, upgrade or stop that the manager waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    next: Instant,
+    until: Instant,
+}
+
+impl Patience {
+    /// From `now` on, for `limit` at most.
+    pub(super) fn new(now: Instant, limit: Duration) -> Patience {
+        Patience { next: now + FIRST, until: now + limit + MARGIN }
+    }
+
+    /// It may take `limit` from `now` on, if that is longer.
+    pub(super) fn prolong(&mut self, now: Instant, limit: Duration) {
+        self.until = self.until.max(now + limit + MARGIN);
+    }
+
+    /// When there is something to ask for next.
+    pub(super) fn due(&self) -> Option<Instant> {
+        (self.next < self.until).then_some(self.next)
+    }
+
+    /// What to ask for at `now`, if it is due.
+    pub(super) fn ask(&mut self, now: Instant) -> Option<Duration> {
+        self.due().filter(|due| *due <= now)?;
+        self.next = now + EVERY;
+        let left = self.until.saturating_duration_since(now);
+        Some(left.min(BY)).filter(|left| !left.is_zero())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Each request, in seconds from the beginning, and what it asks for.
+    fn requests(patience: &mut Patience, from: Instant) -> Vec<(u64, u64)> {
+        let mut asked = Vec::new();
+        while let Some(due) = patience.due() {
+            let Some(by) = patience.ask(due) else { break };
+            asked.push(((due - from).as_secs(), by.as_secs()));
+        }
+        asked
+    }
+
+    #[test]
+    fn each_request_comes_before_half_of_the_one_before_is_over_and_none_beyond_the_limit() {
+        let now = Instant::now();
+        let mut patience = Patience::new(now, 30 * SECOND);
+        assert_eq!(patience.ask(now), None, "what is quick asks for nothing");
+        let asked = requests(&mut patience, now);
+        assert_eq!(asked, [(2, 25), (12, 23), (22, 13), (32, 3)]);
+        assert_eq!(patience.ask(now + 99 * SECOND), None);
+    }
+
+    #[test]
+    fn it_can_be_prolonged_and_never_shortened() {
+        let now = Instant::now();
+        let mut patience = Patience::new(now, 10 * SECOND);
+        patience.prolong(now + 5 * SECOND, 10 * SECOND);
+        patience.prolong(now + 6 * SECOND, SECOND);
+        assert_eq!(requests(&mut patience, now), [(2, 18), (12, 8)]);
+    }
+
+    #[test]
+    fn a_late_look_asks_once() {
+        let now = Instant::now();
+        let mut patience = Patience::new(now, 60 * SECOND);
+        assert_eq!(patience.ask(now + 50 * SECOND), Some(15 * SECOND));
+        assert_eq!(patience.ask(now + 50 * SECOND), None);
+    }
+}
