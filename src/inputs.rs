@@ -26,7 +26,7 @@ const QUEUE: usize = 256;
 const TOLD_BY_WORKERS: [i32; 3] = [libc::SIGTERM, libc::SIGUSR1, GOAGAIN_SIGNAL];
 
 /// What the threads send.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Input {
     /// A signal reached us, by number (it may be a real-time one). Who sent it is
     /// known unless it was the kernel or somebody outside our pid namespace.

@@ -10,7 +10,7 @@ mod reap;
 mod sockets;
 mod tell;
 
-use crate::ack::{self, Heard, Watcher};
+use crate::ack::{self, Watcher};
 use crate::books::{Books, Process};
 use crate::capture::Capture;
 use crate::clock::Clock;
@@ -64,6 +64,8 @@ struct Run {
     /// Looks after the listeners.
     guard: Guard,
     looks: looks::Looks,
+    /// Workers that have something to say.
+    turns: hear::Turns,
     /// The workers' stderr, where it is ours to read.
     capture: Option<Capture>,
     /// Where notify sockets lie; after the watcher, which holds some.
@@ -145,6 +147,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         core: Supervisor::new(config.policy.clone()),
         guard: Guard::new(&listeners),
         looks: looks::Looks::default(),
+        turns: hear::Turns::default(),
         common: Common {
             worker: config.worker.clone(),
             identity,
@@ -187,6 +190,7 @@ impl Run {
                 return ending;
             }
             self.look_if_due(inputs.is_empty());
+            self.hear_news();
             self.upward.turn();
             match self.next(inputs) {
                 Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
@@ -203,7 +207,9 @@ impl Run {
         let before = self.clock.now();
         let due = self.core.deadline().map(|deadline| deadline.saturating_sub(before));
         let leaves = self.somebody_leaves().then_some(LOOK_AGAIN);
-        let Some(wait) = [due, leaves, self.upward.wait()].into_iter().flatten().min() else {
+        let Some(wait) =
+            [due, leaves, self.upward.wait(), self.turns.wait(before)].into_iter().flatten().min()
+        else {
             return inputs.recv().ok();
         };
         let input = inputs.recv_timeout(wait).ok();
@@ -238,6 +244,7 @@ impl Run {
         for id in self.books.gone(|id| lives.contains(&id)) {
             self.end_check(id);
             self.watcher.forget(id);
+            self.turns.forget(id);
             if let Some(capture) = &self.capture {
                 capture.forget(id);
             }
@@ -320,10 +327,12 @@ impl Run {
             Some(_) => Some(Capture::pipe(self.common.identity.as_ref()).map_err(no_channels)?),
             None => None,
         };
+        let stored = self.stored(slot, generation).map_err(no_channels)?;
         let exported = self.common.exported(generation);
-        let channels = self.config.acks.open(&self.directory, &exported, &self.config.worker.pass_fds);
+        let taken = &self.config.worker.pass_fds;
+        let channels = self.config.acks.open(&self.directory, &exported, stored.len(), taken);
         let channels = channels.map_err(no_channels)?;
-        let mut launch = self.common.worker(&reading, &channels, id, generation, slot)?;
+        let mut launch = self.common.worker(&reading, &channels, &stored, id, generation, slot)?;
         launch.fds.extend(stderr.as_ref().map(|(_, theirs)| (theirs.as_raw_fd(), 2)));
         let started = child::spawn(&launch).map_err(|error| refused(&error, &reading))?;
         info!(
@@ -333,7 +342,7 @@ impl Run {
         let ours = Uid::effective();
         let uid = self.common.identity.as_ref().map_or(ours, |identity| Uid::from_raw(identity.uid));
         let family = Family { worker: started.pid, group: started.pid, supervisor: Pid::this(), start: id.0 };
-        let worker = ack::Worker { uid, generation: generation.0, family };
+        let worker = ack::Worker { uid, generation, slot, stores: self.common.stores(), family };
         if let Some(entry) = self.books.get_mut(id) {
             let mut process = Process::started(family, launch.own_group, started.pidfd);
             process.born = tree::stat(started.pid).map_or(0, |stat| stat.born);
@@ -355,7 +364,7 @@ impl Run {
         Ok(())
     }
 
-    fn serves(&self, id: WorkerId) -> bool {
+    fn is_wanted(&self, id: WorkerId) -> bool {
         let mut shown = self.core.workers().filter(|shown| shown.worker == id);
         shown.any(|shown| matches!(shown.stage, ShownStage::Starting | ShownStage::Ready))
     }

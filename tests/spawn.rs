@@ -38,6 +38,7 @@ fn launch(argv: &[&str]) -> Launch {
         argv: argv.iter().copied().map(text).collect(),
         env: vec![text("PATH=/usr/bin:/bin")],
         listen: false,
+        watchdog: false,
         directory: directory("/"),
         fds: Vec::new(),
         own_group: true,

@@ -26,7 +26,8 @@ pub struct Channels {
 
 impl Acks {
     /// Makes the channels. Those without a number of their own are numbered with
-    /// the first that neither a listener nor `taken` has.
+    /// the first that neither a listener, nor one of the `stored` descriptors after
+    /// them, nor `taken` has.
     ///
     /// # Errors
     /// When the system has no descriptor to spare.
@@ -34,10 +35,11 @@ impl Acks {
         &self,
         directory: &Directory,
         listeners: &[Exported],
+        stored: usize,
         taken: &[RawFd],
     ) -> io::Result<Channels> {
         let first = first_listener(&self.dialects);
-        let after = first.map_or(FIRST_FD, |first| first + listeners.len() as RawFd);
+        let after = first.map_or(FIRST_FD, |first| first + (listeners.len() + stored) as RawFd);
         let mut free = (after..).filter(|number| !taken.contains(number) && self.fd_number != Some(*number));
         let mut next = || free.next().unwrap_or(after);
         let mut channels = Channels::default();

@@ -45,10 +45,27 @@ pub(super) struct Read {
     pub ready: Option<AckKind>,
     /// Whatever else was said.
     pub heard: Vec<Heard>,
+    /// The worker's last words of how it is.
+    pub status: Option<String>,
+    /// A sign of life.
+    pub beat: bool,
+    /// To be closed once all of this has been dealt with.
+    pub barrier: Option<OwnedFd>,
+    /// Something for the store.
+    pub store: Option<Storing>,
     /// New connections.
     pub new: Vec<End>,
     /// There will be no more.
     pub ended: bool,
+}
+
+/// What a worker wants of the store.
+#[derive(Debug)]
+pub(super) struct Storing {
+    pub change: notify::Change,
+    pub name: Option<String>,
+    pub unpolled: bool,
+    pub fds: Vec<OwnedFd>,
 }
 
 /// A socket by its path, which goes with it.
@@ -125,13 +142,13 @@ impl End {
     }
 }
 
-/// Whether one of the datagrams says READY=1. Descriptors that came along are
-/// closed: that is the answer to BARRIER=1 (sd_notify_barrier(3)), and nothing
-/// else is made of them.
+/// What the datagrams say. Descriptors that are neither for the store nor the one
+/// of BARRIER=1 (sd_notify_barrier(3)) are closed here. Many may come for the
+/// store, so that one such message is read at a time.
 fn read_notify(socket: &NotifySocket, worker: Worker, strangers: &mut u64) -> Read {
     let mut read = Read::default();
     for _ in 0..BURST {
-        let datagram = match socket.receive() {
+        let mut datagram = match socket.receive() {
             Ok(Some(datagram)) => datagram,
             Ok(None) => break,
             Err(error) => {
@@ -147,7 +164,21 @@ fn read_notify(socket: &NotifySocket, worker: Worker, strangers: &mut u64) -> Re
         if message.ready {
             read.ready = Some(AckKind::Notify);
         }
+        if message.stopping {
+            log::debug!("generation {}: pid {} says that it stops", worker.generation.0, datagram.pid);
+        }
+        read.beat |= message.watchdog;
+        read.status = message.status.or(read.status);
         read.heard.extend(message.extend.map(Heard::Extend));
+        if message.barrier && datagram.fds.len() == 1 {
+            read.barrier = datagram.fds.pop();
+            break;
+        }
+        if let Some(change) = message.store {
+            let (name, unpolled) = (message.name, message.unpolled);
+            read.store = Some(Storing { change, name, unpolled, fds: datagram.fds });
+            break;
+        }
     }
     read
 }
@@ -167,7 +198,7 @@ fn ignore(pid: i32, worker: Worker, strangers: &mut u64) {
     log::log!(
         level,
         "generation {}: ack ignored, pid {pid} is not a process of worker pid {}",
-        worker.generation,
+        worker.generation.0,
         worker.family.worker
     );
 }

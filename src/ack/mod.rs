@@ -11,6 +11,7 @@ mod directory;
 mod einhorn;
 mod end;
 pub mod notify;
+mod store;
 mod watcher;
 
 use crate::core::event::AckKind;
@@ -19,7 +20,7 @@ use std::os::fd::RawFd;
 
 pub use channels::Channels;
 pub use directory::Directory;
-pub use watcher::{Heard, Watcher, Worker};
+pub use watcher::{Heard, News, Watcher, Worker};
 
 /// The channels that a worker is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -20,6 +20,39 @@ pub struct Message {
     pub stopping: bool,
     /// `STATUS=`: the worker's words as they are; escape them before printing.
     pub status: Option<String>,
+    /// `WATCHDOG=1`.
+    pub watchdog: bool,
+    /// What is to become of the descriptors that came with it, or of others.
+    pub store: Option<Change>,
+    /// `FDNAME=`, as it is.
+    pub name: Option<String>,
+    /// `FDPOLL=0`: what is stored is kept even when its other end has gone.
+    pub unpolled: bool,
+}
+
+/// What is to be done to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// `FDSTORE=1`.
+    Add,
+    /// `FDSTOREREMOVE=1`, which goes before it.
+    Remove,
+}
+
+/// A worker's status as it is shown: this many bytes at most.
+const LONGEST_STATUS: usize = 256;
+
+/// A worker's words for people, in one line.
+pub fn shown(status: &str) -> String {
+    let mut line = String::new();
+    for c in status.trim().chars() {
+        let piece: String = if c.is_control() { c.escape_default().collect() } else { c.into() };
+        if line.len() + piece.len() > LONGEST_STATUS {
+            break;
+        }
+        line.push_str(&piece);
+    }
+    line
 }
 
 /// Reads a datagram. Lines that are no assignment, unknown keys and values that
@@ -43,6 +76,11 @@ pub fn parse(text: &[u8]) -> Message {
             ("READY", "1") => message.ready = true,
             ("STOPPING", "1") => message.stopping = true,
             ("STATUS", status) => message.status = Some(status.to_owned()),
+            ("WATCHDOG", "1") => message.watchdog = true,
+            ("FDSTOREREMOVE", "1") => message.store = Some(Change::Remove),
+            ("FDSTORE", "1") => message.store = message.store.or(Some(Change::Add)),
+            ("FDNAME", name) => message.name = Some(name.to_owned()),
+            ("FDPOLL", "0") => message.unpolled = true,
             ("EXTEND_TIMEOUT_USEC", number) => {
                 let digits = number.bytes().all(|byte| byte.is_ascii_digit());
                 let number = number.parse().ok().filter(|_| digits);
@@ -70,8 +108,18 @@ mod tests {
             barrier: false,
             stopping: true,
             status: Some("two of three".to_owned()),
+            ..Message::default()
         };
         assert_eq!(parse(text), all);
+        let named = |store, unpolled| Message {
+            store: Some(store),
+            name: Some("db".into()),
+            unpolled,
+            ..Message::default()
+        };
+        assert_eq!(parse(b"FDSTORE=1\nFDNAME=db\nFDPOLL=0"), named(Change::Add, true));
+        assert_eq!(parse(b"FDSTOREREMOVE=1\nFDNAME=db\nFDSTORE=1"), named(Change::Remove, false));
+        assert_eq!(parse(b"WATCHDOG=1"), Message { watchdog: true, ..Message::default() });
         assert_eq!(parse(b"BARRIER=1"), Message { barrier: true, ..Message::default() });
         assert_eq!(parse(b"READY=1\0"), Message { ready: true, ..Message::default() });
     }
@@ -79,13 +127,23 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_skipped() {
         let ready = Message { ready: true, ..Message::default() };
-        assert_eq!(parse(b"X_MINE=1\nREADY=1\nMAINPID=1\nno assignment\n\n=\nFDSTORE=1"), ready);
+        assert_eq!(
+            parse(b"X_MINE=1\nREADY=1\nMAINPID=1\nno assignment\n\n=\nFDSTORE=2\nWATCHDOG=trigger"),
+            ready
+        );
         assert_eq!(parse(b"READY=1\nEXTEND_TIMEOUT_USEC=+5"), ready);
         assert_eq!(parse(b"READY=1\nEXTEND_TIMEOUT_USEC=99999999999999999999"), ready);
         assert_eq!(parse(b"READY=1\nBARRIER=1"), ready);
         for text in ["", "\0", "READY", "READY=", "READY=0", "READY=11", " READY=1", "ready=1"] {
             assert_eq!(parse(text.as_bytes()), Message::default(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_status_is_one_short_line() {
+        assert_eq!(shown(" two of\rthree \u{1b}[31m "), "two of\\rthree \\u{1b}[31m");
+        assert_eq!(shown(&"é".repeat(200)).len(), 256);
+        assert_eq!(shown(&format!("{}\u{1b}", "x".repeat(255))).len(), 255);
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! The one thread that listens to every worker's ack channels.
 //!
-//! It only makes events.
+//! It only makes events, and keeps what workers store with us. A worker that says
+//! much is told of once until somebody has asked what it was: [`Watcher::news`].
 
-use super::end::End;
-use crate::core::event::{AckKind, WorkerId};
+use super::end::{End, Read, Storing};
+use super::notify::{Change, shown};
+use super::store::{Kept, MOST, Store, Verdict};
+use crate::core::event::{AckKind, Generation, Slot, WorkerId};
 use crate::sys::tree::Family;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::unistd::Uid;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,19 +22,37 @@ use std::time::Duration;
 pub struct Worker {
     /// The user it was started as.
     pub uid: Uid,
-    /// Its generation, for people.
-    pub generation: u32,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its place.
+    pub slot: Slot,
+    /// Whether the next worker there can be given what this one stores.
+    pub stores: bool,
     /// Its process and descendants.
     pub family: Family,
 }
 
 /// What a worker said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Heard {
     /// That it is ready.
     Ready(AckKind),
     /// That it needs this much longer.
     Extend(Duration),
+    /// Something that [`Watcher::news`] knows.
+    News,
+    /// That it waits until this is closed, when all that it said before has been
+    /// dealt with.
+    Barrier(OwnedFd),
+}
+
+/// What a worker has said since it was last asked for.
+#[derive(Debug, Default)]
+pub struct News {
+    /// `STATUS=`, in one short line; the last one.
+    pub status: Option<String>,
+    /// `WATCHDOG=1`, at least once.
+    pub beat: bool,
 }
 
 /// Adds and removes channels; the thread lives as long as the process.
@@ -50,6 +72,9 @@ struct Table {
     by_key: HashMap<u64, Channel>,
     /// Never given out twice: an event that is late finds nobody.
     next_key: u64,
+    /// An entry means that [`Heard::News`] has been told.
+    news: BTreeMap<WorkerId, News>,
+    store: Store,
 }
 
 #[derive(Debug)]
@@ -59,12 +84,16 @@ struct Channel {
     end: End,
     /// Whether its ack has been passed on; a flood of others is not.
     said: bool,
+    /// Whether it was told that something was not stored.
+    refused: bool,
     /// Messages of strangers.
     strangers: u64,
 }
 
 /// Channels of one worker; it can open more by connecting, and then waits.
 const MOST_CHANNELS: usize = 16;
+/// What a worker said before it ended is read, so many messages at most.
+const LAST_WORDS: usize = 64;
 
 impl Watcher {
     /// Starts the thread; `tell` is called on it and may block: only the workers
@@ -87,14 +116,40 @@ impl Watcher {
         self.shared.watch(&mut self.shared.channels(), id, worker, end)
     }
 
-    /// Closes the channels of a worker that has gone.
+    /// Closes the channels of a worker that has gone. What it stored last stays.
     pub fn forget(&self, id: WorkerId) {
         let mut table = self.shared.channels();
         let keys: Vec<u64> =
             table.by_key.iter().filter(|(_, channel)| channel.id == id).map(|(&key, _)| key).collect();
         for key in keys {
+            self.shared.read_last(&mut table, key);
             self.shared.drop_channel(&mut table, key);
         }
+        table.news.remove(&id);
+    }
+
+    /// What a worker has said since this was last asked.
+    pub fn news(&self, id: WorkerId) -> News {
+        self.shared.channels().news.remove(&id).unwrap_or_default()
+    }
+
+    /// Copies of what a worker of that slot and generation is to be given, with
+    /// their names.
+    ///
+    /// # Errors
+    /// When no descriptor is to be had.
+    pub fn stored(&self, slot: Slot, generation: Generation) -> io::Result<Vec<(String, OwnedFd)>> {
+        let table = self.shared.channels();
+        let stored = table.store.stored(slot, generation);
+        stored.map(|kept| Ok((kept.name.clone(), kept.fd.try_clone()?))).collect()
+    }
+
+    /// An upgrade to `to` is over, and `served` serves in each slot: what was
+    /// stored meanwhile counts, or is dropped with what has failed.
+    pub fn settle(&self, to: Generation, served: &[(Slot, Generation)]) {
+        let mut table = self.shared.channels();
+        let gone = table.store.settle(to, served);
+        self.shared.close(gone);
     }
 }
 
@@ -107,7 +162,7 @@ impl Shared {
         let key = table.next_key;
         table.next_key += 1;
         self.epoll.add(end.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, key))?;
-        table.by_key.insert(key, Channel { id, worker, end, said: false, strangers: 0 });
+        table.by_key.insert(key, Channel { id, worker, end, said: false, refused: false, strangers: 0 });
         Ok(())
     }
 
@@ -138,13 +193,20 @@ impl Shared {
     /// What a channel holds. The lock is not kept while it is told.
     fn read(&self, key: u64) -> Vec<(WorkerId, Heard)> {
         let mut table = self.channels();
-        let Some(channel) = table.by_key.get_mut(&key) else { return Vec::new() };
+        let Some(channel) = table.by_key.get_mut(&key) else {
+            let ended = table.store.take(key);
+            self.close(ended);
+            return Vec::new();
+        };
         let (id, worker) = (channel.id, channel.worker);
         let mut read = channel.end.read(worker, &mut channel.strangers);
         if let Some(kind) = read.ready.filter(|_| !std::mem::replace(&mut channel.said, true)) {
             read.heard.push(Heard::Ready(kind));
         }
-        for end in read.new {
+        if let Some(storing) = read.store.take() {
+            self.store(&mut table, key, storing);
+        }
+        for end in std::mem::take(&mut read.new) {
             let open = table.by_key.values().filter(|channel| channel.id == id).count();
             if open >= MOST_CHANNELS || self.watch(&mut table, id, worker, end).is_err() {
                 log::debug!("a connection of pid {} is closed: it has too many", worker.family.worker);
@@ -153,6 +215,82 @@ impl Shared {
         if read.ended {
             self.drop_channel(&mut table, key);
         }
+        if note(&mut table, id, &mut read) {
+            read.heard.push(Heard::News);
+        }
+        read.heard.extend(read.barrier.map(Heard::Barrier));
         read.heard.into_iter().map(|heard| (id, heard)).collect()
     }
+
+    /// What a worker that has ended still wanted to be stored: nothing else of its
+    /// words matters any more.
+    fn read_last(&self, table: &mut Table, key: u64) {
+        for _ in 0..LAST_WORDS {
+            let Some(channel) = table.by_key.get_mut(&key) else { return };
+            if !channel.worker.stores || !matches!(channel.end, End::Notify(_)) {
+                return;
+            }
+            let (worker, mut nobody) = (channel.worker, 1);
+            let Some(storing) = channel.end.read(worker, &mut nobody).store else { return };
+            self.store(table, key, storing);
+        }
+    }
+
+    fn store(&self, table: &mut Table, key: u64, storing: Storing) {
+        let Table { by_key, store, next_key, .. } = table;
+        let Some(channel) = by_key.get_mut(&key) else { return };
+        let Worker { generation, slot, stores, family, .. } = channel.worker;
+        let pid = family.worker;
+        if !stores {
+            if !std::mem::replace(&mut channel.refused, true) {
+                log::warn!("{generation}: pid {pid}: FDSTORE is for --export listen-fds; nothing is stored");
+            }
+            return;
+        }
+        if storing.change == Change::Remove {
+            return self.close(store.remove(slot, generation, &storing.name.unwrap_or_default()));
+        }
+        for fd in storing.fds {
+            match store.verdict(slot, generation, &fd) {
+                Verdict::Useless => {}
+                Verdict::NoRoom => {
+                    if !std::mem::replace(&mut channel.refused, true) {
+                        log::warn!(
+                            "{generation}: pid {pid}: {MOST} descriptors are stored; others are closed"
+                        );
+                    }
+                }
+                Verdict::Kept => {
+                    // Only its end is told then. A regular file has none: EPERM.
+                    let told = EpollEvent::new(EpollFlags::empty(), *next_key);
+                    let watched = !storing.unpolled && self.epoll.add(&fd, told).is_ok();
+                    store.add(slot, generation, storing.name.as_deref(), fd, watched.then_some(*next_key));
+                    *next_key += 1;
+                }
+            }
+        }
+    }
+
+    /// A copy in a worker would keep a closed descriptor in the epoll set.
+    fn close(&self, stored: impl IntoIterator<Item = Kept>) {
+        for kept in stored {
+            if kept.key.is_some() {
+                let _ = self.epoll.delete(&kept.fd);
+            }
+        }
+    }
+}
+
+/// Keeps what was said; true if somebody has to be told that there is something.
+fn note(table: &mut Table, id: WorkerId, read: &mut Read) -> bool {
+    if !read.beat && read.status.is_none() {
+        return false;
+    }
+    let told = table.news.contains_key(&id);
+    let news = table.news.entry(id).or_default();
+    news.beat |= read.beat;
+    if let Some(status) = read.status.take() {
+        news.status = Some(shown(&status));
+    }
+    !told
 }

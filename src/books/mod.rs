@@ -30,6 +30,8 @@ pub struct Entry {
     pub process: Option<Process>,
     /// Why it could not be started, for people.
     pub refused: Option<String>,
+    /// What it says that it does.
+    pub status: Option<String>,
     /// How its process is found, if another worker is to start it.
     pub heir: Option<Heir>,
 }
@@ -185,6 +187,7 @@ impl Books {
             slot,
             process: None,
             refused: None,
+            status: None,
             heir: None,
         });
     }

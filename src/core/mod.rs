@@ -204,6 +204,12 @@ impl Supervisor {
         self.pending.is_some()
     }
 
+    /// The generation that each slot's next worker belongs to, unless an upgrade
+    /// replaces it: the one that serves there.
+    pub fn settled(&self) -> impl Iterator<Item = (Slot, Generation)> {
+        self.slots().map(|slot| (slot, self.place(slot).generation))
+    }
+
     /// Every worker of which a process lives.
     pub fn workers(&self) -> impl Iterator<Item = Shown> {
         self.workers.iter().map(|(&id, worker)| Shown {

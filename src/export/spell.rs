@@ -19,6 +19,8 @@ pub struct Start<'a> {
     pub program: &'a str,
     /// SHA-1 of the program's file, in hexadecimal.
     pub binary_id: &'a str,
+    /// The names of what earlier workers have stored: after the listeners.
+    pub stored: &'a [String],
 }
 
 /// The variables of one dialect.
@@ -43,11 +45,14 @@ fn spell(dialect: Dialect, listeners: &[(i32, Exported)], start: &Start) -> Vari
     let numbers = |separator: &str| joined(listeners, separator, |number, _| number.to_string());
     match dialect {
         // A reader takes LISTEN_FDS=0 for an error.
-        Dialect::ListenFds | Dialect::Crank | Dialect::Shellflip if count == 0 => Vec::new(),
-        Dialect::ListenFds | Dialect::Shellflip => pairs([
-            ("LISTEN_FDS", count.to_string()),
-            ("LISTEN_FDNAMES", joined(listeners, ":", |_, listener| listener.name.into())),
-        ]),
+        Dialect::ListenFds | Dialect::Crank | Dialect::Shellflip if count + start.stored.len() == 0 => {
+            Vec::new()
+        }
+        Dialect::ListenFds | Dialect::Shellflip => {
+            let names = listeners.iter().map(|(_, listener)| listener.name);
+            let names: Vec<&str> = names.chain(start.stored.iter().map(String::as_str)).collect();
+            pairs([("LISTEN_FDS", names.len().to_string()), ("LISTEN_FDNAMES", names.join(":"))])
+        }
         Dialect::Crank => pairs([("LISTEN_FDS", count.to_string()), ("CRANK_NAME", start.command.into())]),
         Dialect::Einhorn => einhorn(listeners, start),
         Dialect::ServerStarter => pairs([
@@ -218,6 +223,7 @@ mod tests {
         command: "server",
         program: "/srv/server",
         binary_id: "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+        stored: &[],
     };
 
     fn spelled(dialect: &str, listeners: &[Exported]) -> Vec<String> {

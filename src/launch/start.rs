@@ -11,7 +11,7 @@ use crate::sys::identity::Identity;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::ffi::{CString, OsString};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -51,7 +51,14 @@ impl Common {
         variables
     }
 
-    /// The start of a worker.
+    /// Whether workers can be given what earlier ones have stored: LISTEN_FDS may
+    /// count more than the listeners.
+    pub fn stores(&self) -> bool {
+        let dialects = &self.dialects;
+        dialects.contains(&Dialect::ListenFds) && !dialects.contains(&Dialect::Crank) && !self.follow
+    }
+
+    /// The start of a worker, which is given what is `stored` after the listeners.
     ///
     /// # Errors
     /// [`Refused`] when the directory cannot be entered or a variable cannot be
@@ -60,6 +67,7 @@ impl Common {
         &self,
         reading: &Reading,
         channels: &Channels,
+        stored: &[(String, OwnedFd)],
         id: WorkerId,
         generation: Generation,
         slot: Slot,
@@ -67,11 +75,15 @@ impl Common {
         let exported = self.exported(generation);
         let mut variables = self.place(generation, slot);
         variables.push(("GRACEFUL_RUN_START".into(), id.0.to_string()));
-        variables.extend(self.dialect_variables(reading, &exported, generation, slot)?);
+        let names: Vec<String> = stored.iter().map(|(name, _)| name.clone()).collect();
+        variables.extend(self.dialect_variables(reading, &exported, &names, generation, slot)?);
         variables.extend(channels.environment());
         let sources = || self.listeners.of(generation.0).map(|listener| listener.fd(slot.0).as_raw_fd());
         let mut fds: Vec<(RawFd, RawFd)> = match first_listener(&self.dialects) {
-            Some(first) => sources().zip(first..).collect(),
+            Some(first) => {
+                let stored = stored.iter().map(|(_, fd)| fd.as_raw_fd());
+                sources().chain(stored).zip(first..).collect()
+            }
             None => Vec::new(),
         };
         if self.dialects.contains(&Dialect::Stdin) {
@@ -87,7 +99,8 @@ impl Common {
             *name = reading.program().into();
         }
         let mut launch = self.launch(reading, reading.program(), &command, variables)?;
-        launch.listen = !exported.is_empty() && self.dialects.iter().any(|dialect| dialect.tells_pid());
+        let given = exported.len() + stored.len();
+        launch.listen = given > 0 && self.dialects.iter().any(|dialect| dialect.tells_pid());
         launch.fds = fds;
         launch.own_group = !self.worker.foreground_tty;
         Ok(launch)
@@ -97,6 +110,7 @@ impl Common {
         &self,
         reading: &Reading,
         listeners: &[Exported],
+        stored: &[String],
         generation: Generation,
         slot: Slot,
     ) -> Result<Vec<(String, String)>, Refused> {
@@ -113,6 +127,7 @@ impl Common {
             command: &command.unwrap_or_default().to_string_lossy(),
             program: &program.to_string_lossy(),
             binary_id: &binary_id,
+            stored,
         };
         Ok(spell::environment(&self.dialects, listeners, &start))
     }
@@ -156,6 +171,7 @@ impl Common {
             argv: arguments.iter().map(|word| c_string(word.as_bytes())).collect::<Result<_, _>>()?,
             env: env.collect::<Result<_, _>>()?,
             listen: false,
+            watchdog: false,
             directory: reading.open_directory()?,
             fds: Vec::new(),
             own_group: true,

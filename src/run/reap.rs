@@ -15,7 +15,7 @@ impl Run {
             match self.books.owner(pid) {
                 Owner::Worker(worker) => {
                     self.books.reaped(worker, self.clock.now());
-                    if exit == process::Exit::Code(0) && self.serves(worker) {
+                    if exit == process::Exit::Code(0) && self.is_wanted(worker) {
                         self.books.claim(worker);
                     }
                     if self.is_carried_on(worker, exit) {

@@ -36,7 +36,8 @@ impl Run {
         self.change_listeners(report);
         match *report {
             Report::Serving(generation) => {
-                self.upward.ready(&format!("{generation} serves"));
+                let status = self.serves(generation);
+                self.upward.ready(&status);
                 memory::let_go_of_text();
             }
             Report::TookOver { worker, .. } => {
@@ -56,12 +57,15 @@ impl Run {
                     self.warn_of_others(shown.worker);
                 }
                 self.readings.retain(|&generation, _| generation >= to);
-                self.upward.ready(&format!("{to} serves"));
+                self.settle(to);
+                let status = self.serves(to);
+                self.upward.ready(&status);
                 memory::let_go_of_text();
             }
             // What follows is STOPPING=1, the last word.
             Report::UpgradeFailed { why: Failure::Stopped, .. } => {}
             Report::UpgradeFailed { from, to, replaced, left, why, .. } => {
+                self.settle(to);
                 if replaced == 0 {
                     self.readings.remove(&to);
                 }

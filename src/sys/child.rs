@@ -35,11 +35,13 @@ pub struct Launch {
     pub program: CString,
     /// Its arguments, the first of which is its name.
     pub argv: Vec<CString>,
-    /// `K=V`, without `LISTEN_PID` and `LISTEN_PIDFDID`.
+    /// `K=V`, without `LISTEN_PID`, `LISTEN_PIDFDID` and `WATCHDOG_PID`.
     pub env: Vec<CString>,
     /// Adds `LISTEN_PID`, the child's pid, and where the kernel has pidfs (6.9)
     /// `LISTEN_PIDFDID`, the inode number of its pidfd.
     pub listen: bool,
+    /// Adds `WATCHDOG_PID`, the child's pid.
+    pub watchdog: bool,
     /// The directory to start in.
     pub directory: OwnedFd,
     /// (source, target): the numbers under which the worker gets our
@@ -272,9 +274,7 @@ fn exec(
             return Err(Step::DeathSignal.failed(Errno::ESRCH));
         }
     }
-    if launch.listen {
-        image.add_listen();
-    }
+    image.add_own(launch.listen, launch.watchdog);
     inherited::change_mask(libc::SIG_SETMASK, inherited::mask());
     // SAFETY: the program and both arrays are NUL-terminated strings and
     // null-terminated arrays of such, which live until the process is replaced.

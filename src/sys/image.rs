@@ -8,11 +8,12 @@ use std::ptr;
 /// argv and envp as execve(2) wants them, with room for what only the child knows.
 pub(super) struct Image {
     pub(super) argv: Vec<*const c_char>,
-    /// Ends in room for two more variables and the null that ends them.
+    /// Ends in room for three more variables and the null that ends them.
     pub(super) envp: Vec<*const c_char>,
     variables: usize,
     listen_pid: Variable,
     listen_pidfdid: Variable,
+    watchdog_pid: Variable,
 }
 
 impl Image {
@@ -23,22 +24,27 @@ impl Image {
         };
         Image {
             argv: pointers(argv, 1),
-            envp: pointers(env, 3),
+            envp: pointers(env, 4),
             variables: env.len(),
             listen_pid: Variable::new(c"LISTEN_PID="),
             listen_pidfdid: Variable::new(c"LISTEN_PIDFDID="),
+            watchdog_pid: Variable::new(c"WATCHDOG_PID="),
         }
     }
 
     /// In the child: adds the variables that hold its own numbers.
-    pub(super) fn add_listen(&mut self) {
+    pub(super) fn add_own(&mut self, listen: bool, watchdog: bool) {
         // SAFETY: getpid has no arguments and cannot fail.
-        let pid = unsafe { libc::getpid() };
-        let pid = self.listen_pid.set(pid.unsigned_abs().into());
-        let pidfdid = own_pidfd_inode().map(|inode| self.listen_pidfdid.set(inode));
-        let new = [Some(pid), pidfdid].into_iter().flatten();
-        for (slot, variable) in self.envp.iter_mut().skip(self.variables).zip(new) {
-            *slot = variable;
+        let pid = u64::from(unsafe { libc::getpid() }.unsigned_abs());
+        let inode = if listen { own_pidfd_inode() } else { None };
+        let new = [
+            listen.then(|| self.listen_pid.set(pid)),
+            inode.map(|inode| self.listen_pidfdid.set(inode)),
+            watchdog.then(|| self.watchdog_pid.set(pid)),
+        ];
+        let places = self.envp.iter_mut().skip(self.variables);
+        for (place, variable) in places.zip(new.into_iter().flatten()) {
+            *place = variable;
         }
     }
 }

@@ -17,7 +17,7 @@ use super::inherited;
 /// one thread.
 pub fn replace(programs: &[CString], argv: &[CString], env: &[CString]) -> Errno {
     let mut image = Image::new(argv, env);
-    image.add_listen();
+    image.add_own(true, false);
     inherited::restore_as_given();
     let mut why = Errno::ENOENT;
     for program in programs {

@@ -129,6 +129,29 @@ impl Puppet {
             "send" => notify(rest.replace("\\n", "\n").as_bytes())?,
             "send-long" => notify(format!("READY=1\n{}", "X=1\n".repeat(2000)).as_bytes())?,
             "send-fds" => (0..rest.parse::<u32>().unwrap_or(1)).try_for_each(|_| send_fds())?,
+            "store" => {
+                let (name, text) = rest.split_once(' ').unwrap_or((rest, "nothing"));
+                let file = memfd(text)?;
+                notify_with_fds(format!("FDSTORE=1\nFDNAME={name}").as_bytes(), &[file.as_raw_fd()])?;
+            }
+            "store-pipe" => {
+                // Its other end goes with us.
+                let (read, write) = io::pipe()?;
+                notify_with_fds(
+                    format!("FDSTORE=1\n{}", rest.replace("\\n", "\n")).as_bytes(),
+                    &[read.as_raw_fd()],
+                )?;
+                std::mem::forget(write);
+            }
+            "store-many" => {
+                for _ in 0..rest.parse::<u32>().unwrap_or(0) {
+                    let files = (0..200).map(|_| memfd("")).collect::<io::Result<Vec<_>>>()?;
+                    let numbers: Vec<i32> = files.iter().map(AsRawFd::as_raw_fd).collect();
+                    notify_with_fds(b"FDSTORE=1\nFDNAME=many", &numbers)?;
+                }
+            }
+            "remove" => notify(format!("FDSTOREREMOVE=1\nFDNAME={rest}").as_bytes())?,
+            "tell-stored" => self.say(&format!("stored {}", stored())),
             "flood" => (0..rest.parse::<u32>().unwrap_or(1)).try_for_each(|_| notify(b"STATUS=a flood"))?,
             "barrier" => {
                 barrier()?;
@@ -334,6 +357,34 @@ fn barrier() -> io::Result<()> {
     notify_with_fds(b"BARRIER=1", &[write.as_raw_fd()])?;
     drop(write);
     read.read(&mut [0]).map(drop)
+}
+
+/// A file without a name.
+fn memfd(text: &str) -> io::Result<std::fs::File> {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    let mut file = std::fs::File::from(memfd_create("puppet", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    Ok(file)
+}
+
+/// What we were given beside the listener: the names, and what files hold.
+fn stored() -> String {
+    let names = variable("LISTEN_FDNAMES");
+    let own = variable("LISTEN_PID") == std::process::id().to_string();
+    let count: usize = variable("LISTEN_FDS").parse().unwrap_or(0);
+    let given: Vec<&str> = names.split(':').filter(|_| own && !names.is_empty()).collect();
+    assert_eq!(given.len(), count, "{names}");
+    let told = given.iter().enumerate().skip(1).map(|(index, name)| {
+        let path = format!("/proc/self/fd/{}", index + 3);
+        let target = std::fs::read_link(&path).map(|target| target.to_string_lossy().into_owned());
+        let text = match target {
+            Ok(target) if target.starts_with("/memfd:") => std::fs::read_to_string(&path).unwrap_or_default(),
+            Ok(target) => target.split(':').next().unwrap_or_default().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        format!("{name}={text}")
+    });
+    told.collect::<Vec<_>>().join(" ")
 }
 
 /// As many descriptors as one message can carry.

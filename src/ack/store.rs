@@ -1,0 +1,224 @@
+//! Descriptors that workers leave with us (FDSTORE=1, sd_notify(3)) for whoever
+//! comes after them in their slot, through crashes and upgrades.
+//!
+//! What a replacement stores or removes counts for its own generation until that
+//! serves in its slot; if the upgrade is undone, it was nothing: the rest is as
+//! before. Plain data, but for the descriptors.
+
+use crate::core::event::{Generation, Slot};
+use crate::sys::fd::same_file;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Descriptors of a slot; what comes beyond is closed.
+pub(super) const MOST: usize = 128;
+/// What one without a name, or with an impossible one, is called.
+const UNNAMED: &str = "stored";
+/// The longest name, in bytes.
+const LONGEST_NAME: usize = 255;
+
+/// All that is kept.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    kept: BTreeMap<Slot, Vec<Kept>>,
+    /// The generation that serves in each slot, so far as that was told.
+    served: BTreeMap<Slot, Generation>,
+    /// Generations that were undone: what they still store is of no use.
+    undone: BTreeSet<Generation>,
+}
+
+/// What becomes of a descriptor that somebody wants to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is kept.
+    Kept,
+    /// The same file is there, or whoever stores it has failed.
+    Useless,
+    /// There are too many.
+    NoRoom,
+}
+
+/// One descriptor.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) fd: OwnedFd,
+    pub(super) name: String,
+    generation: Generation,
+    /// Who wants it gone, unless that one is undone.
+    removed_by: Option<Generation>,
+    /// By which its end is told; None: nobody looks for that.
+    pub(super) key: Option<u64>,
+}
+
+impl Kept {
+    fn is_seen_by(&self, generation: Generation) -> bool {
+        self.generation <= generation && self.removed_by.is_none_or(|by| by > generation)
+    }
+}
+
+impl Store {
+    /// What would become of a descriptor.
+    pub(super) fn verdict(&self, slot: Slot, generation: Generation, fd: &OwnedFd) -> Verdict {
+        let served = self.served.get(&slot).is_some_and(|served| generation <= *served);
+        let same = |it: &Kept| same_file(it.fd.as_raw_fd(), fd.as_raw_fd());
+        match self.kept.get(&slot).map_or(0, Vec::len) {
+            _ if !served && self.undone.contains(&generation) => Verdict::Useless,
+            _ if self.stored(slot, generation).any(same) => Verdict::Useless,
+            count if count >= MOST => Verdict::NoRoom,
+            _ => Verdict::Kept,
+        }
+    }
+
+    /// Keeps a descriptor.
+    pub(super) fn add(
+        &mut self,
+        slot: Slot,
+        generation: Generation,
+        name: Option<&str>,
+        fd: OwnedFd,
+        key: Option<u64>,
+    ) {
+        let name = name.filter(|name| is_name(name)).unwrap_or(UNNAMED).to_owned();
+        self.kept.entry(slot).or_default().push(Kept { fd, name, generation, removed_by: None, key });
+    }
+
+    /// Removes what is called `name`; returns what is to be closed.
+    pub(super) fn remove(&mut self, slot: Slot, generation: Generation, name: &str) -> Vec<Kept> {
+        let served = self.served.get(&slot).is_some_and(|served| generation <= *served);
+        let Some(kept) = self.kept.get_mut(&slot) else { return Vec::new() };
+        for it in kept.iter_mut().filter(|it| it.name == name && it.is_seen_by(generation)) {
+            it.removed_by = Some(generation);
+        }
+        let gone = |it: &mut Kept| it.removed_by.is_some_and(|by| served || by == it.generation);
+        kept.extract_if(.., gone).collect()
+    }
+
+    /// What a worker of that slot and generation is to find, in the order in which
+    /// it was stored.
+    pub(super) fn stored(&self, slot: Slot, generation: Generation) -> impl Iterator<Item = &Kept> {
+        let kept = self.kept.get(&slot).into_iter().flatten();
+        kept.filter(move |it| it.is_seen_by(generation))
+    }
+
+    /// An upgrade to `to` is over, and `served` serves in each slot. Returns what
+    /// is to be closed.
+    pub(super) fn settle(&mut self, to: Generation, served: &[(Slot, Generation)]) -> Vec<Kept> {
+        let mut gone = Vec::new();
+        for &(slot, serving) in served {
+            self.served.insert(slot, serving);
+            let Some(kept) = self.kept.get_mut(&slot) else { continue };
+            if serving >= to {
+                gone.extend(kept.extract_if(.., |it| it.removed_by.is_some_and(|by| by <= serving)));
+                continue;
+            }
+            gone.extend(kept.extract_if(.., |it| it.generation == to));
+            for it in kept.iter_mut().filter(|it| it.removed_by == Some(to)) {
+                it.removed_by = None;
+            }
+        }
+        if served.iter().any(|(_, serving)| *serving < to) {
+            self.undone.insert(to);
+        }
+        // Nobody of a generation long undone is left to speak.
+        while self.undone.len() > MOST {
+            self.undone.pop_first();
+        }
+        gone
+    }
+
+    /// Takes out what is known by this key.
+    pub(super) fn take(&mut self, key: u64) -> Option<Kept> {
+        let mut slots = self.kept.values_mut();
+        slots.find_map(|kept| kept.extract_if(.., |it| it.key == Some(key)).next())
+    }
+}
+
+/// As systemd has it: printable ASCII without a colon, which separates names.
+fn is_name(name: &str) -> bool {
+    let fits = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b':';
+    (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    const SLOT: Slot = Slot(0);
+
+    fn null() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    fn add(store: &mut Store, generation: u32, name: &str) {
+        store.add(SLOT, Generation(generation), Some(name), null(), None);
+    }
+
+    fn names(store: &Store, generation: u32) -> Vec<&str> {
+        store.stored(SLOT, Generation(generation)).map(|it| it.name.as_str()).collect()
+    }
+
+    #[test]
+    fn an_undone_upgrade_loses_nothing() {
+        let mut store = Store::default();
+        add(&mut store, 1, "old");
+        add(&mut store, 2, "new");
+        assert!(store.remove(SLOT, Generation(2), "old").is_empty());
+        assert_eq!((names(&store, 1), names(&store, 2)), (vec!["old"], vec!["new"]));
+        assert_eq!(store.settle(Generation(2), &[(SLOT, Generation(1))]).len(), 1);
+        // It still drains.
+        assert_eq!(store.verdict(SLOT, Generation(2), &null()), Verdict::Useless);
+        assert_eq!((names(&store, 1), names(&store, 3)), (vec!["old"], vec!["old"]));
+    }
+
+    #[test]
+    fn an_upgrade_hands_on_what_its_worker_did_not_remove() {
+        let mut store = Store::default();
+        for name in ["a", "b"] {
+            add(&mut store, 1, name);
+        }
+        store.remove(SLOT, Generation(2), "a");
+        add(&mut store, 2, "c");
+        assert_eq!(store.settle(Generation(2), &[(SLOT, Generation(2))]).len(), 1);
+        assert_eq!(names(&store, 2), ["b", "c"]);
+        assert_eq!(store.remove(SLOT, Generation(2), "b").len(), 1, "one that serves removes at once");
+        assert_eq!(names(&store, 3), ["c"]);
+    }
+
+    #[test]
+    fn a_slot_that_was_replaced_keeps_what_its_worker_did_when_another_fails() {
+        let mut store = Store::default();
+        let other = Slot(1);
+        for slot in [SLOT, other] {
+            store.add(slot, Generation(2), None, null(), None);
+        }
+        store.settle(Generation(2), &[(SLOT, Generation(2)), (other, Generation(1))]);
+        assert_eq!(names(&store, 2), [UNNAMED]);
+        assert_eq!(store.stored(other, Generation(2)).count(), 0);
+    }
+
+    #[test]
+    fn the_same_file_is_kept_once_and_never_too_many() {
+        let mut store = Store::default();
+        let (file, one) = (null(), Generation(1));
+        store.add(SLOT, one, Some("x"), file.try_clone().unwrap(), None);
+        assert_eq!(store.verdict(SLOT, one, &file), Verdict::Useless);
+        assert_eq!(store.verdict(SLOT, one, &null()), Verdict::Kept);
+        for _ in 1..MOST {
+            add(&mut store, 1, "y");
+        }
+        assert_eq!(store.verdict(SLOT, one, &file), Verdict::Useless);
+        assert_eq!(store.verdict(SLOT, one, &null()), Verdict::NoRoom);
+        assert_eq!(store.remove(SLOT, Generation(1), "y").len(), MOST - 1);
+    }
+
+    #[test]
+    fn impossible_names_are_replaced() {
+        for name in ["", "a:b", "a\tb", "é", &"x".repeat(256)] {
+            assert!(!is_name(name), "{name:?}");
+        }
+        for name in ["http", "a b", "x=1,y;z", &"x".repeat(255)] {
+            assert!(is_name(name), "{name:?}");
+        }
+    }
+}
