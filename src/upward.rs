@@ -52,9 +52,8 @@ impl Upward {
     /// Reads NOTIFY_SOCKET (a path, or `@` and an abstract name), WATCHDOG_USEC and
     /// WATCHDOG_PID (sd_watchdog_enabled(3)), and starts the thread.
     pub fn new(environment: &[(OsString, OsString)]) -> Upward {
-        let variable = |name: &str| {
-            environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
-        };
+        let variable =
+            |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str());
         let queue = variable("NOTIFY_SOCKET").filter(|address| !address.is_empty()).and_then(connect);
         let every = ping_pause(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), std::process::id());
         let now = Instant::now();
@@ -308,9 +307,8 @@ mod tests {
 
     #[test]
     fn pings_are_for_the_process_that_is_meant() {
-        let pause = |micros: &str, pid: Option<&str>| {
-            ping_pause(Some(OsStr::new(micros)), pid.map(OsStr::new), 71)
-        };
+        let pause =
+            |micros: &str, pid: Option<&str>| ping_pause(Some(OsStr::new(micros)), pid.map(OsStr::new), 71);
         assert_eq!(pause("3000000", None), Some(Duration::from_millis(1500)));
         assert_eq!(pause("3000000", Some("71")), Some(Duration::from_millis(1500)));
         for (micros, pid) in [("3000000", "72"), ("3000000", ""), ("0", "71"), ("", "71"), ("-1", "71")] {
