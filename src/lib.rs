@@ -22,6 +22,8 @@ pub mod ack;
 pub mod config;
 pub mod launch;
 
+pub mod control;
+
 pub mod books;
 pub mod capture;
 pub mod clock;

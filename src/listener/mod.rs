@@ -20,6 +20,7 @@ mod load;
 mod open;
 pub mod options;
 mod path;
+mod private;
 mod spare;
 pub mod upstream;
 
@@ -35,6 +36,7 @@ use socket2::SockRef;
 
 pub use address::Bind;
 pub use guard::Guard;
+pub use private::PrivateSocket;
 pub use upstream::Upstream;
 
 pub use crate::export::Kind;

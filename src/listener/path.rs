@@ -54,13 +54,39 @@ pub(super) struct BoundPath {
     pub(super) spare: Option<OsString>,
 }
 
+/// [`bind_alone`], with a second name for the path, which workers may unlink.
+///
+/// # Errors
+/// Those of [`bind_alone`].
+pub(super) fn bind(
+    socket: &Socket,
+    path: &Path,
+    permissions: Permissions,
+    patience: Duration,
+    listen: impl FnOnce() -> io::Result<()>,
+) -> Result<BoundPath, Error> {
+    let mut bound = bind_locked(socket, path, permissions, patience, listen)?;
+    bound.spare = spare::make(bound.directory.as_fd(), &bound.name, path);
+    bound.unlocked()
+}
+
 /// Binds `socket` to `path`, gives it its permissions and calls `listen`, in
 /// that order, so that nobody can connect whom the permissions keep out.
 ///
 /// # Errors
 /// [`Error::Bind`]: a live server holds the path, something else than a socket
 /// is there, or the system refuses. Nothing is left behind then.
-pub(super) fn bind(
+pub(super) fn bind_alone(
+    socket: &Socket,
+    path: &Path,
+    permissions: Permissions,
+    patience: Duration,
+    listen: impl FnOnce() -> io::Result<()>,
+) -> Result<BoundPath, Error> {
+    bind_locked(socket, path, permissions, patience, listen)?.unlocked()
+}
+
+fn bind_locked(
     socket: &Socket,
     path: &Path,
     permissions: Permissions,
@@ -93,13 +119,15 @@ pub(super) fn bind(
         unlink_if_same(directory.as_fd(), name, inode);
         return Err(error);
     }
-    let spare = spare::make(directory.as_fd(), name, path);
-    let bound = BoundPath { path: path.to_owned(), directory, name: name.to_owned(), inode, spare };
-    bound.directory.unlock().map_err(|error| refuse(path, &reason(&error), None))?;
-    Ok(bound)
+    Ok(BoundPath { path: path.to_owned(), directory, name: name.to_owned(), inode, spare: None })
 }
 
 impl BoundPath {
+    fn unlocked(self) -> Result<BoundPath, Error> {
+        self.directory.unlock().map_err(|error| refuse(&self.path, &reason(&error), None))?;
+        Ok(self)
+    }
+
     /// Whether `path` leads to the file of this socket.
     pub(super) fn is_at(&self, path: &Path) -> bool {
         stat::lstat(path).is_ok_and(|file| inode(&file) == self.inode)

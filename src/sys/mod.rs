@@ -12,6 +12,7 @@ pub mod inherited;
 pub mod listening;
 pub mod memory;
 pub mod notify;
+pub mod peer;
 pub mod process;
 pub mod remap;
 pub mod replace;

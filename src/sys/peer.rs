@@ -1,0 +1,88 @@
+//! Who is at the other end of a unix socket.
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::{Gid, Pid, Uid};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+/// As whom the other end connected (SO_PEERCRED of unix(7)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its process then; 0 if it is not in our pid namespace.
+    pub pid: Pid,
+    /// Its user.
+    pub uid: Uid,
+    /// Its groups, the effective one first.
+    pub groups: Vec<Gid>,
+}
+
+/// Asks the kernel, which noted it at connect(2).
+///
+/// # Errors
+/// Whatever getsockopt(2) says. Where the kernel cannot tell supplementary groups
+/// (before 4.13), there are none.
+pub fn peer(socket: &impl AsFd) -> nix::Result<Peer> {
+    let told = getsockopt(socket, PeerCredentials)?;
+    let mut groups = vec![Gid::from_raw(told.gid())];
+    groups.extend(supplementary(socket.as_fd()).unwrap_or_default().into_iter().map(Gid::from_raw));
+    Ok(Peer { pid: Pid::from_raw(told.pid()), uid: Uid::from_raw(told.uid()), groups })
+}
+
+/// SO_PEERGROUPS. The kernel says ERANGE, and how many bytes it needs, if there is
+/// not room for all.
+fn supplementary(socket: BorrowedFd<'_>) -> nix::Result<Vec<libc::gid_t>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let mut size = size_of_val(groups.as_slice()) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `size` bytes to a live buffer of that size.
+        let result = unsafe {
+            let (level, name) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
+            libc::getsockopt(socket.as_raw_fd(), level, name, groups.as_mut_ptr().cast(), &raw mut size)
+        };
+        let count = size as usize / size_of::<libc::gid_t>();
+        match Errno::result(result) {
+            Ok(_) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            Err(Errno::ERANGE) if count > groups.len() => groups.resize(count, 0),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Whether the other end has closed both directions: nobody will read what is
+/// written. One that has only finished sending is still there.
+pub fn has_gone(socket: &impl AsFd) -> bool {
+    let mut wait = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    poll(&mut wait, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+        && wait[0].revents().is_some_and(|events| events.intersects(gone))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn the_other_end_is_who_it_is() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let peer = peer(&ours).unwrap();
+        assert_eq!((peer.pid, peer.uid), (Pid::this(), Uid::effective()));
+        let mut groups = nix::unistd::getgroups().unwrap();
+        groups.insert(0, Gid::effective());
+        assert_eq!(peer.groups, groups);
+    }
+
+    #[test]
+    fn who_has_said_all_has_not_gone() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.shutdown(Shutdown::Write).unwrap();
+        assert!(!has_gone(&ours));
+        drop(theirs);
+        assert!(has_gone(&ours));
+    }
+}
