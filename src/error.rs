@@ -27,6 +27,13 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Another instance holds our name.
+    Held {
+        /// The name.
+        name: String,
+        /// Who has it, if that is known.
+        pid: Option<i32>,
+    },
     /// A failure whose message is complete.
     Failed(String),
     /// Anything else that we attempted for ourselves.
@@ -46,10 +53,12 @@ impl Error {
         Error::Cannot { attempt: attempt.into(), why: why.to_string(), next: None }
     }
 
-    /// Exit status: 2 for usage, 125 for a failure of our own.
+    /// Exit status: 2 for usage, 100 for a name that is taken, 125 for a failure of
+    /// our own.
     pub fn status(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
+            Error::Held { .. } => 100,
             Error::Bind { .. } | Error::Inherited { .. } | Error::Failed(_) | Error::Cannot { .. } => 125,
         }
     }
@@ -62,6 +71,13 @@ impl fmt::Display for Error {
             Error::Bind { bind, why, next } => {
                 write!(f, "cannot bind {bind}: {why}")?;
                 next
+            }
+            Error::Held { name, pid } => {
+                let holder = pid.map_or("another instance".into(), |pid| format!("pid {pid}"));
+                return write!(
+                    f,
+                    "cannot take the name '{name}': {holder} holds it (stop that one, or choose another name)"
+                );
             }
             Error::Inherited { fd, why } => return write!(f, "cannot use inherited fd {fd}: {why}"),
             Error::Cannot { attempt, why, next } => {

@@ -7,7 +7,8 @@
 //! queue, and a client that does not read loses lines, then its connection.
 
 //pub mod client;
-//pub mod facts;
-//pub mod place;
+pub mod facts;
+mod line;
+pub mod place;
 pub mod protocol;
-//pub mod server;
+pub mod server;

@@ -1,0 +1,320 @@
+//! Where the control socket and the lock of a name lie.
+//!
+//! Contract: the lock of a name is taken before anything else is touched, and held
+//! until we end; its file is never removed, since two could then hold it. It dies
+//! with its holder: whatever else is left of one that was killed is stale.
+
+use crate::error::{Error, reason};
+use crate::listener::PrivateSocket;
+use nix::fcntl::OFlag;
+use nix::unistd::{Gid, Group, Uid};
+use std::env::split_paths;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The directory of ours in those that belong to many.
+const OURS: &str = "graceful-run";
+/// Who has just taken a lock writes its number at once.
+const NUMBER_PATIENCE: Duration = Duration::from_millis(200);
+
+/// What the user decided of the control socket.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// `--name`
+    pub name: Option<String>,
+    /// `--socket`
+    pub socket: Option<PathBuf>,
+    /// `--no-socket`
+    pub none: bool,
+    /// `--control-group`
+    pub group: Option<String>,
+}
+
+/// A directory for control sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether it is ours to make.
+    managed: bool,
+}
+
+/// The directories in which control sockets lie, the first of which is where a new
+/// one goes: `$RUNTIME_DIRECTORY` (a service manager made it for us),
+/// `$XDG_RUNTIME_DIR/graceful-run`, `/run/graceful-run`.
+pub fn directories(environment: &[(OsString, OsString)]) -> Vec<Directory> {
+    let first = |name: &str| {
+        let value = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value)?;
+        split_paths(value).find(|path| path.is_absolute())
+    };
+    let given = first("RUNTIME_DIRECTORY").map(|path| Directory { path, managed: false });
+    let bases = first("XDG_RUNTIME_DIR").into_iter().chain([PathBuf::from("/run")]);
+    given.into_iter().chain(bases.map(|base| Directory { path: base.join(OURS), managed: true })).collect()
+}
+
+/// Whether `name` can be a name: it is part of file names.
+pub fn is_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !name.is_empty() && name.chars().all(fits)
+}
+
+/// Where our socket goes, with the name's lock held if there is a name.
+#[derive(Debug)]
+pub struct Place {
+    directory: Directory,
+    /// None with `--no-socket`.
+    socket: Option<PathBuf>,
+    group: Option<Gid>,
+    /// Whether we cannot be without it.
+    wanted: bool,
+    _lock: Option<File>,
+}
+
+impl Place {
+    /// Decides where it is; takes the lock of the name. `base` is where relative
+    /// paths begin.
+    ///
+    /// # Errors
+    /// [`Error::Held`] if another instance has the name; [`Error::Cannot`] if its
+    /// lock cannot be had, or there is no such group.
+    pub fn take(
+        wishes: &Wishes,
+        environment: &[(OsString, OsString)],
+        base: &Path,
+    ) -> Result<Place, Error> {
+        let group = wishes.group.as_deref().map(group).transpose()?;
+        let asked = wishes.socket.as_ref().map(|path| base.join(path));
+        let directory = match asked.as_deref().map(Path::parent) {
+            Some(Some(parent)) => Directory { path: parent.into(), managed: false },
+            // `directories` has at least one.
+            _ => directories(environment).swap_remove(0),
+        };
+        let own = wishes.name.clone().unwrap_or_else(|| std::process::id().to_string());
+        let path = asked.unwrap_or_else(|| directory.path.join(format!("{own}.sock")));
+        let lock = match &wishes.name {
+            Some(name) => {
+                make(&directory, group)?;
+                Some(lock(name, &directory.path)?)
+            }
+            None => None,
+        };
+        Ok(Place {
+            directory,
+            socket: (!wishes.none).then_some(path),
+            group,
+            wanted: wishes.name.is_some() || wishes.socket.is_some(),
+            _lock: lock,
+        })
+    }
+
+    /// Opens the socket. None if there is to be none, or if nobody asked for one and
+    /// it cannot be had, which is told.
+    ///
+    /// # Errors
+    /// Those of [`PrivateSocket::open`], and for a directory that is not safe.
+    pub fn open(&self) -> Result<Option<PrivateSocket>, Error> {
+        let Some(path) = &self.socket else { return Ok(None) };
+        match make(&self.directory, self.group).and_then(|()| PrivateSocket::open(path, self.group)) {
+            Ok(socket) => Ok(Some(socket)),
+            Err(error) if self.wanted => Err(error),
+            Err(error) => {
+                log::info!("no control socket: {error}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The group that may connect beside us.
+    pub fn group(&self) -> Option<Gid> {
+        self.group
+    }
+}
+
+fn group(name: &str) -> Result<Gid, Error> {
+    let digits = name.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(number) = name.parse().ok().filter(|&number| digits && number != u32::MAX) {
+        return Ok(Gid::from_raw(number));
+    }
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid),
+        Ok(None) => Err(Error::cannot("open the control socket to a group", format!("no group {name}"))),
+        Err(errno) => Err(Error::cannot(format!("look up group {name}"), reason(&errno.into()))),
+    }
+}
+
+/// Makes the directory if it is ours to make, and looks whether it is safe.
+fn make(directory: &Directory, group: Option<Gid>) -> Result<(), Error> {
+    let path = &directory.path;
+    let attempt = || format!("keep the control socket in {}", path.display());
+    let failed = |error: io::Error| Error::cannot(attempt(), reason(&error));
+    let refused = |why: &str| {
+        let next = "give --socket a path in a directory of your own".to_owned();
+        Err(Error::Cannot { attempt: attempt(), why: why.to_owned(), next: Some(next) })
+    };
+    if !directory.managed {
+        let mode = fs::metadata(path).map_err(failed)?.mode();
+        return match mode & 0o002 != 0 && mode & 0o1000 == 0 {
+            true => refused("everybody can write to it"),
+            false => Ok(()),
+        };
+    }
+    let mode = if group.is_some() { 0o755 } else { 0o700 };
+    let made = DirBuilder::new().mode(mode).create(path);
+    if let Err(error) = made.or_else(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Ok(()),
+        _ => Err(error),
+    }) {
+        return Err(failed(error));
+    }
+    let found = fs::symlink_metadata(path).map_err(failed)?;
+    if !found.is_dir() {
+        return refused("it is no directory");
+    }
+    if found.uid() != Uid::effective().as_raw() {
+        return refused("it belongs to another user");
+    }
+    if found.mode() & 0o022 != 0 {
+        return refused("others can write to it");
+    }
+    // The umask may have taken from it, and another of us have made it.
+    if found.mode() & mode != mode {
+        fs::set_permissions(path, Permissions::from_mode(found.mode() & 0o777 | mode)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn lock(name: &str, directory: &Path) -> Result<File, Error> {
+    let path = directory.join(format!("{name}.lock"));
+    let attempt = || format!("lock the name '{name}' with {}", path.display());
+    let failed = |error: io::Error| Error::cannot(attempt(), reason(&error));
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits());
+    let mut file = options.open(&path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    // A second name would be a file that somebody wants us to empty.
+    if !found.is_file() || found.nlink() != 1 || found.uid() != Uid::effective().as_raw() {
+        return Err(Error::cannot(attempt(), "it is not a file of our own"));
+    }
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(Error::Held { name: name.to_owned(), pid: holder(&mut file) });
+        }
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    file.set_len(0).map_err(failed)?;
+    file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(failed)?;
+    Ok(file)
+}
+
+/// The number in a lock file. For the message alone: nobody is signalled by it.
+fn holder(file: &mut File) -> Option<i32> {
+    let start = Instant::now();
+    loop {
+        let mut text = String::new();
+        let read = io::Seek::rewind(file).and_then(|()| file.take(32).read_to_string(&mut text));
+        if read.is_ok() && text.ends_with('\n') {
+            return text.trim().parse().ok();
+        }
+        if start.elapsed() > NUMBER_PATIENCE {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &Path)]) -> Vec<(OsString, OsString)> {
+        pairs.iter().map(|(name, value)| ((*name).into(), value.as_os_str().into())).collect()
+    }
+
+    fn named(name: &str) -> Wishes {
+        Wishes { name: Some(name.into()), ..Wishes::default() }
+    }
+
+    #[test]
+    fn the_first_directory_that_is_given_counts() {
+        let paths = |pairs: &[(&str, &str)]| -> Vec<PathBuf> {
+            let pairs = pairs.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+            directories(&pairs.collect::<Vec<_>>()).into_iter().map(|directory| directory.path).collect()
+        };
+        assert_eq!(paths(&[]), [Path::new("/run/graceful-run")]);
+        let all = [("XDG_RUNTIME_DIR", "/run/user/7"), ("RUNTIME_DIRECTORY", "/run/a:/run/b")];
+        assert_eq!(
+            paths(&all),
+            ["/run/a", "/run/user/7/graceful-run", "/run/graceful-run"].map(PathBuf::from)
+        );
+        assert_eq!(paths(&[("XDG_RUNTIME_DIR", "")]), [Path::new("/run/graceful-run")]);
+    }
+
+    #[test]
+    fn a_name_is_held_once_and_its_holder_is_named() {
+        let base = tempfile::tempdir().unwrap();
+        let around = environment(&[("XDG_RUNTIME_DIR", base.path())]);
+        let first = Place::take(&named("web"), &around, Path::new("/")).unwrap();
+        let error = Place::take(&named("web"), &around, Path::new("/")).unwrap_err();
+        assert_eq!(error, Error::Held { name: "web".into(), pid: Some(std::process::id() as i32) });
+        assert_eq!(error.status(), 100);
+        Place::take(&named("other"), &around, Path::new("/")).unwrap();
+        drop(first);
+        Place::take(&named("web"), &around, Path::new("/")).unwrap();
+        let mode = fs::metadata(base.path().join(OURS)).unwrap().mode();
+        assert_eq!(mode & 0o7777, 0o700);
+    }
+
+    #[test]
+    fn a_place_that_is_not_safe_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let around = environment(&[("XDG_RUNTIME_DIR", base.path())]);
+        let ours = base.path().join(OURS);
+        let refused = || Place::take(&named("web"), &around, Path::new("/")).unwrap_err().to_string();
+        std::os::unix::fs::symlink("/tmp", &ours).unwrap();
+        assert!(refused().contains("it is no directory"));
+        fs::remove_file(&ours).unwrap();
+        fs::create_dir(&ours).unwrap();
+        fs::set_permissions(&ours, Permissions::from_mode(0o777)).unwrap();
+        assert!(refused().contains("others can write to it"));
+        let socket = Some(ours.join("s"));
+        let asked = Wishes { socket, ..Wishes::default() };
+        let place = Place::take(&asked, &around, Path::new("/")).unwrap();
+        assert!(place.open().unwrap_err().to_string().contains("everybody can write"));
+        let place = Place::take(&Wishes::default(), &around, Path::new("/")).unwrap();
+        assert!(place.open().unwrap().is_none(), "nobody asked for it");
+    }
+
+    #[test]
+    fn a_lock_that_leads_elsewhere_is_not_followed() {
+        let base = tempfile::tempdir().unwrap();
+        let around = environment(&[("RUNTIME_DIRECTORY", base.path())]);
+        fs::write(base.path().join("victim"), "precious").unwrap();
+        std::os::unix::fs::symlink("victim", base.path().join("web.lock")).unwrap();
+        let error = Place::take(&named("web"), &around, Path::new("/")).unwrap_err();
+        assert_eq!(error.status(), 125);
+        assert_eq!(fs::read_to_string(base.path().join("victim")).unwrap(), "precious");
+    }
+
+    #[test]
+    fn names_are_parts_of_file_names() {
+        for name in ["web", "a.b-c_D9", ".."] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", "a/b", "a b", "ä", "a\n"] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_group_is_a_name_or_a_number() {
+        assert_eq!(group("0"), Ok(Gid::from_raw(0)));
+        assert!(group("no-such-group").unwrap_err().to_string().contains("no group no-such-group"));
+        assert!(group("+1").is_err() && group("4294967295").is_err());
+    }
+}

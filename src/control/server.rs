@@ -1,0 +1,393 @@
+//! The threads of the control socket: one accepts, one serves each connection.
+//!
+//! Contract: who may not connect is told so before anything of theirs is read.
+//! There is an end to the number of connections, the length of a line, the time
+//! that half a line may take, and what waits for a client that does not read. What
+//! a client does or leaves undone holds up its own thread and nobody else's.
+
+use super::facts::{self, Snapshot};
+use super::line::{Line, Lines};
+use super::protocol::{self, Outcome, Reply, Request, Status, Verb};
+use crate::error::reason;
+use crate::sys::peer::{self, Peer};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use nix::errno::Errno;
+use nix::unistd::{Gid, Uid};
+use serde_json::value::to_raw_value;
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Connections at a time.
+const MOST: usize = 16;
+/// How long half a request may take, and a client to read what was sent.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// While an answer is waited for: how often we look whether the client is there,
+/// and how often it hears of progress.
+const GLANCE: Duration = Duration::from_millis(250);
+/// Lines that wait for a client.
+const QUEUE: usize = 512;
+/// The part of them that is kept for the result.
+const RESERVE: usize = 4;
+/// After the system had no descriptor for a connection, this long passes.
+const BREATH: Duration = Duration::from_millis(100);
+const STACK: usize = 128 * 1024;
+
+/// What the threads tell the loop.
+#[derive(Debug)]
+pub enum Message {
+    /// A client asks.
+    Asked(Asked),
+    /// It wants to know how far it is.
+    Progress(ClientId),
+    /// It does not wait any more.
+    Gone(ClientId),
+}
+
+/// One request of one client; never given out twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClientId(u64);
+
+/// A request.
+#[derive(Debug)]
+pub struct Asked {
+    /// Whose.
+    pub client: ClientId,
+    /// For what.
+    pub verb: Verb,
+    /// Whether the outcome is waited for.
+    pub wait: bool,
+    /// Where the answers go.
+    pub answers: Answers,
+}
+
+/// The way back to a client; no word of it waits.
+#[derive(Debug)]
+pub struct Answers {
+    queue: Sender<Answer>,
+}
+
+/// What is sent back.
+#[derive(Debug)]
+enum Answer {
+    Line(Arc<[u8]>),
+    Progress(Box<(Status, Snapshot)>),
+    Status(Box<(Status, Snapshot)>),
+    /// The channel is held until it is written.
+    Result(Box<Reply>, Option<Sender<()>>),
+}
+
+impl Answers {
+    /// One line more, if there is room for it.
+    ///
+    /// # Errors
+    /// `Full` if the client is slow, `Disconnected` if it has gone.
+    pub fn line(&self, line: &Arc<[u8]>) -> Result<(), TrySendError<()>> {
+        if self.queue.len() + RESERVE >= QUEUE {
+            return Err(TrySendError::Full(()));
+        }
+        self.send(Answer::Line(Arc::clone(line)))
+    }
+
+    /// How far it is.
+    pub fn progress(&self, status: Status, snapshot: Snapshot) {
+        if self.queue.len() + RESERVE < QUEUE {
+            let _ = self.send(Answer::Progress(Box::new((status, snapshot))));
+        }
+    }
+
+    /// The answer to `status`, the last one.
+    pub fn status(self, status: Status, snapshot: Snapshot) {
+        let _ = self.send(Answer::Status(Box::new((status, snapshot))));
+    }
+
+    /// The result, the last answer.
+    pub fn result(self, reply: Reply) {
+        let _ = self.send(Answer::Result(Box::new(reply), None));
+    }
+
+    /// The result, and what is told apart once the client has it or has gone.
+    pub fn last_result(self, reply: Reply, written: Sender<()>) {
+        let _ = self.send(Answer::Result(Box::new(reply), Some(written)));
+    }
+
+    fn send(&self, answer: Answer) -> Result<(), TrySendError<()>> {
+        self.queue.try_send(answer).map_err(|error| match error {
+            TrySendError::Full(_) => TrySendError::Full(()),
+            TrySendError::Disconnected(_) => TrySendError::Disconnected(()),
+        })
+    }
+}
+
+/// Starts the threads. `group` may connect beside root and ourselves; `tell` returns
+/// false once nobody listens any more.
+///
+/// # Errors
+/// When no thread can be had.
+pub fn start(
+    listener: UnixListener,
+    group: Option<Gid>,
+    tell: impl Fn(Message) -> bool + Clone + Send + 'static,
+) -> io::Result<()> {
+    let spare = File::open("/dev/null")?;
+    let accept = move || accept(&listener, group, Some(spare), &tell);
+    std::thread::Builder::new().name("control".into()).stack_size(STACK).spawn(accept).map(drop)
+}
+
+fn accept<T>(listener: &UnixListener, group: Option<Gid>, mut spare: Option<File>, tell: &T)
+where
+    T: Fn(Message) -> bool + Clone + Send + 'static,
+{
+    let table = Table::default();
+    let mut number = 0;
+    loop {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => Arc::new(stream),
+            Err(error) => {
+                // With the spare one, whoever waits learns that there is no room.
+                drop(spare.take());
+                if out_of_descriptors(&error) {
+                    drop(listener.accept());
+                }
+                std::thread::sleep(BREATH);
+                spare = File::open("/dev/null").ok();
+                continue;
+            }
+        };
+        if let Err(reply) = admit(&stream, group) {
+            log::debug!("control: {}", reply.reason.as_deref().unwrap_or_default());
+            // Nothing has been sent to it: there is room for a line.
+            let _ = stream.set_nonblocking(true);
+            let _ = (&*stream).write_all(&protocol::line(&reply));
+            continue;
+        }
+        number += 1;
+        let Some(place) = table.enter(number, &stream) else {
+            let reply = Reply::failed(format!("{MOST} clients wait already"));
+            let _ = stream.set_nonblocking(true);
+            let _ = (&*stream).write_all(&protocol::line(&reply));
+            continue;
+        };
+        let tell = tell.clone();
+        let serve = move || Connection { stream, place, number, tell }.serve();
+        let started = std::thread::Builder::new().name("client".into()).stack_size(STACK).spawn(serve);
+        if let Err(error) = started {
+            log::info!("control: a client is not served: {}", reason(&error));
+        }
+    }
+}
+
+fn out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
+}
+
+/// Root, ourselves, and the group if there is one.
+fn admit(stream: &UnixStream, group: Option<Gid>) -> Result<(), Reply> {
+    let denied = |who: String| Reply::because(Outcome::Denied, format!("{who} may not connect"));
+    let Peer { pid, uid, groups } =
+        peer::peer(stream).map_err(|errno| denied(format!("who cannot be told from others ({errno})")))?;
+    let member = group.is_some_and(|group| groups.contains(&group));
+    match uid.is_root() || uid == Uid::effective() || member {
+        true => Ok(()),
+        false => Err(denied(format!("uid {uid} (pid {pid})"))),
+    }
+}
+
+/// Every connection, in the order of their age.
+#[derive(Debug, Default, Clone)]
+struct Table(Arc<Mutex<Vec<Entry>>>);
+
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    stream: Arc<UnixStream>,
+    rank: Rank,
+}
+
+/// Who has to go first when another one comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// It has asked for nothing, or not yet.
+    Idle,
+    /// It listens to events.
+    Listens,
+    /// It waits for a result.
+    Waits,
+}
+
+/// An entry of the table, until its connection ends.
+#[derive(Debug)]
+struct TablePlace {
+    table: Table,
+    number: u64,
+}
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for one more, if need be at the cost of the oldest that can be spared.
+    fn enter(&self, number: u64, stream: &Arc<UnixStream>) -> Option<TablePlace> {
+        let mut entries = self.lock();
+        if entries.len() >= MOST {
+            let spared = entries.iter().enumerate().filter(|(_, entry)| entry.rank < Rank::Waits);
+            let (index, _) = spared.min_by_key(|(_, entry)| (entry.rank, entry.number))?;
+            let _ = entries.remove(index).stream.shutdown(Shutdown::Both);
+        }
+        entries.push(Entry { number, stream: Arc::clone(stream), rank: Rank::Idle });
+        Some(TablePlace { table: self.clone(), number })
+    }
+}
+
+impl TablePlace {
+    fn rank(&self, rank: Rank) {
+        let mut entries = self.table.lock();
+        if let Some(entry) = entries.iter_mut().find(|entry| entry.number == self.number) {
+            entry.rank = rank;
+        }
+    }
+}
+
+impl Drop for TablePlace {
+    fn drop(&mut self) {
+        self.table.lock().retain(|entry| entry.number != self.number);
+    }
+}
+
+struct Connection<T> {
+    stream: Arc<UnixStream>,
+    place: TablePlace,
+    number: u64,
+    tell: T,
+}
+
+impl<T: Fn(Message) -> bool> Connection<T> {
+    fn serve(&self) {
+        let _ = self.stream.set_write_timeout(Some(PATIENCE));
+        let mut lines = Lines::default();
+        let mut requests = 0;
+        loop {
+            self.place.rank(Rank::Idle);
+            let refused = match lines.next(&*self.stream, PATIENCE) {
+                Line::End => return,
+                Line::TooLong => {
+                    let limit = protocol::LONGEST_LINE;
+                    self.write(&Reply::because(
+                        Outcome::Invalid,
+                        format!("a request has at most {limit} bytes"),
+                    ));
+                    return;
+                }
+                Line::TooSlow => {
+                    let limit = PATIENCE.as_secs();
+                    self.write(&Reply::because(
+                        Outcome::Invalid,
+                        format!("half a request was not completed within {limit} s"),
+                    ));
+                    return;
+                }
+                Line::Whole(line) if line.trim_ascii().is_empty() => continue,
+                Line::Whole(line) => {
+                    requests += 1;
+                    match Request::read(&line).and_then(|request| Ok((request.verb()?, request))) {
+                        Ok((verb, request)) => {
+                            // So many requests that two have the same number never come.
+                            let client = ClientId(self.number << 32 | requests);
+                            if !self.ask(client, verb, &request) {
+                                return;
+                            }
+                            continue;
+                        }
+                        Err(why) => why,
+                    }
+                }
+            };
+            if !self.write(&Reply::because(Outcome::Invalid, refused)) {
+                return;
+            }
+        }
+    }
+
+    /// Asks the loop and passes its answers on. False once the connection is over.
+    fn ask(&self, client: ClientId, verb: Verb, request: &Request) -> bool {
+        self.place.rank(if verb == Verb::Events { Rank::Listens } else { Rank::Waits });
+        let (queue, answers) = bounded(QUEUE);
+        let asked = Asked { client, verb, wait: request.wait, answers: Answers { queue } };
+        if !(self.tell)(Message::Asked(asked)) {
+            return false;
+        }
+        let goes_on = self.pass_on(client, &answers, request.progress);
+        if !goes_on {
+            (self.tell)(Message::Gone(client));
+        }
+        goes_on
+    }
+
+    fn pass_on(&self, client: ClientId, answers: &Receiver<Answer>, progress: bool) -> bool {
+        loop {
+            let (answer, last) = match answers.recv_timeout(GLANCE) {
+                Ok(Answer::Line(line)) => (self.send(&line), false),
+                Ok(Answer::Progress(about)) => (self.write(&progress_of(*about)), false),
+                Ok(Answer::Status(about)) => (self.write(&status_of(*about)), true),
+                Ok(Answer::Result(reply, written)) => {
+                    let sent = self.write(&*reply);
+                    if written.is_some() {
+                        drop(written);
+                        // The client sees our end by that of the connection.
+                        loop {
+                            std::thread::park();
+                        }
+                    }
+                    (sent, true)
+                }
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => {
+                    let asked = !progress || (self.tell)(Message::Progress(client));
+                    (asked && !peer::has_gone(&*self.stream), false)
+                }
+            };
+            if !answer || last {
+                return answer;
+            }
+        }
+    }
+
+    fn write(&self, value: &impl serde::Serialize) -> bool {
+        self.send(&protocol::line(value))
+    }
+
+    /// A write that finds nobody is an error, not a signal: Rust ignores SIGPIPE.
+    fn send(&self, line: &[u8]) -> bool {
+        (&*self.stream).write_all(line).is_ok()
+    }
+}
+
+fn status_of((mut status, snapshot): (Status, Snapshot)) -> Reply {
+    facts::complete(&mut status, &snapshot);
+    Reply { status: to_raw_value(&status).ok(), ..Reply::new(Outcome::Ok) }
+}
+
+fn progress_of((mut status, snapshot): (Status, Snapshot)) -> serde_json::Value {
+    facts::complete(&mut status, &snapshot);
+    let newest = status.workers.iter().map(|worker| worker.generation).max().unwrap_or(status.generation);
+    let count = |stages: &[&str], generation: Option<u32>| {
+        let is = |worker: &&protocol::Worker| {
+            stages.contains(&worker.stage.as_str()) && generation.is_none_or(|it| it == worker.generation)
+        };
+        status.workers.iter().filter(is).count()
+    };
+    let connections: Vec<u32> = status.workers.iter().filter_map(|worker| worker.connections).collect();
+    serde_json::json!({
+        "event": "progress",
+        "phase": status.phase,
+        "generation": newest,
+        "ready": count(&["ready"], Some(newest)),
+        "of": count(&["starting", "ready"], Some(newest)),
+        "draining": count(&["draining", "killed"], None),
+        "connections": (!connections.is_empty()).then(|| connections.iter().sum::<u32>()),
+    })
+}
