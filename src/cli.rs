@@ -226,6 +226,29 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", help_heading = "Service")]
     pub pid_file: Option<PathBuf>,
 
+    /// A name for this instance: of its control socket, and of a lock
+    ///
+    /// A second instance of the same name exits with 100 and touches nothing. Letters,
+    /// digits, `.`, `_` and `-`.
+    #[arg(long, value_name = "NAME", help_heading = "Service")]
+    pub name: Option<String>,
+
+    /// Where the control socket is [default: /run/graceful-run/NAME.sock, or PID.sock]
+    ///
+    /// That of `graceful-run ctl`. Without this option it is in $RUNTIME_DIRECTORY, else in
+    /// $XDG_RUNTIME_DIR/graceful-run, else in /run/graceful-run; where that cannot be and
+    /// there is no --name either, we go on without one.
+    #[arg(long, value_name = "PATH", help_heading = "Service")]
+    pub socket: Option<PathBuf>,
+
+    /// Have no control socket
+    #[arg(long, conflicts_with_all = ["socket", "control_group"], help_heading = "Service")]
+    pub no_socket: bool,
+
+    /// Let the members of this group use the control socket, beside ourselves and root
+    #[arg(long, value_name = "GROUP", help_heading = "Service")]
+    pub control_group: Option<String>,
+
     /// Say more; twice: even more
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Service")]
     pub verbose: u8,
@@ -253,10 +276,11 @@ Examples:
 
 Our options end at COMMAND: what follows it is its own. Durations are written 500ms, 30s, 5m, 1h30m.
 A script finds the sockets for its server with 'graceful-run here -- CMD' (graceful-run here --help).
-A COMMAND that is one of our own words (ctl, doctor, help, here) goes after --. Exit status: 0 stopped,
-137 a worker had to be killed, 2 usage, 124 the first worker did not become ready, 125 our own failure,
-126 or 127 COMMAND cannot be executed or is not found; else the worker's own, or 128+n if signal n ended
-it. See graceful-run(1).";
+A running one is asked with 'graceful-run ctl VERB' (graceful-run ctl --help). A COMMAND that is one of
+our own words (ctl, doctor, help, here) goes after --. Exit status: 0 stopped, 137 a worker had to be
+killed, 2 usage, 100 another instance has the name, 124 the first worker did not become ready, 125 our
+own failure, 126 or 127 COMMAND cannot be executed or is not found; else the worker's own, or 128+n if
+signal n ended it. See graceful-run(1).";
 
 /// `--on-death`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

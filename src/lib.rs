@@ -14,6 +14,7 @@ pub mod core;
 pub mod sys;
 
 pub mod cli;
+pub mod cli_ctl;
 pub mod export;
 pub mod listener;
 pub mod signals;

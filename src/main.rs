@@ -3,7 +3,9 @@
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use graceful_run::cli::Cli;
+use graceful_run::cli_ctl::Ctl;
 use graceful_run::config::Config;
+use graceful_run::control::client;
 use graceful_run::error::Error;
 use graceful_run::here;
 use graceful_run::logger::{self, Flusher};
@@ -19,9 +21,17 @@ fn main() -> ExitCode {
         let (status, line) = here::here(&arguments[2..]);
         return line.map_or(ExitCode::from(status), |line| last_line(None, status, &line));
     }
+    if arguments.get(1).is_some_and(|word| word == client::WORD) {
+        inherited::unblock_all();
+        let (status, line) = match Ctl::try_parse_from(&arguments[1..]) {
+            Ok(ctl) => client::run(&ctl),
+            Err(error) => return refuse(&error, "graceful-run ctl --help"),
+        };
+        return line.map_or(ExitCode::from(status), |line| last_line(None, status, &line));
+    }
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error),
+        Err(error) => return refuse(&error, "graceful-run --help"),
     };
     let separated = is_separated(&arguments, &cli.command);
     if !separated && cli.command.first().is_some_and(|word| word == "help") {
@@ -61,7 +71,7 @@ fn is_separated(arguments: &[OsString], command: &[OsString]) -> bool {
 }
 
 /// clap's complaint in one line of ours, or the help that was asked for.
-fn refuse(error: &clap::Error) -> ExitCode {
+fn refuse(error: &clap::Error, help: &str) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         // A reader that has gone has read enough.
         let _ = error.print();
@@ -73,7 +83,8 @@ fn refuse(error: &clap::Error) -> ExitCode {
     // "to pass X as a value" would have X be the command.
     let tips = rest.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
     let tips = tips.filter(|tip| !tip.starts_with("to pass"));
-    let advice: Vec<&str> = tips.chain(["see graceful-run --help"]).collect();
+    let help = format!("see {help}");
+    let advice: Vec<&str> = tips.chain([help.as_str()]).collect();
     last_line(None, 2, &format!("{complaint} ({})", advice.join("; ")))
 }
 

@@ -1,6 +1,7 @@
 //! What the arguments mean together, checked; plain data. Nothing is bound,
 //! started or written here, so every error is one of usage.
 
+mod control;
 mod readiness;
 
 use crate::ack::Acks;
@@ -15,6 +16,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use control::{Control, is_name};
 
 /// What a worker may take to stop if nobody says otherwise.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,6 +51,8 @@ pub struct Config {
     pub signals: Table,
     /// Where our process id goes.
     pub pid_file: Option<PathBuf>,
+    /// The control socket and the name.
+    pub control: Control,
 }
 
 /// How a worker is started.
@@ -96,14 +101,15 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::Usage`], naming the argument.
-    pub fn new(cli: Cli, separated: bool, ignored: impl Fn(i32) -> bool) -> Result<Config, Error> {
+    pub fn new(mut cli: Cli, separated: bool, ignored: impl Fn(i32) -> bool) -> Result<Config, Error> {
         let first = cli.command.first().map(OsString::as_os_str).unwrap_or_default();
         if !separated && OUR_WORDS.iter().any(|word| first == *word) {
             let word = first.to_string_lossy();
-            if word == "here" {
-                return Err(Error::Usage(
-                    "'here' takes none of our options (write graceful-run here -- CMD; to run a program of that name, write '-- here')".into(),
-                ));
+            if word == "here" || word == "ctl" {
+                let form = if word == "here" { "here -- CMD" } else { "ctl VERB" };
+                return Err(Error::Usage(format!(
+                    "'{word}' takes none of our options (write graceful-run {form}; to run a program of that name, write '-- {word}')"
+                )));
             }
             return Err(Error::Usage(format!(
                 "'{word}' is a word of our own, and not to be had in this version (to run a program of that name, write '-- {word}')"
@@ -139,6 +145,7 @@ impl Config {
             return Err(invalid("--drop-env", &name.to_string_lossy(), "not the name of a variable"));
         }
         let follow = follow(&cli)?;
+        let control = control::control(&mut cli)?;
         let (acks, readiness) = readiness::readiness(cli.ack, &dialects)?;
         let (stop_timeout, parent_term_stop_timeout) = match (cli.stop_timeout, follow) {
             // Any server may be followed, and grace is one of them.
@@ -201,6 +208,7 @@ impl Config {
             dialects,
             signals: Table::new(&cli.on, ignored)?,
             pid_file: cli.pid_file,
+            control,
         })
     }
 }
@@ -239,7 +247,10 @@ fn invalid(option: &str, value: &str, why: &str) -> Error {
 }
 
 /// A length of time; a bare 0 needs no unit.
-fn duration(option: &str, text: &str) -> Result<Duration, Error> {
+///
+/// # Errors
+/// [`Error::Usage`], naming the option.
+pub fn duration(option: &str, text: &str) -> Result<Duration, Error> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }

@@ -6,9 +6,11 @@
 //! answers. The loop never waits for a client: what it answers goes into a bounded
 //! queue, and a client that does not read loses lines, then its connection.
 
-//pub mod client;
+pub mod client;
 pub mod facts;
+mod find;
 mod line;
 pub mod place;
 pub mod protocol;
 pub mod server;
+mod table;

@@ -16,8 +16,8 @@ pub const LONGEST_LINE: usize = 64 * 1024;
 
 /// What can be asked for, as it is spelled.
 pub const VERBS: [&str; 13] = [
-    "status", "upgrade", "commit", "rollback", "scale", "stop", "signal", "hammer", "reexec", "events", "bind",
-    "unbind", "metrics",
+    "status", "upgrade", "commit", "rollback", "scale", "stop", "signal", "hammer", "reexec", "events",
+    "bind", "unbind", "metrics",
 ];
 
 /// A request, with its words understood.

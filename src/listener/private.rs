@@ -39,8 +39,7 @@ impl PrivateSocket {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
         let mode = if group.is_some() { 0o660 } else { 0o600 };
         let permissions = Permissions { mode: Some(mode), user: None, group };
-        let bound =
-            path::bind_alone(&socket, path, permissions, START_PATIENCE, || socket.listen(BACKLOG))?;
+        let bound = path::bind_alone(&socket, path, permissions, START_PATIENCE, || socket.listen(BACKLOG))?;
         Ok(PrivateSocket { bound, listener: OwnedFd::from(socket).into() })
     }
 

@@ -1,0 +1,132 @@
+//! The flags of `graceful-run ctl`. Their doc comments are its `--help`, and
+//! CONTROL of the man page.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Talk to a running graceful-run
+///
+/// Every verb waits for its outcome and exits with it: a deploy script that goes on
+/// after `upgrade` knows that the new generation serves. Without --name and --socket
+/// it is the one in GRACEFUL_RUN_CONTROL (a worker's own), else the only one that
+/// runs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "graceful-run ctl",
+    bin_name = "graceful-run ctl",
+    version,
+    after_help = STATUSES,
+    after_long_help = STATUSES,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+pub struct Ctl {
+    /// The one that was started with this --name
+    #[arg(long, value_name = "NAME", global = true, conflicts_with = "socket")]
+    pub name: Option<String>,
+
+    /// The one whose control socket is here
+    #[arg(long, value_name = "PATH", global = true)]
+    pub socket: Option<PathBuf>,
+
+    /// Print one JSON object on stdout, and nothing else
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Wait for the outcome no longer than this: exit 124, and what was begun goes on
+    #[arg(long, value_name = "DUR", global = true)]
+    pub timeout: Option<String>,
+
+    /// What is asked for.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What is asked for.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Show generation, workers, listeners and the last upgrade
+    Status {
+        /// Show it anew each second, until it ends
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Replace the serving generation; done when the new one serves
+    ///
+    /// One that is under way is ended first, and this one comes after it.
+    Upgrade {
+        /// Keep both generations until `commit` or `rollback`: one worker of the new one serves beside the old
+        #[arg(long, conflicts_with = "now")]
+        hold: bool,
+        /// Supersede the one that is under way or on hold, instead of coming after it
+        #[arg(long)]
+        now: bool,
+        /// Whether its outcome is waited for.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Let the generation that is on hold serve alone
+    Commit(Waiting),
+    /// Undo the upgrade that is on hold
+    Rollback(Waiting),
+    /// Have so many workers; done when they are ready
+    Scale {
+        /// How many.
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        workers: u32,
+        /// Whether its outcome is waited for.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Stop the workers, and end; done when everything is gone
+    Stop {
+        /// Kill them
+        #[arg(long)]
+        now: bool,
+        /// Whether its outcome is waited for.
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Pass a signal on to ready workers
+    Signal {
+        /// Its name or number.
+        #[arg(value_name = "SIG")]
+        signal: String,
+    },
+    /// Kill whatever is still draining
+    Hammer,
+    /// Print what happens from now on, a JSON object a line
+    Events,
+    /// Replace graceful-run itself
+    #[command(hide = true)]
+    Reexec,
+    /// Hold one more socket
+    #[command(hide = true)]
+    Bind {
+        /// As in `-b`.
+        #[arg(value_name = "BIND")]
+        bind: String,
+    },
+    /// Let go of a socket
+    #[command(hide = true)]
+    Unbind {
+        /// Its name.
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Numbers for a monitor
+    #[command(hide = true)]
+    Metrics,
+}
+
+/// Of verbs that take their time.
+#[derive(Debug, Args)]
+pub struct Waiting {
+    /// Do not wait for the outcome
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+const STATUSES: &str = "\
+Exit status: 0 done, 1 failed or undone, 2 usage, 3 nothing is running there, 4 not permitted,
+124 still under way when --timeout ran out, 125 a failure of ctl's own. See graceful-run(1).";

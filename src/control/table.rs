@@ -1,0 +1,134 @@
+//! A status for people.
+
+use super::protocol::Status;
+use std::time::Duration;
+
+/// Some lines: the whole, the last upgrade, the listeners, the workers.
+pub fn show(status: &Status) -> String {
+    let mut text = String::new();
+    let name = status.name.as_deref().map_or(String::new(), |name| format!("{name}: "));
+    let up = length(status.uptime_ms);
+    text +=
+        &format!("{name}{}, generation {}, pid {}, up {up}\n", status.phase, status.generation, status.pid);
+    if let Some(last) = &status.last_upgrade {
+        let why = last.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        let took = length(last.duration_ms);
+        text += &format!("last upgrade: {} to {} {} after {took}{why}\n", last.from, last.to, last.result);
+    }
+    let mut more = Vec::new();
+    if status.pending_upgrade {
+        more.push("another upgrade follows".to_owned());
+    }
+    more.extend(count(status.failed_upgrades, "upgrade failed", "upgrades failed"));
+    more.extend(count(status.crashes, "worker ended by itself", "workers ended by themselves"));
+    if !more.is_empty() {
+        text += &format!("{}\n", more.join(", "));
+    }
+    if !status.listeners.is_empty() {
+        let rows = status.listeners.iter().map(|listener| {
+            let queue = match (listener.queue, listener.backlog) {
+                (Some(queue), Some(backlog)) => format!("{queue}/{backlog}"),
+                (Some(queue), None) => queue.to_string(),
+                _ => String::new(),
+            };
+            let fd = listener.fd.map_or(String::new(), |fd| fd.to_string());
+            [listener.name.clone(), listener.address.clone(), listener.kind.clone(), fd, queue]
+        });
+        text += &table(["LISTENER", "ADDRESS", "KIND", "FD", "QUEUE"], rows.collect());
+    }
+    let rows = status.workers.iter().map(|worker| {
+        [
+            worker.slot.to_string(),
+            worker.generation.to_string(),
+            worker.pid.map_or(String::new(), |pid| pid.to_string()),
+            worker.stage.clone(),
+            length(worker.age_ms),
+            worker.ack.clone().unwrap_or_default(),
+            worker.connections.map_or(String::new(), |count| count.to_string()),
+            worker.status.clone().unwrap_or_default(),
+        ]
+    });
+    text +=
+        &table(["SLOT", "GENERATION", "PID", "STAGE", "AGE", "ACK", "CONNECTIONS", "STATUS"], rows.collect());
+    text
+}
+
+fn count(number: u32, one: &str, many: &str) -> Option<String> {
+    match number {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        _ => Some(format!("{number} {many}")),
+    }
+}
+
+/// Columns that are empty in every row are left out.
+fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
+    let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let mut text = String::from("\n");
+    let shown: Vec<(usize, usize)> = (0..N)
+        .filter(|&column| widest(column) > 0)
+        .map(|column| (column, widest(column).max(head[column].len())))
+        .collect();
+    for row in std::iter::once(head.map(String::from)).chain(rows.iter().cloned()) {
+        let cells: Vec<String> =
+            shown.iter().map(|&(column, width)| format!("{:width$}", row[column])).collect();
+        text += cells.join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// Milliseconds below a second, whole seconds above.
+pub fn length(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        _ => humantime::format_duration(Duration::from_secs(ms / 1000)).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::protocol::{LastUpgrade, Listener, Worker};
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_takes_no_room() {
+        let status = Status {
+            pid: 71,
+            name: Some("web".into()),
+            phase: "running".into(),
+            generation: 3,
+            uptime_ms: 81_234,
+            listeners: vec![Listener {
+                name: "http".into(),
+                address: "[::]:5001".into(),
+                kind: "tcp".into(),
+                fd: Some(3),
+                ..Listener::default()
+            }],
+            workers: vec![Worker {
+                pid: Some(90),
+                generation: 3,
+                stage: "ready".into(),
+                age_ms: 21,
+                ack: Some("notify".into()),
+                ..Worker::default()
+            }],
+            last_upgrade: Some(LastUpgrade { from: 2, to: 3, result: "ok".into(), ..LastUpgrade::default() }),
+            crashes: 2,
+            ..Status::default()
+        };
+        let expected = "\
+web: running, generation 3, pid 71, up 1m 21s
+last upgrade: 2 to 3 ok after 0 ms
+2 workers ended by themselves
+
+LISTENER  ADDRESS    KIND  FD
+http      [::]:5001  tcp   3
+
+SLOT  GENERATION  PID  STAGE  AGE    ACK
+0     3           90   ready  21 ms  notify
+";
+        assert_eq!(show(&status), expected);
+    }
+}
