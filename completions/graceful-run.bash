@@ -23,7 +23,7 @@ _graceful__run() {
 
     case "${cmd}" in
         graceful__run)
-            opts="-b -n -C -E -v -q -h -V --bind --workers --export --chdir --env --env-file --env-dir --clear-env --drop-env --user --umask --no-new-privs --pass-fd --foreground-tty --capture-stderr --on-death --ack --ack-timeout --on-ack-timeout --soak --surge --stop-first --follow --stop-signal --stop-timeout --max-draining --on --restart --stable --retry-start --pid-file --verbose --quiet --log-format --help --version"
+            opts="-b -n -C -E -v -q -h -V --bind --workers --export --chdir --env --env-file --env-dir --clear-env --drop-env --user --umask --no-new-privs --pass-fd --foreground-tty --capture-stderr --on-death --ack --ack-timeout --on-ack-timeout --soak --surge --stop-first --follow --stop-signal --stop-timeout --max-draining --on --restart --stable --retry-start --pid-file --name --socket --no-socket --control-group --verbose --quiet --log-format --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -142,6 +142,18 @@ _graceful__run() {
                     return 0
                     ;;
                 --pid-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control-group)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

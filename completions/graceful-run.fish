@@ -27,6 +27,9 @@ on-failure\t'Unless it exits with status 0'
 never\t'Never; we exit as it did'"
 complete -c graceful-run -l stable -d 'A worker that has lived this long has not crashed in a row' -r
 complete -c graceful-run -l pid-file -d 'Write our process id here once the first generation is ready' -r -F
+complete -c graceful-run -l name -d 'A name for this instance: of its control socket, and of a lock' -r
+complete -c graceful-run -l socket -d 'Where the control socket is [default: /run/graceful-run/NAME.sock, or PID.sock]' -r -F
+complete -c graceful-run -l control-group -d 'Let the members of this group use the control socket, beside ourselves and root' -r
 complete -c graceful-run -l log-format -d 'Form of the log lines on stderr' -r -f -a "text\t'A sentence a line'
 json\t'A JSON object a line'"
 complete -c graceful-run -l clear-env -d 'Start the worker\'s environment from nothing'
@@ -35,6 +38,7 @@ complete -c graceful-run -l foreground-tty -d 'Keep the worker in the terminal\'
 complete -c graceful-run -l capture-stderr -d 'Keep the last 20 lines of each worker\'s stderr, to tell them when it fails'
 complete -c graceful-run -l stop-first -d 'Stop the old worker before the new one starts'
 complete -c graceful-run -l retry-start -d 'Keep trying when the very first worker fails, instead of exiting'
+complete -c graceful-run -l no-socket -d 'Have no control socket'
 complete -c graceful-run -s v -l verbose -d 'Say more; twice: even more'
 complete -c graceful-run -s q -l quiet -d 'Say only what went wrong; twice: only what ended us'
 complete -c graceful-run -s h -l help -d 'Print help (see more with \'--help\')'

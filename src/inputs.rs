@@ -1,13 +1,14 @@
 //! The threads that turn what the system says into inputs of the loop.
 
 use crate::ack::{Heard, Watcher};
+use crate::control::server::Message;
 use crate::core::event::WorkerId;
 use crate::error::{Error, reason};
 use crate::export::GOAGAIN_SIGNAL;
 use crate::signals::Table;
-use crate::sys::tree::{self, Lineage, Sender};
+use crate::sys::tree::{self, Lineage};
 use crate::sys::{inherited, process};
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use log::info;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use nix::sys::signal::Signal;
@@ -30,16 +31,18 @@ const TOLD_BY_WORKERS: [i32; 3] = [libc::SIGTERM, libc::SIGUSR1, GOAGAIN_SIGNAL]
 pub enum Input {
     /// A signal reached us, by number (it may be a real-time one). Who sent it is
     /// known unless it was the kernel or somebody outside our pid namespace.
-    Signal(i32, Option<Sender>),
+    Signal(i32, Option<tree::Sender>),
     /// A worker spoke.
     Heard(WorkerId, Heard),
     /// The path of a listener may have gone.
     PathGone,
+    /// A client of the control socket wants something.
+    Control(Message),
 }
 
 /// Starts the threads. ctrlc owns SIGINT, signal-hook every other signal;
 /// `more` are listened for beside those of the table. The `paths`, each a
-/// directory and a name, are watched if there are any.
+/// directory and a name, are watched if there are any. More inputs may be sent.
 ///
 /// # Errors
 /// When the system has no descriptor or thread to spare.
@@ -47,7 +50,7 @@ pub fn start(
     signals: &Table,
     more: &[i32],
     paths: Vec<(PathBuf, OsString)>,
-) -> Result<(Receiver<Input>, Watcher), Error> {
+) -> Result<(Sender<Input>, Receiver<Input>, Watcher), Error> {
     let (sender, inputs) = bounded(QUEUE);
     if !paths.is_empty()
         && let Err(error) = watch(paths, sender.clone())
@@ -64,7 +67,7 @@ pub fn start(
     let others = signals.signals().filter(|signal| *signal != Signal::SIGINT).map(|signal| signal as i32);
     let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).chain(more.iter().copied()).collect();
     let mut signals = SignalsInfo::<WithOrigin>::new(all).map_err(failed)?;
-    let heard = sender.clone();
+    let (heard, further) = (sender.clone(), sender.clone());
     std::thread::Builder::new()
         .name("signals".into())
         .stack_size(128 * 1024)
@@ -84,7 +87,7 @@ pub fn start(
                     // Read at once: a child that is sent to say it is soon gone.
                     let told = TOLD_BY_WORKERS.contains(&origin.signal);
                     let lineage = |pid| if told { tree::lineage(pid) } else { Lineage::default() };
-                    let from = from.map(|pid| Sender { pid, lineage: lineage(pid) });
+                    let from = from.map(|pid| tree::Sender { pid, lineage: lineage(pid) });
                     let _ = sender.send(Input::Signal(origin.signal, from));
                 }
             }
@@ -94,12 +97,12 @@ pub fn start(
         let _ = heard.send(Input::Heard(id, what));
     })
     .map_err(|error| Error::cannot("listen for acks", reason(&error)))?;
-    Ok((inputs, watcher))
+    Ok((further, inputs, watcher))
 }
 
 /// Tells when a name goes or is given to something else: inotify(7), which few
 /// network file systems have.
-fn watch(paths: Vec<(PathBuf, OsString)>, gone: crossbeam_channel::Sender<Input>) -> io::Result<()> {
+fn watch(paths: Vec<(PathBuf, OsString)>, gone: Sender<Input>) -> io::Result<()> {
     let changes = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO;
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
     let mut watched = Vec::new();

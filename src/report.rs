@@ -1,6 +1,8 @@
 //! What happened, for people: one line an event, with generation, pid and
 //! durations; and our last words.
 
+pub mod event;
+
 use crate::books::Books;
 use crate::config::Config;
 use crate::core::event::{AckKind, Ending, Exit, Failure, Generation, Refusal, Report, WorkerId};
@@ -33,38 +35,13 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
             };
             info!(generation = to.0, took_ms = ms(took); "{to}: serves after {}{old}", length(took));
         }
-        Report::UpgradeFailed { from, to, why, replaced, of, took, left, held } => {
-            let kept = match (replaced, why) {
-                (0, Failure::Stopped) if left || stop_first => format!("{from} is not started again"),
-                (0, Failure::NoSuccessor { worker, exit }) => {
-                    let asked = config.follow.filter(|&signal| exit == Exit::Signal(signal as i32));
-                    let hint = asked.map(|signal| signals::name(signal as i32));
-                    let hint = hint.map(|name| format!(" (does it restart itself on {name}?)"));
-                    let lost = Failure::Exited { worker, exit, ready: true };
-                    format!("{from} is gone{}{}", again(policy.brings_back(lost)), hint.unwrap_or_default())
-                }
-                (0, _) if left => format!("{from} is gone{}", again(policy.brings_back(why))),
-                (0, _) if stop_first => format!("{from} is started again"),
-                (0, _) => format!("{from} still serves"),
-                _ => format!("{replaced} of {of} replaced, the others stay with {from}"),
-            };
-            let reason = match why {
-                Failure::NoAck(worker, _) if left => {
-                    format!(
-                        "pid {} did not accept when the old worker had ended",
-                        Named::new(worker, books).pid
-                    )
-                }
-                Failure::Exited { worker, exit, .. } if held => {
-                    format!("worker pid {} {} while it was on hold", Named::new(worker, books).pid, how(exit))
-                }
-                _ => failure(why, books),
-            };
+        Report::UpgradeFailed { to, why, took, .. } => {
+            let reason = undone(report, books, config).unwrap_or_default();
             match why {
                 Failure::RolledBack | Failure::Superseded => {
-                    info!(generation = to.0, took_ms = ms(took); "upgrade to {to} undone: {reason}; {kept}");
+                    info!(generation = to.0, took_ms = ms(took); "upgrade to {to} undone: {reason}");
                 }
-                _ => warn!(generation = to.0, took_ms = ms(took); "upgrade to {to} failed: {reason}; {kept}"),
+                _ => warn!(generation = to.0, took_ms = ms(took); "upgrade to {to} failed: {reason}"),
             }
         }
         Report::Held { from, to, took } => {
@@ -122,6 +99,37 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
         Report::Stopping => info!("stopping"),
         Report::Ignored(request) => info!("{} ignored: stopping", wish(request)),
     }
+}
+
+/// Why an upgrade was undone and what that leaves, if this report says that one was.
+pub fn undone(report: &Report, books: &Books, config: &Config) -> Option<String> {
+    let Report::UpgradeFailed { from, why, replaced, of, left, held, .. } = *report else { return None };
+    let policy = &config.policy;
+    let stop_first = policy.stop_first;
+    let kept = match (replaced, why) {
+        (0, Failure::Stopped) if left || stop_first => format!("{from} is not started again"),
+        (0, Failure::NoSuccessor { worker, exit }) => {
+            let asked = config.follow.filter(|&signal| exit == Exit::Signal(signal as i32));
+            let hint = asked.map(|signal| signals::name(signal as i32));
+            let hint = hint.map(|name| format!(" (does it restart itself on {name}?)"));
+            let lost = Failure::Exited { worker, exit, ready: true };
+            format!("{from} is gone{}{}", again(policy.brings_back(lost)), hint.unwrap_or_default())
+        }
+        (0, _) if left => format!("{from} is gone{}", again(policy.brings_back(why))),
+        (0, _) if stop_first => format!("{from} is started again"),
+        (0, _) => format!("{from} still serves"),
+        _ => format!("{replaced} of {of} replaced, the others stay with {from}"),
+    };
+    let reason = match why {
+        Failure::NoAck(worker, _) if left => {
+            format!("pid {} did not accept when the old worker had ended", Named::new(worker, books).pid)
+        }
+        Failure::Exited { worker, exit, .. } if held => {
+            format!("worker pid {} {} while it was on hold", Named::new(worker, books).pid, how(exit))
+        }
+        _ => failure(why, books),
+    };
+    Some(format!("{reason}; {kept}"))
 }
 
 fn again(comes_back: bool) -> &'static str {
@@ -334,7 +342,7 @@ fn ms(duration: Duration) -> u64 {
 }
 
 /// Milliseconds below ten seconds, seconds above.
-fn length(duration: Duration) -> String {
+pub fn length(duration: Duration) -> String {
     match duration.as_millis() {
         millis @ 0..10_000 => format!("{millis} ms"),
         millis => format!("{} s", millis / 1000),

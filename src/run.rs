@@ -1,6 +1,7 @@
 //! The loop: what happens becomes an event, the core says what follows, and it
 //! is done. Only this thread forks, signals and reaps.
 
+mod control;
 mod follow;
 mod hear;
 mod heed;
@@ -8,13 +9,16 @@ mod looks;
 mod probe;
 mod reap;
 mod sockets;
+mod status;
 mod tell;
+mod waiters;
 
 use crate::ack::{self, Watcher};
 use crate::books::{Books, Process};
 use crate::capture::Capture;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::control::{place::Place, server};
 use crate::core::event::{Action, Ending, Event, Generation, Reading as From, Refusal, Slot, WorkerId};
 use crate::core::{ShownStage, Supervisor};
 use crate::error::{Error, reason};
@@ -79,6 +83,8 @@ struct Run {
     /// A failure of our own that made us stop.
     failure: Option<Error>,
     clock: Clock,
+    /// Last: the name is held until everything else of ours has gone.
+    control: waiters::Control,
 }
 
 /// Runs the command until it is over.
@@ -95,6 +101,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         None => None,
     };
     let identity = identity.filter(|identity| !identity.is_ours());
+    let place = Place::take(&config.control, &around.environment, &around.directory)?;
     let listeners = descriptors::open_listeners(&config, &around)?;
     config.policy.least_workers = match listeners.iter().any(|listener| listener.reuseport()) {
         // The queue of a slot's own socket would have nobody to serve it.
@@ -111,6 +118,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         Some(path) => Some(PidFile::prepare(&around.directory.join(path))?),
         None => None,
     };
+    let socket = place.open()?;
     info!(pid = std::process::id(); "pid {}: HUP or USR2 upgrades, TERM stops", std::process::id());
     match config.follow {
         Some(signal) => {
@@ -140,7 +148,12 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     upward.starting(tell::start_limit(&config.policy).filter(|_| !config.policy.retry_start));
     let more: &[i32] = if config.acks.goagain() { &[GOAGAIN_SIGNAL] } else { &[] };
     heed::warn_of_silence(&config.policy.readiness.kinds, identity.is_some());
-    let (inputs, watcher) = inputs::start(&config.signals, more, listeners.paths())?;
+    let (sender, inputs, watcher) = inputs::start(&config.signals, more, listeners.paths())?;
+    if let Some(socket) = &socket {
+        let tell = move |message| sender.send(Input::Control(message)).is_ok();
+        let started = socket.listener().and_then(|listener| server::start(listener, place.group(), tell));
+        started.map_err(|error| Error::cannot("listen on the control socket", reason(&error)))?;
+    }
     let books = Books::new(command, config.follow.is_some());
     let capture = config.worker.capture_stderr.then(Capture::start).transpose()?;
     let mut run = Run {
@@ -153,6 +166,8 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
             identity,
             listeners,
             dialects: config.dialects.clone(),
+            name: config.control.name.clone(),
+            control: socket.as_ref().and_then(|socket| Some(socket.path().to_str()?.to_owned())),
             follow: config.follow.is_some(),
         },
         config,
@@ -168,24 +183,26 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         upward,
         failure: None,
         clock: Clock::new(),
+        control: waiters::Control::new(socket, place),
     };
     let ending = run.until_the_end(&inputs);
     run.end_strays(&inputs);
     for id in run.books.gone(|_| false) {
         run.end_check(id);
     }
-    if let Some(failure) = run.failure {
-        return Err(failure);
-    }
-    Ok(report::last_words(ending, &run.books, run.config.policy.stop_timeout, run.core.has_served()))
+    let words = report::last_words(ending, &run.books, run.config.policy.stop_timeout, run.core.has_served());
+    let verdict = match run.failure.take() {
+        Some(failure) => Err(failure),
+        None => Ok(words),
+    };
+    run.control.end(&verdict);
+    verdict
 }
 
 impl Run {
     fn until_the_end(&mut self, inputs: &Receiver<Input>) -> Ending {
         loop {
-            while let Some(event) = self.soon.pop_front() {
-                self.step(event);
-            }
+            self.work_off();
             if let Some(ending) = self.ending {
                 return ending;
             }
@@ -197,8 +214,16 @@ impl Run {
                 Some(Input::Signal(signal, from)) => self.heed(signal, from),
                 Some(Input::Heard(id, heard)) => self.hear(id, heard),
                 Some(Input::PathGone) => self.look(Look::at_paths(&self.core)),
+                Some(Input::Control(message)) => self.control(message),
                 None => self.soon.push_back(Event::Tick),
             }
+        }
+    }
+
+    /// What actions brought about, and what follows from that.
+    fn work_off(&mut self) {
+        while let Some(event) = self.soon.pop_front() {
+            self.step(event);
         }
     }
 
@@ -237,6 +262,7 @@ impl Run {
         if self.ending.is_none() && self.core.workers().count() < self.books.count() {
             self.close_books();
         }
+        self.settle_control();
     }
 
     fn close_books(&mut self) {

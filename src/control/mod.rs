@@ -13,4 +13,5 @@ mod line;
 pub mod place;
 pub mod protocol;
 pub mod server;
+mod status;
 mod table;

@@ -74,6 +74,8 @@ pub struct Answers {
 #[derive(Debug)]
 enum Answer {
     Line(Arc<[u8]>),
+    /// The last line of one that has no result.
+    LastLine(Arc<[u8]>, Sender<()>),
     Progress(Box<(Status, Snapshot)>),
     Status(Box<(Status, Snapshot)>),
     /// The channel is held until it is written.
@@ -112,6 +114,11 @@ impl Answers {
     /// The result, and what is told apart once the client has it or has gone.
     pub fn last_result(self, reply: Reply, written: Sender<()>) {
         let _ = self.send(Answer::Result(Box::new(reply), Some(written)));
+    }
+
+    /// The last line, and what is told apart once the client has it or has gone.
+    pub fn last_line(self, line: &Arc<[u8]>, written: Sender<()>) {
+        let _ = self.send(Answer::LastLine(Arc::clone(line), written));
     }
 
     fn send(&self, answer: Answer) -> Result<(), TrySendError<()>> {
@@ -333,16 +340,14 @@ impl<T: Fn(Message) -> bool> Connection<T> {
                 Ok(Answer::Line(line)) => (self.send(&line), false),
                 Ok(Answer::Progress(about)) => (self.write(&progress_of(*about)), false),
                 Ok(Answer::Status(about)) => (self.write(&status_of(*about)), true),
-                Ok(Answer::Result(reply, written)) => {
-                    let sent = self.write(&*reply);
-                    if written.is_some() {
-                        drop(written);
-                        // The client sees our end by that of the connection.
-                        loop {
-                            std::thread::park();
-                        }
-                    }
-                    (sent, true)
+                Ok(Answer::LastLine(line, written)) => {
+                    self.send(&line);
+                    stay(written)
+                }
+                Ok(Answer::Result(reply, None)) => (self.write(&*reply), true),
+                Ok(Answer::Result(reply, Some(written))) => {
+                    self.write(&*reply);
+                    stay(written)
                 }
                 Err(RecvTimeoutError::Disconnected) => return false,
                 Err(RecvTimeoutError::Timeout) => {
@@ -363,6 +368,14 @@ impl<T: Fn(Message) -> bool> Connection<T> {
     /// A write that finds nobody is an error, not a signal: Rust ignores SIGPIPE.
     fn send(&self, line: &[u8]) -> bool {
         (&*self.stream).write_all(line).is_ok()
+    }
+}
+
+/// The client sees the end of our process by that of its connection.
+fn stay(written: Sender<()>) -> ! {
+    drop(written);
+    loop {
+        std::thread::park();
     }
 }
 

@@ -13,8 +13,8 @@ pub struct Start<'a> {
     pub generation: u32,
     /// Its place.
     pub slot: u32,
-    /// The base name of COMMAND.
-    pub command: &'a str,
+    /// Our name, or the base name of COMMAND.
+    pub name: &'a str,
     /// Where the program lies.
     pub program: &'a str,
     /// SHA-1 of the program's file, in hexadecimal.
@@ -53,7 +53,7 @@ fn spell(dialect: Dialect, listeners: &[(i32, Exported)], start: &Start) -> Vari
             let names: Vec<&str> = names.chain(start.stored.iter().map(String::as_str)).collect();
             pairs([("LISTEN_FDS", names.len().to_string()), ("LISTEN_FDNAMES", names.join(":"))])
         }
-        Dialect::Crank => pairs([("LISTEN_FDS", count.to_string()), ("CRANK_NAME", start.command.into())]),
+        Dialect::Crank => pairs([("LISTEN_FDS", count.to_string()), ("CRANK_NAME", start.name.into())]),
         Dialect::Einhorn => einhorn(listeners, start),
         Dialect::ServerStarter => pairs([
             ("SERVER_STARTER_PORT", joined(listeners, ";", server_starter_pair)),
@@ -220,7 +220,7 @@ mod tests {
         supervisor: 71,
         generation: 3,
         slot: 1,
-        command: "server",
+        name: "server",
         program: "/srv/server",
         binary_id: "da39a3ee5e6b4b0d3255bfef95601890afd80709",
         stored: &[],

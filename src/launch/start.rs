@@ -26,6 +26,10 @@ pub struct Common {
     pub listeners: Listeners,
     /// How they are spelled.
     pub dialects: Vec<Dialect>,
+    /// `--name`
+    pub name: Option<String>,
+    /// Our control socket.
+    pub control: Option<String>,
     /// Workers execute themselves again, some of them by their first argument.
     pub follow: bool,
 }
@@ -44,6 +48,7 @@ impl Common {
             ("GRACEFUL_RUN_SLOT".into(), slot.0.to_string()),
             ("GRACEFUL_RUN_PID".into(), std::process::id().to_string()),
         ];
+        variables.extend(self.control.iter().map(|path| ("GRACEFUL_RUN_CONTROL".into(), path.clone())));
         let exported = self.exported(generation);
         if !exported.is_empty() {
             variables.push(("GRACEFUL_RUN_LISTENERS".into(), spell::listener_list(&exported)));
@@ -120,11 +125,12 @@ impl Common {
             false => String::new(),
         };
         let command = self.worker.command.first().map(Path::new).and_then(Path::file_name);
+        let command = command.unwrap_or_default().to_string_lossy();
         let start = spell::Start {
             supervisor: std::process::id(),
             generation: generation.0,
             slot: slot.0,
-            command: &command.unwrap_or_default().to_string_lossy(),
+            name: self.name.as_deref().unwrap_or(&command),
             program: &program.to_string_lossy(),
             binary_id: &binary_id,
             stored,

@@ -33,6 +33,7 @@ impl Run {
             return;
         }
         report::log(report, &self.books, &self.config);
+        self.tell_control(report);
         self.change_listeners(report);
         match *report {
             Report::Serving(generation) => {

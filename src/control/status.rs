@@ -1,0 +1,90 @@
+//! What `ctl status` tells, as it is written. Fields are only ever added; one that is
+//! missing has its default.
+
+use serde::{Deserialize, Serialize};
+
+/// What `ctl status` tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// [`VERSION`](super::protocol::VERSION).
+    pub version: u32,
+    /// Our process id.
+    pub pid: i32,
+    /// `--name`.
+    pub name: Option<String>,
+    /// `starting`, `running`, `upgrading`, `holding` or `stopping`.
+    pub phase: String,
+    /// The one that serves, or the first one while it starts.
+    pub generation: u32,
+    /// Since we were started.
+    pub uptime_ms: u64,
+    /// The sockets that we hold, in order.
+    pub listeners: Vec<Listener>,
+    /// Every worker of which something lives.
+    pub workers: Vec<Worker>,
+    /// The last upgrade that ended.
+    pub last_upgrade: Option<LastUpgrade>,
+    /// Whether another one follows the one under way.
+    pub pending_upgrade: bool,
+    /// Upgrades that were undone.
+    pub failed_upgrades: u32,
+    /// Workers that ended by themselves.
+    pub crashes: u32,
+}
+
+/// A socket that we hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Listener {
+    /// As in LISTEN_FDNAMES.
+    pub name: String,
+    /// As the kernel has it.
+    pub address: String,
+    /// `tcp`, `udp`, `unix`, `unix-dgram` or `unix-seqpacket`.
+    pub kind: String,
+    /// Its number in a worker, if it has one there.
+    pub fd: Option<i32>,
+    /// Connections that wait to be accepted.
+    pub queue: Option<u32>,
+    /// How many may.
+    pub backlog: Option<u32>,
+}
+
+/// A worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Worker {
+    /// Its process id; None while it has no process.
+    pub pid: Option<i32>,
+    /// Its generation.
+    pub generation: u32,
+    /// Its place.
+    pub slot: u32,
+    /// `starting`, `ready`, `draining` or `killed`.
+    pub stage: String,
+    /// Since its program first ran.
+    pub age_ms: u64,
+    /// What made it ready.
+    pub ack: Option<String>,
+    /// Connections that it holds.
+    pub connections: Option<u32>,
+    /// What it says of itself.
+    pub status: Option<String>,
+}
+
+/// An upgrade that has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastUpgrade {
+    /// The generation that served.
+    pub from: u32,
+    /// The one that was to.
+    pub to: u32,
+    /// `ok`, `failed` or `superseded`.
+    pub result: String,
+    /// Why, unless it is `ok`.
+    pub reason: Option<String>,
+    /// Since the request was taken up.
+    pub duration_ms: u64,
+}

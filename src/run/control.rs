@@ -1,0 +1,117 @@
+//! What clients of the control socket ask for.
+//!
+//! Contract: the books of the core decide. Each request has one result, unless its
+//! client has gone; that changes nothing of what it began. Nobody is waited for here.
+
+use super::Run;
+use super::status::phase_name;
+use super::waiters::{Waiter, Waits, workers};
+use crate::control::protocol::{self, How, Reply, Verb, line};
+use crate::control::server::{Answers, Asked, Message};
+use crate::core::event::{Event, Request, Token, WorkerId};
+use crate::core::{Phase, ShownStage};
+use crate::report::event;
+use crate::signals;
+use serde_json::json;
+use std::collections::BTreeSet;
+
+/// What is not built.
+const NOT_HAD: &str = "not to be had in this version";
+
+impl Run {
+    /// A message of the control socket.
+    pub(super) fn control(&mut self, message: Message) {
+        match message {
+            Message::Asked(asked) => self.asked(asked),
+            Message::Progress(client) => {
+                let (status, snapshot) = self.state();
+                let waiter = self.control.waiters.iter().find(|waiter| waiter.client == client);
+                if let Some(waiter) = waiter {
+                    waiter.answers.progress(status, snapshot);
+                }
+            }
+            Message::Gone(client) => drop(self.control.take(client)),
+        }
+    }
+
+    fn asked(&mut self, asked: Asked) {
+        log::debug!("control: {:?}", asked.verb);
+        self.look_for_takeovers();
+        self.work_off();
+        let phase = self.core.phase();
+        let stopping = phase == Phase::Stopping;
+        match asked.verb {
+            Verb::Status => {
+                let (status, snapshot) = self.state();
+                asked.answers.status(status, snapshot);
+            }
+            Verb::Events => {
+                let (generation, phase) = (self.core.generation().0, phase_name(phase));
+                let hello = json!({"version": protocol::VERSION, "pid": std::process::id(), "generation": generation, "phase": phase});
+                // It is the first line of this client: there is room for it.
+                let _ = asked.answers.line(&line(&event::named("hello", hello)).into());
+                let Asked { client, answers, .. } = asked;
+                self.control.waiters.push(Waiter { client, answers, waits: Waits::Events { missed: 0 } });
+            }
+            Verb::Hammer => self.hammer(asked),
+            Verb::Stop { now } => {
+                let request = if now { Request::Kill } else { Request::Stop };
+                self.demand(asked, request, Waits::Stop);
+            }
+            _ if stopping => asked.answers.result(Reply::failed("stopping")),
+            Verb::Upgrade(How::Plain | How::Hold) if phase == Phase::Holding => {
+                let to = self.control.to.map_or(0, |to| to.0);
+                let why =
+                    format!("generation {to} is on hold (ctl commit, ctl rollback, or ctl upgrade --now)");
+                asked.answers.result(Reply::failed(why));
+            }
+            Verb::Upgrade(how) => {
+                let request = match how {
+                    How::Plain => Request::Upgrade,
+                    How::Now => Request::UpgradeNow,
+                    How::Hold => Request::Hold,
+                };
+                self.demand(asked, request, Waits::Next { hold: how == How::Hold });
+            }
+            Verb::Commit => self.demand(asked, Request::Commit, Waits::Commit),
+            Verb::Rollback => self.demand(asked, Request::Rollback, Waits::Rollback),
+            Verb::Scale(workers) => self.demand(asked, Request::Scale(workers), Waits::Scale(workers)),
+            Verb::Signal(signal) => self.pass_on(asked.answers, signal),
+            Verb::Reexec | Verb::Bind(_) | Verb::Unbind(_) | Verb::Metrics => {
+                asked.answers.result(Reply::failed(NOT_HAD));
+            }
+        }
+    }
+
+    /// Has the core do something, for a client that waits for it.
+    fn demand(&mut self, asked: Asked, request: Request, waits: Waits) {
+        let Asked { client, answers, wait, .. } = asked;
+        self.control.waiters.push(Waiter { client, answers, waits });
+        self.step(Event::Request(request));
+        // What is wrong at once has been answered.
+        if !wait && let Some(waiter) = self.control.take(client) {
+            waiter.answers.result(Reply::done("asked for"));
+        }
+    }
+
+    fn pass_on(&mut self, answers: Answers, signal: i32) {
+        let ready = self.core.workers().filter(|shown| shown.stage == ShownStage::Ready).count() as u32;
+        if ready == 0 {
+            return answers.result(Reply::failed("no worker is ready"));
+        }
+        self.step(Event::Request(Request::Forward(Token(signal))));
+        let name = signals::name(signal);
+        let done = Reply::done(format!("{name} was sent to {}", workers(ready)));
+        answers.result(Reply { workers: Some(ready), ..done });
+    }
+
+    fn hammer(&mut self, asked: Asked) {
+        let draining = self.core.workers().filter(|shown| shown.stage == ShownStage::Draining);
+        let draining: BTreeSet<WorkerId> = draining.map(|shown| shown.worker).collect();
+        if draining.is_empty() {
+            let done = Reply::done("nothing was draining");
+            return asked.answers.result(Reply { workers: Some(0), ..done });
+        }
+        self.demand(asked, Request::Hammer, Waits::Gone(draining));
+    }
+}

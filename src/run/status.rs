@@ -1,0 +1,75 @@
+//! What there is, for `ctl status`.
+
+use super::Run;
+use crate::control::facts::{self, Snapshot};
+use crate::control::protocol::{self, Status};
+use crate::core::{Phase, ShownStage};
+use crate::export::{Dialect, first_listener};
+use crate::report::event;
+
+impl Run {
+    /// What there is, but for what takes a look at the kernel.
+    pub(super) fn state(&self) -> (Status, Snapshot) {
+        let now = self.clock.now();
+        let generation = self.core.generation();
+        let workers = self.core.workers().map(|shown| protocol::Worker {
+            pid: self.books.process(shown.worker).map(|process| process.pid.as_raw()),
+            generation: shown.generation.0,
+            slot: shown.slot.0,
+            stage: stage_name(shown.stage).into(),
+            age_ms: now.saturating_sub(shown.since).as_millis() as u64,
+            ack: shown.ack.map(|kind| event::ack_name(kind).into()),
+            connections: None,
+            status: None,
+        });
+        let listeners = self.common.listeners.iter().map(|listener| protocol::Listener {
+            name: listener.name().into(),
+            address: listener.address().into(),
+            ..protocol::Listener::default()
+        });
+        let mut next = match first_listener(&self.common.dialects) {
+            None if self.common.dialects.contains(&Dialect::Stdin) => Some(0),
+            first => first,
+        };
+        let shown = self.common.listeners.iter().map(|listener| {
+            let fd = if listener.is_for(generation.0) { next } else { None };
+            next = if fd.is_some() { next.map(|fd| fd + 1) } else { next };
+            facts::Listener { kind: listener.kind(), fd }
+        });
+        let snapshot = Snapshot { listeners: shown.collect() };
+        let status = Status {
+            version: protocol::VERSION,
+            pid: std::process::id().cast_signed(),
+            name: self.common.name.clone(),
+            phase: phase_name(self.core.phase()).into(),
+            generation: generation.0,
+            uptime_ms: now.as_millis() as u64,
+            listeners: listeners.collect(),
+            workers: workers.collect(),
+            last_upgrade: self.control.last.clone(),
+            pending_upgrade: self.core.upgrade_pending(),
+            failed_upgrades: self.control.failed,
+            crashes: self.control.crashes,
+        };
+        (status, snapshot)
+    }
+}
+
+pub(super) fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Running => "running",
+        Phase::Upgrading => "upgrading",
+        Phase::Holding => "holding",
+        Phase::Stopping => "stopping",
+    }
+}
+
+fn stage_name(stage: ShownStage) -> &'static str {
+    match stage {
+        ShownStage::Starting => "starting",
+        ShownStage::Ready => "ready",
+        ShownStage::Draining => "draining",
+        ShownStage::Killed => "killed",
+    }
+}

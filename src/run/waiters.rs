@@ -1,0 +1,312 @@
+//! Who waits for what, and what the reports of the core are for them.
+//!
+//! Contract: a report is all that is known of an outcome. What was asked for while
+//! another upgrade was under way waits for the next to begin, and has the verdict of
+//! that one.
+
+use super::{Run, Verdict};
+use crate::control::place::Place;
+use crate::control::protocol::{LastUpgrade, Outcome, Reply, line};
+use crate::control::server::{Answers, ClientId};
+use crate::core::Phase;
+use crate::core::event::{Failure, Generation, Report, Request, WorkerId};
+use crate::error::Error;
+use crate::listener::PrivateSocket;
+use crate::report::{self, event};
+use crossbeam_channel::{Sender, bounded};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long our last words to clients may take.
+const FLUSH: Duration = Duration::from_secs(1);
+/// The clients, and what they are told of the past.
+#[derive(Debug)]
+pub(super) struct Control {
+    /// It goes with us, before the name does.
+    _socket: Option<PrivateSocket>,
+    /// Holds the lock of the name.
+    _place: Place,
+    pub(super) waiters: Vec<Waiter>,
+    /// The generation that an upgrade under way is to.
+    pub(super) to: Option<Generation>,
+    pub(super) last: Option<LastUpgrade>,
+    pub(super) failed: u32,
+    pub(super) crashes: u32,
+}
+
+/// A client that has not had its result.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) client: ClientId,
+    pub(super) answers: Answers,
+    pub(super) waits: Waits,
+}
+
+/// What a client waits for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// Whatever happens; so many events did not reach it.
+    Events {
+        missed: u64,
+    },
+    /// The end of the next upgrade, which has not begun; `hold` if it was to be held.
+    Next {
+        hold: bool,
+    },
+    /// The end of the upgrade to this generation.
+    Upgrade(Generation),
+    /// That what is on hold is committed, or rolled back.
+    Commit,
+    Rollback,
+    /// So many workers.
+    Scale(u32),
+    /// The end of these.
+    Gone(BTreeSet<WorkerId>),
+    /// Our own end.
+    Stop,
+}
+
+impl Control {
+    pub(super) fn new(socket: Option<PrivateSocket>, place: Place) -> Control {
+        let (waiters, failed, crashes) = (Vec::new(), 0, 0);
+        Control { _socket: socket, _place: place, waiters, to: None, last: None, failed, crashes }
+    }
+
+    pub(super) fn take(&mut self, client: ClientId) -> Option<Waiter> {
+        let at = self.waiters.iter().position(|waiter| waiter.client == client)?;
+        Some(self.waiters.swap_remove(at))
+    }
+
+    /// Sends a result to each of whom it is one.
+    fn resolve(&mut self, result: impl Fn(&Waits) -> Option<Reply>) {
+        let mut rest = Vec::with_capacity(self.waiters.len());
+        for waiter in self.waiters.drain(..) {
+            match result(&waiter.waits) {
+                Some(reply) => waiter.answers.result(reply),
+                None => rest.push(waiter),
+            }
+        }
+        self.waiters = rest;
+    }
+
+    /// Tells everybody of an event, as far as they read.
+    fn tell(&mut self, event: &Value) {
+        let text: Arc<[u8]> = line(event).into();
+        for waiter in &mut self.waiters {
+            let Waits::Events { missed } = &mut waiter.waits else {
+                // It can do without: its result will tell.
+                let _ = waiter.answers.line(&text);
+                continue;
+            };
+            if *missed > 0 {
+                let note = line(&event::named("missed", json!({"count": *missed})));
+                if waiter.answers.line(&note.into()).is_ok() {
+                    *missed = 0;
+                }
+            }
+            if *missed > 0 || waiter.answers.line(&text).is_err() {
+                *missed += 1;
+            }
+        }
+    }
+
+    /// Everybody's last result, before we exit.
+    pub(super) fn end(&mut self, verdict: &Result<Verdict, Error>) {
+        let (status, why) = match verdict {
+            Ok((status, why)) => (*status, why.clone()),
+            Err(error) => (error.status(), Some(error.to_string())),
+        };
+        let why = why.as_deref();
+        let (written, all) = bounded(0);
+        for waiter in self.waiters.drain(..) {
+            let written: Sender<()> = written.clone();
+            match waiter.waits {
+                Waits::Events { .. } => {
+                    let event = event::named("ended", json!({"exit_status": status}));
+                    waiter.answers.last_line(&line(&event).into(), written);
+                }
+                Waits::Stop => {
+                    let done = why.map_or("stopped".into(), |why| format!("stopped; {why}"));
+                    let reply = Reply { exit_status: Some(status), ..Reply::done(done) };
+                    waiter.answers.last_result(reply, written);
+                }
+                _ => {
+                    let why = why.map_or(String::new(), |why| format!(": {why}"));
+                    let reply = Reply::failed(format!("graceful-run ends with status {status}{why}"));
+                    let reply = Reply { exit_status: Some(status), ..reply };
+                    waiter.answers.last_result(reply, written);
+                }
+            }
+        }
+        drop(written);
+        // Nothing is ever sent: it ends when everybody has let go of it.
+        let _ = all.recv_timeout(FLUSH);
+    }
+}
+
+impl Run {
+    /// What a report is for those who wait, and for the status.
+    pub(super) fn tell_control(&mut self, report: &Report) {
+        self.remember(report);
+        if self.control.waiters.is_empty() {
+            return;
+        }
+        let event = event::event(report, &self.books, &self.config);
+        self.control.tell(&event);
+        match *report {
+            Report::UpgradeStarted { to, .. } => {
+                for waiter in &mut self.control.waiters {
+                    if matches!(waiter.waits, Waits::Next { .. }) {
+                        waiter.waits = Waits::Upgrade(to);
+                    }
+                }
+            }
+            Report::Held { from, to, took } => self.control.resolve(|waits| match *waits {
+                Waits::Upgrade(it) if it == to => {
+                    let done = Reply::done(format!(
+                        "{to} is on hold after {}: one worker of it serves beside {from} (commit, or rollback)",
+                        report::length(took)
+                    ));
+                    Some(Reply { held: Some(true), ..done }.of(from, to, took))
+                }
+                Waits::Next { .. } => Some(Reply::failed(format!(
+                    "{to} is on hold: the upgrade follows once it is committed or rolled back"
+                ))),
+                _ => None,
+            }),
+            Report::CannotHold => self.control.resolve(|waits| {
+                let why = "two generations cannot live side by side here (--stop-first, --follow)";
+                matches!(waits, Waits::Next { hold: true }).then(|| Reply::failed(why))
+            }),
+            Report::NothingHeld(request) => self.control.resolve(|waits| {
+                let mine = match waits {
+                    Waits::Commit => request == Request::Commit,
+                    Waits::Rollback => request == Request::Rollback,
+                    _ => false,
+                };
+                mine.then(|| Reply::failed("nothing is on hold"))
+            }),
+            Report::UpgradeDone { from, to, took } => self.control.resolve(|waits| match *waits {
+                Waits::Upgrade(it) if it == to => Some(serves(from, to, took)),
+                Waits::Commit => Some(serves(from, to, took)),
+                Waits::Rollback => Some(Reply::failed(format!("{to} serves already"))),
+                _ => None,
+            }),
+            Report::UpgradeFailed { from, to, why, took, .. } => {
+                let reason = report::undone(report, &self.books, &self.config).unwrap_or_default();
+                self.control.resolve(|waits| {
+                    let failed = |result| Reply::because(result, reason.clone()).of(from, to, took);
+                    match *waits {
+                        Waits::Upgrade(it) if it == to && why == Failure::Superseded => {
+                            Some(failed(Outcome::Superseded))
+                        }
+                        Waits::Upgrade(it) if it == to => Some(failed(Outcome::Failed)),
+                        Waits::Commit => Some(failed(Outcome::Failed)),
+                        Waits::Rollback => Some(Reply::done(format!("{to} is undone: {reason}")).of(from, to, took)),
+                        _ => None,
+                    }
+                });
+            }
+            Report::Scaled(workers) => self.control.resolve(|waits| {
+                let other = matches!(*waits, Waits::Scale(it) if it != workers);
+                other.then(|| Reply::because(Outcome::Superseded, format!("{workers} were asked for since")))
+            }),
+            Report::ScaleDone(ready) => self.control.resolve(|waits| match *waits {
+                Waits::Scale(wanted) if ready < wanted => Some(Reply {
+                    workers: Some(ready),
+                    ..Reply::failed(format!("{ready} are ready, the other slots stay empty (--restart)"))
+                }),
+                Waits::Scale(_) => Some(Reply {
+                    workers: Some(ready),
+                    ..Reply::done(format!("{} ready", self::workers(ready)))
+                }),
+                _ => None,
+            }),
+            Report::CannotScale(stays) => self.control.resolve(|waits| {
+                let why = format!("the number of workers stays {stays}: that is the limit");
+                matches!(waits, Waits::Scale(_)).then(|| Reply { workers: Some(stays), ..Reply::failed(why) })
+            }),
+            Report::Stopping => self.control.resolve(|waits| {
+                let later = matches!(waits, Waits::Next { .. } | Waits::Scale(_) | Waits::Commit);
+                later.then(|| Reply::failed("a stop came in between"))
+            }),
+            _ => {}
+        }
+    }
+
+    fn remember(&mut self, report: &Report) {
+        let control = &mut self.control;
+        match *report {
+            Report::UpgradeStarted { to, .. } => control.to = Some(to),
+            Report::UpgradeDone { from, to, took } => {
+                control.to = None;
+                control.last = Some(last(from, to, took, "ok", None));
+            }
+            Report::UpgradeFailed { from, to, why, took, .. } => {
+                control.to = None;
+                let reason = report::undone(report, &self.books, &self.config);
+                control.last = Some(last(from, to, took, event::result_of(why), reason));
+                control.failed = control.failed.saturating_add(1);
+            }
+            Report::Gone { worker, asked: false, .. } if self.core.phase() != Phase::Stopping => {
+                // A replacement that ends is a failed upgrade and told as that.
+                let generation = self.books.get(worker).map(|entry| entry.generation);
+                if control.to.is_none() || generation != control.to {
+                    control.crashes = control.crashes.saturating_add(1);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Answers what no report is about, once a step is over.
+    pub(super) fn settle_control(&mut self) {
+        if self.control.waiters.is_empty() {
+            return;
+        }
+        let (core, phase) = (&self.core, self.core.phase());
+        let here = |id: &WorkerId| core.workers().any(|shown| shown.worker == *id);
+        // Where nothing served yet, the wish became the first start.
+        let begun = phase == Phase::Running && !core.upgrade_pending();
+        let generation = core.generation();
+        self.control.resolve(|waits| match waits {
+            Waits::Gone(ids) if !ids.iter().any(here) => {
+                let count = ids.len() as u32;
+                let done = Reply::done(format!("{} killed", workers(count)));
+                Some(Reply { workers: Some(count), ..done })
+            }
+            Waits::Next { .. } if begun => {
+                Some(Reply { to: Some(generation.0), ..Reply::done(format!("{generation} serves")) })
+            }
+            _ => None,
+        });
+    }
+}
+
+impl Reply {
+    fn of(self, from: Generation, to: Generation, took: Duration) -> Reply {
+        let duration_ms = Some(took.as_millis() as u64);
+        Reply { from: Some(from.0), to: Some(to.0), duration_ms, ..self }
+    }
+}
+
+fn serves(from: Generation, to: Generation, took: Duration) -> Reply {
+    Reply::done(format!("{to} serves after {}", report::length(took))).of(from, to, took)
+}
+
+fn last(
+    from: Generation,
+    to: Generation,
+    took: Duration,
+    result: &str,
+    reason: Option<String>,
+) -> LastUpgrade {
+    let duration_ms = took.as_millis() as u64;
+    LastUpgrade { from: from.0, to: to.0, result: result.into(), reason, duration_ms }
+}
+
+pub(super) fn workers(count: u32) -> String {
+    if count == 1 { "1 worker".into() } else { format!("{count} workers") }
+}
