@@ -22,7 +22,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -309,7 +309,15 @@ impl Scene {
 
     /// A launcher that becomes `graceful-run`, or anything else, with the scene's environment.
     pub fn mark(&self, mut command: Command) -> Command {
-        let ours = ["RUST_LOG", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"];
+        let ours = [
+            "RUST_LOG",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "LISTEN_FDNAMES",
+            "NOTIFY_SOCKET",
+            "RUNTIME_DIRECTORY",
+            "GRACEFUL_RUN_CONTROL",
+        ];
         for name in ours {
             command.env_remove(name);
         }
@@ -326,6 +334,34 @@ impl Scene {
         let (tell, ended) = channel();
         std::thread::spawn(move || tell.send(child.wait().expect("wait for graceful-run")));
         Wrapper { pid, log: log.unwrap_or_default(), ended, status: None }
+    }
+
+    /// Where control sockets and locks lie.
+    pub fn control(&self) -> PathBuf {
+        self.run().join("graceful-run")
+    }
+
+    /// `graceful-run ctl ARGS`, to its end.
+    pub fn ctl(&self, args: &[&str]) -> Output {
+        self.ctl_command(args).output().expect("start ctl")
+    }
+
+    /// `graceful-run ctl ARGS`, in the background.
+    pub fn ctl_started(&self, args: &[&str]) -> Child {
+        self.ctl_command(args).spawn().expect("start ctl")
+    }
+
+    pub fn ctl_command(&self, args: &[&str]) -> Command {
+        let mut command = self.command();
+        command.arg("ctl").args(args).stdout(Stdio::piped());
+        command
+    }
+
+    /// `ctl status --json`
+    pub fn status(&self) -> serde_json::Value {
+        let output = self.ctl(&["status", "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
     /// What a puppet wrote with `dump NAME`.
@@ -372,6 +408,13 @@ impl Scene {
     }
 }
 
+/// The directory of control sockets stays, with the locks of names in it.
+fn may_stay(entry: &fs::DirEntry) -> bool {
+    let lock = |entry: fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "lock");
+    entry.file_name() == "graceful-run"
+        && fs::read_dir(entry.path()).is_ok_and(|inside| inside.flatten().all(lock))
+}
+
 impl Drop for Scene {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -386,7 +429,7 @@ impl Drop for Scene {
             }
             std::thread::park_timeout(Duration::from_millis(2));
         }
-        let left: Vec<_> = fs::read_dir(self.run()).expect("run").flatten().collect();
+        let left: Vec<_> = fs::read_dir(self.run()).expect("run").flatten().filter(|it| !may_stay(it)).collect();
         assert!(left.is_empty(), "files are left: {left:?}");
     }
 }

@@ -50,6 +50,7 @@ impl Wrapper {
         command
             .current_dir(directory)
             .env("PWD", directory)
+            .env("XDG_RUNTIME_DIR", directory)
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
