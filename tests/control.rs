@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{SERVER, Scene, Wrapper, WATCHDOG, says, until};
+use common::{SERVER, Scene, WATCHDOG, Wrapper, says, until};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -224,7 +224,10 @@ fn what_is_not_built_says_so() {
         r#"{"version":1,"verb":"metrics"}"#,
     ] {
         let reply = client.ask(request);
-        assert_eq!((&reply["result"], &reply["reason"]), (&"failed".into(), &"not to be had in this version".into()));
+        assert_eq!(
+            (&reply["result"], &reply["reason"]),
+            (&"failed".into(), &"not to be had in this version".into())
+        );
     }
     wrapper.stop();
 }
@@ -255,16 +258,12 @@ fn progress_is_told_to_who_asks_for_it() {
 fn without_descriptors_the_socket_is_no_busy_loop() {
     let scene = Scene::of(SERVER);
     let wrapper = scene.ready(&[]);
-    let limit = |soft: u64| {
-        let limits = nix::libc::rlimit { rlim_cur: soft, rlim_max: 4096 };
-        // SAFETY: prlimit reads one live rlimit of ours, and changes those of a child.
-        #[allow(unsafe_code)]
-        let done = unsafe {
-            nix::libc::prlimit(wrapper.pid.as_raw(), nix::libc::RLIMIT_NOFILE, &raw const limits, std::ptr::null_mut())
-        };
-        assert_eq!(done, 0);
+    let limit = |soft: usize| {
+        let mut command = std::process::Command::new("prlimit");
+        command.arg("--pid").arg(wrapper.pid.to_string()).arg(format!("--nofile={soft}:"));
+        assert!(command.status().expect("prlimit").success());
     };
-    limit(wrapper.fd_count() as u64);
+    limit(wrapper.fd_count());
     let mut starved = Client::new(&scene, &wrapper);
     assert!(starved.next().is_none(), "it is sent away");
     limit(1024);

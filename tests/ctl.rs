@@ -100,7 +100,8 @@ fn a_worker_finds_the_socket_of_its_own_supervisor() {
     let scene = Scene::of("count-signals\nready notify\ndump all");
     let wrapper = scene.ready(&[]);
     scene.log.wait("dump all");
-    let path = scene.dump("all")["environment"]["GRACEFUL_RUN_CONTROL"].as_str().expect("it is set").to_owned();
+    let path =
+        scene.dump("all")["environment"]["GRACEFUL_RUN_CONTROL"].as_str().expect("it is set").to_owned();
     assert_eq!(path, scene.control().join(format!("{}.sock", wrapper.pid)).to_str().unwrap());
     let mut command = scene.ctl_command(&["status", "--json"]);
     command.env("GRACEFUL_RUN_CONTROL", path).env_remove("XDG_RUNTIME_DIR");
@@ -131,7 +132,10 @@ fn an_upgrade_that_is_undone_says_why() {
     scene.script("2", "exit 3");
     scene.script("3", "hang");
     let wrapper = scene.ready(&["--ack-timeout", "1s"]);
-    let why = ["cannot upgrade: worker pid ", "exited with status 3 before it was ready; generation 1 still serves"];
+    let why = [
+        "cannot upgrade: worker pid ",
+        "exited with status 3 before it was ready; generation 1 still serves",
+    ];
     let output = scene.ctl(&["upgrade"]);
     fails(&output, 1, &why);
     assert_eq!(stdout(&output), "");
@@ -348,9 +352,11 @@ fn events_are_told_as_they_happen() {
             break;
         }
     }
-    for pair in ["upgrade-started", "started", "ready", "upgrade-done", "asked", "gone", "stopping", "ended"].windows(2)
+    for pair in ["upgrade-started", "started", "ready", "upgrade-done", "asked", "gone", "stopping", "ended"]
+        .windows(2)
     {
-        let at = |name: &str| seen.iter().position(|it| it == name).unwrap_or_else(|| panic!("{name}: {seen:?}"));
+        let at =
+            |name: &str| seen.iter().position(|it| it == name).unwrap_or_else(|| panic!("{name}: {seen:?}"));
         assert!(at(pair[0]) < at(pair[1]), "{pair:?}: {seen:?}");
     }
     assert_eq!(end(events).status.code(), Some(0));
@@ -361,7 +367,11 @@ fn a_timeout_ends_the_wait_and_nothing_else() {
     let scene = Scene::of(SERVER);
     scene.script("2", GATED);
     let wrapper = scene.ready(&[]);
-    fails(&scene.ctl(&["upgrade", "--timeout", "50ms"]), 124, &["no outcome after 50ms; what was begun goes on"]);
+    fails(
+        &scene.ctl(&["upgrade", "--timeout", "50ms"]),
+        124,
+        &["no outcome after 50ms; what was begun goes on"],
+    );
     let output = scene.ctl(&["--timeout", "50ms", "upgrade", "--json"]);
     fails(&output, 124, &[]);
     assert_eq!(object(&output)["result"], "timeout");
@@ -409,7 +419,11 @@ fn nothing_that_runs_is_3_and_wrong_words_are_2() {
     };
     let nowhere = scene.arg("no.sock");
     fails(&alone(&["--socket", &nowhere, "status"]), 3, &["nothing is running at "]);
-    fails(&alone(&["--name", "no-such-name", "upgrade"]), 3, &["nothing of the name 'no-such-name' is running"]);
+    fails(
+        &alone(&["--name", "no-such-name", "upgrade"]),
+        3,
+        &["nothing of the name 'no-such-name' is running"],
+    );
     let output = alone(&["--name", "no-such-name", "upgrade", "--json"]);
     fails(&output, 3, &[]);
     assert_eq!(object(&output)["result"], "failed");
@@ -436,7 +450,11 @@ fn one_is_found_by_its_name_its_socket_or_as_the_only_one() {
     assert_eq!(scene.status()["name"], "one");
     fs::remove_file(&stale).unwrap();
     let other = scene.ready(&["--name", "two"]);
-    fails(&scene.ctl(&["status"]), 2, &["several are running (say --name or --socket): ", "one.sock, ", "two.sock"]);
+    fails(
+        &scene.ctl(&["status"]),
+        2,
+        &["several are running (say --name or --socket): ", "one.sock, ", "two.sock"],
+    );
     assert_eq!(object(&scene.ctl(&["--name", "two", "status", "--json"]))["name"], "two");
     let path = scene.control().join("one.sock");
     assert_eq!(object(&scene.ctl(&["status", "--json", "--socket", path.to_str().unwrap()]))["name"], "one");
@@ -455,7 +473,15 @@ fn a_strangers_ctl_is_4() {
     let wrapper = scene.ready(&["--socket", &socket]);
     let as_nobody = |groups: &str, args: &[&str]| {
         let mut command = std::process::Command::new("setpriv");
-        command.args(["--reuid", "65534", "--regid", "65534", groups, common::binary().to_str().unwrap(), "ctl"]);
+        command.args([
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            groups,
+            common::binary().to_str().unwrap(),
+            "ctl",
+        ]);
         let mut command = scene.mark(command);
         command.args(args).stdout(Stdio::piped()).output().unwrap()
     };

@@ -4,20 +4,24 @@
 //! Contract: each file is what `cli.rs` and `man/graceful-run.1.in` make today;
 //! with `BLESS=1` (`just bless`) it is written instead of compared.
 
-use clap::{Command, CommandFactory};
+use clap::{Arg, Command, CommandFactory};
 use clap_complete::Shell;
 use graceful_run::cli::Cli;
+use graceful_run::cli_ctl::Ctl;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The line of the template that OPTIONS take the place of.
-const PLACE: &str = ".\\\" OPTIONS\n";
+/// The lines of the template that OPTIONS and the verbs of ctl take the place of.
+const PLACES: [&str; 2] = [".\\\" OPTIONS\n", ".\\\" VERBS\n"];
 
 #[test]
 fn the_man_page_is_current() {
     let template = fs::read_to_string(file("man/graceful-run.1.in")).expect("the template is there");
-    assert_eq!(template.matches(PLACE).count(), 1, "the template says once where OPTIONS go");
-    check("man/graceful-run.1", &template.replace(PLACE, &options(Cli::command())));
+    for place in PLACES {
+        assert_eq!(template.matches(place).count(), 1, "the template says once where {place} goes");
+    }
+    let page = template.replace(PLACES[0], &options(Cli::command()));
+    check("man/graceful-run.1", &page.replace(PLACES[1], &verbs(&Ctl::command())));
 }
 
 #[test]
@@ -28,7 +32,8 @@ fn the_completions_are_current() {
         (Shell::Zsh, "completions/_graceful-run"),
     ] {
         let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "graceful-run", &mut script);
+        let mut command = Cli::command().subcommand(Ctl::command().name("ctl"));
+        clap_complete::generate(shell, &mut command, "graceful-run", &mut script);
         check(path, &String::from_utf8(script).expect("completions are UTF-8"));
     }
 }
@@ -50,6 +55,55 @@ fn options(command: Command) -> String {
         section.push('\n');
     }
     section
+}
+
+/// The options and verbs of `graceful-run ctl` that its help shows.
+fn verbs(command: &Command) -> String {
+    let mut section = String::new();
+    for argument in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
+        section += &entry(&spelled(argument), &help_of(argument));
+    }
+    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        let mut spelling = format!("\\fB{}\\fR", verb.get_name());
+        let mut about =
+            verb.get_long_about().or(verb.get_about()).map(ToString::to_string).unwrap_or_default();
+        for argument in verb.get_arguments() {
+            match argument.get_long() {
+                Some(_) => {
+                    spelling += &format!(" [{}]", spelled(argument));
+                    about += &format!("\n\n{}: {}.", spelled(argument), help_of(argument));
+                }
+                None => spelling += &format!(" {}", value_of(argument)),
+            }
+        }
+        section += &entry(&spelling, &about);
+    }
+    section
+}
+
+fn entry(spelling: &str, about: &str) -> String {
+    let paragraphs: Vec<String> = about
+        .split("\n\n")
+        .map(|paragraph| bold(&paragraph.replace('-', "\\-").replace("\\\\-", "\\-")))
+        .collect();
+    format!(".TP\n{}\n{}\n", spelling, paragraphs.join("\n.sp\n"))
+}
+
+fn help_of(argument: &Arg) -> String {
+    let help = argument.get_long_help().or(argument.get_help()).map(ToString::to_string);
+    help.unwrap_or_default()
+}
+
+fn spelled(argument: &Arg) -> String {
+    let long = argument.get_long().unwrap_or_default().replace('-', "\\-");
+    let value =
+        if argument.get_action().takes_values() { format!(" {}", value_of(argument)) } else { String::new() };
+    format!("\\fB\\-\\-{long}\\fR{value}")
+}
+
+fn value_of(argument: &Arg) -> String {
+    let names = argument.get_value_names().unwrap_or_default();
+    format!("\\fI{}\\fR", names.first().map_or("VALUE", |name| name.as_str()))
 }
 
 fn sentence(heading: &str) -> String {

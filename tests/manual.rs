@@ -5,6 +5,7 @@
 
 use clap::{Command, CommandFactory};
 use graceful_run::cli::Cli;
+use graceful_run::cli_ctl::Ctl;
 use graceful_run::error::Error;
 use graceful_run::signals::{self, DEFAULTS};
 use std::fs;
@@ -72,15 +73,32 @@ fn every_dialect_is_explained() {
 
 #[test]
 fn every_exit_status_is_explained() {
-    let own = [Error::Usage(String::new()), Error::Failed(String::new())].map(|error| error.status());
-    assert_eq!(own, [2, 125]);
+    let held = Error::Held { name: String::new(), pid: None };
+    let own = [Error::Usage(String::new()), held, Error::Failed(String::new())].map(|error| error.status());
+    assert_eq!(own, [2, 100, 125]);
     let page = man_page();
     let readme = readme();
     let help = help();
-    for status in ["0", "2", "124", "125", "126", "127", "128+n", "137"] {
+    for status in ["0", "2", "100", "124", "125", "126", "127", "128+n", "137"] {
         assert!(has_word(section(&page, "EXIT STATUS"), status), "{status} in the man page");
         assert!(has_word(section(&readme, "## Exit status"), status), "{status} in the README");
         assert!(has_word(&help, status), "{status} in --help");
+    }
+}
+
+#[test]
+fn every_verb_of_ctl_is_explained() {
+    let page = man_page();
+    let readme = readme();
+    let command = Ctl::command();
+    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        let name = verb.get_name();
+        assert!(section(&page, "CONTROL").contains(&format!("\n{name}")), "{name} in the man page");
+        assert!(section(&readme, "## ctl").contains(&format!("`{name}")), "{name} in the README");
+    }
+    for status in ["0", "1", "2", "3", "4", "124"] {
+        assert!(has_word(section(&page, "CONTROL"), status), "{status} in the man page");
+        assert!(has_word(section(&readme, "## ctl"), status), "{status} in the README");
     }
 }
 
@@ -101,6 +119,7 @@ fn the_man_page_has_its_sections_in_order() {
         "SIGNALS",
         "ENVIRONMENT",
         "HERE",
+        "CONTROL",
         "EXIT STATUS",
         "FILES",
         "EXAMPLES",
@@ -123,6 +142,7 @@ fn variables_that_a_worker_is_given_are_in_the_man_page() {
         "GRACEFUL_RUN_SLOT",
         "GRACEFUL_RUN_PID",
         "GRACEFUL_RUN_LISTENERS",
+        "GRACEFUL_RUN_CONTROL",
     ] {
         assert!(has_word(section(&page, "ENVIRONMENT"), name), "{name}");
     }

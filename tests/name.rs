@@ -62,7 +62,9 @@ fn a_second_instance_is_100_and_touches_nothing() {
 fn of_fifty_at_once_exactly_one_lives() {
     let scene = Scene::of(SERVER);
     let mut all: Vec<Wrapper> = (0..50).map(|_| scene.start(&quick(&["--name", "web"]))).collect();
-    until("all but one have ended", || all.iter_mut().filter_map(|it| (!it.has_ended()).then_some(())).count() <= 1);
+    until("all but one have ended", || {
+        all.iter_mut().filter_map(|it| (!it.has_ended()).then_some(())).count() <= 1
+    });
     let at = all.iter_mut().position(|wrapper| !wrapper.has_ended()).expect("one lives");
     let winner = all.swap_remove(at);
     winner.log.wait(&says::ready(1));
@@ -206,7 +208,10 @@ fn where_the_socket_is() {
     };
     fs::create_dir(scene.path("given")).unwrap();
     let given = scene.arg("given");
-    let wrapper = started(&|command| drop(command.env("RUNTIME_DIRECTORY", format!("{given}:/nowhere"))), &["--name", "a"]);
+    let wrapper = started(
+        &|command| drop(command.env("RUNTIME_DIRECTORY", format!("{given}:/nowhere"))),
+        &["--name", "a"],
+    );
     assert!(scene.path("given/a.sock").exists() && scene.path("given/a.lock").exists());
     wrapper.stop();
     assert!(!scene.path("given/a.sock").exists());

@@ -99,7 +99,7 @@ fn quiet(command: &mut Command) -> &mut Command {
     for name in ["NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "RUST_LOG"] {
         command.env_remove(name);
     }
-    command
+    command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"))
 }
 
 fn wait_to_read(end: &PipeReader) -> Result<()> {

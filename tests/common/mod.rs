@@ -429,7 +429,8 @@ impl Drop for Scene {
             }
             std::thread::park_timeout(Duration::from_millis(2));
         }
-        let left: Vec<_> = fs::read_dir(self.run()).expect("run").flatten().filter(|it| !may_stay(it)).collect();
+        let left: Vec<_> =
+            fs::read_dir(self.run()).expect("run").flatten().filter(|it| !may_stay(it)).collect();
         assert!(left.is_empty(), "files are left: {left:?}");
     }
 }
