@@ -32,5 +32,6 @@ pub mod logger;
 pub mod pid_file;
 pub mod report;
 pub mod upward;
+pub mod watch;
 
 pub mod run;

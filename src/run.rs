@@ -140,7 +140,8 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     upward.starting(tell::start_limit(&config.policy).filter(|_| !config.policy.retry_start));
     let more: &[i32] = if config.acks.goagain() { &[GOAGAIN_SIGNAL] } else { &[] };
     heed::warn_of_silence(&config.policy.readiness.kinds, identity.is_some());
-    let (inputs, watcher) = inputs::start(&config.signals, more, listeners.paths())?;
+    let watched = config.watch.iter().map(|path| around.directory.join(path)).collect();
+    let (inputs, watcher) = inputs::start(&config.signals, more, listeners.paths(), watched)?;
     let books = Books::new(command, config.follow.is_some());
     let capture = config.worker.capture_stderr.then(Capture::start).transpose()?;
     let mut run = Run {
@@ -196,6 +197,7 @@ impl Run {
                 Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
                 Some(Input::Signal(signal, from)) => self.heed(signal, from),
                 Some(Input::Heard(id, heard)) => self.hear(id, heard),
+                Some(Input::Changed(paths)) => self.changed(&paths),
                 Some(Input::PathGone) => self.look(Look::at_paths(&self.core)),
                 None => self.soon.push_back(Event::Tick),
             }

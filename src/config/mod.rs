@@ -46,6 +46,8 @@ pub struct Config {
     pub follow: Option<Signal>,
     /// What signals to us mean.
     pub signals: Table,
+    /// What causes an upgrade when it changes.
+    pub watch: Vec<PathBuf>,
     /// Where our process id goes.
     pub pid_file: Option<PathBuf>,
 }
@@ -200,6 +202,7 @@ impl Config {
             follow,
             dialects,
             signals: Table::new(&cli.on, ignored)?,
+            watch: cli.watch,
             pid_file: cli.pid_file,
         })
     }
