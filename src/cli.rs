@@ -227,6 +227,13 @@ pub struct Cli {
     #[arg(long, value_name = "DUR", default_value = "30s", help_heading = "Crashes")]
     pub stable: String,
 
+    /// Replace a worker that has not said WATCHDOG=1 on NOTIFY_SOCKET for this long
+    ///
+    /// From its ack on; it finds the time in WATCHDOG_USEC, as under systemd, and says it
+    /// twice as often. A replacement that falls silent while it soaks has failed.
+    #[arg(long, value_name = "DUR", help_heading = "Crashes")]
+    pub worker_watchdog: Option<String>,
+
     /// Keep trying when the very first worker fails, instead of exiting
     #[arg(long, help_heading = "Crashes")]
     pub retry_start: bool,

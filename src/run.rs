@@ -154,6 +154,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
             identity,
             listeners,
             dialects: config.dialects.clone(),
+            watchdog: config.policy.worker_watchdog,
             follow: config.follow.is_some(),
         },
         config,
@@ -184,6 +185,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
 impl Run {
     fn until_the_end(&mut self, inputs: &Receiver<Input>) -> Ending {
         loop {
+            self.hear_news();
             while let Some(event) = self.soon.pop_front() {
                 self.step(event);
             }
@@ -191,7 +193,6 @@ impl Run {
                 return ending;
             }
             self.look_if_due(inputs.is_empty());
-            self.hear_news();
             self.upward.turn();
             match self.next(inputs) {
                 Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
