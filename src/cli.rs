@@ -180,6 +180,15 @@ pub struct Cli {
     #[arg(long, value_name = "SIG", help_heading = "Upgrade")]
     pub follow: Option<String>,
 
+    /// Upgrade when PATH changes; repeatable
+    ///
+    /// A file that is replaced or written, a link that is switched, a directory whose
+    /// entries change (not what lies deeper); PATH need not exist yet. Told when
+    /// nothing more has happened for 200 ms, 2 s at the latest. Leave out what the worker
+    /// itself writes, and do not ask for an upgrade by other means as well.
+    #[arg(long, value_name = "PATH", help_heading = "Upgrade")]
+    pub watch: Vec<PathBuf>,
+
     /// Signal that asks a worker to stop; CONT follows it [default: TERM, or the dialect's own]
     ///
     /// nginx, unicorn, php-fpm and goagain bring QUIT, listener-json INT, overseer USR2; einhorn
@@ -217,6 +226,13 @@ pub struct Cli {
     /// A worker that has lived this long has not crashed in a row
     #[arg(long, value_name = "DUR", default_value = "30s", help_heading = "Crashes")]
     pub stable: String,
+
+    /// Replace a worker that has not said WATCHDOG=1 on NOTIFY_SOCKET for this long
+    ///
+    /// From its ack on; it finds the time in WATCHDOG_USEC, as under systemd, and says it
+    /// twice as often. A replacement that falls silent while it soaks has failed.
+    #[arg(long, value_name = "DUR", help_heading = "Crashes")]
+    pub worker_watchdog: Option<String>,
 
     /// Keep trying when the very first worker fails, instead of exiting
     #[arg(long, help_heading = "Crashes")]

@@ -8,14 +8,13 @@ use crate::export::GOAGAIN_SIGNAL;
 use crate::signals::Table;
 use crate::sys::tree::{self, Lineage};
 use crate::sys::{inherited, process};
+use crate::watch;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::info;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::{WithOrigin, origin::Origin};
-use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
@@ -38,25 +37,44 @@ pub enum Input {
     PathGone,
     /// A client of the control socket wants something.
     Control(Message),
+    /// These paths lead to something else than before.
+    Changed(Vec<PathBuf>),
 }
 
 /// Starts the threads. ctrlc owns SIGINT, signal-hook every other signal;
-/// `more` are listened for beside those of the table. The `paths`, each a
-/// directory and a name, are watched if there are any. More inputs may be sent.
+/// `more` are listened for beside those of the table. The `paths` of listeners
+/// are watched where that can be had, those that are `watched` for changes always.
+/// More inputs may be sent.
 ///
 /// # Errors
-/// When the system has no descriptor or thread to spare.
+/// When the system has no descriptor or thread to spare, or a path that is to be
+/// watched cannot be.
 pub fn start(
     signals: &Table,
     more: &[i32],
-    paths: Vec<(PathBuf, OsString)>,
+    paths: Vec<PathBuf>,
+    watched: Vec<PathBuf>,
 ) -> Result<(Sender<Input>, Receiver<Input>, Watcher), Error> {
     let (sender, inputs) = bounded(QUEUE);
-    if !paths.is_empty()
-        && let Err(error) = watch(paths, sender.clone())
-    {
-        let why = reason(&error);
-        info!("unix paths are not watched ({why}): one that goes comes back when a worker starts or ends");
+    if !paths.is_empty() {
+        let gone = sender.clone();
+        if let Err(error) = watch::names(paths, move || gone.send(Input::PathGone).is_ok()) {
+            let why = reason(&error);
+            info!(
+                "unix paths are not watched ({why}): one that goes comes back when a worker starts or ends"
+            );
+        }
+    }
+    if !watched.is_empty() {
+        let shown: Vec<String> = watched.iter().map(|path| path.display().to_string()).collect();
+        let changed = sender.clone();
+        watch::changes(watched, move |paths| changed.send(Input::Changed(paths)).is_ok()).map_err(
+            |error| Error::Cannot {
+                attempt: format!("watch {}", shown.join(", ")),
+                why: reason(&error),
+                next: watch::advice(&error),
+            },
+        )?;
     }
     let failed = |error: io::Error| Error::cannot("listen for signals", reason(&error));
     let interrupts = sender.clone();
@@ -98,29 +116,4 @@ pub fn start(
     })
     .map_err(|error| Error::cannot("listen for acks", reason(&error)))?;
     Ok((further, inputs, watcher))
-}
-
-/// Tells when a name goes or is given to something else: inotify(7), which few
-/// network file systems have.
-fn watch(paths: Vec<(PathBuf, OsString)>, gone: Sender<Input>) -> io::Result<()> {
-    let changes = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO;
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
-    let mut watched = Vec::new();
-    for (directory, name) in paths {
-        watched.push((inotify.add_watch(&directory, changes | AddWatchFlags::IN_ONLYDIR)?, name));
-    }
-    let tells = move |event: &InotifyEvent| {
-        let ours = |(watch, name): &(WatchDescriptor, OsString)| {
-            *watch == event.wd && event.name.as_ref() == Some(name)
-        };
-        event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) || watched.iter().any(ours)
-    };
-    let look = move || {
-        while let Ok(events) = inotify.read_events() {
-            if events.iter().any(&tells) && gone.send(Input::PathGone).is_err() {
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new().name("paths".into()).stack_size(128 * 1024).spawn(look).map(drop)
 }

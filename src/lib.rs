@@ -35,5 +35,6 @@ pub mod logger;
 pub mod pid_file;
 pub mod report;
 pub mod upward;
+pub mod watch;
 
 pub mod run;

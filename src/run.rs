@@ -148,7 +148,8 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     upward.starting(tell::start_limit(&config.policy).filter(|_| !config.policy.retry_start));
     let more: &[i32] = if config.acks.goagain() { &[GOAGAIN_SIGNAL] } else { &[] };
     heed::warn_of_silence(&config.policy.readiness.kinds, identity.is_some());
-    let (sender, inputs, watcher) = inputs::start(&config.signals, more, listeners.paths())?;
+    let watched = config.watch.iter().map(|path| around.directory.join(path)).collect();
+    let (sender, inputs, watcher) = inputs::start(&config.signals, more, listeners.paths(), watched)?;
     if let Some(socket) = &socket {
         let tell = move |message| sender.send(Input::Control(message)).is_ok();
         let started = socket.listener().and_then(|listener| server::start(listener, place.group(), tell));
@@ -168,6 +169,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
             dialects: config.dialects.clone(),
             name: config.control.name.clone(),
             control: socket.as_ref().and_then(|socket| Some(socket.path().to_str()?.to_owned())),
+            watchdog: config.policy.worker_watchdog,
             follow: config.follow.is_some(),
         },
         config,
@@ -202,17 +204,18 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
 impl Run {
     fn until_the_end(&mut self, inputs: &Receiver<Input>) -> Ending {
         loop {
+            self.hear_news();
             self.work_off();
             if let Some(ending) = self.ending {
                 return ending;
             }
             self.look_if_due(inputs.is_empty());
-            self.hear_news();
             self.upward.turn();
             match self.next(inputs) {
                 Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
                 Some(Input::Signal(signal, from)) => self.heed(signal, from),
                 Some(Input::Heard(id, heard)) => self.hear(id, heard),
+                Some(Input::Changed(paths)) => self.changed(&paths),
                 Some(Input::PathGone) => self.look(Look::at_paths(&self.core)),
                 Some(Input::Control(message)) => self.control(message),
                 None => self.soon.push_back(Event::Tick),

@@ -23,6 +23,8 @@ pub use control::{Control, is_name};
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// grace waits 60 s for requests, then 60 s for what it has cut.
 const PARENT_TERM_STOP_TIMEOUT: Duration = Duration::from_secs(121);
+/// A worker that is listened to ten times a second would often seem silent.
+const SHORTEST_WATCHDOG: Duration = Duration::from_millis(100);
 /// Longer durations are mistakes, and would overflow the clock.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// Words that are, or will be, commands of ours.
@@ -49,6 +51,8 @@ pub struct Config {
     pub follow: Option<Signal>,
     /// What signals to us mean.
     pub signals: Table,
+    /// What causes an upgrade when it changes.
+    pub watch: Vec<PathBuf>,
     /// Where our process id goes.
     pub pid_file: Option<PathBuf>,
     /// The control socket and the name.
@@ -186,7 +190,7 @@ impl Config {
                 retry_start: cli.retry_start,
                 pre_upgrade: false,
                 pre_stop: false,
-                worker_watchdog: None,
+                worker_watchdog: watchdog(cli.worker_watchdog.as_deref(), follow.is_some(), &acks)?,
             },
             binds,
             worker: Worker {
@@ -207,6 +211,7 @@ impl Config {
             follow,
             dialects,
             signals: Table::new(&cli.on, ignored)?,
+            watch: cli.watch,
             pid_file: cli.pid_file,
             control,
         })
@@ -261,6 +266,23 @@ pub fn duration(option: &str, text: &str) -> Result<Duration, Error> {
             let why = format!("{} (write 500ms, 30s, 5m or 1h30m)", error.to_string().to_lowercase());
             Err(invalid(option, text, &why))
         }
+    }
+}
+
+/// How long a worker may be silent, if it can speak at all.
+fn watchdog(said: Option<&str>, follow: bool, acks: &Acks) -> Result<Option<Duration>, Error> {
+    const OPTION: &str = "--worker-watchdog";
+    let Some(text) = said else { return Ok(None) };
+    let every = duration(OPTION, text)?;
+    match every {
+        _ if follow => {
+            Err(Error::Usage(format!("{OPTION} cannot go with --follow: successors have no NOTIFY_SOCKET")))
+        }
+        _ if !acks.notify => {
+            Err(Error::Usage(format!("{OPTION} needs NOTIFY_SOCKET (--ack notify, or auto)")))
+        }
+        _ if every < SHORTEST_WATCHDOG => Err(invalid(OPTION, text, "shorter than 100 ms")),
+        _ => Ok(Some(every)),
     }
 }
 

@@ -14,6 +14,7 @@ use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::time::Duration;
 
 /// What every start has in common.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Common {
     pub name: Option<String>,
     /// Our control socket.
     pub control: Option<String>,
+    /// How often a worker has to say that it lives.
+    pub watchdog: Option<Duration>,
     /// Workers execute themselves again, some of them by their first argument.
     pub follow: bool,
 }
@@ -83,6 +86,8 @@ impl Common {
         let names: Vec<String> = stored.iter().map(|(name, _)| name.clone()).collect();
         variables.extend(self.dialect_variables(reading, &exported, &names, generation, slot)?);
         variables.extend(channels.environment());
+        let micros = self.watchdog.map(|every| every.as_micros().to_string());
+        variables.extend(micros.map(|micros| ("WATCHDOG_USEC".into(), micros)));
         let sources = || self.listeners.of(generation.0).map(|listener| listener.fd(slot.0).as_raw_fd());
         let mut fds: Vec<(RawFd, RawFd)> = match first_listener(&self.dialects) {
             Some(first) => {
@@ -106,6 +111,7 @@ impl Common {
         let mut launch = self.launch(reading, reading.program(), &command, variables)?;
         let given = exported.len() + stored.len();
         launch.listen = given > 0 && self.dialects.iter().any(|dialect| dialect.tells_pid());
+        launch.watchdog = self.watchdog.is_some();
         launch.fds = fds;
         launch.own_group = !self.worker.foreground_tty;
         Ok(launch)

@@ -255,7 +255,7 @@ impl Post {
 
     fn look_at_unix(&mut self, listener: &mut Listener, look: Look) -> Option<Trouble> {
         let by = By(look.generation);
-        let trouble = match listener.path.as_ref().map(super::path::BoundPath::keep) {
+        let trouble = match listener.path.as_mut().map(super::path::BoundPath::keep) {
             _ if fd::is_shut_down(listener.fd(0)) => Some(Trouble::ShutDown),
             Some(Found::Lost) => Some(Trouble::Path),
             None if listener.again.is_some() => Some(Trouble::Path),

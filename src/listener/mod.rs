@@ -24,7 +24,6 @@ mod private;
 mod spare;
 pub mod upstream;
 
-use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -182,10 +181,9 @@ impl Listeners {
         self.list.is_empty()
     }
 
-    /// The directory and the name of each unix path that is ours to keep.
-    pub fn paths(&self) -> Vec<(PathBuf, OsString)> {
-        let bound = self.list.iter().filter_map(|listener| listener.path.as_ref());
-        bound.filter_map(|path| Some((path.path.parent()?.to_owned(), path.name.clone()))).collect()
+    /// Each unix path that is ours to keep.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.list.iter().filter_map(|listener| Some(listener.path.as_ref()?.path.clone())).collect()
     }
 }
 

@@ -262,7 +262,7 @@ pub(super) fn set_permissions(
     Ok(())
 }
 
-fn unlink_if_same(directory: BorrowedFd<'_>, name: &OsStr, ours: (u64, u64)) {
+pub(super) fn unlink_if_same(directory: BorrowedFd<'_>, name: &OsStr, ours: (u64, u64)) {
     if let Ok(Some(file)) = look(directory, name)
         && inode(&file) == ours
     {

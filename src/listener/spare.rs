@@ -13,6 +13,7 @@
 //! there is none.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
@@ -80,7 +81,32 @@ fn why(errno: Errno) -> String {
 
 impl BoundPath {
     /// Looks whether the path leads to our socket, and sees to it that it does.
-    pub(super) fn keep(&self) -> Found {
+    pub(super) fn keep(&mut self) -> Found {
+        match self.keep_name() {
+            Found::Ours if !self.is_at(&self.path) => self.move_home(),
+            found => found,
+        }
+    }
+
+    /// The directory was moved away with our socket in it, and the path leads
+    /// through another one now, or through none.
+    fn move_home(&mut self) -> Found {
+        let Some(Ok(home)) = self.path.parent().map(File::open) else { return Found::Lost };
+        let old = self.directory.as_fd();
+        match linkat(old, self.name.as_os_str(), home.as_fd(), self.name.as_os_str(), AtFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) => return Found::Taken("something else is there"),
+            Err(_) => return Found::Lost,
+        }
+        for name in [Some(&self.name), self.spare.as_ref()].into_iter().flatten() {
+            path::unlink_if_same(old, name, self.inode);
+        }
+        self.spare = make(home.as_fd(), &self.name, &self.path);
+        self.directory = home;
+        Found::LinkedBack
+    }
+
+    fn keep_name(&self) -> Found {
         let directory = self.directory.as_fd();
         let there = |name: &OsStr| path::look(directory, name).ok().flatten();
         let ours = |name: &OsStr| there(name).is_some_and(|file| path::inode(&file) == self.inode);

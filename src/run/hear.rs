@@ -69,11 +69,14 @@ impl Run {
     }
 
     fn pause(&self) -> Duration {
-        PAUSE
+        self.config.policy.worker_watchdog.map_or(PAUSE, |every| PAUSE.min(every / 8))
     }
 
     fn take_news(&mut self, id: WorkerId) {
         let news = self.watcher.news(id);
+        if news.beat {
+            self.soon.push_back(Event::Heartbeat(id));
+        }
         let Some(status) = news.status else { return };
         let Some(entry) = self.books.get_mut(id) else { return };
         entry.status = Some(status);

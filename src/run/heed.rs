@@ -9,13 +9,14 @@
 //! second TERM are there for who wants to be sure.
 
 use super::Run;
-use crate::core::event::{AckKind, Event, WorkerId};
+use crate::core::event::{AckKind, Event, Request, WorkerId};
 use crate::export::{Dialect, GOAGAIN_SIGNAL};
 use crate::sys::terminal;
 use crate::sys::tree::Sender;
 use log::{debug, info, warn};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use std::path::PathBuf;
 
 /// Says where a TERM that is waited for cannot come.
 pub(super) fn warn_of_silence(kinds: &[AckKind], foreign: bool) {
@@ -55,6 +56,15 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// What is watched has changed.
+    pub(super) fn changed(&mut self, paths: &[PathBuf]) {
+        for path in paths {
+            info!("{} has changed", path.display());
+        }
+        self.look_for_takeovers();
+        self.soon.push_back(Event::Request(Request::Upgrade));
     }
 
     fn ask(&mut self, signal: Signal) {

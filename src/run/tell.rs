@@ -53,6 +53,9 @@ impl Run {
             Report::Started(_) if self.core.phase() == Phase::Upgrading => {
                 self.upward.prolong(start_limit(&self.config.policy));
             }
+            Report::Held { from, to, .. } => {
+                self.upward.ready(&format!("{from} serves, {to} is on hold beside it"));
+            }
             Report::UpgradeDone { to, .. } => {
                 for shown in self.core.workers().filter(|shown| shown.generation == to) {
                     self.warn_of_others(shown.worker);

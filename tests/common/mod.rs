@@ -249,7 +249,7 @@ impl Scene {
     /// The script of a generation (`2`), of one slot of it (`2.0`), or of all others (`default`).
     pub fn script(&self, name: &str, script: &str) {
         for line in script.lines().map(str::trim) {
-            for verb in ["wait ", "gate-term "] {
+            for verb in ["wait ", "gate-term ", "beat-until "] {
                 if let Some(gate) = line.strip_prefix(verb) {
                     self.gate(gate);
                 }

@@ -152,6 +152,7 @@ impl Puppet {
             }
             "remove" => notify(format!("FDSTOREREMOVE=1\nFDNAME={rest}").as_bytes())?,
             "tell-stored" => self.say(&format!("stored {}", stored())),
+            "beat-until" => self.beat_until(rest)?,
             "flood" => (0..rest.parse::<u32>().unwrap_or(1)).try_for_each(|_| notify(b"STATUS=a flood"))?,
             "barrier" => {
                 barrier()?;
@@ -252,6 +253,27 @@ impl Puppet {
     /// what was let through before anybody waited.
     fn wait(&self, gate: &str) -> io::Result<()> {
         std::fs::File::open(self.dir.join(gate))?.read_exact(&mut [0])
+    }
+
+    /// Says that it lives, as often as it is asked for, until the gate opens.
+    fn beat_until(&self, gate: &str) -> io::Result<()> {
+        if variable("WATCHDOG_PID") != std::process::id().to_string() {
+            return Err(io::Error::other("WATCHDOG_PID is not mine"));
+        }
+        let micros = variable("WATCHDOG_USEC").parse().map_err(io::Error::other)?;
+        let (hush, hushed) = std::sync::mpsc::channel();
+        let (puppet, gate) = (self.clone(), gate.to_owned());
+        std::thread::spawn(move || {
+            let _ = puppet.wait(&gate);
+            puppet.say("hushed");
+            hush.send(())
+        });
+        std::thread::spawn(move || {
+            while hushed.recv_timeout(Duration::from_micros(micros) / 8).is_err() {
+                let _ = notify(b"WATCHDOG=1");
+            }
+        });
+        Ok(())
     }
 
     /// One pipe a signal: each delivery is a byte, so that two in a row are told apart.
