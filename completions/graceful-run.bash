@@ -23,7 +23,7 @@ _graceful__run() {
 
     case "${cmd}" in
         graceful__run)
-            opts="-b -n -C -E -v -q -h -V --bind --workers --export --chdir --env --env-file --env-dir --clear-env --drop-env --user --umask --no-new-privs --pass-fd --foreground-tty --capture-stderr --on-death --ack --ack-timeout --on-ack-timeout --soak --surge --stop-first --follow --stop-signal --stop-timeout --max-draining --on --restart --stable --retry-start --pid-file --verbose --quiet --log-format --help --version"
+            opts="-b -n -C -E -v -q -h -V --bind --workers --export --chdir --env --env-file --env-dir --clear-env --drop-env --user --umask --no-new-privs --pass-fd --foreground-tty --capture-stderr --on-death --ack --ack-timeout --on-ack-timeout --soak --surge --stop-first --follow --hook --hook-timeout --stop-signal --stop-timeout --max-draining --on --restart --stable --retry-start --pid-file --verbose --quiet --log-format --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -114,6 +114,14 @@ _graceful__run() {
                     return 0
                     ;;
                 --follow)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hook)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hook-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

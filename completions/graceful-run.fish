@@ -18,6 +18,8 @@ proceed\t'It counts as ready'"
 complete -c graceful-run -l soak -d 'How long a new generation must live after its ack before the old one is asked to stop' -r
 complete -c graceful-run -l surge -d 'Replace this many slots at a time instead of all together' -r
 complete -c graceful-run -l follow -d 'Have the program start its own successor: an upgrade sends it SIG' -r
+complete -c graceful-run -l hook -d 'Run a command of your own at EVENT, by sh; repeatable, in this order' -r
+complete -c graceful-run -l hook-timeout -d 'How long a hook may run before it is killed' -r
 complete -c graceful-run -l stop-signal -d 'Signal that asks a worker to stop; CONT follows it [default: TERM, or the dialect\'s own]' -r
 complete -c graceful-run -l stop-timeout -d 'How long a worker may take to stop before it is killed; 0 is for ever [default: 30s]' -r
 complete -c graceful-run -l max-draining -d 'Generations that may drain at a time; beyond that the oldest is killed' -r

@@ -1,6 +1,7 @@
 //! What the arguments mean together, checked; plain data. Nothing is bound,
 //! started or written here, so every error is one of usage.
 
+pub mod hooks;
 mod readiness;
 
 use crate::ack::Acks;
@@ -10,6 +11,7 @@ use crate::error::Error;
 use crate::export::{Dialect, check};
 use crate::listener::Bind;
 use crate::signals::{self, Table};
+use hooks::{Hooks, Occasion};
 use nix::sys::signal::Signal;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -48,6 +50,8 @@ pub struct Config {
     pub signals: Table,
     /// Where our process id goes.
     pub pid_file: Option<PathBuf>,
+    /// The user's own commands.
+    pub hooks: Hooks,
 }
 
 /// How a worker is started.
@@ -139,6 +143,7 @@ impl Config {
             return Err(invalid("--drop-env", &name.to_string_lossy(), "not the name of a variable"));
         }
         let follow = follow(&cli)?;
+        let hooks = Hooks::new(&cli.hook, &cli.hook_timeout)?;
         let (acks, readiness) = readiness::readiness(cli.ack, &dialects)?;
         let (stop_timeout, parent_term_stop_timeout) = match (cli.stop_timeout, follow) {
             // Any server may be followed, and grace is one of them.
@@ -177,8 +182,8 @@ impl Config {
                 },
                 stable: duration("--stable", &cli.stable)?,
                 retry_start: cli.retry_start,
-                pre_upgrade: false,
-                pre_stop: false,
+                pre_upgrade: hooks.has(Occasion::PreUpgrade),
+                pre_stop: hooks.has(Occasion::PreStop),
                 worker_watchdog: None,
             },
             binds,
@@ -201,6 +206,7 @@ impl Config {
             dialects,
             signals: Table::new(&cli.on, ignored)?,
             pid_file: cli.pid_file,
+            hooks,
         })
     }
 }

@@ -34,6 +34,7 @@ impl Run {
         }
         report::log(report, &self.books, &self.config);
         self.change_listeners(report);
+        self.tell_hooks(report);
         match *report {
             Report::Serving(generation) => {
                 let status = self.serves(generation);
