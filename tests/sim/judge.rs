@@ -175,10 +175,9 @@ impl Book {
         let starting = self.lives.values().any(|life| life.stage == ShownStage::Starting);
         let serves = |slot: usize| {
             self.places[slot].retired
-                || self
-                    .lives
-                    .values()
-                    .any(|life| life.slot.0 as usize == slot && life.stage == ShownStage::Ready && !self.replaces(life.id))
+                || self.lives.values().any(|life| {
+                    life.slot.0 as usize == slot && life.stage == ShownStage::Ready && !self.replaces(life.id)
+                })
         };
         let ready = self
             .lives
