@@ -189,6 +189,22 @@ pub struct Cli {
     #[arg(long, value_name = "PATH", help_heading = "Upgrade")]
     pub watch: Vec<PathBuf>,
 
+    /// Run a command of your own at EVENT, by sh; repeatable, in this order
+    ///
+    /// `pre-upgrade`: an upgrade is to begin; anything but exit status 0 refuses it.
+    /// `pre-start`: a worker is to be started; anything but 0 fails that. `post-ready`:
+    /// it has become ready. `pre-stop`: it is to be asked to stop, which waits for the
+    /// hook (take it out of a load balancer). `post-stop`: it has ended.
+    /// `upgrade-failed`: an upgrade was undone. The worker's environment is joined by
+    /// GRACEFUL_RUN_EVENT and, where there is one, GRACEFUL_RUN_WORKER, its pid, and
+    /// GRACEFUL_RUN_REASON.
+    #[arg(long, value_name = "EVENT=CMD", help_heading = "Hooks")]
+    pub hook: Vec<String>,
+
+    /// How long a hook may run before it is killed
+    #[arg(long, value_name = "DUR", default_value = "30s", help_heading = "Hooks")]
+    pub hook_timeout: String,
+
     /// Signal that asks a worker to stop; CONT follows it [default: TERM, or the dialect's own]
     ///
     /// nginx, unicorn, php-fpm and goagain bring QUIT, listener-json INT, overseer USR2; einhorn

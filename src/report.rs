@@ -120,15 +120,7 @@ pub fn undone(report: &Report, books: &Books, config: &Config) -> Option<String>
         (0, _) => format!("{from} still serves"),
         _ => format!("{replaced} of {of} replaced, the others stay with {from}"),
     };
-    let reason = match why {
-        Failure::NoAck(worker, _) if left => {
-            format!("pid {} did not accept when the old worker had ended", Named::new(worker, books).pid)
-        }
-        Failure::Exited { worker, exit, .. } if held => {
-            format!("worker pid {} {} while it was on hold", Named::new(worker, books).pid, how(exit))
-        }
-        _ => failure(why, books),
-    };
+    let reason = why_failed(why, left, held, books);
     Some(format!("{reason}; {kept}"))
 }
 
@@ -262,9 +254,16 @@ fn gone(worker: &Named, exit: Exit, age: Duration, asked: bool, remains: bool) {
     info!(generation = generation, pid = pid; "{worker} {} (age {}){left}", how(exit), length(age));
 }
 
-fn failure(why: Failure, books: &Books) -> String {
+/// Why an upgrade failed; `left` and `held` as its report has them.
+pub fn why_failed(why: Failure, left: bool, held: bool, books: &Books) -> String {
     let pid = |id| Named::new(id, books).pid;
     match why {
+        Failure::NoAck(worker, _) if left => {
+            format!("pid {} did not accept when the old worker had ended", pid(worker))
+        }
+        Failure::Exited { worker, exit, .. } if held => {
+            format!("worker pid {} {} while it was on hold", pid(worker), how(exit))
+        }
         Failure::Exited { worker, exit, ready: false } => {
             format!("worker pid {} {} before it was ready", pid(worker), how(exit))
         }
@@ -290,11 +289,12 @@ fn failure(why: Failure, books: &Books) -> String {
         Failure::Stopped => "a stop came in between".into(),
         Failure::Superseded => "another was asked for in its stead".into(),
         Failure::RolledBack => "rolled back".into(),
-        Failure::Refused => "the pre-upgrade hook said no".into(),
+        Failure::Refused => books.upgrade_refused().into(),
     }
 }
 
-fn how(exit: Exit) -> String {
+/// How a process ended.
+pub fn how(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exited with status {code}"),
         Exit::Signal(signal) => format!("was ended by signal {signal} ({})", signals::name(signal)),

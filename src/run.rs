@@ -5,6 +5,7 @@ mod control;
 mod follow;
 mod hear;
 mod heed;
+mod hooks;
 mod looks;
 mod probe;
 mod reap;
@@ -70,6 +71,8 @@ struct Run {
     looks: looks::Looks,
     /// Workers that have something to say.
     turns: hear::Turns,
+    /// Hooks that run.
+    hooks: hooks::Hooks,
     /// The workers' stderr, where it is ours to read.
     capture: Option<Capture>,
     /// Where notify sockets lie; after the watcher, which holds some.
@@ -162,6 +165,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         guard: Guard::new(&listeners),
         looks: looks::Looks::default(),
         turns: hear::Turns::default(),
+        hooks: hooks::Hooks::default(),
         common: Common {
             worker: config.worker.clone(),
             identity,
@@ -188,6 +192,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         control: waiters::Control::new(socket, place),
     };
     let ending = run.until_the_end(&inputs);
+    run.end_hooks(&inputs);
     run.end_strays(&inputs);
     for id in run.books.gone(|_| false) {
         run.end_check(id);
@@ -209,6 +214,7 @@ impl Run {
             if let Some(ending) = self.ending {
                 return ending;
             }
+            self.end_late_hooks();
             self.look_if_due(inputs.is_empty());
             self.upward.turn();
             match self.next(inputs) {
@@ -233,7 +239,8 @@ impl Run {
     /// The next input, or nothing once the core's deadline has come.
     fn next(&mut self, inputs: &Receiver<Input>) -> Option<Input> {
         let before = self.clock.now();
-        let due = self.core.deadline().map(|deadline| deadline.saturating_sub(before));
+        let deadline = self.core.deadline().into_iter().chain(self.hooks.deadline()).min();
+        let due = deadline.map(|deadline| deadline.saturating_sub(before));
         let leaves = self.somebody_leaves().then_some(LOOK_AGAIN);
         let Some(wait) =
             [due, leaves, self.upward.wait(), self.turns.wait(before)].into_iter().flatten().min()
@@ -284,7 +291,7 @@ impl Run {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Spawn { worker, generation, slot, reading } => {
-                self.spawn(worker, generation, slot, reading)
+                self.pre_start(worker, generation, slot, reading)
             }
             Action::Succeed { worker, of, generation, slot } => self.succeed(worker, of, generation, slot),
             Action::Adopt { worker, of, generation, slot } => self.adopt(worker, of, generation, slot),
@@ -294,8 +301,8 @@ impl Run {
                 self.look_for_takeovers();
                 self.soon.push_back(Event::LookedAlive);
             }
-            Action::PreUpgrade(to) => self.soon.push_back(Event::PreUpgraded(to, true)),
-            Action::PreStop(id) => self.soon.push_back(Event::PreStopped(id)),
+            Action::PreUpgrade(to) => self.pre_upgrade(to),
+            Action::PreStop(id) => self.pre_stop(id),
             Action::Stop(id) => {
                 self.books.signal(id, self.config.stop_signal as i32);
                 // A stopped process keeps the signal until it is continued.

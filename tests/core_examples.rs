@@ -1,12 +1,12 @@
 //! The core by example: each pair of requests in each phase, and the cases that
 //! people ask about. Times are milliseconds.
 
-use graceful_run::core::Supervisor;
 use graceful_run::core::event::{
     AckKind, Action, Ending, Event, Exit, Failure, Generation, Reading, Refusal, Report, Request, Slot,
     WorkerId,
 };
 use graceful_run::core::policy::{OnAckTimeout, Policy, Readiness, Restart};
+use graceful_run::core::{Phase, Supervisor};
 use std::time::Duration;
 
 fn ms(n: u64) -> Duration {
@@ -164,7 +164,7 @@ impl Case {
     }
 }
 
-const PHASES: [&str; 4] = ["starting", "running", "upgrading", "stopping"];
+const PHASES: [&str; 5] = ["starting", "running", "upgrading", "holding", "stopping"];
 
 fn in_phase(phase: &str) -> Case {
     let two = Policy { workers: 2, ..policy() };
@@ -176,6 +176,7 @@ fn in_phase(phase: &str) -> Case {
             case.ask(Request::Upgrade);
             case
         }
+        "holding" => held(two),
         _ => {
             let mut case = Case::serving(two);
             case.ask(Request::Stop);
@@ -183,6 +184,33 @@ fn in_phase(phase: &str) -> Case {
         }
     }
 }
+
+/// Generation 2 is on hold beside generation 1, with the worker after the last.
+fn held(policy: Policy) -> Case {
+    let first = policy.workers + 1;
+    let mut case = Case::serving(policy);
+    case.ask(Request::Hold);
+    case.ack(first);
+    case.wait(1000);
+    assert!(case.said(|report| matches!(report, Report::Held { .. })), "{:?}", case.done);
+    case
+}
+
+/// Every kind of request that decides what becomes of us.
+const REQUESTS: [Request; 12] = [
+    Request::Upgrade,
+    Request::UpgradeNow,
+    Request::Hold,
+    Request::Commit,
+    Request::Rollback,
+    Request::More,
+    Request::Fewer,
+    Request::Scale(3),
+    Request::Hammer,
+    Request::Stop,
+    INTERRUPT,
+    Request::Kill,
+];
 
 const INTERRUPT: Request = Request::Interrupt { told: false };
 
@@ -248,16 +276,17 @@ const PAIRS: [(Request, Request, [&str; 3]); 49] = {
 
 #[test]
 fn pairs_of_requests_in_every_phase() {
+    let requests = REQUESTS.iter().flat_map(|&first| REQUESTS.map(|second| (first, second)));
     let mut wrong = Vec::new();
-    for phase in PHASES {
-        for (first, second, expected) in PAIRS {
+    for (first, second) in requests {
+        for phase in PHASES {
             let mut case = in_phase(phase);
             case.ask(first);
             case.ask(second);
             case.carry_on();
-            let expected = match PHASES.iter().position(|name| *name == phase) {
-                Some(at) if at < 3 => expected[at],
-                _ => while_stopping(first, second),
+            let expected = match phase {
+                "stopping" => while_stopping(first, second).to_string(),
+                _ => Account::of(phase, &[first, second]),
             };
             if case.summary() != expected {
                 wrong.push(format!("{phase}: {first:?}, {second:?}: {}, not {expected}", case.summary()));
@@ -265,6 +294,94 @@ fn pairs_of_requests_in_every_phase() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_account_of_pairs_says_what_people_expect() {
+    for (first, second, expected) in PAIRS {
+        let account = ["starting", "running", "upgrading"].map(|phase| Account::of(phase, &[first, second]));
+        assert_eq!(account, expected, "{first:?}, {second:?}");
+    }
+}
+
+/// What requests come to, without workers, acks and time: two workers, and every
+/// one does what is hoped for.
+struct Account {
+    serving: u32,
+    last: u32,
+    workers: u32,
+    /// The generation that is to replace the serving one, and whether it is held.
+    next: Option<(u32, bool)>,
+    /// A request that waits, and whether it is one to hold.
+    kept: Option<bool>,
+    /// Nothing serves yet.
+    starting: bool,
+    end: Option<&'static str>,
+}
+
+impl Account {
+    fn of(phase: &str, requests: &[Request]) -> String {
+        let next = match phase {
+            "upgrading" => Some((2, false)),
+            "holding" => Some((2, true)),
+            _ => None,
+        };
+        let last = if next.is_some() { 2 } else { 1 };
+        let starting = phase == "starting";
+        let mut it = Account { serving: 1, last, workers: 2, next, kept: None, starting, end: None };
+        requests.iter().for_each(|&request| it.take(request));
+        it.finish()
+    }
+
+    fn take(&mut self, request: Request) {
+        use Request::{Commit, Fewer, Hammer, Hold, Interrupt, Kill, More, Rollback};
+        use Request::{Scale, Stop, Upgrade, UpgradeNow};
+        match request {
+            Kill | Hammer if self.end.is_some() => self.end = Some("killed"),
+            Interrupt { .. } if self.end == Some("interrupted") => self.end = Some("killed"),
+            _ if self.end.is_some() => {}
+            Upgrade | Hold if self.next.is_some() || self.starting => self.kept = Some(request == Hold),
+            UpgradeNow if self.starting => self.kept = Some(false),
+            Upgrade | UpgradeNow | Hold => self.begin(request == Hold),
+            Commit => self.next = self.next.map(|(next, _)| (next, false)),
+            Rollback => self.next = self.next.filter(|(_, held)| !held),
+            More => self.workers += 1,
+            Fewer => self.workers = self.workers.max(2) - 1,
+            Scale(workers) => self.workers = workers,
+            Stop => self.end = Some("stopped"),
+            Interrupt { .. } => self.end = Some("interrupted"),
+            Kill => self.end = Some("killed"),
+            _ => {}
+        }
+        if self.next.is_none()
+            && let Some(hold) = self.kept.filter(|_| !self.starting && self.end.is_none())
+        {
+            self.begin(hold);
+        }
+    }
+
+    fn begin(&mut self, hold: bool) {
+        self.kept = None;
+        self.last += 1;
+        self.next = Some((self.last, hold));
+    }
+
+    fn finish(mut self) -> String {
+        if let Some(end) = self.end {
+            return end.replace("interrupted", "stopped");
+        }
+        loop {
+            if let Some((next, false)) = self.next {
+                self.serving = next;
+                self.next = None;
+            }
+            match self.kept.filter(|_| self.next.is_none()) {
+                Some(hold) => self.begin(hold),
+                None => break,
+            }
+        }
+        format!("generation {} serves in {}", self.serving, self.workers + u32::from(self.next.is_some()))
+    }
 }
 
 /// A stop is final: only force changes how it ends.
@@ -554,6 +671,252 @@ fn a_worker_that_acks_by_term_has_its_own_stop_timeout() {
     case.now += ms(91_000);
     case.tell(Event::Tick);
     assert!(case.did(Action::Kill(WorkerId(1))));
+}
+
+#[test]
+fn on_hold_nobody_is_asked_to_leave_and_everything_else_goes_on() {
+    let mut case = held(Policy { workers: 2, ..policy() });
+    assert_eq!((case.core.phase(), case.core.generation()), (Phase::Holding, Generation(1)));
+    assert_eq!(case.spawns()[2..], [(2, 0, Reading::Anew)]);
+    case.exit(1, 1);
+    case.exit(2, 1);
+    case.wait(100);
+    assert_eq!(case.spawns()[3..], [(1, 0, Reading::AsBefore), (1, 1, Reading::AsBefore)]);
+    case.ask(Request::Scale(3));
+    assert_eq!(case.spawns()[5..], [(1, 2, Reading::AsBefore)]);
+    case.carry_on();
+    assert!(case.said(|report| *report == Report::ScaleDone(3)));
+    case.ask(Request::Scale(1));
+    assert!(case.stopped(5) && case.stopped(6), "the surplus");
+    assert!(!case.stopped(3) && !case.stopped(4), "the one on hold, and the one beside it");
+    assert_eq!(case.core.phase(), Phase::Holding);
+}
+
+#[test]
+fn a_commit_replaces_the_rest_before_anybody_is_asked_to_leave() {
+    let mut case = held(Policy { workers: 3, ..policy() });
+    case.ask(Request::Commit);
+    assert_eq!(case.spawns()[4..], [(2, 1, Reading::AsBefore), (2, 2, Reading::AsBefore)]);
+    case.ack(5);
+    case.wait(10_000);
+    assert!(!case.done.iter().any(|action| matches!(action, Action::Stop(_))), "one is not ready");
+    case.ack(6);
+    case.wait(500);
+    assert!((1..=3).all(|id| case.stopped(id)));
+    assert!(case.said(|report| matches!(report, Report::UpgradeDone { .. })));
+}
+
+#[test]
+fn a_failure_after_the_commit_undoes_the_first_worker_too() {
+    let mut case = held(Policy { workers: 2, ..policy() });
+    case.ask(Request::Commit);
+    case.exit(4, 1);
+    assert!(matches!(case.failure(), Some((Failure::Exited { .. }, 0, 2))));
+    assert!(case.stopped(3) && !case.stopped(1) && !case.stopped(2));
+}
+
+#[test]
+fn with_a_bounded_surge_the_first_worker_is_the_first_wave() {
+    let mut case = held(Policy { workers: 3, surge: Some(2), ..policy() });
+    case.ask(Request::Commit);
+    assert!(case.stopped(1) && !case.stopped(2) && !case.stopped(3));
+    assert_eq!(case.spawns()[4..], [(2, 1, Reading::AsBefore), (2, 2, Reading::AsBefore)]);
+    case.exit(5, 1);
+    assert!(matches!(case.failure(), Some((Failure::Exited { .. }, 1, 3))), "1 of 3 replaced");
+}
+
+#[test]
+fn a_rollback_asks_the_new_worker_alone() {
+    let mut case = held(Policy { workers: 2, ..policy() });
+    case.ask(Request::Rollback);
+    assert_eq!(case.failure(), Some((Failure::RolledBack, 0, 2)));
+    assert!(case.stopped(3) && !case.stopped(1) && !case.stopped(2));
+    for request in [Request::Rollback, Request::Commit] {
+        case.ask(request);
+        assert!(case.said(|report| *report == Report::NothingHeld(request)));
+    }
+}
+
+#[test]
+fn what_is_said_while_the_first_worker_starts_counts() {
+    let start = || {
+        let mut case = Case::serving(Policy { workers: 2, ..policy() });
+        case.ask(Request::Hold);
+        case
+    };
+    let mut committed = start();
+    committed.ask(Request::Commit);
+    committed.carry_on();
+    assert!(!committed.said(|report| matches!(report, Report::Held { .. })), "it does not stop there");
+    assert_eq!(committed.summary(), "generation 2 serves in 2");
+    let mut undone = start();
+    undone.ask(Request::Rollback);
+    assert_eq!(undone.failure(), Some((Failure::RolledBack, 0, 2)));
+    assert!(undone.stopped(3));
+}
+
+#[test]
+fn an_empty_slot_is_the_one_where_an_upgrade_is_held() {
+    let mut case = Case::serving(Policy { workers: 2, ..policy() });
+    case.exit(2, 1);
+    case.ask(Request::Hold);
+    assert_eq!(case.spawns()[2..], [(2, 1, Reading::Anew)]);
+    case.ack(3);
+    case.wait(500);
+    assert_eq!(case.spawns()[3..], [(1, 1, Reading::AsBefore)], "what had crashed comes back");
+}
+
+#[test]
+fn two_that_cannot_live_side_by_side_are_not_held() {
+    for policy in [Policy { stop_first: true, ..policy() }, Policy { follow: true, ..policy() }] {
+        let mut case = Case::serving(policy);
+        case.ask(Request::Hold);
+        assert!(case.said(|report| *report == Report::CannotHold));
+        assert!(case.core.phase() == Phase::Running && !case.core.upgrade_pending());
+    }
+}
+
+#[test]
+fn the_last_word_on_a_kept_request_counts() {
+    for (words, held) in
+        [([Request::Hold, Request::Upgrade], false), ([Request::Upgrade, Request::Hold], true)]
+    {
+        let mut case = Case::serving(policy());
+        case.ask(Request::Upgrade);
+        words.map(|word| case.ask(word));
+        case.carry_on();
+        assert_eq!(case.core.phase() == Phase::Holding, held, "{words:?}");
+    }
+}
+
+#[test]
+fn what_supersedes_an_upgrade_undoes_it_at_once() {
+    let mut case = Case::serving(policy());
+    case.ask(Request::Upgrade);
+    case.ask(Request::UpgradeNow);
+    assert_eq!(case.failure(), Some((Failure::Superseded, 0, 1)));
+    assert_eq!(case.spawns()[2..], [(3, 0, Reading::Anew)]);
+    assert!(case.stopped(2) && !case.stopped(1));
+    assert!(!case.said(|report| *report == Report::UpgradeKept));
+}
+
+#[test]
+fn an_upgrade_waits_for_its_hook_and_a_crash_does_not() {
+    let mut case = Case::serving(Policy { workers: 2, pre_upgrade: true, ..policy() });
+    case.ask(Request::Upgrade);
+    assert!(case.did(Action::PreUpgrade(Generation(2))));
+    case.exit(1, 1);
+    case.wait(100);
+    assert_eq!(case.spawns()[2..], [(1, 0, Reading::Anew)]);
+    case.tell(Event::PreUpgraded(Generation(2), true));
+    assert_eq!(case.spawns()[3..], [(2, 0, Reading::Anew), (2, 1, Reading::Anew)]);
+    assert!(case.stopped(3), "it would be a second generation that starts");
+    case.carry_on();
+    case.ask(Request::Upgrade);
+    case.tell(Event::PreUpgraded(Generation(3), false));
+    assert_eq!(case.failure(), Some((Failure::Refused, 0, 2)));
+}
+
+#[test]
+fn a_stop_and_what_supersedes_do_not_wait_for_the_pre_upgrade_hook() {
+    let mut case = Case::serving(Policy { pre_upgrade: true, ..policy() });
+    case.ask(Request::Upgrade);
+    case.ask(Request::UpgradeNow);
+    assert!(case.did(Action::PreUpgrade(Generation(3))));
+    case.tell(Event::PreUpgraded(Generation(2), true));
+    assert_eq!(case.spawns().len(), 1, "that was another one");
+    case.ask(Request::Stop);
+    assert!(case.stopped(1));
+}
+
+#[test]
+fn the_stop_signal_follows_the_pre_stop_hook_and_its_timeout_begins_there() {
+    let mut case = Case::serving(Policy { pre_stop: true, ..policy() });
+    case.ask(Request::Stop);
+    assert!(case.did(Action::PreStop(WorkerId(1))) && !case.stopped(1));
+    case.wait(60_000);
+    assert!(!case.did(Action::Kill(WorkerId(1))));
+    case.tell(Event::PreStopped(WorkerId(1)));
+    assert!(case.stopped(1));
+    case.wait(29_999);
+    assert!(!case.did(Action::Kill(WorkerId(1))));
+    case.wait(1);
+    assert!(case.did(Action::Kill(WorkerId(1))));
+}
+
+#[test]
+fn a_kill_does_not_wait_for_the_pre_stop_hook() {
+    for force in [Request::Kill, Request::Hammer] {
+        let mut case = Case::serving(Policy { pre_stop: true, ..policy() });
+        case.ask(Request::Stop);
+        case.ask(force);
+        assert!(case.did(Action::Kill(WorkerId(1))), "{force:?}");
+        assert!(case.step(Event::PreStopped(WorkerId(1))).is_empty());
+    }
+}
+
+#[test]
+fn a_worker_that_was_never_ready_has_no_pre_stop_hook() {
+    let mut case = Case::new(Policy { pre_stop: true, ..policy() });
+    case.ask(Request::Stop);
+    assert!(case.stopped(1));
+}
+
+#[test]
+fn a_silent_worker_is_replaced_as_one_that_crashed() {
+    let mut case = Case::serving(Policy { worker_watchdog: Some(ms(2000)), ..policy() });
+    case.tell(Event::Heartbeat(WorkerId(1)));
+    case.wait(1999);
+    assert!(!case.stopped(1));
+    case.wait(1);
+    assert!(case.stopped(1) && case.said(|report| *report == Report::Silent(WorkerId(1), ms(2000))));
+    assert!(case.said(|report| *report == Report::Restarting(Slot(0), ms(100))));
+    case.wait(100);
+    assert_eq!(case.spawns().len(), 2);
+    case.wait(60_000);
+    assert!(case.did(Action::Kill(WorkerId(1))), "it hangs");
+}
+
+#[test]
+fn nobody_listens_for_heartbeats_before_a_worker_is_ready() {
+    let readiness = notify();
+    let mut case = Case::new(Policy { worker_watchdog: Some(ms(1000)), readiness, ..policy() });
+    case.wait(5000);
+    assert!(!case.stopped(1));
+    case.ack(1);
+    case.wait(1000);
+    assert!(case.stopped(1));
+}
+
+#[test]
+fn a_replacement_that_falls_silent_in_its_soak_fails_the_upgrade() {
+    let mut case = Case::serving(Policy { worker_watchdog: Some(ms(2000)), soak: ms(5000), ..policy() });
+    case.tell(Event::Heartbeat(WorkerId(1)));
+    case.ask(Request::Upgrade);
+    case.ack(2);
+    case.wait(1000);
+    case.tell(Event::Heartbeat(WorkerId(1)));
+    case.wait(1000);
+    assert_eq!(case.failure(), Some((Failure::Silent(WorkerId(2), ms(2000)), 0, 1)));
+    assert!(case.stopped(2) && !case.stopped(1));
+}
+
+#[test]
+fn to_scale_is_done_when_the_workers_are_ready_and_the_surplus_was_asked() {
+    let mut case = Case::serving(Policy { workers: 2, ..policy() });
+    let done = |case: &Case, n: u32| case.said(|report| *report == Report::ScaleDone(n));
+    case.ask(Request::Scale(3));
+    assert!(!done(&case, 3));
+    case.ack(3);
+    assert!(done(&case, 3));
+    case.ask(Request::Scale(1));
+    assert!(case.stopped(2) && !case.stopped(3) && !done(&case, 1), "one has only just become ready");
+    case.wait(500);
+    assert!(done(&case, 1));
+    for impossible in [0, 1001] {
+        case.ask(Request::Scale(impossible));
+        assert_eq!(case.done.last(), Some(&Action::Report(Report::CannotScale(1))));
+    }
 }
 
 /// A worker that starts its own successor serves, and has for a second.

@@ -137,6 +137,10 @@ pub struct Books {
     asked: BTreeSet<(Pid, u64)>,
     /// Children that we had before we started any.
     strangers: Vec<Pid>,
+    /// The user's hooks, until they are reaped.
+    pub hooks: BTreeSet<Pid>,
+    /// Why the user's hook refused an upgrade last.
+    upgrade_refused: Option<String>,
     /// Everything is to go: whatever is left to us belongs to the last workers.
     pub stopping: bool,
     /// Workers start their successors: a family is told by its age, for those that
@@ -151,6 +155,8 @@ pub enum Owner {
     Worker(WorkerId),
     /// Its check.
     Check(WorkerId),
+    /// A hook of the user's.
+    Hook,
     /// Nobody that we started: an orphan that was given to us.
     Nobody,
 }
@@ -165,6 +171,8 @@ impl Books {
             dead: VecDeque::new(),
             asked: BTreeSet::new(),
             strangers: tree::living_children(Pid::this(), &[]),
+            hooks: BTreeSet::new(),
+            upgrade_refused: None,
             stopping: false,
             follow,
         }
@@ -204,6 +212,16 @@ impl Books {
     pub fn refused(&self, id: WorkerId) -> &str {
         let entry = self.entries.get(&id).and_then(|entry| entry.refused.as_ref());
         entry.or(self.last_refused.as_ref()).map_or("cannot start the command", String::as_str)
+    }
+
+    /// Notes why the user's hook refused an upgrade.
+    pub fn refuse_upgrade(&mut self, message: String) {
+        self.upgrade_refused = Some(message);
+    }
+
+    /// Why the user's hook refused an upgrade last.
+    pub fn upgrade_refused(&self) -> &str {
+        self.upgrade_refused.as_deref().unwrap_or("the pre-upgrade hook said no")
     }
 
     /// The entry of a worker.
@@ -281,7 +299,7 @@ impl Books {
             let dead = self.dead.iter().find(|(dead, _, at)| *dead == sender.pid && recent(*at));
             return dead.map(|(_, id, _)| *id);
         };
-        if !below_us || self.strangers.contains(&top) {
+        if !below_us || self.strangers.contains(&top) || self.hooks.contains(&top) {
             return None;
         }
         let find = |has: &dyn Fn(&Process) -> bool| {
@@ -311,15 +329,16 @@ impl Books {
             Some(process) if process.check == Some(pid) => Some(Owner::Check(id)),
             _ => None,
         });
-        owner.unwrap_or(Owner::Nobody)
+        owner.unwrap_or(if self.hooks.contains(&pid) { Owner::Hook } else { Owner::Nobody })
     }
 
-    /// Processes that are no orphans: workers, checks, and those that we had before.
+    /// Processes that are no orphans: workers, checks, hooks, and those that we had
+    /// before.
     fn known(&self) -> Vec<Pid> {
         let processes = self.entries.values().filter_map(|entry| entry.process.as_ref());
         let known = processes
             .flat_map(|process| [(!process.reaped).then_some(process.pid), process.check, process.successor]);
-        known.flatten().chain(self.strangers.iter().copied()).collect()
+        known.flatten().chain(self.strangers.iter().chain(&self.hooks).copied()).collect()
     }
 
     /// Live children of ours that are no worker's own process: orphans of workers.

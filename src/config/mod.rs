@@ -2,6 +2,7 @@
 //! started or written here, so every error is one of usage.
 
 mod control;
+pub mod hooks;
 mod readiness;
 
 use crate::ack::Acks;
@@ -11,6 +12,7 @@ use crate::error::Error;
 use crate::export::{Dialect, check};
 use crate::listener::Bind;
 use crate::signals::{self, Table};
+use hooks::{Hooks, Occasion};
 use nix::sys::signal::Signal;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -57,6 +59,8 @@ pub struct Config {
     pub pid_file: Option<PathBuf>,
     /// The control socket and the name.
     pub control: Control,
+    /// The user's own commands.
+    pub hooks: Hooks,
 }
 
 /// How a worker is started.
@@ -150,6 +154,7 @@ impl Config {
         }
         let follow = follow(&cli)?;
         let control = control::control(&mut cli)?;
+        let hooks = Hooks::new(&cli.hook, &cli.hook_timeout)?;
         let (acks, readiness) = readiness::readiness(cli.ack, &dialects)?;
         let (stop_timeout, parent_term_stop_timeout) = match (cli.stop_timeout, follow) {
             // Any server may be followed, and grace is one of them.
@@ -188,8 +193,8 @@ impl Config {
                 },
                 stable: duration("--stable", &cli.stable)?,
                 retry_start: cli.retry_start,
-                pre_upgrade: false,
-                pre_stop: false,
+                pre_upgrade: hooks.has(Occasion::PreUpgrade),
+                pre_stop: hooks.has(Occasion::PreStop),
                 worker_watchdog: watchdog(cli.worker_watchdog.as_deref(), follow.is_some(), &acks)?,
             },
             binds,
@@ -214,6 +219,7 @@ impl Config {
             watch: cli.watch,
             pid_file: cli.pid_file,
             control,
+            hooks,
         })
     }
 }

@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 /// Where PATH is not set, execvp(3) looks here.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
+/// What runs a command of the user's own.
+pub const SHELL: &str = "/bin/sh";
+
 /// What was around us when we were started.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
@@ -98,6 +101,24 @@ impl Reading {
         around: &Surroundings,
         identity: Option<&Identity>,
     ) -> Result<Reading, Refused> {
+        let mut reading = Reading::of_hook(worker, around, identity)?;
+        let name = worker.command.first().map(OsString::as_os_str).unwrap_or_default();
+        let path = reading.environment.get(OsStr::new("PATH"));
+        let program = find(name, path, &reading.directory.logical, identity)?;
+        reading.program = Place::new(program);
+        Ok(reading)
+    }
+
+    /// The same for a command of the user's own, which sh runs: it may be there to
+    /// bring the program.
+    ///
+    /// # Errors
+    /// [`Refused`] when a file cannot be read.
+    pub fn of_hook(
+        worker: &config::Worker,
+        around: &Surroundings,
+        identity: Option<&Identity>,
+    ) -> Result<Reading, Refused> {
         let directory = match &worker.chdir {
             Some(path) => around.directory.join(path),
             None => around.directory.clone(),
@@ -109,9 +130,7 @@ impl Reading {
         if !worker.environment.clear && !said {
             environment.insert("PWD".into(), directory.clone().into());
         }
-        let name = worker.command.first().map(OsString::as_os_str).unwrap_or_default();
-        let program = find(name, environment.get(OsStr::new("PATH")), &directory, identity)?;
-        Ok(Reading { program: Place::new(program), directory: Place::new(directory), environment })
+        Ok(Reading { program: Place::new(SHELL.into()), directory: Place::new(directory), environment })
     }
 
     /// The same program, directory and environment once more, even where names

@@ -1,8 +1,9 @@
 //! A reading, the listeners and the ack channels become one start.
 
-use super::{Reading, Refused};
+use super::{Reading, Refused, SHELL};
 use crate::ack::Channels;
 use crate::config;
+use crate::config::hooks::Occasion;
 use crate::core::event::{Generation, Refusal, Slot, WorkerId};
 use crate::export::{Dialect, Exported, first_listener, spell};
 use crate::listener::Listeners;
@@ -10,6 +11,7 @@ use crate::sys::child::{Launch, SpawnError, Step};
 use crate::sys::identity::Identity;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -35,6 +37,21 @@ pub struct Common {
     pub watchdog: Option<Duration>,
     /// Workers execute themselves again, some of them by their first argument.
     pub follow: bool,
+}
+
+/// What hooks are told, in variables.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// The event.
+    pub occasion: Occasion,
+    /// The generation that it is about.
+    pub generation: Generation,
+    /// The worker's slot, and its pid if it has one.
+    pub slot: Option<Slot>,
+    /// The worker's pid.
+    pub worker: Option<Pid>,
+    /// Why an upgrade failed.
+    pub reason: Option<String>,
 }
 
 impl Common {
@@ -159,8 +176,31 @@ impl Common {
     ) -> Result<Launch, Refused> {
         let mut variables = self.place(generation, slot);
         variables.push(("GRACEFUL_RUN_WORKER".into(), pid.to_string()));
+        self.shell(reading, command, variables)
+    }
+
+    /// The start of a hook: as that of a check, and told what it is `about`.
+    ///
+    /// # Errors
+    /// As for a worker.
+    pub fn hook(&self, reading: &Reading, command: &str, about: &About) -> Result<Launch, Refused> {
+        let mut variables = self.place(about.generation, about.slot.unwrap_or(Slot(0)));
+        variables.retain(|(name, _)| about.slot.is_some() || name != "GRACEFUL_RUN_SLOT");
+        variables.push(("GRACEFUL_RUN_EVENT".into(), about.occasion.name().into()));
+        let worker = about.worker.map(|pid| ("GRACEFUL_RUN_WORKER".into(), pid.to_string()));
+        let reason = about.reason.clone().map(|reason| ("GRACEFUL_RUN_REASON".into(), reason));
+        variables.extend(worker.into_iter().chain(reason));
+        self.shell(reading, command, variables)
+    }
+
+    fn shell(
+        &self,
+        reading: &Reading,
+        command: &str,
+        variables: Vec<(String, String)>,
+    ) -> Result<Launch, Refused> {
         let arguments = ["sh", "-c", command].map(OsString::from);
-        self.launch(reading, Path::new("/bin/sh"), &arguments, variables)
+        self.launch(reading, Path::new(SHELL), &arguments, variables)
     }
 
     fn launch(

@@ -33,6 +33,7 @@ impl Run {
                         self.soon.push_back(Event::Ack(worker, AckKind::Exec));
                     }
                 }
+                Owner::Hook => self.hook_ended(pid, exit),
                 Owner::Nobody => debug!("reaped pid {pid}, an orphan"),
             }
         }

@@ -35,6 +35,7 @@ impl Run {
         report::log(report, &self.books, &self.config);
         self.tell_control(report);
         self.change_listeners(report);
+        self.tell_hooks(report);
         match *report {
             Report::Serving(generation) => {
                 let status = self.serves(generation);

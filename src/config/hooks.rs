@@ -1,0 +1,115 @@
+//! The user's own commands at the turns of a worker's life, from `--hook`.
+
+use super::{duration, invalid};
+use crate::error::Error;
+use std::time::Duration;
+
+/// When a hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occasion {
+    /// Before an upgrade begins, which it can refuse.
+    PreUpgrade,
+    /// Before a worker is started, which it can refuse.
+    PreStart,
+    /// A worker has become ready.
+    PostReady,
+    /// Before a worker that was ready is asked to stop.
+    PreStop,
+    /// A worker has ended.
+    PostStop,
+    /// An upgrade was undone.
+    UpgradeFailed,
+}
+
+impl Occasion {
+    /// All of them, in the order of a worker's life.
+    pub const ALL: [Occasion; 6] = [
+        Occasion::PreUpgrade,
+        Occasion::PreStart,
+        Occasion::PostReady,
+        Occasion::PreStop,
+        Occasion::PostStop,
+        Occasion::UpgradeFailed,
+    ];
+
+    /// As users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Occasion::PreUpgrade => "pre-upgrade",
+            Occasion::PreStart => "pre-start",
+            Occasion::PostReady => "post-ready",
+            Occasion::PreStop => "pre-stop",
+            Occasion::PostStop => "post-stop",
+            Occasion::UpgradeFailed => "upgrade-failed",
+        }
+    }
+}
+
+/// Every hook, in the order given.
+#[derive(Debug, Clone, Default)]
+pub struct Hooks {
+    commands: Vec<(Occasion, String)>,
+    /// How long one may run.
+    pub timeout: Duration,
+}
+
+impl Hooks {
+    /// From each `EVENT=CMD`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an event that there is not, and for an empty command.
+    pub(super) fn new(said: &[String], timeout: &str) -> Result<Hooks, Error> {
+        let commands = said.iter().map(|text| hook(text)).collect::<Result<_, Error>>()?;
+        let limit = duration("--hook-timeout", timeout)?;
+        if limit.is_zero() {
+            return Err(invalid("--hook-timeout", timeout, "a hook that hangs would never be given up"));
+        }
+        Ok(Hooks { commands, timeout: limit })
+    }
+
+    /// The commands of one event.
+    pub fn of(&self, occasion: Occasion) -> impl Iterator<Item = &str> {
+        self.commands.iter().filter(move |(on, _)| *on == occasion).map(|(_, command)| command.as_str())
+    }
+
+    /// Whether there is any for this event.
+    pub fn has(&self, occasion: Occasion) -> bool {
+        self.of(occasion).next().is_some()
+    }
+}
+
+fn hook(text: &str) -> Result<(Occasion, String), Error> {
+    let events = Occasion::ALL.map(Occasion::name).join(", ");
+    let wrong = |why: &str| invalid("--hook", text, &format!("{why} (write EVENT=CMD; EVENT is {events})"));
+    let (event, command) = text.split_once('=').ok_or_else(|| wrong("there is no '='"))?;
+    let occasion = Occasion::ALL.into_iter().find(|occasion| occasion.name() == event);
+    let occasion = occasion.ok_or_else(|| wrong("no such event"))?;
+    match command.trim().is_empty() {
+        true => Err(wrong("the command is empty")),
+        false => Ok((occasion, command.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_that_is_none_lists_the_events() {
+        for wrong in ["", "pre-stop", "prestop=true", "=true", "pre-stop=", "pre-stop= "] {
+            let error = Hooks::new(&[wrong.into()], "30s").unwrap_err();
+            assert_eq!(error.status(), 2, "{wrong}");
+            let listed = "pre-upgrade, pre-start, post-ready, pre-stop, post-stop, upgrade-failed)";
+            assert!(error.to_string().contains(listed), "{error}");
+        }
+        assert!(Hooks::new(&[], "0").unwrap_err().to_string().contains("'0' for '--hook-timeout'"));
+    }
+
+    #[test]
+    fn hooks_of_an_event_keep_their_order() {
+        let said = ["post-ready=a=b", "pre-stop=c", "post-ready=d"].map(String::from);
+        let hooks = Hooks::new(&said, "1s").unwrap();
+        assert_eq!(hooks.of(Occasion::PostReady).collect::<Vec<_>>(), ["a=b", "d"]);
+        assert!(hooks.has(Occasion::PreStop) && !hooks.has(Occasion::PostStop));
+    }
+}

@@ -1,0 +1,295 @@
+//! The user's hooks: what they are told, who waits for them, and that none of
+//! them outlives its time.
+//!
+//! A hook is a child like any other: it is reaped with the rest and a deadline of
+//! the loop ends it, so the loop never waits for one. Those of one event run one
+//! after another. What waits for them goes on when the last has ended.
+
+use super::Run;
+use crate::config::hooks::Occasion;
+use crate::core::ShownStage;
+use crate::core::event::{
+    Event, Failure, Generation, Reading as From, Refusal, Report, Slot, Time, WorkerId,
+};
+use crate::error::reason;
+use crate::inputs::Input;
+use crate::launch::start::{About, refused};
+use crate::launch::{Reading, Refused};
+use crate::report;
+use crate::sys::child;
+use crate::sys::process::{self, Exit};
+use crossbeam_channel::Receiver;
+use log::{debug, warn};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use std::collections::VecDeque;
+
+/// So many hooks that nobody waits for run at a time; the others come after them.
+const MOST: usize = 32;
+
+/// What goes on when the hooks of an event have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Nothing,
+    Upgrade(Generation),
+    Start { worker: WorkerId, generation: Generation, slot: Slot, from: From },
+    Stop(WorkerId),
+}
+
+/// The hooks of one event that have not ended.
+#[derive(Debug)]
+struct Errand {
+    about: About,
+    then: Then,
+    /// The one that runs.
+    now: Option<Running>,
+    /// Those that come after it.
+    rest: VecDeque<String>,
+}
+
+#[derive(Debug)]
+struct Running {
+    pid: Pid,
+    command: String,
+    until: Time,
+}
+
+/// Every errand under way, in the order of its beginning.
+#[derive(Debug, Default)]
+pub(super) struct Hooks {
+    errands: Vec<Errand>,
+}
+
+impl Hooks {
+    /// When the first of those that run is given up.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.errands.iter().filter_map(|errand| Some(errand.now.as_ref()?.until)).min()
+    }
+}
+
+impl Run {
+    /// Asks the user whether the upgrade may begin.
+    pub(super) fn pre_upgrade(&mut self, to: Generation) {
+        let about =
+            About { occasion: Occasion::PreUpgrade, generation: to, slot: None, worker: None, reason: None };
+        self.send(about, Then::Upgrade(to));
+    }
+
+    /// The worker is started when its hooks have ended well.
+    pub(super) fn pre_start(&mut self, worker: WorkerId, generation: Generation, slot: Slot, from: From) {
+        self.books.open(worker, generation, slot);
+        let about =
+            About { occasion: Occasion::PreStart, generation, slot: Some(slot), worker: None, reason: None };
+        self.send(about, Then::Start { worker, generation, slot, from });
+    }
+
+    /// The worker is asked to stop when its hooks have ended.
+    pub(super) fn pre_stop(&mut self, id: WorkerId) {
+        match self.about(Occasion::PreStop, id) {
+            Some(about) => self.send(about, Then::Stop(id)),
+            None => self.soon.push_back(Event::PreStopped(id)),
+        }
+    }
+
+    /// What happened is told to those hooks that nobody waits for; and those that
+    /// are waited for in vain go.
+    pub(super) fn tell_hooks(&mut self, report: &Report) {
+        match *report {
+            Report::Ready(id, ..) => self.send_about(Occasion::PostReady, id),
+            Report::Gone { worker, .. } => self.send_about(Occasion::PostStop, worker),
+            Report::UpgradeFailed { to, why, left, held, .. } => {
+                self.call_back(|then| then == Then::Upgrade(to));
+                if !matches!(why, Failure::Stopped | Failure::Superseded) {
+                    let reason = report::why_failed(why, left, held, &self.books);
+                    let occasion = Occasion::UpgradeFailed;
+                    let about =
+                        About { occasion, generation: to, slot: None, worker: None, reason: Some(reason) };
+                    self.send(about, Then::Nothing);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn about(&self, occasion: Occasion, id: WorkerId) -> Option<About> {
+        let entry = self.books.get(id)?;
+        let worker = entry.process.as_ref().map(|process| process.pid);
+        Some(About { occasion, generation: entry.generation, slot: Some(entry.slot), worker, reason: None })
+    }
+
+    fn send_about(&mut self, occasion: Occasion, id: WorkerId) {
+        if let Some(about) = self.about(occasion, id) {
+            self.send(about, Then::Nothing);
+        }
+    }
+
+    fn send(&mut self, about: About, then: Then) {
+        let rest: VecDeque<String> = self.config.hooks.of(about.occasion).map(String::from).collect();
+        if then == Then::Nothing && rest.is_empty() {
+            return;
+        }
+        self.hooks.errands.push(Errand { about, then, now: None, rest });
+        self.run_hooks();
+    }
+
+    /// Starts what is to run next, and lets go on what has waited for long enough.
+    fn run_hooks(&mut self) {
+        let mut at = 0;
+        while at < self.hooks.errands.len() {
+            if self.hooks.errands[at].now.is_some() {
+                at += 1;
+                continue;
+            }
+            let errands = &self.hooks.errands;
+            let unheeded = errands.iter().filter(|errand| errand.then == Then::Nothing);
+            let crowded = unheeded.filter(|errand| errand.now.is_some()).count() >= MOST;
+            if crowded && errands[at].then == Then::Nothing {
+                at += 1;
+                continue;
+            }
+            let Some(command) = self.hooks.errands[at].rest.pop_front() else {
+                let errand = self.hooks.errands.remove(at);
+                self.go_on(errand.then);
+                continue;
+            };
+            match self.start_hook(&self.hooks.errands[at].about, &command) {
+                Ok(pid) => {
+                    let until = self.clock.now() + self.config.hooks.timeout;
+                    self.books.hooks.insert(pid);
+                    self.hooks.errands[at].now = Some(Running { pid, command, until });
+                }
+                Err(Refused { message, .. }) => {
+                    self.failed(at, &command, &format!("cannot be run: {message}"));
+                }
+            }
+        }
+    }
+
+    fn start_hook(&self, about: &About, command: &str) -> Result<Pid, Refused> {
+        debug!("{} hook of {}: {command}", about.occasion.name(), about.generation);
+        let anew = || Reading::of_hook(&self.config.worker, &self.around, self.common.identity.as_ref());
+        let reading = match (self.readings.get(&about.generation), about.occasion) {
+            (Some(reading), _) => reading.clone(),
+            (None, _) => anew()?,
+        };
+        let launch = self.common.hook(&reading, command, about)?;
+        child::spawn(&launch).map(|child| child.pid).map_err(|error| refused(&error, &reading))
+    }
+
+    /// The hook has ended, or will never start. One that could have refused has.
+    fn failed(&mut self, at: usize, command: &str, how: &str) {
+        let errand = &mut self.hooks.errands[at];
+        errand.now = None;
+        let (occasion, generation) = (errand.about.occasion.name(), errand.about.generation);
+        let message = format!("{occasion} hook '{}' {how}", command.escape_debug());
+        match errand.then {
+            Then::Upgrade(to) => {
+                self.hooks.errands.remove(at);
+                self.books.refuse_upgrade(message);
+                self.soon.push_back(Event::PreUpgraded(to, false));
+            }
+            Then::Start { worker, .. } => {
+                self.hooks.errands.remove(at);
+                let message = format!("cannot start '{}': {message}", self.books.command());
+                self.books.refuse(worker, message);
+                self.soon.push_back(Event::SpawnFailed(worker, Refusal::Other));
+            }
+            Then::Stop(_) | Then::Nothing => {
+                warn!(generation = generation.0; "{generation}: {message}");
+            }
+        }
+    }
+
+    fn go_on(&mut self, then: Then) {
+        match then {
+            Then::Nothing => {}
+            Then::Upgrade(to) => self.soon.push_back(Event::PreUpgraded(to, true)),
+            Then::Start { worker, generation, slot, from } => self.spawn(worker, generation, slot, from),
+            Then::Stop(id) => self.soon.push_back(Event::PreStopped(id)),
+        }
+    }
+
+    /// A hook was reaped.
+    pub(super) fn hook_ended(&mut self, pid: Pid, exit: Exit) {
+        self.books.hooks.remove(&pid);
+        let ours = |errand: &Errand| errand.now.as_ref().is_some_and(|running| running.pid == pid);
+        let Some(at) = self.hooks.errands.iter().position(ours) else { return };
+        match (exit, self.hooks.errands[at].now.take()) {
+            (Exit::Code(0), _) | (_, None) => {}
+            (exit, Some(running)) => {
+                self.failed(at, &running.command, &report::how(crate::books::exit(exit)));
+            }
+        }
+        self.run_hooks();
+    }
+
+    /// Hooks whose time has come are killed, and so are those of starts that nobody
+    /// wants any more.
+    pub(super) fn end_late_hooks(&mut self) {
+        if self.hooks.errands.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        let late = |errand: &Errand| errand.now.as_ref().is_some_and(|running| running.until <= now);
+        while let Some(at) = self.hooks.errands.iter().position(late) {
+            let Some(running) = self.hooks.errands[at].now.take() else { break };
+            kill(&running);
+            let limit = report::length(self.config.hooks.timeout);
+            self.failed(at, &running.command, &format!("was killed after {limit} (--hook-timeout)"));
+        }
+        let given_up: Vec<WorkerId> = self
+            .core
+            .workers()
+            .filter(|shown| shown.stage == ShownStage::Draining)
+            .map(|shown| shown.worker)
+            .collect();
+        let unwanted = |then| matches!(then, Then::Start { worker, .. } if given_up.contains(&worker));
+        for worker in self.call_back(unwanted) {
+            self.books.refuse(worker, "its start was given up while a pre-start hook ran".into());
+            self.soon.push_back(Event::SpawnFailed(worker, Refusal::Other));
+        }
+        self.run_hooks();
+    }
+
+    /// Ends the errands after which `which` would go on; the workers that would have
+    /// been started.
+    fn call_back(&mut self, which: impl Fn(Then) -> bool) -> Vec<WorkerId> {
+        let gone = self.hooks.errands.extract_if(.., |errand| which(errand.then));
+        let mut starts = Vec::new();
+        for errand in gone {
+            errand.now.iter().for_each(kill);
+            if let Then::Start { worker, .. } = errand.then {
+                starts.push(worker);
+            }
+        }
+        starts
+    }
+
+    /// At our own end the hooks of those that have stopped may finish, each in its
+    /// time; a second INT or QUIT ends them. The others are killed.
+    pub(super) fn end_hooks(&mut self, inputs: &Receiver<Input>) {
+        let last = |errand: &Errand| errand.about.occasion == Occasion::PostStop;
+        for errand in self.hooks.errands.extract_if(.., |errand| !last(errand)) {
+            errand.now.iter().for_each(kill);
+        }
+        while let Some(until) = self.hooks.deadline() {
+            let wait = until.saturating_sub(self.clock.now());
+            match inputs.recv_timeout(wait) {
+                Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)) => {
+                    self.hooks.errands.drain(..).for_each(|errand| errand.now.iter().for_each(kill));
+                }
+                _ => self.end_late_hooks(),
+            }
+            for (pid, exit) in process::reap() {
+                self.hook_ended(pid, exit);
+            }
+        }
+    }
+}
+
+/// The hook and what it has started.
+fn kill(running: &Running) {
+    if let Err(errno) = process::signal_group(running.pid, Signal::SIGKILL as i32) {
+        warn!("cannot kill hook '{}': {}", running.command.escape_debug(), reason(&errno.into()));
+    }
+}
