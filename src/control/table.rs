@@ -1,6 +1,7 @@
 //! A status for people.
 
 use super::protocol::Status;
+use crate::logger::escape;
 use std::time::Duration;
 
 /// Some lines: the whole, the last upgrade, the listeners, the workers.
@@ -63,6 +64,8 @@ fn count(number: u32, one: &str, many: &str) -> Option<String> {
 
 /// Columns that are empty in every row are left out.
 fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
+    // What workers say of themselves may hold anything.
+    let rows: Vec<[String; N]> = rows.into_iter().map(|row| row.map(|cell| escape(&cell))).collect();
     let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let mut text = String::from("\n");
     let shown: Vec<(usize, usize)> = (0..N)
@@ -112,6 +115,7 @@ mod tests {
                 stage: "ready".into(),
                 age_ms: 21,
                 ack: Some("notify".into()),
+                status: Some("fine\x1b[31m".into()),
                 ..Worker::default()
             }],
             last_upgrade: Some(LastUpgrade { from: 2, to: 3, result: "ok".into(), ..LastUpgrade::default() }),
@@ -126,8 +130,8 @@ last upgrade: 2 to 3 ok after 0 ms
 LISTENER  ADDRESS    KIND  FD
 http      [::]:5001  tcp   3
 
-SLOT  GENERATION  PID  STAGE  AGE    ACK
-0     3           90   ready  21 ms  notify
+SLOT  GENERATION  PID  STAGE  AGE    ACK     STATUS
+0     3           90   ready  21 ms  notify  fine\\u{1b}[31m
 ";
         assert_eq!(show(&status), expected);
     }
