@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Output, Stdio};
 
 const GATED: &str = "count-signals\nserve\nwait gate\nready notify\n";
@@ -449,7 +450,8 @@ fn one_is_found_by_its_name_its_socket_or_as_the_only_one() {
     assert_eq!(scene.status()["name"], "one");
     // What was killed has left its socket, and is passed over.
     let stale = scene.control().join("stale.sock");
-    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    drop(UnixListener::bind(&stale).unwrap());
+    until("it is stale", || UnixStream::connect(&stale).is_err());
     assert_eq!(scene.status()["name"], "one");
     fs::remove_file(&stale).unwrap();
     let other = scene.ready(&["--name", "two"]);

@@ -6,7 +6,7 @@ mod common;
 use common::{SERVER, Scene, Signal, Wrapper, am_root, quick, says, until};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 /// It ends with this status, and its last line has these words.
@@ -120,7 +120,9 @@ fn a_number_in_a_file_is_nobody_to_signal() {
     fs::create_dir(scene.control()).unwrap();
     fs::write(scene.control().join("web.lock"), &pid).unwrap();
     fs::write(scene.run().join("pid"), &pid).unwrap();
-    drop(UnixListener::bind(scene.control().join("web.sock")).unwrap());
+    let stale = scene.control().join("web.sock");
+    drop(UnixListener::bind(&stale).unwrap());
+    until("it is stale", || UnixStream::connect(&stale).is_err());
     let wrapper = scene.ready(&["--name", "web", "--pid-file", &scene.arg("run/pid")]);
     assert!(scene.ctl(&["--name", "web", "stop"]).status.success());
     drop(wrapper);
@@ -174,6 +176,8 @@ fn what_lies_at_the_path_of_the_socket() {
     let live = UnixListener::bind(&path).unwrap();
     refused(start(), 125, &["address already in use", "a live server holds it"]);
     drop(live);
+    // A test beside this one may be between fork and exec, and hold it still.
+    until("it is stale", || UnixStream::connect(&path).is_err());
     let wrapper = scene.ready(&["--socket", &path]);
     let output = scene.ctl(&["--socket", &path, "status"]);
     assert!(output.status.success(), "a stale one is replaced");
