@@ -33,7 +33,7 @@ pub struct Ctl {
     #[arg(long, global = true)]
     pub json: bool,
 
-    /// Wait for the outcome no longer than this: exit 124, and what was begun goes on
+    /// Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]
     #[arg(long, value_name = "DUR", global = true)]
     pub timeout: Option<String>,
 

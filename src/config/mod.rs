@@ -258,10 +258,7 @@ fn invalid(option: &str, value: &str, why: &str) -> Error {
 }
 
 /// A length of time; a bare 0 needs no unit.
-///
-/// # Errors
-/// [`Error::Usage`], naming the option.
-pub fn duration(option: &str, text: &str) -> Result<Duration, Error> {
+fn duration(option: &str, text: &str) -> Result<Duration, Error> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -293,7 +290,10 @@ fn watchdog(said: Option<&str>, follow: bool, acks: &Acks) -> Result<Option<Dura
 }
 
 /// A length of time of which 0 means for ever.
-fn timeout(option: &str, text: &str) -> Result<Option<Duration>, Error> {
+///
+/// # Errors
+/// [`Error::Usage`], naming the option.
+pub fn timeout(option: &str, text: &str) -> Result<Option<Duration>, Error> {
     Ok(Some(duration(option, text)?).filter(|duration| !duration.is_zero()))
 }
 

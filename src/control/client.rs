@@ -27,8 +27,8 @@ const LAST_BREATH: Duration = Duration::from_secs(10);
 /// Does what was asked for. Our exit status, and our last line on stderr.
 pub fn run(ctl: &Ctl) -> (u8, Option<String>) {
     let attempt = attempt(&ctl.verb);
-    let limit = match ctl.timeout.as_deref().map(|text| config::duration("--timeout", text)).transpose() {
-        Ok(limit) => limit,
+    let limit = match ctl.timeout.as_deref().map(|text| config::timeout("--timeout", text)).transpose() {
+        Ok(limit) => limit.flatten(),
         Err(error) => return (error.status(), Some(error.to_string())),
     };
     if let Verb::Signal { signal } = &ctl.verb

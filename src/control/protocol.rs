@@ -10,6 +10,7 @@ pub use super::status::{LastUpgrade, Listener, Status, Worker};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::fmt;
 
 /// The version of the protocol.
 pub const VERSION: u32 = 1;
@@ -55,6 +56,30 @@ pub enum Verb {
     Unbind(String),
     /// Numbers for a monitor.
     Metrics,
+}
+
+impl fmt::Display for Verb {
+    /// As ctl has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verb::Status => f.write_str("status"),
+            Verb::Upgrade(How::Plain) => f.write_str("upgrade"),
+            Verb::Upgrade(How::Now) => f.write_str("upgrade --now"),
+            Verb::Upgrade(How::Hold) => f.write_str("upgrade --hold"),
+            Verb::Commit => f.write_str("commit"),
+            Verb::Rollback => f.write_str("rollback"),
+            Verb::Scale(workers) => write!(f, "scale {workers}"),
+            Verb::Stop { now: false } => f.write_str("stop"),
+            Verb::Stop { now: true } => f.write_str("stop --now"),
+            Verb::Signal(signal) => write!(f, "signal {}", signals::name(*signal)),
+            Verb::Hammer => f.write_str("hammer"),
+            Verb::Reexec => f.write_str("reexec"),
+            Verb::Events => f.write_str("events"),
+            Verb::Bind(bind) => write!(f, "bind {bind}"),
+            Verb::Unbind(name) => write!(f, "unbind {name}"),
+            Verb::Metrics => f.write_str("metrics"),
+        }
+    }
 }
 
 /// The kinds of upgrade.

@@ -60,6 +60,8 @@ pub struct Asked {
     pub verb: Verb,
     /// Whether the outcome is waited for.
     pub wait: bool,
+    /// By whom.
+    pub peer: Peer,
     /// Where the answers go.
     pub answers: Answers,
 }
@@ -164,22 +166,21 @@ where
                 continue;
             }
         };
-        if let Err(reply) = admit(&stream, group) {
-            log::debug!("control: {}", reply.reason.as_deref().unwrap_or_default());
-            // Nothing has been sent to it: there is room for a line.
-            let _ = stream.set_nonblocking(true);
-            let _ = (&*stream).write_all(&protocol::line(&reply));
-            continue;
-        }
+        let peer = match admit(&stream, group) {
+            Ok(peer) => peer,
+            Err(reply) => {
+                log::debug!("control: {}", reply.reason.as_deref().unwrap_or_default());
+                send_away(&stream, &reply);
+                continue;
+            }
+        };
         number += 1;
         let Some(place) = table.enter(number, &stream) else {
-            let reply = Reply::failed(format!("{MOST} clients wait already"));
-            let _ = stream.set_nonblocking(true);
-            let _ = (&*stream).write_all(&protocol::line(&reply));
+            send_away(&stream, &Reply::failed(format!("{MOST} clients wait already")));
             continue;
         };
         let tell = tell.clone();
-        let serve = move || Connection { stream, place, number, tell }.serve();
+        let serve = move || Connection { stream, place, number, peer, tell }.serve();
         let started = std::thread::Builder::new().name("client".into()).stack_size(STACK).spawn(serve);
         if let Err(error) = started {
             log::info!("control: a client is not served: {}", reason(&error));
@@ -187,19 +188,25 @@ where
     }
 }
 
+/// Nothing has been sent to it: there is room for a line.
+fn send_away(mut stream: &UnixStream, reply: &Reply) {
+    let _ = stream.set_nonblocking(true);
+    let _ = stream.write_all(&protocol::line(reply));
+}
+
 fn out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
 }
 
 /// Root, ourselves, and the group if there is one.
-fn admit(stream: &UnixStream, group: Option<Gid>) -> Result<(), Reply> {
+fn admit(stream: &UnixStream, group: Option<Gid>) -> Result<Peer, Reply> {
     let denied = |who: String| Reply::because(Outcome::Denied, format!("{who} may not connect"));
-    let Peer { pid, uid, groups } =
+    let peer =
         peer::peer(stream).map_err(|errno| denied(format!("who cannot be told from others ({errno})")))?;
-    let member = group.is_some_and(|group| groups.contains(&group));
-    match uid.is_root() || uid == Uid::effective() || member {
-        true => Ok(()),
-        false => Err(denied(format!("uid {uid} (pid {pid})"))),
+    let member = group.is_some_and(|group| peer.groups.contains(&group));
+    match peer.uid.is_root() || peer.uid == Uid::effective() || member {
+        true => Ok(peer),
+        false => Err(denied(peer.to_string())),
     }
 }
 
@@ -269,6 +276,7 @@ struct Connection<T> {
     stream: Arc<UnixStream>,
     place: TablePlace,
     number: u64,
+    peer: Peer,
     tell: T,
 }
 
@@ -323,7 +331,8 @@ impl<T: Fn(Message) -> bool> Connection<T> {
     fn ask(&self, client: ClientId, verb: Verb, request: &Request) -> bool {
         self.place.rank(if verb == Verb::Events { Rank::Listens } else { Rank::Waits });
         let (queue, answers) = bounded(QUEUE);
-        let asked = Asked { client, verb, wait: request.wait, answers: Answers { queue } };
+        let (wait, peer, answers_to) = (request.wait, self.peer.clone(), Answers { queue });
+        let asked = Asked { client, verb, wait, peer, answers: answers_to };
         if !(self.tell)(Message::Asked(asked)) {
             return false;
         }

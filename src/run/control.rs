@@ -12,6 +12,7 @@ use crate::core::event::{Event, Request, Token, WorkerId};
 use crate::core::{Phase, ShownStage};
 use crate::report::event;
 use crate::signals;
+use log::Level;
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -35,7 +36,12 @@ impl Run {
     }
 
     fn asked(&mut self, asked: Asked) {
-        log::debug!("control: {:?}", asked.verb);
+        let level = if matches!(asked.verb, Verb::Status | Verb::Events | Verb::Metrics) {
+            Level::Debug
+        } else {
+            Level::Info
+        };
+        log::log!(level, "ctl: {} asks: {}", asked.peer, asked.verb);
         self.look_for_takeovers();
         self.work_off();
         let phase = self.core.phase();

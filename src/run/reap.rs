@@ -56,6 +56,9 @@ impl Run {
             let input = inputs.recv_timeout(LOOK_AGAIN / 20);
             kill |= self.clock.now() >= until;
             kill |= matches!(input, Ok(Input::Signal(signal, _)) if hurried.contains(&signal));
+            if let Ok(Input::Control(message)) = input {
+                self.control(message);
+            }
             process::reap().for_each(drop);
         }
     }

@@ -248,7 +248,9 @@ impl Run {
                 control.to = None;
                 let reason = report::undone(report, &self.books, &self.config);
                 control.last = Some(last(from, to, took, event::result_of(why), reason));
-                control.failed = control.failed.saturating_add(1);
+                // Whoever supersedes one has not seen it fail.
+                let failed = u32::from(why != Failure::Superseded);
+                control.failed = control.failed.saturating_add(failed);
             }
             Report::Gone { worker, asked: false, .. } if self.core.phase() != Phase::Stopping => {
                 // A replacement that ends is a failed upgrade and told as that.

@@ -4,6 +4,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Gid, Pid, Uid};
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// As whom the other end connected (SO_PEERCRED of unix(7)).
@@ -15,6 +16,12 @@ pub struct Peer {
     pub uid: Uid,
     /// Its groups, the effective one first.
     pub groups: Vec<Gid>,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {} (uid {})", self.pid, self.uid)
+    }
 }
 
 /// Asks the kernel, which noted it at connect(2).
