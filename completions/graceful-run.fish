@@ -76,7 +76,7 @@ complete -c graceful-run -n "__fish_graceful_run_needs_command" -s V -l version 
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -a "ctl" -d 'Talk to a running graceful-run'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -s V -l version -d 'Print version'
@@ -95,13 +95,13 @@ complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not _
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -f -a "metrics" -d 'Numbers for a monitor'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from status" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from status" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from status" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from status" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from status" -l watch -d 'Show it anew each second, until it ends'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from status" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from status" -s h -l help -d 'Print help'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from upgrade" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from upgrade" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from upgrade" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from upgrade" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from upgrade" -l hold -d 'Keep both generations until `commit` or `rollback`: one worker of the new one serves beside the old'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from upgrade" -l now -d 'Supersede the one that is under way or on hold, instead of coming after it'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from upgrade" -l no-wait -d 'Do not wait for the outcome'
@@ -109,60 +109,60 @@ complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fis
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from upgrade" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from commit" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from commit" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from commit" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from commit" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from commit" -l no-wait -d 'Do not wait for the outcome'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from commit" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from commit" -s h -l help -d 'Print help'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from rollback" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from rollback" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from rollback" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from rollback" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from rollback" -l no-wait -d 'Do not wait for the outcome'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from rollback" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from rollback" -s h -l help -d 'Print help'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from scale" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from scale" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from scale" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from scale" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from scale" -l no-wait -d 'Do not wait for the outcome'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from scale" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from scale" -s h -l help -d 'Print help'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from stop" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from stop" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from stop" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from stop" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from stop" -l now -d 'Kill them'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from stop" -l no-wait -d 'Do not wait for the outcome'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from stop" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from stop" -s h -l help -d 'Print help'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from signal" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from signal" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from signal" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from signal" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from signal" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from signal" -s h -l help -d 'Print help'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from hammer" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from hammer" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from hammer" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from hammer" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from hammer" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from hammer" -s h -l help -d 'Print help'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from events" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from events" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from events" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from events" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from events" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from events" -s h -l help -d 'Print help'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from reexec" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from reexec" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from reexec" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from reexec" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from reexec" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from reexec" -s h -l help -d 'Print help'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from bind" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from bind" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from bind" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from bind" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from bind" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from bind" -s h -l help -d 'Print help'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from unbind" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from unbind" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from unbind" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from unbind" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from unbind" -s h -l help -d 'Print help'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from metrics" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from metrics" -l socket -d 'The one whose control socket is here' -r -F
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from metrics" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from metrics" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from metrics" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from metrics" -s h -l help -d 'Print help'
