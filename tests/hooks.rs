@@ -162,6 +162,22 @@ fn a_pre_start_hook_may_bring_the_program() {
 }
 
 #[test]
+fn another_try_of_a_start_has_had_its_hook() {
+    let scene = Scene::of(SERVER);
+    let program = scene.puppet_copy("server");
+    let hook = tells("pre-start", ":");
+    let args = quick(&["--hook", &hook]);
+    let wrapper = scene.start_command(&args, &["./server", &scene.puppet()[1]]);
+    wrapper.log.wait(&says::ready(1));
+    fs::remove_file(program).unwrap();
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("generation 2: cannot find * (trying again)");
+    wrapper.log.wait(&says::failed(2));
+    wrapper.stop();
+    assert_eq!(scene.log.count("pre-start g2"), 1);
+}
+
+#[test]
 fn a_hook_that_hangs_is_killed_with_what_it_started() {
     let scene = Scene::of(SERVER);
     scene.gate("never");

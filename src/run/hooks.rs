@@ -75,8 +75,12 @@ impl Run {
         self.send(about, Then::Upgrade(to));
     }
 
-    /// The worker is started when its hooks have ended well.
+    /// The worker is started when its hooks have ended well. Another try of the same
+    /// start has had them.
     pub(super) fn pre_start(&mut self, worker: WorkerId, generation: Generation, slot: Slot, from: From) {
+        if self.books.get(worker).is_some() {
+            return self.spawn(worker, generation, slot, from);
+        }
         self.books.open(worker, generation, slot);
         let about =
             About { occasion: Occasion::PreStart, generation, slot: Some(slot), worker: None, reason: None };
