@@ -72,6 +72,11 @@ impl Hooks {
         self.commands.iter().filter(move |(on, _)| *on == occasion).map(|(_, command)| command.as_str())
     }
 
+    /// How long those of one event may take together.
+    pub fn longest(&self, occasion: Occasion) -> Duration {
+        self.timeout * self.of(occasion).count() as u32
+    }
+
     /// Whether there is any for this event.
     pub fn has(&self, occasion: Occasion) -> bool {
         self.of(occasion).next().is_some()
