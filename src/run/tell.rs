@@ -60,10 +60,6 @@ impl Run {
             Report::Started(_) if self.core.phase() == Phase::Upgrading => {
                 self.upward.prolong(start_limit(&self.config));
             }
-            // Nobody knows for how long.
-            Report::Held { from, to, .. } => {
-                self.upward.ready(&format!("{from} serves, one worker of {to} beside it"));
-            }
             Report::Held { from, to, .. } => {
                 self.upward.ready(&format!("{from} serves, {to} is on hold beside it"));
             }
