@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::control::{place::Place, server};
 use crate::core::event::{Action, Ending, Event, Generation, Reading as From, Refusal, Slot, WorkerId};
 use crate::core::{ShownStage, Supervisor};
+use crate::errands::Errands;
 use crate::error::{Error, reason};
 use crate::export::GOAGAIN_SIGNAL;
 use crate::inputs::Input;
@@ -72,7 +73,7 @@ struct Run {
     /// Workers that have something to say.
     turns: hear::Turns,
     /// Hooks that run.
-    hooks: hooks::Hooks,
+    hooks: Errands,
     /// The workers' stderr, where it is ours to read.
     capture: Option<Capture>,
     /// Where notify sockets lie; after the watcher, which holds some.
@@ -165,7 +166,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         guard: Guard::new(&listeners),
         looks: looks::Looks::default(),
         turns: hear::Turns::default(),
-        hooks: hooks::Hooks::default(),
+        hooks: Errands::default(),
         common: Common {
             worker: config.worker.clone(),
             identity,

@@ -2,10 +2,11 @@
 
 use super::{duration, invalid};
 use crate::error::Error;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// When a hook runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Occasion {
     /// Before an upgrade begins, which it can refuse.
     PreUpgrade,

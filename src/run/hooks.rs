@@ -8,12 +8,11 @@
 use super::Run;
 use crate::config::hooks::Occasion;
 use crate::core::ShownStage;
-use crate::core::event::{
-    Event, Failure, Generation, Reading as From, Refusal, Report, Slot, Time, WorkerId,
-};
+use crate::core::event::{Event, Failure, Generation, Reading as From, Refusal, Report, Slot, WorkerId};
+use crate::errands::{About, Errand, Running, Then};
 use crate::error::reason;
 use crate::inputs::Input;
-use crate::launch::start::{About, refused};
+use crate::launch::start::refused;
 use crate::launch::{Reading, Refused};
 use crate::report;
 use crate::sys::child;
@@ -26,46 +25,6 @@ use std::collections::VecDeque;
 
 /// So many hooks that nobody waits for run at a time; the others come after them.
 const MOST: usize = 32;
-
-/// What goes on when the hooks of an event have ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
-    Nothing,
-    Upgrade(Generation),
-    Start { worker: WorkerId, generation: Generation, slot: Slot, from: From },
-    Stop(WorkerId),
-}
-
-/// The hooks of one event that have not ended.
-#[derive(Debug)]
-struct Errand {
-    about: About,
-    then: Then,
-    /// The one that runs.
-    now: Option<Running>,
-    /// Those that come after it.
-    rest: VecDeque<String>,
-}
-
-#[derive(Debug)]
-struct Running {
-    pid: Pid,
-    command: String,
-    until: Time,
-}
-
-/// Every errand under way, in the order of its beginning.
-#[derive(Debug, Default)]
-pub(super) struct Hooks {
-    errands: Vec<Errand>,
-}
-
-impl Hooks {
-    /// When the first of those that run is given up.
-    pub(super) fn deadline(&self) -> Option<Time> {
-        self.errands.iter().filter_map(|errand| Some(errand.now.as_ref()?.until)).min()
-    }
-}
 
 impl Run {
     /// Asks the user whether the upgrade may begin.
@@ -117,7 +76,7 @@ impl Run {
 
     fn about(&self, occasion: Occasion, id: WorkerId) -> Option<About> {
         let entry = self.books.get(id)?;
-        let worker = entry.process.as_ref().map(|process| process.pid);
+        let worker = entry.process.as_ref().map(|process| process.pid.as_raw());
         Some(About { occasion, generation: entry.generation, slot: Some(entry.slot), worker, reason: None })
     }
 
@@ -132,35 +91,35 @@ impl Run {
         if then == Then::Nothing && rest.is_empty() {
             return;
         }
-        self.hooks.errands.push(Errand { about, then, now: None, rest });
+        self.hooks.0.push(Errand { about, then, now: None, rest });
         self.run_hooks();
     }
 
     /// Starts what is to run next, and lets go on what has waited for long enough.
     fn run_hooks(&mut self) {
         let mut at = 0;
-        while at < self.hooks.errands.len() {
-            if self.hooks.errands[at].now.is_some() {
+        while at < self.hooks.0.len() {
+            if self.hooks.0[at].now.is_some() {
                 at += 1;
                 continue;
             }
-            let errands = &self.hooks.errands;
+            let errands = &self.hooks.0;
             let unheeded = errands.iter().filter(|errand| errand.then == Then::Nothing);
             let crowded = unheeded.filter(|errand| errand.now.is_some()).count() >= MOST;
             if crowded && errands[at].then == Then::Nothing {
                 at += 1;
                 continue;
             }
-            let Some(command) = self.hooks.errands[at].rest.pop_front() else {
-                let errand = self.hooks.errands.remove(at);
+            let Some(command) = self.hooks.0[at].rest.pop_front() else {
+                let errand = self.hooks.0.remove(at);
                 self.go_on(errand.then);
                 continue;
             };
-            match self.start_hook(&self.hooks.errands[at].about, &command) {
+            match self.start_hook(&self.hooks.0[at].about, &command) {
                 Ok(pid) => {
                     let until = self.clock.now() + self.config.hooks.timeout;
                     self.books.hooks.insert(pid);
-                    self.hooks.errands[at].now = Some(Running { pid, command, until });
+                    self.hooks.0[at].now = Some(Running { pid: pid.as_raw(), command, until });
                 }
                 Err(Refused { message, .. }) => {
                     self.failed(at, &command, &format!("cannot be run: {message}"));
@@ -182,18 +141,18 @@ impl Run {
 
     /// The hook has ended, or will never start. One that could have refused has.
     fn failed(&mut self, at: usize, command: &str, how: &str) {
-        let errand = &mut self.hooks.errands[at];
+        let errand = &mut self.hooks.0[at];
         errand.now = None;
         let (occasion, generation) = (errand.about.occasion.name(), errand.about.generation);
         let message = format!("{occasion} hook '{}' {how}", command.escape_debug());
         match errand.then {
             Then::Upgrade(to) => {
-                self.hooks.errands.remove(at);
+                self.hooks.0.remove(at);
                 self.books.refuse_upgrade(message);
                 self.soon.push_back(Event::PreUpgraded(to, false));
             }
             Then::Start { worker, .. } => {
-                self.hooks.errands.remove(at);
+                self.hooks.0.remove(at);
                 let message = format!("cannot start '{}': {message}", self.books.command());
                 self.books.refuse(worker, message);
                 self.soon.push_back(Event::SpawnFailed(worker, Refusal::Other));
@@ -216,9 +175,9 @@ impl Run {
     /// A hook was reaped.
     pub(super) fn hook_ended(&mut self, pid: Pid, exit: Exit) {
         self.books.hooks.remove(&pid);
-        let ours = |errand: &Errand| errand.now.as_ref().is_some_and(|running| running.pid == pid);
-        let Some(at) = self.hooks.errands.iter().position(ours) else { return };
-        match (exit, self.hooks.errands[at].now.take()) {
+        let ours = |errand: &Errand| errand.now.as_ref().is_some_and(|running| running.pid == pid.as_raw());
+        let Some(at) = self.hooks.0.iter().position(ours) else { return };
+        match (exit, self.hooks.0[at].now.take()) {
             (Exit::Code(0), _) | (_, None) => {}
             (exit, Some(running)) => {
                 self.failed(at, &running.command, &report::how(crate::books::exit(exit)));
@@ -230,13 +189,13 @@ impl Run {
     /// Hooks whose time has come are killed, and so are those of starts that nobody
     /// wants any more.
     pub(super) fn end_late_hooks(&mut self) {
-        if self.hooks.errands.is_empty() {
+        if self.hooks.0.is_empty() {
             return;
         }
         let now = self.clock.now();
         let late = |errand: &Errand| errand.now.as_ref().is_some_and(|running| running.until <= now);
-        while let Some(at) = self.hooks.errands.iter().position(late) {
-            let Some(running) = self.hooks.errands[at].now.take() else { break };
+        while let Some(at) = self.hooks.0.iter().position(late) {
+            let Some(running) = self.hooks.0[at].now.take() else { break };
             kill(&running);
             let limit = report::length(self.config.hooks.timeout);
             self.failed(at, &running.command, &format!("was killed after {limit} (--hook-timeout)"));
@@ -258,7 +217,7 @@ impl Run {
     /// Ends the errands after which `which` would go on; the workers that would have
     /// been started.
     fn call_back(&mut self, which: impl Fn(Then) -> bool) -> Vec<WorkerId> {
-        let gone = self.hooks.errands.extract_if(.., |errand| which(errand.then));
+        let gone = self.hooks.0.extract_if(.., |errand| which(errand.then));
         let mut starts = Vec::new();
         for errand in gone {
             errand.now.iter().for_each(kill);
@@ -273,14 +232,14 @@ impl Run {
     /// time; a second INT or QUIT ends them. The others are killed.
     pub(super) fn end_hooks(&mut self, inputs: &Receiver<Input>) {
         let last = |errand: &Errand| errand.about.occasion == Occasion::PostStop;
-        for errand in self.hooks.errands.extract_if(.., |errand| !last(errand)) {
+        for errand in self.hooks.0.extract_if(.., |errand| !last(errand)) {
             errand.now.iter().for_each(kill);
         }
         while let Some(until) = self.hooks.deadline() {
             let wait = until.saturating_sub(self.clock.now());
             match inputs.recv_timeout(wait) {
                 Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)) => {
-                    self.hooks.errands.drain(..).for_each(|errand| errand.now.iter().for_each(kill));
+                    self.hooks.0.drain(..).for_each(|errand| errand.now.iter().for_each(kill));
                 }
                 _ => self.end_late_hooks(),
             }
@@ -293,7 +252,7 @@ impl Run {
 
 /// The hook and what it has started.
 fn kill(running: &Running) {
-    if let Err(errno) = process::signal_group(running.pid, Signal::SIGKILL as i32) {
+    if let Err(errno) = process::signal_group(Pid::from_raw(running.pid), Signal::SIGKILL as i32) {
         warn!("cannot kill hook '{}': {}", running.command.escape_debug(), reason(&errno.into()));
     }
 }
