@@ -307,6 +307,25 @@ fn at_our_end_a_hook_that_hangs_is_killed() {
 }
 
 #[test]
+fn what_a_hook_leaves_behind_is_no_worker_s_and_goes_with_us() {
+    let scene = Scene::of(SERVER);
+    scene.gate("never");
+    // By its arguments the scene knows it for its own.
+    let daemon =
+        format!("setsid sh -c 'echo left behind pid=$$ > log; head -c 1 never' sh {}", scene.arg(""));
+    let hook = format!("post-ready={daemon} &");
+    let wrapper = start(&scene, &[hook], &[]);
+    let left = pid_in(&scene.log.wait("left behind"));
+    common::until("it is left to us", || wrapper.children().iter().any(|(pid, _)| *pid == left));
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&says::exited(1, 0));
+    assert!(!line.contains("left processes behind"), "{line}");
+    assert!(scene.processes().contains(&left));
+    wrapper.stop();
+    scene.wait_gone(left);
+}
+
+#[test]
 fn a_term_that_a_hook_sends_is_a_stop() {
     let scene = Scene::of(SERVER);
     let mut wrapper = start(&scene, &["post-ready=kill -TERM $GRACEFUL_RUN_PID".into()], &[]);
