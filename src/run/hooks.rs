@@ -25,6 +25,8 @@ use std::collections::VecDeque;
 
 /// So many hooks that nobody waits for run at a time; the others come after them.
 const MOST: usize = 32;
+/// So many may wait: where workers crash faster than hooks end, some are left out.
+const LONGEST_QUEUE: usize = 1024;
 
 impl Run {
     /// Asks the user whether the upgrade may begin.
@@ -90,6 +92,10 @@ impl Run {
         let rest: VecDeque<String> = self.config.hooks.of(about.occasion).map(String::from).collect();
         if then == Then::Nothing && rest.is_empty() {
             return;
+        }
+        if then == Then::Nothing && self.hooks.0.len() >= LONGEST_QUEUE {
+            let (occasion, generation) = (about.occasion.name(), about.generation);
+            return warn!("{generation}: {occasion} hook left out: {LONGEST_QUEUE} others wait");
         }
         self.hooks.0.push(Errand { about, then, now: None, rest });
         self.run_hooks();
@@ -228,20 +234,23 @@ impl Run {
         starts
     }
 
-    /// At our own end the hooks of those that have stopped may finish, each in its
-    /// time; a second INT or QUIT ends them. The others are killed.
+    /// At our own end the hooks of those that have stopped may finish, in the time
+    /// that those of one worker have; a second INT or QUIT ends them. The others are
+    /// killed.
     pub(super) fn end_hooks(&mut self, inputs: &Receiver<Input>) {
         let last = |errand: &Errand| errand.about.occasion == Occasion::PostStop;
         for errand in self.hooks.0.extract_if(.., |errand| !last(errand)) {
             errand.now.iter().for_each(kill);
         }
+        let end = self.clock.now() + self.config.hooks.longest(Occasion::PostStop);
+        self.run_hooks();
         while let Some(until) = self.hooks.deadline() {
-            let wait = until.saturating_sub(self.clock.now());
-            match inputs.recv_timeout(wait) {
-                Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)) => {
-                    self.hooks.0.drain(..).for_each(|errand| errand.now.iter().for_each(kill));
-                }
-                _ => self.end_late_hooks(),
+            let wait = until.min(end).saturating_sub(self.clock.now());
+            let input = inputs.recv_timeout(wait);
+            self.end_late_hooks();
+            let hurried = matches!(input, Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)));
+            if hurried || self.clock.now() >= end {
+                self.hooks.0.drain(..).for_each(|errand| errand.now.iter().for_each(kill));
             }
             for (pid, exit) in process::reap() {
                 self.hook_ended(pid, exit);
