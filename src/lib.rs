@@ -21,6 +21,7 @@ pub mod signals;
 
 pub mod ack;
 pub mod config;
+pub mod errands;
 pub mod launch;
 
 pub mod control;

@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::control::{place::Place, server};
 use crate::core::event::{Action, Ending, Event, Generation, Reading as From, Refusal, Slot, WorkerId};
 use crate::core::{ShownStage, Supervisor};
+use crate::errands::Errands;
 use crate::error::{Error, reason};
 use crate::export::GOAGAIN_SIGNAL;
 use crate::inputs::Input;
@@ -72,7 +73,7 @@ struct Run {
     /// Workers that have something to say.
     turns: hear::Turns,
     /// Hooks that run.
-    hooks: hooks::Hooks,
+    hooks: Errands,
     /// The workers' stderr, where it is ours to read.
     capture: Option<Capture>,
     /// Where notify sockets lie; after the watcher, which holds some.
@@ -148,7 +149,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     }
     let directory = ack::Directory::new(&around.environment, identity.is_some());
     let mut upward = Upward::new(&around.environment);
-    upward.starting(tell::start_limit(&config.policy).filter(|_| !config.policy.retry_start));
+    upward.starting(tell::start_limit(&config).filter(|_| !config.policy.retry_start));
     let more: &[i32] = if config.acks.goagain() { &[GOAGAIN_SIGNAL] } else { &[] };
     heed::warn_of_silence(&config.policy.readiness.kinds, identity.is_some());
     let watched = config.watch.iter().map(|path| around.directory.join(path)).collect();
@@ -165,7 +166,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         guard: Guard::new(&listeners),
         looks: looks::Looks::default(),
         turns: hear::Turns::default(),
-        hooks: hooks::Hooks::default(),
+        hooks: Errands::default(),
         common: Common {
             worker: config.worker.clone(),
             identity,

@@ -162,6 +162,22 @@ fn a_pre_start_hook_may_bring_the_program() {
 }
 
 #[test]
+fn another_try_of_a_start_has_had_its_hook() {
+    let scene = Scene::of(SERVER);
+    let program = scene.puppet_copy("server");
+    let hook = tells("pre-start", ":");
+    let args = quick(&["--hook", &hook]);
+    let wrapper = scene.start_command(&args, &["./server", &scene.puppet()[1]]);
+    wrapper.log.wait(&says::ready(1));
+    fs::remove_file(program).unwrap();
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("generation 2: cannot find * (trying again)");
+    wrapper.log.wait(&says::failed(2));
+    wrapper.stop();
+    assert_eq!(scene.log.count("pre-start g2"), 1);
+}
+
+#[test]
 fn a_hook_that_hangs_is_killed_with_what_it_started() {
     let scene = Scene::of(SERVER);
     scene.gate("never");
@@ -288,6 +304,25 @@ fn at_our_end_a_hook_that_hangs_is_killed() {
         assert_eq!(wrapper.exit_status(), 0);
         assert!(!scene.log.has("goes on"));
     }
+}
+
+#[test]
+fn what_a_hook_leaves_behind_is_no_worker_s_and_goes_with_us() {
+    let scene = Scene::of(SERVER);
+    scene.gate("never");
+    // By its arguments the scene knows it for its own.
+    let daemon =
+        format!("setsid sh -c 'echo left behind pid=$$ > log; head -c 1 never' sh {}", scene.arg(""));
+    let hook = format!("post-ready={daemon} &");
+    let wrapper = start(&scene, &[hook], &[]);
+    let left = pid_in(&scene.log.wait("left behind"));
+    common::until("it is left to us", || wrapper.children().iter().any(|(pid, _)| *pid == left));
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&says::exited(1, 0));
+    assert!(!line.contains("left processes behind"), "{line}");
+    assert!(scene.processes().contains(&left));
+    wrapper.stop();
+    scene.wait_gone(left);
 }
 
 #[test]

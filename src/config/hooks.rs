@@ -2,10 +2,11 @@
 
 use super::{duration, invalid};
 use crate::error::Error;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// When a hook runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Occasion {
     /// Before an upgrade begins, which it can refuse.
     PreUpgrade,
@@ -70,6 +71,11 @@ impl Hooks {
     /// The commands of one event.
     pub fn of(&self, occasion: Occasion) -> impl Iterator<Item = &str> {
         self.commands.iter().filter(move |(on, _)| *on == occasion).map(|(_, command)| command.as_str())
+    }
+
+    /// How long those of one event may take together.
+    pub fn longest(&self, occasion: Occasion) -> Duration {
+        self.timeout * self.of(occasion).count() as u32
     }
 
     /// Whether there is any for this event.

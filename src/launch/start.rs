@@ -3,15 +3,14 @@
 use super::{Reading, Refused, SHELL};
 use crate::ack::Channels;
 use crate::config;
-use crate::config::hooks::Occasion;
 use crate::core::event::{Generation, Refusal, Slot, WorkerId};
+use crate::errands::About;
 use crate::export::{Dialect, Exported, first_listener, spell};
 use crate::listener::Listeners;
 use crate::sys::child::{Launch, SpawnError, Step};
 use crate::sys::identity::Identity;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -37,21 +36,6 @@ pub struct Common {
     pub watchdog: Option<Duration>,
     /// Workers execute themselves again, some of them by their first argument.
     pub follow: bool,
-}
-
-/// What hooks are told, in variables.
-#[derive(Debug, Clone)]
-pub struct About {
-    /// The event.
-    pub occasion: Occasion,
-    /// The generation that it is about.
-    pub generation: Generation,
-    /// The worker's slot, and its pid if it has one.
-    pub slot: Option<Slot>,
-    /// The worker's pid.
-    pub worker: Option<Pid>,
-    /// Why an upgrade failed.
-    pub reason: Option<String>,
 }
 
 impl Common {

@@ -8,12 +8,11 @@
 use super::Run;
 use crate::config::hooks::Occasion;
 use crate::core::ShownStage;
-use crate::core::event::{
-    Event, Failure, Generation, Reading as From, Refusal, Report, Slot, Time, WorkerId,
-};
+use crate::core::event::{Event, Failure, Generation, Reading as From, Refusal, Report, Slot, WorkerId};
+use crate::errands::{About, Errand, Running, Then};
 use crate::error::reason;
 use crate::inputs::Input;
-use crate::launch::start::{About, refused};
+use crate::launch::start::refused;
 use crate::launch::{Reading, Refused};
 use crate::report;
 use crate::sys::child;
@@ -26,46 +25,8 @@ use std::collections::VecDeque;
 
 /// So many hooks that nobody waits for run at a time; the others come after them.
 const MOST: usize = 32;
-
-/// What goes on when the hooks of an event have ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
-    Nothing,
-    Upgrade(Generation),
-    Start { worker: WorkerId, generation: Generation, slot: Slot, from: From },
-    Stop(WorkerId),
-}
-
-/// The hooks of one event that have not ended.
-#[derive(Debug)]
-struct Errand {
-    about: About,
-    then: Then,
-    /// The one that runs.
-    now: Option<Running>,
-    /// Those that come after it.
-    rest: VecDeque<String>,
-}
-
-#[derive(Debug)]
-struct Running {
-    pid: Pid,
-    command: String,
-    until: Time,
-}
-
-/// Every errand under way, in the order of its beginning.
-#[derive(Debug, Default)]
-pub(super) struct Hooks {
-    errands: Vec<Errand>,
-}
-
-impl Hooks {
-    /// When the first of those that run is given up.
-    pub(super) fn deadline(&self) -> Option<Time> {
-        self.errands.iter().filter_map(|errand| Some(errand.now.as_ref()?.until)).min()
-    }
-}
+/// So many may wait: where workers crash faster than hooks end, some are left out.
+const LONGEST_QUEUE: usize = 1024;
 
 impl Run {
     /// Asks the user whether the upgrade may begin.
@@ -75,8 +36,12 @@ impl Run {
         self.send(about, Then::Upgrade(to));
     }
 
-    /// The worker is started when its hooks have ended well.
+    /// The worker is started when its hooks have ended well. Another try of the same
+    /// start has had them.
     pub(super) fn pre_start(&mut self, worker: WorkerId, generation: Generation, slot: Slot, from: From) {
+        if self.books.get(worker).is_some() {
+            return self.spawn(worker, generation, slot, from);
+        }
         self.books.open(worker, generation, slot);
         let about =
             About { occasion: Occasion::PreStart, generation, slot: Some(slot), worker: None, reason: None };
@@ -113,7 +78,7 @@ impl Run {
 
     fn about(&self, occasion: Occasion, id: WorkerId) -> Option<About> {
         let entry = self.books.get(id)?;
-        let worker = entry.process.as_ref().map(|process| process.pid);
+        let worker = entry.process.as_ref().map(|process| process.pid.as_raw());
         Some(About { occasion, generation: entry.generation, slot: Some(entry.slot), worker, reason: None })
     }
 
@@ -128,35 +93,39 @@ impl Run {
         if then == Then::Nothing && rest.is_empty() {
             return;
         }
-        self.hooks.errands.push(Errand { about, then, now: None, rest });
+        if then == Then::Nothing && self.hooks.0.len() >= LONGEST_QUEUE {
+            let (occasion, generation) = (about.occasion.name(), about.generation);
+            return warn!("{generation}: {occasion} hook left out: {LONGEST_QUEUE} others wait");
+        }
+        self.hooks.0.push(Errand { about, then, now: None, rest });
         self.run_hooks();
     }
 
     /// Starts what is to run next, and lets go on what has waited for long enough.
     fn run_hooks(&mut self) {
         let mut at = 0;
-        while at < self.hooks.errands.len() {
-            if self.hooks.errands[at].now.is_some() {
+        while at < self.hooks.0.len() {
+            if self.hooks.0[at].now.is_some() {
                 at += 1;
                 continue;
             }
-            let errands = &self.hooks.errands;
+            let errands = &self.hooks.0;
             let unheeded = errands.iter().filter(|errand| errand.then == Then::Nothing);
             let crowded = unheeded.filter(|errand| errand.now.is_some()).count() >= MOST;
             if crowded && errands[at].then == Then::Nothing {
                 at += 1;
                 continue;
             }
-            let Some(command) = self.hooks.errands[at].rest.pop_front() else {
-                let errand = self.hooks.errands.remove(at);
+            let Some(command) = self.hooks.0[at].rest.pop_front() else {
+                let errand = self.hooks.0.remove(at);
                 self.go_on(errand.then);
                 continue;
             };
-            match self.start_hook(&self.hooks.errands[at].about, &command) {
+            match self.start_hook(&self.hooks.0[at].about, &command) {
                 Ok(pid) => {
                     let until = self.clock.now() + self.config.hooks.timeout;
                     self.books.hooks.insert(pid);
-                    self.hooks.errands[at].now = Some(Running { pid, command, until });
+                    self.hooks.0[at].now = Some(Running { pid: pid.as_raw(), command, until });
                 }
                 Err(Refused { message, .. }) => {
                     self.failed(at, &command, &format!("cannot be run: {message}"));
@@ -178,18 +147,18 @@ impl Run {
 
     /// The hook has ended, or will never start. One that could have refused has.
     fn failed(&mut self, at: usize, command: &str, how: &str) {
-        let errand = &mut self.hooks.errands[at];
+        let errand = &mut self.hooks.0[at];
         errand.now = None;
         let (occasion, generation) = (errand.about.occasion.name(), errand.about.generation);
         let message = format!("{occasion} hook '{}' {how}", command.escape_debug());
         match errand.then {
             Then::Upgrade(to) => {
-                self.hooks.errands.remove(at);
+                self.hooks.0.remove(at);
                 self.books.refuse_upgrade(message);
                 self.soon.push_back(Event::PreUpgraded(to, false));
             }
             Then::Start { worker, .. } => {
-                self.hooks.errands.remove(at);
+                self.hooks.0.remove(at);
                 let message = format!("cannot start '{}': {message}", self.books.command());
                 self.books.refuse(worker, message);
                 self.soon.push_back(Event::SpawnFailed(worker, Refusal::Other));
@@ -212,9 +181,9 @@ impl Run {
     /// A hook was reaped.
     pub(super) fn hook_ended(&mut self, pid: Pid, exit: Exit) {
         self.books.hooks.remove(&pid);
-        let ours = |errand: &Errand| errand.now.as_ref().is_some_and(|running| running.pid == pid);
-        let Some(at) = self.hooks.errands.iter().position(ours) else { return };
-        match (exit, self.hooks.errands[at].now.take()) {
+        let ours = |errand: &Errand| errand.now.as_ref().is_some_and(|running| running.pid == pid.as_raw());
+        let Some(at) = self.hooks.0.iter().position(ours) else { return };
+        match (exit, self.hooks.0[at].now.take()) {
             (Exit::Code(0), _) | (_, None) => {}
             (exit, Some(running)) => {
                 self.failed(at, &running.command, &report::how(crate::books::exit(exit)));
@@ -226,13 +195,13 @@ impl Run {
     /// Hooks whose time has come are killed, and so are those of starts that nobody
     /// wants any more.
     pub(super) fn end_late_hooks(&mut self) {
-        if self.hooks.errands.is_empty() {
+        if self.hooks.0.is_empty() {
             return;
         }
         let now = self.clock.now();
         let late = |errand: &Errand| errand.now.as_ref().is_some_and(|running| running.until <= now);
-        while let Some(at) = self.hooks.errands.iter().position(late) {
-            let Some(running) = self.hooks.errands[at].now.take() else { break };
+        while let Some(at) = self.hooks.0.iter().position(late) {
+            let Some(running) = self.hooks.0[at].now.take() else { break };
             kill(&running);
             let limit = report::length(self.config.hooks.timeout);
             self.failed(at, &running.command, &format!("was killed after {limit} (--hook-timeout)"));
@@ -254,7 +223,7 @@ impl Run {
     /// Ends the errands after which `which` would go on; the workers that would have
     /// been started.
     fn call_back(&mut self, which: impl Fn(Then) -> bool) -> Vec<WorkerId> {
-        let gone = self.hooks.errands.extract_if(.., |errand| which(errand.then));
+        let gone = self.hooks.0.extract_if(.., |errand| which(errand.then));
         let mut starts = Vec::new();
         for errand in gone {
             errand.now.iter().for_each(kill);
@@ -265,20 +234,23 @@ impl Run {
         starts
     }
 
-    /// At our own end the hooks of those that have stopped may finish, each in its
-    /// time; a second INT or QUIT ends them. The others are killed.
+    /// At our own end the hooks of those that have stopped may finish, in the time
+    /// that those of one worker have; a second INT or QUIT ends them. The others are
+    /// killed.
     pub(super) fn end_hooks(&mut self, inputs: &Receiver<Input>) {
         let last = |errand: &Errand| errand.about.occasion == Occasion::PostStop;
-        for errand in self.hooks.errands.extract_if(.., |errand| !last(errand)) {
+        for errand in self.hooks.0.extract_if(.., |errand| !last(errand)) {
             errand.now.iter().for_each(kill);
         }
+        let end = self.clock.now() + self.config.hooks.longest(Occasion::PostStop);
+        self.run_hooks();
         while let Some(until) = self.hooks.deadline() {
-            let wait = until.saturating_sub(self.clock.now());
-            match inputs.recv_timeout(wait) {
-                Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)) => {
-                    self.hooks.errands.drain(..).for_each(|errand| errand.now.iter().for_each(kill));
-                }
-                _ => self.end_late_hooks(),
+            let wait = until.min(end).saturating_sub(self.clock.now());
+            let input = inputs.recv_timeout(wait);
+            self.end_late_hooks();
+            let hurried = matches!(input, Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)));
+            if hurried || self.clock.now() >= end {
+                self.hooks.0.drain(..).for_each(|errand| errand.now.iter().for_each(kill));
             }
             for (pid, exit) in process::reap() {
                 self.hook_ended(pid, exit);
@@ -289,7 +261,7 @@ impl Run {
 
 /// The hook and what it has started.
 fn kill(running: &Running) {
-    if let Err(errno) = process::signal_group(running.pid, Signal::SIGKILL as i32) {
+    if let Err(errno) = process::signal_group(Pid::from_raw(running.pid), Signal::SIGKILL as i32) {
         warn!("cannot kill hook '{}': {}", running.command.escape_debug(), reason(&errno.into()));
     }
 }

@@ -2,9 +2,11 @@
 //! what is looked at on the occasion.
 
 use super::Run;
+use crate::config::Config;
+use crate::config::hooks::Occasion;
 use crate::core::Phase;
 use crate::core::event::{Event, Failure, Report, Request};
-use crate::core::policy::{Policy, TIMER_SOAK};
+use crate::core::policy::TIMER_SOAK;
 use crate::error::{Error, reason};
 use crate::pid_file::PidFile;
 use crate::report;
@@ -12,14 +14,18 @@ use crate::sys::memory;
 use std::time::Duration;
 
 /// How long we wait for a start; None: for ever.
-pub(super) fn start_limit(policy: &Policy) -> Option<Duration> {
+pub(super) fn start_limit(config: &Config) -> Option<Duration> {
+    let (policy, hooks) = (&config.policy, &config.hooks);
+    let before = hooks.longest(Occasion::PreUpgrade) + hooks.longest(Occasion::PreStart);
     // Of one that only the timer of `auto` makes ready, too.
-    Some(policy.ack_timeout? + policy.soak.max(TIMER_SOAK))
+    Some(before + policy.ack_timeout? + policy.soak.max(TIMER_SOAK))
 }
 
 /// How long a stop may take: of workers, then of what they leave behind.
-fn stop_limit(policy: &Policy) -> Option<Duration> {
-    Some(policy.stop_timeout?.max(policy.parent_term_stop_timeout?) * 2)
+fn stop_limit(config: &Config) -> Option<Duration> {
+    let (policy, hooks) = (&config.policy, &config.hooks);
+    let told = hooks.longest(Occasion::PreStop) + hooks.longest(Occasion::PostStop);
+    Some(told + policy.stop_timeout?.max(policy.parent_term_stop_timeout?) * 2)
 }
 
 impl Run {
@@ -48,11 +54,11 @@ impl Run {
                 self.upward.ready(&format!("generation {generation} serves"));
             }
             Report::UpgradeStarted { to, .. } => {
-                let limit = start_limit(&self.config.policy);
+                let limit = start_limit(&self.config);
                 self.upward.reloading(&format!("{to} starts"), limit);
             }
             Report::Started(_) if self.core.phase() == Phase::Upgrading => {
-                self.upward.prolong(start_limit(&self.config.policy));
+                self.upward.prolong(start_limit(&self.config));
             }
             Report::Held { from, to, .. } => {
                 self.upward.ready(&format!("{from} serves, {to} is on hold beside it"));
@@ -77,11 +83,12 @@ impl Run {
                 self.guard.hint(&self.common.listeners, to);
                 let gone = left || matches!(why, Failure::NoSuccessor { .. });
                 let old = if gone { "is gone" } else { "serves" };
-                self.upward.ready(&format!("upgrade to {to} failed, {from} {old}"));
+                let fate = if why == Failure::RolledBack { "undone" } else { "failed" };
+                self.upward.ready(&format!("upgrade to {to} {fate}, {from} {old}"));
             }
             Report::Stopping => {
                 self.books.stopping = true;
-                self.upward.stopping(stop_limit(&self.config.policy));
+                self.upward.stopping(stop_limit(&self.config));
             }
             // Whatever else it was asked, it has answered.
             Report::Ready(id, ..) => {
