@@ -148,7 +148,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     }
     let directory = ack::Directory::new(&around.environment, identity.is_some());
     let mut upward = Upward::new(&around.environment);
-    upward.starting(tell::start_limit(&config.policy).filter(|_| !config.policy.retry_start));
+    upward.starting(tell::start_limit(&config).filter(|_| !config.policy.retry_start));
     let more: &[i32] = if config.acks.goagain() { &[GOAGAIN_SIGNAL] } else { &[] };
     heed::warn_of_silence(&config.policy.readiness.kinds, identity.is_some());
     let watched = config.watch.iter().map(|path| around.directory.join(path)).collect();

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{SERVER, Scene, Signal, WATCHDOG, Wrapper, quick, says};
+use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
@@ -169,6 +170,44 @@ fn one_on_hold_is_no_reload_any_more() {
     wrapper.signal(Signal::SIGUSR2);
     manager.reloading();
     assert_eq!(manager.ready().status(), "generation 1 serves, generation 2 is on hold beside it");
+    wrapper.stop();
+}
+
+#[test]
+fn reloading_is_said_before_the_hook_that_may_refuse_it() {
+    let scene = Scene::of(SERVER);
+    scene.gate("go");
+    let hook = format!("pre-upgrade=echo asked >&2; read -r answer < {}; exit 3", scene.arg("go"));
+    let manager = Manager::new(&scene);
+    let wrapper = manager.start(&scene, &["--ack", "notify", "--hook", &hook]);
+    manager.ready();
+    wrapper.signal(Signal::SIGHUP);
+    manager.reloading();
+    wrapper.log.wait("asked");
+    assert!(manager.is_silent(), "the hook has not answered");
+    scene.release("go", 1);
+    // The shell reads a line.
+    fs::write(scene.path("go"), "\n").unwrap();
+    assert_eq!(manager.ready().status(), "upgrade to generation 2 failed, generation 1 serves");
+    wrapper.stop();
+}
+
+#[test]
+fn an_upgrade_that_is_superseded_has_its_end_too() {
+    let scene = Scene::of(SERVER);
+    scene.script("2", "count-signals\nsay up\nhang");
+    let manager = Manager::new(&scene);
+    let wrapper = manager.start(&scene, &["--ack", "notify"]);
+    manager.ready();
+    wrapper.signal(Signal::SIGHUP);
+    manager.reloading();
+    scene.log.wait("g2 s0 worker up");
+    let mut ctl = scene.command();
+    let done = ctl.args(["ctl", "upgrade", "--now"]).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(manager.ready().status(), "upgrade to generation 2 was undone, generation 1 serves");
+    manager.reloading();
+    assert_eq!(manager.ready().status(), "generation 3 serves");
     wrapper.stop();
 }
 

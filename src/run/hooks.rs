@@ -273,7 +273,9 @@ impl Run {
             errand.now.iter().for_each(kill);
         }
         while let Some(until) = self.hooks.deadline() {
+            self.upward.turn();
             let wait = until.saturating_sub(self.clock.now());
+            let wait = self.upward.wait().map_or(wait, |turn| turn.min(wait));
             match inputs.recv_timeout(wait) {
                 Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)) => {
                     self.hooks.errands.drain(..).for_each(|errand| errand.now.iter().for_each(kill));

@@ -2,9 +2,11 @@
 //! what is looked at on the occasion.
 
 use super::Run;
+use crate::config::Config;
+use crate::config::hooks::Occasion;
 use crate::core::Phase;
 use crate::core::event::{Event, Failure, Report, Request};
-use crate::core::policy::{Policy, TIMER_SOAK};
+use crate::core::policy::TIMER_SOAK;
 use crate::error::{Error, reason};
 use crate::pid_file::PidFile;
 use crate::report;
@@ -12,14 +14,22 @@ use crate::sys::memory;
 use std::time::Duration;
 
 /// How long we wait for a start; None: for ever.
-pub(super) fn start_limit(policy: &Policy) -> Option<Duration> {
+pub(super) fn start_limit(config: &Config) -> Option<Duration> {
     // Of one that only the timer of `auto` makes ready, too.
-    Some(policy.ack_timeout? + policy.soak.max(TIMER_SOAK))
+    let ready = config.policy.ack_timeout? + config.policy.soak.max(TIMER_SOAK);
+    Some(ready + hooks(config, &[Occasion::PreUpgrade, Occasion::PreStart]))
 }
 
 /// How long a stop may take: of workers, then of what they leave behind.
-fn stop_limit(policy: &Policy) -> Option<Duration> {
-    Some(policy.stop_timeout?.max(policy.parent_term_stop_timeout?) * 2)
+fn stop_limit(config: &Config) -> Option<Duration> {
+    let stopped = config.policy.stop_timeout?.max(config.policy.parent_term_stop_timeout?) * 2;
+    Some(stopped + hooks(config, &[Occasion::PreStop, Occasion::PostStop]))
+}
+
+/// How long all hooks of these events may run.
+fn hooks(config: &Config, occasions: &[Occasion]) -> Duration {
+    let count: usize = occasions.iter().map(|&occasion| config.hooks.of(occasion).count()).sum();
+    config.hooks.timeout.saturating_mul(count as u32)
 }
 
 impl Run {
@@ -48,11 +58,11 @@ impl Run {
                 self.upward.ready(&format!("generation {generation} serves"));
             }
             Report::UpgradeStarted { to, .. } => {
-                let limit = start_limit(&self.config.policy);
+                let limit = start_limit(&self.config);
                 self.upward.reloading(&format!("{to} starts"), limit);
             }
             Report::Started(_) if self.core.phase() == Phase::Upgrading => {
-                self.upward.prolong(start_limit(&self.config.policy));
+                self.upward.prolong(start_limit(&self.config));
             }
             Report::Held { from, to, .. } => {
                 self.upward.ready(&format!("{from} serves, {to} is on hold beside it"));
@@ -77,11 +87,15 @@ impl Run {
                 self.guard.hint(&self.common.listeners, to);
                 let gone = left || matches!(why, Failure::NoSuccessor { .. });
                 let old = if gone { "is gone" } else { "serves" };
-                self.upward.ready(&format!("upgrade to {to} failed, {from} {old}"));
+                let ended = match why {
+                    Failure::RolledBack | Failure::Superseded => "was undone",
+                    _ => "failed",
+                };
+                self.upward.ready(&format!("upgrade to {to} {ended}, {from} {old}"));
             }
             Report::Stopping => {
                 self.books.stopping = true;
-                self.upward.stopping(stop_limit(&self.config.policy));
+                self.upward.stopping(stop_limit(&self.config));
             }
             // Whatever else it was asked, it has answered.
             Report::Ready(id, ..) => {
