@@ -289,7 +289,7 @@ fn the_inventory_is_one() {
     let Some(inventory) = tool("ansible-inventory") else { return };
     let scene = Scene::new();
     let mut command = scene.mark(Command::new(inventory));
-    command.arg("-i").arg(examples("ansible/inventory.ini")).arg("--list");
+    command.arg("-i").arg(examples("ansible/inventory.ini")).arg("--list").stdout(Stdio::piped());
     command
         .env("HOME", scene.arg("home"))
         .env("LC_ALL", "C.UTF-8")

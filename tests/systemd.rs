@@ -235,6 +235,7 @@ fn what_a_worker_says_of_itself_is_passed_on_in_one_line() {
     scene.release("go", 1);
     let said = manager.next();
     assert_eq!((said.status(), said.value("STOPPING")), ("generation 1 serves: a\\u{1b}b", None));
+    assert_eq!(scene.status()["workers"][0]["status"], "a\\u{1b}b");
     wrapper.signal(Signal::SIGTERM);
     assert_eq!(manager.next().value("STOPPING"), Some("1"));
     assert_eq!(wrapper.exit_status(), 0);

@@ -20,7 +20,7 @@ impl Run {
             age_ms: now.saturating_sub(shown.since).as_millis() as u64,
             ack: shown.ack.map(|kind| event::ack_name(kind).into()),
             connections: None,
-            status: None,
+            status: self.books.get(shown.worker).and_then(|entry| entry.status.clone()),
         });
         let listeners = self.common.listeners.iter().map(|listener| protocol::Listener {
             name: listener.name().into(),
