@@ -9,6 +9,11 @@ use std::process::Command;
 
 /// The launcher, and PID 1 itself as this namespace calls it. None where that is forbidden.
 fn first_process(scene: &Scene, args: &[&str]) -> Option<(Wrapper, Pid)> {
+    first_process_at(scene, args, "worker ready")
+}
+
+/// The same, once the worker has said this.
+fn first_process_at(scene: &Scene, args: &[&str], said: &str) -> Option<(Wrapper, Pid)> {
     if !am_root() {
         return None;
     }
@@ -16,7 +21,7 @@ fn first_process(scene: &Scene, args: &[&str]) -> Option<(Wrapper, Pid)> {
     command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(common::binary());
     command.args(args).arg("--").args(scene.puppet());
     let wrapper = scene.spawn(command);
-    scene.log.wait("worker ready");
+    scene.log.wait(said);
     let child = wrapper.children().first().expect("a child of unshare").0;
     Some((wrapper, Pid::from_raw(child)))
 }
@@ -56,4 +61,23 @@ fn pid_1_upgrades() {
     scene.log.wait("g1 s0 worker TERM");
     kill(one, Signal::SIGTERM).unwrap();
     assert_eq!(wrapper.exit_status(), 0);
+}
+
+#[test]
+fn pid_1_stops_before_anything_is_ready() {
+    let scene = Scene::of("count-signals\nsay up\nhang");
+    let args = quick(&["--ack", "notify"]);
+    let Some((mut wrapper, one)) = first_process_at(&scene, &args, "worker up") else { return };
+    kill(one, Signal::SIGTERM).unwrap();
+    assert_eq!(wrapper.exit_status(), 0);
+    assert_eq!(scene.log.count("worker TERM"), 1);
+}
+
+#[test]
+fn pid_1_gives_the_signal_that_ended_its_worker() {
+    let scene = Scene::of("say up\nwait go\nabort-signal SEGV");
+    let args = quick(&["--ack", "notify", "--restart", "never"]);
+    let Some((mut wrapper, _)) = first_process_at(&scene, &args, "worker up") else { return };
+    scene.release("go", 1);
+    assert_eq!(wrapper.exit_status(), 128 + 11);
 }

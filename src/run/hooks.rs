@@ -245,7 +245,9 @@ impl Run {
         let end = self.clock.now() + self.config.hooks.longest(Occasion::PostStop);
         self.run_hooks();
         while let Some(until) = self.hooks.deadline() {
+            self.upward.turn();
             let wait = until.min(end).saturating_sub(self.clock.now());
+            let wait = self.upward.wait().map_or(wait, |turn| turn.min(wait));
             let input = inputs.recv_timeout(wait);
             self.end_late_hooks();
             let hurried = matches!(input, Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)));

@@ -83,8 +83,11 @@ impl Run {
                 self.guard.hint(&self.common.listeners, to);
                 let gone = left || matches!(why, Failure::NoSuccessor { .. });
                 let old = if gone { "is gone" } else { "serves" };
-                let fate = if why == Failure::RolledBack { "undone" } else { "failed" };
-                self.upward.ready(&format!("upgrade to {to} {fate}, {from} {old}"));
+                let ended = match why {
+                    Failure::RolledBack | Failure::Superseded => "was undone",
+                    _ => "failed",
+                };
+                self.upward.ready(&format!("upgrade to {to} {ended}, {from} {old}"));
             }
             Report::Stopping => {
                 self.books.stopping = true;

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
@@ -52,6 +52,21 @@ pub fn example(name: &str) -> PathBuf {
     let path = binary().parent().expect("a directory").join("examples").join(name);
     assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
     path
+}
+
+/// A program of somebody else's, from PATH or from where `tests/all` installs it. One that is
+/// missing is told of, and fails the test where all must be there.
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let installed = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("interop/venv/bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::iter::once(installed).chain(std::env::split_paths(&path));
+    let found = places.find_map(|place| Some(place.join(name)).filter(|file| file.is_file()));
+    let required = std::env::var_os("GRACEFUL_RUN_REQUIRE_SERVERS").is_some_and(|value| value == "1");
+    assert!(found.is_some() || !required, "{name} is missing: bash tests/all installs it");
+    if found.is_none() {
+        let _ = writeln!(io::stderr(), "{name} is missing: nothing was tried with it");
+    }
+    found
 }
 
 pub fn am_root() -> bool {

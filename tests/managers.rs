@@ -1,0 +1,107 @@
+//! Below managers that others wrote: whoever they tell to stop, each worker hears it once.
+
+mod common;
+
+use common::{SERVER, Scene, Signal, Wrapper, quick, tool, who};
+use nix::sys::signal::{kill, killpg};
+use nix::unistd::Pid;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+/// `graceful-run ... -- puppet DIR`, for a shell.
+fn line(scene: &Scene, args: &[&str]) -> String {
+    let words = quick(args);
+    format!("{} {} -- {}", common::binary().display(), words.join(" "), scene.puppet().join(" "))
+}
+
+/// A manager that reads a Procfile and is told to stop, once it has said of both
+/// processes that it started them: honcho forgets one that it has not.
+fn stops_each_worker_once(name: &str, started: &str) {
+    let Some(program) = tool(name) else { return };
+    let scene = Scene::of(SERVER);
+    let web = line(&scene, &["--ack", "notify", "-n", "2"]);
+    let other = line(&scene, &["--ack", "notify"]);
+    fs::write(scene.path("Procfile"), format!("web: {web}\nother: exec {other}\n")).unwrap();
+    let mut command = scene.mark(Command::new("sh"));
+    command.args(["-c", "exec \"$0\" start >&2"]).arg(program);
+    let mut manager = scene.spawn(command);
+    scene.log.wait_nth("worker ready", 3);
+    for process in ["web", "other"] {
+        manager.log.wait(&format!("{process}.1*{started}"));
+    }
+    manager.signal(Signal::SIGTERM);
+    manager.exit_status();
+    for pid in scene.processes() {
+        scene.wait_gone(pid);
+    }
+    assert_eq!(scene.log.count("worker TERM"), 3, "{:?}", scene.log.all());
+}
+
+#[test]
+fn honcho_stops_each_worker_once() {
+    stops_each_worker_once("honcho", "started (pid=");
+}
+
+#[test]
+fn foreman_stops_each_worker_once() {
+    stops_each_worker_once("foreman", "started with pid");
+}
+
+/// A shell that leads a process group, as a manager starts it.
+fn in_a_shell(scene: &Scene, script: &str) -> Wrapper {
+    let mut command = scene.mark(Command::new("sh"));
+    command.args(["-c", script]).process_group(0).stderr(Stdio::null());
+    let shell = scene.spawn(command);
+    scene.log.wait("worker ready");
+    shell
+}
+
+#[test]
+fn term_to_the_shell_to_the_group_and_to_us_is_one_term_for_the_worker() {
+    type Tell = fn(Pid);
+    let to_one: Tell = |pid| kill(pid, Signal::SIGTERM).unwrap();
+    let to_all: Tell = |pid| killpg(pid, Signal::SIGTERM).unwrap();
+    for (form, tell) in [("exec {}", to_one), ("exec {}", to_all), ("{}; exit $?", to_all)] {
+        let scene = Scene::of(SERVER);
+        let script = form.replace("{}", &line(&scene, &["--ack", "notify"]));
+        let mut shell = in_a_shell(&scene, &script);
+        tell(shell.pid);
+        shell.exit_status();
+        for pid in scene.processes() {
+            scene.wait_gone(pid);
+        }
+        assert_eq!(scene.log.count("worker TERM"), 1, "{form}");
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn sockets_of_systemd_are_handed_on_with_their_names() {
+    let Some(program) = tool("systemd-socket-activate") else { return };
+    let scene = Scene::of("dump seen\ncount-signals\nserve\nready notify");
+    let ports = [free_port(), free_port()];
+    let mut command = scene.mark(Command::new(program));
+    for port in ports {
+        command.arg("-l").arg(format!("127.0.0.1:{port}"));
+    }
+    command.args(["--fdname=http:admin", "-E", "GRACEFUL_RUN_TEST_SCENE", "-E", "XDG_RUNTIME_DIR"]);
+    command.arg(common::binary()).args(["--soak", "1ms", "--ack", "notify", "--"]).args(scene.puppet());
+    let wrapper = scene.spawn(command);
+    wrapper.log.wait("Listening on 127.0.0.1:*as 4");
+    // It starts us at the first connection, which waits.
+    assert!(who(&format!("127.0.0.1:{}", ports[0])).starts_with("g1 "));
+    let seen = scene.dump("seen");
+    assert_eq!(seen["environment"]["LISTEN_FDNAMES"], "http:admin");
+    assert_eq!(seen["environment"]["LISTEN_PID"], seen["pid"].to_string());
+    wrapper.log.wait("generation 1: serving");
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&common::says::exited(1, 0));
+    assert!(who(&format!("127.0.0.1:{}", ports[1])).starts_with("g2 "));
+    wrapper.stop();
+}
