@@ -7,6 +7,7 @@
 
 use super::facts::{self, Snapshot};
 use super::line::{Line, Lines};
+use super::metrics;
 use super::protocol::{self, Outcome, Reply, Request, Status, Verb};
 use crate::error::reason;
 use crate::sys::peer::{self, Peer};
@@ -78,6 +79,7 @@ enum Answer {
     LastLine(Arc<[u8]>, Sender<()>),
     Progress(Box<(Status, Snapshot)>),
     Status(Box<(Status, Snapshot)>),
+    Metrics(Box<(Status, Snapshot)>),
     /// The channel is held until it is written.
     Result(Box<Reply>, Option<Sender<()>>),
 }
@@ -104,6 +106,11 @@ impl Answers {
     /// The answer to `status`, the last one.
     pub fn status(self, status: Status, snapshot: Snapshot) {
         let _ = self.send(Answer::Status(Box::new((status, snapshot))));
+    }
+
+    /// The answer to `metrics`, the last one.
+    pub fn metrics(self, status: Status, snapshot: Snapshot) {
+        let _ = self.send(Answer::Metrics(Box::new((status, snapshot))));
     }
 
     /// The result, the last answer.
@@ -164,8 +171,9 @@ where
                 continue;
             }
         };
-        if let Err(reply) = admit(&stream, group) {
-            log::debug!("control: {}", reply.reason.as_deref().unwrap_or_default());
+        if let Err(why) = admit(&stream, group) {
+            log::debug!("control: {why}");
+            let reply = Reply::because(Outcome::Denied, why);
             // Nothing has been sent to it: there is room for a line.
             let _ = stream.set_nonblocking(true);
             let _ = (&*stream).write_all(&protocol::line(&reply));
@@ -192,8 +200,8 @@ fn out_of_descriptors(error: &io::Error) -> bool {
 }
 
 /// Root, ourselves, and the group if there is one.
-fn admit(stream: &UnixStream, group: Option<Gid>) -> Result<(), Reply> {
-    let denied = |who: String| Reply::because(Outcome::Denied, format!("{who} may not connect"));
+fn admit(stream: &UnixStream, group: Option<Gid>) -> Result<(), String> {
+    let denied = |who: String| format!("{who} may not connect");
     let Peer { pid, uid, groups } =
         peer::peer(stream).map_err(|errno| denied(format!("who cannot be told from others ({errno})")))?;
     let member = group.is_some_and(|group| groups.contains(&group));
@@ -340,6 +348,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
                 Ok(Answer::Line(line)) => (self.send(&line), false),
                 Ok(Answer::Progress(about)) => (self.write(&progress_of(*about)), false),
                 Ok(Answer::Status(about)) => (self.write(&status_of(*about)), true),
+                Ok(Answer::Metrics(about)) => (self.write(&metrics_of(*about)), true),
                 Ok(Answer::LastLine(line, written)) => {
                     self.send(&line);
                     stay(written)
@@ -382,6 +391,11 @@ fn stay(written: Sender<()>) -> ! {
 fn status_of((mut status, snapshot): (Status, Snapshot)) -> Reply {
     facts::complete(&mut status, &snapshot);
     Reply { status: to_raw_value(&status).ok(), ..Reply::new(Outcome::Ok) }
+}
+
+fn metrics_of((mut status, snapshot): (Status, Snapshot)) -> Reply {
+    facts::complete(&mut status, &snapshot);
+    Reply { metrics: Some(metrics::render(&status)), ..Reply::new(Outcome::Ok) }
 }
 
 fn progress_of((mut status, snapshot): (Status, Snapshot)) -> serde_json::Value {
