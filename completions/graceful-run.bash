@@ -539,12 +539,16 @@ _graceful__run() {
             return 0
             ;;
         graceful__subcmd__run__subcmd__ctl__subcmd__unbind)
-            opts="-h --socket --json --timeout --help"
+            opts="-h --name --socket --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --socket)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

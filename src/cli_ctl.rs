@@ -100,22 +100,22 @@ pub enum Verb {
     /// Replace graceful-run itself
     #[command(hide = true)]
     Reexec,
-    /// Hold one more socket
-    #[command(hide = true)]
+    /// Hold one more socket, handed over from the next upgrade on
+    ///
+    /// Whatever is wrong with it is told at once. If the upgrade is undone it waits for
+    /// the one after it. Not with `reuseport`, `fd://` or a host name.
     Bind {
         /// As in `-b`.
         #[arg(value_name = "BIND")]
         bind: String,
     },
-    /// Let go of a socket
-    #[command(hide = true)]
+    /// Let go of a socket once the next upgrade has succeeded
     Unbind {
-        /// Its name.
+        /// Its name, as in `ctl status`.
         #[arg(value_name = "NAME")]
-        name: String,
+        listener: String,
     },
-    /// Numbers for a monitor
-    #[command(hide = true)]
+    /// Print the status as numbers for a monitor, in the text format of Prometheus
     Metrics,
 }
 

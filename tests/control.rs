@@ -210,26 +210,6 @@ fn who_does_not_read_is_not_waited_for() {
 }
 
 #[test]
-fn what_is_not_built_says_so() {
-    let scene = Scene::of(SERVER);
-    let wrapper = scene.ready(&[]);
-    let mut client = Client::new(&scene, &wrapper);
-    for request in [
-        r#"{"version":1,"verb":"reexec"}"#,
-        r#"{"version":1,"verb":"bind","bind":":1"}"#,
-        r#"{"version":1,"verb":"unbind","name":"x"}"#,
-        r#"{"version":1,"verb":"metrics"}"#,
-    ] {
-        let reply = client.ask(request);
-        assert_eq!(
-            (&reply["result"], &reply["reason"]),
-            (&"failed".into(), &"not to be had in this version".into())
-        );
-    }
-    wrapper.stop();
-}
-
-#[test]
 fn progress_is_told_to_who_asks_for_it() {
     let scene = Scene::of(SERVER);
     scene.script("2", "count-signals\nserve\nwait gate\nready notify");

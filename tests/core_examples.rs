@@ -783,7 +783,9 @@ fn the_last_word_on_a_kept_request_counts() {
     {
         let mut case = Case::serving(policy());
         case.ask(Request::Upgrade);
-        words.map(|word| case.ask(word));
+        for word in words {
+            case.ask(word);
+        }
         case.carry_on();
         assert_eq!(case.core.phase() == Phase::Holding, held, "{words:?}");
     }

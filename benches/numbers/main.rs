@@ -7,6 +7,7 @@
 //!
 //! The programs that are started are this one again, in another role.
 
+mod control;
 mod data_path;
 mod many;
 mod proc;
@@ -21,6 +22,8 @@ mod wrapper;
 use nix::fcntl::{FcntlArg, fcntl};
 use std::error::Error;
 use std::io::{self, Write};
+use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
@@ -33,6 +36,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const TINY: &str = "tiny";
 /// The example worker.
 const SERVER: &str = "server";
+/// Accepts, and lets nobody go.
+const HOLDER: &str = "holder";
 /// Hands its stdin, a listener, to the example worker, as systemd would.
 const HANDED: &str = "handed";
 
@@ -42,6 +47,7 @@ fn main() -> Result<()> {
         Some(TINY) => tiny(),
         Some(SERVER) => Ok(worker::main()?),
         Some(HANDED) => handed(),
+        Some(HOLDER) => hold(),
         // `cargo test --benches` comes here too.
         _ if cfg!(debug_assertions) => Ok(writeln!(io::stderr(), "not optimised, not measured")?),
         _ => measure(),
@@ -51,8 +57,8 @@ fn main() -> Result<()> {
 fn measure() -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", Row::HEAD)?;
-    let parts: [fn() -> Result<Vec<Row>>; 6] =
-        [start::rows, upgrade::rows, rest::rows, data_path::rows, many::rows, size];
+    let parts: [fn() -> Result<Vec<Row>>; 7] =
+        [start::rows, upgrade::rows, rest::rows, data_path::rows, many::rows, control::rows, size];
     for rows in parts {
         for row in rows()? {
             writeln!(out, "{row}")?;
@@ -71,6 +77,24 @@ fn size() -> Result<Vec<Row>> {
 fn tiny() -> Result<()> {
     io::stdout().write_all(b"!")?;
     io::stdout().flush()?;
+    ack()?;
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+/// Keeps whatever it accepts.
+fn hold() -> Result<()> {
+    let listener = TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?);
+    listener.set_nonblocking(false)?;
+    ack()?;
+    let mut held = Vec::new();
+    loop {
+        held.push(listener.accept()?);
+    }
+}
+
+fn ack() -> Result<()> {
     if let Some(address) = std::env::var("NOTIFY_SOCKET").ok().as_deref() {
         let address = match address.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name)?,
@@ -78,9 +102,7 @@ fn tiny() -> Result<()> {
         };
         UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address)?;
     }
-    loop {
-        nix::unistd::pause();
-    }
+    Ok(())
 }
 
 fn handed() -> Result<()> {

@@ -11,6 +11,7 @@ use super::table::{length, show};
 use crate::cli_ctl::{Ctl, Verb};
 use crate::config;
 use crate::error::reason;
+use crate::logger;
 use crate::signals;
 use serde_json::Value;
 use std::io::{self, IsTerminal, Read, Write};
@@ -56,6 +57,10 @@ pub fn run(ctl: &Ctl) -> (u8, Option<String>) {
     } else if ended.status == 0 {
         print(ended.reply.as_ref().and_then(|reply| reply.done.as_deref()).unwrap_or_default());
     }
+    let stderr = ended.reply.map(|reply| reply.stderr).filter(|lines| !ctl.json && !lines.is_empty());
+    for line in stderr.iter().flatten() {
+        logger::write_line(&format!("the worker's stderr: {line}"));
+    }
     (ended.status, (ended.status != 0).then(|| format!("cannot {attempt}: {}", why.unwrap_or_default())))
 }
 
@@ -73,7 +78,7 @@ fn attempt(verb: &Verb) -> String {
         Verb::Events => "show events".into(),
         Verb::Reexec => "reexec".into(),
         Verb::Bind { bind } => format!("bind {bind}"),
-        Verb::Unbind { name } => format!("unbind {name}"),
+        Verb::Unbind { listener } => format!("unbind {listener}"),
         Verb::Metrics => "show metrics".into(),
     }
 }
@@ -95,7 +100,7 @@ fn request(verb: &Verb) -> Request {
         Verb::Events => Request::new("events"),
         Verb::Reexec => Request::new("reexec"),
         Verb::Bind { bind } => Request { bind: Some(bind.clone()), ..Request::new("bind") },
-        Verb::Unbind { name } => Request { name: Some(name.clone()), ..Request::new("unbind") },
+        Verb::Unbind { listener } => Request { name: Some(listener.clone()), ..Request::new("unbind") },
         Verb::Metrics => Request::new("metrics"),
     }
 }
@@ -134,6 +139,9 @@ impl Session {
                     let shown = serde_json::from_str(status.get()).map(|status: Status| show(&status));
                     ended.raw = Some(status.get().to_owned());
                     ended.reply = shown.ok().map(Reply::done);
+                }
+                if let Some(text) = ended.reply.as_mut().and_then(|reply| reply.metrics.take()) {
+                    ended.reply = Some(Reply::done(text));
                 }
                 if let Verb::Stop { waiting, .. } = verb
                     && ended.status == 0

@@ -2,27 +2,36 @@
 //! look into /proc takes too long for the loop.
 
 use super::protocol::Status;
+use crate::sys::connections::{self, Doors};
+use crate::sys::listening;
+use nix::unistd::Pid;
 
 /// What the loop has handed over for it.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// In the order of [`Status::listeners`].
-    pub listeners: Vec<Listener>,
-}
-
-/// A listener, as its facts are found by.
-#[derive(Debug)]
-pub struct Listener {
-    /// The word for what it is.
-    pub kind: &'static str,
-    /// Its number in a worker, if it has one there.
-    pub fd: Option<i32>,
+    /// In the order of [`Status::listeners`]: the sockets by inode, if the kernel
+    /// tells only so how much waits there.
+    pub unix: Vec<Vec<u64>>,
+    /// What connections come in through; None: what the workers themselves listen on.
+    pub doors: Option<Doors>,
 }
 
 /// Completes a status before it is sent.
 pub fn complete(status: &mut Status, snapshot: &Snapshot) {
-    for (shown, listener) in status.listeners.iter_mut().zip(&snapshot.listeners) {
-        shown.kind = listener.kind.into();
-        shown.fd = listener.fd;
+    for (listener, inodes) in status.listeners.iter_mut().zip(&snapshot.unix) {
+        let queues = connections::unix_queues(inodes);
+        listener.queue = queues.values().copied().reduce(u32::saturating_add).or(listener.queue);
+    }
+    let pids: Vec<Pid> = status.workers.iter().filter_map(|worker| worker.pid).map(Pid::from_raw).collect();
+    let own = || {
+        pids.iter().map(|&pid| listening::ports_of(pid)).fold(Doors::default(), |mut doors, ports| {
+            doors.ports.extend(ports);
+            doors
+        })
+    };
+    let doors = snapshot.doors.clone().unwrap_or_else(own);
+    let mut held = connections::held(&pids, &doors).into_iter();
+    for worker in status.workers.iter_mut().filter(|worker| worker.pid.is_some()) {
+        worker.connections = held.next().flatten();
     }
 }

@@ -10,6 +10,7 @@ pub mod client;
 pub mod facts;
 mod find;
 mod line;
+mod metrics;
 pub mod place;
 pub mod protocol;
 pub mod server;

@@ -260,6 +260,18 @@ pub struct Reply {
     /// Workers that are wanted, were signalled or were killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
+    /// The last lines of the failed worker's stderr, with `--capture-stderr`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stderr: Vec<String>,
+    /// Of `bind`: the name that the listener got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Of `bind`: where it is bound, as the kernel has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Of `metrics`: the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
     /// With what we exit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_status: Option<u8>,
@@ -281,6 +293,10 @@ impl Reply {
             duration_ms: None,
             held: None,
             workers: None,
+            stderr: Vec::new(),
+            name: None,
+            address: None,
+            metrics: None,
             exit_status: None,
             status: None,
         }

@@ -7,6 +7,7 @@
 
 use super::facts::{self, Snapshot};
 use super::line::{Line, Lines};
+use super::metrics;
 use super::protocol::{self, Outcome, Reply, Request, Status, Verb};
 use crate::error::reason;
 use crate::sys::peer::{self, Peer};
@@ -80,6 +81,7 @@ enum Answer {
     LastLine(Arc<[u8]>, Sender<()>),
     Progress(Box<(Status, Snapshot)>),
     Status(Box<(Status, Snapshot)>),
+    Metrics(Box<(Status, Snapshot)>),
     /// The channel is held until it is written.
     Result(Box<Reply>, Option<Sender<()>>),
 }
@@ -106,6 +108,11 @@ impl Answers {
     /// The answer to `status`, the last one.
     pub fn status(self, status: Status, snapshot: Snapshot) {
         let _ = self.send(Answer::Status(Box::new((status, snapshot))));
+    }
+
+    /// The answer to `metrics`, the last one.
+    pub fn metrics(self, status: Status, snapshot: Snapshot) {
+        let _ = self.send(Answer::Metrics(Box::new((status, snapshot))));
     }
 
     /// The result, the last answer.
@@ -168,9 +175,9 @@ where
         };
         let peer = match admit(&stream, group) {
             Ok(peer) => peer,
-            Err(reply) => {
-                log::debug!("control: {}", reply.reason.as_deref().unwrap_or_default());
-                send_away(&stream, &reply);
+            Err(why) => {
+                log::debug!("control: {why}");
+                send_away(&stream, &Reply::because(Outcome::Denied, why));
                 continue;
             }
         };
@@ -199,8 +206,8 @@ fn out_of_descriptors(error: &io::Error) -> bool {
 }
 
 /// Root, ourselves, and the group if there is one.
-fn admit(stream: &UnixStream, group: Option<Gid>) -> Result<Peer, Reply> {
-    let denied = |who: String| Reply::because(Outcome::Denied, format!("{who} may not connect"));
+fn admit(stream: &UnixStream, group: Option<Gid>) -> Result<Peer, String> {
+    let denied = |who: String| format!("{who} may not connect");
     let peer =
         peer::peer(stream).map_err(|errno| denied(format!("who cannot be told from others ({errno})")))?;
     let member = group.is_some_and(|group| peer.groups.contains(&group));
@@ -349,6 +356,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
                 Ok(Answer::Line(line)) => (self.send(&line), false),
                 Ok(Answer::Progress(about)) => (self.write(&progress_of(*about)), false),
                 Ok(Answer::Status(about)) => (self.write(&status_of(*about)), true),
+                Ok(Answer::Metrics(about)) => (self.write(&metrics_of(*about)), true),
                 Ok(Answer::LastLine(line, written)) => {
                     self.send(&line);
                     stay(written)
@@ -391,6 +399,11 @@ fn stay(written: Sender<()>) -> ! {
 fn status_of((mut status, snapshot): (Status, Snapshot)) -> Reply {
     facts::complete(&mut status, &snapshot);
     Reply { status: to_raw_value(&status).ok(), ..Reply::new(Outcome::Ok) }
+}
+
+fn metrics_of((mut status, snapshot): (Status, Snapshot)) -> Reply {
+    facts::complete(&mut status, &snapshot);
+    Reply { metrics: Some(metrics::render(&status)), ..Reply::new(Outcome::Ok) }
 }
 
 fn progress_of((mut status, snapshot): (Status, Snapshot)) -> serde_json::Value {

@@ -49,6 +49,9 @@ pub struct Listener {
     pub queue: Option<u32>,
     /// How many may.
     pub backlog: Option<u32>,
+    /// What becomes of it with the next upgrade, if anything does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outlook: Option<String>,
 }
 
 /// A worker.
@@ -87,4 +90,7 @@ pub struct LastUpgrade {
     pub reason: Option<String>,
     /// Since the request was taken up.
     pub duration_ms: u64,
+    /// The last lines of the failed worker's stderr, with `--capture-stderr`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stderr: Vec<String>,
 }

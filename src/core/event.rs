@@ -405,6 +405,19 @@ pub enum Failure {
     Refused,
 }
 
+impl Failure {
+    /// Whose doing it was.
+    pub fn worker(self) -> Option<WorkerId> {
+        match self {
+            Failure::Exited { worker, .. } | Failure::NoSuccessor { worker, .. } => Some(worker),
+            Failure::NoAck(worker, _) | Failure::NotStarted(worker, _) | Failure::Silent(worker, _) => {
+                Some(worker)
+            }
+            Failure::Stopped | Failure::Superseded | Failure::RolledBack | Failure::Refused => None,
+        }
+    }
+}
+
 /// How we end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {

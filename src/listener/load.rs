@@ -1,34 +1,32 @@
 //! How much waits at the listeners, and what connections come in through.
 
 use super::{Kind, Listener, Listeners};
-use crate::sys::connections::{self, Doors};
+use crate::sys::connections::Doors;
 use crate::sys::fd::{self, Queue};
 use socket2::SockRef;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 impl Listener {
-    /// The connections that wait to be accepted, over all its sockets; None where
-    /// there are none (datagrams) or the kernel does not tell. One question to the
-    /// kernel for each socket.
+    /// The connections that wait at a TCP listener, over all its sockets. One question
+    /// to the kernel for each socket.
     pub fn queue(&self) -> Option<Queue> {
-        let count = self.sockets.len() as u32;
+        if self.kind != Kind::Tcp {
+            return None;
+        }
+        let queues = self.sockets.iter().filter_map(|socket| fd::tcp_queue(socket.as_fd()).ok()?);
+        queues.reduce(|sum, one| Queue {
+            length: sum.length.saturating_add(one.length),
+            backlog: sum.backlog.saturating_add(one.backlog),
+        })
+    }
+
+    /// The sockets of a unix listener, by inode: how much waits there is asked for
+    /// with [`unix_queues`](crate::sys::connections::unix_queues).
+    pub fn unix_inodes(&self) -> Vec<u64> {
         match self.kind {
-            Kind::Tcp => {
-                let queues = self.sockets.iter().filter_map(|socket| fd::tcp_queue(socket.as_fd()).ok()?);
-                let sum = |sum: Queue, one: Queue| Queue {
-                    length: sum.length.saturating_add(one.length),
-                    backlog: sum.backlog.saturating_add(one.backlog),
-                };
-                queues.reduce(sum)
-            }
-            Kind::Unix | Kind::UnixSeqpacket => {
-                let inodes: Vec<u64> = (0..count).map(|slot| self.inode(slot)).collect();
-                let lengths = connections::unix_queues(&inodes);
-                let length = lengths.values().copied().reduce(u32::saturating_add)?;
-                Some(Queue { length, backlog: self.backlog })
-            }
-            Kind::Udp | Kind::UnixDatagram => None,
+            Kind::Unix | Kind::UnixSeqpacket => vec![self.inode(0)],
+            _ => Vec::new(),
         }
     }
 }

@@ -51,6 +51,10 @@ impl Run {
                 let (status, snapshot) = self.state();
                 asked.answers.status(status, snapshot);
             }
+            Verb::Metrics => {
+                let (status, snapshot) = self.state();
+                asked.answers.metrics(status, snapshot);
+            }
             Verb::Events => {
                 let (generation, phase) = (self.core.generation().0, phase_name(phase));
                 let hello = json!({"version": protocol::VERSION, "pid": std::process::id(), "generation": generation, "phase": phase});
@@ -83,9 +87,25 @@ impl Run {
             Verb::Rollback => self.demand(asked, Request::Rollback, Waits::Rollback),
             Verb::Scale(workers) => self.demand(asked, Request::Scale(workers), Waits::Scale(workers)),
             Verb::Signal(signal) => self.pass_on(asked.answers, signal),
-            Verb::Reexec | Verb::Bind(_) | Verb::Unbind(_) | Verb::Metrics => {
-                asked.answers.result(Reply::failed(NOT_HAD));
+            Verb::Bind(spec) => {
+                let reply = match self.bind(&spec) {
+                    Ok((name, address)) => {
+                        let done =
+                            format!("listening on {address} ({name}), handed over from the next upgrade on");
+                        Reply { name: Some(name), address: Some(address), ..Reply::done(done) }
+                    }
+                    Err(why) => Reply::failed(why),
+                };
+                asked.answers.result(reply);
             }
+            Verb::Unbind(name) => {
+                let reply = match self.unbind(&name) {
+                    Ok(done) => Reply::done(done),
+                    Err(why) => Reply::failed(why),
+                };
+                asked.answers.result(reply);
+            }
+            Verb::Reexec => asked.answers.result(Reply::failed(NOT_HAD)),
         }
     }
 

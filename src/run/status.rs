@@ -1,7 +1,7 @@
 //! What there is, for `ctl status`.
 
 use super::Run;
-use crate::control::facts::{self, Snapshot};
+use crate::control::facts::Snapshot;
 use crate::control::protocol::{self, Status};
 use crate::core::{Phase, ShownStage};
 use crate::export::{Dialect, first_listener};
@@ -22,21 +22,29 @@ impl Run {
             connections: None,
             status: self.books.get(shown.worker).and_then(|entry| entry.status.clone()),
         });
-        let listeners = self.common.listeners.iter().map(|listener| protocol::Listener {
-            name: listener.name().into(),
-            address: listener.address().into(),
-            ..protocol::Listener::default()
-        });
         let mut next = match first_listener(&self.common.dialects) {
             None if self.common.dialects.contains(&Dialect::Stdin) => Some(0),
             first => first,
         };
-        let shown = self.common.listeners.iter().map(|listener| {
+        let listeners = self.common.listeners.iter().map(|listener| {
             let fd = if listener.is_for(generation.0) { next } else { None };
             next = if fd.is_some() { next.map(|fd| fd + 1) } else { next };
-            facts::Listener { kind: listener.kind(), fd }
+            let queue = listener.queue();
+            let backlog = queue.map_or(listener.backlog(), |queue| queue.backlog);
+            protocol::Listener {
+                name: listener.name().into(),
+                address: listener.address().into(),
+                kind: listener.kind().into(),
+                fd,
+                queue: queue.map(|queue| queue.length),
+                backlog: listener.is_stream().then_some(backlog),
+                outlook: listener.outlook().map(str::to_owned),
+            }
         });
-        let snapshot = Snapshot { listeners: shown.collect() };
+        let snapshot = Snapshot {
+            unix: self.common.listeners.iter().map(|listener| listener.unix_inodes()).collect(),
+            doors: self.config.follow.is_none().then(|| self.common.listeners.doors()),
+        };
         let status = Status {
             version: protocol::VERSION,
             pid: std::process::id().cast_signed(),

@@ -5,6 +5,7 @@
 //! that one.
 
 use super::{Run, Verdict};
+use crate::capture::Capture;
 use crate::control::place::Place;
 use crate::control::protocol::{LastUpgrade, Outcome, Reply, line};
 use crate::control::server::{Answers, ClientId};
@@ -196,8 +197,12 @@ impl Run {
             }),
             Report::UpgradeFailed { from, to, why, took, .. } => {
                 let reason = report::undone(report, &self.books, &self.config).unwrap_or_default();
+                let stderr = last_lines(self.capture.as_ref(), why);
                 self.control.resolve(|waits| {
-                    let failed = |result| Reply::because(result, reason.clone()).of(from, to, took);
+                    let failed = |result| Reply {
+                        stderr: stderr.clone(),
+                        ..Reply::because(result, reason.clone()).of(from, to, took)
+                    };
                     match *waits {
                         Waits::Upgrade(it) if it == to && why == Failure::Superseded => {
                             Some(failed(Outcome::Superseded))
@@ -247,10 +252,10 @@ impl Run {
             Report::UpgradeFailed { from, to, why, took, .. } => {
                 control.to = None;
                 let reason = report::undone(report, &self.books, &self.config);
-                control.last = Some(last(from, to, took, event::result_of(why), reason));
-                // Whoever supersedes one has not seen it fail.
-                let failed = u32::from(why != Failure::Superseded);
-                control.failed = control.failed.saturating_add(failed);
+                let result = event::result_of(why);
+                let last = last(from, to, took, result, reason);
+                control.last = Some(LastUpgrade { stderr: last_lines(self.capture.as_ref(), why), ..last });
+                control.failed = control.failed.saturating_add(u32::from(result == "failed"));
             }
             Report::Gone { worker, asked: false, .. } if self.core.phase() != Phase::Stopping => {
                 // A replacement that ends is a failed upgrade and told as that.
@@ -306,7 +311,15 @@ fn last(
     reason: Option<String>,
 ) -> LastUpgrade {
     let duration_ms = took.as_millis() as u64;
-    LastUpgrade { from: from.0, to: to.0, result: result.into(), reason, duration_ms }
+    LastUpgrade { from: from.0, to: to.0, result: result.into(), reason, duration_ms, stderr: Vec::new() }
+}
+
+/// What the worker that made an upgrade fail wrote last.
+fn last_lines(capture: Option<&Capture>, why: Failure) -> Vec<String> {
+    match (capture, why.worker()) {
+        (Some(capture), Some(worker)) => capture.last_lines(worker),
+        _ => Vec::new(),
+    }
 }
 
 pub(super) fn workers(count: u32) -> String {

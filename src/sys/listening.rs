@@ -73,6 +73,13 @@ pub fn has_accepted(pids: &[Pid], others: &[Pid], port: u16) -> bool {
     })
 }
 
+/// The TCP ports that `pid` itself listens on.
+pub fn ports_of(pid: Pid) -> BTreeSet<u16> {
+    let held = sockets(pid);
+    let ports = ports(pid).unwrap_or_default();
+    ports.into_iter().filter(|(inode, _)| held.contains(inode)).map(|(_, port)| port).collect()
+}
+
 /// The ports of the listeners in the network namespace of `pid`, by inode.
 fn ports(pid: Pid) -> Option<BTreeMap<u64, u16>> {
     let tables = ["tcp", "tcp6"].map(|table| File::open(format!("/proc/{pid}/net/{table}")).ok());
