@@ -53,7 +53,7 @@ pub enum Verb {
     },
     /// Replace the serving generation; done when the new one serves
     ///
-    /// One that is under way is ended first, and this one comes after it.
+    /// While one is under way it comes after that, and its outcome is that of the next.
     Upgrade {
         /// Keep both generations until `commit` or `rollback`: one worker of the new one serves beside the old
         #[arg(long, conflicts_with = "now")]

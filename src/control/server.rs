@@ -49,7 +49,7 @@ pub enum Message {
 }
 
 /// One request of one client; never given out twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClientId(u64);
 
 /// A request.
@@ -75,18 +75,28 @@ pub struct Answers {
 
 /// What is sent back.
 #[derive(Debug)]
-enum Answer {
+pub enum Answer {
+    /// One of any number.
     Line(Arc<[u8]>),
     /// The last line of one that has no result.
     LastLine(Arc<[u8]>, Sender<()>),
+    /// To be completed and shortened.
     Progress(Box<(Status, Snapshot)>),
+    /// To be completed; the last.
     Status(Box<(Status, Snapshot)>),
+    /// The same for `metrics`; the last.
     Metrics(Box<(Status, Snapshot)>),
-    /// The channel is held until it is written.
+    /// The last; the channel is held until it is written.
     Result(Box<Reply>, Option<Sender<()>>),
 }
 
 impl Answers {
+    /// The way, and its end.
+    pub fn channel() -> (Answers, Receiver<Answer>) {
+        let (queue, answers) = bounded(QUEUE);
+        (Answers { queue }, answers)
+    }
+
     /// One line more, if there is room for it.
     ///
     /// # Errors
@@ -148,8 +158,8 @@ pub fn start(
     group: Option<Gid>,
     tell: impl Fn(Message) -> bool + Clone + Send + 'static,
 ) -> io::Result<()> {
-    let spare = File::open("/dev/null")?;
-    let accept = move || accept(&listener, group, Some(spare), &tell);
+    let spare = File::open("/dev/null").ok();
+    let accept = move || accept(&listener, group, spare, &tell);
     std::thread::Builder::new().name("control".into()).stack_size(STACK).spawn(accept).map(drop)
 }
 
@@ -337,9 +347,8 @@ impl<T: Fn(Message) -> bool> Connection<T> {
     /// Asks the loop and passes its answers on. False once the connection is over.
     fn ask(&self, client: ClientId, verb: Verb, request: &Request) -> bool {
         self.place.rank(if verb == Verb::Events { Rank::Listens } else { Rank::Waits });
-        let (queue, answers) = bounded(QUEUE);
-        let (wait, peer, answers_to) = (request.wait, self.peer.clone(), Answers { queue });
-        let asked = Asked { client, verb, wait, peer, answers: answers_to };
+        let (queue, answers) = Answers::channel();
+        let asked = Asked { client, verb, wait: request.wait, peer: self.peer.clone(), answers: queue };
         if !(self.tell)(Message::Asked(asked)) {
             return false;
         }

@@ -325,3 +325,52 @@ fn last_lines(capture: Option<&Capture>, why: Failure) -> Vec<String> {
 pub(super) fn workers(count: u32) -> String {
     if count == 1 { "1 worker".into() } else { format!("{count} workers") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::server::Answer;
+    use std::path::Path;
+
+    fn control(waits: Waits) -> (Control, crossbeam_channel::Receiver<Answer>) {
+        let nowhere = crate::config::Control { none: true, ..crate::config::Control::default() };
+        let place = Place::take(&nowhere, &[], Path::new("/")).unwrap();
+        let mut control = Control::new(None, place);
+        let (answers, received) = Answers::channel();
+        control.waiters.push(Waiter { client: ClientId::default(), answers, waits });
+        (control, received)
+    }
+
+    fn text(answer: Answer) -> String {
+        match answer {
+            Answer::Line(line) => String::from_utf8(line.to_vec()).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_that_reads_slowly_is_told_how_much_it_missed() {
+        let (mut control, received) = control(Waits::Events { missed: 0 });
+        for _ in 0..2000 {
+            control.tell(&event::named("asked", json!({})));
+        }
+        let fitted = received.try_iter().count() as u64;
+        assert!((100..2000).contains(&fitted));
+        control.tell(&event::named("stopping", json!({})));
+        let missed: Value = serde_json::from_str(&text(received.try_recv().unwrap())).unwrap();
+        assert_eq!((&missed["event"], &missed["count"]), (&json!("missed"), &json!(2000 - fitted)));
+        assert!(text(received.try_recv().unwrap()).contains("stopping"));
+        assert!(received.try_recv().is_err());
+    }
+
+    #[test]
+    fn however_slow_it_is_its_result_has_room() {
+        let (mut control, received) = control(Waits::Upgrade(Generation(2)));
+        for _ in 0..2000 {
+            control.tell(&event::named("asked", json!({})));
+        }
+        control.resolve(|waits| (*waits == Waits::Upgrade(Generation(2))).then(|| Reply::failed("no")));
+        assert!(control.waiters.is_empty());
+        assert!(matches!(received.try_iter().last(), Some(Answer::Result(..))));
+    }
+}
