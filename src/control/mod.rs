@@ -6,6 +6,7 @@
 //! answers. The loop never waits for a client: what it answers goes into a bounded
 //! queue, and a client that does not read loses lines, then its connection.
 
+pub mod answers;
 pub mod client;
 pub mod facts;
 mod find;

@@ -5,13 +5,14 @@
 //! that half a line may take, and what waits for a client that does not read. What
 //! a client does or leaves undone holds up its own thread and nobody else's.
 
+use super::answers::{Answer, Answers};
 use super::facts::{self, Snapshot};
 use super::line::{Line, Lines};
 use super::metrics;
 use super::protocol::{self, Outcome, Reply, Request, Status, Verb};
 use crate::error::reason;
 use crate::sys::peer::{self, Peer};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid};
 use serde_json::value::to_raw_value;
@@ -29,10 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// While an answer is waited for: how often we look whether the client is there,
 /// and how often it hears of progress.
 const GLANCE: Duration = Duration::from_millis(250);
-/// Lines that wait for a client.
-const QUEUE: usize = 512;
-/// The part of them that is kept for the result.
-const RESERVE: usize = 4;
 /// After the system had no descriptor for a connection, this long passes.
 const BREATH: Duration = Duration::from_millis(100);
 const STACK: usize = 128 * 1024;
@@ -65,87 +62,6 @@ pub struct Asked {
     pub peer: Peer,
     /// Where the answers go.
     pub answers: Answers,
-}
-
-/// The way back to a client; no word of it waits.
-#[derive(Debug)]
-pub struct Answers {
-    queue: Sender<Answer>,
-}
-
-/// What is sent back.
-#[derive(Debug)]
-pub enum Answer {
-    /// One of any number.
-    Line(Arc<[u8]>),
-    /// The last line of one that has no result.
-    LastLine(Arc<[u8]>, Sender<()>),
-    /// To be completed and shortened.
-    Progress(Box<(Status, Snapshot)>),
-    /// To be completed; the last.
-    Status(Box<(Status, Snapshot)>),
-    /// The same for `metrics`; the last.
-    Metrics(Box<(Status, Snapshot)>),
-    /// The last; the channel is held until it is written.
-    Result(Box<Reply>, Option<Sender<()>>),
-}
-
-impl Answers {
-    /// The way, and its end.
-    pub fn channel() -> (Answers, Receiver<Answer>) {
-        let (queue, answers) = bounded(QUEUE);
-        (Answers { queue }, answers)
-    }
-
-    /// One line more, if there is room for it.
-    ///
-    /// # Errors
-    /// `Full` if the client is slow, `Disconnected` if it has gone.
-    pub fn line(&self, line: &Arc<[u8]>) -> Result<(), TrySendError<()>> {
-        if self.queue.len() + RESERVE >= QUEUE {
-            return Err(TrySendError::Full(()));
-        }
-        self.send(Answer::Line(Arc::clone(line)))
-    }
-
-    /// How far it is.
-    pub fn progress(&self, status: Status, snapshot: Snapshot) {
-        if self.queue.len() + RESERVE < QUEUE {
-            let _ = self.send(Answer::Progress(Box::new((status, snapshot))));
-        }
-    }
-
-    /// The answer to `status`, the last one.
-    pub fn status(self, status: Status, snapshot: Snapshot) {
-        let _ = self.send(Answer::Status(Box::new((status, snapshot))));
-    }
-
-    /// The answer to `metrics`, the last one.
-    pub fn metrics(self, status: Status, snapshot: Snapshot) {
-        let _ = self.send(Answer::Metrics(Box::new((status, snapshot))));
-    }
-
-    /// The result, the last answer.
-    pub fn result(self, reply: Reply) {
-        let _ = self.send(Answer::Result(Box::new(reply), None));
-    }
-
-    /// The result, and what is told apart once the client has it or has gone.
-    pub fn last_result(self, reply: Reply, written: Sender<()>) {
-        let _ = self.send(Answer::Result(Box::new(reply), Some(written)));
-    }
-
-    /// The last line, and what is told apart once the client has it or has gone.
-    pub fn last_line(self, line: &Arc<[u8]>, written: Sender<()>) {
-        let _ = self.send(Answer::LastLine(Arc::clone(line), written));
-    }
-
-    fn send(&self, answer: Answer) -> Result<(), TrySendError<()>> {
-        self.queue.try_send(answer).map_err(|error| match error {
-            TrySendError::Full(_) => TrySendError::Full(()),
-            TrySendError::Disconnected(_) => TrySendError::Disconnected(()),
-        })
-    }
 }
 
 /// Starts the threads. `group` may connect beside root and ourselves; `tell` returns
@@ -364,15 +280,15 @@ impl<T: Fn(Message) -> bool> Connection<T> {
             let (answer, last) = match answers.recv_timeout(GLANCE) {
                 Ok(Answer::Line(line)) => (self.send(&line), false),
                 Ok(Answer::Progress(about)) => (self.write(&progress_of(*about)), false),
-                Ok(Answer::Status(about)) => (self.write(&status_of(*about)), true),
-                Ok(Answer::Metrics(about)) => (self.write(&metrics_of(*about)), true),
-                Ok(Answer::LastLine(line, written)) => {
-                    self.send(&line);
+                Ok(Answer::Status(about, _written)) => (self.write(&status_of(*about)), true),
+                Ok(Answer::Metrics(about, _written)) => (self.write(&metrics_of(*about)), true),
+                Ok(Answer::Result(reply, _written)) => (self.write(&*reply), true),
+                Ok(Answer::LastResult(reply, written)) => {
+                    self.write(&*reply);
                     stay(written)
                 }
-                Ok(Answer::Result(reply, None)) => (self.write(&*reply), true),
-                Ok(Answer::Result(reply, Some(written))) => {
-                    self.write(&*reply);
+                Ok(Answer::LastLine(line, written)) => {
+                    self.send(&line);
                     stay(written)
                 }
                 Err(RecvTimeoutError::Disconnected) => return false,
@@ -398,7 +314,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
 }
 
 /// The client sees the end of our process by that of its connection.
-fn stay(written: Sender<()>) -> ! {
+fn stay(written: Option<Sender<()>>) -> ! {
     drop(written);
     loop {
         std::thread::park();

@@ -6,8 +6,9 @@
 use super::Run;
 use super::status::phase_name;
 use super::waiters::{Waiter, Waits, workers};
+use crate::control::answers::Answers;
 use crate::control::protocol::{self, How, Reply, Verb, line};
-use crate::control::server::{Answers, Asked, Message};
+use crate::control::server::{Asked, Message};
 use crate::core::event::{Event, Request, Token, WorkerId};
 use crate::core::{Phase, ShownStage};
 use crate::report::event;
@@ -35,7 +36,8 @@ impl Run {
         }
     }
 
-    fn asked(&mut self, asked: Asked) {
+    fn asked(&mut self, mut asked: Asked) {
+        asked.answers.tell_written(self.control.written());
         let level = if matches!(asked.verb, Verb::Status | Verb::Events | Verb::Metrics) {
             Level::Debug
         } else {

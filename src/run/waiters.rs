@@ -6,15 +6,16 @@
 
 use super::{Run, Verdict};
 use crate::capture::Capture;
+use crate::control::answers::Answers;
 use crate::control::place::Place;
 use crate::control::protocol::{LastUpgrade, Outcome, Reply, line};
-use crate::control::server::{Answers, ClientId};
+use crate::control::server::ClientId;
 use crate::core::Phase;
 use crate::core::event::{Failure, Generation, Report, Request, WorkerId};
 use crate::error::Error;
 use crate::listener::PrivateSocket;
 use crate::report::{self, event};
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ pub(super) struct Control {
     pub(super) last: Option<LastUpgrade>,
     pub(super) failed: u32,
     pub(super) crashes: u32,
+    /// Held by every answer that is not written; nothing is ever sent.
+    written: (Sender<()>, Receiver<()>),
 }
 
 /// A client that has not had its result.
@@ -71,8 +74,21 @@ pub(super) enum Waits {
 
 impl Control {
     pub(super) fn new(socket: Option<PrivateSocket>, place: Place) -> Control {
-        let (waiters, failed, crashes) = (Vec::new(), 0, 0);
-        Control { _socket: socket, _place: place, waiters, to: None, last: None, failed, crashes }
+        Control {
+            _socket: socket,
+            _place: place,
+            waiters: Vec::new(),
+            to: None,
+            last: None,
+            failed: 0,
+            crashes: 0,
+            written: bounded(0),
+        }
+    }
+
+    /// What an answer holds until it is written.
+    pub(super) fn written(&self) -> Sender<()> {
+        self.written.0.clone()
     }
 
     pub(super) fn take(&mut self, client: ClientId) -> Option<Waiter> {
@@ -120,29 +136,28 @@ impl Control {
             Err(error) => (error.status(), Some(error.to_string())),
         };
         let why = why.as_deref();
-        let (written, all) = bounded(0);
         for waiter in self.waiters.drain(..) {
-            let written: Sender<()> = written.clone();
             match waiter.waits {
                 Waits::Events { .. } => {
                     let event = event::named("ended", json!({"exit_status": status}));
-                    waiter.answers.last_line(&line(&event).into(), written);
+                    waiter.answers.last_line(&line(&event).into());
                 }
                 Waits::Stop => {
                     let done = why.map_or("stopped".into(), |why| format!("stopped; {why}"));
                     let reply = Reply { exit_status: Some(status), ..Reply::done(done) };
-                    waiter.answers.last_result(reply, written);
+                    waiter.answers.last_result(reply);
                 }
                 _ => {
                     let why = why.map_or(String::new(), |why| format!(": {why}"));
                     let reply = Reply::failed(format!("graceful-run ends with status {status}{why}"));
                     let reply = Reply { exit_status: Some(status), ..reply };
-                    waiter.answers.last_result(reply, written);
+                    waiter.answers.last_result(reply);
                 }
             }
         }
-        drop(written);
-        // Nothing is ever sent: it ends when everybody has let go of it.
+        let (ours, all) = std::mem::replace(&mut self.written, bounded(0));
+        drop(ours);
+        // It ends when the last answer has let go of it.
         let _ = all.recv_timeout(FLUSH);
     }
 }
@@ -329,7 +344,7 @@ pub(super) fn workers(count: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::server::Answer;
+    use crate::control::answers::Answer;
     use std::path::Path;
 
     fn control(waits: Waits) -> (Control, crossbeam_channel::Receiver<Answer>) {
