@@ -5,6 +5,7 @@ use super::protocol::Status;
 use crate::sys::connections::{self, Doors};
 use crate::sys::listening;
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 
 /// What the loop has handed over for it.
 #[derive(Debug, Default)]
@@ -24,10 +25,8 @@ pub fn complete(status: &mut Status, snapshot: &Snapshot) {
     }
     let pids: Vec<Pid> = status.workers.iter().filter_map(|worker| worker.pid).map(Pid::from_raw).collect();
     let own = || {
-        pids.iter().map(|&pid| listening::ports_of(pid)).fold(Doors::default(), |mut doors, ports| {
-            doors.ports.extend(ports);
-            doors
-        })
+        let ports: BTreeSet<u16> = pids.iter().flat_map(|&pid| listening::ports_of(pid)).collect();
+        Doors { four: ports.clone(), six: ports, ..Doors::default() }
     };
     let doors = snapshot.doors.clone().unwrap_or_else(own);
     let mut held = connections::held(&pids, &doors).into_iter();

@@ -4,6 +4,7 @@ use super::{Kind, Listener, Listeners};
 use crate::sys::connections::Doors;
 use crate::sys::fd::{self, Queue};
 use socket2::SockRef;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
@@ -36,9 +37,12 @@ impl Listeners {
     pub fn doors(&self) -> Doors {
         let mut doors = Doors::default();
         for listener in self.iter().filter(|listener| listener.is_stream()) {
-            doors.ports.extend(listener.inet.map(|address| address.port()));
-            if listener.inet.is_none() {
-                doors.names.extend(name(listener));
+            let slots = 0..listener.sockets.len() as u32;
+            doors.listeners.extend(slots.map(|slot| listener.inode(slot)));
+            match listener.inet {
+                Some(SocketAddr::V4(address)) => drop(doors.four.insert(address.port())),
+                Some(SocketAddr::V6(address)) => drop(doors.six.insert(address.port())),
+                None => doors.names.extend(name(listener)),
             }
         }
         doors

@@ -73,7 +73,7 @@ fn what_waits_at_a_listener_is_counted() {
     assert_eq!(waiting(list[2]), [0]);
     assert_eq!((list[3].queue(), waiting(list[3])), (None, vec![]));
     let doors = listeners.doors();
-    assert_eq!(doors.ports, BTreeSet::from([port(list[0])]));
+    assert_eq!(doors.four, BTreeSet::from([port(list[0])]));
     assert!(doors.names.contains(&b"\0graceful-run-test-queue"[..]), "{doors:?}");
     assert_eq!(doors.names.len(), 2);
 }

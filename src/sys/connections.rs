@@ -30,8 +30,12 @@ const ESTABLISHED: u32 = 1 << 1;
 /// What connections come in through.
 #[derive(Debug, Clone, Default)]
 pub struct Doors {
-    /// TCP ports.
-    pub ports: BTreeSet<u16>,
+    /// The listeners themselves, by inode.
+    pub listeners: BTreeSet<u64>,
+    /// TCP ports at IPv4 addresses.
+    pub four: BTreeSet<u16>,
+    /// TCP ports at IPv6 addresses, which may take IPv4 as well.
+    pub six: BTreeSet<u16>,
     /// Names of unix sockets, as getsockname(2) has them: a path without its NUL,
     /// or an abstract name with the NUL before it.
     pub names: BTreeSet<Vec<u8>>,
@@ -40,29 +44,42 @@ pub struct Doors {
 /// The inodes of the TCP connections whose local port is `port`, in our network
 /// namespace. Empty where the kernel cannot be asked.
 pub fn at_port(port: u16) -> BTreeSet<u64> {
-    tcp(port, &BTreeSet::from([port]))
+    let families = [libc::AF_INET, libc::AF_INET6];
+    families.into_iter().flat_map(|family| tcp(family, &BTreeSet::from([port]))).collect()
 }
 
 /// How many connections that came in through `doors` each of these workers holds,
 /// by itself or in a descendant; one that is itself a worker is not counted with
 /// another. None where its descriptors cannot be seen.
 pub fn held(workers: &[Pid], doors: &Doors) -> Vec<Option<u32>> {
-    let mut connections = match doors.ports.len() {
-        0 => BTreeSet::new(),
-        1 => doors.ports.first().map(|&port| at_port(port)).unwrap_or_default(),
-        _ => tcp(0, &doors.ports),
+    let others: BTreeSet<Pid> = workers.iter().copied().collect();
+    let held = |&worker: &Pid| -> Option<BTreeSet<u64>> {
+        std::fs::read_dir(format!("/proc/{worker}/fd")).ok()?;
+        let sockets = tree_of(worker, &others).into_iter().flat_map(sockets);
+        Some(sockets.filter(|inode| !doors.listeners.contains(inode)).collect())
     };
+    let held: Vec<Option<BTreeSet<u64>>> = workers.iter().map(held).collect();
+    // The kernel goes through the whole of its table, which takes longer than all else.
+    let connections = match held.iter().flatten().all(BTreeSet::is_empty) {
+        true => BTreeSet::new(),
+        false => through(doors),
+    };
+    let count = |held: BTreeSet<u64>| held.intersection(&connections).count() as u32;
+    held.into_iter().map(|held| held.map(count)).collect()
+}
+
+/// Every connection that came in through `doors`.
+fn through(doors: &Doors) -> BTreeSet<u64> {
+    let mut connections = BTreeSet::new();
+    for (family, ports) in [(libc::AF_INET, &doors.four), (libc::AF_INET6, &doors.six)] {
+        if !ports.is_empty() {
+            connections.extend(tcp(family, ports));
+        }
+    }
     if !doors.names.is_empty() {
         connections.extend(unix(&doors.names));
     }
-    let others: BTreeSet<Pid> = workers.iter().copied().collect();
-    let count = |&worker: &Pid| {
-        std::fs::read_dir(format!("/proc/{worker}/fd")).ok()?;
-        let tree = tree_of(worker, &others);
-        let held: BTreeSet<u64> = tree.into_iter().flat_map(sockets).collect();
-        Some(held.intersection(&connections).count() as u32)
-    };
-    workers.iter().map(count).collect()
+    connections
 }
 
 /// A process and what is below it, but for `others` and what is below those.
@@ -77,23 +94,23 @@ fn tree_of(pid: Pid, others: &BTreeSet<Pid>) -> Vec<Pid> {
     found
 }
 
-/// Of TCP; `port` 0 asks for all, of which those at `ports` are taken.
-fn tcp(port: u16, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
+/// Of TCP, those at `ports`.
+fn tcp(family: i32, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
     let mut inodes = BTreeSet::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
-        body.extend(STATES.to_ne_bytes());
-        body.extend(port.to_be_bytes());
-        body.resize(INET_REQUEST, 0);
-        let found = diag::ask(About::All, &body, |message| {
-            let port = message.get(INET_PORT).and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes);
-            if port.is_some_and(|port| ports.contains(&port)) {
-                inodes.extend(diag::number(message, INET_INODE).map(u64::from));
-            }
-        });
-        if let Err(errno) = found {
-            log::debug!("cannot ask for TCP connections: {errno}");
+    // The kernel leaves out those of other ports, but knows one port or all.
+    let port = if ports.len() == 1 { ports.first().copied().unwrap_or(0) } else { 0 };
+    let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+    body.extend(STATES.to_ne_bytes());
+    body.extend(port.to_be_bytes());
+    body.resize(INET_REQUEST, 0);
+    let found = diag::ask(About::All, &body, |message| {
+        let port = message.get(INET_PORT).and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes);
+        if port.is_some_and(|port| ports.contains(&port)) {
+            inodes.extend(diag::number(message, INET_INODE).map(u64::from));
         }
+    });
+    if let Err(errno) = found {
+        log::debug!("cannot ask for TCP connections: {errno}");
     }
     inodes
 }
@@ -164,8 +181,12 @@ mod tests {
             let (server, _) = listener.accept().expect("accept");
             let server_inode = inode(&server);
             assert_eq!(at_port(port), BTreeSet::from([server_inode]), "{host}");
-            assert!(tcp(0, &BTreeSet::from([port, 1])).contains(&server_inode), "{host}");
-            let doors = Doors { ports: BTreeSet::from([port]), ..Doors::default() };
+            let ports = BTreeSet::from([port, 1]);
+            let doors = match listener.local_addr().expect("an address").is_ipv4() {
+                true => Doors { four: ports, ..Doors::default() },
+                false => Doors { six: ports, ..Doors::default() },
+            };
+            assert!(through(&doors).contains(&server_inode), "{host}");
             assert_eq!(held(&[Pid::this(), Pid::from_raw(i32::MAX)], &doors), [Some(1), None]);
             drop((server, client));
             assert!(!at_port(port).contains(&server_inode), "{host}");
