@@ -118,6 +118,7 @@ fn the_man_page_has_its_sections_in_order() {
         "STOPPING",
         "SIGNALS",
         "ENVIRONMENT",
+        "SERVICE MANAGERS",
         "HERE",
         "CONTROL",
         "EXIT STATUS",
