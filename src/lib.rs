@@ -15,6 +15,9 @@ pub mod sys;
 
 pub mod cli;
 pub mod cli_ctl;
+pub mod logger;
+
+pub mod carrier;
 pub mod export;
 pub mod listener;
 pub mod signals;
@@ -32,7 +35,6 @@ pub mod clock;
 pub mod habits;
 pub mod here;
 pub mod inputs;
-pub mod logger;
 pub mod pid_file;
 pub mod report;
 pub mod upward;

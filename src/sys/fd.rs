@@ -41,6 +41,41 @@ pub fn close_on_exec(fd: RawFd) -> io::Result<()> {
     }
 }
 
+/// Has the descriptor `fd` stay open at exec.
+///
+/// # Errors
+/// EBADF if `fd` is not open.
+pub fn keep_on_exec(fd: RawFd) -> io::Result<()> {
+    // SAFETY: F_SETFD reads no memory of ours, whatever the number is.
+    match unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The device and inode of the descriptor `fd`: fstat(2).
+///
+/// # Errors
+/// EBADF if `fd` is not open.
+#[allow(clippy::unnecessary_cast, reason = "the types differ between machines")]
+pub fn identity(fd: RawFd) -> io::Result<(u64, u64)> {
+    // SAFETY: an all-zero stat is valid, and the kernel writes to a live one.
+    unsafe {
+        let mut file: libc::stat = std::mem::zeroed();
+        match libc::fstat(fd, &raw mut file) {
+            0 => Ok((file.st_dev as u64, file.st_ino as u64)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// The owner of a descriptor that we kept open over execve(2), and that nothing
+/// in this process owns. Any other number may close a file under its owner.
+pub fn adopt(fd: RawFd) -> OwnedFd {
+    // SAFETY: the caller vouches that the number is open and has no owner.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
 /// Closes the descriptor `fd`, which whoever started us gave to this process
 /// and which nothing in it owns: one of 3..3+LISTEN_FDS after LISTEN_PID was
 /// found to be ours. Any other number may close a file under its owner.
