@@ -20,6 +20,7 @@ pub mod logger;
 pub mod carrier;
 pub mod export;
 pub mod listener;
+pub mod rest;
 pub mod signals;
 
 pub mod ack;

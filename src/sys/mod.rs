@@ -9,6 +9,7 @@ pub mod fd;
 pub mod identity;
 mod image;
 pub mod inherited;
+pub mod interrupts;
 pub mod listening;
 pub mod memory;
 pub mod notify;
