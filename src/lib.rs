@@ -37,6 +37,7 @@ pub mod habits;
 pub mod here;
 pub mod inputs;
 pub mod pid_file;
+pub mod reexec;
 pub mod report;
 pub mod upward;
 pub mod watch;

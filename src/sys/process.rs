@@ -4,11 +4,15 @@
 //! a real-time signal. Only the thread that reaps may signal, because a pid
 //! is only surely still a worker's while nobody has reaped it.
 
+use std::ffi::{CStr, OsStr};
 use std::iter;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use libc::c_int;
 use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getpgrp};
 
 /// How a process ended.
@@ -30,6 +34,29 @@ impl Exit {
     }
 }
 
+/// For `#[serde(with)]`: a pid as a number.
+pub mod number {
+    use super::Pid;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// As an i32.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+    pub fn serialize<S: Serializer>(pid: &Pid, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i32(pid.as_raw())
+    }
+
+    /// From an i32.
+    ///
+    /// # Errors
+    /// Those of the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pid, D::Error> {
+        i32::deserialize(deserializer).map(Pid::from_raw)
+    }
+}
+
 /// Makes us the parent of descendants whose own parent has gone
 /// (PR_SET_CHILD_SUBREAPER), as PID 1 is anyway.
 ///
@@ -48,6 +75,13 @@ pub fn reap() -> impl Iterator<Item = (Pid, Exit)> {
 /// Waits until the child `pid` has ended. None when it is not a child of ours.
 pub fn wait(pid: Pid) -> Option<Exit> {
     wait_for(pid.as_raw(), 0).map(|(_, exit)| exit)
+}
+
+/// Whether `pid` is a child of ours, be it one that has ended and waits to be
+/// reaped (waitid(2), which leaves it so).
+pub fn is_child(pid: Pid) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(pid), flags) != Err(Errno::ECHILD)
 }
 
 /// waitpid(2). Not nix's, which gives an error for a child that a real-time
@@ -105,6 +139,21 @@ pub fn pidfd(pid: Pid) -> Option<OwnedFd> {
         let fd = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) as RawFd;
         (fd >= 0).then(|| OwnedFd::from_raw_fd(fd))
     }
+}
+
+/// The name that whoever executed us gave to execve(2): getauxval(3), AT_EXECFN.
+/// It may be relative to the directory of that moment.
+pub fn executed_as() -> Option<PathBuf> {
+    // SAFETY: plain look into the auxiliary vector; what it gives is null, or a
+    // string that the kernel has put on the stack for as long as the process lives.
+    let name = unsafe {
+        let name = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
+        if name.is_null() {
+            return None;
+        }
+        CStr::from_ptr(name)
+    };
+    Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
 }
 
 /// Lets the calling thread run as soon as it can: two signals of a kind that

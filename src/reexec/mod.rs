@@ -1,0 +1,112 @@
+//! graceful-run replaces itself: execve(2) of the binary at its path, in the same
+//! process.
+//!
+//! Contract: until that system call has succeeded nothing is given up. The new
+//! binary first shows, in a child of its own, that it can read the state that it
+//! would get and the arguments that we were started with; its answer has the
+//! state's digest in it, so that no other program can give it. What the execve(2)
+//! itself refuses finds us as we were. Only a state that changed between the two
+//! readings, or a system without a thread or descriptor to spare, can end a new
+//! image; it ends alone then, and leaves the workers as they are.
+//!
+//! What is kept: the pid, the children, descriptors by their numbers, signals that
+//! wait (all are blocked), and everything in the state. What begins anew: threads,
+//! and what the command line says.
+
+pub mod envelope;
+pub mod program;
+
+use crate::sys::fd;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
+
+/// In our environment: the process that the state is for, and its descriptor.
+/// Workers never see it.
+pub const VARIABLE: &str = "GRACEFUL_RUN_REEXEC";
+/// The first argument of a child that is only to say whether it could take over.
+pub const CHECK: &str = "reexec-check";
+
+/// The value of [`VARIABLE`].
+pub fn spell(pid: u32, fd: RawFd) -> String {
+    format!("{pid}:{fd}")
+}
+
+/// The descriptor in a value of [`VARIABLE`] that is meant for the process `pid`;
+/// what another process has left there is for nobody.
+fn parse(value: &OsStr, pid: u32) -> Option<RawFd> {
+    let (whose, fd) = value.to_str()?.split_once(':')?;
+    (whose.parse() == Ok(pid)).then(|| fd.parse().ok())?.filter(|&fd| fd > libc::STDERR_FILENO)
+}
+
+/// The text of the state that was left to this process.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn arrived() -> Option<Result<Vec<u8>, String>> {
+    let fd = parse(&std::env::var_os(VARIABLE)?, std::process::id())?;
+    let read = || {
+        fd::identity(fd).map_err(|error| format!("descriptor {fd} of the state is lost: {error}"))?;
+        let bytes = envelope::open(fd::adopt(fd))?;
+        envelope::unwrap(&bytes).map(|(text, _)| text.to_vec())
+    };
+    Some(read())
+}
+
+/// Whether we are only asked to say what we could do, and the arguments that we
+/// would be started with.
+pub fn asked(arguments: &[OsString]) -> Option<Vec<OsString>> {
+    let (name, rest) = arguments.split_first()?;
+    let (first, rest) = rest.split_first()?;
+    let asked = first == CHECK && std::env::var_os(VARIABLE).is_some();
+    asked.then(|| [name].into_iter().chain(rest).cloned().collect())
+}
+
+/// The text of the state that we are asked about, which is another process's, and
+/// the answer of one that has read it.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn check() -> Result<(Vec<u8>, String), String> {
+    let value = std::env::var_os(VARIABLE).unwrap_or_default();
+    let fd = value.to_str().and_then(|value| value.split_once(':')?.1.parse().ok());
+    let fd = fd.filter(|&fd| fd::identity(fd).is_ok()).ok_or("there is no state")?;
+    let bytes = envelope::open(fd::adopt(fd))?;
+    let (text, digest) = envelope::unwrap(&bytes)?;
+    Ok((text.to_vec(), answer(env!("CARGO_PKG_VERSION"), &digest)))
+}
+
+/// What a binary of this version says that has read the state of this digest.
+fn answer(version: &str, digest: &envelope::Digest) -> String {
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("graceful-run {version} can take over {hex}\n")
+}
+
+/// The version in an answer to the state of this digest, if it is one.
+pub fn version(said: &str, digest: &envelope::Digest) -> Option<String> {
+    let version = said.strip_prefix("graceful-run ")?.split(' ').next()?;
+    (answer(version, digest) == said && version.len() <= 64).then(|| version.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_for_one_process() {
+        assert_eq!(parse(OsStr::new("71:9"), 71), Some(9));
+        for value in ["", "71", ":9", "72:9", "71:2", "71:-1", "71:x", "71:9:"] {
+            assert_eq!(parse(OsStr::new(value), 71), None, "{value}");
+        }
+        assert_eq!(parse(OsStr::new(&spell(71, 9)), 71), Some(9));
+    }
+
+    #[test]
+    fn only_who_has_read_the_state_can_answer() {
+        let (digest, other) = ([7; 20], [8; 20]);
+        let said = answer("0.2.0", &digest);
+        assert_eq!(version(&said, &digest).as_deref(), Some("0.2.0"));
+        for wrong in ["", "graceful-run", "graceful-run 0.2.0 can take over \n", &answer("0.2.0", &other)] {
+            assert_eq!(version(wrong, &digest), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Our own path: where a new graceful-run will lie when it is installed.
+//!
+//! `/proc/self/exe` follows the file and not the name: after a rename over it, it
+//! still leads to the old one. So the name is kept that we were executed by, with
+//! its symbolic links, if it leads to us.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::reason;
+use crate::sys::process;
+use nix::unistd::Uid;
+
+/// A file as it was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    file: (u64, u64),
+    size: u64,
+    changed: (i64, i64),
+}
+
+/// The absolute path of the program that runs, by the name in use. `first` is its
+/// first argument and `directory` the one that we were started in.
+pub fn find(first: &OsStr, directory: &Path, path: Option<&OsString>) -> Option<PathBuf> {
+    let this = fs::metadata("/proc/self/exe").ok();
+    let is_this = |found: &PathBuf| match (&this, fs::metadata(found)) {
+        (Some(this), Ok(found)) => (found.dev(), found.ino()) == (this.dev(), this.ino()),
+        _ => false,
+    };
+    let executed = process::executed_as().map(|name| directory.join(name));
+    let named = || {
+        let with_slash = first.as_encoded_bytes().contains(&b'/').then(|| directory.join(first));
+        with_slash.or_else(|| which::which_in(first, path, directory).ok())
+    };
+    executed
+        .filter(is_this)
+        .or_else(|| named().filter(is_this))
+        .or_else(|| fs::read_link("/proc/self/exe").ok())
+        // Without what `.` adds.
+        .map(|path| path.components().collect())
+}
+
+/// Looks at the file that is there now.
+///
+/// # Errors
+/// In words, with the path.
+pub fn look(program: &Path) -> Result<Look, String> {
+    let shown = program.display();
+    let failed = |error: io::Error| format!("cannot find {shown}: {}", reason(&error));
+    let data: Metadata = fs::metadata(program).map_err(failed)?;
+    if !data.is_file() {
+        return Err(format!("{shown} is not a file"));
+    }
+    if Uid::effective().is_root() && may_be_anothers(&data) {
+        return Err(format!(
+            "{shown} could have been written by somebody else than root (chown root, chmod go-w)"
+        ));
+    }
+    Ok(Look { file: (data.dev(), data.ino()), size: data.size(), changed: (data.ctime(), data.ctime_nsec()) })
+}
+
+/// Whether another than root can write to it. A group of its own is root's.
+fn may_be_anothers(data: &Metadata) -> bool {
+    let by_group = data.mode() & 0o020 != 0 && data.gid() != 0;
+    data.uid() != 0 || by_group || data.mode() & 0o002 != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_test_is_found_by_its_own_name() {
+        let found = find(OsStr::new("no such name"), Path::new("/"), None).unwrap();
+        let (found, this) = (found.canonicalize().unwrap(), std::env::current_exe().unwrap());
+        assert_eq!(found, this.canonicalize().unwrap());
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_looks_different() {
+        let place = tempfile::tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| place.path().join(name));
+        fs::write(&old, "x").unwrap();
+        fs::write(&new, "x").unwrap();
+        let before = look(&old).unwrap();
+        assert_eq!(look(&old).unwrap(), before);
+        fs::rename(&new, &old).unwrap();
+        assert_ne!(look(&old).unwrap(), before);
+        assert!(look(&new).unwrap_err().contains("no such file"));
+        assert!(look(place.path()).unwrap_err().ends_with("is not a file"));
+    }
+
+    #[test]
+    fn what_another_can_write_is_not_executed_as_root() {
+        use std::os::unix::fs::PermissionsExt;
+        if !Uid::effective().is_root() {
+            return;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, refused) in [(0o755, false), (0o775, false), (0o757, true)] {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(look(file.path()).is_err(), refused, "{mode:o}");
+        }
+        std::os::unix::fs::chown(file.path(), Some(1), None).unwrap();
+        assert!(look(file.path()).unwrap_err().contains("somebody else"));
+    }
+}
