@@ -8,9 +8,11 @@
 //! A pipe is read until its last writer has gone, which may be a process that the
 //! worker left behind: to close it before would kill that one as it writes.
 
+use crate::carrier::{Arrivals, Carrier, Fd};
 use crate::core::event::WorkerId;
 use crate::error::{Error, reason};
 use crate::logger;
+use crate::rest::Rest;
 use crate::sys::identity::Identity;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
@@ -19,6 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::{Gid, Uid, fchown, pipe2, read, write};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::mem;
@@ -34,6 +37,9 @@ const LONGEST: usize = 1024;
 const CHUNK: usize = 16 << 10;
 /// What a pipe holds: pipe(7).
 const PIPE: usize = 64 << 10;
+/// What is written at once: PIPE_BUF, which a pipe takes whole and, where there is
+/// room at all, at once.
+const PIECE: usize = 4096;
 /// How long the last of it may take to be written at our end.
 const FLUSH: Duration = Duration::from_secs(1);
 /// The wake-up's key; no worker has it.
@@ -80,18 +86,35 @@ struct Ring {
     open: bool,
 }
 
+/// The pipes on their way through an execve(2), with what was read and not yet
+/// written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    sources: Vec<SavedSource>,
+    waiting: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SavedSource {
+    id: u32,
+    pipe: Option<Fd>,
+    lines: VecDeque<Vec<u8>>,
+    open: bool,
+    forgotten: bool,
+}
+
 impl Capture {
     /// Starts the thread.
     ///
     /// # Errors
     /// When there is no epoll, no eventfd or no thread to be had.
-    pub fn start() -> Result<Capture, Error> {
+    pub fn start(rest: &Rest) -> Result<Capture, Error> {
         let failed = |error: io::Error| Error::cannot("capture stderr", reason(&error));
         let shared = Shared::new().map_err(failed)?;
         let (finish, finished) = bounded(1);
-        let reader = Arc::clone(&shared);
+        let (reader, rest) = (Arc::clone(&shared), rest.clone());
         let thread = std::thread::Builder::new().name("stderr".into()).stack_size(128 * 1024);
-        thread.spawn(move || reader.copy(&finish)).map_err(failed)?;
+        thread.spawn(move || reader.copy(&rest, &finish)).map_err(failed)?;
         Ok(Capture { shared, finished })
     }
 
@@ -134,6 +157,38 @@ impl Capture {
         lines
     }
 
+    /// Lists the descriptors and writes down the rest, for an execve(2).
+    ///
+    /// # Errors
+    /// As [`Carrier::carry`].
+    pub fn save(&self, carrier: &mut Carrier) -> io::Result<Saved> {
+        let table = self.shared.table();
+        let mut sources = Vec::new();
+        for (&id, source) in &table.sources {
+            let Ring { lines, open } = &source.ring;
+            let (pipe, forgotten) = (carrier.carry_some(source.pipe.as_ref())?, source.forgotten);
+            sources.push(SavedSource { id, pipe, lines: lines.clone(), open: *open, forgotten });
+        }
+        Ok(Saved { sources, waiting: table.waiting.clone() })
+    }
+
+    /// Goes on with what was there.
+    pub fn restore(&self, saved: Saved, arrivals: &mut Arrivals) {
+        let mut table = self.shared.table();
+        for SavedSource { id, pipe, lines, open, forgotten } in saved.sources {
+            let pipe = arrivals.take_some(pipe);
+            if let Some(pipe) = &pipe
+                && let Err(error) =
+                    self.shared.epoll.add(pipe, EpollEvent::new(EpollFlags::EPOLLIN, id.into()))
+            {
+                log::warn!("the stderr of a worker cannot be read any more: {error}");
+            }
+            table.sources.insert(id, Source { pipe, ring: Ring { lines, open }, forgotten });
+        }
+        table.waiting = saved.waiting;
+        let _ = self.shared.wake.write(1);
+    }
+
     /// Forgets the lines of a worker that has gone.
     pub fn forget(&self, id: WorkerId) {
         let mut table = self.shared.table();
@@ -167,7 +222,7 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn copy(&self, finish: &Sender<()>) {
+    fn copy(&self, rest: &Rest, finish: &Sender<()>) {
         let mut events = [EpollEvent::empty(); 32];
         loop {
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
@@ -176,9 +231,10 @@ impl Shared {
                 Err(error) => return log::error!("cannot capture stderr any more: {error}"),
             };
             for event in events.iter().take(count) {
-                // The lock is not kept while it is written.
-                let (text, ends) = self.take(event.data());
-                write_all(&text);
+                let busy = rest.busy();
+                let ends = self.take(event.data());
+                drop(busy);
+                self.write(rest);
                 if ends {
                     let _ = finish.send(());
                     return;
@@ -187,29 +243,48 @@ impl Shared {
         }
     }
 
-    /// What waits to be written, with what this pipe has; and whether we end.
-    fn take(&self, key: u64) -> (Vec<u8>, bool) {
+    /// Takes what this pipe has; true if we end.
+    fn take(&self, key: u64) -> bool {
         let mut table = self.table();
-        let mut text = mem::take(&mut table.waiting);
+        let Table { sources, waiting, ends } = &mut *table;
         if key == WAKE {
             let _ = self.wake.read();
-            if table.ends {
-                table.sources.values_mut().for_each(|source| text.extend(source.rest()));
+            if *ends {
+                sources.values_mut().for_each(|source| waiting.extend(source.rest()));
             }
-            return (text, table.ends);
+            return *ends;
         }
-        let Ok(id) = u32::try_from(key) else { return (text, false) };
-        let Some(source) = table.sources.get_mut(&id) else { return (text, false) };
-        let ended = source.read(CHUNK, &mut text);
+        let Ok(id) = u32::try_from(key) else { return false };
+        let Some(source) = sources.get_mut(&id) else { return false };
+        let ended = source.read(CHUNK, waiting);
         if let Some(pipe) = source.pipe.take_if(|_| ended) {
             // A child between its fork and its exec may hold a copy, which would
             // keep the closed descriptor in the epoll set.
             let _ = self.epoll.delete(&pipe);
         }
         if ended && source.forgotten {
-            table.sources.remove(&id);
+            sources.remove(&id);
         }
-        (text, false)
+        false
+    }
+
+    /// Writes what waits to our stderr, as long as somebody reads it: piece by piece,
+    /// so that none is half written when the thread comes to rest. The lock is not
+    /// kept meanwhile.
+    fn write(&self, rest: &Rest) {
+        let stderr = io::stderr();
+        while !self.table().waiting.is_empty() {
+            let _ = poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
+            let _busy = rest.busy();
+            let piece: Vec<u8> = self.table().waiting.iter().take(PIECE).copied().collect();
+            let written = match write(&stderr, &piece) {
+                Ok(length) => length,
+                Err(Errno::EINTR | Errno::EAGAIN) => 0,
+                // Nobody reads it.
+                Err(_) => piece.len(),
+            };
+            self.table().waiting.drain(..written);
+        }
     }
 }
 
@@ -269,22 +344,6 @@ impl Ring {
     }
 }
 
-/// To our stderr, as long as somebody reads it. Its open file description is shared
-/// with others, and one of them may have made it non-blocking.
-fn write_all(mut text: &[u8]) {
-    let stderr = io::stderr();
-    while !text.is_empty() {
-        match write(&stderr, text) {
-            Ok(length) => text = &text[length..],
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => {
-                let _ = poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
-            }
-            Err(_) => return,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,7 +367,7 @@ mod tests {
 
     #[test]
     fn what_a_worker_wrote_before_its_end_is_there_at_once() {
-        let capture = Capture::start().unwrap();
+        let capture = Capture::start(&Rest::default()).unwrap();
         for id in [1, 2].map(WorkerId) {
             let (ours, theirs) = Capture::pipe(None).unwrap();
             capture.watch(id, ours).unwrap();

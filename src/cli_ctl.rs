@@ -97,8 +97,10 @@ pub enum Verb {
     Hammer,
     /// Print what happens from now on, a JSON object a line
     Events,
-    /// Replace graceful-run itself
-    #[command(hide = true)]
+    /// Replace graceful-run itself by the binary at its path; done when that has taken over
+    ///
+    /// The process stays the same, with its workers, sockets and clients. One that shows
+    /// no sign of being able to take over is refused, and nothing has happened.
     Reexec,
     /// Hold one more socket, handed over from the next upgrade on
     ///

@@ -44,7 +44,7 @@ pub struct About {
 }
 
 /// The hooks of one event that have not ended.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Errand {
     /// What they are told.
     pub about: About,
@@ -57,7 +57,7 @@ pub struct Errand {
 }
 
 /// A hook that runs.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Running {
     /// Its process, which leads a group of its own.
     pub pid: i32,
@@ -68,7 +68,7 @@ pub struct Running {
 }
 
 /// Every errand under way, in the order of its beginning.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Errands(pub Vec<Errand>);
 
 impl Errands {

@@ -5,22 +5,29 @@ use crate::control::server::Message;
 use crate::core::event::WorkerId;
 use crate::error::{Error, reason};
 use crate::export::GOAGAIN_SIGNAL;
+use crate::rest::Rest;
 use crate::signals::Table;
 use crate::sys::tree::{self, Lineage};
-use crate::sys::{inherited, process};
-use crate::watch;
+use crate::sys::{inherited, interrupts, process};
+use crate::watch::{self, Known};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::info;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::{WithOrigin, origin::Origin};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Inputs that wait for the loop. A worker that floods its notify socket holds
 /// up the thread that reads it and nobody else.
 const QUEUE: usize = 256;
+
+/// Between two looks at whether the threads rest.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// Signals that may come from a worker and mean something else then.
 const TOLD_BY_WORKERS: [i32; 3] = [libc::SIGTERM, libc::SIGUSR1, GOAGAIN_SIGNAL];
@@ -41,10 +48,65 @@ pub enum Input {
     Changed(Vec<PathBuf>),
 }
 
+/// The threads, as the loop sees them.
+#[derive(Debug)]
+pub struct Threads {
+    /// Listens to the workers.
+    pub watcher: Watcher,
+    rest: Rest,
+    /// SIGINTs that have been told of.
+    interrupts: Arc<AtomicU64>,
+    /// What the paths lead to that are watched for changes.
+    pub known: Known,
+}
+
+/// How long it may take until they do: they only have to be woken.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Threads {
+    /// Has the threads rest, with every signal blocked, and gives what they sent
+    /// until then. A signal that comes now waits in the kernel. The thread for the
+    /// paths goes on: it has nothing that a look would not find.
+    ///
+    /// # Errors
+    /// When they do not come to rest within a second; they go on then.
+    pub fn pause(&self, inputs: &Receiver<Input>) -> Result<Vec<Input>, Vec<Input>> {
+        self.rest.begin();
+        // Only the thread for signals can get it.
+        let _ = kill(Pid::this(), Signal::SIGCHLD);
+        let mut sent = Vec::new();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            // What nobody takes would keep them from it.
+            sent.extend(inputs.try_iter());
+            let told = || self.interrupts.load(Ordering::SeqCst) >= interrupts::caught();
+            if self.rest.has_come() && told() {
+                sent.extend(inputs.try_iter());
+                return Ok(sent);
+            }
+            if Instant::now() > until {
+                self.resume();
+                return Err(sent);
+            }
+            sent.extend(inputs.recv_timeout(GLANCE));
+        }
+    }
+
+    /// For other threads that have something in their hands.
+    pub fn rest(&self) -> &Rest {
+        &self.rest
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        self.rest.end();
+    }
+}
+
 /// Starts the threads. ctrlc owns SIGINT, signal-hook every other signal;
 /// `more` are listened for beside those of the table. The `paths` of listeners
 /// are watched where that can be had, those that are `watched` for changes always.
-/// More inputs may be sent.
+/// They led to what is `known`, if that goes on from before. More inputs may be sent.
 ///
 /// # Errors
 /// When the system has no descriptor or thread to spare, or a path that is to be
@@ -54,8 +116,11 @@ pub fn start(
     more: &[i32],
     paths: Vec<PathBuf>,
     watched: Vec<PathBuf>,
-) -> Result<(Sender<Input>, Receiver<Input>, Watcher), Error> {
+    known: Option<Vec<Option<u64>>>,
+) -> Result<(Sender<Input>, Receiver<Input>, Threads), Error> {
     let (sender, inputs) = bounded(QUEUE);
+    let rest = Rest::default();
+    let known = Known::new(known);
     if !paths.is_empty() {
         let gone = sender.clone();
         if let Err(error) = watch::names(paths, move || gone.send(Input::PathGone).is_ok()) {
@@ -68,32 +133,35 @@ pub fn start(
     if !watched.is_empty() {
         let shown: Vec<String> = watched.iter().map(|path| path.display().to_string()).collect();
         let changed = sender.clone();
-        watch::changes(watched, move |paths| changed.send(Input::Changed(paths)).is_ok()).map_err(
-            |error| Error::Cannot {
-                attempt: format!("watch {}", shown.join(", ")),
-                why: reason(&error),
-                next: watch::advice(&error),
-            },
-        )?;
+        let tell = move |paths| changed.send(Input::Changed(paths)).is_ok();
+        watch::changes(watched, known.clone(), &rest, tell).map_err(|error| Error::Cannot {
+            attempt: format!("watch {}", shown.join(", ")),
+            why: reason(&error),
+            next: watch::advice(&error),
+        })?;
     }
     let failed = |error: io::Error| Error::cannot("listen for signals", reason(&error));
-    let interrupts = sender.clone();
+    let (interrupted, interrupts) = (sender.clone(), Arc::<AtomicU64>::default());
+    let told = Arc::clone(&interrupts);
     ctrlc::set_handler(move || {
-        let _ = interrupts.send(Input::Signal(Signal::SIGINT as i32, None));
+        let _ = interrupted.send(Input::Signal(Signal::SIGINT as i32, None));
+        told.fetch_add(1, Ordering::SeqCst);
     })
     .map_err(|error| Error::cannot("listen for signals", error))?;
+    interrupts::count().map_err(failed)?;
     let others = signals.signals().filter(|signal| *signal != Signal::SIGINT).map(|signal| signal as i32);
     let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).chain(more.iter().copied()).collect();
     let mut signals = SignalsInfo::<WithOrigin>::new(all).map_err(failed)?;
     let (heard, further) = (sender.clone(), sender.clone());
+    let resting = rest.clone();
     std::thread::Builder::new()
         .name("signals".into())
         .stack_size(128 * 1024)
         .spawn(move || {
+            let mut busy = resting.busy();
             inherited::unblock_all();
             process::hurry();
-            loop {
-                let batch: Vec<Origin> = signals.wait().collect();
+            let tell = |batch: Vec<Origin>| {
                 let pid = |origin: &Origin| origin.process.as_ref().map(|process| process.pid);
                 let wakers: Vec<Option<i32>> =
                     batch.iter().filter(|it| it.signal == Signal::SIGCONT as i32).map(pid).collect();
@@ -108,12 +176,23 @@ pub fn start(
                     let from = from.map(|pid| tree::Sender { pid, lineage: lineage(pid) });
                     let _ = sender.send(Input::Signal(origin.signal, from));
                 }
+            };
+            loop {
+                tell(signals.wait().collect());
+                if resting.is_wanted() {
+                    inherited::block_all_signals();
+                    // What came just before.
+                    tell(signals.pending().collect());
+                    drop(busy);
+                    busy = resting.busy();
+                    inherited::unblock_all();
+                }
             }
         })
         .map_err(failed)?;
-    let watcher = Watcher::start(move |id, what| {
+    let watcher = Watcher::start(rest.clone(), move |id, what| {
         let _ = heard.send(Input::Heard(id, what));
     })
     .map_err(|error| Error::cannot("listen for acks", reason(&error)))?;
-    Ok((further, inputs, watcher))
+    Ok((further, inputs, Threads { watcher, rest, interrupts, known }))
 }

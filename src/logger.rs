@@ -11,12 +11,15 @@ use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
 use serde_json::{Map, Value as Json};
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 /// Lines that wait for a slow reader.
 const QUEUE: usize = 1024;
 /// How long our last words may take.
 const FLUSH: Duration = Duration::from_secs(1);
+/// The same for those after which we go on.
+const BRIEFLY: Duration = Duration::from_millis(50);
 
 enum Message {
     Line(Vec<u8>),
@@ -27,6 +30,16 @@ enum Message {
 #[derive(Debug, Clone)]
 pub struct Flusher {
     queue: Sender<Message>,
+}
+
+/// The log of this process, once it has been started.
+static STARTED: OnceLock<Flusher> = OnceLock::new();
+
+/// Returns once everything logged so far is written, or after a moment.
+pub fn flush_briefly() {
+    if let Some(flusher) = STARTED.get() {
+        flusher.flush_within(BRIEFLY);
+    }
 }
 
 struct Queue {
@@ -62,15 +75,19 @@ pub fn start(level: LevelFilter, format: LogFormat) -> io::Result<Flusher> {
     if !understood {
         log::warn!("RUST_LOG is ignored: it cannot be parsed ({filters})");
     }
-    Ok(Flusher { queue })
+    Ok(STARTED.get_or_init(|| Flusher { queue }).clone())
 }
 
 impl Flusher {
     /// Returns once everything logged so far is written, or after a second.
     pub fn flush(&self) {
+        self.flush_within(FLUSH);
+    }
+
+    fn flush_within(&self, limit: Duration) {
         let (done, written) = bounded(1);
-        if self.queue.send_timeout(Message::Flush(done), FLUSH).is_ok() {
-            let _ = written.recv_timeout(FLUSH);
+        if self.queue.send_timeout(Message::Flush(done), limit).is_ok() {
+            let _ = written.recv_timeout(limit);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use graceful_run::carrier::give_up;
 use graceful_run::cli::Cli;
 use graceful_run::cli_ctl::Ctl;
 use graceful_run::config::Config;
@@ -9,10 +10,15 @@ use graceful_run::control::client;
 use graceful_run::error::Error;
 use graceful_run::here;
 use graceful_run::logger::{self, Flusher};
+use graceful_run::reexec;
+use graceful_run::run::State;
 use graceful_run::sys::inherited;
 use log::LevelFilter;
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::process::ExitCode;
+
+const HELP: &str = "graceful-run --help";
 
 fn main() -> ExitCode {
     inherited::block_all_signals();
@@ -29,9 +35,18 @@ fn main() -> ExitCode {
         };
         return line.map_or(ExitCode::from(status), |line| last_line(None, status, &line));
     }
+    if let Some(arguments) = reexec::asked(&arguments) {
+        return answer(&arguments);
+    }
+    let left = reexec::arrived().map(|read| read.and_then(|text| State::decode(&text)));
+    let left = left.map(|read| read.unwrap_or_else(|why| give_up(&why)));
+    if let Some(state) = &left {
+        inherited::restore(state.given);
+    }
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error, "graceful-run --help"),
+        Err(error) if left.is_some() => give_up(&complaint(&error, HELP)),
+        Err(error) => return refuse(&error, HELP),
     };
     let separated = is_separated(&arguments, &cli.command);
     if !separated && cli.command.first().is_some_and(|word| word == "help") {
@@ -43,7 +58,12 @@ fn main() -> ExitCode {
         Ok(flusher) => flusher,
         Err(error) => return last_line(None, 125, &Error::cannot("start the log", error).to_string()),
     };
-    let result = Config::new(cli, separated, inherited::ignored).and_then(graceful_run::run::run);
+    let config = Config::new(cli, separated, inherited::ignored);
+    let result = match (config, left) {
+        (Ok(config), left) => graceful_run::run::run(config, left),
+        (Err(error), None) => Err(error),
+        (Err(error), Some(_)) => give_up(&error.to_string()),
+    };
     let (status, line) = result.unwrap_or_else(|error| (error.status(), Some(error.to_string())));
     match line {
         Some(line) => last_line(Some(&flusher), status, &line),
@@ -70,6 +90,24 @@ fn is_separated(arguments: &[OsString], command: &[OsString]) -> bool {
     before.and_then(|index| arguments.get(index)).is_some_and(|word| word == OsStr::new("--"))
 }
 
+/// Says, to ourselves in another process, whether we could take over there.
+fn answer(arguments: &[OsString]) -> ExitCode {
+    let answer = reexec::check().and_then(|(text, answer)| {
+        let state = State::decode(&text)?;
+        let cli = Cli::try_parse_from(arguments).map_err(|error| complaint(&error, HELP))?;
+        let separated = is_separated(arguments, &cli.command);
+        let ignored = |signal| state.given.ignored(signal);
+        Config::new(cli, separated, ignored).map_err(|error| error.to_string()).map(|_| answer)
+    });
+    let (status, line) = match answer {
+        Ok(answer) => (ExitCode::SUCCESS, answer),
+        Err(why) => (ExitCode::from(125), format!("graceful-run: {why}\n")),
+    };
+    // Whoever asked and does not listen has its answer in that.
+    let _ = std::io::stdout().write_all(line.as_bytes());
+    status
+}
+
 /// clap's complaint in one line of ours, or the help that was asked for.
 fn refuse(error: &clap::Error, help: &str) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
@@ -77,6 +115,10 @@ fn refuse(error: &clap::Error, help: &str) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
+    last_line(None, 2, &complaint(error, help))
+}
+
+fn complaint(error: &clap::Error, help: &str) -> String {
     let text = error.to_string();
     let (complaint, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
     let complaint = complaint.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ");
@@ -85,7 +127,7 @@ fn refuse(error: &clap::Error, help: &str) -> ExitCode {
     let tips = tips.filter(|tip| !tip.starts_with("to pass"));
     let help = format!("see {help}");
     let advice: Vec<&str> = tips.chain([help.as_str()]).collect();
-    last_line(None, 2, &format!("{complaint} ({})", advice.join("; ")))
+    format!("{complaint} ({})", advice.join("; "))
 }
 
 fn last_line(flusher: Option<&Flusher>, status: u8, line: &str) -> ExitCode {

@@ -1,8 +1,10 @@
 //! `--pid-file`: written atomically once the first generation is ready, so that
 //! who reads it can trust it, and removed at the end only if it is still ours.
 
+use crate::carrier::{Arrivals, Carrier, Fd, path};
 use crate::error::{Error, reason};
 use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -17,6 +19,16 @@ pub struct PidFile {
     /// What we wrote. Kept open, so that no other file can get its inode number
     /// while we tell ours by it, and locked, so that a second instance sees us.
     file: File,
+}
+
+/// A pid file on its way through an execve(2); its lock goes with the file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    #[serde(with = "path")]
+    path: PathBuf,
+    #[serde(with = "path")]
+    temporary: PathBuf,
+    file: Fd,
 }
 
 impl PidFile {
@@ -61,6 +73,24 @@ impl PidFile {
         let written = file.write_all(content().as_bytes());
         let prepared = PidFile { path: path.into(), temporary, file };
         written.map(|()| prepared).map_err(failed)
+    }
+
+    /// Lists its descriptor and writes down the rest, for an execve(2).
+    ///
+    /// # Errors
+    /// As [`Carrier::carry`].
+    pub fn save(&self, carrier: &mut Carrier) -> io::Result<Saved> {
+        Ok(Saved {
+            path: self.path.clone(),
+            temporary: self.temporary.clone(),
+            file: carrier.carry(&self.file)?,
+        })
+    }
+
+    /// The one that was prepared, or in place, before an execve(2).
+    pub fn restore(saved: Saved, arrivals: &mut Arrivals) -> PidFile {
+        let file = arrivals.take(saved.file).into();
+        PidFile { path: saved.path, temporary: saved.temporary, file }
     }
 
     /// Puts it in place (rename(2)).

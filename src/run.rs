@@ -1,15 +1,19 @@
 //! The loop: what happens becomes an event, the core says what follows, and it
 //! is done. Only this thread forks, signals and reaps.
 
+mod clients;
 mod control;
 mod follow;
 mod hear;
 mod heed;
 mod hooks;
 mod looks;
+mod outset;
 mod probe;
 mod reap;
+mod reexec;
 mod sockets;
+mod state;
 mod status;
 mod tell;
 mod waiters;
@@ -19,12 +23,11 @@ use crate::books::{Books, Process};
 use crate::capture::Capture;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::control::{place::Place, server};
+use crate::control::place::Place;
 use crate::core::event::{Action, Ending, Event, Generation, Reading as From, Refusal, Slot, WorkerId};
 use crate::core::{ShownStage, Supervisor};
 use crate::errands::Errands;
 use crate::error::{Error, reason};
-use crate::export::GOAGAIN_SIGNAL;
 use crate::inputs::Input;
 use crate::launch::start::{Common, refused};
 use crate::launch::{Reading, Refused, Surroundings, descriptors};
@@ -55,6 +58,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What is left of workers that have gone has this long where a worker has for ever.
 const LAST_PATIENCE: Duration = Duration::from_secs(30);
 
+pub use state::State;
+
 /// How it ended: our exit status and last line.
 pub type Verdict = (u8, Option<String>);
 
@@ -67,6 +72,7 @@ struct Run {
     /// What each generation was first started from.
     readings: BTreeMap<Generation, Reading>,
     watcher: Watcher,
+    threads: inputs::Threads,
     /// Looks after the listeners.
     guard: Guard,
     looks: looks::Looks,
@@ -87,16 +93,21 @@ struct Run {
     /// A failure of our own that made us stop.
     failure: Option<Error>,
     clock: Clock,
+    reexec: reexec::Reexec,
     /// Last: the name is held until everything else of ours has gone.
     control: waiters::Control,
 }
 
-/// Runs the command until it is over.
+/// Runs the command until it is over; goes on from what an image before this one
+/// has `left`.
 ///
 /// # Errors
 /// Whatever keeps us from starting the first worker; nothing is left behind
 /// then.
-pub fn run(mut config: Config) -> Result<Verdict, Error> {
+pub fn run(mut config: Config, left: Option<State>) -> Result<Verdict, Error> {
+    if let Some(state) = left {
+        return reexec::take_over(config, state);
+    }
     let around = Surroundings::look();
     inherited::hear_of_children();
     inherited::raise_file_limit();
@@ -107,17 +118,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     let identity = identity.filter(|identity| !identity.is_ours());
     let place = Place::take(&config.control, &around.environment, &around.directory)?;
     let listeners = descriptors::open_listeners(&config, &around)?;
-    config.policy.least_workers = match listeners.iter().any(|listener| listener.reuseport()) {
-        // The queue of a slot's own socket would have nobody to serve it.
-        true => config.policy.workers,
-        false => 1,
-    };
-    if listeners.is_empty() && config.follow.is_none() {
-        config.acks.accepting = false;
-        if config.acks.exec.is_none() {
-            config.policy.readiness.probe = None;
-        }
-    }
+    outset::fit(&mut config, &listeners);
     let pid_file = match &config.pid_file {
         Some(path) => Some(PidFile::prepare(&around.directory.join(path))?),
         None => None,
@@ -134,14 +135,15 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     for listener in listeners.iter() {
         info!("listening on {} ({})", listener.address(), listener.name());
     }
-    let command: String =
-        config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default();
+    let command = outset::command(&config);
     if let Some(cut) = habits::cut_by_term(&command).filter(|_| !config.stop_signal_chosen) {
         warn!("{cut}");
     }
     if config.signals.ignores(Signal::SIGHUP) && inherited::ignored(Signal::SIGHUP as i32) {
         info!("HUP stays ignored, as we were started (nohup): upgrade with USR2, or say --on HUP=upgrade");
     }
+    // As long as its name leads to it from here.
+    let reexec = reexec::Reexec::new(&around);
     // A directory of ours would keep its file system busy.
     std::env::set_current_dir("/").map_err(|error| Error::cannot("enter /", reason(&error)))?;
     if let Err(errno) = process::become_subreaper() {
@@ -150,18 +152,15 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
     let directory = ack::Directory::new(&around.environment, identity.is_some());
     let mut upward = Upward::new(&around.environment);
     upward.starting(tell::start_limit(&config).filter(|_| !config.policy.retry_start));
-    let more: &[i32] = if config.acks.goagain() { &[GOAGAIN_SIGNAL] } else { &[] };
     heed::warn_of_silence(&config.policy.readiness.kinds, identity.is_some());
     let watched = config.watch.iter().map(|path| around.directory.join(path)).collect();
-    let (sender, inputs, watcher) = inputs::start(&config.signals, more, listeners.paths(), watched)?;
-    if let Some(socket) = &socket {
-        let tell = move |message| sender.send(Input::Control(message)).is_ok();
-        let started = socket.listener().and_then(|listener| server::start(listener, place.group(), tell));
-        started.map_err(|error| Error::cannot("listen on the control socket", reason(&error)))?;
-    }
+    let more = outset::more_signals(&config);
+    let (sender, inputs, threads) = inputs::start(&config.signals, more, listeners.paths(), watched, None)?;
+    let tell = move |message| sender.send(Input::Control(message)).is_ok();
+    let control = waiters::Control::start(socket, place, threads.rest(), tell)?;
     let books = Books::new(command, config.follow.is_some());
-    let capture = config.worker.capture_stderr.then(Capture::start).transpose()?;
-    let mut run = Run {
+    let capture = config.worker.capture_stderr.then(|| Capture::start(threads.rest())).transpose()?;
+    let run = Run {
         core: Supervisor::new(config.policy.clone()),
         guard: Guard::new(&listeners),
         looks: looks::Looks::default(),
@@ -173,7 +172,7 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
             listeners,
             dialects: config.dialects.clone(),
             name: config.control.name.clone(),
-            control: socket.as_ref().and_then(|socket| Some(socket.path().to_str()?.to_owned())),
+            control: control.path().map(String::from),
             watchdog: config.policy.worker_watchdog,
             follow: config.follow.is_some(),
         },
@@ -181,8 +180,9 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         around,
         books,
         readings: BTreeMap::new(),
-        watcher,
         capture,
+        watcher: threads.watcher.clone(),
+        threads,
         directory,
         pid_file,
         soon: VecDeque::from([Event::Tick]),
@@ -190,24 +190,31 @@ pub fn run(mut config: Config) -> Result<Verdict, Error> {
         upward,
         failure: None,
         clock: Clock::new(),
-        control: waiters::Control::new(socket, place),
+        reexec,
+        control,
     };
-    let ending = run.until_the_end(&inputs);
-    run.end_hooks(&inputs);
-    run.end_strays(&inputs);
-    for id in run.books.gone(|_| false) {
-        run.end_check(id);
-    }
-    let words = report::last_words(ending, &run.books, run.config.policy.stop_timeout, run.core.has_served());
-    let verdict = match run.failure.take() {
-        Some(failure) => Err(failure),
-        None => Ok(words),
-    };
-    run.control.end(&verdict);
-    verdict
+    run.live(&inputs)
 }
 
 impl Run {
+    fn live(mut self, inputs: &Receiver<Input>) -> Result<Verdict, Error> {
+        let ending = self.until_the_end(inputs);
+        self.end_slow_check(true);
+        self.end_hooks(inputs);
+        self.end_strays(inputs);
+        for id in self.books.gone(|_| false) {
+            self.end_check(id);
+        }
+        let limit = self.config.policy.stop_timeout;
+        let words = report::last_words(ending, &self.books, limit, self.core.has_served());
+        let verdict = match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => Ok(words),
+        };
+        self.control.end(&verdict);
+        verdict
+    }
+
     fn until_the_end(&mut self, inputs: &Receiver<Input>) -> Ending {
         loop {
             self.hear_news();
@@ -217,16 +224,23 @@ impl Run {
             }
             self.end_late_hooks();
             self.look_if_due(inputs.is_empty());
+            self.reexec_if_due(inputs);
             self.upward.turn();
-            match self.next(inputs) {
-                Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
-                Some(Input::Signal(signal, from)) => self.heed(signal, from),
-                Some(Input::Heard(id, heard)) => self.hear(id, heard),
-                Some(Input::Changed(paths)) => self.changed(&paths),
-                Some(Input::PathGone) => self.look(Look::at_paths(&self.core)),
-                Some(Input::Control(message)) => self.control(message),
-                None => self.soon.push_back(Event::Tick),
-            }
+            let input = self.next(inputs);
+            self.heed_input(input);
+            self.end_slow_check(false);
+        }
+    }
+
+    fn heed_input(&mut self, input: Option<Input>) {
+        match input {
+            Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
+            Some(Input::Signal(signal, from)) => self.heed(signal, from),
+            Some(Input::Heard(id, heard)) => self.hear(id, heard),
+            Some(Input::Changed(paths)) => self.changed(&paths),
+            Some(Input::Control(message)) => self.control(message),
+            Some(Input::PathGone) => self.look(Look::at_paths(&self.core)),
+            None => self.soon.push_back(Event::Tick),
         }
     }
 
@@ -240,8 +254,8 @@ impl Run {
     /// The next input, or nothing once the core's deadline has come.
     fn next(&mut self, inputs: &Receiver<Input>) -> Option<Input> {
         let before = self.clock.now();
-        let deadline = self.core.deadline().into_iter().chain(self.hooks.deadline()).min();
-        let due = deadline.map(|deadline| deadline.saturating_sub(before));
+        let deadlines = [self.core.deadline(), self.hooks.deadline(), self.reexec.deadline()];
+        let due = deadlines.into_iter().flatten().min().map(|deadline| deadline.saturating_sub(before));
         let leaves = self.somebody_leaves().then_some(LOOK_AGAIN);
         let Some(wait) =
             [due, leaves, self.upward.wait(), self.turns.wait(before)].into_iter().flatten().min()

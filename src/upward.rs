@@ -11,6 +11,7 @@ mod patience;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use nix::time::{ClockId, clock_gettime};
 use patience::Patience;
+use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 const QUEUE: usize = 64;
 /// How long our last word may take.
 const FLUSH: Duration = Duration::from_secs(1);
+/// How long we wait for the manager before we are replaced.
+const BRIEFLY: Duration = Duration::from_millis(50);
 /// The pause between two tries to get rid of the last state.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Words of workers are passed on no more often than this.
@@ -36,10 +39,20 @@ pub struct Upward {
     /// The pause between two pings, and when the next is due.
     pings: Option<(Duration, Instant)>,
     patience: Option<Patience>,
+    /// The last state that the thread was given.
+    last: String,
     /// A status that waits for the pause to be over.
     status: Option<String>,
     status_at: Instant,
     stopping: bool,
+}
+
+/// What is left to say when we are replaced.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    kept: Option<String>,
+    patience: Option<patience::Saved>,
+    status: Option<String>,
 }
 
 #[derive(Debug)]
@@ -62,10 +75,39 @@ impl Upward {
             queue,
             kept: None,
             patience: None,
+            last: String::new(),
             status: None,
             status_at: now,
             stopping: false,
         }
+    }
+
+    /// Waits for a moment until everything is sent. True if it was.
+    pub fn flush(&self) -> bool {
+        let (done, sent) = bounded(1);
+        let Some(queue) = &self.queue else { return true };
+        queue.send_timeout(Message::Flush(done), BRIEFLY).is_ok() && sent.recv_timeout(BRIEFLY).is_ok()
+    }
+
+    /// What is left to say, for an execve(2). Unless all was `sent`, the last state
+    /// stands for those before it.
+    pub fn save(&self, sent: bool) -> Saved {
+        let unsent = || Some(self.last.clone()).filter(|last| !sent && !last.is_empty());
+        Saved {
+            kept: self.kept.as_ref().map(|(state, _)| state.clone()).or_else(unsent),
+            patience: self.patience.map(|patience| patience.save(Instant::now())),
+            status: self.status.clone(),
+        }
+    }
+
+    /// Goes on from what was left.
+    pub fn restore(environment: &[(OsString, OsString)], saved: Saved) -> Upward {
+        let now = Instant::now();
+        let mut upward = Upward::new(environment);
+        upward.kept = saved.kept.map(|state| (state, now));
+        upward.patience = saved.patience.map(|left| Patience::restore(left, now));
+        upward.status = saved.status;
+        upward
     }
 
     /// The first generation starts, which we wait for no longer than `limit`; None:
@@ -158,6 +200,7 @@ impl Upward {
 
     fn send(&mut self, state: String) {
         let Some(queue) = &self.queue else { return };
+        self.last.clone_from(&state);
         self.kept = match queue.try_send(Message::State(state)) {
             Err(TrySendError::Full(Message::State(state))) => {
                 log::debug!("the service manager does not read what it is told");

@@ -7,6 +7,7 @@
 //! says where to look: what counts is whether the path leads to something else
 //! than before.
 
+use crate::rest::Rest;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
@@ -19,6 +20,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
@@ -47,24 +49,39 @@ const ITSELF: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF
 /// Calls `tell` on a thread of its own with the paths that lead to something else
 /// than before, or to a file that was written or a directory that has other
 /// entries: all that change within a short time at once. One that has gone is
-/// told when it is there again. `tell` returns whether it wants to hear more.
+/// told when it is there again. What is `known` of before counts as that, and is
+/// what the paths have been told to lead to. `tell` returns whether it wants to hear
+/// more.
 ///
 /// # Errors
 /// Without inotify(7), a watch to spare, or the right to read a directory.
-pub fn changes(paths: Vec<PathBuf>, tell: impl Fn(Vec<PathBuf>) -> bool + Send + 'static) -> io::Result<()> {
+pub fn changes(
+    paths: Vec<PathBuf>,
+    known: Known,
+    rest: &Rest,
+    tell: impl Fn(Vec<PathBuf>) -> bool + Send + 'static,
+) -> io::Result<()> {
     let mut watch = Watch::new(paths, CONTENTS)?;
-    let mut known: Vec<Option<u64>> = watch.paths.iter().map(|path| look(path)).collect();
+    let rest = rest.clone();
+    if known.list().len() != watch.paths.len() {
+        *known.list() = watch.paths.iter().map(|path| look(path)).collect();
+    }
     let run = move || {
-        while watch.settle().is_ok() {
+        loop {
+            let now: Vec<Option<u64>> = watch.paths.iter().map(|path| look(path)).collect();
+            let busy = rest.busy();
             let mut changed = Vec::new();
-            for (path, known) in watch.paths.iter().zip(&mut known) {
-                let now = look(path);
+            for ((path, now), known) in watch.paths.iter().zip(now).zip(&mut *known.list()) {
                 if now.is_some() && now != *known {
                     *known = now;
                     changed.push(path.clone());
                 }
             }
             if !changed.is_empty() && !tell(changed) {
+                return;
+            }
+            drop(busy);
+            if watch.settle().is_err() {
                 return;
             }
         }
@@ -99,6 +116,28 @@ pub fn advice(error: &io::Error) -> Option<String> {
         Errno::ENOSPC => Some("raise fs.inotify.max_user_watches".into()),
         Errno::EACCES => Some("its directory has to be readable".into()),
         _ => None,
+    }
+}
+
+/// What each path has been told to lead to.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    list: Arc<Mutex<Vec<Option<u64>>>>,
+}
+
+impl Known {
+    /// What was saved before, if anything was.
+    pub fn new(saved: Option<Vec<Option<u64>>>) -> Known {
+        Known { list: Arc::new(Mutex::new(saved.unwrap_or_default())) }
+    }
+
+    /// As plain data.
+    pub fn save(&self) -> Vec<Option<u64>> {
+        self.list().clone()
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Option<u64>>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -44,6 +44,19 @@ impl Directory {
         Directory { places, made: RefCell::new(None), next: Cell::new(0) }
     }
 
+    /// Where it is, and the next number.
+    pub(super) fn save(&self) -> (Option<PathBuf>, u32) {
+        let made = self.made.take();
+        self.made.replace(made.clone());
+        (made, self.next.get())
+    }
+
+    /// Goes on in one that was made before an execve(2).
+    pub(super) fn restore(&self, made: Option<PathBuf>, next: u32) {
+        self.made.replace(made);
+        self.next.set(next);
+    }
+
     /// A socket for one start.
     ///
     /// # Errors

@@ -71,8 +71,8 @@ pub(super) struct Storing {
 /// A socket by its path, which goes with it.
 #[derive(Debug)]
 pub(super) struct EinhornSocket {
-    listener: UnixListener,
-    path: PathBuf,
+    pub(super) listener: UnixListener,
+    pub(super) path: PathBuf,
     /// Given up for a moment where no other descriptor is left, so that those who
     /// connect can be turned away instead of waking us for ever.
     spare: Option<OwnedFd>,
@@ -81,12 +81,12 @@ pub(super) struct EinhornSocket {
 /// A connection on which a worker writes lines.
 #[derive(Debug)]
 pub(super) struct Line {
-    stream: OwnedFd,
-    text: Vec<u8>,
+    pub(super) stream: OwnedFd,
+    pub(super) text: Vec<u8>,
     /// What comes belongs to a line that was too long.
-    skips: bool,
+    pub(super) skips: bool,
     /// Who connected; None for the connection that the worker was given.
-    peer: Option<i32>,
+    pub(super) peer: Option<i32>,
 }
 
 impl EinhornSocket {
@@ -101,6 +101,11 @@ impl EinhornSocket {
         socket.listener.set_nonblocking(true)?;
         fs::set_permissions(&socket.path, fs::Permissions::from_mode(0o666))?;
         Ok(socket)
+    }
+
+    /// One that was bound before an execve(2).
+    pub(super) fn restore(listener: UnixListener, path: PathBuf) -> EinhornSocket {
+        EinhornSocket { listener, path, spare: spare() }
     }
 
     pub(super) fn path(&self) -> &Path {

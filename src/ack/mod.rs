@@ -11,6 +11,7 @@ mod directory;
 mod einhorn;
 mod end;
 pub mod notify;
+mod saved;
 mod store;
 mod watcher;
 
@@ -20,6 +21,7 @@ use std::os::fd::RawFd;
 
 pub use channels::Channels;
 pub use directory::Directory;
+pub use saved::Saved;
 pub use watcher::{Heard, News, Watcher, Worker};
 
 /// The channels that a worker is given.

@@ -10,6 +10,10 @@ use crate::sys::fd::same_file;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use crate::carrier::{Arrivals, Carrier, Fd};
+use serde::{Deserialize, Serialize};
+use std::io;
+
 /// Descriptors of a slot; what comes beyond is closed.
 pub(super) const MOST: usize = 128;
 /// What one without a name, or with an impossible one, is called.
@@ -50,6 +54,24 @@ pub(super) struct Kept {
     pub(super) key: Option<u64>,
 }
 
+/// The store on its way through an execve(2).
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Saved {
+    kept: Vec<(Slot, SavedKept)>,
+    served: BTreeMap<Slot, Generation>,
+    undone: BTreeSet<Generation>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SavedKept {
+    fd: Fd,
+    name: String,
+    generation: Generation,
+    removed_by: Option<Generation>,
+    /// Whether its end is looked for.
+    watched: bool,
+}
+
 impl Kept {
     fn is_seen_by(&self, generation: Generation) -> bool {
         self.generation <= generation && self.removed_by.is_none_or(|by| by > generation)
@@ -57,6 +79,33 @@ impl Kept {
 }
 
 impl Store {
+    /// Lists the descriptors and writes down the rest.
+    pub(super) fn save(&self, carrier: &mut Carrier) -> io::Result<Saved> {
+        let mut save = |it: &Kept| -> io::Result<SavedKept> {
+            let (name, generation, removed_by) = (it.name.clone(), it.generation, it.removed_by);
+            let watched = it.key.is_some();
+            Ok(SavedKept { fd: carrier.carry(&it.fd)?, name, generation, removed_by, watched })
+        };
+        let all = self.kept.iter().flat_map(|(&slot, kept)| kept.iter().map(move |it| (slot, it)));
+        let kept = all.map(|(slot, it)| Ok((slot, save(it)?))).collect::<io::Result<_>>()?;
+        Ok(Saved { kept, served: self.served.clone(), undone: self.undone.clone() })
+    }
+
+    /// The store as it was; `watch` gives the key of each whose end is looked for.
+    pub(super) fn restore(
+        saved: Saved,
+        arrivals: &mut Arrivals,
+        mut watch: impl FnMut(&OwnedFd) -> Option<u64>,
+    ) -> Store {
+        let mut kept: BTreeMap<Slot, Vec<Kept>> = BTreeMap::new();
+        for (slot, SavedKept { fd, name, generation, removed_by, watched }) in saved.kept {
+            let fd = arrivals.take(fd);
+            let key = if watched { watch(&fd) } else { None };
+            kept.entry(slot).or_default().push(Kept { fd, name, generation, removed_by, key });
+        }
+        Store { kept, served: saved.served, undone: saved.undone }
+    }
+
     /// What would become of a descriptor.
     pub(super) fn verdict(&self, slot: Slot, generation: Generation, fd: &OwnedFd) -> Verdict {
         let served = self.served.get(&slot).is_some_and(|served| generation <= *served);

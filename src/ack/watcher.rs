@@ -5,8 +5,10 @@
 
 use super::end::{End, Read, Storing};
 use super::notify::{Change, shown};
-use super::store::{Kept, MOST, Store, Verdict};
+use super::store::{self, Kept, MOST, Store, Verdict};
+use crate::carrier::{Arrivals, Carrier};
 use crate::core::event::{AckKind, Generation, Slot, WorkerId};
+use crate::rest::Rest;
 use crate::sys::tree::Family;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -78,16 +80,16 @@ struct Table {
 }
 
 #[derive(Debug)]
-struct Channel {
-    id: WorkerId,
-    worker: Worker,
-    end: End,
+pub(super) struct Channel {
+    pub(super) id: WorkerId,
+    pub(super) worker: Worker,
+    pub(super) end: End,
     /// Whether its ack has been passed on; a flood of others is not.
-    said: bool,
+    pub(super) said: bool,
     /// Whether it was told that something was not stored.
-    refused: bool,
+    pub(super) refused: bool,
     /// Messages of strangers.
-    strangers: u64,
+    pub(super) strangers: u64,
 }
 
 /// Channels of one worker; it can open more by connecting, and then waits.
@@ -97,23 +99,48 @@ const LAST_WORDS: usize = 64;
 
 impl Watcher {
     /// Starts the thread; `tell` is called on it and may block: only the workers
-    /// that speak are held up.
+    /// that speak are held up. It rests when it is wanted to.
     ///
     /// # Errors
     /// When there is no epoll or no thread to be had.
-    pub fn start(tell: impl Fn(WorkerId, Heard) + Send + 'static) -> io::Result<Watcher> {
+    pub fn start(rest: Rest, tell: impl Fn(WorkerId, Heard) + Send + 'static) -> io::Result<Watcher> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let shared = Arc::new(Shared { epoll, channels: Mutex::default() });
         let watcher = Watcher { shared: Arc::clone(&shared) };
         std::thread::Builder::new()
             .name("acks".into())
             .stack_size(128 * 1024)
-            .spawn(move || shared.listen(tell))?;
+            .spawn(move || shared.listen(&rest, tell))?;
         Ok(watcher)
     }
 
     pub(super) fn watch(&self, id: WorkerId, worker: Worker, end: End) -> io::Result<()> {
-        self.shared.watch(&mut self.shared.channels(), id, worker, end)
+        let channel = Channel { id, worker, end, said: false, refused: false, strangers: 0 };
+        self.shared.watch(&mut self.shared.channels(), channel)
+    }
+
+    /// What workers have stored was stored before an execve(2).
+    pub(super) fn resume_store(&self, saved: store::Saved, arrivals: &mut Arrivals) {
+        let mut table = self.shared.channels();
+        let Table { store, next_key, .. } = &mut *table;
+        *store = Store::restore(saved, arrivals, |fd| self.shared.watch_end(next_key, fd));
+    }
+
+    /// Lists the descriptors of what is stored and writes down the rest.
+    pub(super) fn save_store(&self, carrier: &mut Carrier) -> io::Result<store::Saved> {
+        self.shared.channels().store.save(carrier)
+    }
+
+    /// Watches a channel that was watched before an execve(2).
+    pub(super) fn resume(&self, channel: Channel) {
+        let worker = channel.worker;
+        if let Err(error) = self.shared.watch(&mut self.shared.channels(), channel) {
+            log::warn!("the acks of pid {} cannot be heard any more: {error}", worker.family.worker);
+        }
+    }
+
+    pub(super) fn with_channels<T>(&self, what: impl FnOnce(&mut dyn Iterator<Item = &Channel>) -> T) -> T {
+        what(&mut self.shared.channels().by_key.values())
     }
 
     /// Closes the channels of a worker that has gone. What it stored last stays.
@@ -158,11 +185,11 @@ impl Shared {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn watch(&self, table: &mut Table, id: WorkerId, worker: Worker, end: End) -> io::Result<()> {
+    fn watch(&self, table: &mut Table, channel: Channel) -> io::Result<()> {
         let key = table.next_key;
         table.next_key += 1;
-        self.epoll.add(end.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, key))?;
-        table.by_key.insert(key, Channel { id, worker, end, said: false, refused: false, strangers: 0 });
+        self.epoll.add(channel.end.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, key))?;
+        table.by_key.insert(key, channel);
         Ok(())
     }
 
@@ -174,7 +201,7 @@ impl Shared {
         }
     }
 
-    fn listen(&self, tell: impl Fn(WorkerId, Heard)) {
+    fn listen(&self, rest: &Rest, tell: impl Fn(WorkerId, Heard)) {
         let mut events = [EpollEvent::empty(); 32];
         loop {
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
@@ -182,6 +209,7 @@ impl Shared {
                 Err(Errno::EINTR) => continue,
                 Err(error) => return log::error!("cannot listen for acks any more: {error}"),
             };
+            let _busy = rest.busy();
             for event in events.iter().take(count) {
                 for (id, heard) in self.read(event.data()) {
                     tell(id, heard);
@@ -208,7 +236,8 @@ impl Shared {
         }
         for end in std::mem::take(&mut read.new) {
             let open = table.by_key.values().filter(|channel| channel.id == id).count();
-            if open >= MOST_CHANNELS || self.watch(&mut table, id, worker, end).is_err() {
+            let channel = Channel { id, worker, end, said: false, refused: false, strangers: 0 };
+            if open >= MOST_CHANNELS || self.watch(&mut table, channel).is_err() {
                 log::debug!("a connection of pid {} is closed: it has too many", worker.family.worker);
             }
         }
@@ -261,14 +290,20 @@ impl Shared {
                     }
                 }
                 Verdict::Kept => {
-                    // Only its end is told then. A regular file has none: EPERM.
-                    let told = EpollEvent::new(EpollFlags::empty(), *next_key);
-                    let watched = !storing.unpolled && self.epoll.add(&fd, told).is_ok();
-                    store.add(slot, generation, storing.name.as_deref(), fd, watched.then_some(*next_key));
-                    *next_key += 1;
+                    let key = if storing.unpolled { None } else { self.watch_end(next_key, &fd) };
+                    store.add(slot, generation, storing.name.as_deref(), fd, key);
                 }
             }
         }
+    }
+
+    /// The key by which the end of what is stored is told; nothing else of it is. A
+    /// regular file has none: EPERM.
+    fn watch_end(&self, next_key: &mut u64, fd: &OwnedFd) -> Option<u64> {
+        let key = *next_key;
+        let watched = self.epoll.add(fd, EpollEvent::new(EpollFlags::empty(), key));
+        *next_key += 1;
+        watched.ok().map(|()| key)
     }
 
     /// A copy in a worker would keep a closed descriptor in the epoll set.

@@ -1,6 +1,9 @@
 //! Which process stands behind which worker: what the core does not know.
 
 mod leftovers;
+mod saved;
+
+pub use saved::Saved;
 
 use crate::core::event::{Exit, Generation, Slot, Time, WorkerId};
 use crate::listener::guard::Look;
@@ -137,7 +140,7 @@ pub struct Books {
     asked: BTreeSet<(Pid, u64)>,
     /// Children that we had before we started any.
     strangers: Vec<Pid>,
-    /// The user's hooks, until they are reaped.
+    /// The user's hooks, and a binary that is to replace us, until they are reaped.
     pub hooks: BTreeSet<Pid>,
     /// Why the user's hook refused an upgrade last.
     upgrade_refused: Option<String>,

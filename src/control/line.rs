@@ -1,8 +1,6 @@
 //! Lines of a client, of a length and a time that have an end.
 
 use super::protocol::LONGEST_LINE;
-use std::io::{self, Read};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// What came.
@@ -14,8 +12,6 @@ pub enum Line {
     TooLong,
     /// The beginning of one, and no more for too long.
     TooSlow,
-    /// The client has said all, or gone.
-    End,
 }
 
 /// What has been read and not yet been asked for.
@@ -26,54 +22,45 @@ pub struct Lines {
     began: Option<Instant>,
 }
 
-/// Where bytes come from, with a limit to how long a read may take.
-pub trait Source: Read {
-    /// None: for ever.
-    ///
-    /// # Errors
-    /// The kernel's.
-    fn limit(&self, time: Option<Duration>) -> io::Result<()>;
-}
-
-impl Source for &UnixStream {
-    fn limit(&self, time: Option<Duration>) -> io::Result<()> {
-        self.set_read_timeout(time)
+impl From<Vec<u8>> for Lines {
+    /// Goes on with what had been read.
+    fn from(buffer: Vec<u8>) -> Lines {
+        let began = (!buffer.is_empty()).then(Instant::now);
+        Lines { buffer, began }
     }
 }
 
 impl Lines {
-    /// The next line. One that has begun may take `patience`; nothing at all may be
-    /// waited for without end.
-    pub fn next(&mut self, mut from: impl Source, patience: Duration) -> Line {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
-                let rest = self.buffer.split_off(end + 1);
-                let mut line = std::mem::replace(&mut self.buffer, rest);
-                line.pop();
-                self.began = (!self.buffer.is_empty()).then(Instant::now);
-                return if line.len() > LONGEST_LINE { Line::TooLong } else { Line::Whole(line) };
-            }
-            if self.buffer.len() > LONGEST_LINE {
-                return Line::TooLong;
-            }
-            let left = self.began.map(|began| patience.saturating_sub(began.elapsed()));
-            if left == Some(Duration::ZERO) {
-                return Line::TooSlow;
-            }
-            let mut bytes = [0; 4096];
-            let read = from.limit(left).and_then(|()| from.read(&mut bytes));
-            match read {
-                Ok(0) => return Line::End,
-                Ok(count) => {
-                    self.began.get_or_insert_with(Instant::now);
-                    self.buffer.extend_from_slice(&bytes[..count]);
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
-                    _ => return Line::End,
-                },
-            }
+    /// What has been read and not yet taken.
+    pub fn rest(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// Something more was read.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.began.get_or_insert_with(Instant::now);
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// How long the line at hand may still take of `patience`; None: nothing has
+    /// come of it, and that may be waited for without end.
+    pub fn left(&self, patience: Duration) -> Option<Duration> {
+        self.began.map(|began| patience.saturating_sub(began.elapsed()))
+    }
+
+    /// The next line, if what there is tells. One that has begun may take `patience`.
+    pub fn take(&mut self, patience: Duration) -> Option<Line> {
+        if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
+            let rest = self.buffer.split_off(end + 1);
+            let mut line = std::mem::replace(&mut self.buffer, rest);
+            line.pop();
+            self.began = (!self.buffer.is_empty()).then(Instant::now);
+            return Some(if line.len() > LONGEST_LINE { Line::TooLong } else { Line::Whole(line) });
         }
+        if self.buffer.len() > LONGEST_LINE {
+            return Some(Line::TooLong);
+        }
+        (self.left(patience) == Some(Duration::ZERO)).then_some(Line::TooSlow)
     }
 }
 
@@ -81,58 +68,45 @@ impl Lines {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::io::Write;
 
-    /// Bytes that come in these pieces.
-    struct Pieces<'a>(Vec<&'a [u8]>);
+    const PATIENCE: Duration = Duration::from_secs(60);
 
-    impl Read for Pieces<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let Some(piece) = self.0.first_mut() else { return Ok(0) };
-            let count = piece.read(buffer)?;
-            if piece.is_empty() {
-                self.0.remove(0);
-            }
-            Ok(count)
-        }
-    }
-
-    impl Source for &mut Pieces<'_> {
-        fn limit(&self, _: Option<Duration>) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn all(mut pieces: Pieces<'_>) -> Vec<Line> {
+    fn all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Line> {
         let mut lines = Lines::default();
         let mut seen = Vec::new();
-        loop {
-            let line = lines.next(&mut pieces, Duration::from_secs(60));
-            let last = matches!(line, Line::End | Line::TooLong);
-            seen.push(line);
-            if last {
-                return seen;
+        for piece in pieces {
+            lines.push(piece);
+            while let Some(line) = lines.take(PATIENCE) {
+                let last = line == Line::TooLong;
+                seen.push(line);
+                if last {
+                    return seen;
+                }
             }
+            // As after an execve(2).
+            lines = Lines::from(lines.rest().to_vec());
         }
+        seen
     }
 
     #[test]
     fn the_longest_line_is_read_and_a_longer_one_is_not() {
         let mut text = vec![b'x'; LONGEST_LINE];
         text.push(b'\n');
-        assert_eq!(all(Pieces(vec![&text])), [Line::Whole(vec![b'x'; LONGEST_LINE]), Line::End]);
+        assert_eq!(all([text.as_slice()]), [Line::Whole(vec![b'x'; LONGEST_LINE])]);
         text.insert(0, b'x');
-        assert_eq!(all(Pieces(vec![&text])), [Line::TooLong]);
+        assert_eq!(all([text.as_slice()]), [Line::TooLong]);
         let endless = vec![b'x'; LONGEST_LINE + 1];
-        assert_eq!(all(Pieces(vec![&endless])), [Line::TooLong]);
+        assert_eq!(all([endless.as_slice()]), [Line::TooLong]);
     }
 
     #[test]
     fn a_line_that_does_not_end_is_given_up() {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        theirs.write_all(b"{\"version\"").unwrap();
         let mut lines = Lines::default();
-        assert_eq!(lines.next(&ours, Duration::from_millis(20)), Line::TooSlow);
+        assert_eq!((lines.left(Duration::ZERO), lines.take(Duration::ZERO)), (None, None));
+        lines.push(b"{\"version\"");
+        assert_eq!(lines.take(PATIENCE), None);
+        assert_eq!(lines.take(Duration::ZERO), Some(Line::TooSlow));
     }
 
     proptest! {
@@ -146,13 +120,12 @@ mod tests {
             cuts.extend([0, text.len()]);
             cuts.sort_unstable();
             let pieces = cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]).filter(|piece| !piece.is_empty());
-            let got = all(Pieces(pieces.collect()));
+            let got = all(pieces);
             let end = text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0);
-            let mut wanted: Vec<Line> = match text.contains(&b'\n') {
+            let wanted: Vec<Line> = match text.contains(&b'\n') {
                 true => text[..end].split(|&byte| byte == b'\n').map(|line| Line::Whole(line.to_vec())).collect(),
                 false => Vec::new(),
             };
-            wanted.push(Line::End);
             prop_assert_eq!(got, wanted);
         }
     }

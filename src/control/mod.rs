@@ -8,6 +8,8 @@
 
 pub mod answers;
 pub mod client;
+mod connection;
+mod desk;
 pub mod facts;
 mod find;
 mod line;

@@ -4,11 +4,13 @@
 //! until we end; its file is never removed, since two could then hold it. It dies
 //! with its holder: whatever else is left of one that was killed is stale.
 
+use crate::carrier::{Arrivals, Carrier, Fd, path};
 use crate::config::Control;
 use crate::error::{Error, reason};
 use crate::listener::PrivateSocket;
 use nix::fcntl::OFlag;
 use nix::unistd::{Gid, Group, Uid};
+use serde::{Deserialize, Serialize};
 use std::env::split_paths;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
@@ -53,7 +55,19 @@ pub struct Place {
     group: Option<Gid>,
     /// Whether we cannot be without it.
     wanted: bool,
-    _lock: Option<File>,
+    lock: Option<File>,
+}
+
+/// A place on its way through an execve(2); the lock goes with the file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    #[serde(with = "path")]
+    directory: PathBuf,
+    managed: bool,
+    socket: Option<OsString>,
+    group: Option<u32>,
+    wanted: bool,
+    lock: Option<Fd>,
 }
 
 impl Place {
@@ -85,8 +99,34 @@ impl Place {
             socket: (!wishes.none).then_some(path),
             group,
             wanted: wishes.name.is_some() || wishes.socket.is_some(),
-            _lock: lock,
+            lock,
         })
+    }
+
+    /// Lists the descriptor and writes down the rest.
+    ///
+    /// # Errors
+    /// As [`Carrier::carry`].
+    pub fn save(&self, carrier: &mut Carrier) -> io::Result<Saved> {
+        Ok(Saved {
+            directory: self.directory.path.clone(),
+            managed: self.directory.managed,
+            socket: self.socket.clone().map(PathBuf::into_os_string),
+            group: self.group.map(Gid::as_raw),
+            wanted: self.wanted,
+            lock: carrier.carry_some(self.lock.as_ref())?,
+        })
+    }
+
+    /// The place as it was, with the name's lock still held.
+    pub fn restore(saved: Saved, arrivals: &mut Arrivals) -> Place {
+        Place {
+            directory: Directory { path: saved.directory, managed: saved.managed },
+            socket: saved.socket.map(PathBuf::from),
+            group: saved.group.map(Gid::from_raw),
+            wanted: saved.wanted,
+            lock: arrivals.take_some(saved.lock).map(File::from),
+        }
     }
 
     /// Opens the socket. None if there is to be none, or if nobody asked for one and

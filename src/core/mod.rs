@@ -96,6 +96,8 @@ impl Place {
 /// The state machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Supervisor {
+    /// Not carried over: another image has read the command line for itself.
+    #[serde(skip)]
     policy: Policy,
     /// A generation has been ready as a whole.
     served: bool,
@@ -129,6 +131,8 @@ pub struct Supervisor {
     /// other follow it.
     last_loss: Option<Ending>,
     ended: bool,
+    /// Empty between two steps.
+    #[serde(skip)]
     actions: Vec<Action>,
 }
 
@@ -160,6 +164,11 @@ impl Supervisor {
             ended: false,
             actions: Vec::new(),
         }
+    }
+
+    /// One that was carried over, with what the user decides by now.
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Supervisor { policy, ..self }
     }
 
     /// What follows from `event` at `now`, in order. `now` never goes back.

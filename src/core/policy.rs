@@ -44,8 +44,9 @@ pub const EXTEND_LIMIT: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Everything that the supervisor does not decide by itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Everything that the supervisor does not decide by itself. The default is none
+/// that a user could ask for.
+#[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// Workers at the beginning, at least 1.
     pub workers: u32,
@@ -92,7 +93,7 @@ pub struct Policy {
 pub const MOST_WORKERS: u32 = 1000;
 
 /// What happens when the ack timeout passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnAckTimeout {
     /// The worker failed.
     Abort,
@@ -101,9 +102,10 @@ pub enum OnAckTimeout {
 }
 
 /// Which exits are followed by a restart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Restart {
     /// Every one.
+    #[default]
     Always,
     /// All but status 0.
     OnFailure,
@@ -112,7 +114,7 @@ pub enum Restart {
 }
 
 /// What makes a worker ready.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default)]
 pub struct Readiness {
     /// The strongest thing the program is known to do.
     pub auto: bool,

@@ -15,6 +15,21 @@ use std::path::Path;
 /// Variables by name.
 pub type Variables = BTreeMap<OsString, OsString>;
 
+/// For `#[serde(with)]`: a list, since a name need not be UTF-8.
+pub(super) mod pairs {
+    use super::Variables;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::ffi::OsString;
+
+    pub fn serialize<S: Serializer>(variables: &Variables, serializer: S) -> Result<S::Ok, S::Error> {
+        variables.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Variables, D::Error> {
+        Ok(Vec::<(OsString, OsString)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
 /// What the dynamic loader, the C library and shells read, and a program that
 /// runs as somebody else should not find by accident (sudo's list).
 fn is_unsafe_across_users(variable: &[u8]) -> bool {

@@ -20,6 +20,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::carrier::path;
+use serde::{Deserialize, Serialize};
+
 /// Where PATH is not set, execvp(3) looks here.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
@@ -53,17 +56,20 @@ impl Surroundings {
 }
 
 /// One reading of everything that a start depends on.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Reading {
     program: Place,
     directory: Place,
+    #[serde(with = "environment::pairs")]
     environment: Variables,
 }
 
 /// A path as it is written, and what it led to when it was read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Place {
+    #[serde(with = "path")]
     logical: PathBuf,
+    #[serde(with = "path")]
     real: PathBuf,
 }
 

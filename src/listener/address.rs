@@ -9,6 +9,7 @@
 //! the first comma, so neither a path nor an abstract name can contain one.
 //! A path of three slashes (`unix:///run/app.sock`) is that of one.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
@@ -88,7 +89,7 @@ pub enum Host {
 }
 
 /// Type of a unix socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UnixKind {
     /// `unix:`
     Stream,

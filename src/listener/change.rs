@@ -12,10 +12,11 @@ use super::open::{open, plan};
 use super::{Listener, Listeners};
 use crate::error::Error;
 use crate::export::{Dialect, check};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// The first generation that something holds for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum From {
     /// That of the next upgrade, whichever number it gets.
     Next,

@@ -32,6 +32,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use log::{Level, debug, error, info, log, warn};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use serde::{Deserialize, Serialize};
 use socket2::{SockAddr, SockRef};
 
 use super::spare::Found;
@@ -78,7 +79,7 @@ struct Post {
     broken: Option<Trouble>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Flag {
     first: bool,
     seen: bool,
@@ -93,6 +94,12 @@ enum Trouble {
     ShutDown,
     Path,
     Taken(&'static str),
+}
+
+/// What is known of O_NONBLOCK, on its way through an execve(2).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Saved {
+    flags: Vec<Vec<Flag>>,
 }
 
 /// `generation 3`, at the beginning of a line.
@@ -128,6 +135,21 @@ impl Guard {
     /// Forgets the one at this place of the list.
     pub fn remove(&mut self, place: usize) {
         self.posts.remove(place);
+    }
+
+    pub(super) fn save(&self) -> Saved {
+        Saved { flags: self.posts.iter().map(|post| post.flags.clone()).collect() }
+    }
+
+    /// What was said is not kept: after a change of us it may be said again.
+    pub(super) fn restore(saved: &Saved, listeners: &Listeners) -> Guard {
+        let mut guard = Guard::new(listeners);
+        for (post, flags) in guard.posts.iter_mut().zip(&saved.flags) {
+            if post.flags.len() == flags.len() {
+                post.flags.clone_from(flags);
+            }
+        }
+        guard
     }
 
     /// Looks at every listener and mends it.

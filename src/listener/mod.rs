@@ -21,6 +21,7 @@ mod open;
 pub mod options;
 mod path;
 mod private;
+mod saved;
 mod spare;
 pub mod upstream;
 
@@ -35,7 +36,8 @@ use socket2::SockRef;
 
 pub use address::Bind;
 pub use guard::Guard;
-pub use private::PrivateSocket;
+pub use private::{PrivateSocket, SavedPrivate};
+pub use saved::Saved;
 pub use upstream::Upstream;
 
 pub use crate::export::Kind;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::unistd::{Group, User};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::address::{Address, Bind, UnixKind, check_length};
@@ -21,9 +22,10 @@ use crate::export::{Dialect, check};
 use crate::sys::fd;
 
 /// Everything that a socket at a path is made from, also a second time.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct PathBind {
     kind: UnixKind,
+    #[serde(with = "crate::carrier::path")]
     path: PathBuf,
     permissions: Permissions,
     options: Options,
@@ -167,19 +169,19 @@ fn permissions(bind: &Bind) -> Result<Permissions, Error> {
     let mut permissions = Permissions { mode: *mode, user: None, group: None };
     if let Some(name) = user {
         let uid = match id(name) {
-            Some(uid) => Some(Uid::from_raw(uid)),
+            Some(uid) => Some(uid),
             None => User::from_name(name)
                 .map_err(|errno| unknown(format!("cannot look up user {name}: {errno}")))?
-                .map(|user| user.uid),
+                .map(|user| user.uid.as_raw()),
         };
         permissions.user = Some(uid.ok_or_else(|| unknown(format!("unknown user {name}")))?);
     }
     if let Some(name) = group {
         let gid = match id(name) {
-            Some(gid) => Some(Gid::from_raw(gid)),
+            Some(gid) => Some(gid),
             None => Group::from_name(name)
                 .map_err(|errno| unknown(format!("cannot look up group {name}: {errno}")))?
-                .map(|group| group.gid),
+                .map(|group| group.gid.as_raw()),
         };
         permissions.group = Some(gid.ok_or_else(|| unknown(format!("unknown group {name}")))?);
     }

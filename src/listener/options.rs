@@ -1,11 +1,12 @@
 //! The OPTIONs of a BIND: `,backlog=128,mode=0660`. Parsed and checked against
 //! what the address can have; nothing is looked up and nothing is set here.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What may follow the address of a BIND. `None` and `false` leave the kernel's
 /// default (for `backlog`, somaxconn) as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// `backlog=N`: connections that wait to be accepted, listen(2).
     pub backlog: Option<i32>,

@@ -16,10 +16,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use libc::{gid_t, uid_t};
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{self, FchmodatFlags, FileStat, Mode, SFlag};
 use nix::unistd::{self, Gid, Uid, UnlinkatFlags};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::spare;
@@ -36,11 +38,11 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) const SERVING_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Mode and owner of the file, looked up. `None` leaves what umask and our ids give.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct Permissions {
     pub mode: Option<u32>,
-    pub user: Option<Uid>,
-    pub group: Option<Gid>,
+    pub user: Option<uid_t>,
+    pub group: Option<gid_t>,
 }
 
 /// A path that leads to a socket of ours; dropping it unlinks the path.
@@ -252,6 +254,7 @@ pub(super) fn set_permissions(
     permissions: Permissions,
 ) -> Result<(), Errno> {
     let Permissions { mode, user, group } = permissions;
+    let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
     if user.is_some() || group.is_some() {
         unistd::fchownat(directory, name, user, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;
     }

@@ -6,10 +6,13 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Gid;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
 use super::address::check_length;
 use super::path::{self, BoundPath, Permissions, START_PATIENCE};
+use super::saved::SavedPath;
+use crate::carrier::{Arrivals, Carrier, Fd};
 use crate::error::{Error, reason};
 
 /// Connections that wait to be accepted.
@@ -21,6 +24,13 @@ pub struct PrivateSocket {
     /// Stands before the socket, which keeps the inode from being used again.
     bound: BoundPath,
     listener: UnixListener,
+}
+
+/// The same on its way through an execve(2).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedPrivate {
+    bound: SavedPath,
+    listener: Fd,
 }
 
 impl PrivateSocket {
@@ -38,9 +48,24 @@ impl PrivateSocket {
         };
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
         let mode = if group.is_some() { 0o660 } else { 0o600 };
-        let permissions = Permissions { mode: Some(mode), user: None, group };
+        let permissions = Permissions { mode: Some(mode), user: None, group: group.map(Gid::as_raw) };
         let bound = path::bind_alone(&socket, path, permissions, START_PATIENCE, || socket.listen(BACKLOG))?;
         Ok(PrivateSocket { bound, listener: OwnedFd::from(socket).into() })
+    }
+
+    /// Lists the descriptors and writes down the rest, for an execve(2).
+    ///
+    /// # Errors
+    /// As [`Carrier::carry`].
+    pub fn save(&self, carrier: &mut Carrier) -> io::Result<SavedPrivate> {
+        let bound = SavedPath::new(&self.bound, carrier)?;
+        Ok(SavedPrivate { bound, listener: carrier.carry(&self.listener)? })
+    }
+
+    /// The socket as it was.
+    pub fn restore(saved: SavedPrivate, arrivals: &mut Arrivals) -> PrivateSocket {
+        let listener = arrivals.take(saved.listener).into();
+        PrivateSocket { bound: saved.bound.restore(arrivals), listener }
     }
 
     /// Where it is.

@@ -14,6 +14,7 @@
 //! and what the command line says.
 
 pub mod envelope;
+pub mod plain;
 pub mod program;
 
 use crate::sys::fd;

@@ -19,7 +19,7 @@ use nix::unistd::Uid;
 pub struct Look {
     file: (u64, u64),
     size: u64,
-    changed: (i64, i64),
+    written: (i64, i64),
 }
 
 /// The absolute path of the program that runs, by the name in use. `first` is its
@@ -59,7 +59,7 @@ pub fn look(program: &Path) -> Result<Look, String> {
             "{shown} could have been written by somebody else than root (chown root, chmod go-w)"
         ));
     }
-    Ok(Look { file: (data.dev(), data.ino()), size: data.size(), changed: (data.ctime(), data.ctime_nsec()) })
+    Ok(Look { file: (data.dev(), data.ino()), size: data.size(), written: (data.mtime(), data.mtime_nsec()) })
 }
 
 /// Whether another than root can write to it. A group of its own is root's.

@@ -17,9 +17,6 @@ use log::Level;
 use serde_json::json;
 use std::collections::BTreeSet;
 
-/// What is not built.
-const NOT_HAD: &str = "not to be had in this version";
-
 impl Run {
     /// A message of the control socket.
     pub(super) fn control(&mut self, message: Message) {
@@ -100,6 +97,14 @@ impl Run {
                 };
                 asked.answers.result(reply);
             }
+            Verb::Reexec => {
+                let Asked { client, answers, wait, .. } = asked;
+                match wait {
+                    true => self.control.waiters.push(Waiter { client, answers, waits: Waits::Reexec }),
+                    false => answers.result(Reply::done("asked for")),
+                }
+                self.begin_reexec();
+            }
             Verb::Unbind(name) => {
                 let reply = match self.unbind(&name) {
                     Ok(done) => Reply::done(done),
@@ -107,7 +112,6 @@ impl Run {
                 };
                 asked.answers.result(reply);
             }
-            Verb::Reexec => asked.answers.result(Reply::failed(NOT_HAD)),
         }
     }
 

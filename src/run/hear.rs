@@ -68,6 +68,15 @@ impl Run {
         }
     }
 
+    /// Listens to all that have something to say, whosever turn it is.
+    pub(super) fn hear_all_news(&mut self) {
+        let due: Vec<WorkerId> =
+            self.turns.turns.iter().filter(|(_, (_, news))| *news).map(|(&id, _)| id).collect();
+        for id in due {
+            self.take_news(id);
+        }
+    }
+
     fn pause(&self) -> Duration {
         self.config.policy.worker_watchdog.map_or(PAUSE, |every| PAUSE.min(every / 8))
     }

@@ -12,6 +12,9 @@ impl Run {
     /// Signals coalesce, so every exit is looked for.
     pub(super) fn reap(&mut self) {
         for (pid, exit) in process::reap() {
+            if self.is_check_of_successor(pid, exit) {
+                continue;
+            }
             match self.books.owner(pid) {
                 Owner::Worker(worker) => {
                     self.books.reaped(worker, self.clock.now());

@@ -9,13 +9,14 @@ use crate::capture::Capture;
 use crate::control::answers::Answers;
 use crate::control::place::Place;
 use crate::control::protocol::{LastUpgrade, Outcome, Reply, line};
-use crate::control::server::ClientId;
+use crate::control::server::{ClientId, Clients};
 use crate::core::Phase;
 use crate::core::event::{Failure, Generation, Report, Request, WorkerId};
 use crate::error::Error;
 use crate::listener::PrivateSocket;
 use crate::report::{self, event};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,9 +28,10 @@ const FLUSH: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Control {
     /// It goes with us, before the name does.
-    _socket: Option<PrivateSocket>,
+    pub(super) socket: Option<PrivateSocket>,
+    pub(super) clients: Option<Clients>,
     /// Holds the lock of the name.
-    _place: Place,
+    pub(super) place: Place,
     pub(super) waiters: Vec<Waiter>,
     /// The generation that an upgrade under way is to.
     pub(super) to: Option<Generation>,
@@ -37,7 +39,7 @@ pub(super) struct Control {
     pub(super) failed: u32,
     pub(super) crashes: u32,
     /// Held by every answer that is not written; nothing is ever sent.
-    written: (Sender<()>, Receiver<()>),
+    pub(super) written: (Sender<()>, Receiver<()>),
 }
 
 /// A client that has not had its result.
@@ -49,8 +51,8 @@ pub(super) struct Waiter {
 }
 
 /// What a client waits for.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Waits {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Waits {
     /// Whatever happens; so many events did not reach it.
     Events {
         missed: u64,
@@ -68,27 +70,26 @@ pub(super) enum Waits {
     Scale(u32),
     /// The end of these.
     Gone(BTreeSet<WorkerId>),
+    /// That another image of ours has taken over.
+    Reexec,
     /// Our own end.
     Stop,
 }
 
 impl Control {
-    pub(super) fn new(socket: Option<PrivateSocket>, place: Place) -> Control {
-        Control {
-            _socket: socket,
-            _place: place,
-            waiters: Vec::new(),
-            to: None,
-            last: None,
-            failed: 0,
-            crashes: 0,
-            written: bounded(0),
-        }
-    }
-
     /// What an answer holds until it is written.
     pub(super) fn written(&self) -> Sender<()> {
         self.written.0.clone()
+    }
+
+    /// Where our socket is.
+    pub(super) fn path(&self) -> Option<&str> {
+        self.socket.as_ref()?.path().to_str()
+    }
+
+    /// Tells those who asked whether another image has taken over.
+    pub(super) fn reexecuted(&mut self, outcome: &Reply) {
+        self.resolve(|waits| (*waits == Waits::Reexec).then(|| outcome.clone()));
     }
 
     pub(super) fn take(&mut self, client: ClientId) -> Option<Waiter> {
@@ -109,7 +110,7 @@ impl Control {
     }
 
     /// Tells everybody of an event, as far as they read.
-    fn tell(&mut self, event: &Value) {
+    pub(super) fn tell(&mut self, event: &Value) {
         let text: Arc<[u8]> = line(event).into();
         for waiter in &mut self.waiters {
             let Waits::Events { missed } = &mut waiter.waits else {
@@ -345,12 +346,13 @@ pub(super) fn workers(count: u32) -> String {
 mod tests {
     use super::*;
     use crate::control::answers::Answer;
+    use crate::rest::Rest;
     use std::path::Path;
 
     fn control(waits: Waits) -> (Control, crossbeam_channel::Receiver<Answer>) {
         let nowhere = crate::config::Control { none: true, ..crate::config::Control::default() };
         let place = Place::take(&nowhere, &[], Path::new("/")).unwrap();
-        let mut control = Control::new(None, place);
+        let mut control = Control::start(None, place, &Rest::default(), |_| true).unwrap();
         let (answers, received) = Answers::channel();
         control.waiters.push(Waiter { client: ClientId::default(), answers, waits });
         (control, received)

@@ -4,9 +4,10 @@
 use std::ffi::CString;
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist, getresgid, getresuid};
+use serde::{Deserialize, Serialize};
 
 /// A user with everything that its processes carry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// User id.
     pub uid: libc::uid_t,

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use libc::{c_int, c_long, c_ulong};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
 
 /// Bit n-1 stands for signal n, as in `SigBlk` of `/proc/PID/status`.
 static MASK: AtomicU64 = AtomicU64::new(0);
@@ -29,6 +30,35 @@ extern "C" fn save() {
     MASK.store(change_mask(libc::SIG_BLOCK, 0), Ordering::Relaxed);
     let ignored = (1..=64).filter(|&signal| is_ignored_now(signal)).map(bit).sum();
     IGNORED.store(ignored, Ordering::Relaxed);
+}
+
+/// What we were started with, on its way through an execve(2): the next image
+/// is started with what is ours by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    mask: u64,
+    ignored: u64,
+    files: u64,
+}
+
+/// What we were started with.
+pub fn given() -> Given {
+    let [mask, ignored, files] = [&MASK, &IGNORED, &FILES].map(|value| value.load(Ordering::Relaxed));
+    Given { mask, ignored, files }
+}
+
+/// Has it be what we were started with.
+pub fn restore(given: Given) {
+    MASK.store(given.mask, Ordering::Relaxed);
+    IGNORED.store(given.ignored, Ordering::Relaxed);
+    FILES.store(given.files, Ordering::Relaxed);
+}
+
+impl Given {
+    /// Whether `signal` (1 to 64) was ignored when we were started.
+    pub fn ignored(&self, signal: i32) -> bool {
+        self.ignored & bit(signal) != 0
+    }
 }
 
 /// The signal mask that we were started with; bit n-1 stands for signal n.

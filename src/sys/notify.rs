@@ -82,6 +82,16 @@ impl NotifySocket {
         Ok(socket)
     }
 
+    /// One that was bound before an execve(2).
+    pub fn restore(socket: OwnedFd, address: String, path: Option<PathBuf>) -> Self {
+        NotifySocket { socket, address, path }
+    }
+
+    /// The path that goes with it.
+    pub fn path(&self) -> Option<&PathBuf> {
+        self.path.as_ref()
+    }
+
     /// For `NOTIFY_SOCKET`: a path, or `@` for the NUL of an abstract address.
     pub fn address(&self) -> &str {
         &self.address

@@ -6,21 +6,26 @@
 use std::fs;
 use std::io::Read;
 
+use super::process::number;
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 /// How many ancestors are looked at: deeper than any tree of servers, and an end
 /// when pids are reused while we look.
 const DEEPEST: usize = 64;
 
 /// A worker, as its descendants can be recognised.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Family {
     /// The worker's pid.
+    #[serde(with = "number")]
     pub worker: Pid,
     /// The process group that it was started in: its own pid, or, of a worker
     /// that another has started, that one's.
+    #[serde(with = "number")]
     pub group: Pid,
     /// Our own pid, in `GRACEFUL_RUN_PID`.
+    #[serde(with = "number")]
     pub supervisor: Pid,
     /// In `GRACEFUL_RUN_START`: no two starts have the same, while a restart has
     /// the generation and the slot of the worker before it.

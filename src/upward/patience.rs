@@ -3,6 +3,7 @@
 //! Only for what really takes long, and no longer than we ourselves wait: what
 //! hangs beyond that is the manager's to see.
 
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// A start or a stop that is done by then asks for nothing.
@@ -21,7 +22,25 @@ pub(super) struct Patience {
     until: Instant,
 }
 
+/// The same, as time that is left.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Saved {
+    next: Duration,
+    until: Duration,
+}
+
 impl Patience {
+    /// What is left of it at `now`.
+    pub(super) fn save(&self, now: Instant) -> Saved {
+        let left = |at: Instant| at.saturating_duration_since(now);
+        Saved { next: left(self.next), until: left(self.until) }
+    }
+
+    /// The same from `now` on.
+    pub(super) fn restore(saved: Saved, now: Instant) -> Patience {
+        Patience { next: now + saved.next, until: now + saved.until }
+    }
+
     /// From `now` on, for `limit` at most.
     pub(super) fn new(now: Instant, limit: Duration) -> Patience {
         Patience { next: now + FIRST, until: now + limit + MARGIN }

@@ -361,7 +361,7 @@ impl<'a> World<'a> {
         if serde_json::to_string(&copy).map_err(wrong)? != text {
             return Err(format!("it is another after it was carried over: {text}"));
         }
-        self.supervisor = copy;
+        self.supervisor = copy.with_policy(self.policy.clone());
         Ok(())
     }
 

@@ -1,0 +1,141 @@
+//! Ack channels on their way through an execve(2): what a worker has written and
+//! nobody has read waits in the kernel, what is half read goes along.
+
+use super::Directory;
+use super::end::{EinhornSocket, End, Line};
+use super::watcher::{Channel, Worker};
+use crate::carrier::{Arrivals, Carrier, Fd, path};
+use crate::core::event::{AckKind, Generation, Slot, WorkerId};
+use crate::sys::notify::NotifySocket;
+use crate::sys::tree::Family;
+use nix::unistd::Uid;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::PathBuf;
+
+/// Every channel that is watched, and where the next will lie.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    channels: Vec<SavedChannel>,
+    directory: SavedDirectory,
+    store: super::store::Saved,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SavedChannel {
+    id: WorkerId,
+    uid: u32,
+    generation: Generation,
+    slot: Slot,
+    stores: bool,
+    family: Family,
+    end: SavedEnd,
+    said: bool,
+    refused: bool,
+    strangers: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum SavedEnd {
+    Notify { socket: Fd, address: String, path: Option<Place> },
+    Pipe(Fd, AckKind, Vec<u8>),
+    Crank(Fd),
+    Einhorn(Fd, Place),
+    Line { stream: Fd, text: Vec<u8>, skips: bool, peer: Option<i32> },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Place(#[serde(with = "path")] PathBuf);
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SavedDirectory {
+    made: Option<Place>,
+    next: u32,
+}
+
+impl Saved {
+    /// Lists the descriptors and writes down the rest.
+    ///
+    /// # Errors
+    /// As [`Carrier::carry`].
+    pub fn new(watcher: &super::Watcher, directory: &Directory, carrier: &mut Carrier) -> io::Result<Saved> {
+        let channels = watcher.with_channels(|channels| {
+            channels.map(|channel| SavedChannel::new(channel, carrier)).collect::<io::Result<_>>()
+        })?;
+        let (made, next) = directory.save();
+        let directory = SavedDirectory { made: made.map(Place), next };
+        Ok(Saved { channels, directory, store: watcher.save_store(carrier)? })
+    }
+
+    /// Has `watcher` watch the channels again, and goes on in the directory that
+    /// was there.
+    pub fn restore(self, watcher: &super::Watcher, directory: &Directory, arrivals: &mut Arrivals) {
+        for saved in self.channels {
+            watcher.resume(saved.restore(arrivals));
+        }
+        watcher.resume_store(self.store, arrivals);
+        directory.restore(self.directory.made.map(|Place(path)| path), self.directory.next);
+    }
+}
+
+impl SavedChannel {
+    fn new(channel: &Channel, carrier: &mut Carrier) -> io::Result<SavedChannel> {
+        let end = match &channel.end {
+            End::Notify(socket) => SavedEnd::Notify {
+                socket: carrier.carry(socket)?,
+                address: socket.address().into(),
+                path: socket.path().cloned().map(Place),
+            },
+            End::Pipe(pipe, kind, word) => SavedEnd::Pipe(carrier.carry(pipe)?, *kind, word.clone()),
+            End::Crank(socket) => SavedEnd::Crank(carrier.carry(socket)?),
+            End::Einhorn(socket) => {
+                SavedEnd::Einhorn(carrier.carry(&socket.listener)?, Place(socket.path.clone()))
+            }
+            End::Line(line) => SavedEnd::Line {
+                stream: carrier.carry(&line.stream)?,
+                text: line.text.clone(),
+                skips: line.skips,
+                peer: line.peer,
+            },
+        };
+        let Worker { uid, generation, slot, stores, family } = channel.worker;
+        Ok(SavedChannel {
+            id: channel.id,
+            uid: uid.as_raw(),
+            generation,
+            slot,
+            stores,
+            family,
+            end,
+            said: channel.said,
+            refused: channel.refused,
+            strangers: channel.strangers,
+        })
+    }
+
+    fn restore(self, arrivals: &mut Arrivals) -> Channel {
+        let end = match self.end {
+            SavedEnd::Notify { socket, address, path } => {
+                let path = path.map(|Place(path)| path);
+                End::Notify(NotifySocket::restore(arrivals.take(socket), address, path))
+            }
+            SavedEnd::Pipe(pipe, kind, word) => End::Pipe(arrivals.take(pipe), kind, word),
+            SavedEnd::Crank(socket) => End::Crank(arrivals.take(socket)),
+            SavedEnd::Einhorn(socket, Place(path)) => {
+                End::Einhorn(EinhornSocket::restore(arrivals.take(socket).into(), path))
+            }
+            SavedEnd::Line { stream, text, skips, peer } => {
+                End::Line(Line { stream: arrivals.take(stream), text, skips, peer })
+            }
+        };
+        let worker = Worker {
+            uid: Uid::from_raw(self.uid),
+            generation: self.generation,
+            slot: self.slot,
+            stores: self.stores,
+            family: self.family,
+        };
+        let (said, refused, strangers) = (self.said, self.refused, self.strangers);
+        Channel { id: self.id, worker, end, said, refused, strangers }
+    }
+}

@@ -1,0 +1,197 @@
+//! Listeners on their way through an execve(2): the sockets stay open, so their
+//! queues, the inode of a path and the place in a `reuseport` group stay.
+
+use super::change::From;
+use super::guard::Guard;
+use super::open::PathBind;
+use super::path::BoundPath;
+use super::{Kind, Listener, Listeners};
+use crate::carrier::{Arrivals, Carrier, Fd, path};
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// All of them, with what is known of what workers did to them. What the log has
+/// said already may be said once more.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    list: Vec<SavedListener>,
+    guard: super::guard::Saved,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SavedListener {
+    path: Option<SavedPath>,
+    sockets: Vec<Fd>,
+    name: String,
+    address: String,
+    written: String,
+    origin: String,
+    kind: String,
+    backlog: u32,
+    backlog_known: bool,
+    nonblock: Option<bool>,
+    again: Option<PathBind>,
+    inet: Option<SocketAddr>,
+    reuseport: bool,
+    v6only: bool,
+    since: From,
+    until: Option<From>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct SavedPath {
+    #[serde(with = "path")]
+    path: PathBuf,
+    directory: Fd,
+    name: OsString,
+    inode: (u64, u64),
+    spare: Option<OsString>,
+}
+
+impl SavedPath {
+    pub(super) fn new(path: &BoundPath, carrier: &mut Carrier) -> io::Result<SavedPath> {
+        Ok(SavedPath {
+            path: path.path.clone(),
+            directory: carrier.carry(&path.directory)?,
+            name: path.name.clone(),
+            inode: path.inode,
+            spare: path.spare.clone(),
+        })
+    }
+
+    pub(super) fn restore(self, arrivals: &mut Arrivals) -> BoundPath {
+        BoundPath {
+            path: self.path,
+            directory: arrivals.take(self.directory).into(),
+            name: self.name,
+            inode: self.inode,
+            spare: self.spare,
+        }
+    }
+}
+
+impl Saved {
+    /// Lists the descriptors and writes down the rest.
+    ///
+    /// # Errors
+    /// As [`Carrier::carry`].
+    pub fn new(listeners: &Listeners, guard: &Guard, carrier: &mut Carrier) -> io::Result<Saved> {
+        let list = listeners.iter().map(|listener| save(listener, carrier)).collect::<io::Result<_>>()?;
+        Ok(Saved { list, guard: guard.save() })
+    }
+
+    /// Whether everything is known here that it names.
+    ///
+    /// # Errors
+    /// What is not.
+    pub fn check(&self) -> Result<(), String> {
+        let unknown = self.list.iter().find(|saved| kind(&saved.kind).is_none());
+        match unknown {
+            Some(saved) => Err(format!("a listener is of the kind {}", saved.kind)),
+            None => Ok(()),
+        }
+    }
+
+    /// Each unix path that is ours to keep.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.list.iter().filter_map(|saved| Some(saved.path.as_ref()?.path.clone())).collect()
+    }
+
+    /// The listeners as they were.
+    pub fn restore(self, arrivals: &mut Arrivals) -> (Listeners, Guard) {
+        let listeners =
+            Listeners { list: self.list.into_iter().map(|saved| restore(saved, arrivals)).collect() };
+        let guard = Guard::restore(&self.guard, &listeners);
+        (listeners, guard)
+    }
+}
+
+fn save(listener: &Listener, carrier: &mut Carrier) -> io::Result<SavedListener> {
+    let path = listener.path.as_ref().map(|path| SavedPath::new(path, carrier)).transpose()?;
+    Ok(SavedListener {
+        path,
+        sockets: listener.sockets.iter().map(|socket| carrier.carry(socket)).collect::<io::Result<_>>()?,
+        name: listener.name.clone(),
+        address: listener.address.clone(),
+        written: listener.written.clone(),
+        origin: listener.origin.clone(),
+        kind: listener.kind.as_str().into(),
+        backlog: listener.backlog,
+        backlog_known: listener.backlog_known,
+        nonblock: listener.nonblock,
+        again: listener.again.clone(),
+        inet: listener.inet,
+        reuseport: listener.reuseport,
+        v6only: listener.v6only,
+        since: listener.since,
+        until: listener.until,
+    })
+}
+
+fn restore(saved: SavedListener, arrivals: &mut Arrivals) -> Listener {
+    let sockets = saved.sockets.into_iter().map(|fd| arrivals.take(fd)).collect();
+    let path = saved.path.map(|path| path.restore(arrivals));
+    Listener {
+        path,
+        sockets,
+        name: saved.name,
+        address: saved.address,
+        written: saved.written,
+        origin: saved.origin,
+        // Looked at by `check` before anything is taken over.
+        kind: kind(&saved.kind).unwrap_or(Kind::Tcp),
+        backlog: saved.backlog,
+        backlog_known: saved.backlog_known,
+        nonblock: saved.nonblock,
+        again: saved.again,
+        inet: saved.inet,
+        reuseport: saved.reuseport,
+        v6only: saved.v6only,
+        since: saved.since,
+        until: saved.until,
+    }
+}
+
+fn kind(name: &str) -> Option<Kind> {
+    [Kind::Tcp, Kind::Udp, Kind::Unix, Kind::UnixDatagram, Kind::UnixSeqpacket]
+        .into_iter()
+        .find(|kind| kind.as_str() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::Dialect;
+    use crate::listener::Upstream;
+
+    #[test]
+    fn they_come_back_as_they_were_and_the_path_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let at = place.path().join("a.sock");
+        let binds =
+            ["127.0.0.1:0,backlog=7", "udp=udp://127.0.0.1:0", &format!("unix:{},nonblock", at.display())]
+                .map(|bind| bind.parse().unwrap());
+        let listeners =
+            Listeners::open(Upstream::default(), &binds, place.path(), 1, &[Dialect::ListenFds]).unwrap();
+        let guard = Guard::new(&listeners);
+        let mut carrier = Carrier::default();
+        let saved = Saved::new(&listeners, &guard, &mut carrier).unwrap();
+        assert_eq!(carrier.listed().len(), 4, "three sockets and a directory");
+        let before = format!("{listeners:?} {guard:?}");
+        // As execve(2) does it: nothing is dropped.
+        std::mem::forget(listeners);
+        let text = serde_json::to_string(&saved).unwrap();
+        let saved: Saved = serde_json::from_str(&text).unwrap();
+        saved.check().unwrap();
+        assert_eq!(saved.paths(), std::slice::from_ref(&at));
+        let mut arrivals = Arrivals::new(carrier.listed()).unwrap();
+        let (listeners, guard) = saved.restore(&mut arrivals);
+        assert_eq!(format!("{listeners:?} {guard:?}"), before);
+        assert!(at.exists());
+        drop(listeners);
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "they are ours to remove");
+    }
+}

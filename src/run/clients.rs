@@ -1,0 +1,105 @@
+//! The control socket and its clients at the beginning of an image: started, or
+//! taken over from the image before with whoever waits.
+
+use super::waiters::{Control, Waiter, Waits};
+use crate::carrier::{Arrivals, Carrier};
+use crate::control::place::{self, Place};
+use crate::control::protocol::LastUpgrade;
+use crate::control::server::{self, ClientId, Message, SavedClients};
+use crate::core::event::Generation;
+use crate::error::{Error, reason};
+use crate::listener::{PrivateSocket, SavedPrivate};
+use crate::rest::Rest;
+use crossbeam_channel::{Sender, bounded};
+use serde::{Deserialize, Serialize};
+use std::io;
+
+/// The clients on their way through an execve(2).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    socket: Option<(SavedPrivate, SavedClients)>,
+    place: place::Saved,
+    waiters: Vec<(ClientId, Waits)>,
+    to: Option<Generation>,
+    last: Option<LastUpgrade>,
+    failed: u32,
+    crashes: u32,
+}
+
+impl Control {
+    /// Starts the threads, if there is a socket.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub(super) fn start(
+        socket: Option<PrivateSocket>,
+        place: Place,
+        rest: &Rest,
+        tell: impl Fn(Message) -> bool + Clone + Send + 'static,
+    ) -> Result<Control, Error> {
+        let start = |socket: &PrivateSocket| server::start(socket.listener()?, place.group(), rest, tell);
+        let failed = |error: io::Error| Error::cannot("listen on the control socket", reason(&error));
+        let clients = socket.as_ref().map(start).transpose().map_err(failed)?;
+        Ok(Control {
+            socket,
+            clients,
+            place,
+            waiters: Vec::new(),
+            to: None,
+            last: None,
+            failed: 0,
+            crashes: 0,
+            written: bounded(0),
+        })
+    }
+
+    /// Lists the descriptors and writes down the rest. The threads have to rest.
+    ///
+    /// # Errors
+    /// As [`Carrier::carry`].
+    pub(super) fn save(&self, carrier: &mut Carrier) -> io::Result<Saved> {
+        let socket = match (&self.socket, &self.clients) {
+            (Some(socket), Some(clients)) => Some((socket.save(carrier)?, clients.save(carrier)?)),
+            _ => None,
+        };
+        Ok(Saved {
+            socket,
+            place: self.place.save(carrier)?,
+            waiters: self.waiters.iter().map(|waiter| (waiter.client, waiter.waits.clone())).collect(),
+            to: self.to,
+            last: self.last.clone(),
+            failed: self.failed,
+            crashes: self.crashes,
+        })
+    }
+
+    /// Goes on with the clients that were there.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub(super) fn restore(
+        saved: Saved,
+        arrivals: &mut Arrivals,
+        rest: &Rest,
+        tell: impl Fn(Message) -> bool + Clone + Send + 'static,
+    ) -> io::Result<Control> {
+        let place = Place::restore(saved.place, arrivals);
+        let (mut socket, mut clients, mut ways) = (None, None, Vec::new());
+        if let Some((private, connections)) = saved.socket {
+            let private = PrivateSocket::restore(private, arrivals);
+            let listener = private.listener()?;
+            let resumed = server::resume(listener, place.group(), rest, tell, connections, arrivals)?;
+            (socket, clients, ways) = (Some(private), Some(resumed.0), resumed.1);
+        }
+        let (mut waiters, written) = (Vec::new(), bounded(0));
+        for (client, waits) in saved.waiters {
+            if let Some(at) = ways.iter().position(|(way, _)| *way == client) {
+                let (_, mut answers) = ways.swap_remove(at);
+                answers.tell_written(Sender::clone(&written.0));
+                waiters.push(Waiter { client, answers, waits });
+            }
+        }
+        let (to, last, failed, crashes) = (saved.to, saved.last, saved.failed, saved.crashes);
+        Ok(Control { socket, clients, place, waiters, to, last, failed, crashes, written })
+    }
+}
