@@ -156,7 +156,7 @@ fn how_far_a_bounded_surge_came_is_told() {
     let scene = Scene::of(SERVER);
     scene.script("2.1", "exit 3");
     let wrapper = scene.ready(&["-n", "3", "--surge", "1"]);
-    fails(&scene.ctl(&["upgrade"]), 1, &["1 of 3 replaced, the others stay with generation 1"]);
+    fails(&scene.ctl(&["upgrade"]), 1, &["1 of 3 replaced, the others stay as they were"]);
     wrapper.stop();
 }
 
