@@ -327,7 +327,7 @@ fn a_deploy_that_is_still_under_way_is_not_undone() {
     let scene = Scene::new();
     let machine = Machine { scene: &scene, name: "shop" };
     let wrapper = machine.start();
-    machine.ends(machine.command(6).env("TIMEOUT", "300ms").output().unwrap(), 124, 6, "still under way");
+    machine.ends(machine.command(6).env("TIMEOUT", "2s").output().unwrap(), 124, 6, "still under way");
     scene.release("gate", 1);
     wrapper.log.wait(&says::ready(2));
     wrapper.stop();
