@@ -36,7 +36,7 @@ use crate::listener::guard::Look;
 use crate::pid_file::PidFile;
 use crate::sys::identity::identity;
 use crate::sys::tree::{self, Family};
-use crate::sys::{child, inherited, process};
+use crate::sys::{child, inherited, memory, process};
 use crate::upward::Upward;
 use crate::{habits, inputs, report, signals};
 use crossbeam_channel::Receiver;
@@ -54,6 +54,9 @@ const OVERSLEPT: Duration = Duration::from_secs(1);
 /// not every end is told (a process may have left its group, or its parent may
 /// not reap it).
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// When nothing happens for so long, we are at rest.
+const A_WHILE: Duration = Duration::from_millis(100);
 
 /// What is left of workers that have gone has this long where a worker has for ever.
 const LAST_PATIENCE: Duration = Duration::from_secs(30);
@@ -82,6 +85,8 @@ struct Run {
     hooks: Errands,
     /// The workers' stderr, where it is ours to read.
     capture: Option<Capture>,
+    /// A start, an upgrade or a takeover is over: what only that needed can go.
+    heavy: bool,
     /// Where notify sockets lie; after the watcher, which holds some.
     directory: ack::Directory,
     pid_file: Option<PidFile>,
@@ -181,6 +186,7 @@ pub fn run(mut config: Config, left: Option<State>) -> Result<Verdict, Error> {
         books,
         readings: BTreeMap::new(),
         capture,
+        heavy: false,
         watcher: threads.watcher.clone(),
         threads,
         directory,
@@ -258,11 +264,13 @@ impl Run {
         let deadlines = [self.core.deadline(), self.hooks.deadline(), self.reexec.deadline()];
         let due = deadlines.into_iter().flatten().min().map(|deadline| deadline.saturating_sub(before));
         let leaves = self.somebody_leaves().then_some(LOOK_AGAIN);
-        let Some(wait) =
-            [due, leaves, self.upward.wait(), self.turns.wait(before)].into_iter().flatten().min()
-        else {
-            return inputs.recv().ok();
-        };
+        let waits = [due, leaves, self.upward.wait(), self.turns.wait(before)];
+        let wait = waits.into_iter().flatten().min();
+        if self.heavy && inputs.is_empty() && wait.is_none_or(|wait| wait > A_WHILE) {
+            self.heavy = false;
+            memory::let_go_of_text();
+        }
+        let Some(wait) = wait else { return inputs.recv().ok() };
         let input = inputs.recv_timeout(wait).ok();
         let slept = self.clock.now() - before;
         if slept > wait + OVERSLEPT {

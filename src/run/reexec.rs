@@ -22,7 +22,7 @@ use crate::pid_file::PidFile;
 use crate::reexec::{self, envelope, program};
 use crate::report::event;
 use crate::sys::child::{self, Launch};
-use crate::sys::{inherited, memory, process};
+use crate::sys::{inherited, process};
 use crate::upward::Upward;
 use crate::{books, listener, logger};
 use crossbeam_channel::Receiver;
@@ -388,6 +388,7 @@ pub(super) fn take_over(mut config: Config, state: State) -> Result<Verdict, Err
         soon: [Event::Tick].into(),
         ending: None,
         capture,
+        heavy: true,
         upward: Upward::restore(&around.environment, state.upward),
         failure: None,
         clock: Clock::restore(state.clock),
@@ -405,6 +406,5 @@ pub(super) fn take_over(mut config: Config, state: State) -> Result<Verdict, Err
     run.reap();
     run.look_for_lost();
     run.look(Look::at_paths(&run.core));
-    memory::let_go_of_text();
     run.live(&inputs)
 }

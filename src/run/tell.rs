@@ -10,7 +10,6 @@ use crate::core::policy::TIMER_SOAK;
 use crate::error::{Error, reason};
 use crate::pid_file::PidFile;
 use crate::report;
-use crate::sys::memory;
 use std::time::Duration;
 
 /// How long we wait for a start; None: for ever.
@@ -46,7 +45,7 @@ impl Run {
             Report::Serving(generation) => {
                 let status = self.serves(generation);
                 self.upward.ready(&status);
-                memory::let_go_of_text();
+                self.heavy = true;
             }
             Report::TookOver { worker, .. } => {
                 self.warn_of_others(worker);
@@ -71,7 +70,7 @@ impl Run {
                 self.settle(to);
                 let status = self.serves(to);
                 self.upward.ready(&status);
-                memory::let_go_of_text();
+                self.heavy = true;
             }
             // What follows is STOPPING=1, the last word.
             Report::UpgradeFailed { why: Failure::Stopped, .. } => {}
