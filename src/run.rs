@@ -288,6 +288,9 @@ impl Run {
     }
 
     fn step(&mut self, event: Event) {
+        if let Event::Request(request) = event {
+            self.overrule(request);
+        }
         let actions = self.core.step(self.clock.now(), event);
         for action in actions {
             self.perform(action);

@@ -143,11 +143,11 @@ fn a_thousand_idle_clients_hold_up_nothing() {
     wrapper.signal(common::Signal::SIGUSR2);
     wrapper.log.wait(&says::ready(2));
     assert_eq!(scene.status()["generation"], 2, "there is room for one more");
-    let first = &mut idle[0];
-    first.set_read_timeout(Some(WATCHDOG)).unwrap();
+    let oldest = &mut idle[1];
+    oldest.set_read_timeout(Some(WATCHDOG)).unwrap();
     let mut rest = String::new();
-    let _ = first.read_to_string(&mut rest);
-    assert_eq!(rest, "", "the oldest had to go");
+    let _ = oldest.read_to_string(&mut rest);
+    assert!(rest.contains("sent away for another client, nothing was done"), "the oldest had to go: {rest}");
     drop(idle);
     until("descriptors are left", || wrapper.fd_count() <= before);
     wrapper.stop();
@@ -158,7 +158,7 @@ fn who_waits_is_not_sent_away_for_another() {
     let scene = Scene::of(SERVER);
     scene.script("2", "count-signals\nserve\nwait gate\nready notify");
     let wrapper = scene.ready(&[]);
-    let mut waiting: Vec<Client> = (0..16)
+    let mut waiting: Vec<Client> = (0..12)
         .map(|_| {
             let mut client = Client::new(&scene, &wrapper);
             client.send("{\"version\":1,\"verb\":\"upgrade\"}\n");
@@ -167,14 +167,76 @@ fn who_waits_is_not_sent_away_for_another() {
             client
         })
         .collect();
-    let reply = Client::new(&scene, &wrapper).result();
-    assert!(reply["reason"].as_str().unwrap().contains("16 clients wait already"), "{reply}");
+    for verb in ["upgrade", "commit", "events"] {
+        let reply = Client::new(&scene, &wrapper).ask(&format!("{{\"version\":1,\"verb\":\"{verb}\"}}"));
+        assert!(reply["reason"].as_str().unwrap().contains("12 clients wait already"), "{reply}");
+    }
+    assert!(scene.ctl(&["status"]).status.success(), "there is a place for the operator");
+    assert!(scene.ctl(&["commit", "--no-wait"]).status.code() == Some(1));
     waiting.pop();
-    until("a place becomes free", || scene.ctl(&["status"]).status.success());
+    until("a place becomes free", || {
+        let mut client = Client::new(&scene, &wrapper);
+        client.send("{\"version\":1,\"verb\":\"events\"}\n");
+        client.next().is_some_and(|line| line["event"] == "hello")
+    });
     scene.release("gate", 1);
     assert_eq!(waiting.remove(0).result()["to"], 2);
     for mut client in waiting {
         assert_eq!(client.result()["to"], 3);
+    }
+    wrapper.stop();
+}
+
+#[test]
+fn who_has_asked_is_not_sent_away_and_who_was_has_asked_for_nothing() {
+    let scene = Scene::of("ignore-term\nready notify");
+    let mut wrapper = scene.ready(&["--stop-timeout", "0"]);
+    let asks = |line: &str| {
+        let mut client = Client::new(&scene, &wrapper);
+        client.send(line);
+        client
+    };
+    let mut waiting: Vec<Client> = (0..12)
+        .map(|_| {
+            let mut client = asks("{\"version\":1,\"verb\":\"events\"}\n");
+            assert_eq!(client.next().unwrap()["event"], "hello");
+            client
+        })
+        .collect();
+    let mut idle: Vec<Client> = (0..4).map(|_| Client::new(&scene, &wrapper)).collect();
+    let mut stops = Vec::new();
+    for mut sent_away in idle.drain(..) {
+        let mut stop = asks("{\"version\":1,\"verb\":\"stop\"}\n");
+        // Its place is taken: what it sends now is not carried out.
+        let reply = sent_away.result();
+        assert!(reply["reason"].as_str().unwrap().contains("sent away"), "{reply}");
+        let _ = sent_away.stream.write_all(b"{\"version\":1,\"verb\":\"stop\",\"now\":true}\n");
+        if stops.is_empty() {
+            assert_eq!(stop.next().unwrap()["event"], "stopping");
+        }
+        wrapper.log.wait_nth("asks: stop", stops.len() + 1);
+        stops.push(stop);
+    }
+    let reply = Client::new(&scene, &wrapper).result();
+    assert!(reply["reason"].as_str().unwrap().contains("16 clients wait already"), "{reply}");
+    waiting.pop();
+    until("a place becomes free", || scene.ctl(&["stop", "--now", "--no-wait"]).status.success());
+    assert_eq!(wrapper.exit_status(), 137);
+    for mut stop in stops {
+        assert_eq!(stop.result()["exit_status"], 137);
+    }
+}
+
+#[test]
+fn a_last_line_without_its_end_is_answered() {
+    let scene = Scene::of(SERVER);
+    let wrapper = scene.ready(&[]);
+    for (line, result) in [(STATUS, "ok"), (&STATUS[..12], "invalid")] {
+        let mut client = Client::new(&scene, &wrapper);
+        client.send(line);
+        client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(client.result()["result"], result);
+        assert!(client.next().is_none());
     }
     wrapper.stop();
 }

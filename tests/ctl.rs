@@ -180,6 +180,54 @@ fn what_is_asked_for_meanwhile_is_the_next() {
 }
 
 #[test]
+fn the_last_word_on_what_follows_counts_and_the_others_are_told() {
+    let scene = Scene::of(SERVER);
+    for gated in ["2", "4"] {
+        scene.script(gated, GATED);
+    }
+    let wrapper = scene.ready(&[]);
+    let overruled = |output: Output, words: &str| {
+        fails(&output, 1, &["overruled: ", words]);
+        assert_eq!(object(&output)["result"], "superseded");
+    };
+    let under_way = scene.ctl_started(&["upgrade"]);
+    wrapper.log.wait("upgrade to generation 2 begins");
+    let plain = scene.ctl_started(&["upgrade", "--json"]);
+    wrapper.log.wait("another follows it");
+    let held = scene.ctl_started(&["upgrade", "--hold", "--json"]);
+    overruled(end(plain), "one that is to be held");
+    scene.release("gate", 1);
+    ok(&end(under_way));
+    assert_eq!(object(&end(held))["held"], true);
+    ok(&scene.ctl(&["commit"]));
+    let under_way = scene.ctl_started(&["upgrade"]);
+    wrapper.log.wait("upgrade to generation 4 begins");
+    let held = scene.ctl_started(&["upgrade", "--hold", "--json"]);
+    wrapper.log.wait_nth("another follows it", 3);
+    wrapper.signal(Signal::SIGHUP);
+    overruled(end(held), "one that replaces everything");
+    scene.release("gate", 1);
+    ok(&end(under_way));
+    wrapper.log.wait("generation 5: serves");
+    wrapper.stop();
+}
+
+#[test]
+fn the_last_word_counts_before_anything_serves_too() {
+    let scene = Scene::of(SERVER);
+    scene.script("1", GATED);
+    let wrapper = scene.start(&quick(&[]));
+    wrapper.log.wait(&says::started(1));
+    let held = scene.ctl_started(&["upgrade", "--hold", "--json"]);
+    until("the request is kept", || scene.status()["pending_upgrade"] == true);
+    let plain = scene.ctl_started(&["upgrade", "--json"]);
+    assert_eq!(object(&end(held))["result"], "superseded");
+    scene.release("gate", 1);
+    assert_eq!(object(&end(plain))["to"], 2);
+    wrapper.stop();
+}
+
+#[test]
 fn now_supersedes_what_is_under_way() {
     let scene = Scene::of(SERVER);
     scene.script("2", GATED);
@@ -292,7 +340,7 @@ fn our_own_end_is_told_to_who_waits() {
     assert!(lines.next().unwrap().unwrap().contains("hello"));
     scene.release("gate", 1);
     assert_eq!(wrapper.exit_status(), 7);
-    fails(&end(upgrade), 1, &["a stop came in between"]);
+    fails(&end(upgrade), 1, &["graceful-run ends with status 7: cannot keep ", "exited with status 7"]);
     let last: Value = serde_json::from_str(&lines.last().unwrap().unwrap()).unwrap();
     assert_eq!((&last["event"], &last["exit_status"]), (&json!("ended"), &json!(7)));
     assert_eq!(end(events).status.code(), Some(0));

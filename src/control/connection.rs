@@ -27,6 +27,8 @@ use std::time::Duration;
 
 /// Connections at a time.
 pub(super) const MOST: usize = 16;
+/// How many of them may wait for an outcome, or listen: the operator comes in besides.
+const MOST_WAITING: usize = 12;
 /// How long half a request may take, and a client to read what was sent.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// While an answer is waited for: how often we look whether the client is there,
@@ -52,15 +54,33 @@ struct Entry {
     rank: Rank,
 }
 
-/// Who has to go first when another one comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// What a client wants of us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Rank {
-    /// It has asked for nothing, or not yet.
+    /// It has asked for nothing, or not yet: it goes when another one comes.
     Idle,
+    /// It has asked for what takes no time of ours.
+    Asks,
     /// It listens to events.
     Listens,
-    /// It waits for a result.
+    /// It waits for an outcome.
     Waits,
+}
+
+impl Rank {
+    fn of(verb: &Verb, wait: bool) -> Rank {
+        match verb {
+            Verb::Events => Rank::Listens,
+            Verb::Upgrade(_) | Verb::Commit | Verb::Rollback | Verb::Scale(_) | Verb::Reexec if wait => {
+                Rank::Waits
+            }
+            _ => Rank::Asks,
+        }
+    }
+
+    fn is_long(self) -> bool {
+        matches!(self, Rank::Listens | Rank::Waits)
+    }
 }
 
 /// A client on its way through an execve(2).
@@ -105,11 +125,13 @@ impl Table {
     ) -> Result<Connection<T>, UnixStream> {
         let mut entries = self.lock();
         if entries.list.len() >= MOST {
-            let spared = entries.list.iter().enumerate().filter(|(_, entry)| entry.rank < Rank::Waits);
-            let Some((index, _)) = spared.min_by_key(|(_, entry)| (entry.rank, entry.number)) else {
+            let spared = entries.list.iter().enumerate();
+            let spared = spared.filter_map(|(index, entry)| Some((entry.spared()?, entry.number, index)));
+            let Some((.., index)) = spared.min() else { return Err(stream) };
+            if !entries.list[index].send_away() {
                 return Err(stream);
-            };
-            let _ = entries.list.remove(index).stream.shutdown(Shutdown::Both);
+            }
+            entries.list.remove(index);
         }
         entries.last += 1;
         let number = entries.last;
@@ -198,6 +220,37 @@ impl Table {
     }
 }
 
+impl Entry {
+    /// Whether it can go: `false` if it has sent nothing, `true` if the beginning of a
+    /// line. Whatever it has asked for is carried out, and answered.
+    fn spared(&self) -> Option<bool> {
+        (self.rank == Rank::Idle).then(|| self.has_begun(&lock(&self.desk)))?
+    }
+
+    fn has_begun(&self, desk: &Desk) -> Option<bool> {
+        let begun = desk.lines.rest();
+        let asked = desk.outstanding.is_some() || !desk.unsent.is_empty() || begun.contains(&b'\n');
+        let comes = || poll(&mut [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
+        (!asked && comes() == Ok(0)).then_some(!begun.is_empty())
+    }
+
+    /// Whatever it sends from now on is not carried out. False if it has sent
+    /// something since.
+    fn send_away(&self) -> bool {
+        let mut desk = lock(&self.desk);
+        if self.has_begun(&desk).is_none() {
+            return false;
+        }
+        desk.closing = true;
+        let why = "sent away for another client, nothing was done (too many are connected)";
+        let reply = protocol::line(&protocol::Reply::failed(why));
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let _ = send(self.stream.as_raw_fd(), &reply, flags);
+        let _ = self.stream.shutdown(Shutdown::Both);
+        true
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.table.lock().list.retain(|entry| entry.number != self.number);
@@ -256,11 +309,17 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         lock(&self.desk)
     }
 
-    fn rank(&self, rank: Rank) {
+    /// False if there is no room for one more that waits.
+    fn rank(&self, rank: Rank) -> bool {
         let mut entries = self.place.table.lock();
+        let waiting = entries.list.iter().filter(|entry| entry.rank.is_long()).count();
+        if rank.is_long() && waiting >= MOST_WAITING {
+            return false;
+        }
         if let Some(entry) = entries.list.iter_mut().find(|entry| entry.number == self.place.number) {
             entry.rank = rank;
         }
+        true
     }
 
     fn say_gone(&self) {
@@ -365,9 +424,13 @@ impl<T: Fn(Message) -> bool> Connection<T> {
     fn receive(&self) -> bool {
         let _busy = self.rest.busy();
         let mut bytes = [0; 4096];
+        // What has been read is on the desk, for whoever looks.
+        let mut desk = self.desk();
         match recv(self.stream.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
+            // Nothing more comes: what there is, is all of it.
+            Ok(0) if !desk.lines.rest().is_empty() => desk.lines.push(b"\n"),
             Ok(0) => return false,
-            Ok(count) => self.desk().lines.push(&bytes[..count]),
+            Ok(count) => desk.lines.push(&bytes[..count]),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(_) => return false,
         }
@@ -381,7 +444,14 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         let (way, answers) = Answers::channel();
         desk.outstanding = Some(Outstanding { client, progress: request.progress, answers, over: false });
         drop(desk);
-        self.rank(if verb == Verb::Events { Rank::Listens } else { Rank::Waits });
+        if !self.rank(Rank::of(&verb, request.wait)) {
+            let why =
+                format!("{MOST_WAITING} clients wait already (the other places are for status and stop)");
+            let mut desk = self.desk();
+            desk.outstanding = None;
+            desk.unsent.extend(protocol::line(&protocol::Reply::failed(why)));
+            return true;
+        }
         let (wait, peer, answers) = (request.wait, self.peer.clone(), way);
         (self.tell)(Message::Asked(Asked { client, verb, wait, peer, answers }))
     }

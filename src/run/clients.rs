@@ -24,6 +24,8 @@ pub struct Saved {
     last: Option<LastUpgrade>,
     failed: u32,
     crashes: u32,
+    #[serde(default)]
+    stop_asked: bool,
 }
 
 impl Control {
@@ -49,6 +51,7 @@ impl Control {
             last: None,
             failed: 0,
             crashes: 0,
+            stop_asked: false,
             written: bounded(0),
         })
     }
@@ -70,6 +73,7 @@ impl Control {
             last: self.last.clone(),
             failed: self.failed,
             crashes: self.crashes,
+            stop_asked: self.stop_asked,
         })
     }
 
@@ -100,6 +104,7 @@ impl Control {
             }
         }
         let (to, last, failed, crashes) = (saved.to, saved.last, saved.failed, saved.crashes);
-        Ok(Control { socket, clients, place, waiters, to, last, failed, crashes, written })
+        let stop_asked = saved.stop_asked;
+        Ok(Control { socket, clients, place, waiters, to, last, failed, crashes, stop_asked, written })
     }
 }

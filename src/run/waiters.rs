@@ -38,6 +38,8 @@ pub(super) struct Control {
     pub(super) last: Option<LastUpgrade>,
     pub(super) failed: u32,
     pub(super) crashes: u32,
+    /// Somebody has asked us to stop.
+    pub(super) stop_asked: bool,
     /// Held by every answer that is not written; nothing is ever sent.
     pub(super) written: (Sender<()>, Receiver<()>),
 }
@@ -164,6 +166,27 @@ impl Control {
 }
 
 impl Run {
+    /// What somebody, client or not, asks the core for. The last word on an upgrade
+    /// that has not begun counts: whoever asked for the other kind is told.
+    pub(super) fn overrule(&mut self, request: Request) {
+        let policy = &self.config.policy;
+        let held = match request {
+            Request::Upgrade | Request::UpgradeNow => false,
+            Request::Hold if !policy.stop_first && !policy.follow => true,
+            Request::Stop | Request::Interrupt { .. } | Request::Kill => {
+                self.control.stop_asked = true;
+                return;
+            }
+            _ => return,
+        };
+        let since = if held { "one that is to be held" } else { "one that replaces everything" };
+        self.control.resolve(|waits| {
+            let other = matches!(*waits, Waits::Next { hold } if hold != held);
+            let why = || format!("overruled: {since} was asked for since (the last word counts)");
+            other.then(|| Reply::because(Outcome::Superseded, why()))
+        });
+    }
+
     /// What a report is for those who wait, and for the status.
     pub(super) fn tell_control(&mut self, report: &Report) {
         self.remember(report);
@@ -249,10 +272,24 @@ impl Run {
                 let why = format!("the number of workers stays {stays}: that is the limit");
                 matches!(waits, Waits::Scale(_)).then(|| Reply { workers: Some(stays), ..Reply::failed(why) })
             }),
-            Report::Stopping => self.control.resolve(|waits| {
-                let later = matches!(waits, Waits::Next { .. } | Waits::Scale(_) | Waits::Commit);
-                later.then(|| Reply::failed("a stop came in between"))
+            // What was the first start to some has served, or another has in its stead.
+            Report::Serving(serving) => self.control.resolve(|waits| match *waits {
+                Waits::Upgrade(it) if it <= serving => Some(first(serving)),
+                _ => None,
             }),
+            // Where nobody asked for it the reason follows, with our end.
+            Report::Stopping if self.control.stop_asked && self.failure.is_none() => {
+                let to = self.control.to;
+                self.control.resolve(|waits| {
+                let later = match waits {
+                    Waits::Next { .. } | Waits::Scale(_) | Waits::Commit => true,
+                    // A first start: there is no verdict on that.
+                    Waits::Upgrade(it) => to != Some(*it),
+                    _ => false,
+                };
+                later.then(|| Reply::failed("a stop came in between"))
+                });
+            }
             _ => {}
         }
     }
@@ -292,17 +329,21 @@ impl Run {
         let (core, phase) = (&self.core, self.core.phase());
         let here = |id: &WorkerId| core.workers().any(|shown| shown.worker == *id);
         // Where nothing served yet, the wish became the first start.
-        let begun = phase == Phase::Running && !core.upgrade_pending();
+        let taken_up = !core.upgrade_pending();
+        let begun = phase == Phase::Running && taken_up;
         let generation = core.generation();
+        for waiter in &mut self.control.waiters {
+            if phase == Phase::Starting && taken_up && matches!(waiter.waits, Waits::Next { .. }) {
+                waiter.waits = Waits::Upgrade(generation);
+            }
+        }
         self.control.resolve(|waits| match waits {
             Waits::Gone(ids) if !ids.iter().any(here) => {
                 let count = ids.len() as u32;
                 let done = Reply::done(format!("{} killed", workers(count)));
                 Some(Reply { workers: Some(count), ..done })
             }
-            Waits::Next { .. } if begun => {
-                Some(Reply { to: Some(generation.0), ..Reply::done(format!("{generation} serves")) })
-            }
+            Waits::Next { .. } if begun => Some(first(generation)),
             _ => None,
         });
     }
@@ -313,6 +354,11 @@ impl Reply {
         let duration_ms = Some(took.as_millis() as u64);
         Reply { from: Some(from.0), to: Some(to.0), duration_ms, ..self }
     }
+}
+
+/// It was the first start.
+fn first(generation: Generation) -> Reply {
+    Reply { to: Some(generation.0), ..Reply::done(format!("{generation} serves")) }
 }
 
 fn serves(from: Generation, to: Generation, took: Duration) -> Reply {
