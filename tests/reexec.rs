@@ -99,17 +99,17 @@ fn the_pid_the_workers_and_the_sockets_stay() {
     let wrapper = ready(&scene, &["-n", "2", "-b", &bind, "--pid-file", &pid_arg]);
     let address = address_in(&scene.log.wait("g1 s0 worker serving"));
     let inodes = || [&path, &pid_file].map(|path| fs::symlink_metadata(path).expect("it is there").ino());
-    let (before, workers, held) = (inodes(), wrapper.children(), descriptors(wrapper.pid.as_raw()));
+    let (before, workers, held) = (inodes(), pids(&wrapper), descriptors(wrapper.pid.as_raw()));
     reexec(&scene);
-    assert_eq!((wrapper.children(), inodes()), (workers, before));
+    assert_eq!((pids(&wrapper), inodes()), (workers, before));
     let sockets = |list: &[String]| -> Vec<String> {
         list.iter().filter(|what| what.starts_with("socket:")).cloned().collect()
     };
     settled(&wrapper, held.len());
     let now = descriptors(wrapper.pid.as_raw());
     let lost: Vec<_> = sockets(&held).into_iter().filter(|socket| !now.contains(socket)).collect();
-    // The two of the thread for signals are made anew.
-    assert!(lost.len() <= 2, "before: {held:?}, now: {now:?}");
+    // The two of the thread for signals are made anew; a client that was just leaving has gone.
+    assert!(lost.len() <= 3, "before: {held:?}, now: {now:?}");
     assert_eq!(fs::read_to_string(&pid_file).expect("pid file"), format!("{}\n", wrapper.pid));
     assert!(who(&address).starts_with("g1 "));
     wrapper.signal(Signal::SIGHUP);
@@ -352,10 +352,10 @@ fn twenty_in_a_row_cost_nothing() {
 fn workers_that_are_to_die_with_us_live_on() {
     let scene = Scene::of(SERVER);
     let wrapper = ready(&scene, &["--on-death", "term"]);
-    let workers = wrapper.children();
+    let workers = pids(&wrapper);
     reexec(&scene);
     reexec(&scene);
-    assert_eq!(wrapper.children(), workers);
+    assert_eq!(pids(&wrapper), workers);
     assert!(!scene.log.has("worker TERM"));
     wrapper.stop();
 }
@@ -384,6 +384,11 @@ fn stderr_that_is_captured_goes_on() {
     drop(wrapper);
     scene.clear();
     scene.forget_files();
+}
+
+/// The processes below us, whatever they are doing.
+fn pids(wrapper: &Wrapper) -> Vec<i32> {
+    wrapper.children().into_iter().map(|(pid, _)| pid).collect()
 }
 
 #[test]
@@ -425,7 +430,10 @@ fn clients_wait_on_and_nothing_is_forgotten() {
     scene.script("3", "count-signals\nserve\nsay parked\nwait gate\nready notify\n");
     let wrapper = ready(&scene, &["--name", "web"]);
     assert_eq!(scene.ctl(&["upgrade"]).status.code(), Some(1));
-    let events = scene.ctl_started(&["events"]);
+    let mut events = scene.ctl_started(&["events"]);
+    let mut told = BufReader::new(events.stdout.take().expect("a pipe"));
+    let mut seen = String::new();
+    told.read_line(&mut seen).expect("hello");
     let upgrade = scene.ctl_started(&["upgrade"]);
     scene.log.wait("g3 s0 worker parked");
     let before = scene.status();
@@ -451,8 +459,8 @@ fn clients_wait_on_and_nothing_is_forgotten() {
     let upgraded = upgrade.wait_with_output().expect("ctl");
     assert!(upgraded.status.success(), "{}", String::from_utf8_lossy(&upgraded.stderr));
     wrapper.stop();
-    let seen = events.wait_with_output().expect("ctl");
-    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+    told.read_to_string(&mut seen).expect("events");
+    assert!(events.wait().expect("ctl").success());
     for event in ["hello", "upgrade-started", "upgrade-done", "ended"] {
         assert!(seen.contains(&format!("\"event\":\"{event}\"")), "{event}: {seen}");
     }
