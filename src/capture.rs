@@ -31,6 +31,8 @@ use std::time::Duration;
 
 /// Lines that are kept of a worker.
 const LINES: usize = 20;
+/// What is kept of those that have gone while our stderr takes nothing.
+const MOST_WAITING: usize = 256 << 10;
 /// Bytes of a line that are kept.
 const LONGEST: usize = 1024;
 /// What is read at once.
@@ -64,8 +66,19 @@ struct Table {
     sources: BTreeMap<u32, Source>,
     /// Read, and not written to our stderr.
     waiting: Vec<u8>,
+    /// Bytes for which there was no room.
+    lost: usize,
     /// We end: whatever is in the pipes is written, and that is all.
     ends: bool,
+}
+
+impl Table {
+    /// Keeps this for our stderr, as far as there is room.
+    fn keep(&mut self, text: &[u8]) {
+        let (kept, lost) = text.split_at(text.len().min(MOST_WAITING.saturating_sub(self.waiting.len())));
+        self.waiting.extend(kept);
+        self.lost += lost.len();
+    }
 }
 
 /// The stderr of one worker.
@@ -148,10 +161,10 @@ impl Capture {
     pub fn last_lines(&self, id: WorkerId) -> Vec<String> {
         let mut table = self.shared.table();
         let Some(source) = table.sources.get_mut(&id.0) else { return Vec::new() };
-        let rest = source.rest();
+        let (rest, _) = source.rest();
         let lines = source.ring.lines();
         if !rest.is_empty() {
-            table.waiting.extend(rest);
+            table.keep(&rest);
             let _ = self.shared.wake.write(1);
         }
         lines
@@ -192,12 +205,18 @@ impl Capture {
     /// Forgets the lines of a worker that has gone.
     pub fn forget(&self, id: WorkerId) {
         let mut table = self.shared.table();
-        if let Some(source) = table.sources.get_mut(&id.0) {
-            source.forgotten = true;
-            if source.pipe.is_none() {
-                table.sources.remove(&id.0);
-            }
+        let Some(source) = table.sources.get_mut(&id.0) else { return };
+        source.forgotten = true;
+        // While our stderr takes nothing, the thread does not come to it.
+        let (rest, ended) = source.rest();
+        if let Some(pipe) = source.pipe.take_if(|_| ended) {
+            let _ = self.shared.epoll.delete(&pipe);
         }
+        if ended {
+            table.sources.remove(&id.0);
+        }
+        table.keep(&rest);
+        let _ = self.shared.wake.write(1);
     }
 }
 
@@ -246,11 +265,11 @@ impl Shared {
     /// Takes what this pipe has; true if we end.
     fn take(&self, key: u64) -> bool {
         let mut table = self.table();
-        let Table { sources, waiting, ends } = &mut *table;
+        let Table { sources, waiting, ends, .. } = &mut *table;
         if key == WAKE {
             let _ = self.wake.read();
             if *ends {
-                sources.values_mut().for_each(|source| waiting.extend(source.rest()));
+                sources.values_mut().for_each(|source| waiting.extend(source.rest().0));
             }
             return *ends;
         }
@@ -285,20 +304,27 @@ impl Shared {
             };
             self.table().waiting.drain(..written);
         }
+        let lost = mem::take(&mut self.table().lost);
+        if lost > 0 {
+            log::warn!("{lost} bytes of workers' stderr were lost, since our own took nothing");
+        }
     }
 }
 
 impl Source {
-    /// Everything that the pipe holds at this moment.
-    fn rest(&mut self) -> Vec<u8> {
+    /// Everything that the pipe holds at this moment, and whether that is all.
+    fn rest(&mut self) -> (Vec<u8>, bool) {
         let mut text = Vec::new();
-        while text.len() < PIPE {
+        while text.len() <= PIPE {
             let before = text.len();
-            if self.read(CHUNK, &mut text) || text.len() == before {
+            if self.read(CHUNK, &mut text) {
+                return (text, true);
+            }
+            if text.len() == before {
                 break;
             }
         }
-        text
+        (text, false)
     }
 
     /// Appends at most so much of the pipe; true if there will be no more.

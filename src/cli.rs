@@ -152,14 +152,16 @@ pub struct Cli {
 
     /// How long a new generation must live after its ack before the old one is asked to stop
     ///
-    /// 1.5 s at least where only the timer of `--ack auto` has spoken.
+    /// 1.5 s at least where only the timer of `--ack auto` has spoken. Make it longer than
+    /// --worker-watchdog where a replacement that never says WATCHDOG=1 is to be refused.
     #[arg(long, value_name = "DUR", default_value = "500ms", help_heading = "Upgrade")]
     pub soak: String,
 
     /// Replace this many slots at a time instead of all together
     ///
     /// Bounds memory. A failure then stops there: the slots not yet replaced keep
-    /// their old workers.
+    /// their old workers, those that were keep their new ones. Put the old program back
+    /// and upgrade once more.
     #[arg(long, value_name = "K", default_value = "all", help_heading = "Upgrade")]
     pub surge: String,
 
@@ -182,7 +184,7 @@ pub struct Cli {
 
     /// Upgrade when PATH changes; repeatable
     ///
-    /// A file that is replaced or written, a link that is switched, a directory whose
+    /// A file that is replaced, written or touched, a link that is switched, a directory whose
     /// entries change (not what lies deeper); PATH need not exist yet. Told when
     /// nothing more has happened for 200 ms, 2 s at the latest. Leave out what the worker
     /// itself writes, and do not ask for an upgrade by other means as well.
@@ -246,7 +248,8 @@ pub struct Cli {
     /// Replace a worker that has not said WATCHDOG=1 on NOTIFY_SOCKET for this long
     ///
     /// From its ack on; it finds the time in WATCHDOG_USEC, as under systemd, and says it
-    /// twice as often. A replacement that falls silent while it soaks has failed.
+    /// twice as often. A replacement that falls silent while it soaks has failed; with a
+    /// shorter --soak it serves by then, and is replaced as one that has crashed.
     #[arg(long, value_name = "DUR", help_heading = "Crashes")]
     pub worker_watchdog: Option<String>,
 

@@ -79,6 +79,9 @@ pub enum Verb {
         waiting: Waiting,
     },
     /// Stop the workers, and end; done when everything is gone
+    ///
+    /// Also where workers had to be killed: what graceful-run exits with is exit_status
+    /// in --json.
     Stop {
         /// Kill them
         #[arg(long)]
@@ -87,7 +90,7 @@ pub enum Verb {
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Pass a signal on to ready workers
+    /// Pass a signal on to ready workers, whatever it does to them
     Signal {
         /// Its name or number.
         #[arg(value_name = "SIG")]

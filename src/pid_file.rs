@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A pid file that is prepared, or in place.
@@ -54,6 +54,13 @@ impl PidFile {
         if path.is_dir() || path.as_os_str().as_bytes().ends_with(b"/") {
             return Err(failed(io::Error::from_raw_os_error(libc::EISDIR)));
         }
+        if let Some(what) = foreign(path) {
+            return Err(Error::Cannot {
+                attempt: format!("write pid file {}", path.display()),
+                why: format!("{what} is there"),
+                next: Some("leave --pid-file out to have none".into()),
+            });
+        }
         if is_held(path) {
             return Err(Error::Cannot {
                 attempt: format!("write pid file {}", path.display()),
@@ -98,12 +105,27 @@ impl PidFile {
     /// # Errors
     /// The kernel's.
     pub fn publish(&self) -> io::Result<()> {
+        if let Some(what) = foreign(&self.path) {
+            return Err(io::Error::other(format!("{what} is there now")));
+        }
         fs::rename(&self.temporary, &self.path)
     }
 }
 
 fn content() -> String {
     format!("{}\n", std::process::id())
+}
+
+/// What is never replaced: anything but a file, or a link that somebody planted.
+fn foreign(path: &Path) -> Option<&'static str> {
+    let found = fs::symlink_metadata(path).ok()?.file_type();
+    match found {
+        _ if found.is_file() || found.is_symlink() => None,
+        _ if found.is_socket() => Some("a socket"),
+        _ if found.is_fifo() => Some("a fifo"),
+        _ if found.is_dir() => Some("a directory"),
+        _ => Some("a device"),
+    }
 }
 
 /// Whether somebody has locked what lies there (flock(2)). Nothing is followed or

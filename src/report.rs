@@ -108,6 +108,7 @@ pub fn undone(report: &Report, books: &Books, config: &Config) -> Option<String>
     let stop_first = policy.stop_first;
     let kept = match (replaced, why) {
         (0, Failure::Stopped) if left || stop_first => format!("{from} is not started again"),
+        (0, Failure::Stopped) => format!("{from} stops as well"),
         (0, Failure::NoSuccessor { worker, exit }) => {
             let asked = config.follow.filter(|&signal| exit == Exit::Signal(signal as i32));
             let hint = asked.map(|signal| signals::name(signal as i32));
@@ -117,8 +118,9 @@ pub fn undone(report: &Report, books: &Books, config: &Config) -> Option<String>
         }
         (0, _) if left => format!("{from} is gone{}", again(policy.brings_back(why))),
         (0, _) if stop_first => format!("{from} is started again"),
-        (0, _) => format!("{from} still serves"),
-        _ => format!("{replaced} of {of} replaced, the others stay with {from}"),
+        (0, _) if books.lives(from) => format!("{from} still serves"),
+        (0, _) => format!("{from} is what comes back"),
+        _ => format!("{replaced} of {of} replaced, the others stay as they were"),
     };
     let reason = why_failed(why, left, held, books);
     Some(format!("{reason}; {kept}"))
@@ -129,12 +131,13 @@ fn again(comes_back: bool) -> &'static str {
 }
 
 /// Our exit status and, unless it is 0, our last line. `served` says whether
-/// anything ever has.
+/// anything ever has, `holds` whether there are listeners.
 pub fn last_words(
     ending: Ending,
     books: &Books,
     stop_timeout: Option<Duration>,
     served: bool,
+    holds: bool,
 ) -> (u8, Option<String>) {
     let of = |id: WorkerId| Named::new(id, books);
     match ending {
@@ -142,7 +145,12 @@ pub fn last_words(
         Ending::Killed => {
             let limit = stop_timeout
                 .map_or("a stop signal".into(), |limit| format!("--stop-timeout {}", length(limit)));
-            (137, Some(format!("cannot stop every worker in time: one had to be killed ({limit})")))
+            (
+                137,
+                Some(format!(
+                    "cannot stop every worker in time: one had to be killed (after {limit}, or because that was asked for)"
+                )),
+            )
         }
         Ending::Worker(id, exit) => {
             if exit == Exit::Code(0) && !served {
@@ -158,7 +166,13 @@ pub fn last_words(
                 Exit::Signal(signal) => 128 + signal as u8,
                 Exit::Unseen => 125,
             };
-            let line = format!("cannot keep '{}' running: it {}", of(id).command, how(exit));
+            // The commonest reason of all.
+            let next = if holds && !served && matches!(exit, Exit::Code(1..)) {
+                " (a server that binds the address itself has to take descriptor 3 instead: --export)"
+            } else {
+                ""
+            };
+            let line = format!("cannot keep '{}' running: it {}{next}", of(id).command, how(exit));
             (status, (status != 0).then_some(line))
         }
         Ending::NoAck(id, after) => {
@@ -288,7 +302,7 @@ pub fn why_failed(why: Failure, left: bool, held: bool, books: &Books) -> String
         }
         Failure::Stopped => "a stop came in between".into(),
         Failure::Superseded => "another was asked for in its stead".into(),
-        Failure::RolledBack => "rolled back".into(),
+        Failure::RolledBack => "rolled back, with whatever was asked for meanwhile".into(),
         Failure::Refused => books.upgrade_refused().into(),
     }
 }

@@ -207,7 +207,8 @@ impl Run {
             self.end_check(id);
         }
         let limit = self.config.policy.stop_timeout;
-        let words = report::last_words(ending, &self.books, limit, self.core.has_served());
+        let holds = !self.common.listeners.is_empty();
+        let words = report::last_words(ending, &self.books, limit, self.core.has_served(), holds);
         let verdict = match self.failure.take() {
             Some(failure) => Err(failure),
             None => Ok(words),

@@ -344,7 +344,8 @@ impl Account {
             UpgradeNow if self.starting => self.kept = Some(false),
             Upgrade | UpgradeNow | Hold => self.begin(request == Hold),
             Commit => self.next = self.next.map(|(next, _)| (next, false)),
-            Rollback => self.next = self.next.filter(|(_, held)| !held),
+            // With what waits, which would have been the same program once more.
+            Rollback if self.next.is_some_and(|(_, held)| held) => (self.next, self.kept) = (None, None),
             More => self.workers += 1,
             Fewer => self.workers = self.workers.max(2) - 1,
             Scale(workers) => self.workers = workers,

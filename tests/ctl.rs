@@ -160,7 +160,7 @@ fn how_far_a_bounded_surge_came_is_told() {
     let scene = Scene::of(SERVER);
     scene.script("2.1", "exit 3");
     let wrapper = scene.ready(&["-n", "3", "--surge", "1"]);
-    fails(&scene.ctl(&["upgrade"]), 1, &["1 of 3 replaced, the others stay with generation 1"]);
+    fails(&scene.ctl(&["upgrade"]), 1, &["1 of 3 replaced, the others stay as they were"]);
     scene.script("3.0", "exit 3");
     let reply = object(&scene.ctl(&["upgrade", "--json"]));
     assert_eq!((&reply["replaced"], &reply["of"]), (&json!(0), &json!(3)));
@@ -269,6 +269,23 @@ fn what_is_on_hold_is_committed_or_rolled_back() {
     assert_eq!(scene.status()["generation"], 3);
     ok(&scene.ctl(&["upgrade", "--hold"]));
     assert_eq!(object(&scene.ctl(&["upgrade", "--now", "--json"]))["to"], 5);
+    wrapper.stop();
+}
+
+#[test]
+fn what_was_kept_and_is_dropped_by_a_rollback_is_told() {
+    let scene = Scene::of(SERVER);
+    scene.script("2", GATED);
+    let wrapper = scene.ready(&[]);
+    let held = scene.ctl_started(&["upgrade", "--hold"]);
+    wrapper.log.wait("upgrade to generation 2 begins");
+    let next = scene.ctl_started(&["upgrade", "--json"]);
+    wrapper.log.wait("another follows it");
+    ok(&scene.ctl(&["rollback"]));
+    fails(&end(held), 1, &["rolled back"]);
+    let next = end(next);
+    fails(&next, 1, &["a rollback came in between"]);
+    assert_eq!(object(&next)["result"], "superseded");
     wrapper.stop();
 }
 

@@ -3,11 +3,14 @@
 mod common;
 
 use common::{Scene, Signal, Wrapper, example, says, tool};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 fn examples(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
@@ -177,6 +180,42 @@ fn path() -> String {
     format!("{ours}:{}", std::env::var("PATH").unwrap_or_default())
 }
 
+/// A script whose stderr is read while it runs.
+struct Heard {
+    child: Child,
+    said: BufReader<ChildStderr>,
+    all: String,
+}
+
+impl Heard {
+    fn start(mut command: Command) -> Heard {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(child.stderr.take().unwrap());
+        Heard { child, said, all: String::new() }
+    }
+
+    /// Reads on to the next line with these words.
+    fn wait(&mut self, words: &str) {
+        loop {
+            let from = self.all.len();
+            assert!(self.said.read_line(&mut self.all).unwrap() > 0, "it ended: {}", self.all);
+            if self.all[from..].contains(words) {
+                return;
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    fn end(mut self) -> Output {
+        self.said.read_to_string(&mut self.all).unwrap();
+        let status = self.child.wait().unwrap();
+        Output { status, stdout: Vec::new(), stderr: self.all.into_bytes() }
+    }
+}
+
 /// A machine with a shop, of which release 1 is current.
 struct Machine<'a> {
     scene: &'a Scene,
@@ -184,22 +223,35 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// Releases 1 and 2 are good, 3 is broken.
     fn start(&self) -> Wrapper {
-        for (release, broken) in [(1, false), (2, false), (3, true)] {
+        self.start_with(&[])
+    }
+
+    /// Releases 1 and 2 are good; 3 is broken, 4 as well once the gate is open, 5 but in slot 0; 6 is good
+    /// once the gate is open.
+    fn start_with(&self, more: &[&str]) -> Wrapper {
+        self.scene.gate("gate");
+        let worker = example("worker").display().to_string();
+        let wait = format!("head -c 1 <{} >/dev/null", self.scene.arg("gate"));
+        let mixed = format!("[ $GRACEFUL_RUN_SLOT = 0 ] || exit 3; exec {worker}");
+        let exec = format!("exec {worker}");
+        let servers = [
+            exec.clone(),
+            exec.clone(),
+            "exit 3".into(),
+            format!("{wait}; exit 3"),
+            mixed,
+            format!("{wait}; {exec}"),
+        ];
+        for (server, release) in servers.iter().zip(1..) {
             let place = self.path(&format!("releases/{release}"));
             fs::create_dir_all(&place).unwrap();
-            match broken {
-                false => drop(fs::copy(example("worker"), place.join("server")).unwrap()),
-                true => {
-                    fs::write(place.join("server"), "#!/bin/sh\nexit 3\n").unwrap();
-                    fs::set_permissions(place.join("server"), fs::Permissions::from_mode(0o755)).unwrap();
-                }
-            }
+            fs::write(place.join("server"), format!("#!/bin/sh\n{server}\n")).unwrap();
+            fs::set_permissions(place.join("server"), fs::Permissions::from_mode(0o755)).unwrap();
         }
         symlink("releases/1", self.path("current")).unwrap();
         let server = self.path("current/server");
-        let args = ["--name", self.name, "-b", "127.0.0.1:0", "--soak", "1ms"];
+        let args = [&["--name", self.name, "-b", "127.0.0.1:0", "--soak", "1ms"], more].concat();
         let wrapper = self.scene.start_command(&args, &[server.to_str().unwrap()]);
         wrapper.log.wait(&says::ready(1));
         wrapper
@@ -213,10 +265,23 @@ impl Machine<'_> {
         fs::read_link(self.path("current")).unwrap().display().to_string()
     }
 
-    fn deploy(&self, release: u32) -> Output {
+    fn command(&self, release: u32) -> Command {
         let mut deploy = self.scene.mark(Command::new(examples("deploy/deploy.sh")));
         deploy.arg(release.to_string()).env("SHOP", self.path("")).env("NAME", self.name).env("PATH", path());
-        deploy.output().unwrap()
+        deploy
+    }
+
+    fn deploy(&self, release: u32) -> Output {
+        self.command(release).output().unwrap()
+    }
+
+    /// Fails or not with this status, leads to this release then, and says this.
+    fn ends(&self, deploy: Output, status: i32, current: u32, words: &str) {
+        let said = String::from_utf8_lossy(&deploy.stderr).into_owned();
+        assert_eq!(deploy.status.code(), Some(status), "{said}");
+        assert_eq!(self.current(), format!("releases/{current}"), "{said}");
+        assert!(said.contains(words), "{said}");
+        assert!(!self.path("current.new").is_symlink());
     }
 }
 
@@ -225,19 +290,105 @@ fn a_deploy_that_is_refused_leaves_everything_as_it_was() {
     let scene = Scene::new();
     let machine = Machine { scene: &scene, name: "shop" };
     let wrapper = machine.start();
-    let done = machine.deploy(2);
-    assert_eq!((done.status.code(), machine.current().as_str()), (Some(0), "releases/2"), "{done:?}");
+    machine.ends(machine.deploy(2), 0, 2, "");
     wrapper.log.wait(&says::ready(2));
-    let refused = machine.deploy(3);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!((refused.status.code(), machine.current().as_str()), (Some(1), "releases/2"), "{said}");
-    assert!(said.contains("releases/3 was refused"), "{said}");
+    machine.ends(machine.deploy(3), 1, 2, "releases/3 was refused, releases/2 is current again");
     wrapper.log.wait(&says::failed(3));
-    assert_eq!(machine.deploy(9).status.code(), Some(1), "there is none");
-    assert_eq!(machine.current(), "releases/2");
+    machine.ends(machine.deploy(9), 2, 2, "/releases/9");
+    let mut by_socket = machine.command(1);
+    by_socket.env("NAME", "none").env("SOCKET", scene.control().join("shop.sock"));
+    machine.ends(by_socket.output().unwrap(), 0, 1, "");
+    wrapper.log.wait(&says::ready(4));
     wrapper.stop();
-    assert_eq!(machine.deploy(1).status.code(), Some(3), "nothing is running");
-    assert_eq!(machine.current(), "releases/2");
+    machine.ends(machine.deploy(2), 3, 1, "releases/2 was not tried, releases/1 stays current");
+    fs::remove_file(machine.path("current")).unwrap();
+    let first = machine.deploy(1);
+    let said = String::from_utf8_lossy(&first.stderr).into_owned();
+    assert!(first.status.code() == Some(2) && said.contains("ln -s releases/1 current"), "{said}");
+}
+
+#[test]
+fn of_two_deploys_at_once_the_second_comes_after_the_first() {
+    let scene = Scene::new();
+    let machine = Machine { scene: &scene, name: "shop" };
+    let wrapper = machine.start();
+    let first = machine.command(6).stderr(Stdio::piped()).spawn().unwrap();
+    wrapper.log.wait(&says::started(2));
+    let mut second = Heard::start(machine.command(3));
+    second.wait("another deploy is under way");
+    scene.release("gate", 1);
+    machine.ends(second.end(), 1, 6, "releases/3 was refused, releases/6 is current again");
+    assert!(first.wait_with_output().unwrap().status.success());
+    wrapper.stop();
+}
+
+#[test]
+fn a_deploy_that_is_still_under_way_is_not_undone() {
+    let scene = Scene::new();
+    let machine = Machine { scene: &scene, name: "shop" };
+    let wrapper = machine.start();
+    machine.ends(machine.command(6).env("TIMEOUT", "2s").output().unwrap(), 124, 6, "still under way");
+    scene.release("gate", 1);
+    wrapper.log.wait(&says::ready(2));
+    wrapper.stop();
+}
+
+#[test]
+fn a_deploy_that_is_told_to_stop_waits_for_the_verdict() {
+    let scene = Scene::new();
+    let machine = Machine { scene: &scene, name: "shop" };
+    let wrapper = machine.start();
+    let mut deploy = Heard::start(machine.command(4));
+    wrapper.log.wait(&says::started(2));
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        deploy.signal(signal);
+        deploy.wait("its verdict is waited for");
+    }
+    scene.release("gate", 1);
+    machine.ends(deploy.end(), 1, 1, "releases/4 was refused");
+    wrapper.stop();
+}
+
+#[test]
+fn with_surge_the_old_release_is_deployed_once_more() {
+    let scene = Scene::new();
+    let machine = Machine { scene: &scene, name: "shop" };
+    let wrapper = machine.start_with(&["-n", "2", "--surge", "1"]);
+    machine.ends(machine.deploy(5), 1, 1, "--surge");
+    let generations = || -> Vec<u64> {
+        let status = scene.status();
+        let workers = status["workers"].as_array().unwrap().iter();
+        let ready = workers.filter(|worker| worker["stage"] == "ready");
+        ready.map(|worker| worker["generation"].as_u64().unwrap()).collect()
+    };
+    let mut mixed = generations();
+    mixed.sort_unstable();
+    assert_eq!(mixed, [1, 2], "one was replaced and stays");
+    machine.ends(machine.deploy(1), 0, 1, "");
+    assert_eq!(generations(), [3, 3]);
+    wrapper.stop();
+}
+
+#[test]
+fn the_script_of_the_readme_does_the_same() {
+    let scene = Scene::new();
+    let machine = Machine { scene: &scene, name: "shop" };
+    let wrapper = machine.start();
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let mut blocks = readme.split("```").filter(|block| block.contains("deploy.lock"));
+    let script = blocks.next().expect("a script").strip_prefix("sh\n").expect("of the shell").to_owned();
+    let deploy = |release: u32, script: &str| {
+        let mut shell = scene.mark(Command::new("sh"));
+        shell.args(["-c", script, "deploy", &release.to_string()]).current_dir(machine.path(""));
+        shell.env("PATH", path()).output().unwrap()
+    };
+    machine.ends(deploy(2, &script), 0, 2, "");
+    machine.ends(deploy(3, &script), 1, 2, "cannot upgrade");
+    machine.ends(deploy(9, &script), 1, 2, "cannot upgrade");
+    machine.ends(deploy(6, &script.replace("2m", "300ms")), 124, 6, "6 stays current");
+    scene.release("gate", 1);
+    wrapper.stop();
+    machine.ends(deploy(1, &script), 3, 6, "nothing");
 }
 
 #[test]
@@ -262,7 +413,11 @@ fn a_rolling_deploy_stops_at_the_first_refusal() {
     let run = |more: &[&str]| {
         let mut command = scene.mark(Command::new(&ansible));
         let home = scene.arg("home");
-        command.args(["-i", &scene.arg("inventory.ini")]).args(more).arg(&playbook).stdin(Stdio::null());
+        command
+            .args(["-i", &scene.arg("inventory.ini"), "-e", "as_root=false"])
+            .args(more)
+            .arg(&playbook)
+            .stdin(Stdio::null());
         command
             .env("PATH", path())
             .env("HOME", &home)

@@ -186,6 +186,12 @@ impl Books {
         &self.command
     }
 
+    /// Whether a process of this generation is there.
+    pub fn lives(&self, generation: Generation) -> bool {
+        let lives = |entry: &Entry| entry.process.as_ref().is_some_and(|process| !process.reaped);
+        self.entries.values().any(|entry| entry.generation == generation && lives(entry))
+    }
+
     /// How many entries are open.
     pub fn count(&self) -> usize {
         self.entries.len()

@@ -39,6 +39,8 @@ pub fn find(ctl: &Ctl, environment: &[(OsString, OsString)]) -> Result<UnixStrea
         if !is_name(name) {
             return Err(not_found(2, format!("'{name}' is no name (letters, digits, '.', '_' and '-')")));
         }
+        // Where systemd's RuntimeDirectory=NAME is.
+        places.push(Path::new("/run").join(name));
         return named(name, &places);
     }
     let ours = environment.iter().find(|(name, value)| name == "GRACEFUL_RUN_CONTROL" && !value.is_empty());

@@ -87,13 +87,15 @@ impl Place {
         };
         let own = wishes.name.clone().unwrap_or_else(|| std::process::id().to_string());
         let path = asked.unwrap_or_else(|| directory.path.join(format!("{own}.sock")));
-        let lock = match &wishes.name {
-            Some(name) => {
-                make(&directory, group)?;
-                Some(lock(name, &directory.path)?)
-            }
-            None => None,
-        };
+        let lock = wishes.name.as_ref().map(|name| {
+            // A socket elsewhere does not make it another name. Where the usual place
+            // cannot be had, that of the socket is all there is.
+            let usual = directories(environment).swap_remove(0);
+            let place = if make(&usual, group).is_ok() { &usual } else { &directory };
+            make(place, group)?;
+            lock(name, &place.path)
+        });
+        let lock = lock.transpose()?;
         Ok(Place {
             directory,
             socket: (!wishes.none).then_some(path),

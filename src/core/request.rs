@@ -71,7 +71,11 @@ impl Supervisor {
         match self.upgrade.as_mut().filter(|upgrade| upgrade.hold != Hold::No) {
             None => self.report(Report::NothingHeld(request)),
             Some(upgrade) if request == Request::Commit => upgrade.hold = Hold::Waived,
-            Some(upgrade) => upgrade.fail(Failure::RolledBack),
+            Some(upgrade) => {
+                upgrade.fail(Failure::RolledBack);
+                // What is on the disk has just been refused, and would go live at once.
+                self.pending = None;
+            }
         }
     }
 

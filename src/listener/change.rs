@@ -82,7 +82,7 @@ impl Listeners {
         self.list.iter().filter(|listener| !listener.is_leaving())
     }
 
-    /// Binds one more, for the next upgrade.
+    /// Binds one more, for the next upgrade; one that was to go with it stays.
     ///
     /// # Errors
     /// As for [`Listeners::open`]; and for what only a start can have: a descriptor,
@@ -92,7 +92,7 @@ impl Listeners {
         mut bind: Bind,
         directory: &Path,
         dialects: &[Dialect],
-    ) -> Result<&Listener, Error> {
+    ) -> Result<(&Listener, bool), Error> {
         let refuse = |why: &str| Err(Error::Usage(why.to_owned()));
         if bind.options.reuseport {
             return refuse("reuseport belongs to slots, which have their sockets from the start");
@@ -106,6 +106,16 @@ impl Listeners {
             }
             _ => {}
         }
+        let written = bind.address.to_string();
+        let named = |listener: &Listener| bind.name.as_ref().is_none_or(|name| listener.name == *name);
+        let stays = |listener: &Listener| {
+            let there = listener.written == written || listener.address == written;
+            listener.until == Some(From::Next) && there && named(listener)
+        };
+        if let Some(place) = self.list.iter().position(stays) {
+            self.list[place].until = None;
+            return Ok((&self.list[place], false));
+        }
         if let Some(name) = &bind.name
             && self.next().any(|listener| listener.name == *name)
         {
@@ -115,7 +125,7 @@ impl Listeners {
             bind.options.nonblock.get_or_insert(true);
         }
         let plan = plan(&bind, directory)?;
-        let sketch = check::Sketch { written: bind.address.to_string(), kind: plan.kind() };
+        let sketch = check::Sketch { written, kind: plan.kind() };
         let sketches: Vec<check::Sketch> = self.next().map(sketch_of).chain([sketch]).collect();
         check::listeners(dialects, &sketches).map_err(Error::Usage)?;
         let free = |name: &String| !self.list.iter().any(|listener| listener.name == *name);
@@ -125,7 +135,7 @@ impl Listeners {
         listener.since = From::Next;
         listener.origin = bind.to_string();
         self.list.push(listener);
-        Ok(&self.list[self.list.len() - 1])
+        Ok((&self.list[self.list.len() - 1], true))
     }
 
     /// Has the listener of this name leave with the next upgrade. One that waited for
@@ -146,6 +156,9 @@ impl Listeners {
         }
         let left = self.list.iter().enumerate().filter(|(at, it)| *at != place && !it.is_leaving());
         let sketches: Vec<check::Sketch> = left.map(|(_, listener)| sketch_of(listener)).collect();
+        if sketches.is_empty() {
+            return Err("it is the last one (bind another first)".into());
+        }
         check::listeners(dialects, &sketches)?;
         if self.list[place].is_new() {
             self.list.remove(place);
@@ -163,12 +176,17 @@ impl Listeners {
         }
     }
 
-    /// It was undone as a whole.
-    pub fn undo(&mut self, to: u32) {
+    /// It was undone as a whole. The places in the list that were emptied, the last
+    /// first: one that came with it and was not wanted any more goes as well.
+    pub fn undo(&mut self, to: u32) -> Vec<usize> {
         for listener in &mut self.list {
             listener.since.undo(to);
             listener.until.iter_mut().for_each(|until| until.undo(to));
         }
+        let gone = |listener: &Listener| listener.is_new() && listener.is_leaving();
+        let places: Vec<usize> = (0..self.list.len()).rev().filter(|&at| gone(&self.list[at])).collect();
+        places.iter().for_each(|&place| drop(self.list.remove(place)));
+        places
     }
 
     /// Every worker that serves is of this generation: what none of them was given is
@@ -203,7 +221,7 @@ mod tests {
     }
 
     fn add(listeners: &mut Listeners, bind: &str) -> Result<String, Error> {
-        let added = listeners.add(bind.parse().unwrap(), Path::new("/"), &[Dialect::ListenFds])?;
+        let (added, _) = listeners.add(bind.parse().unwrap(), Path::new("/"), &[Dialect::ListenFds])?;
         Ok(added.name.clone())
     }
 
@@ -234,6 +252,28 @@ mod tests {
     }
 
     #[test]
+    fn one_that_was_to_go_can_stay() {
+        let mut listeners = some(&["a=127.0.0.1:0", "b=127.0.0.1:0"]);
+        let address = listeners.iter().next().unwrap().address().to_owned();
+        assert_eq!(listeners.withdraw("a", &[]), Ok(None));
+        assert!(listeners.withdraw("b", &[]).unwrap_err().contains("the last one"));
+        assert!(add(&mut listeners, &format!("c={address}")).unwrap_err().to_string().contains("in use"));
+        assert_eq!(add(&mut listeners, &address), Ok("a".into()));
+        listeners.begin(2);
+        assert_eq!((names(&listeners, 2), listeners.close_for(2)), (vec!["a".into(), "b".into()], vec![]));
+    }
+
+    #[test]
+    fn one_that_came_with_an_upgrade_that_is_undone_can_go_with_it() {
+        let mut listeners = some(&["a=127.0.0.1:0"]);
+        add(&mut listeners, "b=127.0.0.1:0").unwrap();
+        listeners.begin(2);
+        assert_eq!(listeners.withdraw("b", &[]), Ok(None));
+        assert_eq!(listeners.undo(2), [1]);
+        assert_eq!(listeners.len(), 1);
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_and_changes_nothing() {
         let mut listeners = some(&["a=127.0.0.1:0", "b=127.0.0.1:0"]);
         for (bind, why) in [
@@ -250,7 +290,7 @@ mod tests {
         assert!(listeners.withdraw("c", &[]).unwrap_err().contains("there are: a, b"));
         assert_eq!(listeners.withdraw("a", &[]), Ok(None));
         assert!(listeners.withdraw("a", &[]).is_err(), "twice");
-        assert!(listeners.withdraw("b", &[Dialect::Stdin]).unwrap_err().contains("exactly one"));
+        assert!(listeners.withdraw("b", &[]).unwrap_err().contains("the last one"));
         assert_eq!(listeners.len(), 2);
     }
 }

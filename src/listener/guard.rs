@@ -90,6 +90,8 @@ struct Flag {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Trouble {
     Backlog,
+    /// That the flag may be the reason of a failure has been said.
+    Hinted,
     Nonblock,
     ShutDown,
     Path,
@@ -161,12 +163,15 @@ impl Guard {
 
     /// Says what may have kept `generation` from being ready: the flag as another
     /// has left it.
-    pub fn hint(&self, listeners: &Listeners, generation: Generation) {
-        for (post, listener) in self.posts.iter().zip(listeners) {
+    /// Once for each that has.
+    pub fn hint(&mut self, listeners: &Listeners, generation: Generation) {
+        for (post, listener) in self.posts.iter_mut().zip(listeners) {
             let flipped = post.flags.iter().find_map(|flag| match flag.by {
                 Some(by) if by != generation && flag.seen != flag.first => Some((by, flag.seen)),
                 _ => None,
             });
+            let flipped =
+                flipped.filter(|(by, _)| post.said.insert(Trouble::Hinted, Some(*by)) != Some(Some(*by)));
             match flipped {
                 Some((by, true)) => info!(
                     generation = by.0;
@@ -218,6 +223,8 @@ impl Post {
     fn level(&mut self, trouble: Trouble, look: Look) -> Level {
         match self.said.insert(trouble, look.generation) {
             Some(before) if before == look.generation => Level::Debug,
+            // Many servers listen again at each start, with a backlog of their own.
+            _ if trouble == Trouble::Backlog => Level::Info,
             _ => Level::Warn,
         }
     }

@@ -26,9 +26,19 @@ impl Run {
             }
         }
         let added = self.common.listeners.add(bind, &self.around.directory, &self.config.dialects);
-        let listener = added.map_err(|error| error.to_string())?;
-        info!("listening on {listener}, for the workers of the next upgrade");
-        self.guard.add(listener);
+        let (listener, new) = added.map_err(|error| match error {
+            // What was attempted, on what, whoever asked for it says.
+            Error::Bind { why, next: Some(next), .. } => format!("{why} ({next})"),
+            Error::Bind { why, next: None, .. } => why,
+            error => error.to_string(),
+        })?;
+        match new {
+            true => {
+                info!("listening on {listener}, for the workers of the next upgrade");
+                self.guard.add(listener);
+            }
+            false => info!("{listener} stays"),
+        }
         Ok((listener.name().to_owned(), listener.address().to_owned()))
     }
 
@@ -52,7 +62,11 @@ impl Run {
     pub(super) fn change_listeners(&mut self, report: &Report) {
         match *report {
             Report::UpgradeStarted { to, .. } => self.common.listeners.begin(to.0),
-            Report::UpgradeFailed { to, replaced: 0, .. } => self.common.listeners.undo(to.0),
+            Report::UpgradeFailed { to, replaced: 0, .. } => {
+                for place in self.common.listeners.undo(to.0) {
+                    self.guard.remove(place);
+                }
+            }
             Report::UpgradeDone { to, .. } => {
                 for place in self.common.listeners.close_for(to.0) {
                     self.guard.remove(place);

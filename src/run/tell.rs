@@ -80,7 +80,10 @@ impl Run {
                 if replaced == 0 {
                     self.readings.remove(&to);
                 }
-                self.guard.hint(&self.common.listeners, to);
+                // What an accept(2) that finds nothing may have to do with.
+                if matches!(why, Failure::Exited { ready: false, .. } | Failure::NoAck(..)) {
+                    self.guard.hint(&self.common.listeners, to);
+                }
                 let gone = left || matches!(why, Failure::NoSuccessor { .. });
                 let old = if gone { "is gone" } else { "serves" };
                 let ended = match why {

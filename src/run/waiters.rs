@@ -219,7 +219,7 @@ impl Run {
                     Some(Reply { held: Some(true), ..done }.of(from, to, took))
                 }
                 Waits::Next { .. } => Some(Reply::failed(format!(
-                    "{to} is on hold: the upgrade follows once it is committed or rolled back"
+                    "{to} is on hold: the upgrade follows once that is committed (a rollback drops it)"
                 ))),
                 _ => None,
             }),
@@ -352,7 +352,8 @@ impl Run {
         let here = |id: &WorkerId| core.workers().any(|shown| shown.worker == *id);
         // Where nothing served yet, the wish became the first start.
         let taken_up = !core.upgrade_pending();
-        let begun = phase == Phase::Running && taken_up;
+        // What was kept and has neither begun nor is kept is no longer wanted.
+        let dropped = taken_up && phase != Phase::Stopping;
         let generation = core.generation();
         for waiter in &mut self.control.waiters {
             if phase == Phase::Starting && taken_up && matches!(waiter.waits, Waits::Next { .. }) {
@@ -365,7 +366,10 @@ impl Run {
                 let done = Reply::done(format!("{} killed", workers(count)));
                 Some(Reply { workers: Some(count), ..done })
             }
-            Waits::Next { .. } if begun => Some(first(generation)),
+            Waits::Next { .. } if dropped => {
+                let why = "a rollback came in between, and takes back whatever was asked for meanwhile";
+                Some(Reply::because(Outcome::Superseded, why))
+            }
             _ => None,
         });
     }

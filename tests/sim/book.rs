@@ -374,6 +374,7 @@ impl Book {
                     None => self.this.nothing_held = Some(request),
                     Some(open) if request == Request::Rollback => {
                         open.failure.get_or_insert(Failure::RolledBack);
+                        self.pending = false;
                     }
                     Some(open) => {
                         if open.hold == Hold::Held {
