@@ -173,16 +173,27 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
 }
 
 /// A worker's words, file names and arguments may hold anything: no control
-/// character reaches the terminal or begins a line of its own.
+/// character reaches the terminal or begins a line of its own, and none that is not
+/// seen has a line read otherwise than it is.
 pub fn escape(message: &str) -> String {
     let mut out = String::with_capacity(message.len());
     for c in message.chars() {
-        match c.is_control() {
+        match c.is_control() || is_format(c) {
             true => out.extend(c.escape_default()),
             false => out.push(c),
         }
     }
     out
+}
+
+/// Of Unicode's category Cf (directions, joiners, tags), or one that ends a line.
+fn is_format(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}'
+        | '\u{8e2}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+        | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}' | '\u{e0020}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -192,5 +203,6 @@ mod tests {
     #[test]
     fn control_characters_are_spelled_out() {
         assert_eq!(escape("a\nb\x1b[31m\u{9b}\u{7f}é"), "a\\nb\\u{1b}[31m\\u{9b}\\u{7f}é");
+        assert_eq!(escape("a\u{202e}b\u{2066}c\u{feff}"), "a\\u{202e}b\\u{2066}c\\u{feff}");
     }
 }

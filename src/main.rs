@@ -19,6 +19,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 const HELP: &str = "graceful-run --help";
+const CTL_HELP: &str = "graceful-run ctl --help";
 
 fn main() -> ExitCode {
     inherited::block_all_signals();
@@ -31,7 +32,13 @@ fn main() -> ExitCode {
         inherited::unblock_all();
         let (status, line) = match Ctl::try_parse_from(&arguments[1..]) {
             Ok(ctl) => client::run(&ctl),
-            Err(error) => return refuse(&error, "graceful-run ctl --help"),
+            Err(error) => {
+                let options = arguments.iter().take_while(|word| *word != "--");
+                if error.use_stderr() && options.into_iter().any(|word| word == "--json") {
+                    client::mistake(&complaint(&error, CTL_HELP));
+                }
+                return refuse(&error, CTL_HELP);
+            }
         };
         return line.map_or(ExitCode::from(status), |line| last_line(None, status, &line));
     }

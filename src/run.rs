@@ -12,6 +12,7 @@ mod outset;
 mod probe;
 mod reap;
 mod reexec;
+mod replies;
 mod sockets;
 mod state;
 mod status;

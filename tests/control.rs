@@ -228,6 +228,26 @@ fn who_has_asked_is_not_sent_away_and_who_was_has_asked_for_nothing() {
 }
 
 #[test]
+fn one_that_watches_and_is_sent_away_says_so() {
+    let scene = Scene::of(SERVER);
+    let wrapper = scene.ready(&[]);
+    let mut watching = scene.ctl_started(&["status", "--watch"]);
+    let mut line = String::new();
+    BufReader::new(watching.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("running"), "{line}");
+    let mut idle = Vec::new();
+    until("it is sent away", || {
+        idle.extend((0..16).map(|_| UnixStream::connect(socket(&scene, &wrapper)).expect("connect")));
+        watching.try_wait().expect("its status").is_some()
+    });
+    let output = watching.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("cannot show the status: sent away for another client"), "{said}");
+    wrapper.stop();
+}
+
+#[test]
 fn a_last_line_without_its_end_is_answered() {
     let scene = Scene::of(SERVER);
     let wrapper = scene.ready(&[]);

@@ -61,15 +61,18 @@ fn status_tells_what_there_is() {
             "crashes",
             "failed_upgrades",
             "generation",
+            "held",
             "last_upgrade",
             "listeners",
             "name",
             "pending_upgrade",
             "phase",
             "pid",
+            "upgrades",
             "uptime_ms",
             "version",
-            "workers"
+            "workers",
+            "workers_wanted"
         ]
     );
     assert_eq!((&status["version"], &status["pid"]), (&json!(1), &json!(wrapper.pid.as_raw())));
@@ -124,6 +127,7 @@ fn upgrade_returns_when_the_new_generation_serves() {
     assert_eq!((&last["from"], &last["to"], &last["result"]), (&json!(2), &json!(3), &json!("ok")));
     assert_eq!((&last["reason"], &status["failed_upgrades"]), (&Value::Null, &json!(0)));
     assert_eq!(last["duration_ms"], reply["duration_ms"]);
+    assert_eq!((&status["upgrades"], last["ago_ms"].is_u64()), (&json!(2), true));
     wrapper.stop();
 }
 
@@ -157,6 +161,9 @@ fn how_far_a_bounded_surge_came_is_told() {
     scene.script("2.1", "exit 3");
     let wrapper = scene.ready(&["-n", "3", "--surge", "1"]);
     fails(&scene.ctl(&["upgrade"]), 1, &["1 of 3 replaced, the others stay as they were"]);
+    scene.script("3.0", "exit 3");
+    let reply = object(&scene.ctl(&["upgrade", "--json"]));
+    assert_eq!((&reply["replaced"], &reply["of"]), (&json!(0), &json!(3)));
     wrapper.stop();
 }
 
@@ -215,7 +222,7 @@ fn the_last_word_on_what_follows_counts_and_the_others_are_told() {
 #[test]
 fn the_last_word_counts_before_anything_serves_too() {
     let scene = Scene::of(SERVER);
-    scene.script("1", GATED);
+    scene.script("1", "count-signals\nwait gate\nserve\nready notify");
     let wrapper = scene.start(&quick(&[]));
     wrapper.log.wait(&says::started(1));
     let held = scene.ctl_started(&["upgrade", "--hold", "--json"]);
@@ -252,14 +259,33 @@ fn what_is_on_hold_is_committed_or_rolled_back() {
     let status = scene.status();
     assert_eq!((&status["phase"], &status["generation"]), (&json!("holding"), &json!(1)));
     assert_eq!(status["workers"].as_array().unwrap().len(), 3);
+    assert_eq!((&status["held"], &status["workers_wanted"]), (&json!(2), &json!(2)));
     fails(&scene.ctl(&["upgrade"]), 1, &["generation 2 is on hold (ctl commit, ctl rollback, or"]);
     assert!(ok(&scene.ctl(&["rollback"])).starts_with("generation 2 is undone: rolled back"));
-    assert_eq!(scene.status()["last_upgrade"]["result"], "failed");
+    let status = scene.status();
+    assert_eq!((&status["last_upgrade"]["result"], &status["held"]), (&json!("failed"), &Value::Null));
     ok(&scene.ctl(&["upgrade", "--hold"]));
     assert!(ok(&scene.ctl(&["commit"])).starts_with("generation 3 serves after "));
     assert_eq!(scene.status()["generation"], 3);
     ok(&scene.ctl(&["upgrade", "--hold"]));
     assert_eq!(object(&scene.ctl(&["upgrade", "--now", "--json"]))["to"], 5);
+    wrapper.stop();
+}
+
+#[test]
+fn what_was_kept_and_is_dropped_by_a_rollback_is_told() {
+    let scene = Scene::of(SERVER);
+    scene.script("2", GATED);
+    let wrapper = scene.ready(&[]);
+    let held = scene.ctl_started(&["upgrade", "--hold"]);
+    wrapper.log.wait("upgrade to generation 2 begins");
+    let next = scene.ctl_started(&["upgrade", "--json"]);
+    wrapper.log.wait("another follows it");
+    ok(&scene.ctl(&["rollback"]));
+    fails(&end(held), 1, &["rolled back"]);
+    let next = end(next);
+    fails(&next, 1, &["a rollback came in between"]);
+    assert_eq!(object(&next)["result"], "superseded");
     wrapper.stop();
 }
 
@@ -277,6 +303,7 @@ fn scale_returns_when_so_many_are_ready() {
     let wrapper = scene.ready(&[]);
     assert_eq!(ok(&scene.ctl(&["scale", "3"])), "3 workers ready\n");
     assert_eq!(scene.status()["workers"].as_array().unwrap().len(), 3);
+    assert_eq!(scene.status()["workers_wanted"], 3);
     assert_eq!(object(&scene.ctl(&["scale", "1", "--json"]))["workers"], 1);
     assert_eq!(scene.ctl(&["scale", "0"]).status.code(), Some(2));
     wrapper.stop();
@@ -382,6 +409,18 @@ fn a_worker_that_ends_by_itself_is_counted() {
 }
 
 #[test]
+fn a_worker_that_the_watchdog_replaces_is_counted_once() {
+    let scene = Scene::of("count-signals\nbeat-until hush\nready notify");
+    let wrapper = scene.ready(&["--ack", "notify", "--worker-watchdog", "2s"]);
+    scene.release("hush", 1);
+    wrapper.log.wait("silent for");
+    wrapper.log.wait_nth("generation 1: ready after", 2);
+    wrapper.log.wait(&says::exited(1, 0));
+    assert_eq!(scene.status()["crashes"], 1);
+    wrapper.stop();
+}
+
+#[test]
 fn events_are_told_as_they_happen() {
     let scene = Scene::of(SERVER);
     let wrapper = scene.ready(&[]);
@@ -428,6 +467,9 @@ fn a_timeout_ends_the_wait_and_nothing_else() {
     scene.release("gate", 1);
     wrapper.log.wait(&says::ready(2));
     wrapper.log.wait(&says::ready(3));
+    let events = scene.ctl(&["events", "--timeout", "50ms"]);
+    fails(&events, 124, &["--timeout 50ms is over"]);
+    assert!(!stderr(&events).contains("begun"), "{}", stderr(&events));
     let wrong = scene.ctl(&["status", "--timeout", "5x"]);
     assert_eq!(wrong.status.code(), Some(2));
     assert!(stderr(&wrong).contains("'5x' for '--timeout'"), "{}", stderr(&wrong));
@@ -484,6 +526,21 @@ fn nothing_that_runs_is_3_and_wrong_words_are_2() {
         assert_eq!(output.status.code(), Some(2), "{wrong:?}");
         assert!(stderr(&output).contains("see graceful-run ctl --help"), "{}", stderr(&output));
     }
+    for wrong in [
+        &["dance"][..],
+        &["scale", "0"],
+        &["signal", "NOPE"],
+        &["signal", "0"],
+        &["status", "--timeout", "5x"],
+        &["bind", ":99999"],
+        &["--name", "a/b", "status"],
+    ] {
+        let output = alone(&[wrong, &["--json"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        let object = object(&output);
+        assert_eq!((&object["version"], &object["result"]), (&json!(1), &json!("invalid")), "{wrong:?}");
+        assert!(object["reason"].is_string() && !stderr(&output).is_empty(), "{wrong:?}");
+    }
     fails(&alone(&["--name", "a/b", "status"]), 2, &["'a/b' is no name"]);
     let output = alone(&["--help"]);
     for word in ["upgrade", "rollback", "--timeout", "Exit status: 0 done"] {
@@ -508,6 +565,9 @@ fn one_is_found_by_its_name_its_socket_or_as_the_only_one() {
         2,
         &["several are running (say --name or --socket): ", "one.sock, ", "two.sock"],
     );
+    let several = scene.ctl(&["status", "--json"]);
+    fails(&several, 2, &[]);
+    assert_eq!(object(&several)["result"], "invalid");
     assert_eq!(object(&scene.ctl(&["--name", "two", "status", "--json"]))["name"], "two");
     let path = scene.control().join("one.sock");
     assert_eq!(object(&scene.ctl(&["status", "--json", "--socket", path.to_str().unwrap()]))["name"], "one");

@@ -6,14 +6,16 @@
 //! gone changes nothing.
 
 use super::find::find;
+use super::progress::Progress;
 use super::protocol::{Outcome, Reply, Request, Status, VERSION, line};
-use super::table::{length, show};
+use super::table::show;
 use crate::cli_ctl::{Ctl, Verb};
 use crate::config;
-use crate::error::reason;
-use crate::logger;
+use crate::error::{Error, reason};
+use crate::listener::Bind;
+use crate::listener::address::Address;
+use crate::logger::{self, escape};
 use crate::signals;
-use serde_json::Value;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -28,40 +30,88 @@ const LAST_BREATH: Duration = Duration::from_secs(10);
 /// Does what was asked for. Our exit status, and our last line on stderr.
 pub fn run(ctl: &Ctl) -> (u8, Option<String>) {
     let attempt = attempt(&ctl.verb);
+    let mistaken = |why: &str| {
+        if ctl.json {
+            mistake(why);
+        }
+        (2, Some(format!("cannot {attempt}: {why}")))
+    };
     let limit = match ctl.timeout.as_deref().map(|text| config::timeout("--timeout", text)).transpose() {
         Ok(limit) => limit.flatten(),
-        Err(error) => return (error.status(), Some(error.to_string())),
+        Err(error) => return mistaken(&error.to_string()),
     };
+    let mut request = request(&ctl.verb);
     if let Verb::Signal { signal } = &ctl.verb
         && signals::signal_by_name(signal).is_none()
     {
-        return (2, Some(format!("cannot {attempt}: there is no such signal (write USR1 or WINCH)")));
+        return mistaken("there is no such signal (write USR1 or WINCH)");
+    }
+    if let Verb::Bind { bind } = &ctl.verb {
+        match from_here(bind) {
+            Ok(bind) => request.bind = Some(bind),
+            Err(why) => return mistaken(&why),
+        }
     }
     let environment: Vec<_> = std::env::vars_os().collect();
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let ended = match find(ctl, &environment) {
-        Ok(stream) => Session { stream, buffer: Vec::new(), deadline, json: ctl.json }.run(&ctl.verb),
+        Ok(stream) => {
+            Session { stream, buffer: Vec::new(), deadline, json: ctl.json }.run(&ctl.verb, &request)
+        }
         Err(not_found) => {
-            let result = if not_found.status == 4 { Outcome::Denied } else { Outcome::Failed };
+            let result = match not_found.status {
+                2 => Outcome::Invalid,
+                4 => Outcome::Denied,
+                _ => Outcome::Failed,
+            };
             Ended { status: not_found.status, reply: Some(Reply::because(result, not_found.why)), raw: None }
         }
     };
     let mut why = ended.reply.as_ref().and_then(|reply| reply.reason.clone());
     if ended.status == 124 {
         let limit = limit.map_or(String::new(), |limit| humantime::format_duration(limit).to_string());
-        why = Some(format!("there is no outcome after {limit}; what was begun goes on (see ctl status)"));
+        why = Some(match ctl.verb {
+            Verb::Events | Verb::Status { watch: true } => format!("--timeout {limit} is over"),
+            Verb::Status { .. } | Verb::Metrics => format!("there is no answer after {limit}"),
+            _ => format!("there is no outcome after {limit}; what was begun goes on (see ctl status)"),
+        });
     }
     if ctl.json {
         let made = || ended.reply.as_ref().map(|reply| String::from_utf8_lossy(&line(reply)).into_owned());
         print(&ended.raw.clone().or_else(made).unwrap_or_default());
     } else if ended.status == 0 {
-        print(ended.reply.as_ref().and_then(|reply| reply.done.as_deref()).unwrap_or_default());
+        let done = ended.reply.as_ref().and_then(|reply| reply.done.as_deref()).unwrap_or_default();
+        match ctl.verb {
+            // Lines, with nothing in them that is not to be there.
+            Verb::Status { .. } | Verb::Metrics => print(done),
+            _ => print(&escape(done)),
+        };
     }
     let stderr = ended.reply.map(|reply| reply.stderr).filter(|lines| !ctl.json && !lines.is_empty());
     for line in stderr.iter().flatten() {
         logger::write_line(&format!("the worker's stderr: {line}"));
     }
     (ended.status, (ended.status != 0).then(|| format!("cannot {attempt}: {}", why.unwrap_or_default())))
+}
+
+/// What `--json` has for a mistake of whoever called.
+pub fn mistake(why: &str) {
+    print(&String::from_utf8_lossy(&line(&Reply::because(Outcome::Invalid, why))));
+}
+
+/// A BIND, with a path of ours told to one that is elsewhere.
+fn from_here(given: &str) -> Result<String, String> {
+    let in_words = |error: Error| error.to_string();
+    let mut bind: Bind = given.parse().map_err(in_words)?;
+    let Address::Unix { path, .. } = &mut bind.address else { return Ok(given.to_owned()) };
+    if path.is_absolute() {
+        return Ok(given.to_owned());
+    }
+    let here = std::env::current_dir().map_err(|error| format!("where we are: {}", reason(&error)))?;
+    *path = here.join(&*path).components().collect();
+    let whole = bind.to_string();
+    let read: Bind = whole.parse().map_err(in_words)?;
+    if read == bind { Ok(whole) } else { Err(format!("no BIND can have the path {}", here.display())) }
 }
 
 /// What was attempted, in the words of a failure.
@@ -129,12 +179,12 @@ struct Session {
 }
 
 impl Session {
-    fn run(mut self, verb: &Verb) -> Ended {
+    fn run(mut self, verb: &Verb, request: &Request) -> Ended {
         match verb {
             Verb::Events => self.events(),
             Verb::Status { watch: true } => self.watch(),
             _ => {
-                let mut ended = self.ask(&request(verb));
+                let mut ended = self.ask(request);
                 if let Some(status) = ended.reply.as_ref().and_then(|reply| reply.status.as_ref()) {
                     let shown = serde_json::from_str(status.get()).map(|status: Status| show(&status));
                     ended.raw = Some(status.get().to_owned());
@@ -181,9 +231,10 @@ impl Session {
                     break Ended { status: 1, reply: Some(Reply::failed(why)), raw: None };
                 }
                 Next::TooLate => {
-                    let reply = Reply::because(Outcome::Other, "still under way");
-                    let raw =
-                        format!(r#"{{"version":{VERSION},"result":"timeout","reason":"still under way"}}"#);
+                    let asked = ["status", "metrics"].contains(&request.verb.as_str());
+                    let why = if asked { "no answer" } else { "still under way" };
+                    let reply = Reply::because(Outcome::Other, why);
+                    let raw = format!(r#"{{"version":{VERSION},"result":"timeout","reason":"{why}"}}"#);
                     break Ended { status: 124, reply: Some(reply), raw: Some(raw) };
                 }
             }
@@ -285,95 +336,11 @@ fn print(text: &str) -> bool {
     text.is_empty() || stdout.write_all(format!("{text}\n").as_bytes()).and_then(|()| stdout.flush()).is_ok()
 }
 
-/// What is shown while a result is waited for. A line that draws over itself is all
-/// that is needed, so no crate of progress bars is: each has threads and a size of
-/// its own.
-struct Progress {
-    /// On a terminal: one line, drawn over and over.
-    drawn: bool,
-    /// Elsewhere: a line for what happens.
-    told: bool,
-    /// Something is on the line.
-    shown: bool,
-}
-
-impl Progress {
-    fn new(json: bool) -> Progress {
-        let terminal = io::stderr().is_terminal();
-        Progress { drawn: terminal && !json, told: !terminal && !json, shown: false }
-    }
-
-    fn event(&mut self, text: &[u8]) {
-        let Ok(event) = serde_json::from_slice::<Value>(text) else { return };
-        if self.drawn
-            && let Some(line) = progress_line(&event)
-        {
-            self.write(&format!("\r\x1b[K{line}"));
-            self.shown = true;
-        } else if self.told
-            && let Some(line) = words(&event)
-        {
-            self.write(&format!("{line}\n"));
-        }
-    }
-
-    fn clear(&mut self) {
-        if std::mem::take(&mut self.shown) {
-            self.write("\r\x1b[K");
-        }
-    }
-
-    fn write(&self, text: &str) {
-        // A reader that has gone changes nothing.
-        let _ = io::stderr().write_all(text.as_bytes());
-    }
-}
-
-fn number(event: &Value, field: &str) -> u64 {
-    event.get(field).and_then(Value::as_u64).unwrap_or(0)
-}
-
-/// `generation 3: 2/8 ready, 1 draining, 14 connections`
-fn progress_line(event: &Value) -> Option<String> {
-    if event.get("event")? != "progress" {
-        return None;
-    }
-    let count = |field: &str| number(event, field);
-    let mut line = format!("generation {}: {}/{} ready", count("generation"), count("ready"), count("of"));
-    if count("draining") > 0 {
-        line += &format!(", {} draining", count("draining"));
-    }
-    if let Some(connections) = event.get("connections").and_then(Value::as_u64) {
-        line += &format!(", {connections} connections");
-    }
-    Some(line)
-}
-
-/// What is worth a line of those who wait.
-fn words(event: &Value) -> Option<String> {
-    let count = |field: &str| number(event, field);
-    let worker = || format!("generation {}: pid {}", count("generation"), count("pid"));
-    Some(match event.get("event")?.as_str()? {
-        "upgrade-started" => {
-            format!("upgrade to generation {} begins, generation {} serves", count("to"), count("from"))
-        }
-        "upgrade-kept" => "one is under way: another follows it".into(),
-        "started" => format!("{} started", worker()),
-        "ready" => format!("{} ready after {}", worker(), length(count("after_ms"))),
-        "no-ack" => format!("{} not ready after {}", worker(), length(count("after_ms"))),
-        "gone" => format!("{} {}", worker(), event.get("how")?.as_str()?),
-        "killed" => format!("{} killed", worker()),
-        "stopping" => "stopping".into(),
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::control::protocol::VERBS;
     use clap::Parser;
-    use serde_json::json;
 
     #[test]
     fn every_verb_is_one_of_the_protocol() {
@@ -403,11 +370,14 @@ mod tests {
     }
 
     #[test]
-    fn progress_has_no_more_than_is_known() {
-        let event = json!({"event": "progress", "generation": 3, "ready": 2, "of": 8, "draining": 1, "connections": 14});
-        assert_eq!(progress_line(&event).unwrap(), "generation 3: 2/8 ready, 1 draining, 14 connections");
-        let event = json!({"event": "progress", "generation": 3, "ready": 8, "of": 8, "connections": null});
-        assert_eq!(progress_line(&event).unwrap(), "generation 3: 8/8 ready");
-        assert_eq!(progress_line(&json!({"event": "ready"})), None);
+    fn a_relative_path_is_of_the_directory_that_we_are_in() {
+        let here = std::env::current_dir().unwrap().display().to_string();
+        let there = from_here("web=unix:./run/x.sock,backlog=9").unwrap();
+        assert_eq!(there, format!("web={here}/run/x.sock,backlog=9"));
+        for same in [":5001", "unix:/run//x.sock", "@abstract", "udp:5"] {
+            assert_eq!(from_here(same).unwrap(), same);
+        }
+        assert!(from_here(":99999").unwrap_err().contains("port"));
+        assert!(from_here(&format!("./{}", "x".repeat(100))).is_err());
     }
 }

@@ -9,6 +9,7 @@ use super::answers::Answers;
 use super::desk::{Desk, Outstanding};
 use super::line::{Line, Lines};
 use super::protocol::{self, Request, Verb};
+use super::rank::{MOST, MOST_WAITING, Rank};
 use super::server::{Asked, ClientId, Message};
 use crate::carrier::{Arrivals, Carrier, Fd};
 use crate::rest::Rest;
@@ -25,10 +26,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Connections at a time.
-pub(super) const MOST: usize = 16;
-/// How many of them may wait for an outcome, or listen: the operator comes in besides.
-const MOST_WAITING: usize = 12;
 /// How long half a request may take, and a client to read what was sent.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// While an answer is waited for: how often we look whether the client is there,
@@ -52,35 +49,6 @@ struct Entry {
     stream: Arc<UnixStream>,
     desk: Arc<Mutex<Desk>>,
     rank: Rank,
-}
-
-/// What a client wants of us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum Rank {
-    /// It has asked for nothing, or not yet: it goes when another one comes.
-    Idle,
-    /// It has asked for what takes no time of ours.
-    Asks,
-    /// It listens to events.
-    Listens,
-    /// It waits for an outcome.
-    Waits,
-}
-
-impl Rank {
-    fn of(verb: &Verb, wait: bool) -> Rank {
-        match verb {
-            Verb::Events => Rank::Listens,
-            Verb::Upgrade(_) | Verb::Commit | Verb::Rollback | Verb::Scale(_) | Verb::Reexec if wait => {
-                Rank::Waits
-            }
-            _ => Rank::Asks,
-        }
-    }
-
-    fn is_long(self) -> bool {
-        matches!(self, Rank::Listens | Rank::Waits)
-    }
 }
 
 /// A client on its way through an execve(2).

@@ -30,15 +30,31 @@ pub fn render(status: &Status) -> String {
     text.sample("generation", &[], status.generation.into());
     text.head("pending_upgrade", "gauge", "1 if another upgrade follows the one under way.");
     text.sample("pending_upgrade", &[], u8::from(status.pending_upgrade).into());
+    if let Some(held) = status.held {
+        text.head("held_generation", "gauge", "The generation that is on hold.");
+        text.sample("held_generation", &[], held.into());
+    }
+    text.head("workers_wanted", "gauge", "How many workers there are to be.");
+    text.sample("workers_wanted", &[], status.workers_wanted.into());
+    text.head("upgrades_total", "counter", "Upgrades that succeeded.");
+    text.sample("upgrades_total", &[], status.upgrades.into());
     text.head("failed_upgrades_total", "counter", "Upgrades that were undone.");
     text.sample("failed_upgrades_total", &[], status.failed_upgrades.into());
-    text.head("crashes_total", "counter", "Workers that ended by themselves.");
+    text.head(
+        "crashes_total",
+        "counter",
+        "Workers that ended by themselves, or were replaced by the watchdog.",
+    );
     text.sample("crashes_total", &[], status.crashes.into());
     if let Some(last) = &status.last_upgrade {
         text.head("last_upgrade_result", "gauge", "1 for the result of the last upgrade.");
         text.one_of("last_upgrade_result", "result", &RESULTS, &last.result);
         text.head("last_upgrade_seconds", "gauge", "How long the last upgrade took.");
         text.sample("last_upgrade_seconds", &[], seconds(last.duration_ms));
+        if let Some(ago) = last.ago_ms {
+            text.head("last_upgrade_ago_seconds", "gauge", "Time since the last upgrade ended.");
+            text.sample("last_upgrade_ago_seconds", &[], seconds(ago));
+        }
     }
     text.head("workers", "gauge", "Workers by the stage of their life.");
     for stage in STAGES {
@@ -155,8 +171,14 @@ mod tests {
             name: Some("a \"b\"\\\n".into()),
             listeners: vec![Listener { name: "http".into(), queue: Some(3), ..Listener::default() }],
             workers,
-            last_upgrade: Some(LastUpgrade { result: "failed".into(), ..LastUpgrade::default() }),
+            last_upgrade: Some(LastUpgrade {
+                result: "failed".into(),
+                ago_ms: Some(1500),
+                ..LastUpgrade::default()
+            }),
             crashes: 7,
+            held: Some(4),
+            workers_wanted: 2,
             ..Status::default()
         };
         let text = render(&status);
@@ -180,10 +202,15 @@ mod tests {
             "graceful_run_worker_age_seconds{generation=\"3\",slot=\"1\",stage=\"ready\"} 1.5",
             "graceful_run_listener_queue{listener=\"http\",address=\"\",kind=\"\"} 3",
             "graceful_run_crashes_total 7",
+            "graceful_run_held_generation 4",
+            "graceful_run_workers_wanted 2",
+            "graceful_run_upgrades_total 0",
+            "graceful_run_last_upgrade_ago_seconds 1.5",
             "graceful_run_last_upgrade_result{result=\"failed\"} 1",
         ] {
             assert!(text.lines().any(|one| one == line), "{line} is missing in:\n{text}");
         }
+        assert!(!render(&Status::default()).contains("held_generation"));
         assert!(text.contains(r#"name="a \"b\"\\\n","#), "{text}");
     }
 }

@@ -254,6 +254,12 @@ pub struct Reply {
     /// How long it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
+    /// Of an upgrade that was undone, with `--surge`: slots that have been replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<u32>,
+    /// And how many there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<u32>,
     /// Whether both generations serve until somebody decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<bool>,
@@ -291,6 +297,8 @@ impl Reply {
             from: None,
             to: None,
             duration_ms: None,
+            replaced: None,
+            of: None,
             held: None,
             workers: None,
             stderr: Vec::new(),

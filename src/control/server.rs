@@ -7,10 +7,11 @@
 //! a client does or leaves undone holds up its own thread and nobody else's.
 
 use super::answers::Answers;
-use super::connection::{Connection, MOST, SavedClient, Table};
+use super::connection::{Connection, SavedClient, Table};
 use super::facts::{self, Snapshot};
 use super::metrics;
 use super::protocol::{self, Outcome, Reply, Status, Verb};
+use super::rank::MOST;
 use crate::carrier::{Arrivals, Carrier};
 use crate::error::reason;
 use crate::rest::Rest;

@@ -29,8 +29,14 @@ pub struct Status {
     pub pending_upgrade: bool,
     /// Upgrades that were undone.
     pub failed_upgrades: u32,
-    /// Workers that ended by themselves.
+    /// Workers that ended by themselves, or were replaced by the watchdog.
     pub crashes: u32,
+    /// The generation that is on hold beside the one that serves.
+    pub held: Option<u32>,
+    /// How many workers there are to be.
+    pub workers_wanted: u32,
+    /// Upgrades that succeeded.
+    pub upgrades: u32,
 }
 
 /// A socket that we hold.
@@ -90,6 +96,8 @@ pub struct LastUpgrade {
     pub reason: Option<String>,
     /// Since the request was taken up.
     pub duration_ms: u64,
+    /// Since it ended.
+    pub ago_ms: Option<u64>,
     /// The last lines of the failed worker's stderr, with `--capture-stderr`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stderr: Vec<String>,

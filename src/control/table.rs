@@ -7,19 +7,24 @@ use std::time::Duration;
 /// Some lines: the whole, the last upgrade, the listeners, the workers.
 pub fn show(status: &Status) -> String {
     let mut text = String::new();
-    let name = status.name.as_deref().map_or(String::new(), |name| format!("{name}: "));
+    let name = status.name.as_deref().map_or(String::new(), |name| format!("{}: ", escape(name)));
     let up = length(status.uptime_ms);
     text +=
         &format!("{name}{}, generation {}, pid {}, up {up}\n", status.phase, status.generation, status.pid);
     if let Some(last) = &status.last_upgrade {
-        let why = last.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        let why = last.reason.as_ref().map_or(String::new(), |reason| format!(": {}", escape(reason)));
+        let ago = last.ago_ms.map_or(String::new(), |ago| format!(", {} ago", length(ago)));
         let took = length(last.duration_ms);
-        text += &format!("last upgrade: {} to {} {} after {took}{why}\n", last.from, last.to, last.result);
+        let (from, to, result) = (last.from, last.to, &last.result);
+        text += &format!("last upgrade: {from} to {to} {result} after {took}{ago}{why}\n");
     }
     let mut more = Vec::new();
+    more.extend(status.held.map(|held| format!("generation {held} is on hold")));
+    more.extend(count(status.workers_wanted, "worker wanted", "workers wanted"));
     if status.pending_upgrade {
         more.push("another upgrade follows".to_owned());
     }
+    more.extend(count(status.upgrades, "upgrade succeeded", "upgrades succeeded"));
     more.extend(count(status.failed_upgrades, "upgrade failed", "upgrades failed"));
     more.extend(count(status.crashes, "worker ended by itself", "workers ended by themselves"));
     if !more.is_empty() {
@@ -33,9 +38,10 @@ pub fn show(status: &Status) -> String {
                 _ => String::new(),
             };
             let fd = listener.fd.map_or(String::new(), |fd| fd.to_string());
-            [listener.name.clone(), listener.address.clone(), listener.kind.clone(), fd, queue]
+            let outlook = listener.outlook.clone().unwrap_or_default();
+            [listener.name.clone(), listener.address.clone(), listener.kind.clone(), fd, queue, outlook]
         });
-        text += &table(["LISTENER", "ADDRESS", "KIND", "FD", "QUEUE"], rows.collect());
+        text += &table(["LISTENER", "ADDRESS", "KIND", "FD", "QUEUE", "OUTLOOK"], rows.collect());
     }
     let rows = status.workers.iter().map(|worker| {
         [
@@ -107,6 +113,7 @@ mod tests {
                 address: "[::]:5001".into(),
                 kind: "tcp".into(),
                 fd: Some(3),
+                outlook: Some("closed by the next upgrade".into()),
                 ..Listener::default()
             }],
             workers: vec![Worker {
@@ -115,23 +122,32 @@ mod tests {
                 stage: "ready".into(),
                 age_ms: 21,
                 ack: Some("notify".into()),
-                status: Some("fine\x1b[31m".into()),
+                status: Some("fine\x1b[31m\u{202e}".into()),
                 ..Worker::default()
             }],
-            last_upgrade: Some(LastUpgrade { from: 2, to: 3, result: "ok".into(), ..LastUpgrade::default() }),
+            last_upgrade: Some(LastUpgrade {
+                from: 2,
+                to: 3,
+                result: "ok".into(),
+                ago_ms: Some(65_000),
+                ..LastUpgrade::default()
+            }),
             crashes: 2,
+            held: Some(4),
+            workers_wanted: 1,
+            upgrades: 3,
             ..Status::default()
         };
         let expected = "\
 web: running, generation 3, pid 71, up 1m 21s
-last upgrade: 2 to 3 ok after 0 ms
-2 workers ended by themselves
+last upgrade: 2 to 3 ok after 0 ms, 1m 5s ago
+generation 4 is on hold, 1 worker wanted, 3 upgrades succeeded, 2 workers ended by themselves
 
-LISTENER  ADDRESS    KIND  FD
-http      [::]:5001  tcp   3
+LISTENER  ADDRESS    KIND  FD  OUTLOOK
+http      [::]:5001  tcp   3   closed by the next upgrade
 
 SLOT  GENERATION  PID  STAGE  AGE    ACK     STATUS
-0     3           90   ready  21 ms  notify  fine\\u{1b}[31m
+0     3           90   ready  21 ms  notify  fine\\u{1b}[31m\\u{202e}
 ";
         assert_eq!(show(&status), expected);
     }

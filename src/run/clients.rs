@@ -6,12 +6,13 @@ use crate::carrier::{Arrivals, Carrier};
 use crate::control::place::{self, Place};
 use crate::control::protocol::LastUpgrade;
 use crate::control::server::{self, ClientId, Message, SavedClients};
-use crate::core::event::Generation;
+use crate::core::event::{Generation, Time, WorkerId};
 use crate::error::{Error, reason};
 use crate::listener::{PrivateSocket, SavedPrivate};
 use crate::rest::Rest;
 use crossbeam_channel::{Sender, bounded};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io;
 
 /// The clients on their way through an execve(2).
@@ -24,6 +25,14 @@ pub struct Saved {
     last: Option<LastUpgrade>,
     failed: u32,
     crashes: u32,
+    #[serde(default)]
+    last_at: Option<Time>,
+    #[serde(default)]
+    upgrades: u32,
+    #[serde(default)]
+    wanted: Option<u32>,
+    #[serde(default)]
+    silent: BTreeSet<WorkerId>,
     #[serde(default)]
     stop_asked: bool,
 }
@@ -51,8 +60,12 @@ impl Control {
             last: None,
             failed: 0,
             crashes: 0,
-            stop_asked: false,
             written: bounded(0),
+            last_at: None,
+            upgrades: 0,
+            wanted: None,
+            silent: BTreeSet::new(),
+            stop_asked: false,
         })
     }
 
@@ -73,6 +86,10 @@ impl Control {
             last: self.last.clone(),
             failed: self.failed,
             crashes: self.crashes,
+            last_at: self.last_at,
+            upgrades: self.upgrades,
+            wanted: self.wanted,
+            silent: self.silent.clone(),
             stop_asked: self.stop_asked,
         })
     }
@@ -103,8 +120,21 @@ impl Control {
                 waiters.push(Waiter { client, answers, waits });
             }
         }
-        let (to, last, failed, crashes) = (saved.to, saved.last, saved.failed, saved.crashes);
-        let stop_asked = saved.stop_asked;
-        Ok(Control { socket, clients, place, waiters, to, last, failed, crashes, stop_asked, written })
+        Ok(Control {
+            socket,
+            clients,
+            place,
+            waiters,
+            to: saved.to,
+            last: saved.last,
+            last_at: saved.last_at,
+            failed: saved.failed,
+            crashes: saved.crashes,
+            upgrades: saved.upgrades,
+            wanted: saved.wanted,
+            silent: saved.silent,
+            stop_asked: saved.stop_asked,
+            written,
+        })
     }
 }

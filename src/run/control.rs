@@ -4,8 +4,9 @@
 //! client has gone; that changes nothing of what it began. Nobody is waited for here.
 
 use super::Run;
+use super::replies::workers;
 use super::status::phase_name;
-use super::waiters::{Waiter, Waits, workers};
+use super::waiters::{Waiter, Waits};
 use crate::control::answers::Answers;
 use crate::control::protocol::{self, How, Reply, Verb, line};
 use crate::control::server::{Asked, Message};

@@ -2,7 +2,7 @@
 
 use super::Run;
 use crate::control::facts::Snapshot;
-use crate::control::protocol::{self, Status};
+use crate::control::protocol::{self, LastUpgrade, Status};
 use crate::core::{Phase, ShownStage};
 use crate::export::{Dialect, first_listener};
 use crate::report::event;
@@ -45,6 +45,7 @@ impl Run {
             unix: self.common.listeners.iter().map(|listener| listener.unix_inodes()).collect(),
             doors: self.config.follow.is_none().then(|| self.common.listeners.doors()),
         };
+        let ago = self.control.last_at.map(|at| now.saturating_sub(at).as_millis() as u64);
         let status = Status {
             version: protocol::VERSION,
             pid: std::process::id().cast_signed(),
@@ -54,10 +55,13 @@ impl Run {
             uptime_ms: now.as_millis() as u64,
             listeners: listeners.collect(),
             workers: workers.collect(),
-            last_upgrade: self.control.last.clone(),
+            last_upgrade: self.control.last.clone().map(|last| LastUpgrade { ago_ms: ago, ..last }),
             pending_upgrade: self.core.upgrade_pending(),
             failed_upgrades: self.control.failed,
             crashes: self.control.crashes,
+            held: self.control.to.filter(|_| self.core.phase() == Phase::Holding).map(|to| to.0),
+            workers_wanted: self.control.wanted.unwrap_or(self.config.policy.workers),
+            upgrades: self.control.upgrades,
         };
         (status, snapshot)
     }

@@ -4,14 +4,14 @@
 //! another upgrade was under way waits for the next to begin, and has the verdict of
 //! that one.
 
+use super::replies::{first, last, last_lines, serves, workers};
 use super::{Run, Verdict};
-use crate::capture::Capture;
 use crate::control::answers::Answers;
 use crate::control::place::Place;
 use crate::control::protocol::{LastUpgrade, Outcome, Reply, line};
 use crate::control::server::{ClientId, Clients};
 use crate::core::Phase;
-use crate::core::event::{Failure, Generation, Report, Request, WorkerId};
+use crate::core::event::{Failure, Generation, Report, Request, Time, WorkerId};
 use crate::error::Error;
 use crate::listener::PrivateSocket;
 use crate::report::{self, event};
@@ -36,8 +36,15 @@ pub(super) struct Control {
     /// The generation that an upgrade under way is to.
     pub(super) to: Option<Generation>,
     pub(super) last: Option<LastUpgrade>,
+    /// When that ended.
+    pub(super) last_at: Option<Time>,
     pub(super) failed: u32,
     pub(super) crashes: u32,
+    pub(super) upgrades: u32,
+    /// How many workers somebody has asked for since the start.
+    pub(super) wanted: Option<u32>,
+    /// Workers that have been counted, and whose end is not to be.
+    pub(super) silent: BTreeSet<WorkerId>,
     /// Somebody has asked us to stop.
     pub(super) stop_asked: bool,
     /// Held by every answer that is not written; nothing is ever sent.
@@ -212,7 +219,7 @@ impl Run {
                     Some(Reply { held: Some(true), ..done }.of(from, to, took))
                 }
                 Waits::Next { .. } => Some(Reply::failed(format!(
-                    "{to} is on hold: the upgrade follows once it is committed or rolled back"
+                    "{to} is on hold: the upgrade follows once that is committed (a rollback drops it)"
                 ))),
                 _ => None,
             }),
@@ -234,12 +241,16 @@ impl Run {
                 Waits::Rollback => Some(Reply::failed(format!("{to} serves already"))),
                 _ => None,
             }),
-            Report::UpgradeFailed { from, to, why, took, .. } => {
+            Report::UpgradeFailed { from, to, why, took, replaced, of, .. } => {
                 let reason = report::undone(report, &self.books, &self.config).unwrap_or_default();
+                // Without a bound on the surge it is all or nothing.
+                let how_far = self.config.policy.surge.map(|_| (replaced, of));
                 let stderr = last_lines(self.capture.as_ref(), why);
                 self.control.resolve(|waits| {
                     let failed = |result| Reply {
                         stderr: stderr.clone(),
+                        replaced: how_far.map(|(replaced, _)| replaced),
+                        of: how_far.map(|(_, of)| of),
                         ..Reply::because(result, reason.clone()).of(from, to, took)
                     };
                     match *waits {
@@ -264,7 +275,7 @@ impl Run {
                 }),
                 Waits::Scale(_) => Some(Reply {
                     workers: Some(ready),
-                    ..Reply::done(format!("{} ready", self::workers(ready)))
+                    ..Reply::done(format!("{} ready", workers(ready)))
                 }),
                 _ => None,
             }),
@@ -295,12 +306,15 @@ impl Run {
     }
 
     fn remember(&mut self, report: &Report) {
+        let now = self.clock.now();
         let control = &mut self.control;
         match *report {
             Report::UpgradeStarted { to, .. } => control.to = Some(to),
             Report::UpgradeDone { from, to, took } => {
                 control.to = None;
+                control.upgrades = control.upgrades.saturating_add(1);
                 control.last = Some(last(from, to, took, "ok", None));
+                control.last_at = Some(now);
             }
             Report::UpgradeFailed { from, to, why, took, .. } => {
                 control.to = None;
@@ -308,9 +322,17 @@ impl Run {
                 let result = event::result_of(why);
                 let last = last(from, to, took, result, reason);
                 control.last = Some(LastUpgrade { stderr: last_lines(self.capture.as_ref(), why), ..last });
+                control.last_at = Some(now);
                 control.failed = control.failed.saturating_add(u32::from(result == "failed"));
             }
-            Report::Gone { worker, asked: false, .. } if self.core.phase() != Phase::Stopping => {
+            Report::Scaled(workers) => control.wanted = Some(workers),
+            Report::Gone { worker, .. } if control.silent.remove(&worker) => {}
+            Report::Gone { worker, asked: false, .. } | Report::Silent(worker, _)
+                if self.core.phase() != Phase::Stopping =>
+            {
+                if matches!(report, Report::Silent(..)) {
+                    control.silent.insert(worker);
+                }
                 // A replacement that ends is a failed upgrade and told as that.
                 let generation = self.books.get(worker).map(|entry| entry.generation);
                 if control.to.is_none() || generation != control.to {
@@ -330,7 +352,8 @@ impl Run {
         let here = |id: &WorkerId| core.workers().any(|shown| shown.worker == *id);
         // Where nothing served yet, the wish became the first start.
         let taken_up = !core.upgrade_pending();
-        let begun = phase == Phase::Running && taken_up;
+        // What was kept and has neither begun nor is kept is no longer wanted.
+        let dropped = taken_up && phase != Phase::Stopping;
         let generation = core.generation();
         for waiter in &mut self.control.waiters {
             if phase == Phase::Starting && taken_up && matches!(waiter.waits, Waits::Next { .. }) {
@@ -343,49 +366,13 @@ impl Run {
                 let done = Reply::done(format!("{} killed", workers(count)));
                 Some(Reply { workers: Some(count), ..done })
             }
-            Waits::Next { .. } if begun => Some(first(generation)),
+            Waits::Next { .. } if dropped => {
+                let why = "a rollback came in between, and takes back whatever was asked for meanwhile";
+                Some(Reply::because(Outcome::Superseded, why))
+            }
             _ => None,
         });
     }
-}
-
-impl Reply {
-    fn of(self, from: Generation, to: Generation, took: Duration) -> Reply {
-        let duration_ms = Some(took.as_millis() as u64);
-        Reply { from: Some(from.0), to: Some(to.0), duration_ms, ..self }
-    }
-}
-
-/// It was the first start.
-fn first(generation: Generation) -> Reply {
-    Reply { to: Some(generation.0), ..Reply::done(format!("{generation} serves")) }
-}
-
-fn serves(from: Generation, to: Generation, took: Duration) -> Reply {
-    Reply::done(format!("{to} serves after {}", report::length(took))).of(from, to, took)
-}
-
-fn last(
-    from: Generation,
-    to: Generation,
-    took: Duration,
-    result: &str,
-    reason: Option<String>,
-) -> LastUpgrade {
-    let duration_ms = took.as_millis() as u64;
-    LastUpgrade { from: from.0, to: to.0, result: result.into(), reason, duration_ms, stderr: Vec::new() }
-}
-
-/// What the worker that made an upgrade fail wrote last.
-fn last_lines(capture: Option<&Capture>, why: Failure) -> Vec<String> {
-    match (capture, why.worker()) {
-        (Some(capture), Some(worker)) => capture.last_lines(worker),
-        _ => Vec::new(),
-    }
-}
-
-pub(super) fn workers(count: u32) -> String {
-    if count == 1 { "1 worker".into() } else { format!("{count} workers") }
 }
 
 #[cfg(test)]
