@@ -86,8 +86,9 @@ fn descriptors(pid: i32) -> Vec<String> {
 }
 
 /// So many are open, once the last client has gone.
+/// No more are open than were, when one more may have been for a moment.
 fn settled(wrapper: &Wrapper, count: usize) {
-    until("descriptors are left", || descriptors(wrapper.pid.as_raw()).len() == count);
+    until("descriptors are left", || descriptors(wrapper.pid.as_raw()).len() <= count);
 }
 
 fn resident(pid: i32) -> u64 {
