@@ -392,6 +392,14 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_a_blocked_stderr_is_bounded() {
+        let mut table = Table::default();
+        table.keep(&vec![b'x'; MOST_WAITING - 1]);
+        table.keep(b"more");
+        assert_eq!((table.waiting.len(), table.lost), (MOST_WAITING, 3));
+    }
+
+    #[test]
     fn what_a_worker_wrote_before_its_end_is_there_at_once() {
         let capture = Capture::start(&Rest::default()).unwrap();
         for id in [1, 2].map(WorkerId) {

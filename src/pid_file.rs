@@ -156,6 +156,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_no_file_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, socket) = (dir.path().join("fifo"), dir.path().join("socket"));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for (path, what) in [(&fifo, "a fifo is there"), (&socket, "a socket is there")] {
+            assert!(PidFile::prepare(path).unwrap_err().to_string().contains(what));
+        }
+        let late = dir.path().join("late");
+        let file = PidFile::prepare(&late).unwrap();
+        nix::unistd::mkfifo(&late, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(file.publish().is_err());
+        drop(file);
+        assert!(fs::symlink_metadata(&late).unwrap().file_type().is_fifo());
+    }
+
+    #[test]
     fn it_appears_whole_and_goes_with_us() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");

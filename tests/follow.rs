@@ -151,6 +151,7 @@ fn upgrade_twice(manner: &str, args: &[&str]) {
     }
     pids.dedup();
     assert_eq!(pids.len(), 3, "each was succeeded: {pids:?}");
+    assert_eq!(scene.status()["crashes"], 0, "they left as they were told to");
     let left = wrapper.children();
     assert!(left.iter().all(|(pid, _)| Some(pid) == pids.last()), "{left:?} are not {pids:?}");
     let log = wrapper.log.clone();

@@ -29,6 +29,18 @@ fn place(scene: &Scene, pattern: &str) -> usize {
 }
 
 #[test]
+fn a_hook_that_would_wait_for_itself_is_told() {
+    let scene = Scene::of(SERVER);
+    let ctl = format!("pre-upgrade={} ctl upgrade || echo said $? >&2", common::binary().display());
+    let wrapper = scene.ready(&["--hook", &ctl]);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("cannot upgrade: a hook that is waited for would wait for itself (--no-wait)");
+    wrapper.log.wait("said 2");
+    wrapper.log.wait(&says::exited(1, 0));
+    wrapper.stop();
+}
+
+#[test]
 fn every_event_has_its_hook_in_order_and_knows_its_worker() {
     let scene = Scene::of(SERVER);
     scene.script("3", "exit 7");

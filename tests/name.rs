@@ -20,6 +20,17 @@ fn refused(mut wrapper: Wrapper, status: i32, words: &[&str]) {
     }
 }
 
+/// Another place for the socket does not make it another name.
+#[test]
+fn a_name_is_taken_wherever_the_socket_lies() {
+    let scene = Scene::of(SERVER);
+    let wrapper = scene.ready(&["--name", "web"]);
+    let socket = scene.arg("run/elsewhere.sock");
+    let mut second = scene.start(&["-b", "127.0.0.1:0", "--name", "web", "--socket", &socket]);
+    assert_eq!(second.exit_status(), 100);
+    wrapper.stop();
+}
+
 #[test]
 fn a_second_instance_is_100_and_touches_nothing() {
     let scene = Scene::of(SERVER);

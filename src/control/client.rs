@@ -16,6 +16,7 @@ use crate::listener::Bind;
 use crate::listener::address::Address;
 use crate::logger::{self, escape};
 use crate::signals;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -51,6 +52,12 @@ pub fn run(ctl: &Ctl) -> (u8, Option<String>) {
             Ok(bind) => request.bind = Some(bind),
             Err(why) => return mistaken(&why),
         }
+    }
+    let waited_for = ["pre-upgrade", "pre-start", "pre-stop"].map(OsString::from);
+    if std::env::var_os("GRACEFUL_RUN_EVENT").is_some_and(|event| waited_for.contains(&event))
+        && matches!(&ctl.verb, Verb::Upgrade { waiting, .. } if !waiting.no_wait)
+    {
+        return mistaken("a hook that is waited for would wait for itself (--no-wait)");
     }
     let environment: Vec<_> = std::env::vars_os().collect();
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));

@@ -11,8 +11,8 @@ use crate::carrier::{Arrivals, Carrier, give_up};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::protocol::Reply;
-use crate::core::Phase;
-use crate::core::event::{Event, Exit, Time};
+use crate::core::event::{AckKind, Event, Exit, Time};
+use crate::core::{Phase, Shown, ShownStage};
 use crate::error::{Error, reason};
 use crate::inputs::{self, Input};
 use crate::launch::Surroundings;
@@ -168,7 +168,8 @@ impl Run {
             c_string(OsString::from_vec([name.as_bytes(), b"=", value.as_bytes()].concat()))
         };
         let value = reexec::spell(std::process::id(), state);
-        let ours = self.around.environment.iter().cloned();
+        // One that we were started with is somebody else's, and would come first.
+        let ours = self.around.environment.iter().filter(|(name, _)| name != reexec::VARIABLE).cloned();
         ours.chain([(reexec::VARIABLE.into(), value.into())]).map(|(name, value)| pair(name, value)).collect()
     }
 
@@ -195,11 +196,21 @@ impl Run {
 
     /// Replaces ourselves if it is time to; returns if that was not to be.
     pub(super) fn reexec_if_due(&mut self, inputs: &Receiver<Input>) {
+        if self.awaits_a_term() {
+            return;
+        }
         if let Some((look, version)) = self.reexec.due.take() {
             let Err(why) = self.make_way(inputs, look, &version);
             self.threads.resume();
             self.refuse_reexec(&why);
         }
+    }
+
+    /// Whether a TERM that comes now may be an ack of a process that is gone when it
+    /// is read, and would be taken for a stop then: it waits across an execve(2).
+    fn awaits_a_term(&self) -> bool {
+        let starts = |shown: Shown| shown.stage == ShownStage::Starting;
+        self.config.policy.readiness.kinds.contains(&AckKind::ParentTerm) && self.core.workers().any(starts)
     }
 
     fn make_way(

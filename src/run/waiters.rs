@@ -43,7 +43,7 @@ pub(super) struct Control {
     pub(super) upgrades: u32,
     /// How many workers somebody has asked for since the start.
     pub(super) wanted: Option<u32>,
-    /// Workers that have been counted, and whose end is not to be.
+    /// Workers whose end is no crash: it has been counted, or another took over.
     pub(super) silent: BTreeSet<WorkerId>,
     /// Somebody has asked us to stop.
     pub(super) stop_asked: bool,
@@ -327,6 +327,10 @@ impl Run {
             }
             Report::Scaled(workers) => control.wanted = Some(workers),
             Report::Gone { worker, .. } if control.silent.remove(&worker) => {}
+            // It has left to its successor, as it was told to; if there is none, the
+            // upgrade has failed.
+            Report::Gone { .. } if self.config.follow.is_some() && control.to.is_some() => {}
+            Report::TookOver { of, .. } => drop(control.silent.insert(of)),
             Report::Gone { worker, asked: false, .. } | Report::Silent(worker, _)
                 if self.core.phase() != Phase::Stopping =>
             {
