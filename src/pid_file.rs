@@ -144,8 +144,9 @@ impl Drop for PidFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.temporary);
         let there = fs::symlink_metadata(&self.path).ok().map(|data| (data.dev(), data.ino()));
-        let ours = fs::read_to_string(&self.path).is_ok_and(|text| text == content());
-        if there.is_some() && there == identity(&self.file) && ours {
+        // What is there now is opened only if it is our file: another could keep us waiting.
+        let ours = || fs::read_to_string(&self.path).is_ok_and(|text| text == content());
+        if there.is_some() && there == identity(&self.file) && ours() {
             let _ = fs::remove_file(&self.path);
         }
     }
