@@ -228,6 +228,7 @@ fn where_the_socket_is() {
         &["--name", "a"],
     );
     assert!(scene.path("given/a.sock").exists() && scene.path("given/a.lock").exists());
+    scene.log.wait("dump all");
     wrapper.stop();
     assert!(!scene.path("given/a.sock").exists());
     let nowhere = |command: &mut Command| {
@@ -235,8 +236,8 @@ fn where_the_socket_is() {
     };
     let wrapper = started(&nowhere, &[]);
     assert!(wrapper.log.has("no control socket: cannot keep the control socket in /no/such/directory"));
-    wrapper.stop();
     scene.log.wait_nth("dump all", 2);
+    wrapper.stop();
     assert!(scene.dump("all")["environment"]["GRACEFUL_RUN_CONTROL"].is_null());
     let mut command = scene.command();
     nowhere(&mut command);
