@@ -39,6 +39,25 @@ pub struct Common {
 }
 
 impl Common {
+    /// As `config` says; `control` is the path of our own socket.
+    pub fn new(
+        config: &config::Config,
+        identity: Option<Identity>,
+        listeners: Listeners,
+        control: Option<&str>,
+    ) -> Common {
+        Common {
+            worker: config.worker.clone(),
+            identity,
+            listeners,
+            dialects: config.dialects.clone(),
+            name: config.control.name.clone(),
+            control: control.map(String::from),
+            watchdog: config.policy.worker_watchdog,
+            follow: config.follow.is_some(),
+        }
+    }
+
     /// The listeners of a generation, as the dialects see them.
     pub fn exported(&self, generation: Generation) -> Vec<Exported<'_>> {
         self.listeners.of(generation.0).map(|listener| listener.exported()).collect()
