@@ -65,12 +65,16 @@ fi
 trap 'say "the upgrade goes on, and its verdict is waited for"' HUP INT TERM
 switch "$release"
 (trap '' HUP INT TERM && ctl --timeout "${TIMEOUT:-0}" upgrade) &
-status=0
-wait "$!" || status=$?
-while [ "$status" -gt 128 ] && kill -0 "$!" 2>/dev/null; do
-    status=0
-    wait "$!" || status=$?
+# Where a signal comes between two commands, dash with -e ends by the status that it found (143).
+set +e
+wait "$!"
+status=$?
+# A signal ends the wait, not what is waited for; that may have ended since, and its status is kept.
+while [ "$status" -gt 128 ]; do
+    wait "$!"
+    status=$?
 done
+set -e
 trap '' HUP INT TERM
 
 case $status in
