@@ -36,6 +36,7 @@ fn launch(program: &str, arguments: &[&str]) -> Launch {
         no_new_privs: false,
         // A test that fails leaves nothing behind.
         death_signal: Some(libc::SIGKILL),
+        filter: None,
     }
 }
 

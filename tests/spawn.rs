@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -20,6 +20,7 @@ use graceful_run::sys::child::{Child, Launch, SpawnError, Step, spawn};
 use graceful_run::sys::identity::{Identity, identity};
 use graceful_run::sys::inherited;
 use graceful_run::sys::process::{self, Exit};
+use graceful_run::sys::seccomp::{self, Answer, Call, Filter, What};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::unistd::{Pid, Uid, getpgrp, gettid, pipe2};
@@ -47,6 +48,7 @@ fn launch(argv: &[&str]) -> Launch {
         no_new_privs: false,
         // A test that fails leaves nothing behind.
         death_signal: Some(libc::SIGKILL),
+        filter: None,
     }
 }
 
@@ -638,4 +640,96 @@ fn quick_exits_are_not_failures_of_exec() {
             assert_eq!(spawned.join().expect("no panic"), Some(Exit::Code(1)));
         }
     });
+}
+
+/// Receives the next call of a child that has a filter.
+fn call(calls: &OwnedFd) -> Call {
+    assert!(seccomp::wait(calls.as_fd()).expect("waits"), "somebody is left");
+    seccomp::receive(calls.as_fd()).expect("a call").expect("of a kind that we know")
+}
+
+/// Starts it with a filter.
+fn watched(mut launch: Launch) -> (Pid, OwnedFd) {
+    launch.filter = Some(Filter::new().expect("a machine that we know"));
+    let child = spawn(&launch).expect("starts");
+    (child.pid, child.calls.expect("a listener"))
+}
+
+#[test]
+fn a_child_with_a_filter_waits_for_our_answer() {
+    let code = "import socket, sys
+for wanted in 0, 98:
+    one = socket.socket()
+    one.bind(('127.0.0.1', 0))
+    try:
+        one.listen(7)
+        wanted == 0 or sys.exit(3)
+    except OSError as error:
+        error.errno == wanted or sys.exit(2)
+";
+    let (pid, calls) = watched(python(code));
+    for answer in [Answer::Continue, Answer::Failed(Errno::EADDRINUSE)] {
+        let bind = call(&calls);
+        let What::Bind(at, length) = bind.what else { panic!("{bind:?}") };
+        let address = seccomp::address(bind.thread, at, length).expect("readable");
+        assert_eq!(address[4..8], [127, 0, 0, 1]);
+        assert_eq!(seccomp::process_of(bind.thread), Some(pid));
+        assert!(seccomp::closes_on_exec(bind.thread, bind.number), "as python makes them");
+        seccomp::answer(calls.as_fd(), bind.id, Answer::Continue).expect("waits for it");
+        assert!(!seccomp::still_waits(calls.as_fd(), bind.id));
+
+        let listen = call(&calls);
+        assert_eq!(listen.what, What::Listen(7));
+        assert!(seccomp::still_waits(calls.as_fd(), listen.id));
+        let socket = seccomp::borrow(listen.thread, listen.number).expect("may be traced");
+        assert!(nix::sys::socket::getsockname::<nix::sys::socket::SockaddrIn>(socket.as_raw_fd()).is_ok());
+        seccomp::answer(calls.as_fd(), listen.id, answer).expect("waits for it");
+    }
+    assert!(!seccomp::wait(calls.as_fd()).expect("waits"), "nobody is left");
+    assert_eq!(process::wait(pid), Some(Exit::Code(0)));
+}
+
+#[test]
+fn a_socket_of_ours_can_be_put_in_the_place_of_the_caller_s() {
+    let code = "import socket, sys
+one = socket.socket()
+one.bind(('127.0.0.1', 0))
+sys.exit(one.getsockname()[1] == int(sys.argv[1]) and not one.get_inheritable())
+";
+    let ours = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = ours.local_addr().expect("an address").port();
+    let mut launch = python(code);
+    launch.argv.push(text(port.to_string()));
+    let (pid, calls) = watched(launch);
+    let bind = call(&calls);
+    seccomp::put(calls.as_fd(), bind.id, ours.as_fd(), bind.number, true).expect("put");
+    seccomp::answer(calls.as_fd(), bind.id, Answer::Done).expect("answered");
+    assert_eq!(process::wait(pid), Some(Exit::Code(1)), "it is our socket, and closes at exec");
+}
+
+#[test]
+fn a_filter_below_another_is_refused() {
+    if !is_inner() {
+        // Run once more as the watched child itself.
+        let mut launch = launch(&[&this_program(), "--exact", "a_filter_below_another_is_refused"]);
+        launch.env.push(text(format!("{INNER}=1")));
+        let (pid, _calls) = watched(launch);
+        return assert_eq!(process::wait(pid), Some(Exit::Code(0)));
+    }
+    let mut launch = launch(&["/bin/true"]);
+    launch.filter = Filter::new();
+    assert_eq!(failure(&launch), (Step::Filter, Errno::EBUSY));
+}
+
+#[test]
+fn a_watched_child_becomes_the_user_that_it_is_to_be() {
+    if !is_root("become another user") {
+        return;
+    }
+    let mut launch = python("import socket; print(open('/proc/self/status').read())");
+    launch.identity = Some(identity("nobody").expect("there is one"));
+    launch.filter = Filter::new();
+    let status = output(launch);
+    assert!(status.contains("\nNoNewPrivs:\t0\n"), "root needs none: {status}");
+    assert!(status.contains("\nSeccomp:\t2\n") && !status.contains("\nUid:\t0"), "{status}");
 }

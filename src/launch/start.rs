@@ -234,6 +234,7 @@ impl Common {
             identity: self.identity.clone(),
             no_new_privs: self.worker.no_new_privs,
             death_signal: self.worker.dies_with_us.then_some(Signal::SIGTERM as i32),
+            filter: None,
         })
     }
 }

@@ -147,6 +147,7 @@ impl Run {
             identity: None,
             no_new_privs: false,
             death_signal: Some(Signal::SIGKILL as i32),
+            filter: None,
         };
         let child = unless_busy(|| child::spawn(&launch), |error| error.errno).map_err(|error| {
             let why = reason(&io::Error::from(error.errno));

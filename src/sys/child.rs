@@ -13,15 +13,20 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use libc::{c_int, c_uint, c_ulong, gid_t, pid_t, uid_t};
+use libc::{c_int, c_uint, c_ulong, pid_t};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::{Pid, ResGid, ResUid, getresgid, getresuid};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
+};
+use nix::unistd::Pid;
 
+use super::change::Change;
 use super::identity::Identity;
 use super::image::Image;
 use super::remap::{Plan, Table};
-use super::{inherited, process};
+use super::seccomp::{self, Filter};
+use super::{fd, inherited, process};
 
 /// A descriptor that was open before us and lies above this number may reach
 /// the worker where close_range(2) is missing: closing by hand stops at the
@@ -58,6 +63,9 @@ pub struct Launch {
     /// The signal to get when the thread that called [`spawn`] ends
     /// (PR_SET_PDEATHSIG). A set-user-ID program or one with capabilities loses it.
     pub death_signal: Option<i32>,
+    /// Installed in the child: we are told of calls that it and its descendants make.
+    /// Where the child has no CAP_SYS_ADMIN for it, it takes on PR_SET_NO_NEW_PRIVS.
+    pub filter: Option<Filter>,
 }
 
 /// A child that has executed its program.
@@ -67,6 +75,8 @@ pub struct Child {
     pub pid: Pid,
     /// Where the kernel has pidfd_open(2), lets us, and we have a number left.
     pub pidfd: Option<OwnedFd>,
+    /// Where calls are told of, if there is a filter.
+    pub calls: Option<OwnedFd>,
 }
 
 /// What failed. There is no child then.
@@ -116,6 +126,8 @@ steps! {
     Directory = "chdir",
     /// Putting the descriptors in their places.
     Fds = "pass fds",
+    /// seccomp(2): EBUSY where somebody above us has a filter with a listener.
+    Filter = "watch bind and listen",
     /// Becoming another user, or making sure that there is no way back.
     Identity = "change user",
     /// prctl(PR_SET_NO_NEW_PRIVS).
@@ -138,15 +150,18 @@ steps! {
 /// when the machine or the [`Launch`] does not allow it. [`Step::Fds`] with
 /// EINVAL when two sources have one target.
 pub fn spawn(launch: &Launch) -> Result<Child, SpawnError> {
-    let (receive, send) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| Step::Pipe.failed(errno))?;
+    let (receive, send) = match launch.filter {
+        // A pipe carries no descriptor.
+        Some(_) => socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC),
+        None => nix::unistd::pipe2(OFlag::O_CLOEXEC),
+    }
+    .map_err(|errno| Step::Pipe.failed(errno))?;
     let mut plan = Plan::new(&launch.fds, send.as_raw_fd()).ok_or_else(|| Step::Fds.failed(Errno::EINVAL))?;
     let mut image = Image::new(&launch.argv, &launch.env);
     let become_other = match &launch.identity {
-        Some(identity) if !identity.is_ours() => Some(Change {
-            to: identity,
-            uids: getresuid().map_err(|errno| Step::Identity.failed(errno))?,
-            gids: getresgid().map_err(|errno| Step::Identity.failed(errno))?,
-        }),
+        Some(identity) if !identity.is_ours() => {
+            Some(Change::to(identity).map_err(|errno| Step::Identity.failed(errno))?)
+        }
         _ => None,
     };
     let parent = nix::unistd::getpid().as_raw();
@@ -172,8 +187,12 @@ pub fn spawn(launch: &Launch) -> Result<Child, SpawnError> {
         let _ = nix::unistd::setpgid(pid, pid);
     }
     drop(send);
-    match receive_failure(&receive) {
-        None => Ok(Child { pid, pidfd: process::pidfd(pid) }),
+    let (calls, failed) = match launch.filter {
+        Some(_) => receive_listener(&receive),
+        None => (None, None),
+    };
+    match failed.or_else(|| receive_failure(&receive)) {
+        None => Ok(Child { pid, pidfd: process::pidfd(pid), calls }),
         Some(error) => {
             process::wait(pid);
             Err(error)
@@ -192,6 +211,30 @@ impl Step {
     }
 }
 
+/// Waits for what the child says first where it has a filter: its listener's
+/// descriptor, or what has failed before there was one.
+fn receive_listener(receive: &OwnedFd) -> (Option<OwnedFd>, Option<SpawnError>) {
+    let mut message = [0; 8];
+    let mut room = nix::cmsg_space!([RawFd; 1]);
+    let (length, listener) = loop {
+        let mut parts = [io::IoSliceMut::new(&mut message)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match recvmsg::<()>(receive.as_raw_fd(), &mut parts, Some(&mut room), flags) {
+            Ok(packet) => {
+                let given = packet.cmsgs().into_iter().flatten().find_map(|given| match given {
+                    ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+                    _ => None,
+                });
+                break (packet.bytes, given.map(fd::adopt));
+            }
+            Err(Errno::EINTR) => {}
+            Err(_) => break (0, None),
+        }
+    };
+    let failed = listener.is_none() && length == message.len();
+    (listener, failed.then(|| failure(message)))
+}
+
 /// Reads the error pipe until the child has executed or exited.
 fn receive_failure(receive: &OwnedFd) -> Option<SpawnError> {
     let mut message = [0; 8];
@@ -204,20 +247,15 @@ fn receive_failure(receive: &OwnedFd) -> Option<SpawnError> {
             Err(_) => break,
         }
     }
-    if length < message.len() {
-        return None;
-    }
+    (length == message.len()).then(|| failure(message))
+}
+
+/// What a message of the child says.
+fn failure(message: [u8; 8]) -> SpawnError {
     let (step, errno) = message.split_at(4);
     let number = |bytes: &[u8]| i32::from_ne_bytes(bytes.try_into().unwrap_or_default());
     let step = Step::ALL.iter().find(|&&known| known as i32 == number(step)).copied();
-    Some(step.unwrap_or(Step::Exec).failed(Errno::from_raw(number(errno))))
-}
-
-/// A change of user, and the ids that must not come back.
-struct Change<'a> {
-    to: &'a Identity,
-    uids: ResUid,
-    gids: ResGid,
+    step.unwrap_or(Step::Exec).failed(Errno::from_raw(number(errno)))
 }
 
 fn run_child(
@@ -260,8 +298,12 @@ fn exec(
         // SAFETY: plain system call that cannot fail.
         unsafe { libc::umask(umask as libc::mode_t) };
     }
+    if let Some(filter) = &launch.filter {
+        // While we may still have the privilege that it takes.
+        watch(filter, plan.report()).map_err(|errno| Step::Filter.failed(errno))?;
+    }
     if let Some(change) = become_other {
-        change.make()?;
+        change.make().map_err(|errno| Step::Identity.failed(errno))?;
     }
     if launch.no_new_privs {
         prctl(Step::NoNewPrivileges, libc::PR_SET_NO_NEW_PRIVS, 1)?;
@@ -282,70 +324,24 @@ fn exec(
     Err(Step::Exec.failed(Errno::last()))
 }
 
+/// Installs the filter and sends its listener to the parent.
+fn watch(filter: &Filter, report: RawFd) -> nix::Result<()> {
+    let listener = match filter.install() {
+        Err(Errno::EACCES) => {
+            const NONE: c_ulong = 0;
+            // SAFETY: this option takes one number.
+            unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as c_ulong, NONE, NONE, NONE) };
+            filter.install()?
+        }
+        listener => listener?,
+    };
+    seccomp::send(report, listener)
+}
+
 fn prctl(step: Step, option: c_int, value: c_ulong) -> Result<(), SpawnError> {
     const NONE: c_ulong = 0;
     // SAFETY: both options that we use take one number.
     step.check(unsafe { libc::prctl(option, value, NONE, NONE, NONE) }).map(drop)
-}
-
-impl Change<'_> {
-    /// Never returns Ok with a way back to what we were.
-    fn make(&self) -> Result<(), SpawnError> {
-        let (uid, gid, groups) = (self.to.uid, self.to.gid, &self.to.groups);
-        let check = |result| Step::Identity.check(result).map(drop);
-        let not_dropped = Step::Identity.failed(Errno::EPERM);
-        // SAFETY: plain system calls; the list of groups is as long as said,
-        // and the variables written to live through the calls. In the child
-        // there is one thread, so the C library has no others to change.
-        unsafe {
-            // Kept capabilities would survive the change. Refused where the bit
-            // is locked; the check of what is left decides then.
-            libc::prctl(libc::PR_SET_KEEPCAPS, 0 as c_ulong, 0 as c_ulong, 0 as c_ulong, 0 as c_ulong);
-            check(libc::setgroups(groups.len(), groups.as_ptr()))?;
-            check(libc::setresgid(gid, gid, gid))?;
-            check(libc::setresuid(uid, uid, uid))?;
-
-            let mut uids: [uid_t; 3] = [uid_t::MAX; 3];
-            let mut gids: [gid_t; 3] = [gid_t::MAX; 3];
-            let [real, effective, saved] = &mut uids;
-            check(libc::getresuid(real, effective, saved))?;
-            let [real, effective, saved] = &mut gids;
-            check(libc::getresgid(real, effective, saved))?;
-            if uids != [uid; 3] || gids != [gid; 3] {
-                return Err(not_dropped);
-            }
-            if uid == 0 {
-                return Ok(());
-            }
-
-            let ResUid { real, effective, saved } = self.uids;
-            for old in [real, effective, saved].map(|old| old.as_raw()) {
-                if old != uid && libc::setresuid(uid_t::MAX, old, uid_t::MAX) != -1 {
-                    return Err(not_dropped);
-                }
-            }
-            let ResGid { real, effective, saved } = self.gids;
-            for old in [real, effective, saved].map(|old| old.as_raw()) {
-                if old != gid && libc::setresgid(gid_t::MAX, old, gid_t::MAX) != -1 {
-                    return Err(not_dropped);
-                }
-            }
-        }
-        if has_capabilities() { Err(not_dropped) } else { Ok(()) }
-    }
-}
-
-/// Whether the calling process has a capability in effect or permitted, as it
-/// may under SECBIT_NO_SETUID_FIXUP. Unknown counts as yes.
-fn has_capabilities() -> bool {
-    /// `_LINUX_CAPABILITY_VERSION_3`: two sets of three words.
-    const VERSION: u32 = 0x2008_0522;
-    let header: [u32; 2] = [VERSION, 0];
-    let mut sets = [[0_u32; 3]; 2];
-    // SAFETY: header and sets have the layout that capget(2) gives for this
-    // version, and live through the call.
-    let result = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) };
-    result != 0 || sets.iter().any(|[effective, permitted, _]| effective | permitted != 0)
 }
 
 /// The descriptors of the calling process.

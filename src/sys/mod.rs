@@ -2,6 +2,7 @@
 //! nothing about workers, generations or upgrades.
 #![allow(unsafe_code)]
 
+mod change;
 pub mod child;
 pub mod connections;
 mod diag;
@@ -17,5 +18,6 @@ pub mod peer;
 pub mod process;
 pub mod remap;
 pub mod replace;
+pub mod seccomp;
 pub mod terminal;
 pub mod tree;

@@ -1,0 +1,317 @@
+//! System calls that we are told of before the kernel carries them out:
+//! seccomp_unotify(2).
+//!
+//! A child installs a [`Filter`] in itself and its descendants for ever; whoever has
+//! the descriptor that it gets is told of each bind(2) and listen(2), while the
+//! caller waits for the answer. This is no security boundary, and need not be one:
+//! all that we do is to help the caller with its own socket. Code of another
+//! architecture than ours (32 bits, x32) is let through unseen.
+
+use libc::{c_int, c_uint, c_ulong, pid_t};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// linux/audit.h: what `seccomp_data.arch` is for programs of our own kind.
+#[cfg(target_arch = "x86_64")]
+const ARCH: Option<u32> = Some(0xC000_003E);
+#[cfg(target_arch = "aarch64")]
+const ARCH: Option<u32> = Some(0xC000_00B7);
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const ARCH: Option<u32> = None;
+
+/// Where `struct seccomp_data` has the number of the call and the architecture.
+const NUMBER_AT: u32 = 0;
+const ARCH_AT: u32 = 4;
+
+/// Longer than any socket address (sockaddr_storage).
+const LONGEST_ADDRESS: usize = 128;
+
+/// The filter, made ready before a fork.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    program: [libc::sock_filter; 7],
+}
+
+/// What a task asks the kernel for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// bind(2): the address of the address, and its length.
+    Bind(u64, usize),
+    /// listen(2): the backlog.
+    Listen(i32),
+}
+
+/// One call, whose caller waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// By which the kernel knows it.
+    pub id: u64,
+    /// The thread that waits.
+    pub thread: Pid,
+    /// The number of the socket there.
+    pub number: RawFd,
+    /// What is to be done with it.
+    pub what: What,
+}
+
+/// What the caller hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The kernel carries the call out as if nobody had looked.
+    Continue,
+    /// It has been done.
+    Done,
+    /// It has failed.
+    Failed(Errno),
+}
+
+impl Filter {
+    /// None on a machine whose numbers we do not know.
+    pub fn new() -> Option<Filter> {
+        let statement = |code: c_uint, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+        let jump = |k: u32, jt: u8, jf: u8| libc::sock_filter {
+            code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+            jt,
+            jf,
+            k,
+        };
+        let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+        let end = libc::BPF_RET | libc::BPF_K;
+        // No argument is looked at, or else the kernel could not remember by the
+        // number alone what is allowed, and every call would cost more.
+        Some(Filter {
+            program: [
+                statement(load, ARCH_AT),
+                jump(ARCH?, 0, 4),
+                statement(load, NUMBER_AT),
+                jump(libc::SYS_bind as u32, 1, 0),
+                jump(libc::SYS_listen as u32, 0, 1),
+                statement(end, libc::SECCOMP_RET_USER_NOTIF),
+                statement(end, libc::SECCOMP_RET_ALLOW),
+            ],
+        })
+    }
+
+    /// Installs it in the calling thread, which should be the only one, and gives the
+    /// listener's descriptor, close-on-exec. For a child between fork and exec:
+    /// allocates nothing. Without CAP_SYS_ADMIN the caller must have set
+    /// PR_SET_NO_NEW_PRIVS.
+    ///
+    /// # Errors
+    /// EACCES without either of the two; EBUSY where an ancestor's filter has a
+    /// listener already; EINVAL or ENOSYS where the kernel has no such thing.
+    pub fn install(&self) -> nix::Result<RawFd> {
+        let base = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+        // So that a signal does not interrupt what we already do for the caller (5.19).
+        match self.seccomp(base | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
+            Err(Errno::EINVAL) => self.seccomp(base),
+            result => result,
+        }
+    }
+
+    fn seccomp(&self, flags: c_ulong) -> nix::Result<RawFd> {
+        let program =
+            libc::sock_fprog { len: self.program.len() as u16, filter: self.program.as_ptr().cast_mut() };
+        // SAFETY: the program is as long as said, outlives the call and is only read.
+        let fd = unsafe {
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
+        };
+        if fd == -1 { Err(Errno::last()) } else { Ok(fd as RawFd) }
+    }
+}
+
+/// Waits until somebody calls. False once nobody is left who could: every task under
+/// the filter has ended.
+///
+/// # Errors
+/// poll(2)'s.
+pub fn wait(listener: BorrowedFd<'_>) -> nix::Result<bool> {
+    loop {
+        let mut set = [PollFd::new(listener, PollFlags::POLLIN)];
+        match poll(&mut set, PollTimeout::NONE) {
+            Ok(_) => return Ok(set[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLIN))),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Receives a call. Waits if there is none. None: it was one that the filter does not
+/// let us hear of, or its caller has gone.
+///
+/// # Errors
+/// ENOENT if its caller has gone meanwhile, and whatever else ioctl(2) says.
+pub fn receive(listener: BorrowedFd<'_>) -> nix::Result<Option<Call>> {
+    // SAFETY: plain integers, for which all zeroes is a value, and what the kernel
+    // wants to find.
+    let mut told: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    control(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &mut told)?;
+    let [number, second, third, ..] = told.data.args;
+    let what = match i64::from(told.data.nr) {
+        libc::SYS_bind => What::Bind(second, third as usize),
+        libc::SYS_listen => What::Listen(second as i32),
+        _ => return Ok(None),
+    };
+    let thread = Pid::from_raw(told.pid as pid_t);
+    Ok(Some(Call { id: told.id, thread, number: number as RawFd, what }))
+}
+
+/// Whether the caller still waits, so that what was read of it by its number was its.
+pub fn still_waits(listener: BorrowedFd<'_>, id: u64) -> bool {
+    let mut id = id;
+    control(listener, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &mut id).is_ok()
+}
+
+/// Lets the caller go on.
+///
+/// # Errors
+/// ENOENT if it has gone, or was interrupted.
+pub fn answer(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> nix::Result<()> {
+    let (error, flags) = match answer {
+        Answer::Continue => (0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        Answer::Done => (0, 0),
+        Answer::Failed(errno) => (-(errno as i32), 0),
+    };
+    let mut response = libc::seccomp_notif_resp { id, val: 0, error, flags };
+    control(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &mut response)
+}
+
+/// Puts `ours` in the place of the caller's descriptor `number` (Linux 5.9).
+///
+/// # Errors
+/// ENOENT if the caller has gone, and whatever ioctl(2) says.
+pub fn put(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    ours: BorrowedFd<'_>,
+    number: RawFd,
+    close_on_exec: bool,
+) -> nix::Result<()> {
+    let mut added = libc::seccomp_notif_addfd {
+        id,
+        flags: libc::SECCOMP_ADDFD_FLAG_SETFD as u32,
+        srcfd: ours.as_raw_fd() as u32,
+        newfd: number as u32,
+        newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
+    };
+    control(listener, libc::SECCOMP_IOCTL_NOTIF_ADDFD, &mut added)
+}
+
+fn control<T>(listener: BorrowedFd<'_>, request: libc::Ioctl, value: &mut T) -> nix::Result<()> {
+    loop {
+        // SAFETY: each caller passes the struct that its request reads and writes,
+        // alive through the call.
+        match unsafe { libc::ioctl(listener.as_raw_fd(), request, &raw mut *value) } {
+            -1 if Errno::last() == Errno::EINTR => {}
+            -1 => return Err(Errno::last()),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// A copy of the descriptor `number` of the task `thread`: pidfd_getfd(2), Linux 5.6.
+///
+/// # Errors
+/// EPERM without the right to trace it: another user's without CAP_SYS_PTRACE, one
+/// that is not dumpable, or a container's profile that forbids the call. ESRCH and
+/// EBADF if it has gone.
+pub fn borrow(thread: Pid, number: RawFd) -> nix::Result<OwnedFd> {
+    let task = match pidfd(thread, libc::PIDFD_THREAD) {
+        // Before Linux 6.9 there are pidfds of whole processes only, which share
+        // their descriptors.
+        Err(Errno::EINVAL) => pidfd(process_of(thread).ok_or(Errno::ESRCH)?, 0)?,
+        task => task?,
+    };
+    let none: c_uint = 0;
+    // SAFETY: plain system call, whose result is checked and nobody else's.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_getfd, task.as_raw_fd(), number, none) as c_int;
+        if fd == -1 { Err(Errno::last()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+fn pidfd(task: Pid, flags: c_uint) -> nix::Result<OwnedFd> {
+    // SAFETY: plain system call, whose result is checked and nobody else's.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, task.as_raw(), flags) as c_int;
+        if fd == -1 { Err(Errno::last()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// The process that a thread belongs to.
+pub fn process_of(thread: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    line.trim().parse().ok().map(Pid::from_raw)
+}
+
+/// Whether the descriptor `number` of the task closes itself at exec, which is its
+/// own and not the socket's.
+pub fn closes_on_exec(thread: Pid, number: RawFd) -> bool {
+    let text = fs::read_to_string(format!("/proc/{thread}/fdinfo/{number}")).unwrap_or_default();
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & libc::O_CLOEXEC != 0)
+}
+
+/// The bytes of a socket address in the memory of the task.
+///
+/// # Errors
+/// EINVAL for one that is longer than any, and whatever process_vm_readv(2) says.
+pub fn address(thread: Pid, at: u64, length: usize) -> nix::Result<Vec<u8>> {
+    if length > LONGEST_ADDRESS {
+        return Err(Errno::EINVAL);
+    }
+    let mut bytes = vec![0; length];
+    let read = process_vm_readv(
+        thread,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &[RemoteIoVec { base: at as usize, len: length }],
+    )?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// Sends the listener's descriptor over `channel`. For a child between fork and exec:
+/// allocates nothing.
+///
+/// # Errors
+/// sendmsg(2)'s.
+pub(super) fn send(channel: RawFd, listener: RawFd) -> nix::Result<()> {
+    /// Room for a header and one descriptor, aligned as a header is.
+    #[repr(C)]
+    union Room {
+        header: libc::cmsghdr,
+        bytes: [u8; 32],
+    }
+    let mut byte = 0_u8;
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let mut room = Room { bytes: [0; 32] };
+    let size = size_of::<RawFd>() as c_uint;
+    // SAFETY: an all-zero msghdr is valid; the room is aligned and large enough for a
+    // header and one descriptor (24 bytes), and all of it lives through the call.
+    unsafe {
+        let mut packet: libc::msghdr = std::mem::zeroed();
+        packet.msg_iov = &raw mut part;
+        packet.msg_iovlen = 1;
+        packet.msg_control = (&raw mut room).cast();
+        packet.msg_controllen = libc::CMSG_SPACE(size) as _;
+        room.header.cmsg_level = libc::SOL_SOCKET;
+        room.header.cmsg_type = libc::SCM_RIGHTS;
+        room.header.cmsg_len = libc::CMSG_LEN(size) as _;
+        std::ptr::copy_nonoverlapping(
+            (&raw const listener).cast::<u8>(),
+            libc::CMSG_DATA(&raw const room.header),
+            size_of::<RawFd>(),
+        );
+        match libc::sendmsg(channel, &raw const packet, 0) {
+            -1 => Err(Errno::last()),
+            _ => Ok(()),
+        }
+    }
+}
