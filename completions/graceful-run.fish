@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_graceful_run_global_optspecs
-    string join \n b/bind= n/workers= export= C/chdir= E/env= env-file= env-dir= clear-env drop-env= user= umask= no-new-privs pass-fd= foreground-tty capture-stderr on-death= ack= ack-timeout= on-ack-timeout= soak= surge= stop-first follow= watch= hook= hook-timeout= stop-signal= stop-timeout= max-draining= on= restart= stable= worker-watchdog= retry-start pid-file= name= socket= no-socket control-group= v/verbose q/quiet log-format= h/help V/version
+    string join \n b/bind= n/workers= export= C/chdir= E/env= env-file= env-dir= clear-env drop-env= user= umask= no-new-privs pass-fd= foreground-tty capture-stderr on-death= ack= ack-timeout= on-ack-timeout= soak= surge= stop-first follow= adopt= port= drain-timeout= idle= watch= hook= hook-timeout= stop-signal= stop-timeout= max-draining= on= restart= stable= worker-watchdog= retry-start pid-file= name= socket= no-socket control-group= v/verbose q/quiet log-format= h/help V/version
 end
 
 function __fish_graceful_run_needs_command
@@ -41,9 +41,14 @@ complete -c graceful-run -n "__fish_graceful_run_needs_command" -l ack -d 'What 
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l ack-timeout -d 'How long a worker may take to become ready; 0 is for ever' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l on-ack-timeout -d 'What a worker is that has not become ready in time [default: abort where an ack is expected]' -r -f -a "abort\t'It has failed'
 proceed\t'It counts as ready'"
-complete -c graceful-run -n "__fish_graceful_run_needs_command" -l soak -d 'How long a new generation must live after its ack before the old one is asked to stop' -r
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l soak -d 'How long a new generation must live after its ack before the old one is asked to stop [default: 500ms]' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l surge -d 'Replace this many slots at a time instead of all together' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l follow -d 'Have the program start its own successor: an upgrade sends it SIG' -r
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l adopt -d 'Wrap a server that knows nothing of inherited sockets [default MODE: steer]' -r -f -a "steer\t'Sockets of its own for each generation; new connections go to one of them'
+share\t'One socket for all of them, in the place of the worker\'s own'"
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l port -d 'Adopt only this port of the worker\'s; repeatable [default: every port that it binds]' -r
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l drain-timeout -d 'How long an old worker may serve what it has before it is asked to stop all the same; 0 is for ever' -r
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l idle -d 'A connection on which the server spoke last, and nothing has moved for this long, counts as drained' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l watch -d 'Upgrade when PATH changes; repeatable' -r -F
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l hook -d 'Run a command of your own at EVENT, by sh; repeatable, in this order' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l hook-timeout -d 'How long a hook may run before it is killed' -r

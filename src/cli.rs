@@ -132,10 +132,12 @@ pub struct Cli {
     /// built on grace and endless do. `goagain`, `crank`, `tableflip`, `ecdysis`,
     /// `shellflip`: the word of that dialect. `accepting`: it is seen waiting for connections on
     /// every listener. `exec:CMD`: CMD, run by sh with the worker's environment,
-    /// exits 0; it takes the rest of the value, so it comes last. `timer:DUR`: it has lived that long. `auto`:
+    /// exits 0; it takes the rest of the value, so it comes last. `listen`: with --adopt, it listens on
+    /// every address that the generation before it had, and is alive 250 ms later; whatever else
+    /// is named counts only once it listens there. `timer:DUR`: it has lived that long. `auto`:
     /// the strongest of these that the program is known to do: one that it says
-    /// itself; accepting while no generation has given one of those; 2 s of life
-    /// while nothing at all is known.
+    /// itself; accepting (with --adopt: listen) while no generation has given one of those; 2 s of life
+    /// while nothing at all is known (not with --adopt).
     #[arg(long, value_name = "KIND,...", help_heading = "Readiness")]
     pub ack: Vec<String>,
 
@@ -150,12 +152,13 @@ pub struct Cli {
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "Readiness")]
     pub on_ack_timeout: Option<OnAckTimeout>,
 
-    /// How long a new generation must live after its ack before the old one is asked to stop
+    /// How long a new generation must live after its ack before the old one is asked to stop [default: 500ms]
     ///
     /// 1.5 s at least where only the timer of `--ack auto` has spoken. Make it longer than
-    /// --worker-watchdog where a replacement that never says WATCHDOG=1 is to be refused.
-    #[arg(long, value_name = "DUR", default_value = "500ms", help_heading = "Upgrade")]
-    pub soak: String,
+    /// --worker-watchdog where a replacement that never says WATCHDOG=1 is to be refused. Unless it
+    /// is given, a worker that is ready by `listen` needs none: it has lived for 250 ms by then.
+    #[arg(long, value_name = "DUR", help_heading = "Upgrade")]
+    pub soak: Option<String>,
 
     /// Replace this many slots at a time instead of all together
     ///
@@ -181,6 +184,32 @@ pub struct Cli {
     /// --stop-first, --on-death term or several workers.
     #[arg(long, value_name = "SIG", help_heading = "Upgrade")]
     pub follow: Option<String>,
+
+    /// Wrap a server that knows nothing of inherited sockets [default MODE: steer]
+    ///
+    /// No -b, no change to the server: it binds its own addresses, we see it do so, and
+    /// at an upgrade the new one binds them too. `steer`: each generation has its own
+    /// sockets; new connections go to the new one at one moment, the old one serves what it has
+    /// accepted, and is asked to stop when it has drained. `share`: the worker's own socket is replaced
+    /// by one that all generations share: with -b, which it must bind exactly; it loses what it
+    /// has accepted when it is asked to stop, unless it finishes that itself. UDP is always shared. `graceful-run
+    /// doctor` says whether this machine allows it. Not with --export, --follow, --surge or several workers.
+    #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true,
+          default_missing_value = "steer", help_heading = "Adopt")]
+    pub adopt: Option<Adopt>,
+
+    /// Adopt only this port of the worker's; repeatable [default: every port that it binds]
+    #[arg(long, value_name = "PORT", requires = "adopt", help_heading = "Adopt",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Vec<u16>,
+
+    /// How long an old worker may serve what it has before it is asked to stop all the same; 0 is for ever
+    #[arg(long, value_name = "DUR", default_value = "30s", requires = "adopt", help_heading = "Adopt")]
+    pub drain_timeout: String,
+
+    /// A connection on which the server spoke last, and nothing has moved for this long, counts as drained
+    #[arg(long, value_name = "DUR", default_value = "1s", requires = "adopt", help_heading = "Adopt")]
+    pub idle: String,
 
     /// Upgrade when PATH changes; repeatable
     ///
@@ -307,6 +336,7 @@ Examples:
   graceful-run -b http=:80 -b https=:443 --user www-data -- ./myserver
   graceful-run -b 127.0.0.1:8000 -n 4 --surge 1 -- ./myserver
   graceful-run -b /run/app.sock,mode=0660,group=www-data --pid-file /run/app.pid -- ./myserver
+  graceful-run --adopt -- python3 -m http.server 8000     a server that knows nothing of us
   graceful-run --follow USR2 -- ./restarts-itself-on-usr2
 
 Our options end at COMMAND: what follows it is its own. Durations are written 500ms, 30s, 5m, 1h30m.
@@ -316,6 +346,15 @@ our own words (ctl, doctor, help, here) goes after --. Exit status: 0 stopped, 1
 killed, 2 usage, 100 another instance has the name, 124 the first worker did not become ready, 125 our
 own failure, 126 or 127 COMMAND cannot be executed or is not found; else the worker's own, or 128+n if
 signal n ended it. See graceful-run(1).";
+
+/// `--adopt`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Adopt {
+    /// Sockets of its own for each generation; new connections go to one of them.
+    Steer,
+    /// One socket for all of them, in the place of the worker's own.
+    Share,
+}
 
 /// `--on-death`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -7,6 +7,7 @@ use crate::error::{Error, reason};
 use crate::export::GOAGAIN_SIGNAL;
 use crate::rest::Rest;
 use crate::signals::Table;
+use crate::sys::seccomp::{self, Call};
 use crate::sys::tree::{self, Lineage};
 use crate::sys::{inherited, interrupts, process};
 use crate::watch::{self, Known};
@@ -17,9 +18,11 @@ use nix::unistd::Pid;
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::{WithOrigin, origin::Origin};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Inputs that wait for the loop. A worker that floods its notify socket holds
@@ -40,6 +43,10 @@ pub enum Input {
     Signal(i32, Option<tree::Sender>),
     /// A worker spoke.
     Heard(WorkerId, Heard),
+    /// A process of the worker waits for an answer.
+    Call(WorkerId, Call),
+    /// No process of the worker is left that could call.
+    CallsOver(WorkerId),
     /// The path of a listener may have gone.
     PathGone,
     /// A client of the control socket wants something.
@@ -53,6 +60,7 @@ pub enum Input {
 pub struct Threads {
     /// Listens to the workers.
     pub watcher: Watcher,
+    sender: Sender<Input>,
     rest: Rest,
     /// SIGINTs that have been told of.
     interrupts: Arc<AtomicU64>,
@@ -90,6 +98,30 @@ impl Threads {
             }
             sent.extend(inputs.recv_timeout(GLANCE));
         }
+    }
+
+    /// Starts a thread that hears of the calls of a worker, through `calls`, until nobody is
+    /// left to make one.
+    ///
+    /// # Errors
+    /// When the system has no thread to spare.
+    pub fn hear_calls(&self, id: WorkerId, calls: Arc<OwnedFd>) -> io::Result<()> {
+        let (sender, rest) = (self.sender.clone(), self.rest.clone());
+        let hear = move || {
+            process::hurry();
+            while seccomp::wait(calls.as_fd()).unwrap_or(false) {
+                let _busy = rest.busy();
+                // It may have been interrupted while we rested, and nothing would come.
+                if !seccomp::is_calling(calls.as_fd()) {
+                    continue;
+                }
+                if let Ok(Some(call)) = seccomp::receive(calls.as_fd()) {
+                    let _ = sender.send(Input::Call(id, call));
+                }
+            }
+            let _ = sender.send(Input::CallsOver(id));
+        };
+        thread::Builder::new().name("calls".into()).stack_size(128 * 1024).spawn(hear).map(drop)
     }
 
     /// For other threads that have something in their hands.
@@ -152,7 +184,7 @@ pub fn start(
     let others = signals.signals().filter(|signal| *signal != Signal::SIGINT).map(|signal| signal as i32);
     let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).chain(more.iter().copied()).collect();
     let mut signals = SignalsInfo::<WithOrigin>::new(all).map_err(failed)?;
-    let (heard, further) = (sender.clone(), sender.clone());
+    let (heard, further, calls) = (sender.clone(), sender.clone(), sender.clone());
     let resting = rest.clone();
     std::thread::Builder::new()
         .name("signals".into())
@@ -194,5 +226,5 @@ pub fn start(
         let _ = heard.send(Input::Heard(id, what));
     })
     .map_err(|error| Error::cannot("listen for acks", reason(&error)))?;
-    Ok((further, inputs, Threads { watcher, rest, interrupts, known }))
+    Ok((further, inputs, Threads { watcher, sender: calls, rest, interrupts, known }))
 }

@@ -28,6 +28,7 @@ pub mod config;
 pub mod errands;
 pub mod launch;
 
+pub mod adopt;
 pub mod control;
 
 pub mod books;

@@ -31,6 +31,7 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
             let old = match policy.follow {
                 _ if stop_first => String::new(),
                 true => format!(", {from}: leaves"),
+                false if policy.steers() => format!(", {from}: drains"),
                 false => format!(", {from}: asked to stop"),
             };
             info!(generation = to.0, took_ms = ms(took); "{to}: serves after {}{old}", length(took));
@@ -52,13 +53,22 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
         }
         Report::CannotHold => {
             warn!(
-                "cannot hold an upgrade: two generations cannot live side by side (--stop-first, --follow)"
+                "cannot hold an upgrade: two generations cannot serve side by side (--stop-first, --follow, --adopt)"
             );
         }
         Report::NothingHeld(request) => warn!("nothing is on hold: there is nothing to {}", wish(request)),
         Report::TookOver { worker: id, of: old } => {
             let (worker, old) = (of(id), of(old).pid);
             info!(generation = worker.generation.0, pid = worker.pid; "{worker} took over from pid {old}");
+        }
+        Report::Drained(id, after) => {
+            let worker = of(id);
+            info!(generation = worker.generation.0, pid = worker.pid; "{worker}: drained after {}", length(after));
+        }
+        Report::NotDrained(id, after) => {
+            let worker = of(id);
+            let left = books.get(id).and_then(|entry| entry.left.as_deref()).unwrap_or("it may serve");
+            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not drained after {}: {left}; asked to stop (--drain-timeout, --idle)", length(after));
         }
         Report::Asked(id) => {
             let worker = of(id);
@@ -68,7 +78,8 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
             let worker = of(id);
             // A successor that was not found is told with the verdict.
             if worker.pid > 0 {
-                warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}", length(after));
+                let lacks = lacks(id, books);
+                warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}{lacks}", length(after));
             }
         }
         Report::Silent(id, after) => {
@@ -177,9 +188,10 @@ pub fn last_words(
         }
         Ending::NoAck(id, after) => {
             let line = format!(
-                "cannot start '{}': it was not ready after {} (--ack, --ack-timeout)",
+                "cannot start '{}': it was not ready after {}{} (--ack, --ack-timeout)",
                 of(id).command,
-                length(after)
+                length(after),
+                lacks(id, books)
             );
             (124, Some(line))
         }
@@ -294,7 +306,8 @@ pub fn why_failed(why: Failure, left: bool, held: bool, books: &Books) -> String
             format!("worker pid {} {} and left no successor", pid(worker), how(exit))
         }
         Failure::NoAck(worker, after) => {
-            format!("worker pid {} was not ready after {} (--ack-timeout)", pid(worker), length(after))
+            let lacks = lacks(worker, books);
+            format!("worker pid {} was not ready after {}{lacks} (--ack-timeout)", pid(worker), length(after))
         }
         Failure::NotStarted(worker, _) => Named::new(worker, books).refused,
         Failure::Silent(worker, after) => {
@@ -303,8 +316,14 @@ pub fn why_failed(why: Failure, left: bool, held: bool, books: &Books) -> String
         Failure::Stopped => "a stop came in between".into(),
         Failure::Superseded => "another was asked for in its stead".into(),
         Failure::RolledBack => "rolled back, with whatever was asked for meanwhile".into(),
-        Failure::Refused => books.upgrade_refused().into(),
+        Failure::Refused | Failure::NotSwitched => books.upgrade_refused().into(),
     }
+}
+
+/// What a worker has not done that it is waited for, if that is known.
+fn lacks(id: WorkerId, books: &Books) -> String {
+    let lacks = books.get(id).and_then(|entry| entry.lacks.as_ref());
+    lacks.map_or(String::new(), |lacks| format!(": {lacks}"))
 }
 
 /// How a process ended.
@@ -346,6 +365,7 @@ fn kind_name(kind: AckKind) -> &'static str {
         AckKind::Accepting => "accepting",
         AckKind::Exec => "exec",
         AckKind::Timer => "timer",
+        AckKind::Listen => "listen",
         AckKind::Takeover => "takeover",
         AckKind::Timeout => "timeout",
     }

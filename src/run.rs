@@ -1,6 +1,7 @@
 //! The loop: what happens becomes an event, the core says what follows, and it
 //! is done. Only this thread forks, signals and reaps.
 
+mod adopt;
 mod clients;
 mod control;
 mod follow;
@@ -82,6 +83,8 @@ struct Run {
     looks: looks::Looks,
     /// Workers that have something to say.
     turns: hear::Turns,
+    /// What workers bind themselves.
+    adopted: Option<adopt::Adopted>,
     /// Hooks that run.
     hooks: Errands,
     /// The workers' stderr, where it is ours to read.
@@ -166,12 +169,14 @@ pub fn run(mut config: Config, left: Option<State>) -> Result<Verdict, Error> {
     let control = waiters::Control::start(socket, place, threads.rest(), tell)?;
     let books = Books::new(command, config.follow.is_some());
     let capture = config.worker.capture_stderr.then(|| Capture::start(threads.rest())).transpose()?;
+    let adopted = adopt::start(&config, &listeners)?;
     let run = Run {
         core: Supervisor::new(config.policy.clone()),
         guard: Guard::new(&listeners),
         looks: looks::Looks::default(),
         turns: hear::Turns::default(),
         hooks: Errands::default(),
+        adopted,
         common: Common::new(&config, identity, listeners, control.path()),
         config,
         around,
@@ -223,6 +228,7 @@ impl Run {
             }
             self.end_late_hooks();
             self.look_if_due(inputs.is_empty());
+            self.look_closed();
             self.reexec_if_due(inputs);
             self.upward.turn();
             let input = self.next(inputs);
@@ -238,6 +244,8 @@ impl Run {
             Some(Input::Heard(id, heard)) => self.hear(id, heard),
             Some(Input::Changed(paths)) => self.changed(&paths),
             Some(Input::Control(message)) => self.control(message),
+            Some(Input::Call(id, call)) => self.call(id, &call),
+            Some(Input::CallsOver(id)) => self.calls_over(id),
             Some(Input::PathGone) => self.look(Look::at_paths(&self.core)),
             None => self.soon.push_back(Event::Tick),
         }
@@ -256,7 +264,7 @@ impl Run {
         let deadlines = [self.core.deadline(), self.hooks.deadline(), self.reexec.deadline()];
         let due = deadlines.into_iter().flatten().min().map(|deadline| deadline.saturating_sub(before));
         let leaves = self.somebody_leaves().then_some(LOOK_AGAIN);
-        let waits = [due, leaves, self.upward.wait(), self.turns.wait(before)];
+        let waits = [due, leaves, self.upward.wait(), self.turns.wait(before), self.look_closed_in()];
         let wait = waits.into_iter().flatten().min();
         if self.heavy && inputs.is_empty() && wait.is_none_or(|wait| wait > A_WHILE) {
             self.heavy = false;
@@ -315,6 +323,8 @@ impl Run {
             Action::Succeed { worker, of, generation, slot } => self.succeed(worker, of, generation, slot),
             Action::Adopt { worker, of, generation, slot } => self.adopt(worker, of, generation, slot),
             Action::Probe(id) => self.probe(id),
+            Action::Switch(to) => self.switch(to),
+            Action::LookDrained(id) => self.look_drained(id),
             Action::LookAlive => {
                 self.reap();
                 self.look_for_takeovers();
@@ -389,7 +399,7 @@ impl Run {
         let channels = channels.map_err(no_channels)?;
         let mut launch = self.common.worker(&reading, &channels, &stored, id, generation, slot)?;
         launch.fds.extend(stderr.as_ref().map(|(_, theirs)| (theirs.as_raw_fd(), 2)));
-        let started = child::spawn(&launch).map_err(|error| refused(&error, &reading))?;
+        let mut started = child::spawn(&launch).map_err(|error| refused(&error, &reading))?;
         info!(
             generation = generation.0, pid = started.pid.as_raw(), slot = slot.0;
             "{generation}: started pid {} (slot {}): {}", started.pid, slot.0, reading.real_program().display()
@@ -404,6 +414,7 @@ impl Run {
             entry.process = Some(process);
         }
         self.note_birth(id);
+        self.hear_calls(id, started.calls.take());
         match channels.watch(&self.watcher, id, worker) {
             Ok(until_alone) => self.books.until_alone(id, until_alone),
             Err(error) => {

@@ -24,6 +24,7 @@ fn policy() -> Policy {
         surge: None,
         stop_first: false,
         follow: false,
+        adopt: None,
         stop_timeout: Some(ms(30_000)),
         parent_term_stop_timeout: Some(ms(121_000)),
         max_draining: 8,

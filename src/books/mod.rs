@@ -35,6 +35,10 @@ pub struct Entry {
     pub refused: Option<String>,
     /// What it says that it does.
     pub status: Option<String>,
+    /// What it has not done that would make it ready, for people.
+    pub lacks: Option<String>,
+    /// What it still has to serve, for people.
+    pub left: Option<String>,
     /// How its process is found, if another worker is to start it.
     pub heir: Option<Heir>,
 }
@@ -205,6 +209,8 @@ impl Books {
             process: None,
             refused: None,
             status: None,
+            lacks: None,
+            left: None,
             heir: None,
         });
     }

@@ -124,6 +124,8 @@ fn restore(saved: SavedEntry, arrivals: &mut Arrivals) -> Entry {
         process: saved.process.map(|process| restore_process(process, arrivals)),
         refused: saved.refused,
         status: saved.status,
+        lacks: None,
+        left: None,
         heir: saved.heir.map(|heir| Heir { of: heir.of, before: pids(heir.before) }),
     }
 }

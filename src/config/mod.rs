@@ -1,6 +1,7 @@
 //! What the arguments mean together, checked; plain data. Nothing is bound,
 //! started or written here, so every error is one of usage.
 
+mod adopt;
 mod control;
 pub mod hooks;
 mod readiness;
@@ -19,10 +20,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use adopt::Adopt;
 pub use control::{Control, is_name};
 
 /// What a worker may take to stop if nobody says otherwise.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a replacement must live after its ack if nobody says otherwise.
+const SOAK: &str = "500ms";
 /// grace waits 60 s for requests, then 60 s for what it has cut.
 const PARENT_TERM_STOP_TIMEOUT: Duration = Duration::from_secs(121);
 /// A worker that is listened to ten times a second would often seem silent.
@@ -49,6 +53,8 @@ pub struct Config {
     pub stop_signal: Signal,
     /// Whether somebody has chosen that: the user or a dialect.
     pub stop_signal_chosen: bool,
+    /// What becomes of sockets that workers bind themselves.
+    pub adopt: Option<Adopt>,
     /// What asks a worker to start its own successor.
     pub follow: Option<Signal>,
     /// What signals to us mean.
@@ -126,7 +132,10 @@ impl Config {
         if first.is_empty() {
             return Err(Error::Usage("COMMAND is empty".into()));
         }
+        let (adopt, policy_of_adopt) = adopt::adopt(&cli)?.unzip();
         let dialects = match cli.export.is_empty() {
+            // It would take them for its own, beside those that it binds.
+            true if adopt.is_some() => Vec::new(),
             true => vec![Dialect::ListenFds],
             false => check::dialects(&cli.export.join(","))
                 .map_err(|why| invalid("--export", &cli.export.join(","), &why))?,
@@ -155,7 +164,7 @@ impl Config {
         let follow = follow(&cli)?;
         let control = control::control(&mut cli)?;
         let hooks = Hooks::new(&cli.hook, &cli.hook_timeout)?;
-        let (acks, readiness) = readiness::readiness(cli.ack, &dialects)?;
+        let (acks, readiness) = readiness::readiness(cli.ack, &dialects, adopt.is_some())?;
         let (stop_timeout, parent_term_stop_timeout) = match (cli.stop_timeout, follow) {
             // Any server may be followed, and grace is one of them.
             (None, Some(_)) => (Some(PARENT_TERM_STOP_TIMEOUT), Some(PARENT_TERM_STOP_TIMEOUT)),
@@ -175,14 +184,17 @@ impl Config {
                 least_workers: 1,
                 readiness,
                 ack_timeout: timeout("--ack-timeout", &cli.ack_timeout)?,
-                on_ack_timeout: cli.on_ack_timeout.map(|what| match what {
-                    cli::OnAckTimeout::Abort => OnAckTimeout::Abort,
-                    cli::OnAckTimeout::Proceed => OnAckTimeout::Proceed,
-                }),
-                soak: duration("--soak", &cli.soak)?,
+                on_ack_timeout: match cli.on_ack_timeout {
+                    Some(cli::OnAckTimeout::Abort) => Some(OnAckTimeout::Abort),
+                    Some(cli::OnAckTimeout::Proceed) => Some(OnAckTimeout::Proceed),
+                    // What does not listen can never be replaced without a loss.
+                    None => adopt.as_ref().map(|_| OnAckTimeout::Abort),
+                },
+                soak: duration("--soak", cli.soak.as_deref().unwrap_or(SOAK))?,
                 surge: surge(&cli.surge)?,
                 stop_first: cli.stop_first,
                 follow: follow.is_some(),
+                adopt: policy_of_adopt,
                 stop_timeout,
                 parent_term_stop_timeout,
                 max_draining: cli.max_draining,
@@ -213,6 +225,7 @@ impl Config {
             acks,
             stop_signal: stop_signal.unwrap_or(Signal::SIGTERM),
             stop_signal_chosen: stop_signal.is_some(),
+            adopt,
             follow,
             dialects,
             signals: Table::new(&cli.on, ignored)?,

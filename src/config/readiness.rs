@@ -19,9 +19,13 @@ const PROBE_EXEC: (Duration, Duration) = (Duration::from_millis(100), Duration::
 ///
 /// # Errors
 /// [`Error::Usage`], quoting the value.
-pub(super) fn readiness(said: Vec<String>, dialects: &[Dialect]) -> Result<(Acks, Readiness), Error> {
+pub(super) fn readiness(
+    said: Vec<String>,
+    dialects: &[Dialect],
+    adopt: bool,
+) -> Result<(Acks, Readiness), Error> {
     let kinds = if said.is_empty() { own_acks(dialects) } else { said };
-    parse(&kinds, dialects)
+    parse(&kinds, dialects, adopt)
 }
 
 /// The kinds that count where the user names none. Only where every dialect has
@@ -33,12 +37,13 @@ fn own_acks(dialects: &[Dialect]) -> Vec<String> {
         Dialect::Einhorn => None,
         dialect => ack::kind(*dialect).map(|_| dialect.name().into()),
     };
-    dialects.iter().map(own).collect::<Option<Vec<String>>>().unwrap_or_else(|| vec!["auto".into()])
+    let own = dialects.iter().map(own).collect::<Option<Vec<String>>>();
+    own.filter(|kinds| !kinds.is_empty()).unwrap_or_else(|| vec!["auto".into()])
 }
 
 /// `exec:` takes the rest of its value, commas included, because a command may
 /// well contain some.
-fn parse(values: &[String], dialects: &[Dialect]) -> Result<(Acks, Readiness), Error> {
+fn parse(values: &[String], dialects: &[Dialect], adopt: bool) -> Result<(Acks, Readiness), Error> {
     let mut acks = Acks {
         einhorn: dialects.contains(&Dialect::Einhorn),
         dialects: dialects.to_vec(),
@@ -52,17 +57,30 @@ fn parse(values: &[String], dialects: &[Dialect]) -> Result<(Acks, Readiness), E
                 true => (text, None),
                 false => text.split_once(',').map_or((text, None), |(kind, after)| (kind, Some(after))),
             };
-            ack_kind(kind, value, &mut acks, &mut readiness)?;
+            match kind {
+                "listen" if adopt => readiness.kinds.push(AckKind::Listen),
+                "listen" => return Err(invalid("--ack", value, "a listen is only seen with --adopt")),
+                "accepting" if adopt => {
+                    return Err(invalid(
+                        "--ack",
+                        value,
+                        "with --adopt the worker has its own listeners (write listen)",
+                    ));
+                }
+                _ => ack_kind(kind, value, &mut acks, &mut readiness)?,
+            }
             rest = after;
         }
     }
     if readiness.auto {
         acks.notify = true;
         acks.fd = true;
-        acks.accepting = true;
-        readiness.timer.get_or_insert(AUTO_TIMER);
+        acks.accepting = !adopt;
+        if !adopt {
+            readiness.timer.get_or_insert(AUTO_TIMER);
+        }
     }
-    let look = acks.accepting || readiness.kinds.contains(&AckKind::ParentTerm);
+    let look = adopt || acks.accepting || readiness.kinds.contains(&AckKind::ParentTerm);
     readiness.probe = match (&acks.exec, look) {
         (Some(_), _) => Some(PROBE_EXEC),
         (None, true) => Some(PROBE_LOOK),
@@ -139,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_check_keeps_its_commas() {
-        let (acks, readiness) = parse(&["notify,exec:test a,b".into()], &[]).unwrap();
+        let (acks, readiness) = parse(&["notify,exec:test a,b".into()], &[], false).unwrap();
         assert_eq!(acks.exec.as_deref(), Some("test a,b"));
         assert_eq!(readiness.kinds, [AckKind::Notify, AckKind::Exec]);
         assert_eq!(readiness.probe, Some(PROBE_EXEC));
@@ -147,7 +165,7 @@ mod tests {
 
     #[test]
     fn auto_watches_every_channel() {
-        let (acks, readiness) = parse(&["auto".into()], &[]).unwrap();
+        let (acks, readiness) = parse(&["auto".into()], &[], false).unwrap();
         assert!(acks.notify && acks.fd && acks.accepting && readiness.kinds.is_empty());
         assert_eq!(readiness.timer, Some(AUTO_TIMER));
     }
@@ -161,7 +179,7 @@ mod tests {
             ("exec:", "exec needs a command: exec:CMD"),
             ("ready", "as it brings goagain, crank, tableflip, ecdysis, shellflip (write auto, "),
         ] {
-            let message = parse(&[wrong.into()], &[]).unwrap_err().to_string();
+            let message = parse(&[wrong.into()], &[], false).unwrap_err().to_string();
             assert!(message.contains(why), "{message}");
         }
     }
@@ -172,7 +190,7 @@ mod tests {
             "endless", "crank", "", "notify,", "ready", "fd:2", "fd:x", "exec:", "timer", "timer:x",
             "notify:1",
         ] {
-            assert_eq!(parse(&[wrong.into()], &[]).unwrap_err().status(), 2, "{wrong}");
+            assert_eq!(parse(&[wrong.into()], &[], false).unwrap_err().status(), 2, "{wrong}");
         }
     }
 }

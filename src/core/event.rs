@@ -3,6 +3,7 @@
 //! No pid, descriptor, signal number, path or message text appears here: a
 //! caller that knows them keeps its own tables by [`WorkerId`].
 
+pub use super::report::{Ending, Failure, Report};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -61,6 +62,18 @@ pub enum Event {
     PreUpgraded(Generation, bool),
     /// The pre-stop hook of the worker has ended, in whatever way.
     PreStopped(WorkerId),
+    /// New connections go to this generation from now on; `false`: that could not be
+    /// done, and all is as it was.
+    Switched(Generation, bool),
+    /// What [`Action::LookDrained`] asked for.
+    DrainLook {
+        /// Which one.
+        worker: WorkerId,
+        /// Whether it has nothing left to serve.
+        drained: bool,
+        /// When to look again, if it has.
+        pause: Duration,
+    },
     /// The worker says that it is alive.
     Heartbeat(WorkerId),
     /// Every exit that had happened when [`Action::LookAlive`] was asked for has
@@ -167,6 +180,8 @@ pub enum AckKind {
     Exec,
     /// It has stayed alive for long enough.
     Timer,
+    /// It listens on every address that it has to, by itself.
+    Listen,
     /// Its predecessor has left, and it holds the listeners.
     Takeover,
     /// The ack timeout passed, and the user said to go on all the same.
@@ -215,6 +230,12 @@ pub enum Action {
     Probe(WorkerId),
     /// Reap whoever has exited, tell it, then answer `LookedAlive`.
     LookAlive,
+    /// Have new connections go to this generation; answer `Switched`. What comes
+    /// meanwhile goes to one or to the other.
+    Switch(Generation),
+    /// Look whether the worker, to which no new connection goes, still has one; answer
+    /// `DrainLook`.
+    LookDrained(WorkerId),
     /// Ask the user whether the upgrade to this generation may begin; answer
     /// `PreUpgraded`, in bounded time.
     PreUpgrade(Generation),
@@ -250,187 +271,4 @@ pub enum Reading {
     Anew,
     /// As the first worker of this generation had them.
     AsBefore,
-}
-
-/// Facts for people, the pid file and the service manager.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Report {
-    /// A worker runs.
-    Started(WorkerId),
-    /// A worker became ready this long after its start.
-    Ready(WorkerId, AckKind, Duration),
-    /// Every worker of the first generation is ready.
-    Serving(Generation),
-    /// A generation is being started to replace another.
-    UpgradeStarted {
-        /// The one that serves.
-        from: Generation,
-        /// The one that starts.
-        to: Generation,
-    },
-    /// A request came while one was being carried out; it is kept, once.
-    UpgradeKept,
-    /// The first worker of the new generation has soaked; both generations serve
-    /// until `Commit` or `Rollback`.
-    Held {
-        /// The one that served alone.
-        from: Generation,
-        /// The one of which one worker serves as well.
-        to: Generation,
-        /// Since the request was taken up.
-        took: Duration,
-    },
-    /// Two generations cannot live side by side here (`--stop-first`, `--follow`).
-    CannotHold,
-    /// Nothing is on hold that this request could be about.
-    NothingHeld(Request),
-    /// The new generation serves.
-    UpgradeDone {
-        /// The one that served.
-        from: Generation,
-        /// The one that serves.
-        to: Generation,
-        /// Since the request was taken up.
-        took: Duration,
-    },
-    /// The upgrade was undone.
-    UpgradeFailed {
-        /// The one that still serves.
-        from: Generation,
-        /// The one that was given up.
-        to: Generation,
-        /// The first thing that went wrong.
-        why: Failure,
-        /// Slots that had been replaced before, with a bounded surge.
-        replaced: u32,
-        /// Slots in all.
-        of: u32,
-        /// The old one had left to the new one, and is started again.
-        left: bool,
-        /// It was on hold.
-        held: bool,
-        /// Since the request was taken up.
-        took: Duration,
-    },
-    /// A worker has started its own successor, which serves.
-    TookOver {
-        /// The successor.
-        worker: WorkerId,
-        /// The one that leaves.
-        of: WorkerId,
-    },
-    /// A worker is asked to stop.
-    Asked(WorkerId),
-    /// A worker did not become ready in time.
-    NoAck(WorkerId, Duration),
-    /// A worker that serves has not said for this long that it is alive.
-    Silent(WorkerId, Duration),
-    /// A worker is killed, this long after it was asked to stop.
-    Killed(WorkerId, Duration),
-    /// A worker ended.
-    Gone {
-        /// Which one.
-        worker: WorkerId,
-        /// How.
-        exit: Exit,
-        /// How long it lived.
-        age: Duration,
-        /// Whether it had been asked to.
-        asked: bool,
-        /// Whether it had become ready.
-        ready: bool,
-        /// Whether it left processes behind.
-        remains: bool,
-    },
-    /// A worker could not be started; it is tried again if `again`.
-    NotStarted {
-        /// Which one.
-        worker: WorkerId,
-        /// Why.
-        refusal: Refusal,
-        /// Whether the same start is tried once more.
-        again: bool,
-    },
-    /// A slot is filled again after a pause.
-    Restarting(Slot, Duration),
-    /// A worker ended and the restart policy leaves its slot empty.
-    Retired(Slot),
-    /// There are to be this many workers.
-    Scaled(u32),
-    /// What `Scaled` said has come true: this many workers are ready, and the
-    /// surplus was asked to leave. Fewer than were wanted are ready only where the
-    /// restart policy leaves slots empty.
-    ScaleDone(u32),
-    /// There cannot be more, or fewer, workers than this.
-    CannotScale(u32),
-    /// A stop has begun.
-    Stopping,
-    /// A request changes nothing because a stop has begun.
-    Ignored(Request),
-}
-
-/// Why an upgrade was undone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Failure {
-    /// A replacement ended; `ready` if it had acked before.
-    Exited {
-        /// Which one.
-        worker: WorkerId,
-        /// How.
-        exit: Exit,
-        /// Whether it had acked.
-        ready: bool,
-    },
-    /// A replacement did not ack in time.
-    NoAck(WorkerId, Duration),
-    /// A replacement could not be started.
-    NotStarted(WorkerId, Refusal),
-    /// The worker that was to start its own successor ended without one.
-    NoSuccessor {
-        /// Which one.
-        worker: WorkerId,
-        /// How.
-        exit: Exit,
-    },
-    /// A replacement, or any worker that serves, did not say for this long that it
-    /// is alive.
-    Silent(WorkerId, Duration),
-    /// A stop came in between.
-    Stopped,
-    /// Another upgrade was asked for in its stead.
-    Superseded,
-    /// It was on hold, and the user decided against it.
-    RolledBack,
-    /// The pre-upgrade hook said no.
-    Refused,
-}
-
-impl Failure {
-    /// Whose doing it was.
-    pub fn worker(self) -> Option<WorkerId> {
-        match self {
-            Failure::Exited { worker, .. } | Failure::NoSuccessor { worker, .. } => Some(worker),
-            Failure::NoAck(worker, _) | Failure::NotStarted(worker, _) | Failure::Silent(worker, _) => {
-                Some(worker)
-            }
-            Failure::Stopped | Failure::Superseded | Failure::RolledBack | Failure::Refused => None,
-        }
-    }
-}
-
-/// How we end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ending {
-    /// Asked to stop; every worker left in time.
-    Stopped,
-    /// Asked to stop; a worker had to be killed.
-    Killed,
-    /// As this worker did.
-    Worker(WorkerId, Exit),
-    /// The first worker did not ack in time.
-    NoAck(WorkerId, Duration),
-    /// The first worker could not be started.
-    NotStarted(WorkerId, Refusal),
-    /// The last worker did not say for this long that it is alive.
-    Silent(WorkerId, Duration),
 }

@@ -12,6 +12,7 @@
 pub mod event;
 pub mod policy;
 mod record;
+mod report;
 mod request;
 mod settle;
 mod upgrade;
@@ -233,7 +234,9 @@ impl Supervisor {
                     ShownStage::Starting
                 }
                 Stage::Ready { .. } => ShownStage::Ready,
-                Stage::Draining { .. } | Stage::Remains { .. } => ShownStage::Draining,
+                Stage::Emptying { .. } | Stage::Draining { .. } | Stage::Remains { .. } => {
+                    ShownStage::Draining
+                }
                 Stage::Killed => ShownStage::Killed,
             },
         })

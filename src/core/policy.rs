@@ -41,6 +41,14 @@ pub const TAKEOVER: Duration = Duration::from_secs(1);
 /// A worker can put its ack deadline off to at most this many ack timeouts.
 pub const EXTEND_LIMIT: u32 = 10;
 
+/// A program that listens for itself may still die of what it does next; it must
+/// live this much longer to be ready by that (seen: one that listened and died 1 ms
+/// later).
+pub const SETTLE: Duration = Duration::from_millis(250);
+
+/// The pause before the first look whether an old worker has drained.
+pub const FIRST_LOOK: Duration = Duration::from_millis(3);
+
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -81,12 +89,28 @@ pub struct Policy {
     pub stable: Duration,
     /// Whether a first generation that fails is tried again.
     pub retry_start: bool,
+    /// What is to be done where the program binds its own sockets.
+    pub adopt: Option<Adopt>,
     /// Whether the user is asked before an upgrade.
     pub pre_upgrade: bool,
     /// Whether the user is told before a worker that was ready is asked to stop.
     pub pre_stop: bool,
     /// How long a worker that serves may be silent; None: for ever.
     pub worker_watchdog: Option<Duration>,
+}
+
+/// For a program that binds its own sockets, generation by generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adopt {
+    /// New connections are steered to one generation, and the old one serves what it
+    /// has before it is asked to stop. Otherwise both share every socket.
+    pub steer: bool,
+    /// How long a replacement that is ready because it listens must live beyond
+    /// [`SETTLE`] before it counts.
+    pub soak: Duration,
+    /// From the switch to the stop signal of an old worker that still has something;
+    /// None: for ever.
+    pub drain_timeout: Option<Duration>,
 }
 
 /// More workers than this cannot be asked for.
@@ -152,7 +176,7 @@ impl AckKind {
             | AckKind::Tableflip
             | AckKind::Ecdysis
             | AckKind::Shellflip => Strength::Said,
-            AckKind::Accepting => Strength::Seen,
+            AckKind::Accepting | AckKind::Listen => Strength::Seen,
             AckKind::Exec | AckKind::Timer | AckKind::Takeover | AckKind::Timeout => Strength::Nothing,
         }
     }
@@ -185,6 +209,7 @@ impl Readiness {
         let useful = self.kinds.contains(&AckKind::Exec)
             || self.kinds.contains(&AckKind::Accepting)
             || self.kinds.contains(&AckKind::ParentTerm)
+            || self.kinds.contains(&AckKind::Listen)
             || self.auto;
         self.probe.filter(|_| useful)
     }
@@ -201,11 +226,20 @@ impl Policy {
         })
     }
 
+    /// Whether new connections are steered to one generation.
+    pub fn steers(&self) -> bool {
+        self.adopt.is_some_and(|adopt| adopt.steer)
+    }
+
     /// How long a replacement that this ack made ready must live before it counts.
     pub fn soak(&self, ack: Option<AckKind>) -> Duration {
         // A user who names the timer has chosen it, and how long it is.
         let timer_of_auto = ack == Some(AckKind::Timer) && self.readiness.kinds.is_empty();
-        if timer_of_auto { self.soak.max(TIMER_SOAK) } else { self.soak }
+        match (ack, self.adopt) {
+            (Some(AckKind::Listen), Some(adopt)) => adopt.soak,
+            _ if timer_of_auto => self.soak.max(TIMER_SOAK),
+            _ => self.soak,
+        }
     }
 
     /// Whether a worker that is lost in this way comes back.

@@ -4,7 +4,7 @@
 use super::event::{
     AckKind, Action, Event, Exit, Failure, Generation, Reading, Refusal, Report, Slot, Time, WorkerId,
 };
-use super::policy::{OnAckTimeout, SPAWN_PAUSE};
+use super::policy::{FIRST_LOOK, OnAckTimeout, SPAWN_PAUSE};
 use super::settle::ending;
 use super::upgrade::Question;
 use super::worker::{Stage, Worker, by_timer};
@@ -46,6 +46,17 @@ impl Supervisor {
                     worker.pre_stop = Question::Answered;
                 }
             }
+            Event::Switched(to, done) => {
+                if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.to == to)
+                    && upgrade.switch == Question::Asked
+                {
+                    match done {
+                        true => upgrade.switch = Question::Answered,
+                        false => upgrade.fail(Failure::NotSwitched),
+                    }
+                }
+            }
+            Event::DrainLook { worker, drained, pause } => self.drain_look(worker, drained, pause, now),
             Event::Heartbeat(worker) => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.heard = now;
@@ -103,8 +114,22 @@ impl Supervisor {
         }
         worker.told_parent |= kind == AckKind::ParentTerm;
         match worker.stage {
-            Stage::Starting { .. } if worker.counts(kind, &self.policy) => self.ready(id, kind, now),
+            Stage::Starting { .. } => match worker.hear(kind, &self.policy, now) {
+                Some(kind) => self.ready(id, kind, now),
+                None => self.learn(id),
+            },
             _ => self.learn(id),
+        }
+    }
+
+    fn drain_look(&mut self, id: WorkerId, drained: bool, pause: Duration, now: Time) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Stage::Emptying { since, look_at: look_at @ None, .. } = &mut worker.stage else { return };
+        let since = *since;
+        *look_at = Some(now + pause);
+        if drained {
+            self.report(Report::Drained(id, now - since));
+            self.dismiss(id, now);
         }
     }
 
@@ -131,7 +156,8 @@ impl Supervisor {
             return;
         }
         let (ready, asked, age) = (worker.ack.is_some(), worker.asked, now - worker.since);
-        let leaving = matches!(worker.stage, Stage::Draining { .. } | Stage::Killed) || worker.succeeded;
+        let leaves = matches!(worker.stage, Stage::Emptying { .. } | Stage::Draining { .. } | Stage::Killed);
+        let leaving = leaves || worker.succeeded;
         if self.policy.follow && leaving && !worker.succeeded {
             self.alone_since = Some(now);
         }
@@ -248,8 +274,13 @@ impl Supervisor {
 
     fn expire_worker(&mut self, id: WorkerId, now: Time) {
         let Some(worker) = self.workers.get(&id) else { return };
-        if let Some(kind) = by_timer(worker, now) {
-            return self.ready(id, kind, now);
+        match by_timer(worker, now) {
+            // One that has to listen by itself does not serve before.
+            Some(AckKind::Timer) if self.policy.adopt.is_some() => {
+                return self.acked(id, AckKind::Timer, now);
+            }
+            Some(kind) => return self.ready(id, kind, now),
+            None => {}
         }
         if worker.silent_at(&self.policy).is_some_and(|at| at <= now) {
             let after = now - worker.heard;
@@ -285,9 +316,29 @@ impl Supervisor {
                 self.set_stage(id, Stage::Awaited { ack_by, probe: (now + next, next) });
                 self.actions.push(Action::Probe(id));
             }
+            Stage::Emptying { since, until: Some(at), .. } if at <= now => {
+                self.report(Report::NotDrained(id, now - since));
+                self.dismiss(id, now);
+            }
+            Stage::Emptying { since, until, look_at: Some(at) } if at <= now => {
+                self.set_stage(id, Stage::Emptying { since, until, look_at: None });
+                self.actions.push(Action::LookDrained(id));
+            }
             Stage::Draining { ask_at: None, kill_at: Some(at), .. } if at <= now => self.kill(id, now),
             Stage::Remains { kill_at: Some(at), .. } if at <= now => self.kill(id, now),
             _ => {}
+        }
+    }
+
+    /// The worker is to leave once it has served what it has.
+    pub(super) fn empty(&mut self, id: WorkerId, now: Time) {
+        let Some(adopt) = self.policy.adopt.filter(|adopt| adopt.steer) else { return self.dismiss(id, now) };
+        match self.workers.get_mut(&id) {
+            Some(worker) if matches!(worker.stage, Stage::Ready { .. }) => {
+                let until = adopt.drain_timeout.map(|timeout| now + timeout);
+                worker.stage = Stage::Emptying { since: now, until, look_at: Some(now + FIRST_LOOK) };
+            }
+            _ => self.dismiss(id, now),
         }
     }
 
@@ -314,7 +365,7 @@ impl Supervisor {
     pub(super) fn kill(&mut self, id: WorkerId, now: Time) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         match worker.stage {
-            Stage::Draining { since, .. } => {
+            Stage::Draining { since, .. } | Stage::Emptying { since, .. } => {
                 worker.stage = Stage::Killed;
                 worker.asked = true;
                 self.forced |= self.stopping;

@@ -17,7 +17,7 @@ impl Supervisor {
                 }
                 self.want(Wish::Replace);
             }
-            Request::Hold if self.policy.stop_first || self.policy.follow => {
+            Request::Hold if self.policy.stop_first || self.policy.follow || self.policy.adopt.is_some() => {
                 self.report(Report::CannotHold);
             }
             Request::Hold => self.want(Wish::Hold),
@@ -35,7 +35,10 @@ impl Supervisor {
             }
             Request::Kill => self.kill_all(now),
             Request::Hammer => {
-                for id in self.ids(|stage| matches!(stage, Stage::Draining { .. } | Stage::Remains { .. })) {
+                let leaves = |stage: &Stage| {
+                    matches!(stage, Stage::Emptying { .. } | Stage::Draining { .. } | Stage::Remains { .. })
+                };
+                for id in self.ids(leaves) {
                     self.kill(id, now);
                 }
             }

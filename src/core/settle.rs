@@ -186,7 +186,8 @@ impl Supervisor {
 
     /// Long requests must not pile up generations without end.
     fn bound_draining(&mut self, now: Time) {
-        let asked = |stage: &Stage| matches!(stage, Stage::Draining { ask_at: None, .. });
+        let asked =
+            |stage: &Stage| matches!(stage, Stage::Draining { ask_at: None, .. } | Stage::Emptying { .. });
         while !self.stopping {
             let draining = self.workers.values().filter(|worker| asked(&worker.stage));
             let generations: BTreeSet<Generation> = draining.map(|worker| worker.generation).collect();
@@ -233,6 +234,7 @@ pub(super) fn ending(failure: Failure) -> Ending {
         Failure::NoAck(worker, after) => Ending::NoAck(worker, after),
         Failure::NotStarted(worker, refusal) => Ending::NotStarted(worker, refusal),
         Failure::Silent(worker, after) => Ending::Silent(worker, after),
-        Failure::Stopped | Failure::Superseded | Failure::RolledBack | Failure::Refused => Ending::Stopped,
+        Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,
+        Failure::Refused | Failure::NotSwitched => Ending::Stopped,
     }
 }

@@ -27,6 +27,9 @@ pub struct Upgrade {
     /// The last look before the old workers are asked to leave: an ack may come
     /// from a worker that has died since.
     pub look: Question,
+    /// New connections go to it, where they are steered.
+    #[serde(default = "Question::due")]
+    pub switch: Question,
     /// Whether the user is to have a word once the first slot has a replacement.
     pub hold: Hold,
     /// Whether the user has allowed it to begin.
@@ -44,6 +47,13 @@ pub enum Question {
     Asked,
     /// Answered.
     Answered,
+}
+
+impl Question {
+    /// What it was before there was such a question.
+    fn due() -> Self {
+        Question::Due
+    }
 }
 
 /// What an upgrade was asked for as.
@@ -81,6 +91,7 @@ impl Upgrade {
             left: false,
             failure: None,
             look: Question::Due,
+            switch: Question::Due,
             hold: if wish == Wish::Hold { Hold::Wanted } else { Hold::No },
             allowed,
             reading: Reading::Anew,

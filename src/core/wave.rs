@@ -49,7 +49,14 @@ impl Supervisor {
     /// rests; where the user does not want that any more, it goes on to the rest.
     fn prove(&mut self, now: Time) -> bool {
         let whole: Vec<Slot> = if self.policy.surge.is_none() { self.slots().collect() } else { Vec::new() };
+        let steers = self.policy.steers();
         let Some(upgrade) = &mut self.upgrade else { return false };
+        if steers && upgrade.switch != Question::Answered {
+            if std::mem::replace(&mut upgrade.switch, Question::Asked) == Question::Due {
+                self.actions.push(Action::Switch(upgrade.to));
+            }
+            return false;
+        }
         match std::mem::replace(&mut upgrade.hold, Hold::No) {
             Hold::Wanted => {
                 upgrade.hold = Hold::Held;
@@ -188,7 +195,7 @@ impl Supervisor {
                 self.learn(id);
             }
             for id in self.filling(|worker| worker.slot == slot && worker.generation != to) {
-                self.dismiss(id, now);
+                self.empty(id, now);
             }
         }
     }
@@ -203,6 +210,9 @@ impl Supervisor {
         };
         let (replaced, of) = (upgrade.done.len() as u32, self.places.len() as u32);
         let (left, held) = (upgrade.left, upgrade.hold == Hold::Held);
+        if upgrade.switch != Question::Due {
+            self.actions.push(Action::Switch(from));
+        }
         self.report(Report::UpgradeFailed { from, to, why, replaced, of, took, left, held });
         if self.stopping {
             return;

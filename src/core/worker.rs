@@ -2,8 +2,8 @@
 
 use super::event::{AckKind, Generation, Reading, Refusal, Slot, Time, WorkerId};
 use super::policy::{
-    BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, HUSH, MISSING_WINDOW, OnAckTimeout, Policy, SUCCESSOR_LOOK,
-    Strength, TAKEOVER,
+    BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, HUSH, MISSING_WINDOW, OnAckTimeout, Policy, SETTLE,
+    SUCCESSOR_LOOK, Strength, TAKEOVER,
 };
 use super::upgrade::Question;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,15 @@ pub struct Worker {
     pub pre_stop: Question,
     /// When it last said that it is alive, or became ready.
     pub heard: Time,
+    /// It listens on every address that it has to, by itself.
+    #[serde(default)]
+    pub listens: bool,
+    /// It is ready by that here.
+    #[serde(default)]
+    pub settled_at: Option<Time>,
+    /// What makes it ready once it listens.
+    #[serde(default)]
+    pub said: Option<AckKind>,
 }
 
 /// The stages that people are shown are `starting`, `ready`, `draining` and
@@ -74,6 +83,15 @@ pub enum Stage {
     Ready {
         /// Since when.
         since: Time,
+    },
+    /// It is to leave when it has served what it has: nothing new comes.
+    Emptying {
+        /// Since nothing new comes.
+        since: Time,
+        /// It is asked to leave here, whatever it has; None: not before it has nothing.
+        until: Option<Time>,
+        /// The next look at it; None: one is being taken.
+        look_at: Option<Time>,
     },
     /// It is to leave.
     Draining {
@@ -113,6 +131,9 @@ impl Worker {
             succeeded: false,
             pre_stop: Question::Due,
             heard: now,
+            listens: false,
+            settled_at: None,
+            said: None,
         }
     }
 
@@ -167,6 +188,25 @@ impl Worker {
         }
     }
 
+    /// What makes it ready now that it gives this ack. Where it has to listen by itself, nothing
+    /// else counts before it does.
+    pub fn hear(&mut self, kind: AckKind, policy: &Policy, now: Time) -> Option<AckKind> {
+        let counts = self.counts(kind, policy);
+        if policy.adopt.is_none() {
+            return counts.then_some(kind);
+        }
+        if kind == AckKind::Listen {
+            self.listens = true;
+            if counts {
+                // From the last address on: what it opens together belongs together.
+                self.settled_at = Some(now + SETTLE);
+            }
+        } else if counts {
+            self.said.get_or_insert(kind);
+        }
+        self.said.filter(|_| self.listens)
+    }
+
     /// What the passing of its ack timeout means.
     pub fn after_ack_timeout(&self, policy: &Policy) -> OnAckTimeout {
         match self.of {
@@ -197,8 +237,12 @@ impl Worker {
             Stage::Spawning { retry_at, .. } => retry_at,
             Stage::Awaited { ack_by, probe: (look_at, _) } => Some(ack_by.unwrap_or(look_at).min(look_at)),
             Stage::Starting { ack_by, ready_at, probe } => {
-                [ack_by, ready_at, probe.map(|(at, _)| at)].into_iter().flatten().min()
+                let looks = probe.map(|(at, _)| at);
+                // A timer that has been heard waits for the listeners.
+                let ready_at = ready_at.filter(|_| self.said.is_none());
+                [ack_by, ready_at, looks, self.settled_at].into_iter().flatten().min()
             }
+            Stage::Emptying { until, look_at, .. } => [until, look_at].into_iter().flatten().min(),
             // The hook ends, or is ended, in its own time.
             Stage::Draining { ask_at: Some(_), .. } if self.pre_stop == Question::Asked => None,
             Stage::Draining { ask_at, kill_at, .. } => ask_at.or(kill_at),
@@ -235,6 +279,7 @@ impl Worker {
     /// It becomes ready.
     pub fn get_ready(&mut self, kind: AckKind, now: Time) {
         self.ack = Some(kind);
+        self.settled_at = None;
         self.heard = now;
         self.stage = Stage::Ready { since: now };
     }
@@ -264,7 +309,8 @@ impl Worker {
         let ask_at = match self.stage {
             Stage::Ready { since } if !stopping => now.max(since + HUSH),
             Stage::Draining { ask_at: Some(at), .. } if !stopping => at,
-            Stage::Draining { ask_at: Some(_), .. } | Stage::Ready { .. } | Stage::Starting { .. } => now,
+            Stage::Draining { ask_at: Some(_), .. } | Stage::Ready { .. } => now,
+            Stage::Emptying { .. } | Stage::Starting { .. } => now,
             _ => return,
         };
         // Its time to leave begins when it is asked to, which a late tick puts off.
@@ -284,8 +330,11 @@ impl Worker {
 
 /// An ack that a worker is given by the clock.
 pub fn by_timer(worker: &Worker, now: Time) -> Option<AckKind> {
-    match worker.stage {
-        Stage::Starting { ready_at: Some(at), .. } if at <= now => Some(AckKind::Timer),
-        _ => None,
+    let Stage::Starting { ready_at, .. } = worker.stage else { return None };
+    let passed = |at: Option<Time>| at.is_some_and(|at| at <= now);
+    let timer = passed(ready_at) && worker.said.is_none();
+    match passed(worker.settled_at) {
+        true => Some(AckKind::Listen),
+        false => timer.then_some(AckKind::Timer),
     }
 }

@@ -9,6 +9,7 @@ use crate::export::{Dialect, Exported, first_listener, spell};
 use crate::listener::Listeners;
 use crate::sys::child::{Launch, SpawnError, Step};
 use crate::sys::identity::Identity;
+use crate::sys::seccomp::Filter;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::ffi::{CString, OsString};
@@ -34,6 +35,8 @@ pub struct Common {
     pub control: Option<String>,
     /// How often a worker has to say that it lives.
     pub watchdog: Option<Duration>,
+    /// Workers bind their own sockets, and we hear of it.
+    pub adopt: bool,
     /// Workers execute themselves again, some of them by their first argument.
     pub follow: bool,
 }
@@ -54,6 +57,7 @@ impl Common {
             name: config.control.name.clone(),
             control: control.map(String::from),
             watchdog: config.policy.worker_watchdog,
+            adopt: config.adopt.is_some(),
             follow: config.follow.is_some(),
         }
     }
@@ -134,6 +138,7 @@ impl Common {
         launch.watchdog = self.watchdog.is_some();
         launch.fds = fds;
         launch.own_group = !self.worker.foreground_tty;
+        launch.filter = if self.adopt { Filter::new() } else { None };
         Ok(launch)
     }
 
@@ -295,6 +300,12 @@ pub fn refused(error: &SpawnError, reading: &Reading) -> Refused {
             format!("cannot execute {program}: {why} (chmod +x, or a noexec mount)")
         }
         (Step::Exec, _) => format!("cannot execute {program}: {why}"),
+        (Step::Filter, Errno::EBUSY) => format!(
+            "cannot adopt {program}: somebody above us watches its system calls already (another --adopt, or a container's runtime); give the server its sockets with -b"
+        ),
+        (Step::Filter, _) => format!(
+            "cannot adopt {program}: {why} (seccomp with a listener: graceful-run doctor says what is missing; or give the server its sockets with -b)"
+        ),
         (step, _) => format!("cannot start {program}: {step} failed: {why}"),
     };
     Refused { refusal, message }

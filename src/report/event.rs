@@ -71,6 +71,11 @@ fn describe(report: &Report, books: &Books, config: &Config) -> (&'static str, V
             }),
         ),
         Report::TookOver { worker, of: old } => ("took-over", with(worker, json!({"of": of(old)["pid"]}))),
+        Report::Drained(id, after) => ("drained", with(id, json!({"after_ms": ms(after)}))),
+        Report::NotDrained(id, after) => {
+            let left = books.get(id).and_then(|entry| entry.left.as_deref());
+            ("not-drained", with(id, json!({"after_ms": ms(after), "left": left})))
+        }
         Report::Asked(id) => ("asked", of(id)),
         Report::NoAck(id, after) => ("no-ack", with(id, json!({"after_ms": ms(after)}))),
         Report::Silent(id, after) => ("silent", with(id, json!({"after_ms": ms(after)}))),

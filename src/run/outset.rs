@@ -12,7 +12,7 @@ pub(super) fn fit(config: &mut Config, listeners: &Listeners) {
         true => config.policy.workers,
         false => 1,
     };
-    if listeners.is_empty() && config.follow.is_none() {
+    if listeners.is_empty() && config.follow.is_none() && config.adopt.is_none() {
         config.acks.accepting = false;
         if config.acks.exec.is_none() {
             config.policy.readiness.probe = None;

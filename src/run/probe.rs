@@ -16,6 +16,7 @@ impl Run {
         if self.books.get(id).is_some_and(|entry| entry.heir.is_some()) {
             return self.probe_successor(id);
         }
+        self.probe_bound(id);
         if self.config.follow.is_some() {
             self.probe_first(id);
         } else if (self.config.acks.accepting || self.books.terms(id) > 0) && self.is_accepting(id) {

@@ -123,6 +123,9 @@ impl Run {
         if self.core.phase() == Phase::Stopping {
             return Err("we are stopping".into());
         }
+        if self.config.adopt.is_some() {
+            return Err("with --adopt it has to be restarted as a whole in this version".into());
+        }
         let path = self.successor()?;
         let look = program::look(path)?;
         let bytes = envelope::wrap(&self.leave(&mut Carrier::default(), true)?.encode()?);
@@ -234,6 +237,9 @@ impl Run {
         }
         if self.core.phase() == Phase::Stopping || self.ending.is_some() {
             return Err("we are stopping".into());
+        }
+        if self.config.adopt.is_some() {
+            return Err("with --adopt it has to be restarted as a whole in this version".into());
         }
         let path = self.successor()?.to_owned();
         if program::look(&path)? != look {
@@ -390,6 +396,7 @@ pub(super) fn take_over(mut config: Config, state: State) -> Result<Verdict, Err
         pid_file: state.pid_file.map(|saved| PidFile::restore(saved, &mut arrivals)),
         soon: [Event::Tick].into(),
         ending: None,
+        adopted: None,
         capture,
         heavy: true,
         upward: Upward::restore(&around.environment, state.upward),

@@ -37,6 +37,7 @@ impl Run {
             self.soon.push_back(Event::Request(Request::Stop));
             return;
         }
+        self.tell_adopt(report);
         report::log(report, &self.books, &self.config);
         self.tell_control(report);
         self.change_listeners(report);

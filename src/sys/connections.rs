@@ -7,6 +7,7 @@ use super::listening::sockets;
 use super::tree;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 /// struct inet_diag_req_v2, and where inet_diag_msg has the local port and the inode.
 const INET_REQUEST: usize = 56;
@@ -41,6 +42,14 @@ pub struct Doors {
     pub names: BTreeSet<Vec<u8>>,
 }
 
+impl Doors {
+    /// TCP at this address as well.
+    pub fn at(&mut self, address: SocketAddr) {
+        let ports = if address.is_ipv4() { &mut self.four } else { &mut self.six };
+        ports.insert(address.port());
+    }
+}
+
 /// The inodes of the TCP connections whose local port is `port`, in our network
 /// namespace. Empty where the kernel cannot be asked.
 pub fn at_port(port: u16) -> BTreeSet<u64> {
@@ -55,7 +64,7 @@ pub fn held(workers: &[Pid], doors: &Doors) -> Vec<Option<u32>> {
     let others: BTreeSet<Pid> = workers.iter().copied().collect();
     let held = |&worker: &Pid| -> Option<BTreeSet<u64>> {
         std::fs::read_dir(format!("/proc/{worker}/fd")).ok()?;
-        let sockets = tree_of(worker, &others).into_iter().flat_map(sockets);
+        let sockets = tree::walk(worker, &others).flat_map(sockets);
         Some(sockets.filter(|inode| !doors.listeners.contains(inode)).collect())
     };
     let held: Vec<Option<BTreeSet<u64>>> = workers.iter().map(held).collect();
@@ -80,18 +89,6 @@ fn through(doors: &Doors) -> BTreeSet<u64> {
         connections.extend(unix(&doors.names));
     }
     connections
-}
-
-/// A process and what is below it, but for `others` and what is below those.
-fn tree_of(pid: Pid, others: &BTreeSet<Pid>) -> Vec<Pid> {
-    let mut found = vec![pid];
-    let mut next = 0;
-    while let Some(&pid) = found.get(next) {
-        next += 1;
-        let new = tree::children(pid).into_iter().filter(|pid| !others.contains(pid) && !found.contains(pid));
-        found.extend(new.collect::<Vec<_>>());
-    }
-    found
 }
 
 /// Of TCP, those at `ports`.

@@ -141,6 +141,13 @@ pub fn wait(listener: BorrowedFd<'_>) -> nix::Result<bool> {
     }
 }
 
+/// Whether somebody calls at this moment.
+pub fn is_calling(listener: BorrowedFd<'_>) -> bool {
+    let mut set = [PollFd::new(listener, PollFlags::POLLIN)];
+    poll(&mut set, PollTimeout::ZERO).is_ok()
+        && set[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLIN))
+}
+
 /// Receives a call. Waits if there is none. None: it was one that the filter does not
 /// let us hear of, or its caller has gone.
 ///

@@ -288,7 +288,7 @@ impl Book {
             Event::LookedAlive if self.open.as_ref().is_some_and(|open| open.looked) && !stops => {
                 return self.commit();
             }
-            Event::LookedAlive | Event::Tick => {}
+            Event::LookedAlive | Event::Tick | Event::Switched(..) | Event::DrainLook { .. } => {}
         }
         Ok(())
     }
@@ -658,7 +658,8 @@ pub fn ending(failure: Failure) -> Ending {
         Failure::NoAck(worker, after) => Ending::NoAck(worker, after),
         Failure::NotStarted(worker, refusal) => Ending::NotStarted(worker, refusal),
         Failure::Silent(worker, after) => Ending::Silent(worker, after),
-        Failure::Stopped | Failure::Superseded | Failure::RolledBack | Failure::Refused => Ending::Stopped,
+        Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,
+        Failure::Refused | Failure::NotSwitched => Ending::Stopped,
     }
 }
 

@@ -36,6 +36,7 @@ impl Book {
                 demand!(self.this.pre_upgrade.take() == Some(to), "{action:?} out of place");
                 Ok(())
             }
+            Action::Switch(_) | Action::LookDrained(_) => Err(format!("{action:?}, but nothing is adopted")),
             Action::PreStop(id) => self.pre_stop(id),
             Action::Stop(id) => self.stop(id),
             Action::Kill(id) => self.kill(id),
@@ -300,6 +301,9 @@ impl Book {
                     hold,
                     reading: Reading::Anew,
                 });
+            }
+            Report::Drained(..) | Report::NotDrained(..) => {
+                return Err(format!("{report:?}, but nothing is adopted"));
             }
             Report::UpgradeKept => {
                 let asked = matches!(

@@ -14,6 +14,7 @@ pub fn random(rng: &mut Rng) -> Policy {
     let stop_timeout = rng.chance(75).then(|| rng.ms(&[100, 1000, 5000]));
     Policy {
         workers,
+        adopt: None,
         least_workers: rng.pick(&[1, 1, 1, workers]),
         follow,
         readiness: readiness(rng),

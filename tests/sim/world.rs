@@ -459,7 +459,9 @@ impl<'a> World<'a> {
                 }
             }
             Action::KillRemains(worker) => self.put(self.now, Due::Tell(Event::Swept(worker))),
-            Action::Forward(..)
+            Action::Switch(_)
+            | Action::LookDrained(_)
+            | Action::Forward(..)
             | Action::Suspend(_)
             | Action::Resume(_)
             | Action::SuspendSelf

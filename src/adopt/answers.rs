@@ -1,0 +1,149 @@
+//! What a worker hears when it binds or listens.
+
+use super::key::{Key, Transport};
+use super::{Adopt, report};
+use crate::core::event::WorkerId;
+use crate::error::reason;
+use crate::sys::seccomp::{self, Answer, Call, What};
+use crate::sys::{fd, steering};
+use nix::errno::Errno;
+use nix::fcntl::{F_GETFL, F_SETFL, OFlag, fcntl};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+impl Adopt {
+    /// Answers a call of a process of the worker. True if it listens on one more address by
+    /// that.
+    pub fn call(&mut self, id: WorkerId, call: &Call) -> bool {
+        let Some(calls) = self.workers.get(&id).map(|worker| Arc::clone(&worker.calls)) else { return false };
+        let before = self.workers.get(&id).map_or(0, |worker| worker.listens.len());
+        let answer = match seccomp::borrow(call.thread, call.number) {
+            Ok(socket) if !self.stopping && seccomp::still_waits(calls.as_fd(), call.id) => match call.what {
+                What::Bind(at, length) => self.bind(id, call, socket, at, length),
+                What::Listen(backlog) => self.listen(id, socket, backlog),
+            },
+            Ok(_) | Err(Errno::ESRCH | Errno::EBADF | Errno::ENOTSOCK) => Answer::Continue,
+            Err(errno) => {
+                self.tell(id, unseen(call, errno));
+                Answer::Continue
+            }
+        };
+        // Whoever has gone meanwhile waits for no answer.
+        let _ = seccomp::answer(calls.as_fd(), call.id, answer);
+        self.workers.get(&id).is_some_and(|worker| worker.listens.len() > before)
+    }
+
+    fn concerns(&self, key: &Key) -> bool {
+        self.config.ports.is_empty() || self.config.ports.contains(&key.address.port())
+    }
+
+    fn is_shared(&self, key: &Key) -> bool {
+        self.config.share || key.transport == Transport::Datagram
+    }
+
+    fn bind(&mut self, id: WorkerId, call: &Call, socket: OwnedFd, at: u64, length: usize) -> Answer {
+        let key = match Key::of_call(socket.as_fd(), call, at, length) {
+            Ok(Some(key)) if self.concerns(&key) => key,
+            Ok(_) => return Answer::Continue,
+            Err(errno) => {
+                self.tell(id, unseen(call, errno));
+                return Answer::Continue;
+            }
+        };
+        let Some(calls) = self.workers.get(&id).map(|worker| Arc::clone(&worker.calls)) else {
+            return Answer::Continue;
+        };
+        // What was read by a number is of the caller if it still waits.
+        if !seccomp::still_waits(calls.as_fd(), call.id) {
+            return Answer::Continue;
+        }
+        if self.is_shared(&key) {
+            return self.bind_shared(id, call, &calls, key, socket);
+        }
+        let dead = |id: &WorkerId| self.workers.get(id).is_none_or(|worker| worker.gone);
+        if let Some(group) = self.groups.get_mut(&key)
+            && let Some(from) = group.serving().filter(dead)
+            && let Some((inode, ours)) = group.inherit(from)
+        {
+            let own = fcntl(&socket, F_GETFL).unwrap_or(0) & OFlag::O_NONBLOCK.bits();
+            if replace(&calls, call, ours.as_fd(), own != 0, true) {
+                report(group.inherited(inode, id), "steer connections to a worker");
+                return Answer::Done;
+            }
+        }
+        if let Err(errno) = steering::reuseport(socket.as_fd()) {
+            self.tell(id, format!("cannot set SO_REUSEPORT for {key}: {}", reason(&errno.into())));
+        }
+        Answer::Continue
+    }
+
+    fn listen(&mut self, id: WorkerId, socket: OwnedFd, backlog: i32) -> Answer {
+        let Some(key) = Key::of_bound(socket.as_fd()).filter(|key| self.concerns(key)) else {
+            return Answer::Continue;
+        };
+        let Ok((_, inode)) = fd::identity(socket.as_raw_fd()) else { return Answer::Continue };
+        if self.is_shared(&key) {
+            return self.listen_shared(id, key, socket, inode, backlog);
+        }
+        let known = self.groups.get(&key).is_some_and(|group| group.knows(inode));
+        if !known {
+            // With SO_REUSEPORT set the kernel no longer tells a second server of one user.
+            if let Some(stranger) = self.stranger(&key) {
+                self.tell(id, format!(
+                    "cannot listen on {key}: somebody else does (socket {stranger}; ss -ltnpe says who), and connections could not be steered"
+                ));
+                return Answer::Failed(Errno::EADDRINUSE);
+            }
+            if let Err(errno) = steering::reuseport(socket.as_fd()) {
+                self.tell(id, format!("cannot set SO_REUSEPORT for {key}: {}", reason(&errno.into())));
+            }
+        }
+        if let Err(errno) = steering::relisten(socket.as_fd(), backlog) {
+            return Answer::Failed(errno);
+        }
+        if !known {
+            let joined = self.groups.entry(key.clone()).or_default().join(socket, inode, id);
+            report(joined, "steer connections to a worker");
+        }
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.listens.insert(key);
+        }
+        Answer::Done
+    }
+}
+
+/// Puts `ours` in the place of the caller's own socket. Of the flags that the
+/// two do not share, close-on-exec is the descriptor's, and `nonblock` is set: a server that asked
+/// for it would wait for ever. It is taken away only where nobody else has the socket: `alone`.
+pub(super) fn replace(
+    calls: &Arc<OwnedFd>,
+    call: &Call,
+    ours: BorrowedFd<'_>,
+    nonblock: bool,
+    alone: bool,
+) -> bool {
+    let flags = OFlag::from_bits_truncate(fcntl(ours, F_GETFL).unwrap_or(0));
+    if nonblock != flags.contains(OFlag::O_NONBLOCK) && (nonblock || alone) {
+        let mut wanted = flags;
+        wanted.set(OFlag::O_NONBLOCK, nonblock);
+        let _ = fcntl(ours, F_SETFL(wanted));
+    }
+    let close = seccomp::closes_on_exec(call.thread, call.number);
+    seccomp::put(calls.as_fd(), call.id, ours, call.number, close).is_ok()
+}
+
+/// Why a call could not be looked at.
+fn unseen(call: &Call, errno: Errno) -> String {
+    let next = match errno {
+        Errno::EPERM | Errno::EACCES => {
+            " (a container: docker run --cap-add SYS_PTRACE; another user or a setcap program: run us as root; see graceful-run doctor)"
+        }
+        Errno::ENOSYS => " (Linux 5.6 is needed)",
+        _ => "",
+    };
+    format!(
+        "cannot look at the socket that pid {} binds: {}, so it is not adopted{next}",
+        call.thread,
+        reason(&errno.into())
+    )
+}

@@ -1,0 +1,317 @@
+//! The group against a model of the kernel's, which looks after every system call at
+//! which members a new connection may reach.
+
+use super::*;
+use proptest::prelude::*;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+/// The kernel's side, by inode.
+#[derive(Default)]
+struct Kernel {
+    members: Vec<u64>,
+    program: Vec<u32>,
+    /// What could be reached after each call.
+    seen: Vec<BTreeSet<u64>>,
+    attached: u32,
+    /// It has no memory for a program.
+    refuses: bool,
+}
+
+impl Kernel {
+    fn listen(&mut self, inode: u64) {
+        self.members.push(inode);
+        self.look();
+    }
+
+    fn leave(&mut self, inode: u64) {
+        let index = self.members.iter().position(|&member| member == inode).expect("a member");
+        self.members.swap_remove(index);
+        if self.members.is_empty() {
+            self.program.clear();
+        }
+        self.look();
+    }
+
+    fn attach(&mut self, indices: &[u32]) {
+        assert!(!indices.is_empty() && self.program != indices, "{indices:?} in vain");
+        self.program = indices.to_vec();
+        self.attached += 1;
+        self.look();
+    }
+
+    fn look(&mut self) {
+        self.seen.push(self.reachable());
+    }
+
+    /// Whatever is drawn, and whatever the hash.
+    fn reachable(&self) -> BTreeSet<u64> {
+        let member = |&index: &u32| self.members.get(index as usize).copied();
+        let hashed = self.program.is_empty() || self.program.iter().any(|index| member(index).is_none());
+        match hashed {
+            true => self.members.iter().copied().collect(),
+            false => self.program.iter().filter_map(member).collect(),
+        }
+    }
+}
+
+struct Listening {
+    inode: u64,
+    kernel: Rc<RefCell<Kernel>>,
+}
+
+impl Socket for Listening {
+    fn attach(&self, indices: &[u32]) -> io::Result<()> {
+        let mut kernel = self.kernel.borrow_mut();
+        if kernel.refuses {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        assert!(kernel.members.contains(&self.inode), "through a member");
+        kernel.attach(indices);
+        Ok(())
+    }
+
+    fn leave(&self) -> io::Result<()> {
+        self.kernel.borrow_mut().leave(self.inode);
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct World {
+    kernel: Rc<RefCell<Kernel>>,
+    group: Group<Listening>,
+    inodes: u64,
+}
+
+impl World {
+    fn join(&mut self, worker: u32) -> io::Result<()> {
+        let (inode, kernel) = (self.inodes, self.kernel.clone());
+        self.inodes += 1;
+        kernel.borrow_mut().listen(inode);
+        self.group.join(Listening { inode, kernel }, inode, WorkerId(worker))
+    }
+
+    fn with(workers: &[u32]) -> World {
+        let mut world = World::default();
+        workers.iter().for_each(|&worker| world.join(worker).expect("join"));
+        world
+    }
+
+    fn own(&self, worker: u32) -> BTreeSet<u64> {
+        self.group.sockets(WorkerId(worker)).map(|(inode, _)| inode).collect()
+    }
+
+    fn selected(&self) -> BTreeSet<u64> {
+        self.group.serving().map(|worker| self.own(worker.0)).unwrap_or_default()
+    }
+
+    fn reachable(&self) -> BTreeSet<u64> {
+        self.kernel.borrow().reachable()
+    }
+
+    fn members(&self) -> Vec<u64> {
+        self.kernel.borrow().members.clone()
+    }
+
+    fn step(&mut self, step: &Step) {
+        let (group, id) = (&mut self.group, |worker: &u32| WorkerId(*worker));
+        match step {
+            Step::Join(worker) => self.join(*worker),
+            Step::Steer(worker) => {
+                let here = group.sockets(id(worker)).next().is_some();
+                group.steer(id(worker)).map(|done| assert_eq!(done, here))
+            }
+            Step::Remove(worker) => group.remove(id(worker)),
+            Step::Abandon(gone) => group.abandon(|inode| gone & (1 << (inode % 8)) != 0),
+            Step::Bury => group.bury(),
+            Step::Inherit(from, to) => {
+                let next = group.inherit(id(from)).map(|(inode, _)| inode);
+                next.map_or(Ok(()), |inode| group.inherited(inode, id(to)))
+            }
+        }
+        .expect("the kernel refuses nothing");
+    }
+
+    /// What holds after every step; `before`: what was selected before it.
+    fn check(&self, before: &BTreeSet<u64>) {
+        let (after, group) = (self.selected(), &self.group);
+        let kernel = std::mem::take(&mut self.kernel.borrow_mut().seen);
+        for seen in &kernel {
+            // Where nothing serves any more, or for the first time, there is no wrong place.
+            let right = seen.is_subset(before) || seen.is_subset(&after);
+            assert!(right || after.is_empty() || before.is_empty(), "{before:?} → {after:?} by {kernel:?}");
+        }
+        assert_eq!(self.reachable(), after, "all that is selected, and nothing else");
+        assert_eq!(group.inodes().collect::<Vec<_>>(), self.members());
+        assert_eq!((group.len(), group.is_empty()), (self.members().len(), after.is_empty()));
+        assert!(group.inodes().all(|inode| group.knows(inode)) && !group.knows(self.inodes));
+        let nobodys = group.inodes().filter(|&inode| group.owner(inode).is_none()).count();
+        assert_eq!(nobodys, group.tombstones());
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Join(u32),
+    Steer(u32),
+    Remove(u32),
+    /// Each bit stands for an eighth of the sockets.
+    Abandon(u8),
+    Bury,
+    Inherit(u32, u32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let worker = || 0..4_u32;
+    prop_oneof![
+        6 => worker().prop_map(Step::Join),
+        3 => worker().prop_map(Step::Steer),
+        2 => worker().prop_map(Step::Remove),
+        1 => any::<u8>().prop_map(Step::Abandon),
+        1 => Just(Step::Bury),
+        1 => (worker(), worker()).prop_map(|(from, to)| Step::Inherit(from, to)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn no_connection_is_led_astray(steps in prop::collection::vec(step(), 1..40)) {
+        let mut world = World::default();
+        for step in &steps {
+            let (before, serving) = (world.selected(), world.group.serving());
+            world.step(step);
+            world.check(&before);
+            let tombstones = world.group.tombstones();
+            match step {
+                Step::Join(_) if serving.is_some() => prop_assert_eq!(serving, world.group.serving()),
+                Step::Abandon(_) | Step::Bury => prop_assert_eq!(serving, world.group.serving()),
+                Step::Remove(worker) => prop_assert!(world.own(*worker).is_empty()),
+                _ => {}
+            }
+            if matches!(step, Step::Remove(_) | Step::Abandon(_) | Step::Bury) && tombstones > 0 {
+                let last = world.members().last().copied();
+                prop_assert_eq!(world.selected().into_iter().collect::<Vec<_>>(), Vec::from_iter(last));
+                prop_assert!(world.group.len() > 2, "there is a reason for each that stays");
+            }
+        }
+    }
+
+    /// As it will be done: one worker follows another, with any number of sockets.
+    #[test]
+    fn tombstones_stay_for_one_worker_at_most(sizes in prop::collection::vec(1..9_usize, 1..12)) {
+        let mut world = World::default();
+        for (worker, size) in (0..).zip(sizes) {
+            let (before, tombstones) = (world.selected(), world.group.tombstones());
+            (0..size).for_each(|_| world.join(worker).expect("join"));
+            world.group.bury().expect("bury");
+            world.check(&before);
+            world.group.steer(WorkerId(worker)).expect("steer");
+            world.check(&before);
+            if let Some(old) = worker.checked_sub(1) {
+                world.step(&Step::Remove(old));
+                world.check(&world.selected());
+            }
+            let left = world.group.tombstones();
+            prop_assert!(left == 0 || (size == 1 && tombstones == 0 && left == before.len()), "{left}");
+        }
+    }
+}
+
+/// The fault that all this is about: without care the model sees it.
+#[test]
+fn the_model_sees_what_leaves_carelessly() {
+    let world = World::with(&[0, 0, 1]);
+    world.kernel.borrow_mut().attach(&[2]);
+    let selected = world.reachable();
+    world.kernel.borrow_mut().leave(0);
+    assert!(!world.reachable().is_subset(&selected), "the program names an index beyond the last");
+}
+
+#[test]
+fn the_first_serves_and_others_wait_until_they_are_selected() {
+    let mut world = World::with(&[1, 2, 1, 2]);
+    assert_eq!((world.group.serving(), world.reachable()), (Some(WorkerId(1)), [0, 2].into()));
+    assert_eq!(world.kernel.borrow().attached, 2, "a socket that is not selected needs no program");
+    assert!(!world.group.steer(WorkerId(3)).expect("steer"));
+    assert!(world.group.steer(WorkerId(2)).expect("steer"));
+    assert!(world.group.steer(WorkerId(2)).expect("once more"));
+    assert_eq!((world.reachable(), world.kernel.borrow().attached), ([1, 3].into(), 3));
+}
+
+#[test]
+fn tombstones_leave_when_another_has_joined() {
+    let mut world = World::with(&[1, 1, 1, 2]);
+    world.group.steer(WorkerId(2)).expect("steer");
+    world.group.remove(WorkerId(1)).expect("remove");
+    assert_eq!((world.group.tombstones(), world.members()), (3, vec![0, 1, 2, 3]));
+    world.join(3).expect("join");
+    world.group.bury().expect("bury");
+    assert_eq!((world.group.tombstones(), world.members()), (2, vec![4, 1, 2, 3]));
+    world.group.steer(WorkerId(3)).expect("steer");
+    world.group.remove(WorkerId(2)).expect("remove");
+    assert_eq!((world.group.tombstones(), world.members()), (0, vec![4]));
+    world.group.remove(WorkerId(3)).expect("remove");
+    assert!(world.group.is_empty() && world.group.serving().is_none(), "there is nothing left to protect");
+    world.join(4).expect("join");
+    assert_eq!(world.kernel.borrow().program, [0], "the program went with the last member");
+}
+
+#[test]
+fn the_one_old_socket_leaves_beside_the_one_new() {
+    let mut world = World::with(&[1, 2]);
+    world.group.steer(WorkerId(2)).expect("steer");
+    world.group.remove(WorkerId(1)).expect("remove");
+    assert_eq!((world.members(), world.reachable()), (vec![1], [1].into()));
+}
+
+#[test]
+fn a_worker_that_served_is_followed_by_the_newest() {
+    let mut world = World::with(&[3, 1, 5, 2]);
+    world.group.remove(WorkerId(3)).expect("remove");
+    assert_eq!(world.group.serving(), Some(WorkerId(5)));
+    assert_eq!(world.reachable(), world.own(5));
+}
+
+#[test]
+fn what_its_worker_closed_leaves_but_not_the_last_that_serves() {
+    let mut world = World::with(&[1, 1, 2, 2]);
+    world.group.abandon(|inode| inode == 0 || inode == 2).expect("abandon");
+    assert_eq!((world.own(1), world.own(2)), ([1].into(), [3].into()));
+    world.group.abandon(|_| true).expect("abandon");
+    assert_eq!((world.members(), world.reachable()), (vec![1], [1].into()));
+    assert_eq!(world.group.serving(), Some(WorkerId(1)));
+}
+
+#[test]
+fn a_dead_worker_s_sockets_are_inherited_at_their_place() {
+    let mut world = World::with(&[1, 2, 1]);
+    let mut next = || {
+        let (inode, _) = world.group.inherit(WorkerId(1))?;
+        world.group.inherited(inode, WorkerId(3)).expect("inherited");
+        Some((inode, world.group.owner(inode), world.group.serving(), world.kernel.borrow().reachable()))
+    };
+    let three = Some(WorkerId(3));
+    assert_eq!(next(), Some((0, three, three, [0].into())), "what nobody accepts from is passed over");
+    assert_eq!(next(), Some((2, three, three, [0, 2].into())));
+    assert_eq!(next(), None);
+    assert_eq!(world.members(), [0, 1, 2]);
+}
+
+#[test]
+fn without_a_program_nothing_leaves_and_the_next_call_tries_again() {
+    let mut world = World::with(&[1, 2, 2, 3]);
+    let refuse = |world: &World, refuses| world.kernel.borrow_mut().refuses = refuses;
+    refuse(&world, true);
+    world.group.steer(WorkerId(2)).expect_err("no program");
+    assert_eq!((world.group.serving(), world.reachable()), (Some(WorkerId(1)), [0].into()));
+    world.group.remove(WorkerId(1)).expect_err("no program");
+    assert_eq!((world.members(), world.reachable()), (vec![0, 1, 2, 3], [0].into()));
+    world.join(1).expect_err("no program, but the kernel has the socket");
+    refuse(&world, false);
+    world.group.bury().expect("bury");
+    assert_eq!((world.group.serving(), world.group.tombstones()), (Some(WorkerId(3)), 0));
+    assert_eq!(world.reachable(), world.own(3));
+}

@@ -1,0 +1,52 @@
+//! `--adopt`: what it goes with, and what it asks of the core.
+
+use super::{duration, timeout};
+use crate::cli::{self, Cli};
+use crate::core::policy;
+use crate::error::Error;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How the sockets of a worker that binds them itself become ours too.
+#[derive(Debug, Clone)]
+pub struct Adopt {
+    /// All generations share one socket; otherwise each has its own.
+    pub share: bool,
+    /// The ports that this is about; empty: all.
+    pub ports: BTreeSet<u16>,
+    /// A connection that has been quiet for so long after the server's last word
+    /// counts as drained.
+    pub idle: Duration,
+}
+
+/// What was said of it, and the policy that it makes.
+///
+/// # Errors
+/// [`Error::Usage`], naming what it cannot go with.
+pub(super) fn adopt(cli: &Cli) -> Result<Option<(Adopt, policy::Adopt)>, Error> {
+    let Some(mode) = cli.adopt else { return Ok(None) };
+    let share = mode == cli::Adopt::Share;
+    let against = [
+        (
+            !share && !cli.bind.is_empty(),
+            "--bind",
+            "the program binds its own sockets (write --adopt=share to have it bind ours)",
+        ),
+        (!cli.export.is_empty(), "--export", "no socket is handed over"),
+        (cli.follow.is_some(), "--follow", "we start every worker ourselves"),
+        (cli.workers > 1, "--workers", "one program binds the addresses (let it start workers of its own)"),
+        (cli.surge != "all", "--surge", "there is one slot"),
+    ];
+    if let Some((_, option, why)) = against.iter().find(|(given, ..)| *given) {
+        return Err(Error::Usage(format!("--adopt cannot go with {option}: {why}")));
+    }
+    let adopt =
+        Adopt { share, ports: cli.port.iter().copied().collect(), idle: duration("--idle", &cli.idle)? };
+    let soak = cli.soak.as_deref().map(|soak| duration("--soak", soak)).transpose()?;
+    let policy = policy::Adopt {
+        steer: !share,
+        soak: soak.unwrap_or_default(),
+        drain_timeout: timeout("--drain-timeout", &cli.drain_timeout)?,
+    };
+    Ok(Some((adopt, policy)))
+}

@@ -1,0 +1,214 @@
+//! The group that the kernel makes of listening TCP sockets with SO_REUSEPORT on one
+//! address, and the program that says which of them a new connection goes to.
+//!
+//! What this rests on, all of it as the kernel does it: a socket joins at listen(2), as
+//! the last of its group. One that leaves has its index taken by the last. An index
+//! beyond the last means any member, by hash. The program belongs to the group, it is
+//! replaced in one step, and it stays until the last member has left: socket(7),
+//! SO_ATTACH_REUSEPORT_CBPF.
+
+use super::fd;
+use libc::{BPF_ABS, BPF_ALU, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET, BPF_W};
+use nix::errno::Errno;
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
+use socket2::SockRef;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Has new connections of the group of `socket`, a listening member of it, go to its
+/// members at `indices`, to each as often as to the others.
+///
+/// # Errors
+/// EINVAL if there is no index, more than the kernel takes a program for (2047), or if
+/// SO_REUSEPORT was not set when `socket` was told to listen; ENOMEM: socket(7).
+pub fn attach(socket: BorrowedFd<'_>, indices: &[u32]) -> nix::Result<()> {
+    let mut program = program(indices);
+    let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    setsockopt(&socket, sockopt::AttachReusePortCbpf, &program)
+}
+
+/// Lets other sockets of the same user have the address of `socket`. Before listen(2),
+/// or the socket is in no group.
+///
+/// # Errors
+/// Whatever setsockopt(2) says.
+pub fn reuseport(socket: BorrowedFd<'_>) -> nix::Result<()> {
+    setsockopt(&socket, sockopt::ReusePort, &true)
+}
+
+/// Has a listening socket leave its group at once, whoever else has a descriptor of it:
+/// it listens no more, and what waits in its queue is reset.
+///
+/// # Errors
+/// ENOTCONN if it does not listen: shutdown(2).
+pub fn leave(socket: BorrowedFd<'_>) -> nix::Result<()> {
+    shutdown(socket.as_raw_fd(), Shutdown::Read)
+}
+
+/// Tells a bound socket to listen, which makes it the last member of its group; one
+/// that listens already only gets another backlog. Any number will do, the kernel cuts it.
+///
+/// # Errors
+/// Whatever listen(2) says, for example EADDRINUSE.
+pub fn relisten(socket: BorrowedFd<'_>, backlog: i32) -> nix::Result<()> {
+    SockRef::from(&socket).listen(backlog).map_err(errno)
+}
+
+/// How many connections wait to be accepted; none where nothing listens any more.
+///
+/// # Errors
+/// Whatever getsockopt(2) says.
+pub fn waiting(socket: BorrowedFd<'_>) -> nix::Result<u32> {
+    Ok(fd::tcp_queue(socket).map_err(errno)?.map_or(0, |queue| queue.length))
+}
+
+fn errno(error: io::Error) -> Errno {
+    Errno::try_from(error).unwrap_or(Errno::EINVAL)
+}
+
+/// One of `indices` at random. Each is compared with in its own two instructions, so
+/// that no jump is longer than one: the kernel has 8 bits for it.
+fn program(indices: &[u32]) -> Vec<libc::sock_filter> {
+    let Some((last, others)) = indices.split_last() else { return Vec::new() };
+    let mut program = Vec::new();
+    if !others.is_empty() {
+        let random = libc::SKF_AD_OFF + libc::SKF_AD_RANDOM;
+        program.push(instruction(BPF_LD | BPF_W | BPF_ABS, random as u32, 0));
+        program.push(instruction(BPF_ALU | BPF_MOD | BPF_K, indices.len() as u32, 0));
+    }
+    for (drawn, index) in (0..).zip(others) {
+        program.push(instruction(BPF_JMP | BPF_JEQ | BPF_K, drawn, 1));
+        program.push(instruction(BPF_RET | BPF_K, *index, 0));
+    }
+    program.push(instruction(BPF_RET | BPF_K, *last, 0));
+    program
+}
+
+/// `otherwise`: how many instructions are left out if a comparison fails.
+fn instruction(code: u32, k: u32, otherwise: u8) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: 0, jf: otherwise, k }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use proptest::prelude::*;
+    use socket2::{Domain, SockAddr, Socket, Type};
+    use std::collections::BTreeSet;
+    use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+    use std::os::fd::AsFd;
+
+    /// What the program returns, by a machine that knows the instructions it is made of.
+    fn run(program: &[libc::sock_filter], random: u32) -> u32 {
+        let (mut at, mut a) = (0, 0);
+        loop {
+            let now = program[at];
+            at += 1;
+            match u32::from(now.code) {
+                code if code == BPF_LD | BPF_W | BPF_ABS => a = random,
+                code if code == BPF_ALU | BPF_MOD | BPF_K => a %= now.k,
+                code if code == BPF_JMP | BPF_JEQ | BPF_K => {
+                    at += usize::from(if a == now.k { now.jt } else { now.jf });
+                }
+                code if code == BPF_RET | BPF_K => return now.k,
+                code => panic!("no such instruction: {code:#x}"),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_program_draws_each_index_as_often(indices in prop::collection::vec(any::<u32>(), 1..300)) {
+            let program = program(&indices);
+            let drawn: Vec<u32> = (0..indices.len() as u32).map(|random| run(&program, random)).collect();
+            prop_assert_eq!(drawn, indices);
+        }
+    }
+
+    fn bound(address: SocketAddr) -> Socket {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        reuseport(socket.as_fd()).expect("SO_REUSEPORT");
+        socket.bind(&SockAddr::from(address)).expect("bind");
+        socket
+    }
+
+    /// Sockets that are bound in one order and told to listen in the other.
+    fn group(size: usize) -> (Vec<Socket>, SocketAddr) {
+        let mut sockets = vec![bound(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))];
+        let address = sockets[0].local_addr().expect("an address").as_socket().expect("of IPv4");
+        sockets.extend((1..size).map(|_| bound(address)));
+        sockets.reverse();
+        sockets.iter().for_each(|socket| relisten(socket.as_fd(), 16).expect("listen"));
+        (sockets, address)
+    }
+
+    /// Which of `sockets` the next connection goes to.
+    fn reached(sockets: &[Socket], address: SocketAddr) -> usize {
+        let _client = TcpStream::connect(address).expect("connect");
+        let mut polled: Vec<PollFd> =
+            sockets.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
+        poll(&mut polled, PollTimeout::NONE).expect("poll");
+        let readable = |fd: &PollFd| fd.revents() == Some(PollFlags::POLLIN);
+        let found = polled.iter().position(readable).expect("one is readable");
+        assert_eq!(waiting(sockets[found].as_fd()), Ok(1));
+        sockets[found].accept().expect("accept");
+        found
+    }
+
+    #[test]
+    fn indices_are_in_the_order_of_listen_and_the_last_fills_a_hole() {
+        let (mut sockets, address) = group(5);
+        for index in [3, 0, 4, 1, 2] {
+            attach(sockets[0].as_fd(), &[index]).expect("attach");
+            assert_eq!(reached(&sockets, address), index as usize);
+        }
+        let held = sockets[1].try_clone().expect("a copy");
+        leave(sockets[1].as_fd()).expect("leave");
+        assert_eq!(leave(held.as_fd()), Err(Errno::ENOTCONN));
+        assert_eq!(waiting(held.as_fd()), Ok(0));
+        sockets.swap_remove(1);
+        for index in [0, 1, 2, 3] {
+            attach(sockets[3].as_fd(), &[index]).expect("attach");
+            assert_eq!(reached(&sockets, address), index as usize);
+        }
+        relisten(held.as_fd(), 1 << 20).expect("listen once more");
+        sockets.push(held);
+        for index in [4, 1] {
+            attach(sockets[0].as_fd(), &[index]).expect("attach");
+            assert_eq!(reached(&sockets, address), index as usize);
+        }
+    }
+
+    #[test]
+    fn an_index_beyond_the_last_means_any_member() {
+        let (sockets, address) = group(3);
+        attach(sockets[0].as_fd(), &[3]).expect("attach");
+        let reached: BTreeSet<usize> = (0..60).map(|_| reached(&sockets, address)).collect();
+        assert!(reached.len() > 1, "{reached:?}");
+    }
+
+    /// More than a jump is long.
+    #[test]
+    fn a_connection_goes_to_none_but_the_selected_of_a_large_group() {
+        let (sockets, address) = group(310);
+        let selected: Vec<u32> = (0..310).filter(|index| index % 3 != 0).collect();
+        attach(sockets[7].as_fd(), &selected).expect("attach");
+        let reached: BTreeSet<usize> = (0..400).map(|_| reached(&sockets, address)).collect();
+        assert!(reached.iter().all(|index| index % 3 != 0), "{reached:?}");
+        assert!(reached.len() > 50 && reached.iter().any(|&index| index > 256), "{reached:?}");
+    }
+
+    #[test]
+    fn what_the_kernel_takes_no_program_for_is_refused() {
+        let (sockets, address) = group(1);
+        assert_eq!(attach(sockets[0].as_fd(), &[]), Err(Errno::EINVAL));
+        attach(sockets[0].as_fd(), &[0; 2047]).expect("the longest there is");
+        assert_eq!(reached(&sockets, address), 0);
+        assert_eq!(attach(sockets[0].as_fd(), &[0; 2048]), Err(Errno::EINVAL));
+        assert_eq!(attach(sockets[0].as_fd(), &[0; 40_000]), Err(Errno::EINVAL));
+        let alone = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+        assert_eq!(attach(alone.as_fd(), &[0]), Err(Errno::EINVAL));
+    }
+}
