@@ -19,7 +19,7 @@ mod shared;
 use crate::config;
 use crate::core::event::{Time, WorkerId};
 use crate::sys::connections::Doors;
-use crate::sys::flows;
+use crate::sys::{flows, steering};
 use drain::Drain;
 use group::Group;
 use key::{Key, Transport};
@@ -73,6 +73,8 @@ pub struct Shown {
     pub sockets: usize,
     /// How many there are of workers that drain or start, and of those that have gone.
     pub others: usize,
+    /// How many connections wait to be accepted by the worker that serves.
+    pub queue: Option<u32>,
 }
 
 impl Adopt {
@@ -321,13 +323,16 @@ impl Adopt {
         let steered = self.groups.iter().map(|(key, group)| {
             let sockets = group.serving().map_or(0, |id| group.sockets(id).count());
             let others = group.len() - sockets;
-            Shown { address: key.to_string(), serving: group.serving(), sockets, others }
+            let own = group.serving().into_iter().flat_map(|id| group.sockets(id));
+            let queue = own.filter_map(|(_, socket)| steering::waiting(socket.as_fd()).ok()).sum();
+            Shown { address: key.to_string(), serving: group.serving(), sockets, others, queue: Some(queue) }
         });
-        let shared = self.shared.counts().map(|(key, sockets)| Shown {
+        let shared = self.shared.counts().map(|(key, sockets, queue)| Shown {
             address: key.to_string(),
             serving: None,
             sockets,
             others: 0,
+            queue,
         });
         steered.chain(shared).collect()
     }

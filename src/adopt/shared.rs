@@ -52,8 +52,13 @@ impl Shared {
         self.sockets.iter().flat_map(|(key, sockets)| sockets.iter().map(move |socket| (key, socket.inode)))
     }
 
-    pub(super) fn counts(&self) -> impl Iterator<Item = (&Key, usize)> {
-        self.sockets.iter().map(|(key, sockets)| (key, sockets.len()))
+    /// Every address, with how many sockets it has and, of TCP, how many connections wait there.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (&Key, usize, Option<u32>)> {
+        self.sockets.iter().map(|(key, sockets)| {
+            let waiting =
+                || sockets.iter().filter_map(|socket| steering::waiting(socket.fd.as_fd()).ok()).sum();
+            (key, sockets.len(), (key.transport == Transport::Stream).then(waiting))
+        })
     }
 
     pub(super) fn clear(&mut self) {

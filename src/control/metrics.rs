@@ -129,6 +129,12 @@ impl Text {
                 backlogs.sample("listener_backlog", &labels, backlog.into());
             }
         }
+        for address in status.adopt.iter().flat_map(|adopt| &adopt.addresses) {
+            if let Some(queue) = address.queue {
+                let labels = [("listener", ""), ("address", address.address.as_str()), ("kind", "adopted")];
+                queues.sample("listener_queue", &labels, queue.into());
+            }
+        }
         self.head("listener_queue", "gauge", "Connections that wait to be accepted.");
         self.0 += &queues.0;
         self.head("listener_backlog", "gauge", "Connections that may wait to be accepted.");

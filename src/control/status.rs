@@ -37,6 +37,35 @@ pub struct Status {
     pub workers_wanted: u32,
     /// Upgrades that succeeded.
     pub upgrades: u32,
+    /// With `--adopt`: what the workers bind themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<Adopted>,
+}
+
+/// Sockets that workers bind themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Adopted {
+    /// `steer` or `share`.
+    pub mode: String,
+    /// Every address.
+    pub addresses: Vec<Address>,
+}
+
+/// An address that workers listen on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Address {
+    /// As the kernel has it; of UDP `udp://` before it.
+    pub address: String,
+    /// The generation that new connections go to; None where all share a socket.
+    pub generation: Option<u32>,
+    /// How many sockets it has there.
+    pub sockets: u32,
+    /// How many others have: workers that start, drain, or have gone.
+    pub others: u32,
+    /// Connections that wait to be accepted.
+    pub queue: Option<u32>,
 }
 
 /// A socket that we hold.
@@ -80,6 +109,9 @@ pub struct Worker {
     pub connections: Option<u32>,
     /// What it says of itself.
     pub status: Option<String>,
+    /// While it drains, with `--adopt`: what it still has to serve, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<String>,
 }
 
 /// An upgrade that has ended.

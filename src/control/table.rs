@@ -43,6 +43,19 @@ pub fn show(status: &Status) -> String {
         });
         text += &table(["LISTENER", "ADDRESS", "KIND", "FD", "QUEUE", "OUTLOOK"], rows.collect());
     }
+    if let Some(adopt) = &status.adopt {
+        let rows = adopt.addresses.iter().map(|address| {
+            [
+                address.address.clone(),
+                adopt.mode.clone(),
+                address.generation.map_or(String::new(), |generation| generation.to_string()),
+                address.sockets.to_string(),
+                if address.others > 0 { address.others.to_string() } else { String::new() },
+                address.queue.map_or(String::new(), |queue| queue.to_string()),
+            ]
+        });
+        text += &table(["ADDRESS", "ADOPTED", "GENERATION", "SOCKETS", "OTHERS", "QUEUE"], rows.collect());
+    }
     let rows = status.workers.iter().map(|worker| {
         [
             worker.slot.to_string(),
@@ -52,7 +65,7 @@ pub fn show(status: &Status) -> String {
             length(worker.age_ms),
             worker.ack.clone().unwrap_or_default(),
             worker.connections.map_or(String::new(), |count| count.to_string()),
-            worker.status.clone().unwrap_or_default(),
+            worker.drain.clone().or_else(|| worker.status.clone()).unwrap_or_default(),
         ]
     });
     text +=
@@ -98,6 +111,7 @@ pub fn length(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::protocol::{LastUpgrade, Listener, Worker};
+    use super::super::status::{Address, Adopted};
     use super::*;
 
     #[test]
@@ -136,6 +150,16 @@ mod tests {
             held: Some(4),
             workers_wanted: 1,
             upgrades: 3,
+            adopt: Some(Adopted {
+                mode: "steer".into(),
+                addresses: vec![Address {
+                    address: "0.0.0.0:80".into(),
+                    generation: Some(3),
+                    sockets: 2,
+                    queue: Some(0),
+                    ..Address::default()
+                }],
+            }),
             ..Status::default()
         };
         let expected = "\
@@ -145,6 +169,9 @@ generation 4 is on hold, 1 worker wanted, 3 upgrades succeeded, 2 workers ended 
 
 LISTENER  ADDRESS    KIND  FD  OUTLOOK
 http      [::]:5001  tcp   3   closed by the next upgrade
+
+ADDRESS     ADOPTED  GENERATION  SOCKETS  QUEUE
+0.0.0.0:80  steer    3           2        0
 
 SLOT  GENERATION  PID  STAGE  AGE    ACK     STATUS
 0     3           90   ready  21 ms  notify  fine\\u{1b}[31m\\u{202e}

@@ -5,6 +5,7 @@ use super::Run;
 use crate::adopt::Adopt;
 use crate::adopt::drain::{Left, Sight};
 use crate::config::Config;
+use crate::control::protocol as status;
 use crate::core::event::Time;
 use crate::core::event::{AckKind, Event, Generation, Report, WorkerId};
 use crate::core::policy::FIRST_LOOK;
@@ -173,6 +174,20 @@ impl Run {
             Report::Stopping => adopt.stop(),
             _ => {}
         }
+    }
+
+    /// What is adopted, for `ctl status`.
+    pub(super) fn adopted_status(&self) -> Option<status::Adopted> {
+        let adopt = &self.adopted.as_ref()?.adopt;
+        let generation = |id| self.books.get(id).map(|entry| entry.generation.0);
+        let addresses = adopt.addresses().into_iter().map(|shown| status::Address {
+            address: shown.address,
+            generation: shown.serving.and_then(generation),
+            sockets: shown.sockets as u32,
+            others: shown.others as u32,
+            queue: shown.queue,
+        });
+        Some(status::Adopted { mode: adopt.mode().into(), addresses: addresses.collect() })
     }
 
     /// How long until it is looked again for sockets that a worker has closed.

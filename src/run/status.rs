@@ -21,6 +21,7 @@ impl Run {
             ack: shown.ack.map(|kind| event::ack_name(kind).into()),
             connections: None,
             status: self.books.get(shown.worker).and_then(|entry| entry.status.clone()),
+            drain: self.books.get(shown.worker).and_then(|entry| entry.left.clone()),
         });
         let mut next = match first_listener(&self.common.dialects) {
             None if self.common.dialects.contains(&Dialect::Stdin) => Some(0),
@@ -43,7 +44,10 @@ impl Run {
         });
         let snapshot = Snapshot {
             unix: self.common.listeners.iter().map(|listener| listener.unix_inodes()).collect(),
-            doors: self.config.follow.is_none().then(|| self.common.listeners.doors()),
+            doors: match &self.adopted {
+                Some(adopted) => Some(adopted.adopt.doors()),
+                None => self.config.follow.is_none().then(|| self.common.listeners.doors()),
+            },
         };
         let ago = self.control.last_at.map(|at| now.saturating_sub(at).as_millis() as u64);
         let status = Status {
@@ -62,6 +66,7 @@ impl Run {
             held: self.control.to.filter(|_| self.core.phase() == Phase::Holding).map(|to| to.0),
             workers_wanted: self.control.wanted.unwrap_or(self.config.policy.workers),
             upgrades: self.control.upgrades,
+            adopt: self.adopted_status(),
         };
         (status, snapshot)
     }
