@@ -205,7 +205,7 @@ impl<S: Socket> Group<S> {
     fn expel(&mut self, index: usize) -> io::Result<bool> {
         let last = self.members.len() - 1;
         let mut selected = self.selected();
-        if index != last && selected.pop_if(|selected| *selected as usize == last).is_some() {
+        if selected.pop_if(|selected| *selected as usize == last).is_some() {
             match selected.is_empty() {
                 false => self.attach(selected)?,
                 // Of two, the one that stays is what an index beyond it means.
