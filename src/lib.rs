@@ -24,6 +24,7 @@ pub mod rest;
 pub mod signals;
 
 pub mod ack;
+pub mod adopt;
 pub mod config;
 pub mod errands;
 pub mod launch;

@@ -55,7 +55,7 @@ pub fn held(workers: &[Pid], doors: &Doors) -> Vec<Option<u32>> {
     let others: BTreeSet<Pid> = workers.iter().copied().collect();
     let held = |&worker: &Pid| -> Option<BTreeSet<u64>> {
         std::fs::read_dir(format!("/proc/{worker}/fd")).ok()?;
-        let sockets = tree_of(worker, &others).into_iter().flat_map(sockets);
+        let sockets = tree::walk(worker, &others).flat_map(sockets);
         Some(sockets.filter(|inode| !doors.listeners.contains(inode)).collect())
     };
     let held: Vec<Option<BTreeSet<u64>>> = workers.iter().map(held).collect();
@@ -80,18 +80,6 @@ fn through(doors: &Doors) -> BTreeSet<u64> {
         connections.extend(unix(&doors.names));
     }
     connections
-}
-
-/// A process and what is below it, but for `others` and what is below those.
-fn tree_of(pid: Pid, others: &BTreeSet<Pid>) -> Vec<Pid> {
-    let mut found = vec![pid];
-    let mut next = 0;
-    while let Some(&pid) = found.get(next) {
-        next += 1;
-        let new = tree::children(pid).into_iter().filter(|pid| !others.contains(pid) && !found.contains(pid));
-        found.extend(new.collect::<Vec<_>>());
-    }
-    found
 }
 
 /// Of TCP, those at `ports`.

@@ -2,6 +2,7 @@
 //! namespace. It leaves out what waits for its end, of which `/proc/net/tcp` of a
 //! busy server is full, and it answers faster than that file can be read.
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
 };
@@ -10,6 +11,8 @@ use std::os::fd::AsRawFd;
 
 /// linux/netlink.h, linux/sock_diag.h.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_DUMP: u16 = 0x300;
 const HEADER: usize = 16;
@@ -27,7 +30,8 @@ pub(super) enum About {
 ///
 /// # Errors
 /// socket(2)'s, and EAGAIN where something between us and the kernel swallows the
-/// question. What the kernel does not know of is an answer of no messages.
+/// question. The kernel's own: ENOENT for a socket that there is not, or for a kind of
+/// them that it was built without.
 pub(super) fn ask(about: About, body: &[u8], mut each: impl FnMut(&[u8])) -> nix::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket =
@@ -38,7 +42,7 @@ pub(super) fn ask(about: About, body: &[u8], mut each: impl FnMut(&[u8])) -> nix
     let mut buffer = vec![0; 32 << 10];
     loop {
         let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        if !read(&buffer[..length], &mut each) || about == About::One {
+        if !read(&buffer[..length], &mut each)? || about == About::One {
             return Ok(());
         }
     }
@@ -59,17 +63,24 @@ fn request(about: About, body: &[u8]) -> Vec<u8> {
 }
 
 /// Reads the messages of one datagram; false once there will be no more.
-fn read(mut text: &[u8], each: &mut impl FnMut(&[u8])) -> bool {
+fn read(mut text: &[u8], each: &mut impl FnMut(&[u8])) -> nix::Result<bool> {
     while let Some(length) = number(text, 0) {
         let length = length as usize;
-        let Some(message) = text.get(..length).filter(|_| length >= HEADER) else { return false };
-        if message[4..6] != SOCK_DIAG_BY_FAMILY.to_ne_bytes() {
-            return false;
+        let Some(message) = text.get(..length).filter(|_| length >= HEADER) else { return Ok(false) };
+        match u16::from_ne_bytes([message[4], message[5]]) {
+            SOCK_DIAG_BY_FAMILY => each(&message[HEADER..]),
+            // Either begins with what went wrong, or with zero.
+            NLMSG_ERROR | NLMSG_DONE => {
+                return match number(message, HEADER).map_or(0, |error| (error as i32).wrapping_neg()) {
+                    0 => Ok(false),
+                    errno => Err(Errno::from_raw(errno)),
+                };
+            }
+            _ => return Ok(false),
         }
-        each(&message[HEADER..]);
         text = text.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    true
+    Ok(true)
 }
 
 /// The number of 32 bits at `at`.
@@ -98,12 +109,17 @@ mod tests {
     fn what_is_not_understood_ends_the_answer() {
         let mut count = 0;
         let mut each = |_: &[u8]| count += 1;
-        assert!(read(&[], &mut each), "nothing yet");
-        assert!(!read(&[3, 0, 0, 0], &mut each), "shorter than its header");
-        assert!(!read(&[255; 16], &mut each), "longer than it is");
-        let mut done = 16_u32.to_ne_bytes().to_vec();
-        done.extend([3, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert!(!read(&done, &mut each), "NLMSG_DONE");
+        assert_eq!(read(&[], &mut each), Ok(true), "nothing yet");
+        assert_eq!(read(&[3, 0, 0, 0], &mut each), Ok(false), "shorter than its header");
+        assert_eq!(read(&[255; 16], &mut each), Ok(false), "longer than it is");
+        let message = |kind: u16, error: i32| {
+            let head = [20_u32.to_ne_bytes(), u32::from(kind).to_ne_bytes(), [0; 4], [0; 4]].concat();
+            [head, error.to_ne_bytes().to_vec()].concat()
+        };
+        assert_eq!(read(&message(NLMSG_DONE, 0), &mut each), Ok(false));
+        for kind in [NLMSG_ERROR, NLMSG_DONE] {
+            assert_eq!(read(&message(kind, -libc::ENOENT), &mut each), Err(Errno::ENOENT));
+        }
         assert_eq!(count, 0);
     }
 

@@ -6,6 +6,7 @@ pub mod child;
 pub mod connections;
 mod diag;
 pub mod fd;
+pub mod flows;
 pub mod identity;
 mod image;
 pub mod inherited;

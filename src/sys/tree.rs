@@ -3,8 +3,10 @@
 //! Everything here is evidence about a moment that has passed. Without `/proc`
 //! all of it is empty or false: what must be right cannot rest on it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
+use std::iter;
 
 use super::process::number;
 use nix::unistd::Pid;
@@ -158,6 +160,21 @@ pub fn descendants(pid: Pid) -> Vec<Pid> {
         found.extend(new.collect::<Vec<_>>());
     }
     found
+}
+
+/// `root` and everything below it, but for `others` and what is below those. A process's
+/// children are asked for once it has been dealt with: what it has handed to a child
+/// meanwhile is then found there.
+pub fn walk(root: Pid, others: &BTreeSet<Pid>) -> impl Iterator<Item = Pid> {
+    let (mut found, mut seen, mut next) = (vec![root], BTreeSet::from([root]), 0_usize);
+    iter::from_fn(move || {
+        if let Some(&last) = next.checked_sub(1).and_then(|last| found.get(last)) {
+            found.extend(children(last).into_iter().filter(|pid| !others.contains(pid) && seen.insert(*pid)));
+        }
+        let pid = found.get(next).copied()?;
+        next += 1;
+        Some(pid)
+    })
 }
 
 /// Live children of ours, other than those that are `known`.

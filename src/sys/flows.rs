@@ -1,0 +1,403 @@
+//! TCP connections on local ports, as the kernel tells of them (sock_diag(7)), and the
+//! sockets that a process tree holds.
+//!
+//! Both are evidence about a moment that has passed, but here nobody may be taken to hold
+//! nothing because we could not look: what cannot be read is an error.
+
+use super::diag::{self, About};
+use super::{listening, tree};
+use nix::errno::Errno;
+use nix::fcntl::readlinkat;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use std::collections::{BTreeSet, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+/// struct inet_diag_req_v2, and struct inet_diag_msg with what of it we read (linux/inet_diag.h).
+const REQUEST: usize = 56;
+const LOCAL_PORT: usize = 4;
+const REMOTE_PORT: usize = 6;
+const LOCAL: usize = 8;
+const REMOTE: usize = 24;
+const DEVICE: usize = 40;
+const RQUEUE: usize = 56;
+const WQUEUE: usize = 60;
+const INODE: usize = 68;
+const ATTRIBUTES: usize = 72;
+
+/// What can be asked for, by number, and what is answered.
+const INET_DIAG_REQ_BYTECODE: u16 = 1;
+const INET_DIAG_INFO: u16 = 2;
+const INET_DIAG_SKV6ONLY: u16 = 11;
+
+/// States, as bits (tcp_states.h).
+const ESTABLISHED: u32 = 1 << 1;
+const SYN_RECV: u32 = 1 << 3;
+const FIN_WAIT1: u32 = 1 << 4;
+const FIN_WAIT2: u32 = 1 << 5;
+const CLOSE_WAIT: u32 = 1 << 8;
+const LISTEN: u32 = 1 << 10;
+const NEW_SYN_RECV: u32 = 1 << 12;
+
+/// A connection by its two ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flow {
+    /// Ours.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+}
+
+/// A connection that a process may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    /// Of its socket; zero if nobody has a descriptor of it: it waits to be accepted, or
+    /// has been closed.
+    pub inode: u64,
+    /// Bytes that have come and have not been read, the peer's end among them as one.
+    pub rqueue: u32,
+    /// Bytes that the peer has not acknowledged.
+    pub wqueue: u32,
+    /// None where the kernel does not tell.
+    pub moved: Option<Moved>,
+}
+
+/// What has moved on a connection: tcp_info of tcp(7). A tick of the kernel, 1 to 10 ms, is as
+/// finely as it knows when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    /// Since data was last sent; if none ever was, since the connection was made.
+    pub since_sent: Duration,
+    /// Since data last came; if none ever did, since the connection was made.
+    pub since_received: Duration,
+    /// What has come, the peer's end as one.
+    pub bytes_received: u64,
+    /// Segments sent since the handshake.
+    pub segments_sent: u32,
+    /// Those of them that carried data.
+    pub data_segments_sent: u32,
+}
+
+/// A socket that listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listening {
+    /// Its inode.
+    pub inode: u64,
+    /// What it is bound to.
+    pub address: SocketAddr,
+    /// IPV6_V6ONLY, of a socket of IPv6.
+    pub v6only: Option<bool>,
+    /// The index of the interface that it is bound to, or zero.
+    pub device: u32,
+}
+
+/// The handshakes under way at `ports`: each belongs to the listener that its SYN came to,
+/// and will be put into that one's queue.
+///
+/// # Errors
+/// As [`open`].
+pub fn arriving(ports: &BTreeSet<u16>) -> nix::Result<BTreeSet<Flow>> {
+    let mut flows = BTreeSet::new();
+    each(SYN_RECV | NEW_SYN_RECV, 0, ports, |message| {
+        flows.extend(local(message).zip(remote(message)).map(|(local, remote)| Flow { local, remote }));
+    })?;
+    Ok(flows)
+}
+
+/// The connections that came in through `ports` and that a process may still have something to
+/// do with. LAST_ACK is none of them, there both have said their last; SYN_RECV is one, for with
+/// TCP Fast Open a socket is accepted, and has an inode, before its handshake is over.
+///
+/// # Errors
+/// The kernel's, if it does not tell of sockets: ENOENT where it was built without tcp_diag.
+pub fn open(ports: &BTreeSet<u16>) -> nix::Result<Vec<Open>> {
+    let mut found = Vec::new();
+    let states = SYN_RECV | ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | CLOSE_WAIT;
+    each(states, 1 << (INET_DIAG_INFO - 1), ports, |message| {
+        found.extend(read_open(message));
+    })?;
+    Ok(found)
+}
+
+/// Every socket that listens on `port`, of one family, AF_INET or AF_INET6.
+///
+/// # Errors
+/// As [`open`].
+pub fn listening(family: i32, port: u16) -> nix::Result<Vec<Listening>> {
+    let mut found = Vec::new();
+    diag::ask(About::All, &request(family, LISTEN, 0, &[port]), |message| {
+        let listening = || {
+            Some(Listening {
+                inode: diag::number(message, INODE)?.into(),
+                address: local(message)?,
+                v6only: diag::attribute(message, ATTRIBUTES, INET_DIAG_SKV6ONLY)
+                    .and_then(|value| Some(*value.first()? != 0)),
+                device: diag::number(message, DEVICE)?,
+            })
+        };
+        found.extend(listening());
+    })?;
+    Ok(found)
+}
+
+/// The inodes of the sockets that `root` and what is below it hold, but for `others` and what is
+/// below those. A process that has gone holds none.
+///
+/// # Errors
+/// Whatever kept us from reading the descriptors of one that lives.
+pub fn held(root: Pid, others: &BTreeSet<Pid>) -> io::Result<HashSet<u64>> {
+    let mut held = HashSet::new();
+    for pid in tree::walk(root, others) {
+        match add_sockets(pid, &mut held) {
+            Err(error) if !has_gone(pid) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(held)
+}
+
+fn add_sockets(pid: Pid, held: &mut HashSet<u64>) -> io::Result<()> {
+    let path = format!("/proc/{pid}/fd");
+    let directory = File::open(&path)?;
+    for entry in fs::read_dir(&path)? {
+        match readlinkat(&directory, entry?.file_name().as_os_str()) {
+            Ok(target) => held.extend(target.to_str().and_then(listening::inode_of)),
+            // It has been closed meanwhile.
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// `/proc` may be missing, or hide the processes of others (hidepid of proc(5)).
+fn has_gone(pid: Pid) -> bool {
+    match tree::stat(pid) {
+        Some(stat) => !stat.is_live(),
+        None => kill(pid, None) == Err(Errno::ESRCH),
+    }
+}
+
+/// Asks for the sockets of both families.
+fn each(states: u32, extra: u8, ports: &BTreeSet<u16>, mut each: impl FnMut(&[u8])) -> nix::Result<()> {
+    /// As many as one question is about: its length is a number of 16 bits.
+    const MOST: usize = 100;
+    let ports: Vec<u16> = ports.iter().copied().collect();
+    for (ports, family) in
+        ports.chunks(MOST).flat_map(|ports| [(ports, libc::AF_INET), (ports, libc::AF_INET6)])
+    {
+        match diag::ask(About::All, &request(family, states, extra, ports), &mut each) {
+            // A kernel without IPv6 has no such connections.
+            Err(Errno::ENOENT) if family == libc::AF_INET6 => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn request(family: i32, states: u32, extra: u8, ports: &[u16]) -> Vec<u8> {
+    let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, extra, 0];
+    body.extend(states.to_ne_bytes());
+    body.resize(REQUEST, 0);
+    let filter = filter(ports);
+    body.extend((4 + filter.len() as u16).to_ne_bytes());
+    body.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+    body.extend(filter);
+    body
+}
+
+/// The program that has the kernel leave out other local ports (struct inet_diag_bc_op): for each
+/// port "at least", "at most" and a jump to the end, which is acceptance; beyond the end is refusal.
+fn filter(ports: &[u16]) -> Vec<u8> {
+    const JUMP: u8 = 1;
+    const AT_LEAST: u8 = 2;
+    const AT_MOST: u8 = 3;
+    /// Of one port: two comparisons, each with its operand in a second word, and the jump.
+    const STEP: u16 = 20;
+    let mut program = Vec::with_capacity(ports.len() * usize::from(STEP));
+    let mut word = |code: u8, yes: u8, no: u16| {
+        program.extend([code, yes]);
+        program.extend(no.to_ne_bytes());
+    };
+    let mut left = ports.len() as u16 * STEP;
+    for &port in ports {
+        let last = left == STEP;
+        // The last one has no other port to go on with.
+        let beyond = if last { 4 } else { 0 };
+        word(AT_LEAST, 8, STEP + beyond);
+        word(0, 0, port);
+        word(AT_MOST, 8, STEP - 8 + beyond);
+        word(0, 0, port);
+        word(JUMP, 4, left - (STEP - 4));
+        left -= STEP;
+    }
+    program
+}
+
+fn read_open(message: &[u8]) -> Option<Open> {
+    Some(Open {
+        inode: diag::number(message, INODE)?.into(),
+        rqueue: diag::number(message, RQUEUE)?,
+        wqueue: diag::number(message, WQUEUE)?,
+        moved: diag::attribute(message, ATTRIBUTES, INET_DIAG_INFO).and_then(read_moved),
+    })
+}
+
+/// struct tcp_info (linux/tcp.h); a kernel that does not know the last of these is older than 4.6.
+fn read_moved(info: &[u8]) -> Option<Moved> {
+    const LAST_DATA_SENT: usize = 44;
+    const LAST_DATA_RECV: usize = 52;
+    const BYTES_RECEIVED: usize = 128;
+    const SEGS_OUT: usize = 136;
+    const DATA_SEGS_OUT: usize = 156;
+    let milliseconds = |at| Some(Duration::from_millis(diag::number(info, at)?.into()));
+    Some(Moved {
+        since_sent: milliseconds(LAST_DATA_SENT)?,
+        since_received: milliseconds(LAST_DATA_RECV)?,
+        bytes_received: u64::from_ne_bytes(info.get(BYTES_RECEIVED..)?.first_chunk().copied()?),
+        segments_sent: diag::number(info, SEGS_OUT)?,
+        data_segments_sent: diag::number(info, DATA_SEGS_OUT)?,
+    })
+}
+
+fn local(message: &[u8]) -> Option<SocketAddr> {
+    address(message, LOCAL, LOCAL_PORT)
+}
+
+fn remote(message: &[u8]) -> Option<SocketAddr> {
+    address(message, REMOTE, REMOTE_PORT)
+}
+
+fn address(message: &[u8], at: usize, port: usize) -> Option<SocketAddr> {
+    let bytes: [u8; 16] = message.get(at..)?.first_chunk().copied()?;
+    let ip = match i32::from(*message.first()?) {
+        libc::AF_INET => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
+        _ => IpAddr::from(Ipv6Addr::from(bytes)),
+    };
+    let port = u16::from_be_bytes(message.get(port..)?.first_chunk().copied()?);
+    Some(SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+
+    fn inode(socket: &impl AsRawFd) -> u64 {
+        let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).expect("a link");
+        listening::inode_of(&link.to_string_lossy()).expect("a socket")
+    }
+
+    fn port(listener: &TcpListener) -> u16 {
+        listener.local_addr().expect("an address").port()
+    }
+
+    fn only(port: u16) -> Open {
+        let found = open(&BTreeSet::from([port])).expect("an answer");
+        let [open] = found[..] else { panic!("{found:?}") };
+        open
+    }
+
+    #[test]
+    fn what_has_moved_is_read_where_it_stands() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let port = port(&listener);
+        let mut client = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        while only(port).moved.is_none() {}
+        assert_eq!(only(port).inode, 0, "it waits to be accepted");
+        let (mut server, _) = listener.accept().expect("accept");
+        let fresh = only(port);
+        let moved = fresh.moved.expect("tcp_info");
+        assert_eq!((fresh.inode, fresh.rqueue, fresh.wqueue), (inode(&server), 0, 0));
+        assert_eq!((moved.bytes_received, moved.segments_sent, moved.data_segments_sent), (0, 0, 0));
+        client.write_all(&[0; 1234]).expect("write");
+        assert_eq!((only(port).rqueue, only(port).moved.expect("tcp_info").bytes_received), (1234, 1234));
+        server.read_exact(&mut [0; 1234]).expect("read");
+        assert_eq!(only(port).rqueue, 0);
+        // Whoever has spoken last is seen once a tick lies between.
+        let order = |open: Open| {
+            let moved = open.moved.expect("tcp_info");
+            moved.since_sent.cmp(&moved.since_received)
+        };
+        loop {
+            server.write_all(b"x").expect("write");
+            client.read_exact(&mut [0]).expect("read");
+            if order(only(port)).is_lt() {
+                break;
+            }
+        }
+        let sent = only(port).moved.expect("tcp_info").data_segments_sent;
+        loop {
+            client.write_all(b"x").expect("write");
+            server.read_exact(&mut [0]).expect("read");
+            if order(only(port)).is_gt() {
+                break;
+            }
+        }
+        let moved = only(port).moved.expect("tcp_info");
+        assert_eq!(moved.data_segments_sent, sent);
+        assert!(sent > 0 && moved.bytes_received > 1234);
+        server.set_nonblocking(true).expect("set");
+        while server.write(&[0; 65536]).is_ok() {}
+        assert!(only(port).wqueue > 0);
+    }
+
+    #[test]
+    fn the_kernel_leaves_out_other_ports() {
+        let listeners: Vec<TcpListener> =
+            (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("bind")).collect();
+        let pairs: Vec<(TcpStream, TcpStream)> = listeners
+            .iter()
+            .map(|listener| {
+                let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
+                (client, listener.accept().expect("accept").0)
+            })
+            .collect();
+        let inodes = |ports: &BTreeSet<u16>| -> BTreeSet<u64> {
+            open(ports).expect("an answer").iter().map(|open| open.inode).collect()
+        };
+        let accepted: Vec<u64> = pairs.iter().map(|(_, accepted)| inode(accepted)).collect();
+        assert_eq!(inodes(&BTreeSet::new()), BTreeSet::new());
+        for (skipped, listener) in listeners.iter().enumerate() {
+            assert_eq!(inodes(&BTreeSet::from([port(listener)])), BTreeSet::from([accepted[skipped]]));
+            let others = (0..3).filter(|&index| index != skipped);
+            let (ports, wanted) = others.map(|index| (port(&listeners[index]), accepted[index])).unzip();
+            assert_eq!(inodes(&ports), wanted);
+        }
+        let many: BTreeSet<u16> = (1..=500).chain(listeners.iter().map(port)).collect();
+        assert!(inodes(&many).is_superset(&accepted.iter().copied().collect()));
+    }
+
+    #[test]
+    fn listeners_are_told_by_port_and_family() {
+        let four = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let expected = Listening {
+            inode: inode(&four),
+            address: four.local_addr().expect("an address"),
+            v6only: None,
+            device: 0,
+        };
+        assert_eq!(listening(libc::AF_INET, port(&four)), Ok(vec![expected]));
+        let six = TcpListener::bind("[::]:0").expect("bind");
+        let expected = Listening {
+            inode: inode(&six),
+            address: six.local_addr().expect("an address"),
+            v6only: Some(false),
+            device: 0,
+        };
+        assert_eq!(listening(libc::AF_INET6, port(&six)), Ok(vec![expected]));
+        assert_eq!(listening(libc::AF_INET, port(&six)), Ok(vec![]));
+    }
+
+    #[test]
+    fn whoever_has_gone_holds_nothing() {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("bind");
+        assert!(held(Pid::this(), &BTreeSet::new()).expect("ours").contains(&inode(&socket)));
+        assert!(held(Pid::from_raw(i32::MAX), &BTreeSet::new()).expect("gone").is_empty());
+    }
+}
