@@ -22,8 +22,10 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 /// The pauses between looks: doubled from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(3);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-/// A look may take a fiftieth of a core, whatever it costs.
+/// Looks may take a fiftieth of a core, whatever one costs.
 const SPARE: u32 = 50;
+/// But not before they have cost this much together: most drains are over by then.
+const FREE: Duration = Duration::from_millis(10);
 
 /// Longer than any acknowledgement is put off (TCP_DELACK_MAX, 200 ms, and a tick).
 const ACKNOWLEDGED: Duration = Duration::from_millis(250);
@@ -40,8 +42,10 @@ pub struct Drain {
     /// How many looks in a row have found nothing.
     quiet: u32,
     back_off: Duration,
-    /// CPU time of the last look.
-    cost: Duration,
+    /// CPU time of all looks.
+    spent: Duration,
+    /// CPU time of those looks since the last pause that was as long as they called for.
+    owed: Duration,
 }
 
 /// What one look has found.
@@ -86,7 +90,15 @@ impl Drain {
         let handshakes = flows::arriving(&ports)
             .inspect_err(|errno| log::debug!("cannot ask for handshakes under way: {errno}"))
             .ok();
-        Drain { ports, begun: now, handshakes, quiet: 0, back_off: FIRST_PAUSE, cost: Duration::ZERO }
+        Drain {
+            ports,
+            begun: now,
+            handshakes,
+            quiet: 0,
+            back_off: FIRST_PAUSE,
+            spent: Duration::ZERO,
+            owed: Duration::ZERO,
+        }
     }
 
     /// Looks once at what is left. `root` is the worker's process, `others` are the workers that
@@ -105,13 +117,13 @@ impl Drain {
         self.count_handshakes(&mut left, now);
         left.waiting = listeners.map(waiting).sum();
         self.count_connections(&mut left, root, others, idle);
-        self.cost = cpu_time().saturating_sub(before);
-        if left.is_empty() {
-            // The look that is to confirm it may come at once.
-            (self.quiet, self.back_off) = (self.quiet + 1, FIRST_PAUSE);
-        } else {
-            (self.quiet, self.back_off) = (0, (self.back_off * 2).min(LONGEST_PAUSE));
-        }
+        let cost = cpu_time().saturating_sub(before);
+        self.spent += cost;
+        self.owed = if self.quiet == 1 { self.owed + cost } else { cost };
+        (self.quiet, self.back_off) = match left.is_empty() {
+            true => (self.quiet + 1, FIRST_PAUSE),
+            false => (0, (self.back_off * 2).min(LONGEST_PAUSE)),
+        };
         left
     }
 
@@ -121,10 +133,16 @@ impl Drain {
     }
 
     /// How long to wait before the next look. It grows while something is left, and with what
-    /// the last look has cost, so that they take a small part of a core, however many
-    /// connections there are.
+    /// looks cost, so that they take a small part of a core, however many connections there
+    /// are. Only the look that is to confirm another may come at once, on credit.
     pub fn pause(&self) -> Duration {
-        self.back_off.max(self.cost * SPARE)
+        if self.quiet == 1 {
+            FIRST_PAUSE
+        } else if self.spent <= FREE {
+            self.back_off
+        } else {
+            self.back_off.max(self.owed * SPARE)
+        }
     }
 
     fn count_handshakes(&mut self, left: &mut Left, now: Time) {
@@ -208,7 +226,7 @@ fn patience(moved: &Moved, idle: Duration) -> Option<Duration> {
     } else if segments_sent.saturating_sub(data_segments_sent) <= 1 {
         Some(idle.max(ACKNOWLEDGED))
     } else {
-        Some(idle * DOUBT)
+        Some(idle.saturating_mul(DOUBT))
     }
 }
 
@@ -468,13 +486,22 @@ mod tests {
         let mut server = Server::new("127.0.0.1:0");
         assert_eq!(server.drain.pause(), FIRST_PAUSE);
         let (client, accepted) = server.connect();
+        while server.drain.spent <= FREE {
+            server.look(FOR_EVER);
+            assert!(server.drain.spent > FREE || server.drain.pause() == server.drain.back_off);
+        }
         for _ in 0..10 {
             server.look(FOR_EVER);
-            assert!(server.drain.pause() >= server.drain.cost * SPARE);
+            assert!(server.drain.pause() >= server.drain.owed * SPARE);
         }
         assert_eq!(server.drain.back_off, LONGEST_PAUSE);
+        let mut again = server.connect();
         drop((client, accepted));
-        server.look(FOR_EVER);
-        assert_eq!(server.drain.back_off, FIRST_PAUSE);
+        exchange(&mut again.0, &mut again.1);
+        server.look_for(Duration::ZERO, left(0, 0, 0, 1));
+        assert_eq!(server.drain.pause(), FIRST_PAUSE);
+        let owed = server.drain.owed;
+        assert_eq!(server.look(FOR_EVER), left(0, 0, 1, 0));
+        assert!(server.drain.owed > owed && server.drain.pause() >= owed * SPARE, "it is made up for");
     }
 }
