@@ -3,8 +3,7 @@
 
 use crate::table::{Row, Sample};
 use crate::wrapper::{BINARY, Process, wrapped};
-use crate::{HOLDER, Result, TINY};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use crate::{HOLDER, Result, TINY, raise_descriptors};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -90,9 +89,7 @@ fn pause(path: &Path) -> Result<Sample> {
 }
 
 fn many(path: &Path) -> Result<Vec<Row>> {
-    // A descriptor for each connection: more than most are given.
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    raise_descriptors()?;
     let text = path.to_str().ok_or("a path that is no text")?;
     let number = WORKERS.to_string();
     let options =

@@ -9,6 +9,7 @@
 
 mod control;
 mod data_path;
+mod drain;
 mod many;
 mod proc;
 mod rest;
@@ -20,6 +21,7 @@ mod worker;
 mod wrapper;
 
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::error::Error;
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -57,8 +59,16 @@ fn main() -> Result<()> {
 fn measure() -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", Row::HEAD)?;
-    let parts: [fn() -> Result<Vec<Row>>; 7] =
-        [start::rows, upgrade::rows, rest::rows, data_path::rows, many::rows, control::rows, size];
+    let parts: [fn() -> Result<Vec<Row>>; 8] = [
+        start::rows,
+        upgrade::rows,
+        rest::rows,
+        data_path::rows,
+        many::rows,
+        control::rows,
+        drain::rows,
+        size,
+    ];
     for rows in parts {
         for row in rows()? {
             writeln!(out, "{row}")?;
@@ -71,6 +81,12 @@ fn size() -> Result<Vec<Row>> {
     let bytes = std::fs::metadata(wrapper::BINARY)?.len() as f64;
     let ours = format!("{:.2} MB", bytes / 1e6);
     Ok(vec![Row::new("size of the binary", ours, "< 2 MB").met(bytes < 2e6)])
+}
+
+/// A descriptor for each of many connections: more than most are given.
+fn raise_descriptors() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
 }
 
 /// Does as little as a worker can.
