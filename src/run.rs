@@ -138,6 +138,7 @@ pub fn run(mut config: Config, left: Option<State>) -> Result<Verdict, Error> {
         Some(signal) => {
             info!("no listener is held: an upgrade sends {} to the worker", signals::name(signal as i32))
         }
+        None if config.adopt.is_some() => info!("whatever the worker binds is adopted"),
         None if listeners.is_empty() => info!("no listener is held or handed over (give one with -b)"),
         None => {}
     }
@@ -209,7 +210,7 @@ impl Run {
             self.end_check(id);
         }
         let limit = self.config.policy.stop_timeout;
-        let holds = !self.common.listeners.is_empty();
+        let holds = !self.common.listeners.is_empty() && self.adopted.is_none();
         let words = report::last_words(ending, &self.books, limit, self.core.has_served(), holds);
         let verdict = match self.failure.take() {
             Some(failure) => Err(failure),

@@ -225,6 +225,27 @@ impl<S: Socket> Group<S> {
 }
 
 impl<S> Group<S> {
+    /// One that was carried over: its members in the order of their indices, with inode and worker,
+    /// and the indices in the kernel's program.
+    pub fn restore(
+        members: Vec<(S, u64, Option<WorkerId>)>,
+        serving: Option<WorkerId>,
+        attached: Vec<u32>,
+    ) -> Group<S> {
+        let member = |(socket, inode, worker)| Member { socket, inode, worker };
+        Group { members: members.into_iter().map(member).collect(), serving, attached }
+    }
+
+    /// What [`restore`](Self::restore) wants to know of the members.
+    pub fn members(&self) -> impl Iterator<Item = (&S, u64, Option<WorkerId>)> {
+        self.members.iter().map(|member| (&member.socket, member.inode, member.worker))
+    }
+
+    /// The indices in the kernel's program.
+    pub fn attached(&self) -> &[u32] {
+        &self.attached
+    }
+
     /// The worker that new connections go to.
     pub fn serving(&self) -> Option<WorkerId> {
         self.serving

@@ -1,6 +1,7 @@
 //! What an address is to the kernel: sockets of one key stand in one reuseport group,
 //! or are one socket.
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockRef, Type};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use crate::sys::seccomp::{self, Call};
 
 /// How a socket carries what it carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Transport {
     /// TCP: it listens.
     Stream,
@@ -18,7 +19,7 @@ pub enum Transport {
 }
 
 /// An address of the internet as a socket has it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key {
     /// TCP or UDP.
     pub transport: Transport,

@@ -14,7 +14,10 @@ mod answers;
 pub mod drain;
 pub mod group;
 pub mod key;
+mod saved;
 mod shared;
+
+pub use saved::Saved;
 
 use crate::config;
 use crate::core::event::{Time, WorkerId};
@@ -349,6 +352,11 @@ impl Adopt {
     /// How sockets are adopted, as `--adopt` has it.
     pub fn mode(&self) -> &'static str {
         if self.config.share { "share" } else { "steer" }
+    }
+
+    /// Every worker whose calls are to be heard, and through what.
+    pub fn heard(&self) -> impl Iterator<Item = (WorkerId, Arc<OwnedFd>)> {
+        self.workers.iter().map(|(&id, worker)| (id, Arc::clone(&worker.calls)))
     }
 
     /// Tells people once of a worker.

@@ -15,19 +15,19 @@ use std::sync::Arc;
 /// The sockets, and who has bound them.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    sockets: BTreeMap<Key, Vec<Socket>>,
+    pub(super) sockets: BTreeMap<Key, Vec<Socket>>,
     /// How many of each address a worker has bound.
-    bound: BTreeMap<(WorkerId, Key), usize>,
+    pub(super) bound: BTreeMap<(WorkerId, Key), usize>,
     /// Bound by a worker that starts, which may give them up again.
-    new: Vec<(WorkerId, OwnedFd)>,
+    pub(super) new: Vec<(WorkerId, OwnedFd)>,
 }
 
 #[derive(Debug)]
-struct Socket {
-    fd: OwnedFd,
-    inode: u64,
+pub(super) struct Socket {
+    pub(super) fd: OwnedFd,
+    pub(super) inode: u64,
     /// It was bound by us.
-    ours: bool,
+    pub(super) ours: bool,
 }
 
 impl Shared {
@@ -50,6 +50,10 @@ impl Shared {
     /// Every socket.
     pub(super) fn all(&self) -> impl Iterator<Item = (&Key, u64)> {
         self.sockets.iter().flat_map(|(key, sockets)| sockets.iter().map(move |socket| (key, socket.inode)))
+    }
+
+    fn all_ours(&self) -> impl Iterator<Item = u64> {
+        self.sockets.values().flatten().filter(|socket| socket.ours).map(|socket| socket.inode)
     }
 
     /// Every address, with how many sockets it has and, of TCP, how many connections wait there.
@@ -135,7 +139,9 @@ impl Adopt {
         inode: u64,
         backlog: i32,
     ) -> Answer {
-        if let Err(errno) = steering::relisten(socket.as_fd(), backlog) {
+        // One of ours has the backlog that the user wants.
+        let ours = self.shared.all_ours().any(|ours| ours == inode) && listens(socket.as_fd());
+        if !ours && let Err(errno) = steering::relisten(socket.as_fd(), backlog) {
             return Answer::Failed(errno);
         }
         if !self.shared.knows(inode) {

@@ -208,7 +208,7 @@ pub struct Exported<'a> {
 /// The number of the first listener for these dialects; None where descriptor 0
 /// is all that there is.
 pub fn first_listener(dialects: &[Dialect]) -> Option<i32> {
-    if dialects == [Dialect::Stdin] {
+    if dialects.is_empty() || dialects == [Dialect::Stdin] {
         return None;
     }
     let pipes = dialects.contains(&Dialect::Tableflip);
@@ -286,6 +286,7 @@ mod tests {
         assert_eq!(first_listener(&[Dialect::ListenFds, Dialect::Stdin]), Some(3));
         assert_eq!(first_listener(&[Dialect::Tableflip, Dialect::Nginx]), Some(5));
         assert_eq!(first_listener(&[Dialect::Stdin]), None);
+        assert_eq!(first_listener(&[]), None, "with --adopt nothing is handed over");
     }
 
     #[test]

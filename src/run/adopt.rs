@@ -2,8 +2,9 @@
 //! connections are switched over, old workers are looked at until they have drained.
 
 use super::Run;
-use crate::adopt::Adopt;
 use crate::adopt::drain::{Left, Sight};
+use crate::adopt::{Adopt, Saved};
+use crate::carrier::{Arrivals, Carrier};
 use crate::config::Config;
 use crate::control::protocol as status;
 use crate::core::event::Time;
@@ -16,6 +17,7 @@ use crate::sys::seccomp::{Call, Filter};
 use log::{debug, warn};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +55,38 @@ pub(super) fn start(config: &Config, listeners: &Listeners) -> Result<Option<Ado
     Ok(Some(Adopted { adopt: Adopt::new(adopt.clone(), ours), looked: Time::ZERO }))
 }
 
+impl Adopted {
+    /// As [`Saved::new`].
+    ///
+    /// # Errors
+    /// As it has them.
+    pub(super) fn save(&self, carrier: &mut Carrier) -> io::Result<Saved> {
+        Saved::new(&self.adopt, carrier)
+    }
+
+    /// Goes on with what was adopted.
+    pub(super) fn restore(
+        config: &Config,
+        saved: Option<Saved>,
+        arrivals: &mut Arrivals,
+        now: Time,
+    ) -> Option<Adopted> {
+        let adopt = saved?.restore(config.adopt.clone()?, arrivals, now);
+        Some(Adopted { adopt, looked: Time::ZERO })
+    }
+}
+
 impl Run {
+    /// Hears the calls of every worker, after we were replaced.
+    pub(super) fn hear_all_calls(&mut self) {
+        let Some(adopted) = &self.adopted else { return };
+        for (id, calls) in adopted.adopt.heard() {
+            if let Err(error) = self.threads.hear_calls(id, calls) {
+                warn!("cannot hear what a worker binds: {}", crate::error::reason(&error));
+            }
+        }
+    }
+
     /// Hears the calls of a worker that has just been started.
     pub(super) fn hear_calls(&mut self, id: WorkerId, calls: Option<OwnedFd>) {
         let (Some(adopted), Some(calls)) = (&mut self.adopted, calls) else { return };
@@ -216,6 +249,9 @@ impl Run {
 fn words(left: &Left) -> String {
     if left.sight == Sight::Nothing {
         return "nobody knows what (the kernel does not tell of connections)".into();
+    }
+    if left.is_empty() {
+        return "nothing, and is looked at once more".into();
     }
     let open = left.busy + left.waiting + left.arriving;
     let which = if left.sight == Sight::Ports { ", its successor's among them" } else { "" };

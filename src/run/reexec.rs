@@ -123,9 +123,6 @@ impl Run {
         if self.core.phase() == Phase::Stopping {
             return Err("we are stopping".into());
         }
-        if self.config.adopt.is_some() {
-            return Err("with --adopt it has to be restarted as a whole in this version".into());
-        }
         let path = self.successor()?;
         let look = program::look(path)?;
         let bytes = envelope::wrap(&self.leave(&mut Carrier::default(), true)?.encode()?);
@@ -238,9 +235,6 @@ impl Run {
         if self.core.phase() == Phase::Stopping || self.ending.is_some() {
             return Err("we are stopping".into());
         }
-        if self.config.adopt.is_some() {
-            return Err("with --adopt it has to be restarted as a whole in this version".into());
-        }
         let path = self.successor()?.to_owned();
         if program::look(&path)? != look {
             return Err(format!("{} was replaced while it was looked at (try again)", path.display()));
@@ -308,6 +302,7 @@ impl Run {
                 hooks: self.hooks.clone(),
                 control: self.control.save(carrier)?,
                 watched: self.threads.known.save(),
+                adopt: self.adopted.as_ref().map(|adopted| adopted.save(carrier)).transpose()?,
                 capture: self.capture.as_ref().map(|capture| capture.save(carrier)).transpose()?,
                 upward: self.upward.save(sent),
                 pid_file: self.pid_file.as_ref().map(|file| file.save(carrier)).transpose()?,
@@ -380,6 +375,8 @@ pub(super) fn take_over(mut config: Config, state: State) -> Result<Verdict, Err
         capture.restore(saved, &mut arrivals);
         capture
     });
+    let clock = Clock::restore(state.clock);
+    let adopted = super::adopt::Adopted::restore(&config, state.adopt, &mut arrivals, clock.now());
     let mut run = Run {
         core: state.core.with_policy(config.policy.clone()),
         guard,
@@ -396,17 +393,18 @@ pub(super) fn take_over(mut config: Config, state: State) -> Result<Verdict, Err
         pid_file: state.pid_file.map(|saved| PidFile::restore(saved, &mut arrivals)),
         soon: [Event::Tick].into(),
         ending: None,
-        adopted: None,
+        adopted,
         capture,
         heavy: true,
         upward: Upward::restore(&around.environment, state.upward),
         failure: None,
-        clock: Clock::restore(state.clock),
+        clock,
         reexec: Reexec { program: Some(state.program), ..Reexec::default() },
         around,
         control,
     };
     drop(arrivals);
+    run.hear_all_calls();
     let (version, before, workers) = (env!("CARGO_PKG_VERSION"), state.version, run.books.count());
     info!("version {version} has taken over from version {before}: {workers} workers");
     let fields = json!({"from": before, "version": version});

@@ -7,6 +7,7 @@
 
 use super::clients;
 use crate::ack;
+use crate::adopt;
 use crate::books;
 use crate::capture;
 use crate::carrier::{Fd, path};
@@ -58,6 +59,9 @@ pub struct State {
     pub control: clients::Saved,
     /// What the paths of `--watch` lead to.
     pub watched: Vec<Option<u64>>,
+    /// `--adopt`.
+    #[serde(default)]
+    pub adopt: Option<adopt::Saved>,
     /// `--capture-stderr`.
     pub capture: Option<capture::Saved>,
     /// The service manager.
@@ -140,6 +144,7 @@ mod tests {
                 hooks: Errands::default(),
                 control: control.save(&mut carrier).unwrap(),
                 watched: vec![None, Some(7)],
+                adopt: None,
                 capture: None,
                 upward: Upward::new(&[]).save(true),
                 pid_file: None,
