@@ -40,13 +40,16 @@ pub struct Wrapper {
 }
 
 impl Wrapper {
-    /// Starts the wrapper with these arguments. `GRACEFUL_RUN_BINARY` names
-    /// another build to test, such as one that was broken on purpose.
+    /// Starts the wrapper with these arguments.
     pub fn start(built: &str, directory: &Path, configure: impl FnOnce(&mut Command)) -> Self {
-        heed_hangup();
-        let binary = std::env::var_os("GRACEFUL_RUN_BINARY").map_or(PathBuf::from(built), PathBuf::from);
-        let mut command = Command::new(&binary);
+        let mut command = Command::new(binary(built));
         configure(&mut command);
+        Self::of(command, directory)
+    }
+
+    /// Starts the wrapper by a command of which it comes.
+    pub fn of(mut command: Command, directory: &Path) -> Self {
+        heed_hangup();
         command
             .current_dir(directory)
             .env("PWD", directory)
@@ -55,8 +58,7 @@ impl Wrapper {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let mut child =
-            command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", binary.display()));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let stderr = child.stderr.take().expect("stderr is piped");
         let (lines, log) = channel();
         std::thread::spawn(move || {
@@ -189,6 +191,12 @@ impl Drop for Wrapper {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The wrapper's executable. `GRACEFUL_RUN_BINARY` names another build to test, such
+/// as one that was broken on purpose.
+pub fn binary(built: &str) -> PathBuf {
+    std::env::var_os("GRACEFUL_RUN_BINARY").map_or(PathBuf::from(built), PathBuf::from)
 }
 
 /// Lets what we start receive HUP, even where we run under nohup(1): an ignored

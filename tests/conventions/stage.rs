@@ -92,7 +92,7 @@ pub fn keeps_its_word(convention: &Convention<'_>) {
     let mut wrapper = scene.start_command(&[&args, ack].concat(), &command);
     wrapper.log.wait(&says::ready_by(1, convention.ack));
     wrapper.log.wait(&says::ready(1));
-    let mut load = Load::on(&[Target::Tcp(address)], Protocol::Http, wrapper.pid.as_raw().unsigned_abs());
+    let mut load = Load::on(4, &[Target::Tcp(address)], Protocol::Http, wrapper.pid.as_raw().unsigned_abs());
     load.await_replies(1, PROGRESS, WATCHDOG).unwrap();
     for next in 2..=serves {
         replaced(&wrapper, next, convention.ack, next - 1);

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::Failure;
-use crate::driver::{LIMIT, start, stop};
+use crate::driver::{CLIENTS, LIMIT, start, stop};
 use crate::load::Load;
 use crate::protocol::Protocol;
 use crate::server::{Prepared, Server, unlisted};
@@ -38,7 +38,7 @@ impl Running {
         let prepared = server.prepare(directory.path());
         let mut wrapper = start(&prepared, directory.path());
         wrapper.await_first_ready(LIMIT).unwrap_or_else(|why| panic!("{why}"));
-        let mut load = Load::on(&prepared.targets, server.protocol, wrapper.pid());
+        let mut load = Load::on(CLIENTS, &prepared.targets, server.protocol, wrapper.pid());
         load.await_replies(1, ENOUGH, LIMIT).unwrap_or_else(|why| panic!("{why}\n{}", wrapper.tail()));
         Some(Running { wrapper, load, prepared, directory })
     }

@@ -1,8 +1,9 @@
 //! Other daemons: a resolver, a database, a port mapper.
 
 use crate::driver::{EACH_CLIENT_ONE, upgrade_under_load};
+use crate::place::tell;
 use crate::protocol::Protocol;
-use crate::server::{server, tell};
+use crate::server::server;
 
 /// It answers on TCP alone here: a client of UDP asks again in any case.
 #[test]

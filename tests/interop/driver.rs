@@ -7,9 +7,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::client::{Connection, Failure};
-use crate::load::{CLIENTS, Load};
-use crate::server::{Prepared, Server, path, tell};
+use crate::load::Load;
+use crate::place::{path, tell};
+use crate::server::{Prepared, Server};
 use crate::wrapper::{self, Verdict, Wrapper};
+
+/// Clients at a time.
+pub const CLIENTS: usize = 4;
 
 /// Upgrades of each server.
 pub const UPGRADES: u64 = 10;
@@ -35,7 +39,7 @@ pub fn upgrade_under_load(server: &Server) {
     let mut wrapper = start(&prepared, directory.path());
     let pid = wrapper.pid();
     let outcome = wrapper.await_first_ready(LIMIT).and_then(|()| {
-        let mut load = Load::on(&prepared.targets, server.protocol, pid);
+        let mut load = Load::on(CLIENTS, &prepared.targets, server.protocol, pid);
         let upgraded = upgrade(&mut wrapper, &mut load);
         load.finish()?;
         upgraded.map(|()| load)

@@ -15,7 +15,8 @@ use std::time::Instant;
 
 use crate::client::{Connection, Failure, Target};
 use crate::driver::{LIMIT, PROGRESS, UPGRADES};
-use crate::server::{find, host_of_our_own, path, servers, tell};
+use crate::place::{find, host_of_our_own, path, tell};
+use crate::server::servers;
 use crate::wrapper::{self, Verdict, Wrapper};
 use nix::sys::signal::Signal;
 

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use crate::client::{Failure, Target};
 use crate::protocol::{Answer, Protocol};
 
-/// Clients at a time.
-pub const CLIENTS: usize = 4;
+/// Between a failure and the next request. A refusal costs nothing: clients that go on
+/// at once would take the processor from the server that is about to start.
+const BREATH: Duration = Duration::from_millis(5);
 
 /// Clients at work.
 pub struct Load {
@@ -30,12 +31,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts the clients, which go round the targets. Every reply must name this
-    /// supervisor.
-    pub fn on(targets: &[Target], protocol: Protocol, supervisor: u32) -> Self {
+    /// Starts so many clients, which go round the targets. Every reply must name
+    /// this supervisor.
+    pub fn on(clients: usize, targets: &[Target], protocol: Protocol, supervisor: u32) -> Self {
         let finish = Arc::new(AtomicBool::new(false));
         let (sender, outcomes) = channel();
-        let clients = (0..CLIENTS)
+        let clients = (0..clients)
             .map(|_| {
                 let (targets, sender, finish) = (targets.to_vec(), sender.clone(), Arc::clone(&finish));
                 thread::spawn(move || request_until(&finish, &targets, protocol, &sender))
@@ -124,8 +125,16 @@ fn request_until(
     outcomes: &Sender<Result<Answer, Failure>>,
 ) {
     for target in targets.iter().cycle() {
-        if finish.load(Ordering::SeqCst) || outcomes.send(protocol.ask(target)).is_err() {
+        if finish.load(Ordering::SeqCst) {
             return;
+        }
+        let outcome = protocol.ask(target);
+        let failed = outcome.is_err();
+        if outcomes.send(outcome).is_err() {
+            return;
+        }
+        if failed {
+            thread::park_timeout(BREATH);
         }
     }
 }

@@ -13,6 +13,8 @@
 mod client;
 mod driver;
 mod load;
+#[path = "../common/place.rs"]
+mod place;
 mod protocol;
 mod server;
 #[path = "../common/wrapper.rs"]

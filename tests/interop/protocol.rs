@@ -3,7 +3,13 @@
 //! Contract: an answer is `generation G supervisor P`, if the protocol has room
 //! for it. A failure is told as [`client`](crate::client) tells it.
 
+use std::thread;
+use std::time::Duration;
+
 use crate::client::{Connection, Failure, Target};
+
+/// How long a client of [`Protocol::Late`] thinks.
+const LATE: Duration = Duration::from_millis(30);
 
 /// What a server answers.
 #[derive(Debug, Clone, Copy)]
@@ -19,12 +25,18 @@ pub enum Answer {
 pub enum Protocol {
     /// `GET /`
     Http,
+    /// `GET /`, tens of milliseconds after the connection was asked for.
+    #[allow(dead_code)] // of the servers of --adopt alone
+    Late,
     /// A FastCGI responder that is asked for this file of the server's directory.
     FastCgi(&'static str),
     /// A TXT query over TCP for `answer.test.`
     Dns,
     /// The handshake of a MySQL client; the answer is the server's version.
     MySql,
+    /// A command of Redis that takes 30 ms, and one more behind it.
+    #[allow(dead_code)] // of the servers of --adopt alone
+    Redis,
     /// A call of the port mapper's procedure 0 over TCP, which does nothing.
     Rpc,
 }
@@ -34,7 +46,10 @@ impl Protocol {
     pub fn ask(self, target: &Target) -> Result<Answer, Failure> {
         let mut connection = Connection::open(target)?;
         match self {
-            Protocol::Http => {
+            Protocol::Http | Protocol::Late => {
+                if matches!(self, Protocol::Late) {
+                    thread::park_timeout(LATE);
+                }
                 let reply = connection.get("/", true)?;
                 find_answer(reply.body.as_bytes()).filter(|_| reply.status == 200)
             }
@@ -57,6 +72,10 @@ impl Protocol {
                     .ok_or(Failure::BadBody)?;
                 connection.send(MY_SQL_QUIT)?;
                 find_answer(&greeting)
+            }
+            Protocol::Redis => {
+                connection.send(REDIS_COMMANDS)?;
+                connection.receive_until(redis_replies)?
             }
             Protocol::Rpc => {
                 connection.send(RPC_CALL)?;
@@ -127,6 +146,15 @@ fn my_sql_packet(received: &[u8]) -> Option<Vec<u8>> {
     let [low, middle, high, _, packet @ ..] = received else { return None };
     let length = u32::from_le_bytes([*low, *middle, *high, 0]) as usize;
     packet.get(..length).map(<[u8]>::to_vec)
+}
+
+/// Waits for an element of a list that nobody fills, then asks for a sign of life.
+const REDIS_COMMANDS: &[u8] = b"BLPOP nothing 0.03\r\nPING\r\n";
+
+/// Whether both replies are right; `None` before they are whole.
+fn redis_replies(received: &[u8]) -> Option<Option<Answer>> {
+    const REPLIES: &[u8] = b"*-1\r\n+PONG\r\n";
+    (received.len() >= REPLIES.len()).then(|| (received == REPLIES).then_some(Answer::Whole))
 }
 
 /// One last fragment of 40 bytes: call 7 of procedure 0, program 100000, version 2,

@@ -1,13 +1,11 @@
 //! A real server: the line of the README that runs it, and what is known of it.
 
-use std::ffi::OsString;
 use std::fs::Permissions;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::client::Target;
+use crate::place::{find, host_of_our_own};
 use crate::protocol::Protocol;
 
 /// The host and the directory of every sample. A test has its own in their place.
@@ -123,25 +121,6 @@ fn target(bind: &str, directory: &Path) -> Target {
     }
 }
 
-/// A host of 127.0.0.0/8, all of which is loopback: neither another test nor a
-/// client's own port can take an address there.
-pub fn host_of_our_own() -> String {
-    static COUNT: AtomicU8 = AtomicU8::new(100);
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    format!("127.{}.{high}.{low}", COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// What `tests/all` installs comes first, then what the machine has, then where
-/// Debian puts daemons.
-pub fn path() -> OsString {
-    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("interop");
-    let installed = ["venv/bin", "crates/release", "go"].map(|part| place.join(part));
-    let machine = std::env::var_os("PATH").unwrap_or_default();
-    let daemons = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let all = installed.into_iter().chain(std::env::split_paths(&machine)).chain(daemons);
-    std::env::join_paths(all).expect("no directory has a colon")
-}
-
 /// Where the samples are.
 pub fn servers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/servers")
@@ -160,22 +139,4 @@ fn words(line: &str) -> Vec<String> {
         }
     }
     words
-}
-
-/// Where a program is; `None` leaves its test out, if it may be left out.
-pub fn find(program: &str) -> Option<PathBuf> {
-    let found = which::which_in(program, Some(path()), servers()).ok();
-    assert!(
-        found.is_some() || std::env::var_os("GRACEFUL_RUN_REQUIRE_SERVERS").is_none_or(|value| value != "1"),
-        "{program} is not installed (tests/all installs it)"
-    );
-    if found.is_none() {
-        tell(&format!("{program}: left out, it is not installed (tests/all installs it)"));
-    }
-    found
-}
-
-/// A line that the test harness does not swallow when the test passes.
-pub fn tell(line: &str) {
-    let _ = writeln!(std::io::stderr(), "interop: {line}");
 }
