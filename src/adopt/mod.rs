@@ -245,17 +245,18 @@ impl Adopt {
         self.tidy();
     }
 
-    /// The worker's own process has ended. If it served and nobody else listens, what
-    /// comes waits in its queue for the one that is started in its place.
+    /// The worker's own process has ended. Where it served, nobody else listens, and the one
+    /// that is started in its place has to, what comes waits in its queue for that.
     pub fn ended(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.gone = true;
         worker.drain = None;
-        let serves = |group: &Group| {
+        // A successor that listens elsewhere has not taken these over, but nobody waits for them.
+        let awaited = |key: &Key, group: &Group| {
             let others = || group.inodes().any(|inode| group.owner(inode).is_some_and(|owner| owner != id));
-            group.serving() == Some(id) && !others()
+            self.wanted.contains(key) && group.serving() == Some(id) && !others()
         };
-        for group in self.groups.values_mut().filter(|group| !serves(group)) {
+        for (_, group) in self.groups.iter_mut().filter(|(key, group)| !awaited(key, group)) {
             report(group.remove(id), "close the socket of an old worker");
         }
         self.tidy();
