@@ -16,6 +16,10 @@ bless:
 torture:
     TORTURE_UPGRADES=2000 cargo test --release --test torture
 
+# Two hundred upgrades of each server that knows nothing of inherited sockets.
+torture-adopt:
+    ADOPT_UPGRADES=200 cargo test --release --test adopt servers::
+
 # A million random worlds. SIM_SEED=n replays one of them.
 sim:
     SIM_WORLDS=1000000 cargo test --release --test sim

@@ -334,9 +334,6 @@ impl Run {
             Action::PreUpgrade(to) => self.pre_upgrade(to),
             Action::PreStop(id) => self.pre_stop(id),
             Action::Stop(id) => {
-                if let Some(adopted) = &mut self.adopted {
-                    adopted.adopt.asked(id);
-                }
                 self.books.signal(id, self.config.stop_signal as i32);
                 // A stopped process keeps the signal until it is continued.
                 self.books.signal(id, Signal::SIGCONT as i32);

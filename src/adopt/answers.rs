@@ -85,6 +85,9 @@ impl Adopt {
         if self.is_shared(&key) {
             return self.listen_shared(id, key, socket, inode, backlog);
         }
+        if let Some(group) = self.groups.get_mut(&key) {
+            group.notice();
+        }
         let known = self.groups.get(&key).is_some_and(|group| group.knows(inode));
         if !known {
             // With SO_REUSEPORT set the kernel no longer tells a second server of one user.

@@ -14,11 +14,12 @@
 //! has followed the one that has this socket. There are no more of them than the worker
 //! before that one had sockets.
 //!
-//! Not seen here: a stranger who joins the group, and a worker that calls shutdown(2)
-//! on a listener of its own, which then leaves at its own time.
+//! A worker that calls shutdown(2) on a listener of its own leaves at its own time; that is
+//! seen before the next change, and of several such the order is a guess. Not seen here: a stranger
+//! who joins the group.
 
 use crate::core::event::WorkerId;
-use crate::sys::steering;
+use crate::sys::{fd, steering};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -35,6 +36,12 @@ pub trait Socket {
     /// # Errors
     /// As [`steering::leave`]: it is in no group.
     fn leave(&self) -> io::Result<()>;
+
+    /// Whether it still listens: its worker may have left the group by itself, with
+    /// shutdown(2). Where that is not known, it does.
+    fn listens(&self) -> bool {
+        true
+    }
 }
 
 impl Socket for OwnedFd {
@@ -44,6 +51,10 @@ impl Socket for OwnedFd {
 
     fn leave(&self) -> io::Result<()> {
         Ok(steering::leave(self.as_fd())?)
+    }
+
+    fn listens(&self) -> bool {
+        fd::tcp_queue(self.as_fd()).map_or(true, |queue| queue.is_some())
     }
 }
 
@@ -79,6 +90,7 @@ impl<S: Socket> Group<S> {
     /// # Errors
     /// Whatever the kernel says of its program. The socket is a member all the same.
     pub fn join(&mut self, socket: S, inode: u64, worker: WorkerId) -> io::Result<()> {
+        self.notice();
         self.members.push(Member { socket, inode, worker: Some(worker) });
         self.serving.get_or_insert(worker);
         self.pin()
@@ -90,6 +102,7 @@ impl<S: Socket> Group<S> {
     /// # Errors
     /// Whatever the kernel says of its program; all stays as it is.
     pub fn steer(&mut self, to: WorkerId) -> io::Result<bool> {
+        self.notice();
         if self.sockets(to).next().is_none() {
             return Ok(false);
         }
@@ -104,6 +117,7 @@ impl<S: Socket> Group<S> {
     /// # Errors
     /// Whatever the kernel says of its program. What has not left is a tombstone.
     pub fn remove(&mut self, worker: WorkerId) -> io::Result<()> {
+        self.notice();
         for member in self.members.iter_mut().filter(|member| member.worker == Some(worker)) {
             member.worker = None;
         }
@@ -179,6 +193,15 @@ impl<S: Socket> Group<S> {
             self.serving = Some(to);
         }
         self.pin()
+    }
+
+    /// What has left by itself is no member any more: the last has taken its place. The program
+    /// is not what it was then. To be called before such a socket is told to listen again.
+    pub fn notice(&mut self) {
+        while let Some(index) = self.members.iter().position(|member| !member.socket.listens()) {
+            self.members.swap_remove(index);
+            self.attached.clear();
+        }
     }
 
     /// The kernel's program names those that are selected. Nothing is asked of it where

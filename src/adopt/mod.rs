@@ -236,15 +236,6 @@ impl Adopt {
         (!drain.is_drained()).then(|| (left, drain.pause()))
     }
 
-    /// The worker is asked to stop. Its sockets leave before it closes them, or shuts them down, at
-    /// a time that we would not know of; unless nobody else has any.
-    pub fn asked(&mut self, id: WorkerId) {
-        for group in self.groups.values_mut().filter(|group| group.serving() != Some(id)) {
-            report(group.remove(id), "close the socket of an old worker");
-        }
-        self.tidy();
-    }
-
     /// The worker's own process has ended. Where it served, nobody else listens, and the one
     /// that is started in its place has to, what comes waits in its queue for that.
     pub fn ended(&mut self, id: WorkerId) {

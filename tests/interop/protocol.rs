@@ -25,6 +25,9 @@ pub enum Answer {
 pub enum Protocol {
     /// `GET /`
     Http,
+    /// `GET /`, and an end in step with the server's, of which no kernel counts a reset.
+    #[allow(dead_code)] // of the servers of --adopt alone
+    InStep,
     /// `GET /`, tens of milliseconds after the connection was asked for.
     #[allow(dead_code)] // of the servers of --adopt alone
     Late,
@@ -46,11 +49,14 @@ impl Protocol {
     pub fn ask(self, target: &Target) -> Result<Answer, Failure> {
         let mut connection = Connection::open(target)?;
         match self {
-            Protocol::Http | Protocol::Late => {
+            Protocol::Http | Protocol::InStep | Protocol::Late => {
                 if matches!(self, Protocol::Late) {
                     thread::park_timeout(LATE);
                 }
                 let reply = connection.get("/", true)?;
+                if matches!(self, Protocol::InStep) {
+                    connection.finish();
+                }
                 find_answer(reply.body.as_bytes()).filter(|_| reply.status == 200)
             }
             Protocol::FastCgi(script) => {

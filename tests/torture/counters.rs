@@ -1,6 +1,6 @@
 //! The kernel's own count of what it reset, dropped or sent again.
 //!
-//! Contract: a [`Snapshot`] holds every counter of this network namespace;
+//! Contract: a [`Snapshot`] holds every counter of this thread's network namespace;
 //! [`Snapshot::since`] gives the watched ones that moved. In a namespace that
 //! belongs to the run alone they are a witness that no client code can fool.
 
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 /// What must not move while nothing is dropped. The first three are in
-/// /proc/net/snmp, the others in /proc/net/netstat.
+/// net/snmp, the others in net/netstat.
 ///
 /// A SYN that the kernel drops is sent again one second later and looks to the
 /// client like a slow connect, never like a failure: hence TCPSynRetrans.
@@ -34,7 +34,7 @@ impl Snapshot {
     /// Reads the counters.
     pub fn take() -> Result<Self, String> {
         let mut counters = BTreeMap::new();
-        for path in ["/proc/net/snmp", "/proc/net/netstat"] {
+        for path in ["/proc/thread-self/net/snmp", "/proc/thread-self/net/netstat"] {
             let text = fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
             // Each group is two lines: the names, then the values.
             let lines: Vec<&str> = text.lines().collect();

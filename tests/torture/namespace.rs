@@ -1,7 +1,8 @@
 //! A network of our own: nothing but this run ever touches its counters.
 //!
-//! Contract: [`enter`] is called before the process has a second thread, since
-//! unshare(2) moves only the thread that calls it. It ends with loopback up and
+//! Contract: unshare(2) moves only the thread that calls [`enter`], what that starts
+//! comes with it, and who is not root can leave only before there is a second thread.
+//! It ends with loopback up and
 //! room for many short connections, or with the reason why that cannot be had.
 
 use std::fs;

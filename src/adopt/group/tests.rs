@@ -76,6 +76,10 @@ impl Socket for Listening {
         self.kernel.borrow_mut().leave(self.inode);
         Ok(())
     }
+
+    fn listens(&self) -> bool {
+        self.kernel.borrow().members.contains(&self.inode)
+    }
 }
 
 #[derive(Default)]
@@ -228,6 +232,18 @@ fn the_model_sees_what_leaves_carelessly() {
     let selected = world.reachable();
     world.kernel.borrow_mut().leave(0);
     assert!(!world.reachable().is_subset(&selected), "the program names an index beyond the last");
+}
+
+#[test]
+fn one_that_leaves_by_itself_is_noticed_before_the_next_change() {
+    let mut world = World::with(&[1, 2]);
+    assert!(world.group.steer(WorkerId(2)).expect("steer"));
+    world.kernel.borrow_mut().leave(0);
+    world.join(3).expect("join");
+    assert_eq!((world.reachable(), world.group.len()), ([1].into(), 2));
+    world.group.remove(WorkerId(1)).expect("nothing is left of it");
+    assert!(world.group.steer(WorkerId(3)).expect("steer"));
+    assert_eq!(world.reachable(), [2].into());
 }
 
 #[test]
