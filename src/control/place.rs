@@ -8,12 +8,12 @@ use crate::carrier::{Arrivals, Carrier, Fd, path};
 use crate::config::Control;
 use crate::error::{Error, reason};
 use crate::listener::PrivateSocket;
-use nix::fcntl::OFlag;
-use nix::unistd::{Gid, Group, Uid};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::unistd::{AccessFlags, Gid, Group, Uid, faccessat};
 use serde::{Deserialize, Serialize};
 use std::env::split_paths;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -169,18 +169,9 @@ fn group(name: &str) -> Result<Gid, Error> {
 /// Makes the directory if it is ours to make, and looks whether it is safe.
 fn make(directory: &Directory, group: Option<Gid>) -> Result<(), Error> {
     let path = &directory.path;
-    let attempt = || format!("keep the control socket in {}", path.display());
-    let failed = |error: io::Error| Error::cannot(attempt(), reason(&error));
-    let refused = |why: &str| {
-        let next = "give --socket a path in a directory of your own".to_owned();
-        Err(Error::Cannot { attempt: attempt(), why: why.to_owned(), next: Some(next) })
-    };
+    let failed = |error: io::Error| Error::cannot(attempt(path), reason(&error));
     if !directory.managed {
-        let mode = fs::metadata(path).map_err(failed)?.mode();
-        return match mode & 0o002 != 0 && mode & 0o1000 == 0 {
-            true => refused("everybody can write to it"),
-            false => Ok(()),
-        };
+        return judge(directory, &fs::metadata(path).map_err(failed)?);
     }
     let mode = if group.is_some() { 0o755 } else { 0o700 };
     let made = DirBuilder::new().mode(mode).create(path);
@@ -191,20 +182,57 @@ fn make(directory: &Directory, group: Option<Gid>) -> Result<(), Error> {
         return Err(failed(error));
     }
     let found = fs::symlink_metadata(path).map_err(failed)?;
-    if !found.is_dir() {
-        return refused("it is no directory");
-    }
-    if found.uid() != Uid::effective().as_raw() {
-        return refused("it belongs to another user");
-    }
-    if found.mode() & 0o022 != 0 {
-        return refused("others can write to it");
-    }
+    judge(directory, &found)?;
     // The umask may have taken from it, and another of us have made it.
     if found.mode() & mode != mode {
         fs::set_permissions(path, Permissions::from_mode(found.mode() & 0o777 | mode)).map_err(failed)?;
     }
     Ok(())
+}
+
+fn attempt(path: &Path) -> String {
+    format!("keep the control socket in {}", path.display())
+}
+
+/// Whether a directory that is there is safe.
+fn judge(directory: &Directory, found: &Metadata) -> Result<(), Error> {
+    let mode = found.mode();
+    let why = match directory.managed {
+        false if mode & 0o002 != 0 && mode & 0o1000 == 0 => "everybody can write to it",
+        true if !found.is_dir() => "it is no directory",
+        true if found.uid() != Uid::effective().as_raw() => "it belongs to another user",
+        true if mode & 0o022 != 0 => "others can write to it",
+        _ => return Ok(()),
+    };
+    let next = "give --socket a path in a directory of your own".to_owned();
+    Err(Error::Cannot { attempt: attempt(&directory.path), why: why.to_owned(), next: Some(next) })
+}
+
+/// Where a socket without `--socket` would go, as far as that can be told without
+/// making anything.
+///
+/// # Errors
+/// [`Error::Cannot`], where it could not.
+pub fn outlook(environment: &[(OsString, OsString)]) -> Result<PathBuf, Error> {
+    let directory = directories(environment).swap_remove(0);
+    let path = &directory.path;
+    let found = if directory.managed { fs::symlink_metadata(path) } else { fs::metadata(path) };
+    let place = match found {
+        Ok(found) => judge(&directory, &found).map(|()| path.as_path())?,
+        Err(error) => {
+            match path.parent().filter(|_| directory.managed && error.kind() == io::ErrorKind::NotFound) {
+                Some(parent) => parent,
+                None => return Err(Error::cannot(attempt(path), reason(&error))),
+            }
+        }
+    };
+    let writes = AccessFlags::W_OK | AccessFlags::X_OK;
+    match faccessat(AT_FDCWD, place, writes, AtFlags::AT_EACCESS) {
+        Ok(()) => Ok(directory.path),
+        Err(errno) => {
+            Err(Error::cannot(attempt(path), format!("{}: {}", place.display(), reason(&errno.into()))))
+        }
+    }
 }
 
 fn lock(name: &str, directory: &Path) -> Result<File, Error> {
@@ -308,6 +336,19 @@ mod tests {
         assert!(place.open().unwrap_err().to_string().contains("everybody can write"));
         let place = Place::take(&Control::default(), &around, Path::new("/")).unwrap();
         assert!(place.open().unwrap().is_none(), "nobody asked for it");
+        assert!(outlook(&around).unwrap_err().to_string().contains("others can write to it"));
+    }
+
+    #[test]
+    fn the_outlook_makes_nothing() {
+        let base = tempfile::tempdir().unwrap();
+        let around = environment(&[("XDG_RUNTIME_DIR", base.path())]);
+        assert_eq!(outlook(&around), Ok(base.path().join(OURS)));
+        assert!(!base.path().join(OURS).exists());
+        let nowhere = environment(&[("XDG_RUNTIME_DIR", &base.path().join("nowhere"))]);
+        assert!(outlook(&nowhere).unwrap_err().to_string().contains("nowhere: no such file"));
+        let given = environment(&[("RUNTIME_DIRECTORY", &base.path().join("web"))]);
+        assert!(outlook(&given).unwrap_err().to_string().contains("no such file"), "it is not ours to make");
     }
 
     #[test]
