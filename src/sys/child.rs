@@ -213,7 +213,7 @@ impl Step {
 
 /// Waits for what the child says first where it has a filter: its listener's
 /// descriptor, or what has failed before there was one.
-fn receive_listener(receive: &OwnedFd) -> (Option<OwnedFd>, Option<SpawnError>) {
+pub(super) fn receive_listener(receive: &OwnedFd) -> (Option<OwnedFd>, Option<SpawnError>) {
     let mut message = [0; 8];
     let mut room = nix::cmsg_space!([RawFd; 1]);
     let (length, listener) = loop {
@@ -325,7 +325,7 @@ fn exec(
 }
 
 /// Installs the filter and sends its listener to the parent.
-fn watch(filter: &Filter, report: RawFd) -> nix::Result<()> {
+pub(super) fn watch(filter: &Filter, report: RawFd) -> nix::Result<()> {
     let listener = match filter.install() {
         Err(Errno::EACCES) => {
             const NONE: c_ulong = 0;

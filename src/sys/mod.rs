@@ -16,6 +16,7 @@ pub mod listening;
 pub mod memory;
 pub mod notify;
 pub mod peer;
+pub mod probe;
 pub mod process;
 pub mod remap;
 pub mod replace;

@@ -242,7 +242,8 @@ pub fn borrow(thread: Pid, number: RawFd) -> nix::Result<OwnedFd> {
     }
 }
 
-fn pidfd(task: Pid, flags: c_uint) -> nix::Result<OwnedFd> {
+/// pidfd_open(2).
+pub(super) fn pidfd(task: Pid, flags: c_uint) -> nix::Result<OwnedFd> {
     // SAFETY: plain system call, whose result is checked and nobody else's.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, task.as_raw(), flags) as c_int;

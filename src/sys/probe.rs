@@ -1,0 +1,177 @@
+//! Whether the kernel, and whatever stands between it and us, lets us do what
+//! `--adopt` does: each thing is tried on a child or a socket of our own.
+//!
+//! A child is killed and reaped before the answer is given, and lives no longer than
+//! we do; nothing waits for longer than [`PATIENCE`]. To be called while there is one
+//! thread.
+
+use super::child;
+use super::process::{self, Exit};
+use super::seccomp::{self, Answer, Filter, What};
+use libc::{c_int, c_ulong};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, socketpair,
+    sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd::{Pid, getpid, pipe2};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+/// In seconds. What is waited for here takes microseconds.
+const PATIENCE: u16 = 3;
+/// What is read in the memory of a child.
+static MARK: [u8; 8] = *b"graceful";
+
+/// A child, until it is dropped.
+struct Child(Pid);
+
+impl Child {
+    /// Forks. `run` makes async-signal-safe calls only; what it returns is the exit
+    /// status.
+    fn new(run: impl FnOnce() -> c_int) -> nix::Result<Child> {
+        let parent = getpid().as_raw();
+        // SAFETY: plain system calls; the child makes only such, and leaves by _exit.
+        match unsafe { libc::fork() } {
+            -1 => Err(Errno::last()),
+            0 => {
+                // SAFETY: plain system calls.
+                unsafe {
+                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong);
+                    libc::signal(libc::SIGALRM, libc::SIG_DFL);
+                    libc::alarm(PATIENCE.into());
+                    libc::_exit(if libc::getppid() == parent { run() } else { 1 })
+                }
+            }
+            pid => Ok(Child(Pid::from_raw(pid))),
+        }
+    }
+
+    /// Waits for its end, which the alarm bounds.
+    fn end(self) -> Option<Exit> {
+        let exit = process::wait(self.0);
+        // Its pid may be somebody else's from now on.
+        mem::forget(self);
+        exit
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // One that has ended is a zombie until now, so the pid is still its own.
+        let _ = process::signal(self.0, libc::SIGKILL);
+        process::wait(self.0);
+    }
+}
+
+/// Why no call of a child was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unseen {
+    /// We do not know the numbers of this architecture.
+    Architecture,
+    /// There was no child or no channel to it.
+    Child(Errno),
+    /// It could not install the filter.
+    Filter(Errno),
+    /// It has, and its call was not told, or could not be answered.
+    Call(Errno),
+}
+
+/// Has a child call bind(2) under a [`Filter`], hears of it and lets it go on.
+/// Whether the child had to take on PR_SET_NO_NEW_PRIVS for that.
+///
+/// # Errors
+/// [`Unseen`].
+pub fn see_a_bind() -> Result<bool, Unseen> {
+    let filter = Filter::new().ok_or(Unseen::Architecture)?;
+    let (receive, send) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(Unseen::Child)?;
+    setsockopt(&receive, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE.into()))
+        .map_err(Unseen::Child)?;
+    let report = send.as_raw_fd();
+    let child = Child::new(|| bind_nothing(&filter, report)).map_err(Unseen::Child)?;
+    drop(send);
+    let (Some(calls), _) = child::receive_listener(&receive) else {
+        return Err(Unseen::Filter(match child.end() {
+            Some(Exit::Code(errno)) => Errno::from_raw(errno),
+            _ => Errno::ECANCELED,
+        }));
+    };
+    let mut set = [PollFd::new(calls.as_fd(), PollFlags::POLLIN)];
+    let heard = poll(&mut set, PollTimeout::from(PATIENCE * 1000)).map_err(Unseen::Call)?;
+    let call = match heard {
+        0 => None,
+        _ => seccomp::receive(calls.as_fd()).map_err(Unseen::Call)?,
+    };
+    let call = call.filter(|call| call.number == -1 && matches!(call.what, What::Bind(..)));
+    let call = call.ok_or(Unseen::Call(Errno::ETIMEDOUT))?;
+    seccomp::answer(calls.as_fd(), call.id, Answer::Continue).map_err(Unseen::Call)?;
+    match child.end() {
+        Some(Exit::Code(taken @ 0..=1)) => Ok(taken == 1),
+        _ => Err(Unseen::Call(Errno::ENOSYS)),
+    }
+}
+
+/// In the child: 0, or 1 with PR_SET_NO_NEW_PRIVS, if the kernel has carried out a
+/// call that has to fail; or the error of the filter.
+fn bind_nothing(filter: &Filter, report: RawFd) -> c_int {
+    const NONE: c_ulong = 0;
+    if let Err(errno) = child::watch(filter, report) {
+        return errno as c_int;
+    }
+    // SAFETY: plain system calls; there is no such descriptor, so nothing is bound.
+    unsafe {
+        let result = libc::syscall(libc::SYS_bind, -1, NONE, NONE);
+        match (result, Errno::last()) {
+            (-1, Errno::EBADF) => libc::prctl(libc::PR_GET_NO_NEW_PRIVS, NONE, NONE, NONE, NONE),
+            _ => 255,
+        }
+    }
+}
+
+/// What of a child can be had.
+#[derive(Debug)]
+pub struct Looks {
+    /// pidfd_open(2).
+    pub pidfd: nix::Result<()>,
+    /// pidfd_getfd(2).
+    pub descriptor: nix::Result<()>,
+    /// process_vm_readv(2).
+    pub memory: nix::Result<()>,
+}
+
+/// Looks into a child of ours.
+///
+/// # Errors
+/// fork(2)'s and pipe2(2)'s.
+pub fn look_into_a_child() -> nix::Result<Looks> {
+    let (inherited, _other) = pipe2(OFlag::O_CLOEXEC)?;
+    let child = Child::new(|| {
+        loop {
+            // SAFETY: plain system call.
+            unsafe { libc::pause() };
+        }
+    })?;
+    let read = seccomp::address(child.0, MARK.as_ptr() as u64, MARK.len());
+    Ok(Looks {
+        pidfd: seccomp::pidfd(child.0, 0).map(drop),
+        descriptor: seccomp::borrow(child.0, inherited.as_raw_fd()).map(drop),
+        memory: read.and_then(|read| if read == MARK { Ok(()) } else { Err(Errno::EIO) }),
+    })
+}
+
+/// A TCP socket that listens on a port of the loopback interface that the kernel
+/// chose, with SO_REUSEPORT.
+///
+/// # Errors
+/// Whatever one of the calls for that says.
+pub fn listener() -> nix::Result<OwnedFd> {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, sockopt::ReusePort, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
+    listen(&socket, Backlog::new(1)?)?;
+    Ok(socket)
+}
