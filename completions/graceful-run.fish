@@ -79,6 +79,7 @@ complete -c graceful-run -n "__fish_graceful_run_needs_command" -s q -l quiet -d
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s V -l version -d 'Print version'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -a "ctl" -d 'Talk to a running graceful-run'
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -a "doctor" -d 'Say what this machine or container allows, and what to change'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l name -d 'The one that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l socket -d 'The one whose control socket is here' -r -F
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
@@ -172,3 +173,6 @@ complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fis
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from metrics" -l timeout -d 'Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from metrics" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fish_seen_subcommand_from metrics" -s h -l help -d 'Print help'
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -l json -d 'Print one JSON object on stdout, and nothing else'
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -s V -l version -d 'Print version'

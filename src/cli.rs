@@ -340,12 +340,13 @@ Examples:
   graceful-run --follow USR2 -- ./restarts-itself-on-usr2
 
 Our options end at COMMAND: what follows it is its own. Durations are written 500ms, 30s, 5m, 1h30m.
-A script finds the sockets for its server with 'graceful-run here -- CMD' (graceful-run here --help).
-A running one is asked with 'graceful-run ctl VERB' (graceful-run ctl --help). A COMMAND that is one of
-our own words (ctl, doctor, help, here) goes after --. Exit status: 0 stopped, 137 a worker had to be
-killed, 2 usage, 100 another instance has the name, 124 the first worker did not become ready, 125 our
-own failure, 126 or 127 COMMAND cannot be executed or is not found; else the worker's own, or 128+n if
-signal n ended it. See graceful-run(1).";
+A script finds the sockets for its server with 'graceful-run here -- CMD' (graceful-run here
+--help). A running one is asked with 'graceful-run ctl VERB' (graceful-run ctl --help), and
+graceful-run doctor says what this machine allows. A COMMAND that is one of our own words (ctl,
+doctor, help, here) goes after --. Exit status: 0 stopped, 137 a worker had to be killed, 2 usage,
+100 another instance has the name, 124 the first worker did not become ready, 125 our own failure,
+126 or 127 COMMAND cannot be executed or is not found; else the worker's own, or 128+n if signal n
+ended it. See graceful-run(1).";
 
 /// `--adopt`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

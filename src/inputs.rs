@@ -169,7 +169,7 @@ pub fn start(
         watch::changes(watched, known.clone(), &rest, tell).map_err(|error| Error::Cannot {
             attempt: format!("watch {}", shown.join(", ")),
             why: reason(&error),
-            next: watch::advice(&error),
+            next: watch::advice(&error).map(Into::into),
         })?;
     }
     let failed = |error: io::Error| Error::cannot("listen for signals", reason(&error));

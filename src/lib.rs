@@ -15,6 +15,7 @@ pub mod sys;
 
 pub mod cli;
 pub mod cli_ctl;
+pub mod cli_doctor;
 pub mod logger;
 
 pub mod carrier;
@@ -42,5 +43,7 @@ pub mod reexec;
 pub mod report;
 pub mod upward;
 pub mod watch;
+
+pub mod doctor;
 
 pub mod run;

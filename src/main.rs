@@ -5,8 +5,10 @@ use clap::{CommandFactory, Parser};
 use graceful_run::carrier::give_up;
 use graceful_run::cli::Cli;
 use graceful_run::cli_ctl::Ctl;
+use graceful_run::cli_doctor::Doctor;
 use graceful_run::config::Config;
 use graceful_run::control::client;
+use graceful_run::doctor;
 use graceful_run::error::Error;
 use graceful_run::here;
 use graceful_run::logger::{self, Flusher};
@@ -20,6 +22,7 @@ use std::process::ExitCode;
 
 const HELP: &str = "graceful-run --help";
 const CTL_HELP: &str = "graceful-run ctl --help";
+const DOCTOR_HELP: &str = "graceful-run doctor --help";
 
 fn main() -> ExitCode {
     inherited::block_all_signals();
@@ -39,6 +42,14 @@ fn main() -> ExitCode {
                 }
                 return refuse(&error, CTL_HELP);
             }
+        };
+        return line.map_or(ExitCode::from(status), |line| last_line(None, status, &line));
+    }
+    if arguments.get(1).is_some_and(|word| word == doctor::WORD) {
+        inherited::unblock_all();
+        let (status, line) = match Doctor::try_parse_from(&arguments[1..]) {
+            Ok(wishes) => doctor::doctor(&wishes),
+            Err(error) => return refuse(&error, DOCTOR_HELP),
         };
         return line.map_or(ExitCode::from(status), |line| last_line(None, status, &line));
     }

@@ -110,11 +110,11 @@ pub fn names(paths: Vec<PathBuf>, tell: impl Fn() -> bool + Send + 'static) -> i
 }
 
 /// Advice for an errno of inotify(7) whose text says little.
-pub fn advice(error: &io::Error) -> Option<String> {
+pub fn advice(error: &io::Error) -> Option<&'static str> {
     match Errno::from_raw(error.raw_os_error()?) {
-        Errno::EMFILE => Some("raise fs.inotify.max_user_instances".into()),
-        Errno::ENOSPC => Some("raise fs.inotify.max_user_watches".into()),
-        Errno::EACCES => Some("its directory has to be readable".into()),
+        Errno::EMFILE => Some("raise fs.inotify.max_user_instances"),
+        Errno::ENOSPC => Some("raise fs.inotify.max_user_watches"),
+        Errno::EACCES => Some("its directory has to be readable"),
         _ => None,
     }
 }

@@ -8,6 +8,7 @@ use clap::{Arg, Command, CommandFactory};
 use clap_complete::Shell;
 use graceful_run::cli::Cli;
 use graceful_run::cli_ctl::Ctl;
+use graceful_run::cli_doctor::Doctor;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,8 @@ fn the_completions_are_current() {
         (Shell::Zsh, "completions/_graceful-run"),
     ] {
         let mut script = Vec::new();
-        let mut command = Cli::command().subcommand(Ctl::command().name("ctl"));
+        let words = [Ctl::command().name("ctl"), Doctor::command().name("doctor")];
+        let mut command = Cli::command().subcommands(words);
         clap_complete::generate(shell, &mut command, "graceful-run", &mut script);
         check(path, &String::from_utf8(script).expect("completions are UTF-8"));
     }

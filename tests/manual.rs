@@ -103,6 +103,16 @@ fn every_verb_of_ctl_is_explained() {
 }
 
 #[test]
+fn the_doctor_is_explained() {
+    let (page, readme) = (man_page(), readme());
+    for word in ["ok", "note", "missing", "--json", "0", "1"] {
+        assert!(has_word(section(&page, "DOCTOR"), word), "{word} in the man page");
+        assert!(has_word(section(&readme, "## doctor"), word), "{word} in the README");
+    }
+    assert!(help().contains("graceful-run doctor"), "--help names it");
+}
+
+#[test]
 fn the_man_page_has_its_sections_in_order() {
     let page = man_page();
     let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".SH ")).collect();
@@ -121,6 +131,7 @@ fn the_man_page_has_its_sections_in_order() {
         "SERVICE MANAGERS",
         "HERE",
         "CONTROL",
+        "DOCTOR",
         "EXIT STATUS",
         "FILES",
         "EXAMPLES",

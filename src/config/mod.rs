@@ -33,7 +33,7 @@ const PARENT_TERM_STOP_TIMEOUT: Duration = Duration::from_secs(121);
 const SHORTEST_WATCHDOG: Duration = Duration::from_millis(100);
 /// Longer durations are mistakes, and would overflow the clock.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-/// Words that are, or will be, commands of ours.
+/// Words that are commands of ours.
 const OUR_WORDS: [&str; 3] = ["ctl", "here", "doctor"];
 
 /// Everything that `run` needs.
@@ -119,14 +119,13 @@ impl Config {
         let first = cli.command.first().map(OsString::as_os_str).unwrap_or_default();
         if !separated && OUR_WORDS.iter().any(|word| first == *word) {
             let word = first.to_string_lossy();
-            if word == "here" || word == "ctl" {
-                let form = if word == "here" { "here -- CMD" } else { "ctl VERB" };
-                return Err(Error::Usage(format!(
-                    "'{word}' takes none of our options (write graceful-run {form}; to run a program of that name, write '-- {word}')"
-                )));
-            }
+            let form = match &*word {
+                "here" => "here -- CMD",
+                "ctl" => "ctl VERB",
+                _ => "doctor",
+            };
             return Err(Error::Usage(format!(
-                "'{word}' is a word of our own, and not to be had in this version (to run a program of that name, write '-- {word}')"
+                "'{word}' takes none of our options (write graceful-run {form}; to run a program of that name, write '-- {word}')"
             )));
         }
         if first.is_empty() {

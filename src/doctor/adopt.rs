@@ -1,0 +1,294 @@
+//! What `--adopt` needs: each thing is tried as it does it, on a child or a socket of
+//! our own.
+
+use super::check::{Check, Subject};
+use super::machine::{Machine, SYS_PTRACE};
+use crate::error::reason;
+use crate::sys::connections::unix_queues;
+use crate::sys::probe::{self, Unseen};
+use crate::sys::{fd, flows, steering, tree};
+use nix::errno::Errno;
+use nix::sys::socket::{SockaddrIn, getsockname};
+use nix::sys::utsname::uname;
+use nix::unistd::Pid;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::{fs, io};
+
+const ADOPT: &str = "--adopt";
+const KERNEL: &Subject = &Subject("kernel", ADOPT);
+const SECCOMP: &Subject = &Subject("seccomp", ADOPT);
+const PRIVILEGES: &Subject = &Subject("no_new_privs", ADOPT);
+const PIDFD: &Subject = &Subject("pidfd_open", ADOPT);
+const GETFD: &Subject = &Subject("pidfd_getfd", ADOPT);
+const READV: &Subject = &Subject("process_vm_readv", ADOPT);
+const YAMA: &Subject = &Subject("yama", ADOPT);
+const STEERING: &Subject = &Subject("reuseport program", ADOPT);
+const TCP: &Subject = &Subject("sock_diag of tcp", ADOPT);
+const UNIX: &Subject = &Subject("sock_diag of unix", "ctl status");
+
+/// How deep a tree of processes is looked through.
+const DEEPEST: usize = 64;
+
+/// Everything about it.
+pub fn checks(machine: &Machine) -> Vec<Check> {
+    let release = uname().map(|name| name.release().to_string_lossy().into_owned());
+    let seen = probe::see_a_bind();
+    let mut checks = vec![kernel(&release.unwrap_or_default()), seccomp(seen), privileges(machine, seen)];
+    match probe::look_into_a_child() {
+        Ok(looks) => {
+            checks.extend([
+                call(PIDFD, looks.pidfd),
+                call(GETFD, looks.descriptor),
+                call(READV, looks.memory),
+            ]);
+        }
+        Err(errno) => checks.push(childless(GETFD, errno)),
+    }
+    checks.push(yama(machine.number("proc/sys/kernel/yama/ptrace_scope"), machine.can(SYS_PTRACE)));
+    match probe::listener() {
+        Ok(listener) => {
+            checks.push(steering(steering::attach(listener.as_fd(), &[0])));
+            checks.push(told(TCP, tells_of(&listener)));
+        }
+        Err(errno) => checks.push(STEERING.note(
+            format!("cannot be tried, as there is no port on 127.0.0.1: {}", reason(&errno.into())),
+            "ip link set lo up",
+        )),
+    }
+    checks.push(told(
+        UNIX,
+        UnixDatagram::unbound().and_then(|socket| {
+            let inode = inode(&socket)?;
+            Ok(unix_queues(&[inode]).contains_key(&inode))
+        }),
+    ));
+    checks
+}
+
+/// Whether the kernel, asked as for strangers, tells of the listener.
+fn tells_of(listener: &OwnedFd) -> io::Result<bool> {
+    let inode = inode(listener)?;
+    let port = getsockname::<SockaddrIn>(listener.as_raw_fd())?.port();
+    Ok(flows::listening(libc::AF_INET, port)?.iter().any(|found| found.inode == inode))
+}
+
+fn inode(socket: &impl AsRawFd) -> io::Result<u64> {
+    fd::identity(socket.as_raw_fd()).map(|(_, inode)| inode)
+}
+
+/// 5.9 brought SECCOMP_IOCTL_NOTIF_ADDFD, 5.19 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV.
+fn kernel(release: &str) -> Check {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => match (major, minor) {
+            version if version < (5, 9) => {
+                KERNEL.missing(format!("{release}, older than 5.9"), "a newer kernel")
+            }
+            version if version < (5, 19) => KERNEL.note(
+                format!("{release}: a signal may interrupt a bind(2) that we look at"),
+                "5.19 waits; servers that try again do not notice",
+            ),
+            _ => KERNEL.ok(format!("{release}; --adopt needs 5.9")),
+        },
+        _ => KERNEL.note(format!("'{}' is no version", release.escape_debug()), "--adopt needs 5.9"),
+    }
+}
+
+fn seccomp(seen: Result<bool, Unseen>) -> Check {
+    const PROFILE: &str =
+        "the kernel needs CONFIG_SECCOMP_FILTER; a container's profile has to allow seccomp(2)";
+    match seen {
+        Ok(_) => SECCOMP.ok("a bind(2) of a child was seen and let through"),
+        Err(Unseen::Architecture) => SECCOMP
+            .missing(format!("{} is not known to us", std::env::consts::ARCH), "run it on x86_64 or aarch64"),
+        Err(Unseen::Filter(Errno::EBUSY)) => {
+            let above = supervisor().map_or_else(
+                || "somebody above us, who cannot be seen from here,".into(),
+                |(pid, name)| format!("pid {pid} ({name})"),
+            );
+            SECCOMP.missing(
+                format!("{above} watches our calls already, and there can be one"),
+                "run graceful-run outside of that, or hand the sockets over with -b",
+            )
+        }
+        Err(Unseen::Filter(errno)) => {
+            SECCOMP.missing(format!("no filter: {}", said(errno)), advice(errno, PROFILE))
+        }
+        Err(Unseen::Call(errno)) => {
+            SECCOMP.missing(format!("a bind(2) was not seen: {}", said(errno)), PROFILE)
+        }
+        Err(Unseen::Child(errno)) => childless(SECCOMP, errno),
+    }
+}
+
+fn childless(subject: &'static Subject, errno: Errno) -> Check {
+    subject.note(
+        format!("cannot be tried, as no child can be started: {}", said(errno)),
+        "look at RLIMIT_NPROC, RLIMIT_NOFILE and the pids of the control group",
+    )
+}
+
+/// The closest process above us that listens for calls.
+fn supervisor() -> Option<(Pid, String)> {
+    let mut pid = tree::parent(Pid::this())?;
+    for _ in 0..DEEPEST {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let mut links = fds.filter_map(|entry| fs::read_link(entry.path()).ok());
+        if links.any(|link| link.as_os_str() == "anon_inode:seccomp notify") {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            return Some((pid, name.trim().escape_debug().to_string()));
+        }
+        pid = tree::parent(pid)?;
+    }
+    None
+}
+
+fn privileges(machine: &Machine, seen: Result<bool, Unseen>) -> Check {
+    match seen {
+        _ if machine.status("NoNewPrivs").as_deref() == Some("1") => PRIVILEGES.note(
+            "set already: sudo, setuid and setcap programs gain nothing below us, with or without --adopt",
+            "NoNewPrivileges=no in systemd, allowPrivilegeEscalation in Kubernetes",
+        ),
+        Ok(true) => PRIVILEGES.note(
+            "workers take it on, as we lack CAP_SYS_ADMIN: sudo, setuid and setcap programs gain nothing there",
+            "where they need such, run as root or --cap-add SYS_ADMIN",
+        ),
+        Ok(false) => PRIVILEGES.ok("not needed, as we have CAP_SYS_ADMIN: sudo and setcap work in workers"),
+        Err(_) => PRIVILEGES.note("could not be tried", "see seccomp"),
+    }
+}
+
+fn call(subject: &'static Subject, result: nix::Result<()>) -> Check {
+    const PROFILE: &str = "a container's default profile: docker run --cap-add SYS_PTRACE, \
+        in Kubernetes capabilities: add: [SYS_PTRACE]";
+    match result {
+        Ok(()) => subject.ok("works on a child"),
+        Err(errno) => subject.missing(said(errno), advice(errno, PROFILE)),
+    }
+}
+
+/// ptrace(2), `/proc/sys/kernel/yama/ptrace_scope`. Workers are our descendants.
+fn yama(scope: Option<u64>, can: Option<bool>) -> Check {
+    const ADVICE: &str = "sysctl kernel.yama.ptrace_scope=1";
+    match (scope, can) {
+        (None, _) => YAMA.ok("not here"),
+        (Some(0), _) => YAMA.ok("ptrace_scope 0 forbids nothing"),
+        (Some(1), _) => YAMA.ok("ptrace_scope 1 lets us look into our descendants"),
+        (Some(2), Some(true)) => YAMA.ok("ptrace_scope 2, and we have CAP_SYS_PTRACE"),
+        (Some(2), None) => YAMA.note("ptrace_scope 2 asks for CAP_SYS_PTRACE", ADVICE),
+        (Some(2), _) => YAMA.missing("ptrace_scope 2, and we lack CAP_SYS_PTRACE", ADVICE),
+        (Some(scope), _) => YAMA.missing(
+            format!("ptrace_scope {scope} forbids to look into any process, until the next boot"),
+            ADVICE,
+        ),
+    }
+}
+
+fn steering(result: nix::Result<()>) -> Check {
+    match result {
+        Ok(()) => STEERING.ok("can be attached to a group of listeners"),
+        Err(errno) => STEERING.missing(said(errno), "setsockopt(2) has to allow SO_ATTACH_REUSEPORT_CBPF"),
+    }
+}
+
+fn told(subject: &'static Subject, result: io::Result<bool>) -> Check {
+    const MODULE: &str = "modprobe tcp_diag unix_diag on the host";
+    let (found, advice) = match result {
+        Ok(true) => return subject.ok("tells of a socket of ours"),
+        Ok(false) => ("knows nothing of a socket of ours".into(), MODULE),
+        Err(error) => (reason(&error), MODULE),
+    };
+    match subject.1 {
+        ADOPT => subject.missing(found, advice),
+        _ => subject.note(found, advice),
+    }
+}
+
+/// What to do about an error, most of which have one cause.
+fn advice(errno: Errno, usual: &'static str) -> &'static str {
+    match errno {
+        Errno::EMFILE => "raise RLIMIT_NOFILE",
+        Errno::ENOSYS => "a newer kernel, or another sandbox",
+        _ => usual,
+    }
+}
+
+fn said(errno: Errno) -> String {
+    reason(&errno.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::State;
+    use super::super::machine::tests::machine;
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_old_by_its_numbers() {
+        for (release, state) in [
+            ("6.18.44-fc", State::Ok),
+            ("5.19.0", State::Ok),
+            ("5.18.0-1-generic", State::Note),
+            ("5.9", State::Note),
+            ("5.8.999", State::Missing),
+            ("4.19.0", State::Missing),
+            ("10.0", State::Ok),
+            ("", State::Note),
+            ("six", State::Note),
+        ] {
+            assert_eq!(kernel(release).state, state, "{release}");
+        }
+    }
+
+    #[test]
+    fn a_second_supervisor_is_told_of() {
+        let busy = seccomp(Err(Unseen::Filter(Errno::EBUSY)));
+        assert_eq!(busy.state, State::Missing);
+        assert!(busy.found.ends_with("watches our calls already, and there can be one"), "{busy}");
+        assert_eq!(seccomp(Err(Unseen::Filter(Errno::EPERM))).state, State::Missing);
+        assert_eq!(seccomp(Err(Unseen::Architecture)).state, State::Missing);
+        assert_eq!(seccomp(Err(Unseen::Child(Errno::EAGAIN))).state, State::Note, "it was not tried");
+        assert_eq!(seccomp(Ok(true)).state, State::Ok);
+    }
+
+    #[test]
+    fn who_gains_no_privileges_is_told() {
+        let (_root, plain) = machine(&[], &[]);
+        assert_eq!(privileges(&plain, Ok(false)).state, State::Ok);
+        assert!(privileges(&plain, Ok(true)).found.contains("we lack CAP_SYS_ADMIN"));
+        let (_root, set) = machine(&[("proc/self/status", "NoNewPrivs:\t1\n")], &[]);
+        assert!(privileges(&set, Ok(true)).found.starts_with("set already"));
+    }
+
+    #[test]
+    fn a_forbidden_call_names_the_profile() {
+        let check = call(GETFD, Err(Errno::EPERM));
+        let line = "missing  pidfd_getfd: operation not permitted; --adopt cannot be had (a container's default profile: docker run --cap-add SYS_PTRACE,";
+        assert!(check.to_string().starts_with(line), "{check}");
+        assert!(call(GETFD, Err(Errno::ENOSYS)).advice.unwrap().starts_with("a newer kernel"));
+    }
+
+    #[test]
+    fn yama_is_strict_by_degrees() {
+        for (scope, can, state) in [
+            (None, None, State::Ok),
+            (Some(0), None, State::Ok),
+            (Some(1), Some(false), State::Ok),
+            (Some(2), Some(true), State::Ok),
+            (Some(2), Some(false), State::Missing),
+            (Some(2), None, State::Note),
+            (Some(3), Some(true), State::Missing),
+        ] {
+            assert_eq!(yama(scope, can).state, state, "{scope:?} {can:?}");
+        }
+    }
+
+    #[test]
+    fn sockets_that_are_not_told_of_matter_to_adopt() {
+        assert_eq!(told(TCP, Ok(false)).state, State::Missing);
+        assert_eq!(told(UNIX, Ok(false)).state, State::Note);
+        assert_eq!(told(UNIX, Err(Errno::ENOENT.into())).found, "no such file or directory");
+        assert_eq!(told(TCP, Ok(true)).state, State::Ok);
+    }
+}

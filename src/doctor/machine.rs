@@ -1,0 +1,164 @@
+//! The machine as files and variables show it to us.
+//!
+//! Whatever cannot be read is not there: a poor environment makes for a poorer
+//! report, and for no failure.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+/// More than any file that is read here has.
+const LONGEST: u64 = 1 << 20;
+
+/// CAP_NET_BIND_SERVICE and CAP_SYS_PTRACE of capabilities(7).
+pub const NET_BIND_SERVICE: u32 = 10;
+/// See [`NET_BIND_SERVICE`].
+pub const SYS_PTRACE: u32 = 19;
+
+/// Where to look.
+#[derive(Debug)]
+pub struct Machine {
+    root: PathBuf,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Machine {
+    /// Files are looked for below `root`, variables in `environment`.
+    pub fn new(root: impl Into<PathBuf>, environment: Vec<(OsString, OsString)>) -> Machine {
+        Machine { root: root.into(), environment }
+    }
+
+    /// What is in a file, whose path begins without a slash.
+    pub fn read(&self, path: &str) -> Option<String> {
+        let mut text = Vec::new();
+        File::open(self.root.join(path)).ok()?.take(LONGEST).read_to_end(&mut text).ok()?;
+        Some(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The number that a file has alone.
+    pub fn number(&self, path: &str) -> Option<u64> {
+        self.read(path)?.trim().parse().ok()
+    }
+
+    /// Whether there is such a file.
+    pub fn has(&self, path: &str) -> bool {
+        self.root.join(path).exists()
+    }
+
+    /// All variables.
+    pub fn environment(&self) -> &[(OsString, OsString)] {
+        &self.environment
+    }
+
+    /// A variable that is not empty.
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        let found = self.environment.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_os_str()).filter(|value| !value.is_empty())
+    }
+
+    /// A field of proc_pid_status(5), of ourselves.
+    pub fn status(&self, field: &str) -> Option<String> {
+        let text = self.read("proc/self/status")?;
+        let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+        Some(value.trim().into())
+    }
+
+    /// Whether we have a capability.
+    pub fn can(&self, capability: u32) -> Option<bool> {
+        let mask = u64::from_str_radix(&self.status("CapEff")?, 16).ok()?;
+        Some(mask & 1 << capability != 0)
+    }
+
+    /// A file of our control group and of those above it, ours first: in a container
+    /// the path that the kernel tells may be one that only its host sees, whose part
+    /// for us is the root. `controller` is its name in version 1.
+    pub fn cgroup(&self, controller: &str, file: &str) -> Vec<String> {
+        let text = self.read("proc/self/cgroup").unwrap_or_default();
+        let mut found = Vec::new();
+        for (base, path) in text.lines().filter_map(|line| group(line, controller)) {
+            let mut path = path.trim_matches('/');
+            loop {
+                let place = if path.is_empty() { base.clone() } else { format!("{base}/{path}") };
+                found.extend(self.read(&format!("{place}/{file}")));
+                if path.is_empty() {
+                    break;
+                }
+                path = path.rsplit_once('/').map_or("", |(above, _)| above);
+            }
+        }
+        found
+    }
+}
+
+/// A line of cgroups(7), `/proc/PID/cgroup`: where that hierarchy is mounted by
+/// custom, and our path in it.
+fn group<'a>(line: &'a str, controller: &str) -> Option<(String, &'a str)> {
+    let mut parts = line.splitn(3, ':');
+    let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+    match controllers {
+        "" => Some(("sys/fs/cgroup".into(), path)),
+        _ if controllers.split(',').any(|name| name == controller) => {
+            Some((format!("sys/fs/cgroup/{controller}"), path))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    /// A machine of these files and variables. The directory has to outlive it.
+    pub fn machine(
+        files: &[(&str, &str)],
+        variables: &[(&'static str, &'static str)],
+    ) -> (tempfile::TempDir, Machine) {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let variables = variables.iter().map(|&(name, value)| (name.into(), value.into())).collect();
+        let machine = Machine::new(root.path(), variables);
+        (root, machine)
+    }
+
+    #[test]
+    fn what_is_not_there_is_nothing() {
+        let nowhere = Machine::new(Path::new("/nonexistent"), Vec::new());
+        assert_eq!(nowhere.read("proc/self/status"), None);
+        assert_eq!(nowhere.can(0), None);
+        assert!(nowhere.cgroup("pids", "pids.max").is_empty() && !nowhere.has("proc"));
+    }
+
+    #[test]
+    fn capabilities_are_bits_of_the_status() {
+        let (_root, machine) =
+            machine(&[("proc/self/status", "Name:\tx\nCapEff:\t0000000000000400\nNoNewPrivs:\t1\n")], &[]);
+        assert_eq!(machine.can(NET_BIND_SERVICE), Some(true));
+        assert_eq!(machine.can(SYS_PTRACE), Some(false));
+        assert_eq!(machine.status("NoNewPrivs").as_deref(), Some("1"));
+        assert_eq!(machine.status("NoNew"), None, "the whole name counts");
+    }
+
+    #[test]
+    fn a_limit_is_found_in_every_group_above() {
+        let text = "2:pids:/docker/a\n0::/docker/a/b\n1:name=systemd:/x\n";
+        let (_root, machine) = machine(
+            &[
+                ("proc/self/cgroup", text),
+                ("sys/fs/cgroup/pids/pids.max", "7\n"),
+                ("sys/fs/cgroup/docker/a/pids.max", "8\n"),
+                ("sys/fs/cgroup/pids/x/pids.max", "9\n"),
+            ],
+            &[],
+        );
+        assert_eq!(machine.cgroup("pids", "pids.max"), ["7\n", "8\n"]);
+        assert_eq!(group("nonsense", "pids"), None);
+        assert_eq!(group("4:cpu,pids:/a:b", "pids"), Some(("sys/fs/cgroup/pids".into(), "/a:b")));
+    }
+}

@@ -1,0 +1,84 @@
+//! `graceful-run doctor`: what this machine and its container allow, and what to
+//! change.
+//!
+//! Contract: every look ends in a line, whatever it met; nothing outlives it and
+//! nothing is changed. What can be tried is tried, as graceful-run would do it and
+//! on a child or a socket of our own; the rest is read from `/proc` and the
+//! environment. The exit status is 1 if something of ours cannot be had.
+
+mod adopt;
+mod check;
+mod limits;
+mod machine;
+mod network;
+mod surroundings;
+
+use crate::cli_doctor::Doctor;
+use crate::sys::inherited;
+use check::{Check, State};
+use machine::Machine;
+use serde::Serialize;
+use std::io::Write;
+
+/// Our word for it, as the first argument.
+pub const WORD: &str = "doctor";
+
+/// Fields are only ever added.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    version: u32,
+    checks: &'a [Check],
+}
+
+/// Looks at everything and tells it on stdout. Our exit status, and our last line on
+/// stderr. To be called while there is one thread: it forks.
+pub fn doctor(wishes: &Doctor) -> (u8, Option<String>) {
+    inherited::hear_of_children();
+    let machine = Machine::new("/", std::env::vars_os().collect());
+    let all = [adopt::checks, network::checks, limits::checks, surroundings::checks];
+    let checks: Vec<Check> = all.into_iter().flat_map(|checks| checks(&machine)).collect();
+    let text = match wishes.json {
+        true => serde_json::to_string(&Report { version: 1, checks: &checks }).unwrap_or_default() + "\n",
+        false => checks.iter().map(|check| format!("{check}\n")).collect(),
+    };
+    // A reader that has gone has read enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    verdict(&checks)
+}
+
+fn verdict(checks: &[Check]) -> (u8, Option<String>) {
+    let missing = checks.iter().filter(|check| check.state == State::Missing);
+    let missing: Vec<String> = missing.map(|check| format!("{} for {}", check.name, check.used_by)).collect();
+    match missing.is_empty() {
+        true => (0, None),
+        false => {
+            (1, Some(format!("cannot do everything here: there is no {} (see above)", missing.join(", no "))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check::Subject;
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_the_verdict() {
+        const ONE: &Subject = &Subject("one", "--adopt");
+        const TWO: &Subject = &Subject("two", "--watch");
+        assert_eq!(verdict(&[ONE.ok("x"), TWO.note("y", "z")]), (0, None));
+        let (status, line) = verdict(&[ONE.missing("x", "z"), TWO.missing("y", "z")]);
+        let expected =
+            "cannot do everything here: there is no one for --adopt, no two for --watch (see above)";
+        assert_eq!((status, line.as_deref()), (1, Some(expected)));
+    }
+
+    /// Nothing to read at all: every line is there all the same.
+    #[test]
+    fn a_machine_without_files_is_reported() {
+        let nowhere = Machine::new("/nonexistent", Vec::new());
+        let checks = [network::checks(&nowhere), limits::checks(&nowhere), surroundings::checks(&nowhere)];
+        let missing = checks.iter().flatten().filter(|check| check.state == State::Missing);
+        assert_eq!(missing.map(|check| check.name).collect::<Vec<_>>(), ["/proc"]);
+    }
+}
