@@ -12,7 +12,7 @@ use nix::unistd::pipe2;
 use serde_json::Value;
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -216,15 +216,17 @@ fn who_watches_our_calls_already_is_named() {
     let Some(filter) = Filter::new() else { return };
     let (scene, program) = scene();
     let (stdout, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+    // It looks for who has the listener, and before we have received that, nobody has.
+    let (gate, go) = pipe2(OFlag::O_CLOEXEC).unwrap();
     let c_string = |text: &str| CString::new(text).unwrap();
     let launch = Launch {
-        program: c_string(&program),
-        argv: [&program, "doctor"].map(c_string).to_vec(),
+        program: c_string("/bin/sh"),
+        argv: ["sh", "-c", "read go; exec \"$0\" doctor", &program].map(c_string).to_vec(),
         env: vec![c_string("PATH=/usr/bin:/bin")],
         listen: false,
         watchdog: false,
         directory: File::open("/").unwrap().into(),
-        fds: vec![(write.as_raw_fd(), 1)],
+        fds: vec![(gate.as_raw_fd(), 0), (write.as_raw_fd(), 1)],
         own_group: true,
         umask: None,
         identity: None,
@@ -239,6 +241,7 @@ fn who_watches_our_calls_already_is_named() {
     };
     drop(write);
     let calls = calls.expect("a listener");
+    File::from(go).write_all(b"\n").unwrap();
     // Until nobody is left who could call.
     while seccomp::wait(calls.as_fd()).unwrap() {
         if let Ok(Some(call)) = seccomp::receive(calls.as_fd()) {

@@ -56,8 +56,13 @@ pub fn checks(machine: &Machine) -> Vec<Check> {
             "ip link set lo up",
         )),
     }
-    let unix = UnixDatagram::unbound().and_then(|socket| inode(&socket));
-    checks.push(told(UNIX, unix.map(|inode| unix_queues(&[inode]).contains_key(&inode))));
+    checks.push(told(
+        UNIX,
+        UnixDatagram::unbound().and_then(|socket| {
+            let inode = inode(&socket)?;
+            Ok(unix_queues(&[inode]).contains_key(&inode))
+        }),
+    ));
     checks
 }
 
