@@ -34,7 +34,7 @@ fn orphans_of_orphans_are_killed_too() {
     let nested = "setsid bash -c 'trap \"\" TERM; setsid bash -c \"trap \\\"\\\" TERM; echo \\$\\$ >inner; \
                   while :; do sleep 1; done\" & while :; do sleep 1; done' &";
     let script = format!("{nested}\nwhile [ ! -s inner ]; do sleep 0.01; done\n{READY}\nexec sleep 1000");
-    let mut wrapper = start(&scene, &script, &["--stop-timeout", "200ms"]);
+    let mut wrapper = start(&scene, &script, &["--stop-timeout", "3s"]);
     wrapper.log.wait(&common::says::ready(1));
     let inner = pid_in(&scene, "inner");
     wrapper.signal(Signal::SIGTERM);
@@ -48,7 +48,7 @@ fn a_worker_that_left_its_group_can_be_killed() {
     let script = "import os, signal\nos.setpgid(0, os.getpgid(os.getppid()))\n\
                   signal.signal(15, signal.SIG_IGN)\nos.write(int(os.environ['READY_FD']), b'\\n')\n\
                   signal.pause()";
-    let args = quick(&["--ack", "fd", "--stop-timeout", "200ms"]);
+    let args = quick(&["--ack", "fd", "--stop-timeout", "3s"]);
     let mut wrapper = scene.start_command(&args, &["python3", "-c", script]);
     wrapper.log.wait(&common::says::ready(1));
     wrapper.signal(Signal::SIGTERM);
@@ -61,11 +61,14 @@ fn a_helper_of_the_next_worker_is_not_taken_for_a_leftover() {
     let script = format!(
         "if [ ! -e again ]; then touch again
          setsid bash -c 'trap \"\" TERM; echo $$ >left; while :; do sleep 1; done' &
-         while [ ! -s left ]; do sleep 0.01; done; {READY}; exit 1; fi
+         while [ ! -s left ]; do sleep 0.01; done; {READY}
+         until [ -e served ]; do sleep 0.01; done; exit 1; fi
          setsid -f bash -c 'echo $$ >helper; exec sleep 1000'
          while [ ! -s helper ]; do sleep 0.01; done; {READY}; exec sleep 1001"
     );
-    let mut wrapper = start(&scene, &script, &["--stop-timeout", "1s"]);
+    let mut wrapper = start(&scene, &script, &["--stop-timeout", "3s"]);
+    wrapper.log.wait(&common::says::ready(1));
+    fs::write(scene.path("served"), "").unwrap();
     let (left, helper) = (pid_in(&scene, "left"), pid_in(&scene, "helper"));
     until("the leftover is killed", || !lives(left));
     assert!(lives(helper), "it belongs to the worker that serves");
