@@ -51,7 +51,7 @@ fn end(child: Child) -> Output {
 #[test]
 fn status_tells_what_there_is() {
     let scene = Scene::of("count-signals\nserve\nready notify\ndump all");
-    let wrapper = scene.start(&["-b", "http=127.0.0.1:0", "-b", "unix:x.sock", "-n", "2"]);
+    let wrapper = scene.start(&["-b", "http=127.0.0.1:0", "-b", "unix:x.sock", "-n", "2", "--ack", "notify"]);
     wrapper.log.wait(&says::ready(1));
     let status = scene.status();
     let keys: Vec<&str> = status.as_object().unwrap().keys().map(String::as_str).collect();
@@ -136,7 +136,7 @@ fn an_upgrade_that_is_undone_says_why() {
     let scene = Scene::of(SERVER);
     scene.script("2", "exit 3");
     scene.script("3", "hang");
-    let wrapper = scene.ready(&["--ack-timeout", "1s"]);
+    let wrapper = scene.ready(&["--ack-timeout", "4s"]);
     let why = [
         "cannot upgrade: worker pid ",
         "exited with status 3 before it was ready; generation 1 still serves",
@@ -411,7 +411,7 @@ fn a_worker_that_ends_by_itself_is_counted() {
 #[test]
 fn a_worker_that_the_watchdog_replaces_is_counted_once() {
     let scene = Scene::of("count-signals\nbeat-until hush\nready notify");
-    let wrapper = scene.ready(&["--ack", "notify", "--worker-watchdog", "2s"]);
+    let wrapper = scene.ready(&["--ack", "notify", "--worker-watchdog", "5s"]);
     scene.release("hush", 1);
     wrapper.log.wait("silent for");
     wrapper.log.wait_nth("generation 1: ready after", 2);
@@ -456,12 +456,8 @@ fn a_timeout_ends_the_wait_and_nothing_else() {
     let scene = Scene::of(SERVER);
     scene.script("2", GATED);
     let wrapper = scene.ready(&[]);
-    fails(
-        &scene.ctl(&["upgrade", "--timeout", "50ms"]),
-        124,
-        &["no outcome after 50ms; what was begun goes on"],
-    );
-    let output = scene.ctl(&["--timeout", "50ms", "upgrade", "--json"]);
+    fails(&scene.ctl(&["upgrade", "--timeout", "3s"]), 124, &["no outcome after 3s; what was begun goes on"]);
+    let output = scene.ctl(&["--timeout", "3s", "upgrade", "--json"]);
     fails(&output, 124, &[]);
     assert_eq!(object(&output)["result"], "timeout");
     scene.release("gate", 1);

@@ -6,7 +6,6 @@ use common::{SERVER, Scene, Signal, Wrapper, quick, tool, who};
 use nix::sys::signal::{kill, killpg};
 use nix::unistd::Pid;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -76,32 +75,34 @@ fn term_to_the_shell_to_the_group_and_to_us_is_one_term_for_the_worker() {
     }
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// Addresses that neither another test nor a client's own port can take: all of 127.0.0.0/8 is
+/// loopback. They have to be known before they are bound.
+fn addresses_of_our_own() -> [String; 2] {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    [5000, 5001].map(|port| format!("127.{}.{high}.{low}:{port}", 80 + high % 10))
 }
 
 #[test]
 fn sockets_of_systemd_are_handed_on_with_their_names() {
     let Some(program) = tool("systemd-socket-activate") else { return };
     let scene = Scene::of("dump seen\ncount-signals\nserve\nready notify");
-    let ports = [free_port(), free_port()];
+    let addresses = addresses_of_our_own();
     let mut command = scene.mark(Command::new(program));
-    for port in ports {
-        command.arg("-l").arg(format!("127.0.0.1:{port}"));
+    for address in &addresses {
+        command.args(["-l", address]);
     }
-    command.args(["--fdname=http:admin", "-E", "GRACEFUL_RUN_TEST_SCENE", "-E", "XDG_RUNTIME_DIR"]);
+    command.args(["--fdname=http:admin", "-E", common::MARK, "-E", "XDG_RUNTIME_DIR"]);
     command.arg(common::binary()).args(["--soak", "1ms", "--ack", "notify", "--"]).args(scene.puppet());
     let wrapper = scene.spawn(command);
-    wrapper.log.wait("Listening on 127.0.0.1:*as 4");
+    wrapper.log.wait("Listening on 127.*as 4");
     // It starts us at the first connection, which waits.
-    assert!(who(&format!("127.0.0.1:{}", ports[0])).starts_with("g1 "));
+    assert!(who(&addresses[0]).starts_with("g1 "));
     let seen = scene.dump("seen");
     assert_eq!(seen["environment"]["LISTEN_FDNAMES"], "http:admin");
     assert_eq!(seen["environment"]["LISTEN_PID"], seen["pid"].to_string());
     wrapper.log.wait("generation 1: serving");
     wrapper.signal(Signal::SIGHUP);
     wrapper.log.wait(&common::says::exited(1, 0));
-    assert!(who(&format!("127.0.0.1:{}", ports[1])).starts_with("g2 "));
+    assert!(who(&addresses[1]).starts_with("g2 "));
     wrapper.stop();
 }

@@ -191,7 +191,7 @@ fn a_flood_from_the_old_generation_does_not_hold_up_the_new_one() {
 #[test]
 fn extend_timeout_extends_the_time_for_the_ack() {
     let scene = Scene::of("send EXTEND_TIMEOUT_USEC=50000000\nsay up\nwait ack\nready notify");
-    let wrapper = scene.start(&quick(&["--ack", "notify,exec:false", "--ack-timeout", "400ms"]));
+    let wrapper = scene.start(&quick(&["--ack", "notify,exec:false", "--ack-timeout", "4s"]));
     scene.log.wait("worker up");
     // A worker of another scene runs out of the same time meanwhile, begun later.
     does_not_ack("notify", "hang");
@@ -248,8 +248,8 @@ fn the_timer_says_what_may_be_wrong_with_the_listeners() {
 #[test]
 fn auto_expects_an_ack_once_one_was_given() {
     let scene = Scene::of("count-signals\nhang");
-    scene.script("1", SERVER);
-    let wrapper = scene.ready(&["--ack-timeout", "3s"]);
+    scene.script("1", "count-signals\nready notify");
+    let wrapper = scene.ready(&["--ack", "auto", "--ack-timeout", "4s"]);
     wrapper.signal(Signal::SIGHUP);
     wrapper.log.wait(&says::failed(2));
     assert!(!scene.log.has("g1 s0 worker TERM"));
@@ -315,7 +315,7 @@ fn auto_does_not_let_a_server_that_lingers_replace_one_that_accepts() {
     let scene = Scene::new();
     let program = scene.path("server.py");
     std::fs::write(&program, EPOLL).unwrap();
-    let args = quick(&["--ack-timeout", "4s", "--on-ack-timeout", "abort"]);
+    let args = quick(&["--ack", "auto", "--ack-timeout", "4s", "--on-ack-timeout", "abort"]);
     let wrapper = scene.start_command(&args, &["python3", program.to_str().unwrap()]);
     wrapper.log.wait(&says::ready_by(1, "accepting"));
     std::fs::write(&program, LINGER).unwrap();

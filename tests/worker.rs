@@ -165,7 +165,7 @@ fn clear_env_leaves_what_is_ours_and_asked() {
         let ours = ["LISTEN_", "GRACEFUL_RUN_", "NOTIFY_SOCKET", "READY_FD", "COLOUR"];
         assert!(ours.iter().any(|prefix| name.starts_with(prefix)), "{name} is left");
     }
-    assert_eq!(environment(&seen, "GRACEFUL_RUN_TEST_SCENE"), None);
+    assert_eq!(environment(&seen, common::MARK), None);
 }
 
 #[test]

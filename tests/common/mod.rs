@@ -23,24 +23,31 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, Once, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long any wait may take before the test has failed. Nothing depends on its length.
-pub const WATCHDOG: Duration = Duration::from_secs(60);
+pub const WATCHDOG: Duration = Duration::from_secs(120);
 
-/// The variable in whose value every process of a scene carries the scene's name.
-const MARK: &str = "GRACEFUL_RUN_TEST_SCENE";
+/// The variable in whose value every process of a scene carries the scene's name. Ours begin with
+/// GRACEFUL_RUN_, and are never passed on.
+pub const MARK: &str = "SCENE_OF_A_TEST";
 
 /// Answers on its listener, counts its signals, acks.
 pub const SERVER: &str = "count-signals\nserve\nready notify\n";
 
-/// One listener, and, unless `args` say otherwise, no soak that a test would have to wait for.
+/// One listener, and, unless `args` say otherwise, no soak that a test would have to wait for, and
+/// no ack but those that a puppet gives: the default would also take it that it accepts, or two
+/// seconds of life, and which comes first would be a matter of chance.
 pub fn quick<'a>(args: &[&'a str]) -> Vec<&'a str> {
-    let soak: &[&str] = if args.contains(&"--soak") { &[] } else { &["--soak", "1ms"] };
-    [&["-b", "127.0.0.1:0"], soak, args].concat()
+    let unless = |said: &[&str], words: &'static [&'static str]| -> &'static [&'static str] {
+        if said.iter().any(|word| args.contains(word)) { &[] } else { words }
+    };
+    let soak = unless(&["--soak"], &["--soak", "1ms"]);
+    let ack = unless(&["--ack", "--export", "--follow"], &["--ack", "notify,fd"]);
+    [&["-b", "127.0.0.1:0"], soak, ack, args].concat()
 }
 
 pub fn binary() -> &'static Path {
@@ -226,8 +233,19 @@ fn fifo(path: &Path) -> fs::File {
         .expect("open a fifo")
 }
 
+/// Lets what we start receive HUP, even where we run under nohup(1): an ignored signal stays ignored
+/// across execve(2), a handled one goes back to its default.
+fn heed_hangup() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let unread = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, unread).expect("HUP can be handled");
+    });
+}
+
 impl Scene {
     pub fn new() -> Self {
+        heed_hangup();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let mark = format!("{}-{count}", std::process::id());
