@@ -385,7 +385,7 @@ fn the_script_of_the_readme_does_the_same() {
     machine.ends(deploy(2, &script), 0, 2, "");
     machine.ends(deploy(3, &script), 1, 2, "cannot upgrade");
     machine.ends(deploy(9, &script), 1, 2, "cannot upgrade");
-    machine.ends(deploy(6, &script.replace("2m", "300ms")), 124, 6, "6 stays current");
+    machine.ends(deploy(6, &script.replace("2m", "3s")), 124, 6, "6 stays current");
     scene.release("gate", 1);
     wrapper.stop();
     machine.ends(deploy(1, &script), 3, 6, "nothing");

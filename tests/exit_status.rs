@@ -127,7 +127,7 @@ fn a_usage_error_has_no_side_effect() {
 #[test]
 fn the_first_worker_that_does_not_ack_in_time_is_124() {
     let scene = Scene::of("count-signals\nhang");
-    let args = ["--ack", "notify", "--ack-timeout", "200ms"];
+    let args = ["--ack", "notify", "--ack-timeout", "4s"];
     ends(scene.start(&quick(&args)), 124, &["--ack-timeout"]);
     scene.log.wait("worker TERM");
 }

@@ -327,7 +327,7 @@ fn a_successor_that_exits_changes_nothing() {
 
 #[test]
 fn a_successor_that_dies_while_it_soaks_changes_nothing() {
-    let (scene, wrapper) = follow("nginx", &["--soak", "2s"]);
+    let (scene, wrapper) = follow("nginx", &["--soak", "4s"]);
     fs::write(scene.path("next"), "die").unwrap();
     let old = serving(&scene);
     wrapper.signal(Signal::SIGHUP);
@@ -365,7 +365,7 @@ fn a_worker_that_ends_without_a_successor_is_started_again() {
 #[test]
 fn a_helper_in_the_background_is_no_successor() {
     // A TERM that comes before it has executed its program may go to the handler that it has inherited.
-    let (scene, wrapper) = follow("helper", &["--stop-timeout", "1s"]);
+    let (scene, wrapper) = follow("helper", &["--stop-timeout", "3s"]);
     send(serving(&scene), Signal::SIGUSR2);
     wrapper.log.wait("starts again");
     let helper = number_in(&scene, "helper");
@@ -425,7 +425,7 @@ fn a_second_successor_is_told_and_left_alone() {
 fn what_only_holds_the_listener_of_a_worker_that_has_ended_is_stopped() {
     let failed = says::failed(2);
     for asked in [true, false] {
-        let (scene, wrapper) = follow("leak", &["--stop-timeout", "1s"]);
+        let (scene, wrapper) = follow("leak", &["--stop-timeout", "3s"]);
         let old = serving(&scene);
         match asked {
             true => wrapper.signal(Signal::SIGHUP),

@@ -196,12 +196,12 @@ fn a_hook_that_hangs_is_killed_with_what_it_started() {
     let hang = "sh -c 'head -c 1 never' & head -c 1 never";
     for (event, then) in [("pre-upgrade", says::failed(2)), ("pre-start", says::failed(2))] {
         let hook = format!("{event}=test $GRACEFUL_RUN_GENERATION = 1 || {{ {hang}; }}");
-        let wrapper = start(&scene, &[hook], &["--hook-timeout", "200ms"]);
+        let wrapper = start(&scene, &[hook], &["--hook-timeout", "3s"]);
         wrapper.log.wait(&says::ready(1));
         wrapper.signal(Signal::SIGHUP);
         let line = wrapper.log.wait(&then);
         assert!(line.contains(&format!("{event} hook '")), "{line}");
-        assert!(line.contains(" was killed after 200 ms (--hook-timeout); generation 1 still"), "{line}");
+        assert!(line.contains(" was killed after 3000 ms (--hook-timeout); generation 1 still"), "{line}");
         // The rest of its group is gone as well: only the worker is left.
         common::until("the hook is left", || wrapper.children().len() == 1);
         wrapper.stop();
@@ -210,11 +210,12 @@ fn a_hook_that_hangs_is_killed_with_what_it_started() {
 
 #[test]
 fn the_stop_signal_follows_a_pre_stop_hook_that_fails_or_hangs() {
-    for (command, why) in [("exit 5", "exited with status 5"), ("head -c 1 never", "was killed after 200 ms")]
+    for (command, why) in
+        [("exit 5", "exited with status 5"), ("head -c 1 never", "was killed after 3000 ms")]
     {
         let scene = Scene::of(SERVER);
         scene.gate("never");
-        let wrapper = start(&scene, &[tells("pre-stop", command)], &["--hook-timeout", "200ms"]);
+        let wrapper = start(&scene, &[tells("pre-stop", command)], &["--hook-timeout", "3s"]);
         wrapper.log.wait(&says::ready(1));
         wrapper.signal(Signal::SIGHUP);
         wrapper.log.wait(&format!("generation 1: pre-stop hook '*' {why}"));
@@ -303,7 +304,7 @@ fn at_our_end_the_post_stop_hook_finishes() {
 
 #[test]
 fn at_our_end_a_hook_that_hangs_is_killed() {
-    for (args, hurried) in [(&["--hook-timeout", "200ms"][..], false), (&[], true)] {
+    for (args, hurried) in [(&["--hook-timeout", "3s"][..], false), (&[], true)] {
         let scene = Scene::of(SERVER);
         let hooks = [waits(&scene, "post-stop", "go"), waits(&scene, "post-ready", "go")];
         let mut wrapper = start(&scene, &hooks, args);

@@ -91,6 +91,12 @@ fn settled(wrapper: &Wrapper, count: usize) {
     until("descriptors are left", || descriptors(wrapper.pid.as_raw()).len() <= count);
 }
 
+/// The number after these words.
+fn milliseconds(words: &str, line: &str) -> u32 {
+    let number = line.split_once(words).and_then(|(_, rest)| rest.split_once(" ms"));
+    number.and_then(|(number, _)| number.parse().ok()).unwrap_or_else(|| panic!("no number: {line}"))
+}
+
 fn resident(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
@@ -191,12 +197,12 @@ fn an_ack_by_descriptor_is_heard() {
 fn a_replacement_that_never_acks_fails_in_its_time() {
     let scene = Scene::of(SERVER);
     scene.script("2", "count-signals\nsay parked\nhang");
-    let wrapper = ready(&scene, &["--ack-timeout", "1s"]);
+    let wrapper = ready(&scene, &["--ack-timeout", "4s"]);
     wrapper.signal(Signal::SIGUSR2);
     scene.log.wait("g2 s0 worker parked");
     reexec(&scene);
     let line = wrapper.log.wait(&says::failed(2));
-    assert!(matches("was not ready after 1* ms (--ack-timeout)", &line), "{line}");
+    assert!(milliseconds("was not ready after ", &line) >= 4000, "{line}");
     assert!(!scene.log.has("g1 s0 worker TERM"));
     wrapper.stop();
 }
@@ -205,14 +211,14 @@ fn a_replacement_that_never_acks_fails_in_its_time() {
 fn one_that_drains_is_killed_at_its_own_time() {
     let scene = Scene::of(SERVER);
     scene.script("1", "ignore-term\nserve\nready notify\n");
-    let wrapper = ready(&scene, &["--stop-timeout", "1500ms"]);
+    let wrapper = ready(&scene, &["--stop-timeout", "4s"]);
     wrapper.signal(Signal::SIGUSR2);
     scene.log.wait("g1 s0 worker TERM");
     reexec(&scene);
     wrapper.log.wait(&says::killed(1, 9));
     // The whole time, and no second signal.
-    let line = wrapper.log.wait("generation 1: pid * killed, 1* ms after it was asked to stop");
-    assert!(matches("killed, 15", &line) || matches("killed, 1", &line), "{line}");
+    let line = wrapper.log.wait("generation 1: pid * killed, * ms after it was asked to stop");
+    assert!(milliseconds("killed, ", &line) >= 4000, "{line}");
     assert_eq!(scene.log.count("g1 s0 worker TERM"), 1);
     wrapper.stop();
 }

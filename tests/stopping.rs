@@ -50,7 +50,7 @@ fn the_stop_signal_can_be_another() {
 #[test]
 fn a_worker_that_ignores_term_is_killed_after_the_stop_timeout() {
     let scene = Scene::of("ignore-term\nready notify");
-    let mut wrapper = scene.ready(&["--stop-timeout", "200ms"]);
+    let mut wrapper = scene.ready(&["--stop-timeout", "4s"]);
     wrapper.signal(Signal::SIGTERM);
     assert_eq!(wrapper.exit_status(), 137);
     assert_eq!(scene.log.count("worker TERM"), 1);
@@ -151,7 +151,7 @@ fn what_is_left_of_the_group_gets_term() {
 #[test]
 fn what_is_left_of_the_group_and_ignores_term_gets_kill() {
     let scene = Scene::of("count-signals\nfork-child ignore-term\nready notify");
-    let mut wrapper = scene.ready(&["--stop-timeout", "300ms"]);
+    let mut wrapper = scene.ready(&["--stop-timeout", "4s"]);
     scene.log.wait("child up");
     wrapper.signal(Signal::SIGTERM);
     wrapper.exit_status();

@@ -80,17 +80,17 @@ fn a_replacement_that_a_signal_ends_before_its_ack_fails() {
 
 #[test]
 fn a_replacement_that_dies_in_its_soak_fails() {
-    replacement_fails("ready notify\nexit 3", &["--soak", "2s"], "status 3");
+    replacement_fails("ready notify\nexit 3", &["--soak", "4s"], "status 3");
 }
 
 #[test]
 fn a_replacement_that_never_acks_is_stopped() {
-    replacement_fails("count-signals\nhang", &["--ack-timeout", "300ms"], "");
+    replacement_fails("count-signals\nhang", &["--ack-timeout", "4s"], "");
 }
 
 #[test]
 fn a_replacement_that_never_acks_and_ignores_term_is_killed() {
-    let args = ["--ack-timeout", "300ms", "--stop-timeout", "200ms"];
+    let args = ["--ack-timeout", "4s", "--stop-timeout", "4s"];
     let scene = Scene::of(SERVER);
     scene.script("2", "ignore-term\nhang");
     let (wrapper, _) = first(&scene, &args);
@@ -106,7 +106,7 @@ fn a_replacement_that_never_acks_and_ignores_term_is_killed() {
 fn on_ack_timeout_proceed_replaces_all_the_same() {
     let scene = Scene::of(SERVER);
     scene.script("2", "count-signals\nserve\nhang");
-    let args = ["--ack-timeout", "300ms", "--on-ack-timeout", "proceed"];
+    let args = ["--ack-timeout", "4s", "--on-ack-timeout", "proceed"];
     let (wrapper, address) = first(&scene, &args);
     wrapper.signal(Signal::SIGUSR2);
     scene.log.wait("g1 s0 worker TERM");
@@ -325,7 +325,7 @@ fn a_reader_of_the_old_generation_cannot_ack_for_the_new_one() {
     let scene = Scene::of(SERVER);
     scene.script("1", "count-signals\nserve\nready notify\nwait again\nsend READY=1\nsay again");
     scene.script("2", "count-signals\nsay parked\nwait never");
-    let (wrapper, _) = first(&scene, &["--ack-timeout", "2s"]);
+    let (wrapper, _) = first(&scene, &["--ack-timeout", "4s"]);
     wrapper.signal(Signal::SIGUSR2);
     scene.log.wait("g2 s0 worker parked");
     scene.release("again", 1);
@@ -339,7 +339,7 @@ fn a_reader_of_the_old_generation_cannot_ack_for_the_new_one() {
 fn one_that_acks_and_dies_never_pushes_out_one_that_serves() {
     let scene = Scene::of("send READY=1\nexit 3");
     scene.script("1", SERVER);
-    let (wrapper, address) = first(&scene, &["--soak", "500ms"]);
+    let (wrapper, address) = first(&scene, &["--soak", "4s"]);
     for generation in 2..22 {
         wrapper.signal(Signal::SIGHUP);
         wrapper.log.wait(&says::failed(generation));

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// Longest wait for one connect, read or write. It is long because a busy
 /// machine must not look like a lost request.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A reply head larger than this is not one of ours.
 const LARGEST_HEAD: usize = 16 * 1024;
@@ -41,7 +41,7 @@ pub enum Failure {
     EofEmpty,
     /// The connection ended inside the reply.
     EofPartial,
-    /// Nothing moved for thirty seconds.
+    /// Nothing moved for two minutes.
     Timeout,
     /// A whole reply that is not the one asked for.
     BadBody,

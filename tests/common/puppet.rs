@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// No test needs a puppet for as long as this.
-const LIFETIME: Duration = Duration::from_secs(180);
+const LIFETIME: Duration = Duration::from_secs(600);
 
 /// What it does about a TERM.
 #[derive(Clone)]

@@ -37,7 +37,7 @@ fn freeze(wrapper: &Wrapper) {
 
 #[test]
 fn a_worker_that_acks_and_dies_at_once_has_failed() {
-    let (scene, wrapper) = first("say up\nwait go\nkill-parent TERM\nexit 3", &["--soak", "2s"]);
+    let (scene, wrapper) = first("say up\nwait go\nkill-parent TERM\nexit 3", &["--soak", "4s"]);
     wrapper.signal(Signal::SIGUSR2);
     scene.log.wait("g2 s0 worker up");
     scene.release("go", 1);
@@ -118,7 +118,7 @@ fn an_old_generation_that_drains_cannot_stop_us() {
 #[test]
 fn an_ack_after_the_abort_means_nothing() {
     let late = "gate-term leave\nsay up\nwait late\nterm-supervisor";
-    let (scene, wrapper) = first(late, &["--ack-timeout", "300ms"]);
+    let (scene, wrapper) = first(late, &["--ack-timeout", "4s"]);
     wrapper.signal(Signal::SIGUSR2);
     scene.log.wait("g2 s0 worker TERM");
     scene.release("late", 1);
@@ -175,7 +175,7 @@ fn a_descendant_that_has_cut_every_tie_is_no_stop() {
     let scene = Scene::new();
     let script = "rm -f told; (env -i setsid /bin/bash -c \"kill -TERM $PPID; : >told; exec sleep 1000\" &); \
                   until [ -e told ]; do sleep 0.01; done; eval \"echo >&$READY_FD\"; exec sleep 1000";
-    let args = quick(&["--ack", "fd", "--stop-timeout", "2s"]);
+    let args = quick(&["--ack", "fd", "--stop-timeout", "4s"]);
     let mut wrapper = scene.start_command(&args, &["/bin/bash", "-c", script]);
     wrapper.log.wait(&says::ready(1));
     wrapper.signal(Signal::SIGUSR2);

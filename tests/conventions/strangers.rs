@@ -21,7 +21,7 @@ fn einhorn_s_socket_hears_no_stranger() {
         "--ack",
         "einhorn",
         "--ack-timeout",
-        "2s",
+        "5s",
         "--stop-signal",
         "TERM",
     ]));
@@ -49,7 +49,7 @@ fn goagain_s_signal_of_a_stranger_is_no_ack() {
     let scene = Scene::of("count-signals\nserve\nready notify");
     scene.script("2", "count-signals\nserve\ndump two\nhang");
     let args =
-        ["--export", "goagain", "--ack", "notify,goagain", "--ack-timeout", "2s", "--stop-signal", "TERM"];
+        ["--export", "goagain", "--ack", "notify,goagain", "--ack-timeout", "5s", "--stop-signal", "TERM"];
     let wrapper = scene.ready(&args);
     wrapper.signal(Signal::SIGHUP);
     scene.log.wait("g2 s0 worker dump two");

@@ -22,7 +22,7 @@ pub const EACH_CLIENT_ONE: u64 = UPGRADES * CLIENTS as u64;
 pub const PROGRESS: u32 = 30;
 
 /// Nothing here takes this long on a sound machine.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// Runs the server through its upgrades, or leaves it out.
 pub fn upgrade_under_load(server: &Server) {

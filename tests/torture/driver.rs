@@ -25,7 +25,7 @@ const PROGRESS: u64 = 50;
 const BAD_SHARE: u64 = 30;
 
 /// Nothing in a sound run takes this long, on however busy a machine.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// What the upgrades came to.
 #[derive(Default)]

@@ -173,7 +173,7 @@ fn proof(
         command
             .args(["-b", &format!("0.0.0.0:{port}"), "-b", &format!("[::1]:{port}")])
             .args(["-b", &format!("unix:{}", unix.display())])
-            .args(["--ack", "notify", "--ack-timeout", "1s", "--soak", "50ms", "--"])
+            .args(["--ack", "notify", "--ack-timeout", "4s", "--soak", "500ms", "--"])
             .arg(&myself)
             .arg("serve")
             .env(worker::GATE, &gate_path)

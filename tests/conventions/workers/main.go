@@ -67,7 +67,7 @@ func main() {
 		log.Fatalf("unknown worker %q", flag.Arg(0))
 	}
 	// An orphan of a failed test ends by itself.
-	time.AfterFunc(3*time.Minute, func() { os.Exit(99) })
+	time.AfterFunc(10*time.Minute, func() { os.Exit(99) })
 	switch misbehaviour() {
 	case "exit":
 		os.Exit(0)
