@@ -75,18 +75,11 @@ fn term_to_the_shell_to_the_group_and_to_us_is_one_term_for_the_worker() {
     }
 }
 
-/// Addresses that neither another test nor a client's own port can take: all of 127.0.0.0/8 is
-/// loopback. They have to be known before they are bound.
-fn addresses_of_our_own() -> [String; 2] {
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    [5000, 5001].map(|port| format!("127.{}.{high}.{low}:{port}", 80 + high % 10))
-}
-
 #[test]
 fn sockets_of_systemd_are_handed_on_with_their_names() {
     let Some(program) = tool("systemd-socket-activate") else { return };
     let scene = Scene::of("dump seen\ncount-signals\nserve\nready notify");
-    let addresses = addresses_of_our_own();
+    let addresses = [5000, 5001].map(|port| format!("{}:{port}", common::host()));
     let mut command = scene.mark(Command::new(program));
     for address in &addresses {
         command.args(["-l", address]);

@@ -34,12 +34,7 @@ fn a_name_is_taken_wherever_the_socket_lies() {
 #[test]
 fn a_second_instance_is_100_and_touches_nothing() {
     let scene = Scene::of(SERVER);
-    let address = common::address_in(&{
-        let probe = scene.ready(&[]);
-        let line = scene.log.wait("serving socket0=");
-        probe.stop();
-        line
-    });
+    let address = format!("{}:5000", common::host());
     let pid_file = scene.arg("run/pid");
     let args = ["-b", &address, "--name", "web", "--pid-file", &pid_file, "--soak", "1ms"];
     let wrapper = scene.start(&args);
@@ -105,8 +100,9 @@ fn what_one_that_was_killed_has_left_is_no_obstacle() {
 #[test]
 fn workers_that_outlive_us_hold_their_sockets_and_not_the_name() {
     let scene = Scene::of(SERVER);
-    let mut wrapper = scene.ready(&["--name", "web"]);
-    let address = common::address_in(&scene.log.wait("serving socket0="));
+    let address = format!("{}:5000", common::host());
+    let mut wrapper = scene.start(&["-b", &address, "--name", "web"]);
+    wrapper.log.wait(&says::ready(1));
     wrapper.signal(Signal::SIGKILL);
     wrapper.exit_status();
     let next = scene.start(&["-b", &address, "--name", "web"]);

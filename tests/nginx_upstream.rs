@@ -72,20 +72,14 @@ struct Shop {
     address: String,
 }
 
-/// Ports that nobody else takes: all of 127.0.0.0/8 is loopback, and this is our own of it.
-fn host() -> String {
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    format!("127.{}.{high}.{low}", 120)
-}
-
 fn start(scene: &Scene, program: PathBuf) -> Shop {
-    let shop = scene.arg("shop");
+    let (shop, host) = (scene.arg("shop"), common::host());
     fs::create_dir(&shop).unwrap();
     let own = |name: &str| {
         let sample = fs::read_to_string(examples(name)).unwrap();
         fs::write(
             scene.path("shop").join(name),
-            sample.replace("/srv/shop", &shop).replace("127.0.0.1", &host()),
+            sample.replace("/srv/shop", &shop).replace("127.0.0.1", &host),
         )
         .unwrap();
     };
@@ -93,7 +87,7 @@ fn start(scene: &Scene, program: PathBuf) -> Shop {
     own("nginx.conf");
     let hook = examples("upstream.sh").display().to_string();
     let nodes = ["5001", "5002"].map(|port| {
-        let node = format!("{}:{port}", host());
+        let node = format!("{host}:{port}");
         let mut command = scene.command();
         command.args(["-b", &node, "--stop-first", "--soak", "1ms"]);
         command.args(["--hook", &format!("pre-stop={hook} down {node} && cp nodes.conf before-term")]);
@@ -103,7 +97,7 @@ fn start(scene: &Scene, program: PathBuf) -> Shop {
         wrapper.log.wait(&says::ready(1));
         (node, wrapper)
     });
-    let address = format!("{}:8080", host());
+    let address = format!("{host}:8080");
     let mut nginx = scene.mark(Command::new(program));
     nginx.arg("-c").arg(scene.path("shop/nginx.conf")).args(["-g", "daemon off;"]);
     let nginx = Nginx(scene.spawn(nginx));

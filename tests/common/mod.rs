@@ -11,21 +11,23 @@ pub mod says;
 pub use nix::sys::signal::Signal;
 
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::kill;
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Condvar, Mutex, Once, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, Once};
 use std::time::{Duration, Instant};
 
 /// How long any wait may take before the test has failed. Nothing depends on its length.
@@ -80,6 +82,14 @@ pub fn am_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// A host that neither another test nor a client's own port can take: all of 127.0.0.0/8 is loopback.
+/// For an address that has to be known before it is bound, or to which nobody else comes afterwards.
+pub fn host() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    format!("127.{}.{high}.{low}", 10 + COUNT.fetch_add(1, Ordering::Relaxed) % 80)
+}
+
 /// For what the system has no event to wait on: another process's end, a file's removal.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -109,64 +119,78 @@ pub struct Lines(Arc<Said>);
 struct Said {
     text: Mutex<Text>,
     news: Condvar,
-    /// The other end, where it is ours to write to.
-    mark: OnceLock<fs::File>,
+    /// A pipe or fifo. It is read from with `text` locked, and only what is there.
+    from: Option<fs::File>,
 }
 
 #[derive(Default)]
 struct Text {
     lines: Vec<String>,
+    /// What has no end yet.
+    begun: Vec<u8>,
     over: bool,
-    /// Marks that were written, and that have been read.
-    marks: (u32, u32),
 }
 
-/// A line of the tests' own: whatever was written before it has been read by then.
-const BOUNDARY: &str = "-- all before this has been said --";
+impl Text {
+    /// Reads once.
+    fn read(&mut self, mut from: &fs::File, name: &str) {
+        let mut bytes = [0; 8192];
+        match from.read(&mut bytes) {
+            Ok(count @ 1..) => self.begun.extend_from_slice(&bytes[..count]),
+            Err(error) if [ErrorKind::Interrupted, ErrorKind::WouldBlock].contains(&error.kind()) => {}
+            _ => {
+                self.over = true;
+                if !self.begun.is_empty() {
+                    self.begun.push(b'\n');
+                }
+            }
+        }
+        while let Some(end) = self.begun.iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8_lossy(&self.begun[..end]).into_owned();
+            self.begun.drain(..=end);
+            if std::env::var_os("SCENE_TRACE").is_some() {
+                let _ = writeln!(std::io::stdout(), "{name}: {line}");
+            }
+            self.lines.push(line);
+        }
+    }
+}
+
+/// Is there something to read, or the end? It is waited for, or not.
+fn readable(from: &fs::File, wait: PollTimeout) -> bool {
+    poll(&mut [PollFd::new(from.as_fd(), PollFlags::POLLIN)], wait).is_ok_and(|count| count > 0)
+}
 
 impl Lines {
-    fn collect(name: &'static str, from: impl Read + Send + 'static) -> Self {
-        let lines = Self::default();
+    fn collect(name: &'static str, from: impl Into<OwnedFd>) -> Self {
+        let from = Some(fs::File::from(from.into()));
+        let lines = Self(Arc::new(Said { from, ..Said::default() }));
         let ours = lines.clone();
         std::thread::spawn(move || {
-            let mut from = BufReader::new(from);
-            let mut line = Vec::new();
-            while from.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-                let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
-                line.clear();
-                if std::env::var_os("SCENE_TRACE").is_some() {
-                    let _ = writeln!(std::io::stdout(), "{name}: {text}");
+            let Said { text, news, from: Some(from) } = &*ours.0 else { return };
+            let mut over = false;
+            while !over {
+                if readable(from, PollTimeout::NONE) {
+                    let mut text = text.lock().unwrap();
+                    text.read(from, name);
+                    over = text.over;
                 }
-                let mut said = ours.0.text.lock().unwrap();
-                match text == BOUNDARY {
-                    true => said.marks.1 += 1,
-                    false => said.lines.push(text),
-                }
-                drop(said);
-                ours.0.news.notify_all();
+                news.notify_all();
             }
-            ours.0.text.lock().unwrap().over = true;
-            ours.0.news.notify_all();
         });
         lines
     }
 
-    /// What has been said by now; of puppets, all that has been written by now.
+    /// What has been said by now: all that has been written.
     pub fn all(&self) -> Vec<String> {
-        let Said { text, news, mark } = &*self.0;
-        let mut said = text.lock().unwrap();
-        if let Some(mut mark) = mark.get() {
-            said.marks.0 += 1;
-            let wanted = said.marks.0;
-            // One write of a line: it is not mixed with a puppet's.
-            drop(said);
-            until("the log is full", || mark.write_all(format!("{BOUNDARY}\n").as_bytes()).is_ok());
-            said = news
-                .wait_timeout_while(text.lock().unwrap(), WATCHDOG, |said| said.marks.1 < wanted)
-                .unwrap()
-                .0;
+        let Said { text, news, from } = &*self.0;
+        let mut text = text.lock().unwrap();
+        let start = Instant::now();
+        while !text.over && from.as_ref().is_some_and(|from| readable(from, PollTimeout::ZERO)) {
+            assert!(start.elapsed() < WATCHDOG, "watchdog: nobody reads");
+            text = news.wait_timeout(text, Duration::from_millis(2)).unwrap().0;
         }
-        said.lines.clone()
+        text.lines.clone()
     }
 
     pub fn count(&self, pattern: &str) -> usize {
@@ -252,10 +276,8 @@ impl Scene {
         let dir = tempfile::Builder::new().prefix("graceful-run-").tempdir().expect("a directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         fs::create_dir(dir.path().join("run")).expect("a directory");
-        let keep = fifo(&dir.path().join("log"));
-        let read = fs::File::open(dir.path().join("log")).expect("open the log");
-        let log = Lines::collect("puppet", read);
-        log.0.mark.set(keep).expect("set once");
+        // Opened for both, it has no end.
+        let log = Lines::collect("puppet", fifo(&dir.path().join("log")));
         Scene { dir, mark, log, gates: Mutex::default() }
     }
 
