@@ -5,7 +5,7 @@ use graceful_run::core::event::{
     AckKind, Action, Ending, Event, Exit, Failure, Generation, Reading, Refusal, Report, Request, Slot,
     WorkerId,
 };
-use graceful_run::core::policy::{OnAckTimeout, Policy, Readiness, Restart};
+use graceful_run::core::policy::{Adopt, OnAckTimeout, Policy, Readiness, Restart};
 use graceful_run::core::{Phase, Supervisor};
 use std::time::Duration;
 
@@ -42,11 +42,21 @@ struct Case {
     core: Supervisor,
     now: Duration,
     done: Vec<Action>,
+    /// New connections can be switched.
+    switches: bool,
+    /// Old workers have nothing left to serve.
+    drained: bool,
 }
 
 impl Case {
     fn new(policy: Policy) -> Self {
-        let mut case = Case { core: Supervisor::new(policy), now: ms(0), done: Vec::new() };
+        let mut case = Case {
+            core: Supervisor::new(policy),
+            now: ms(0),
+            done: Vec::new(),
+            switches: true,
+            drained: false,
+        };
         case.tell(Event::Tick);
         case
     }
@@ -72,6 +82,10 @@ impl Case {
             match action {
                 Action::Spawn { worker, .. } => self.tell(Event::Spawned(worker)),
                 Action::LookAlive => self.tell(Event::LookedAlive),
+                Action::Switch(to) => self.tell(Event::Switched(to, self.switches)),
+                Action::LookDrained(worker) => {
+                    self.tell(Event::DrainLook { worker, drained: self.drained, pause: ms(250) });
+                }
                 _ => {}
             }
         }
@@ -83,6 +97,10 @@ impl Case {
 
     fn ack(&mut self, id: u32) {
         self.tell(Event::Ack(WorkerId(id), AckKind::Notify));
+    }
+
+    fn listen(&mut self, id: u32) {
+        self.tell(Event::Ack(WorkerId(id), AckKind::Listen));
     }
 
     fn exit(&mut self, id: u32, status: i32) {
@@ -1041,4 +1059,175 @@ fn the_next_upgrade_waits_for_an_old_worker_that_was_asked_to_stop() {
     assert!(!asked(&case));
     case.wait(1500);
     assert!(asked(&case));
+}
+
+/// A program that binds its own sockets; new connections are steered to one generation.
+fn adopting() -> Policy {
+    let adopt = Adopt { steer: true, soak: ms(0), drain_timeout: Some(ms(30_000)) };
+    let readiness = Readiness { auto: true, kinds: Vec::new(), timer: None, probe: None };
+    Policy { adopt: Some(adopt), readiness, ..policy() }
+}
+
+/// One that listens serves, and has for a second.
+fn listening(policy: Policy) -> Case {
+    let mut case = Case::new(policy);
+    case.listen(1);
+    case.wait(1250);
+    case
+}
+
+/// Generation 2 serves, and the worker of generation 1 has something left.
+fn emptying(policy: Policy) -> Case {
+    let mut case = listening(policy);
+    case.ask(Request::Upgrade);
+    case.listen(2);
+    case.wait(250);
+    assert!(case.core.generation() == Generation(2) && !case.stopped(1), "{:?}", case.done);
+    case
+}
+
+#[test]
+fn one_that_listens_is_ready_a_quarter_of_a_second_after_its_last_address() {
+    let mut case = Case::new(adopting());
+    case.listen(1);
+    case.wait(200);
+    case.listen(1);
+    case.wait(249);
+    assert!(!case.ready(1));
+    case.wait(1);
+    assert!(case.ready(1));
+}
+
+#[test]
+fn one_that_listens_and_dies_replaces_nothing() {
+    let mut case = listening(adopting());
+    case.ask(Request::Upgrade);
+    case.listen(2);
+    case.wait(249);
+    case.exit(2, 1);
+    let why = Failure::Exited { worker: WorkerId(2), exit: Exit::Code(1), ready: false };
+    assert_eq!(case.failure(), Some((why, 0, 1)));
+    assert!(!case.stopped(1) && !case.done.iter().any(|action| matches!(action, Action::Switch(_))));
+}
+
+#[test]
+fn what_it_says_counts_once_it_listens_in_whatever_order() {
+    let says = || Case::new(Policy { readiness: notify(), ..adopting() });
+    let mut case = says();
+    case.ack(1);
+    case.wait(1000);
+    assert!(!case.ready(1));
+    case.listen(1);
+    assert!(case.ready(1), "it has nothing more to say");
+    let mut case = says();
+    case.listen(1);
+    case.wait(1000);
+    assert!(!case.ready(1));
+    case.ack(1);
+    assert!(case.ready(1));
+}
+
+#[test]
+fn to_live_is_not_to_listen() {
+    let readiness =
+        Readiness { auto: false, kinds: vec![AckKind::Timer], timer: Some(ms(2000)), probe: None };
+    let mut case = Case::new(Policy { readiness, ..adopting() });
+    case.wait(5000);
+    assert!(!case.ready(1));
+    case.listen(1);
+    assert!(case.ready(1));
+}
+
+#[test]
+fn new_connections_are_switched_before_the_old_worker_is_emptied_and_asked() {
+    let mut case = emptying(adopting());
+    case.wait(1000);
+    case.drained = true;
+    case.wait(1000);
+    let at = |action: Action| case.done.iter().position(|&it| it == action);
+    let order = [
+        at(Action::LookAlive),
+        at(Action::Switch(Generation(2))),
+        at(Action::LookDrained(WorkerId(1))),
+        at(Action::Stop(WorkerId(1))),
+    ];
+    assert!(order.is_sorted() && order.iter().all(Option::is_some), "{:?}", case.done);
+    assert!(case.said(|report| matches!(report, Report::Drained(WorkerId(1), _))));
+}
+
+#[test]
+fn what_fails_while_it_is_switched_is_switched_back() {
+    let mut case = listening(adopting());
+    case.ask(Request::Upgrade);
+    case.listen(2);
+    case.now += ms(250);
+    assert!(case.step(Event::Tick).contains(&Action::LookAlive));
+    assert!(case.step(Event::LookedAlive).contains(&Action::Switch(Generation(2))));
+    case.exit(2, 1);
+    assert!(case.failure().is_some() && case.did(Action::Switch(Generation(1))));
+    assert_eq!(case.step(Event::Switched(Generation(2), true)), [], "an answer that comes too late");
+    assert_eq!(case.core.generation(), Generation(1));
+}
+
+#[test]
+fn where_sockets_are_shared_nothing_is_switched_and_nobody_is_emptied() {
+    let adopt = adopting().adopt.map(|adopt| Adopt { steer: false, ..adopt });
+    let mut case = listening(Policy { adopt, ..adopting() });
+    case.ask(Request::Upgrade);
+    case.listen(2);
+    case.wait(250);
+    assert!(case.stopped(1) && !case.did(Action::Switch(Generation(2))));
+}
+
+#[test]
+fn who_has_not_drained_in_time_is_asked_all_the_same() {
+    let mut case = emptying(adopting());
+    case.wait(29_999);
+    assert!(!case.stopped(1));
+    case.wait(1);
+    assert!(case.stopped(1));
+    assert!(case.said(|report| *report == Report::NotDrained(WorkerId(1), ms(30_000))));
+}
+
+#[test]
+fn an_old_worker_that_ends_before_it_is_asked_has_not_crashed() {
+    let mut case = emptying(adopting());
+    case.exit(1, 1);
+    case.wait(1000);
+    assert!(case.core.workers().map(|shown| shown.worker).eq([WorkerId(2)]));
+    assert!(!case.said(|report| matches!(report, Report::Restarting(..))));
+}
+
+#[test]
+fn a_stop_does_not_wait_until_an_old_worker_has_drained() {
+    let mut case = emptying(adopting());
+    case.ask(Request::Stop);
+    assert!(case.stopped(1) && case.stopped(2));
+}
+
+#[test]
+fn a_hammer_kills_who_has_not_drained() {
+    let mut case = emptying(adopting());
+    case.ask(Request::Hammer);
+    assert!(case.did(Action::Kill(WorkerId(1))) && !case.did(Action::Kill(WorkerId(2))));
+}
+
+#[test]
+fn generations_that_have_not_drained_do_not_pile_up() {
+    let mut case = emptying(Policy { max_draining: 1, ..adopting() });
+    case.wait(1000);
+    case.ask(Request::Upgrade);
+    case.listen(3);
+    case.wait(250);
+    assert!(case.did(Action::Kill(WorkerId(1))) && !case.did(Action::Kill(WorkerId(2))));
+}
+
+#[test]
+fn the_next_upgrade_does_not_wait_until_an_old_worker_has_drained() {
+    let mut case = emptying(adopting());
+    case.wait(1000);
+    case.ask(Request::Upgrade);
+    case.listen(3);
+    case.wait(250);
+    assert!(case.core.generation() == Generation(3) && !case.stopped(1) && !case.stopped(2));
 }
