@@ -1231,3 +1231,16 @@ fn the_next_upgrade_does_not_wait_until_an_old_worker_has_drained() {
     case.wait(250);
     assert!(case.core.generation() == Generation(3) && !case.stopped(1) && !case.stopped(2));
 }
+
+#[test]
+fn two_that_bind_the_same_addresses_cannot_be_asked_for() {
+    let mut case = listening(adopting());
+    for (request, refused) in [
+        (Request::More, Report::CannotScale(1)),
+        (Request::Scale(2), Report::CannotScale(1)),
+        (Request::Hold, Report::CannotHold),
+    ] {
+        case.ask(request);
+        assert_eq!(case.done.last(), Some(&Action::Report(refused)));
+    }
+}
