@@ -1244,3 +1244,14 @@ fn two_that_bind_the_same_addresses_cannot_be_asked_for() {
         assert_eq!(case.done.last(), Some(&Action::Report(refused)));
     }
 }
+
+#[test]
+fn a_switch_that_is_refused_fails_the_upgrade_and_is_not_switched_back() {
+    let mut case = listening(adopting());
+    case.switches = false;
+    case.ask(Request::Upgrade);
+    case.listen(2);
+    case.wait(1000);
+    assert_eq!(case.failure(), Some((Failure::NotSwitched, 0, 1)));
+    assert!(case.stopped(2) && !case.stopped(1) && !case.did(Action::Switch(Generation(1))));
+}

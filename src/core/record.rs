@@ -52,7 +52,11 @@ impl Supervisor {
                 {
                     match done {
                         true => upgrade.switch = Question::Answered,
-                        false => upgrade.fail(Failure::NotSwitched),
+                        false => {
+                            // All is as it was: there is nothing to switch back.
+                            upgrade.switch = Question::Due;
+                            upgrade.fail(Failure::NotSwitched);
+                        }
                     }
                 }
             }
