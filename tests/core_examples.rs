@@ -1255,3 +1255,13 @@ fn a_switch_that_is_refused_fails_the_upgrade_and_is_not_switched_back() {
     assert_eq!(case.failure(), Some((Failure::NotSwitched, 0, 1)));
     assert!(case.stopped(2) && !case.stopped(1) && !case.did(Action::Switch(Generation(1))));
 }
+
+#[test]
+fn a_late_tick_that_finds_the_timer_passed_finds_the_ack_timeout_passed_too() {
+    let readiness =
+        Readiness { auto: false, kinds: vec![AckKind::Timer], timer: Some(ms(2000)), probe: None };
+    let mut case = Case::new(Policy { readiness, ..adopting() });
+    case.now = ms(31_000);
+    case.tell(Event::Tick);
+    assert!(case.said(|report| matches!(report, Report::NoAck(..))), "{:?}", case.done);
+}
