@@ -157,10 +157,12 @@ impl Case {
 
     /// Every worker acks as soon as it runs and leaves when it is asked.
     fn carry_on(&mut self) {
+        self.drained = true;
         for _ in 0..20 {
             let workers: Vec<u32> = self.core.workers().map(|shown| shown.worker.0).collect();
             for id in workers {
                 self.ack(id);
+                self.listen(id);
                 if self.stopped(id) || self.did(Action::Kill(WorkerId(id))) {
                     self.exit(id, 0);
                 }
@@ -183,7 +185,7 @@ impl Case {
     }
 }
 
-const PHASES: [&str; 5] = ["starting", "running", "upgrading", "holding", "stopping"];
+const PHASES: [&str; 6] = ["starting", "running", "upgrading", "holding", "emptying", "stopping"];
 
 fn in_phase(phase: &str) -> Case {
     let two = Policy { workers: 2, ..policy() };
@@ -196,6 +198,7 @@ fn in_phase(phase: &str) -> Case {
             case
         }
         "holding" => held(two),
+        "emptying" => emptying(adopting()),
         _ => {
             let mut case = Case::serving(two);
             case.ask(Request::Stop);
@@ -335,6 +338,8 @@ struct Account {
     kept: Option<bool>,
     /// Nothing serves yet.
     starting: bool,
+    /// There is one worker, for it binds its own sockets.
+    alone: bool,
     end: Option<&'static str>,
 }
 
@@ -345,9 +350,10 @@ impl Account {
             "holding" => Some((2, true)),
             _ => None,
         };
-        let last = if next.is_some() { 2 } else { 1 };
-        let starting = phase == "starting";
-        let mut it = Account { serving: 1, last, workers: 2, next, kept: None, starting, end: None };
+        let (starting, alone) = (phase == "starting", phase == "emptying");
+        let last = if next.is_some() || alone { 2 } else { 1 };
+        let (serving, workers) = if alone { (2, 1) } else { (1, 2) };
+        let mut it = Account { serving, last, workers, next, kept: None, starting, alone, end: None };
         requests.iter().for_each(|&request| it.take(request));
         it.finish()
     }
@@ -359,6 +365,7 @@ impl Account {
             Kill | Hammer if self.end.is_some() => self.end = Some("killed"),
             Interrupt { .. } if self.end == Some("interrupted") => self.end = Some("killed"),
             _ if self.end.is_some() => {}
+            Hold | More | Fewer | Scale(_) if self.alone => {}
             Upgrade | Hold if self.next.is_some() || self.starting => self.kept = Some(request == Hold),
             UpgradeNow if self.starting => self.kept = Some(false),
             Upgrade | UpgradeNow | Hold => self.begin(request == Hold),
