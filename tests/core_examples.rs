@@ -5,7 +5,7 @@ use graceful_run::core::event::{
     AckKind, Action, Ending, Event, Exit, Failure, Generation, Reading, Refusal, Report, Request, Slot,
     WorkerId,
 };
-use graceful_run::core::policy::{OnAckTimeout, Policy, Readiness, Restart};
+use graceful_run::core::policy::{Adopt, OnAckTimeout, Policy, Readiness, Restart};
 use graceful_run::core::{Phase, Supervisor};
 use std::time::Duration;
 
@@ -42,11 +42,21 @@ struct Case {
     core: Supervisor,
     now: Duration,
     done: Vec<Action>,
+    /// New connections can be switched.
+    switches: bool,
+    /// Old workers have nothing left to serve.
+    drained: bool,
 }
 
 impl Case {
     fn new(policy: Policy) -> Self {
-        let mut case = Case { core: Supervisor::new(policy), now: ms(0), done: Vec::new() };
+        let mut case = Case {
+            core: Supervisor::new(policy),
+            now: ms(0),
+            done: Vec::new(),
+            switches: true,
+            drained: false,
+        };
         case.tell(Event::Tick);
         case
     }
@@ -72,6 +82,10 @@ impl Case {
             match action {
                 Action::Spawn { worker, .. } => self.tell(Event::Spawned(worker)),
                 Action::LookAlive => self.tell(Event::LookedAlive),
+                Action::Switch(to) => self.tell(Event::Switched(to, self.switches)),
+                Action::LookDrained(worker) => {
+                    self.tell(Event::DrainLook { worker, drained: self.drained, pause: ms(250) });
+                }
                 _ => {}
             }
         }
@@ -83,6 +97,10 @@ impl Case {
 
     fn ack(&mut self, id: u32) {
         self.tell(Event::Ack(WorkerId(id), AckKind::Notify));
+    }
+
+    fn listen(&mut self, id: u32) {
+        self.tell(Event::Ack(WorkerId(id), AckKind::Listen));
     }
 
     fn exit(&mut self, id: u32, status: i32) {
@@ -139,10 +157,12 @@ impl Case {
 
     /// Every worker acks as soon as it runs and leaves when it is asked.
     fn carry_on(&mut self) {
+        self.drained = true;
         for _ in 0..20 {
             let workers: Vec<u32> = self.core.workers().map(|shown| shown.worker.0).collect();
             for id in workers {
                 self.ack(id);
+                self.listen(id);
                 if self.stopped(id) || self.did(Action::Kill(WorkerId(id))) {
                     self.exit(id, 0);
                 }
@@ -165,7 +185,7 @@ impl Case {
     }
 }
 
-const PHASES: [&str; 5] = ["starting", "running", "upgrading", "holding", "stopping"];
+const PHASES: [&str; 6] = ["starting", "running", "upgrading", "holding", "emptying", "stopping"];
 
 fn in_phase(phase: &str) -> Case {
     let two = Policy { workers: 2, ..policy() };
@@ -178,6 +198,7 @@ fn in_phase(phase: &str) -> Case {
             case
         }
         "holding" => held(two),
+        "emptying" => emptying(adopting()),
         _ => {
             let mut case = Case::serving(two);
             case.ask(Request::Stop);
@@ -317,6 +338,8 @@ struct Account {
     kept: Option<bool>,
     /// Nothing serves yet.
     starting: bool,
+    /// There is one worker, for it binds its own sockets.
+    alone: bool,
     end: Option<&'static str>,
 }
 
@@ -327,9 +350,10 @@ impl Account {
             "holding" => Some((2, true)),
             _ => None,
         };
-        let last = if next.is_some() { 2 } else { 1 };
-        let starting = phase == "starting";
-        let mut it = Account { serving: 1, last, workers: 2, next, kept: None, starting, end: None };
+        let (starting, alone) = (phase == "starting", phase == "emptying");
+        let last = if next.is_some() || alone { 2 } else { 1 };
+        let (serving, workers) = if alone { (2, 1) } else { (1, 2) };
+        let mut it = Account { serving, last, workers, next, kept: None, starting, alone, end: None };
         requests.iter().for_each(|&request| it.take(request));
         it.finish()
     }
@@ -341,6 +365,7 @@ impl Account {
             Kill | Hammer if self.end.is_some() => self.end = Some("killed"),
             Interrupt { .. } if self.end == Some("interrupted") => self.end = Some("killed"),
             _ if self.end.is_some() => {}
+            Hold | More | Fewer | Scale(_) if self.alone => {}
             Upgrade | Hold if self.next.is_some() || self.starting => self.kept = Some(request == Hold),
             UpgradeNow if self.starting => self.kept = Some(false),
             Upgrade | UpgradeNow | Hold => self.begin(request == Hold),
@@ -1041,4 +1066,209 @@ fn the_next_upgrade_waits_for_an_old_worker_that_was_asked_to_stop() {
     assert!(!asked(&case));
     case.wait(1500);
     assert!(asked(&case));
+}
+
+/// A program that binds its own sockets; new connections are steered to one generation.
+fn adopting() -> Policy {
+    let adopt = Adopt { steer: true, soak: ms(0), drain_timeout: Some(ms(30_000)) };
+    let readiness = Readiness { auto: true, kinds: Vec::new(), timer: None, probe: None };
+    Policy { adopt: Some(adopt), readiness, ..policy() }
+}
+
+/// One that listens serves, and has for a second.
+fn listening(policy: Policy) -> Case {
+    let mut case = Case::new(policy);
+    case.listen(1);
+    case.wait(1250);
+    case
+}
+
+/// Generation 2 serves, and the worker of generation 1 has something left.
+fn emptying(policy: Policy) -> Case {
+    let mut case = listening(policy);
+    case.ask(Request::Upgrade);
+    case.listen(2);
+    case.wait(250);
+    assert!(case.core.generation() == Generation(2) && !case.stopped(1), "{:?}", case.done);
+    case
+}
+
+#[test]
+fn one_that_listens_is_ready_a_quarter_of_a_second_after_its_last_address() {
+    let mut case = Case::new(adopting());
+    case.listen(1);
+    case.wait(200);
+    case.listen(1);
+    case.wait(249);
+    assert!(!case.ready(1));
+    case.wait(1);
+    assert!(case.ready(1));
+}
+
+#[test]
+fn one_that_listens_and_dies_replaces_nothing() {
+    let mut case = listening(adopting());
+    case.ask(Request::Upgrade);
+    case.listen(2);
+    case.wait(249);
+    case.exit(2, 1);
+    let why = Failure::Exited { worker: WorkerId(2), exit: Exit::Code(1), ready: false };
+    assert_eq!(case.failure(), Some((why, 0, 1)));
+    assert!(!case.stopped(1) && !case.done.iter().any(|action| matches!(action, Action::Switch(_))));
+}
+
+#[test]
+fn what_it_says_counts_once_it_listens_in_whatever_order() {
+    let says = || Case::new(Policy { readiness: notify(), ..adopting() });
+    let mut case = says();
+    case.ack(1);
+    case.wait(1000);
+    assert!(!case.ready(1));
+    case.listen(1);
+    assert!(case.ready(1), "it has nothing more to say");
+    let mut case = says();
+    case.listen(1);
+    case.wait(1000);
+    assert!(!case.ready(1));
+    case.ack(1);
+    assert!(case.ready(1));
+}
+
+#[test]
+fn to_live_is_not_to_listen() {
+    let readiness =
+        Readiness { auto: false, kinds: vec![AckKind::Timer], timer: Some(ms(2000)), probe: None };
+    let mut case = Case::new(Policy { readiness, ..adopting() });
+    case.wait(5000);
+    assert!(!case.ready(1));
+    case.listen(1);
+    assert!(case.ready(1));
+}
+
+#[test]
+fn new_connections_are_switched_before_the_old_worker_is_emptied_and_asked() {
+    let mut case = emptying(adopting());
+    case.wait(1000);
+    case.drained = true;
+    case.wait(1000);
+    let at = |action: Action| case.done.iter().position(|&it| it == action);
+    let order = [
+        at(Action::LookAlive),
+        at(Action::Switch(Generation(2))),
+        at(Action::LookDrained(WorkerId(1))),
+        at(Action::Stop(WorkerId(1))),
+    ];
+    assert!(order.is_sorted() && order.iter().all(Option::is_some), "{:?}", case.done);
+    assert!(case.said(|report| matches!(report, Report::Drained(WorkerId(1), _))));
+}
+
+#[test]
+fn what_fails_while_it_is_switched_is_switched_back() {
+    let mut case = listening(adopting());
+    case.ask(Request::Upgrade);
+    case.listen(2);
+    case.now += ms(250);
+    assert!(case.step(Event::Tick).contains(&Action::LookAlive));
+    assert!(case.step(Event::LookedAlive).contains(&Action::Switch(Generation(2))));
+    case.exit(2, 1);
+    assert!(case.failure().is_some() && case.did(Action::Switch(Generation(1))));
+    assert_eq!(case.step(Event::Switched(Generation(2), true)), [], "an answer that comes too late");
+    assert_eq!(case.core.generation(), Generation(1));
+}
+
+#[test]
+fn where_sockets_are_shared_nothing_is_switched_and_nobody_is_emptied() {
+    let adopt = adopting().adopt.map(|adopt| Adopt { steer: false, ..adopt });
+    let mut case = listening(Policy { adopt, ..adopting() });
+    case.ask(Request::Upgrade);
+    case.listen(2);
+    case.wait(250);
+    assert!(case.stopped(1) && !case.did(Action::Switch(Generation(2))));
+}
+
+#[test]
+fn who_has_not_drained_in_time_is_asked_all_the_same() {
+    let mut case = emptying(adopting());
+    case.wait(29_999);
+    assert!(!case.stopped(1));
+    case.wait(1);
+    assert!(case.stopped(1));
+    assert!(case.said(|report| *report == Report::NotDrained(WorkerId(1), ms(30_000))));
+}
+
+#[test]
+fn an_old_worker_that_ends_before_it_is_asked_has_not_crashed() {
+    let mut case = emptying(adopting());
+    case.exit(1, 1);
+    case.wait(1000);
+    assert!(case.core.workers().map(|shown| shown.worker).eq([WorkerId(2)]));
+    assert!(!case.said(|report| matches!(report, Report::Restarting(..))));
+}
+
+#[test]
+fn a_stop_does_not_wait_until_an_old_worker_has_drained() {
+    let mut case = emptying(adopting());
+    case.ask(Request::Stop);
+    assert!(case.stopped(1) && case.stopped(2));
+}
+
+#[test]
+fn a_hammer_kills_who_has_not_drained() {
+    let mut case = emptying(adopting());
+    case.ask(Request::Hammer);
+    assert!(case.did(Action::Kill(WorkerId(1))) && !case.did(Action::Kill(WorkerId(2))));
+}
+
+#[test]
+fn generations_that_have_not_drained_do_not_pile_up() {
+    let mut case = emptying(Policy { max_draining: 1, ..adopting() });
+    case.wait(1000);
+    case.ask(Request::Upgrade);
+    case.listen(3);
+    case.wait(250);
+    assert!(case.did(Action::Kill(WorkerId(1))) && !case.did(Action::Kill(WorkerId(2))));
+}
+
+#[test]
+fn the_next_upgrade_does_not_wait_until_an_old_worker_has_drained() {
+    let mut case = emptying(adopting());
+    case.wait(1000);
+    case.ask(Request::Upgrade);
+    case.listen(3);
+    case.wait(250);
+    assert!(case.core.generation() == Generation(3) && !case.stopped(1) && !case.stopped(2));
+}
+
+#[test]
+fn two_that_bind_the_same_addresses_cannot_be_asked_for() {
+    let mut case = listening(adopting());
+    for (request, refused) in [
+        (Request::More, Report::CannotScale(1)),
+        (Request::Scale(2), Report::CannotScale(1)),
+        (Request::Hold, Report::CannotHold),
+    ] {
+        case.ask(request);
+        assert_eq!(case.done.last(), Some(&Action::Report(refused)));
+    }
+}
+
+#[test]
+fn a_switch_that_is_refused_fails_the_upgrade_and_is_not_switched_back() {
+    let mut case = listening(adopting());
+    case.switches = false;
+    case.ask(Request::Upgrade);
+    case.listen(2);
+    case.wait(1000);
+    assert_eq!(case.failure(), Some((Failure::NotSwitched, 0, 1)));
+    assert!(case.stopped(2) && !case.stopped(1) && !case.did(Action::Switch(Generation(1))));
+}
+
+#[test]
+fn a_late_tick_that_finds_the_timer_passed_finds_the_ack_timeout_passed_too() {
+    let readiness =
+        Readiness { auto: false, kinds: vec![AckKind::Timer], timer: Some(ms(2000)), probe: None };
+    let mut case = Case::new(Policy { readiness, ..adopting() });
+    case.now = ms(31_000);
+    case.tell(Event::Tick);
+    assert!(case.said(|report| matches!(report, Report::NoAck(..))), "{:?}", case.done);
 }

@@ -52,7 +52,11 @@ impl Supervisor {
                 {
                     match done {
                         true => upgrade.switch = Question::Answered,
-                        false => upgrade.fail(Failure::NotSwitched),
+                        false => {
+                            // All is as it was: there is nothing to switch back.
+                            upgrade.switch = Question::Due;
+                            upgrade.fail(Failure::NotSwitched);
+                        }
                     }
                 }
             }
@@ -275,13 +279,13 @@ impl Supervisor {
     fn expire_worker(&mut self, id: WorkerId, now: Time) {
         let Some(worker) = self.workers.get(&id) else { return };
         match by_timer(worker, now) {
-            // One that has to listen by itself does not serve before.
-            Some(AckKind::Timer) if self.policy.adopt.is_some() => {
-                return self.acked(id, AckKind::Timer, now);
-            }
+            // One that has to listen by itself does not serve before, and what it is
+            // waited for goes on.
+            Some(AckKind::Timer) if self.policy.adopt.is_some() => self.acked(id, AckKind::Timer, now),
             Some(kind) => return self.ready(id, kind, now),
             None => {}
         }
+        let Some(worker) = self.workers.get(&id) else { return };
         if worker.silent_at(&self.policy).is_some_and(|at| at <= now) {
             let after = now - worker.heard;
             self.report(Report::Silent(id, after));

@@ -32,7 +32,7 @@ pub enum Report {
         /// Since the request was taken up.
         took: Duration,
     },
-    /// Two generations cannot live side by side here (`--stop-first`, `--follow`).
+    /// Two generations cannot live side by side here (`--stop-first`, `--follow`, `--adopt`).
     CannotHold,
     /// Nothing is on hold that this request could be about.
     NothingHeld(Request),

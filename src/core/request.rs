@@ -84,7 +84,7 @@ impl Supervisor {
 
     fn scale(&mut self, target: u32) {
         // Two that bind their own sockets would fight over the addresses.
-        let most = if self.policy.follow { 1 } else { MOST_WORKERS };
+        let most = if self.policy.follow || self.policy.adopt.is_some() { 1 } else { MOST_WORKERS };
         if (self.policy.least_workers..=most).contains(&target) {
             self.target = target;
             self.scaling = true;

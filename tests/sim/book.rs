@@ -15,6 +15,7 @@
 //! | S12 | one flag, compared with `upgrade_pending` after each step |
 //! | S13 | ticks that are lost or late; a tick right after a step changes nothing; no deadline in the past |
 //! | S15 | `crash`, `judge`: pauses, and no pause before an upgrade |
+//! | workers that bind their own sockets | `steer` |
 //! | S16 | `world`: now and then it goes on with what was written down and read back |
 //! | L1, L2, L3, L5 | `settled`, and one generation for each kept request |
 //!
@@ -22,6 +23,7 @@
 //! S9 (control requests), L6 (logs and clients that block).
 
 use crate::life::Life;
+use crate::steer::Switch;
 use graceful_run::core::event::{
     AckKind, Action, Ending, Event, Exit, Failure, Generation, Reading, Refusal, Report, Request, Slot, Time,
     WorkerId,
@@ -74,6 +76,7 @@ pub struct Open {
     pub done: BTreeSet<Slot>,
     pub failure: Option<Failure>,
     pub looked: bool,
+    pub switch: Switch,
     /// The old worker has left to its successor.
     pub left: bool,
     /// The user has not said no before it began.
@@ -104,6 +107,8 @@ impl Open {
 pub struct This {
     pub event: Option<Event>,
     pub hammer: bool,
+    /// On their way out when the hammer fell.
+    pub hammered: BTreeSet<WorkerId>,
     pub committed: BTreeSet<Slot>,
     pub undone: Option<Generation>,
     pub exited: Option<WorkerId>,
@@ -121,6 +126,8 @@ pub struct This {
     pub cannot_hold: bool,
     pub nothing_held: Option<Request>,
     pub scale_done: Option<u32>,
+    /// Seen to have nothing left to serve.
+    pub drained: Option<WorkerId>,
 }
 
 pub struct Book {
@@ -286,9 +293,11 @@ impl Book {
                 }
             }
             Event::LookedAlive if self.open.as_ref().is_some_and(|open| open.looked) && !stops => {
-                return self.commit();
+                return self.looked_alive();
             }
-            Event::LookedAlive | Event::Tick | Event::Switched(..) | Event::DrainLook { .. } => {}
+            Event::Switched(to, done) => return self.switched(to, done, stops),
+            Event::DrainLook { worker, drained, pause } => self.drain_look(worker, drained, pause),
+            Event::LookedAlive | Event::Tick => {}
         }
         Ok(())
     }
@@ -367,7 +376,9 @@ impl Book {
                 }
                 self.want(false);
             }
-            Request::Hold if self.policy.stop_first || self.policy.follow => self.this.cannot_hold = true,
+            Request::Hold if self.policy.stop_first || self.policy.follow || self.policy.adopt.is_some() => {
+                self.this.cannot_hold = true;
+            }
             Request::Hold => self.want(true),
             Request::Commit | Request::Rollback => {
                 match self.open.as_mut().filter(|open| open.hold != Hold::No) {
@@ -400,7 +411,12 @@ impl Book {
                 self.killing = true;
                 self.stop_begins(None);
             }
-            Request::Hammer => self.this.hammer = true,
+            Request::Hammer => {
+                let leaves = |life: &&Life| life.stage == ShownStage::Draining && life.started.is_some();
+                let left = self.lives.values().filter(leaves).filter(|life| !life.remains_killed);
+                self.this.hammered = left.map(|life| life.id).collect();
+                self.this.hammer = true;
+            }
             _ => {}
         }
     }
@@ -419,6 +435,7 @@ impl Book {
         self.pending = false;
         self.scaling = false;
         self.leave_unasked(|_| true);
+        self.lives.values_mut().for_each(|life| life.emptying = None);
         if let Some(open) = &mut self.open {
             open.failure.get_or_insert(Failure::Stopped);
         }
@@ -436,24 +453,24 @@ impl Book {
         let readiness = &self.policy.readiness;
         let by_itself = match kind {
             AckKind::Notify | AckKind::Fd => true,
-            AckKind::Accepting => known != Strength::Said,
+            AckKind::Accepting | AckKind::Listen => known != Strength::Said,
             _ => false,
         };
         let seen = matches!(kind, AckKind::Accepting | AckKind::Takeover);
-        if heir {
-            if stage == ShownStage::Starting && seen {
-                self.this.ready.push((id, kind));
-            }
-        } else if stage == ShownStage::Starting
-            && (readiness.kinds.contains(&kind) || readiness.auto && by_itself)
-        {
-            self.this.ready.push((id, kind));
-        }
+        let counts = match heir {
+            true => seen,
+            false => readiness.kinds.contains(&kind) || readiness.auto && by_itself,
+        };
+        let (now, adopts) = (self.now, self.policy.adopt.is_some());
+        let Some(life) = self.lives.get_mut(&id).filter(|_| stage == ShownStage::Starting) else { return };
+        let ready = if adopts { life.hear(kind, counts, now) } else { counts.then_some(kind) };
+        self.this.ready.extend(ready.map(|kind| (id, kind)));
     }
 
     /// The oldest generation that drains, if more of them do than may.
     pub fn too_many_drain(&self) -> Option<Generation> {
-        let drains = |life: &&Life| life.runs() && life.stopped.is_some() && !life.killed;
+        let leaves = |life: &Life| life.stopped.is_some() || life.emptying.is_some();
+        let drains = |life: &&Life| life.runs() && leaves(life) && !life.killed;
         let generations: BTreeSet<Generation> =
             self.lives.values().filter(drains).map(|life| life.generation).collect();
         let crowded = !self.stopping && generations.len() > self.policy.max_draining as usize;
@@ -533,7 +550,7 @@ impl Book {
 
     /// The replacements that have begun now serve, or are held; each must be alive,
     /// and have been ready for the soak.
-    fn commit(&mut self) -> Verdict {
+    pub fn commit(&mut self) -> Verdict {
         let Some(open) = &mut self.open else { return Ok(()) };
         let wave: BTreeSet<Slot> = open.begun.difference(&open.done).copied().collect();
         let to = open.to;
@@ -573,11 +590,12 @@ impl Book {
             }
         }
         self.leave_unasked(|life| life.generation < to);
+        self.empty(&wave, to);
         self.this.committed = wave;
         Ok(())
     }
 
-    fn prove(&self, wave: &BTreeSet<Slot>, to: Generation) -> Verdict {
+    pub fn prove(&self, wave: &BTreeSet<Slot>, to: Generation) -> Verdict {
         for &slot in wave {
             let mut ready = self.lives.values().filter(|life| life.slot == slot && life.generation == to);
             let Some(life) = ready.find(|life| life.runs() && life.stage == ShownStage::Ready) else {
@@ -585,12 +603,16 @@ impl Book {
             };
             // A successor is given the time to send its predecessor away.
             // One that has only lived, for 2 s, may still be trying to bind for 2.5 s.
-            let least = match (life.of.is_some(), life.timed) {
+            let named = self.policy.readiness.kinds.contains(&AckKind::Timer);
+            let least = match (life.of.is_some(), life.ack == Some(AckKind::Timer) && !named) {
                 (true, _) => HUSH,
                 (false, true) => Duration::from_millis(1500),
                 (false, false) => Duration::ZERO,
             };
-            let soak = self.policy.soak.max(least);
+            let soak = match self.policy.adopt {
+                Some(adopt) if life.ack == Some(AckKind::Listen) => adopt.soak,
+                _ => self.policy.soak.max(least),
+            };
             let soaked = life.ready.is_some_and(|ready| ready + soak <= self.now);
             demand!(soaked, "{:?} has not soaked", life.id);
         }
@@ -667,7 +689,7 @@ pub fn ending(failure: Failure) -> Ending {
 fn strength(kind: AckKind) -> Strength {
     match kind {
         AckKind::Notify | AckKind::Fd => Strength::Said,
-        AckKind::Accepting => Strength::Seen,
+        AckKind::Accepting | AckKind::Listen => Strength::Seen,
         AckKind::Exec | AckKind::Timer | AckKind::Takeover | AckKind::Timeout => Strength::Nothing,
         other => unreachable!("no world sends {other:?}"),
     }

@@ -2,6 +2,7 @@
 
 use crate::book::{Book, HUSH, Hold, Open, Place, Verdict, demand, ending};
 use crate::life::Life;
+use crate::steer::Switch;
 use graceful_run::core::ShownStage;
 use graceful_run::core::event::{
     AckKind, Action, Ending, Event, Failure, Generation, Reading, Refusal, Report, Request, Slot, WorkerId,
@@ -29,14 +30,16 @@ impl Book {
             }
             Action::LookAlive => {
                 let open = self.open.as_mut().ok_or("LookAlive without an upgrade")?;
-                demand!(!std::mem::replace(&mut open.looked, true), "LookAlive twice");
+                let again = std::mem::replace(&mut open.looked, true);
+                demand!(!again && open.switch == Switch::Not, "LookAlive twice");
                 Ok(())
             }
             Action::PreUpgrade(to) => {
                 demand!(self.this.pre_upgrade.take() == Some(to), "{action:?} out of place");
                 Ok(())
             }
-            Action::Switch(_) | Action::LookDrained(_) => Err(format!("{action:?}, but nothing is adopted")),
+            Action::Switch(to) => self.may_switch(to),
+            Action::LookDrained(id) => self.may_look(id),
             Action::PreStop(id) => self.pre_stop(id),
             Action::Stop(id) => self.stop(id),
             Action::Kill(id) => self.kill(id),
@@ -218,6 +221,7 @@ impl Book {
         let life = self.running(id, Action::Stop(id))?;
         let Some(ready) = life.ready.filter(|_| !stopping) else { return Ok(()) };
         demand!(ready + HUSH <= now, "{id:?} is asked to stop {:?} after its ack", now - ready);
+        demand!(life.emptying.is_none(), "{id:?} is asked to stop before it has drained");
         let surplus = life.surplus || life.slot.0 >= places || undone == Some(life.generation);
         let replaced = committed.contains(&life.slot) && life.generation < to;
         demand!(surplus || replaced || stop_first, "{id:?} serves, and nothing serves in its place");
@@ -296,15 +300,15 @@ impl Book {
                     done,
                     failure: None,
                     looked: false,
+                    switch: Switch::Not,
                     left: false,
                     allowed,
                     hold,
                     reading: Reading::Anew,
                 });
             }
-            Report::Drained(..) | Report::NotDrained(..) => {
-                return Err(format!("{report:?}, but nothing is adopted"));
-            }
+            Report::Drained(id, after) => return self.emptied(id, after, true),
+            Report::NotDrained(id, after) => return self.emptied(id, after, false),
             Report::UpgradeKept => {
                 let asked = matches!(
                     self.this.event,
@@ -335,6 +339,7 @@ impl Book {
                 let open = self.open.take().ok_or(format!("{report:?} without an upgrade"))?;
                 demand!((open.from, open.to, open.since + took) == (from, to, now), "{report:?} of {open:?}");
                 demand!(open.failure == Some(why), "{report:?}, but {:?}", open.failure);
+                demand!(open.switch == Switch::Not, "{report:?}, and {to} is sent new connections");
                 let counted = (replaced as usize, of as usize) == (open.done.len(), self.places.len());
                 demand!(counted, "{report:?}, but {:?} of {}", open.done, self.places.len());
                 demand!(held == (open.hold == Hold::Held), "{report:?} of {open:?}");
@@ -356,7 +361,9 @@ impl Book {
             }
             Report::Killed(id, after) => {
                 let life = self.lives.get(&id).filter(|life| life.killed).ok_or(format!("{report:?}"))?;
-                let asked = life.stopped.unwrap_or(now - after);
+                let stopped = life.stopped;
+                let emptied = self.no_longer_emptied(id);
+                let asked = stopped.or(emptied).unwrap_or(now - after);
                 demand!(asked + after == now, "{report:?}, but it was asked at {asked:?}");
             }
             Report::Silent(id, after) => {
@@ -368,6 +375,7 @@ impl Book {
                 );
                 demand!(life.heard + after == now && after >= limit, "{report:?}: heard at {:?}", life.heard);
                 life.surplus = true;
+                life.emptying = None;
                 self.lost(id, Failure::Silent(id, after));
                 if let Some(life) = self.lives.get_mut(&id) {
                     life.stage = ShownStage::Draining;
@@ -422,7 +430,7 @@ impl Book {
             Event::Request(Request::Scale(target)) => target,
             _ => return None,
         };
-        let most = if self.policy.follow { 1 } else { 1000 };
+        let most = if self.policy.follow || self.policy.adopt.is_some() { 1 } else { 1000 };
         Some((wanted, wanted >= self.policy.least_workers && wanted <= most))
     }
 
@@ -432,6 +440,7 @@ impl Book {
         let now = self.now;
         let timer = self.policy.readiness.timer;
         let named = self.policy.readiness.kinds.contains(&AckKind::Timer);
+        self.may_be_ready(id, kind)?;
         let at = self.this.ready.iter().position(|&ready| ready == (id, kind));
         let life = self.running(id, Action::Report(Report::Ready(id, kind, after)))?;
         let started = life.counted_from().unwrap_or(now);
@@ -447,7 +456,7 @@ impl Book {
         }
         life.ready = Some(now);
         life.heard = now;
-        life.timed = kind == AckKind::Timer && !named;
+        life.ack = Some(kind);
         life.stage = ShownStage::Ready;
         if kind != AckKind::Timer {
             self.this.ready.remove(at.ok_or(format!("{id:?} is ready by {kind:?}, which nobody sent"))?);

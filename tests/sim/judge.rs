@@ -2,8 +2,7 @@
 
 use crate::book::{Book, HUSH, Hold, Verdict, demand};
 use crate::life::Life;
-use graceful_run::core::event::{AckKind, Generation, Slot, WorkerId};
-use graceful_run::core::policy::Strength;
+use graceful_run::core::event::{Generation, Slot, WorkerId};
 use graceful_run::core::{Phase, Shown, ShownStage, Supervisor};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +13,7 @@ impl Book {
         demand!(self.this.restarting.is_empty(), "{:?} was not reported", self.this.restarting);
         demand!(self.this.retired.is_empty(), "{:?} was not reported as left empty", self.this.retired);
         demand!(self.this.adopt.is_none(), "the successor of {:?} was not adopted", self.this.adopt);
+        demand!(self.this.drained.is_none(), "it was not said that {:?} has drained", self.this.drained);
         demand!(self.this.refused.is_none(), "{:?} was not reported", self.this.refused);
         demand!(
             self.this.remains.is_none(),
@@ -21,11 +21,19 @@ impl Book {
             self.this.remains
         );
         demand!(self.this.pre_upgrade.is_none(), "{:?} was not asked about", self.this.pre_upgrade);
+        let spared = |life: &&Life| {
+            let killed = if life.exited.is_some() { life.remains_killed } else { life.killed };
+            self.this.hammered.contains(&life.id) && !killed
+        };
+        let spared = self.lives.values().find(spared).map(|life| life.id);
+        demand!(spared.is_none(), "{spared:?} was spared by the hammer");
         demand!(!self.this.held, "it was not said that the upgrade is on hold");
         if supervisor.generation() > self.last_generation {
             self.new_start(supervisor.generation())?;
         }
+        self.judge_switch()?;
         self.compare_workers(supervisor)?;
+        self.hear_timers();
         if self.ended {
             return Ok(());
         }
@@ -197,11 +205,8 @@ impl Book {
             let waits = |at: std::time::Duration| at > now && deadline.is_some_and(|deadline| deadline <= at);
             if life.stage == ShownStage::Starting && life.counted_from().is_some() {
                 demand!(life.ack_by.is_none_or(waits), "{id:?} is waited for too long");
-                let named = self.policy.readiness.kinds.contains(&AckKind::Timer);
-                let timer = self.policy.readiness.timer.filter(|_| named || life.known == Strength::Nothing);
-                let timer = timer.filter(|_| life.of.is_none());
-                let ready_at = life.started.zip(timer).map(|(started, timer)| started + timer);
-                demand!(ready_at.is_none_or(waits), "{id:?} has lived for long enough");
+                demand!(self.timer_at(life).is_none_or(waits), "{id:?} has lived for long enough");
+                self.judge_listening(life, waits)?;
             }
             if let Some(limit) = self.policy.worker_watchdog
                 && life.stage == ShownStage::Ready
@@ -209,7 +214,9 @@ impl Book {
             {
                 demand!(waits(life.heard + limit), "{id:?} is silent");
             }
-            if life.stage == ShownStage::Draining && life.runs() {
+            if let Some(emptying) = life.emptying.filter(|_| life.runs()) {
+                self.judge_emptying(id, emptying, waits)?;
+            } else if life.stage == ShownStage::Draining && life.runs() {
                 match (life.stopped, life.ready) {
                     (Some(at), _) => {
                         let kill_at = self.policy.stop_timeout.map(|timeout| at + timeout);

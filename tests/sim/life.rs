@@ -1,7 +1,8 @@
 //! What an observer knows of one worker, from events and actions alone.
 
+use crate::steer::{Emptying, SETTLE};
 use graceful_run::core::ShownStage;
-use graceful_run::core::event::{Generation, Reading, Slot, Time, WorkerId};
+use graceful_run::core::event::{AckKind, Generation, Reading, Slot, Time, WorkerId};
 use graceful_run::core::policy::Strength;
 
 #[derive(Debug, Clone)]
@@ -22,12 +23,20 @@ pub struct Life {
     pub ack_by: Option<Time>,
     pub strength: Strength,
     pub ready: Option<Time>,
-    /// It is ready by having lived, and nothing else was asked for.
-    pub timed: bool,
+    /// What made it ready.
+    pub ack: Option<AckKind>,
+    /// It listens, where it has to do that by itself.
+    pub listens: bool,
+    /// It is ready by that here, if that counts.
+    pub settles: Option<Time>,
+    /// What makes it ready once it listens.
+    pub said: Option<AckKind>,
     /// When it last said that it is alive, or became ready.
     pub heard: Time,
     /// Its pre-stop hook has been called, and whether it has ended.
     pub pre_stop: Option<bool>,
+    /// It serves what it has, and nothing new.
+    pub emptying: Option<Emptying>,
     pub stopped: Option<Time>,
     /// It is to leave because its slot went, or its upgrade was undone.
     pub surplus: bool,
@@ -64,9 +73,13 @@ impl Life {
             ack_by: None,
             strength: Strength::Nothing,
             ready: None,
-            timed: false,
+            ack: None,
+            listens: false,
+            settles: None,
+            said: None,
             heard: decided,
             pre_stop: None,
+            emptying: None,
             stopped: None,
             surplus: false,
             killed: false,
@@ -101,6 +114,19 @@ impl Life {
     /// It was on the way to serve, or served, when the step began.
     pub fn filled(&self) -> bool {
         matches!(self.stage, ShownStage::Starting | ShownStage::Ready) && self.exited.is_none()
+    }
+
+    /// What makes one ready that has to listen by itself, now that it gives this ack.
+    pub fn hear(&mut self, kind: AckKind, counts: bool, now: Time) -> Option<AckKind> {
+        match kind {
+            AckKind::Listen => {
+                self.listens = true;
+                self.settles = Some(now + SETTLE).filter(|_| counts);
+            }
+            _ if counts => self.said = self.said.or(Some(kind)),
+            _ => {}
+        }
+        self.said.filter(|_| self.listens)
     }
 
     pub fn signalled(&self) -> bool {

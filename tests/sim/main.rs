@@ -14,6 +14,7 @@ mod life;
 mod policies;
 mod rng;
 mod script;
+mod steer;
 mod tally;
 mod world;
 

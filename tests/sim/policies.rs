@@ -2,26 +2,35 @@
 
 use crate::rng::Rng;
 use graceful_run::core::event::AckKind;
-use graceful_run::core::policy::{OnAckTimeout, Policy, Readiness, Restart};
+use graceful_run::core::policy::{Adopt, OnAckTimeout, Policy, Readiness, Restart};
 use std::time::Duration;
 
 /// The ways to become ready that a worker itself brings about.
-pub const KINDS: [AckKind; 4] = [AckKind::Notify, AckKind::Fd, AckKind::Accepting, AckKind::Exec];
+pub fn own_kinds(adopts: bool) -> [AckKind; 4] {
+    let seen = if adopts { AckKind::Listen } else { AckKind::Accepting };
+    [AckKind::Notify, AckKind::Fd, seen, AckKind::Exec]
+}
 
 pub fn random(rng: &mut Rng) -> Policy {
     let follow = rng.chance(25);
-    let workers = if follow { 1 } else { rng.pick(&[1, 1, 1, 2, 2, 3, 4, 5]) };
+    let adopt = (!follow && rng.chance(30)).then(|| Adopt {
+        steer: rng.chance(75),
+        soak: rng.ms(&[0, 0, 500]),
+        drain_timeout: rng.chance(60).then(|| rng.ms(&[500, 3000, 30_000])),
+    });
+    let alone = follow || adopt.is_some();
+    let workers = if alone { 1 } else { rng.pick(&[1, 1, 1, 2, 2, 3, 4, 5]) };
     let stop_timeout = rng.chance(75).then(|| rng.ms(&[100, 1000, 5000]));
     Policy {
         workers,
-        adopt: None,
+        adopt,
         least_workers: rng.pick(&[1, 1, 1, workers]),
         follow,
-        readiness: readiness(rng),
+        readiness: if adopt.is_some() { of_listening(rng) } else { readiness(rng) },
         ack_timeout: rng.chance(75).then(|| rng.ms(&[500, 1000, 3000, 10_000])),
         on_ack_timeout: rng.pick(&[None, Some(OnAckTimeout::Abort), Some(OnAckTimeout::Proceed)]),
         soak: rng.ms(&[0, 500]),
-        surge: rng.pick(&[None, None, None, Some(1), Some(2), Some(3)]).filter(|_| !follow),
+        surge: rng.pick(&[None, None, None, Some(1), Some(2), Some(3)]).filter(|_| !alone),
         stop_first: rng.chance(25) && !follow,
         stop_timeout,
         parent_term_stop_timeout: stop_timeout,
@@ -45,9 +54,23 @@ fn readiness(rng: &mut Rng) -> Readiness {
     let mut kinds =
         vec![rng.pick(&[AckKind::Notify, AckKind::Fd, AckKind::Accepting, AckKind::Exec, AckKind::Timer])];
     if rng.chance(30) {
-        kinds.push(rng.pick(&KINDS));
+        kinds.push(rng.pick(&own_kinds(false)));
     }
     // Shorter than every ack timeout, or no worker could ever be ready.
     let timer = kinds.contains(&AckKind::Timer).then(|| Duration::from_millis(400));
     Readiness { auto: rng.chance(10), kinds, timer, probe }
+}
+
+/// Of workers that bind their own sockets: there is no timer unless it is named.
+fn of_listening(rng: &mut Rng) -> Readiness {
+    let probe = rng.chance(50).then(|| (Duration::from_millis(10), Duration::from_millis(250)));
+    let named = rng.pick(&[AckKind::Listen, AckKind::Notify, AckKind::Fd, AckKind::Exec, AckKind::Timer]);
+    let mut kinds = vec![named];
+    if rng.chance(30) {
+        kinds.push(rng.pick(&[AckKind::Listen, AckKind::Notify, AckKind::Timer]));
+    }
+    let auto = rng.chance(50);
+    kinds.retain(|_| !auto || rng.chance(15));
+    let timer = kinds.contains(&AckKind::Timer).then(|| Duration::from_millis(400));
+    Readiness { auto, kinds, timer, probe }
 }

@@ -1,6 +1,6 @@
 //! What one worker will do with its life.
 
-use crate::policies::KINDS;
+use crate::policies::own_kinds;
 use crate::rng::Rng;
 use graceful_run::core::event::{AckKind, Exit, Refusal};
 use graceful_run::core::policy::Policy;
@@ -21,6 +21,8 @@ pub struct Script {
     pub remains: Remains,
     /// What looking at it finds.
     pub probed: Option<AckKind>,
+    /// How many looks find it serving what it has; None: every one.
+    pub serves_on: Option<u32>,
     /// Where it is to say that it is alive, it does.
     pub beats: bool,
 }
@@ -51,10 +53,16 @@ pub enum Remains {
 impl Script {
     /// A worker that does what its supervisor hopes for.
     pub fn good(rng: &mut Rng, policy: &Policy) -> Self {
+        let mut deeds = vec![(rng.ms(&[0, 50, 300]), Deed::Ack(hoped_for(policy)))];
+        if policy.adopt.is_some() {
+            let addresses = rng.pick(&[1, 1, 2]);
+            deeds.extend((0..addresses).map(|_| (rng.ms(&[0, 50, 200]), Deed::Ack(AckKind::Listen))));
+        }
         Script {
             refusal: None,
             spawn_takes: Duration::ZERO,
-            deeds: vec![(rng.ms(&[0, 50, 300]), Deed::Ack(hoped_for(policy)))],
+            deeds,
+            serves_on: Some(rng.pick(&[0, 1, 3, 10])),
             on_stop: Some((rng.ms(&[0, 50, 300]), Exit::Code(0))),
             remains: Remains::Nothing,
             probed: None,
@@ -77,6 +85,7 @@ impl Script {
     }
 
     pub fn bad(rng: &mut Rng, policy: &Policy) -> Self {
+        let [_, _, seen, _] = own_kinds(policy.adopt.is_some());
         Script {
             refusal: rng.chance(15).then(|| refusal(rng)),
             spawn_takes: if rng.chance(20) { rng.moment() } else { Duration::ZERO },
@@ -88,18 +97,28 @@ impl Script {
                 2 => Remains::Stay,
                 _ => Remains::Nothing,
             },
+            serves_on: rng.chance(70).then(|| rng.pick(&[0, 1, 2, 20])),
             beats: rng.chance(60),
-            probed: rng.chance(50).then(|| rng.pick(&[AckKind::Accepting, AckKind::Exec])),
+            probed: rng.chance(50).then(|| rng.pick(&[seen, AckKind::Exec])),
         }
     }
 }
 
 /// An ack that makes every worker ready under this policy, unless the clock
 /// alone does.
-pub fn hoped_for(policy: &Policy) -> AckKind {
+fn hoped_for(policy: &Policy) -> AckKind {
     match policy.readiness.kinds.first() {
         Some(&kind) if kind != AckKind::Timer => kind,
         _ => AckKind::Notify,
+    }
+}
+
+/// The acks that make every worker ready under this policy; a successor must be seen.
+pub fn wanted(policy: &Policy, heir: bool) -> Vec<AckKind> {
+    match (heir, policy.adopt) {
+        (true, _) => vec![AckKind::Accepting],
+        (false, None) => vec![hoped_for(policy)],
+        (false, Some(_)) => vec![AckKind::Listen, hoped_for(policy)],
     }
 }
 
@@ -121,8 +140,13 @@ fn exit(rng: &mut Rng) -> Exit {
 fn deeds(rng: &mut Rng, policy: &Policy) -> Vec<(Duration, Deed)> {
     let mut deeds = Vec::new();
     for _ in 0..rng.below(4) {
-        let kind = if rng.chance(60) { hoped_for(policy) } else { rng.pick(&KINDS) };
+        let kind =
+            if rng.chance(60) { hoped_for(policy) } else { rng.pick(&own_kinds(policy.adopt.is_some())) };
         deeds.push((rng.moment(), Deed::Ack(kind)));
+    }
+    if policy.adopt.is_some() && rng.chance(80) {
+        let addresses = rng.pick(&[1, 1, 1, 2, 3]);
+        deeds.extend((0..addresses).map(|_| (rng.moment(), Deed::Ack(AckKind::Listen))));
     }
     for _ in 0..rng.below(8).saturating_sub(5) {
         deeds.push((rng.moment(), Deed::Extend(rng.ms(&[100, 1000, 5000, 60_000]))));

@@ -1,7 +1,7 @@
 //! What the worlds have shown: an invariant about something that never happens
 //! would prove nothing.
 
-use graceful_run::core::event::{Action, Ending, Event, Failure, Report, Request};
+use graceful_run::core::event::{AckKind, Action, Ending, Event, Failure, Report, Request};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::iter::Sum;
@@ -13,7 +13,19 @@ pub struct Tally {
 }
 
 /// Each of these must be seen at least once.
-const WANTED: [&str; 51] = [
+const WANTED: [&str; 63] = [
+    "ready by listening",
+    "ready by what was said before it listened",
+    "listens once more",
+    "switched",
+    "switched back",
+    "upgrade failed: not switched",
+    "look whether drained",
+    "drained",
+    "not drained",
+    "emptied: exited",
+    "emptied: killed",
+    "emptied: asked because everything stops",
     "held",
     "held, and failed",
     "upgrade failed: rolled back",
@@ -77,11 +89,24 @@ impl Tally {
         match event {
             Event::Extend(..) => self.see("extend"),
             Event::Heartbeat(_) => self.see("heartbeat"),
+            Event::Switched(_, true) => self.see("switched"),
             Event::Succeeded(_) => self.see("left to its successor"),
             Event::Request(Request::Interrupt { told: true }) => self.see("ended: told by the terminal"),
             _ => {}
         }
+        let back = |actions: &[Action]| {
+            matches!(actions, [Action::Switch(_), Action::Report(Report::UpgradeFailed { .. })])
+        };
+        if actions.windows(2).any(back) {
+            self.see("switched back");
+        }
         for action in actions {
+            if let Action::Report(Report::Ready(_, kind, _)) = action
+                && matches!(event, Event::Ack(_, AckKind::Listen))
+                && *kind != AckKind::Listen
+            {
+                self.see("ready by what was said before it listened");
+            }
             if let Some(what) = name(action) {
                 self.see(what);
             }
@@ -94,7 +119,7 @@ impl Tally {
 }
 
 fn name(action: &Action) -> Option<&'static str> {
-    use graceful_run::core::event::AckKind::{Timeout, Timer};
+    use graceful_run::core::event::AckKind::{Listen, Timeout, Timer};
     Some(match action {
         Action::Kill(_) => "kill",
         Action::KillRemains(_) => "kill of remains",
@@ -110,6 +135,7 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::Exit(Ending::NoAck(..)) => "ended: no ack",
         Action::Exit(Ending::NotStarted(..)) => "ended: not started",
         Action::Exit(Ending::Silent(..)) => "ended: silent",
+        Action::LookDrained(_) => "look whether drained",
         Action::PreUpgrade(_) => "pre-upgrade",
         Action::PreStop(_) => "pre-stop",
         Action::Report(report) => match report {
@@ -125,6 +151,10 @@ fn name(action: &Action) -> Option<&'static str> {
             }
             Report::UpgradeFailed { why: Failure::Refused, .. } => "upgrade failed: refused",
             Report::UpgradeFailed { why: Failure::Silent(..), replaced: 0, .. } => "upgrade failed: silent",
+            Report::UpgradeFailed { why: Failure::NotSwitched, .. } => "upgrade failed: not switched",
+            Report::Drained(..) => "drained",
+            Report::NotDrained(..) => "not drained",
+            Report::Ready(_, Listen, _) => "ready by listening",
             Report::UpgradeFailed { held: true, why: Failure::Exited { .. }, .. } => "held, and failed",
             Report::UpgradeFailed { replaced: 1.., .. } => "upgrade failed half-way",
             Report::UpgradeFailed { left: true, .. } => "upgrade failed: after the old one left",

@@ -7,10 +7,12 @@
 use crate::book::Book;
 use crate::policies;
 use crate::rng::Rng;
-use crate::script::{Deed, Remains, Script, hoped_for, refusal};
+use crate::script::{Deed, Remains, Script, refusal, wanted};
 use crate::tally::Tally;
 use graceful_run::core::Supervisor;
-use graceful_run::core::event::{AckKind, Action, Event, Exit, Refusal, Request, Time, Token, WorkerId};
+use graceful_run::core::event::{
+    AckKind, Action, Event, Exit, Generation, Refusal, Request, Time, Token, WorkerId,
+};
 use graceful_run::core::policy::Policy;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,6 +44,8 @@ struct Process {
     remains: bool,
     /// Another worker has started it, or may have.
     heir: bool,
+    /// How often it was looked at whether it has drained.
+    looks: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +68,7 @@ pub struct World<'a> {
     queued: u64,
     /// How many of a hundred workers are bad ones.
     badness: u64,
-    /// Good workers say nothing, and the timer speaks for them.
+    /// Good workers say nothing, and the timer, or that they listen, speaks for them.
     mute: bool,
     /// No start succeeds in this time.
     outage: Option<(Refusal, Time, Time)>,
@@ -84,8 +88,9 @@ impl<'a> World<'a> {
         let mut rng = Rng::new(seed);
         let policy = policies::random(&mut rng);
         log.policy = format!("{policy:?}");
+        let speaks = policy.readiness.timer.is_some() || policy.adopt.is_some();
         World {
-            mute: policy.readiness.auto && policy.readiness.timer.is_some() && rng.chance(40),
+            mute: policy.readiness.auto && speaks && rng.chance(40),
             badness: rng.pick(&[10, 40, 80]),
             outage: rng.chance(15).then(|| {
                 let from = rng.moment();
@@ -259,7 +264,8 @@ impl<'a> World<'a> {
                 // One that came too soon is no news yet, and may be later.
                 let adopts = |action: &Action| matches!(action, Action::Adopt { .. });
                 let news = match event {
-                    Event::Request(_) => false,
+                    // It listens on one address more.
+                    Event::Request(_) | Event::Ack(_, AckKind::Listen) => false,
                     Event::Succeeded(_) => {
                         self.log.steps.last().is_some_and(|step| step.2.iter().any(adopts))
                     }
@@ -270,6 +276,7 @@ impl<'a> World<'a> {
                 }
                 if !self.calm && self.rng.chance(3) {
                     self.tell_stale(Event::Ack(WorkerId(9999), AckKind::Notify))?;
+                    self.tell_stale(Event::Switched(Generation(9999), true))?;
                 }
                 let told_late = matches!(
                     event,
@@ -279,8 +286,9 @@ impl<'a> World<'a> {
                         | Event::Swept(_)
                         | Event::PreUpgraded(..)
                         | Event::PreStopped(_)
+                        | Event::Switched(..)
                 );
-                if told_late && !self.calm && self.rng.chance(4) {
+                if told_late && news && !self.calm && self.rng.chance(4) {
                     let at = self.now + self.rng.moment();
                     self.put(at, Due::TellAgain(event));
                 }
@@ -376,6 +384,7 @@ impl<'a> World<'a> {
             last.2.clone_from(&actions);
         }
         self.tally.step(event, &actions);
+        self.see_emptied(event, &actions);
         if self.log.steps.len() > BUDGET as usize {
             return Err(format!("no rest after {BUDGET} steps"));
         }
@@ -392,6 +401,32 @@ impl<'a> World<'a> {
             self.perform(action);
         }
         Ok(())
+    }
+
+    /// How they fare that were to serve what they have.
+    fn see_emptied(&mut self, event: Event, actions: &[Action]) {
+        let life = |id: &WorkerId| self.book.lives.get(id);
+        let emptied = |id: &WorkerId| life(id).is_some_and(|life| life.emptying.is_some());
+        let mut seen = Vec::new();
+        match event {
+            Event::Exited { worker, .. } if emptied(&worker) => seen.push("emptied: exited"),
+            Event::Ack(worker, AckKind::Listen)
+                if life(&worker).is_some_and(|life| life.settles.is_some()) =>
+            {
+                seen.push("listens once more");
+            }
+            _ => {}
+        }
+        for action in actions {
+            match action {
+                Action::Kill(worker) if emptied(worker) => seen.push("emptied: killed"),
+                Action::Stop(worker) if emptied(worker) && matches!(event, Event::Request(_)) => {
+                    seen.push("emptied: asked because everything stops");
+                }
+                _ => {}
+            }
+        }
+        seen.into_iter().for_each(|what| self.tally.see(what));
     }
 
     /// An event that is doubled, late or of a stranger does what a tick does.
@@ -424,8 +459,15 @@ impl<'a> World<'a> {
                 for (after, deed) in script.deeds.clone() {
                     self.put(self.now + after, Due::Deed(worker, deed));
                 }
-                let heir =
-                    Process { script, running: true, dead: None, told: false, remains: false, heir: true };
+                let heir = Process {
+                    script,
+                    running: true,
+                    dead: None,
+                    told: false,
+                    remains: false,
+                    heir: true,
+                    looks: 0,
+                };
                 self.processes.insert(worker, heir);
                 self.beat_again(worker);
             }
@@ -459,9 +501,14 @@ impl<'a> World<'a> {
                 }
             }
             Action::KillRemains(worker) => self.put(self.now, Due::Tell(Event::Swept(worker))),
-            Action::Switch(_)
-            | Action::LookDrained(_)
-            | Action::Forward(..)
+            Action::Switch(to) => {
+                let late = if self.calm || self.rng.chance(70) { Duration::ZERO } else { self.rng.moment() };
+                let at = self.now + late;
+                let done = self.calm || !self.rng.chance(10);
+                self.put(at, Due::Tell(Event::Switched(to, done)));
+            }
+            Action::LookDrained(worker) => self.look_drained(worker),
+            Action::Forward(..)
             | Action::Suspend(_)
             | Action::Resume(_)
             | Action::SuspendSelf
@@ -477,7 +524,7 @@ impl<'a> World<'a> {
             false => Script::good(&mut self.rng, &self.policy),
         };
         if self.mute && !bad && !self.calm {
-            script.deeds.clear();
+            script.deeds.retain(|(_, deed)| matches!(deed, Deed::Ack(AckKind::Listen)));
         }
         if let Some((refusal, from, to)) = self.outage
             && (from..to).contains(&self.now)
@@ -490,8 +537,15 @@ impl<'a> World<'a> {
             None => Event::Spawned(worker),
         };
         self.put(self.now + script.spawn_takes, Due::Tell(news));
-        let process =
-            Process { script, running: false, dead: None, told: false, remains: false, heir: false };
+        let process = Process {
+            script,
+            running: false,
+            dead: None,
+            told: false,
+            remains: false,
+            heir: false,
+            looks: 0,
+        };
         self.processes.insert(worker, process);
     }
 
@@ -512,13 +566,32 @@ impl<'a> World<'a> {
             let leaves = known + self.rng.ms(&[0, 50, 300, 1000]);
             self.put(leaves, Due::Deed(of, Deed::Succeed));
         }
-        let heir = Process { script, running: false, dead: None, told: false, remains: false, heir: true };
+        let heir =
+            Process { script, running: false, dead: None, told: false, remains: false, heir: true, looks: 0 };
         self.processes.insert(worker, heir);
     }
 
     /// How long a hook runs.
     fn hook_takes(&mut self) -> Duration {
         if self.calm { self.rng.ms(&[0, 50, 300]) } else { self.rng.moment() }
+    }
+
+    /// What is asked of the system is answered at once, or nearly.
+    fn answer_takes(&mut self) -> Duration {
+        if self.rng.chance(10) { Duration::from_millis(50) } else { Duration::ZERO }
+    }
+
+    fn look_drained(&mut self, worker: WorkerId) {
+        let (at, pause) = (self.now + self.answer_takes(), self.rng.ms(&[3, 50, 1000, 5000]));
+        if !self.calm && self.rng.chance(3) {
+            // Some leave by themselves once nothing new comes.
+            self.put(at + pause / 2, Due::Deed(worker, Deed::Exit(Exit::Code(0))));
+        }
+        let Some(process) = self.processes.get_mut(&worker) else { return };
+        process.looks += 1;
+        let serves_on = process.script.serves_on.or(self.calm.then_some(0));
+        let drained = process.dead.is_some() || serves_on.is_some_and(|looks| looks < process.looks);
+        self.put(at, Due::Tell(Event::DrainLook { worker, drained, pause }));
     }
 
     fn look_alive(&mut self) {
@@ -533,7 +606,7 @@ impl<'a> World<'a> {
         for event in dead {
             self.put(self.now, Due::Tell(event));
         }
-        let at = self.now + if self.rng.chance(10) { Duration::from_millis(50) } else { Duration::ZERO };
+        let at = self.now + self.answer_takes();
         self.put(at, Due::Tell(Event::LookedAlive));
     }
 
@@ -548,8 +621,9 @@ impl<'a> World<'a> {
             if heir && process.is_some_and(|process| !process.running) {
                 self.put(self.now, Due::Tell(Event::Spawned(worker)));
             }
-            let ack = if heir { AckKind::Accepting } else { hoped_for(&self.policy) };
-            self.put(self.now, Due::Deed(worker, Deed::Ack(ack)));
+            for ack in wanted(&self.policy, heir) {
+                self.put(self.now, Due::Deed(worker, Deed::Ack(ack)));
+            }
         }
         let quiet: Vec<WorkerId> =
             self.processes.iter().filter(|(_, process)| !process.script.beats).map(|(&id, _)| id).collect();
@@ -561,8 +635,8 @@ impl<'a> World<'a> {
         }
         // A start under way may still come to run a worker that says nothing.
         for process in self.processes.values_mut().filter(|process| !process.running) {
-            let ack = if process.heir { AckKind::Accepting } else { hoped_for(&self.policy) };
-            process.script.deeds.push((Duration::ZERO, Deed::Ack(ack)));
+            let acks = wanted(&self.policy, process.heir);
+            process.script.deeds.extend(acks.into_iter().map(|ack| (Duration::ZERO, Deed::Ack(ack))));
         }
     }
 
