@@ -15,7 +15,9 @@ use crate::load::{Connection, Failure, Target};
 use crate::worker::{self, HELD};
 
 /// Requests on one keep-alive connection before the client takes a new one.
-const KEPT: u32 = 1000;
+///
+/// Few enough that a server that never says `Connection: close` is rid of them soon.
+const KEPT: u32 = 100;
 
 /// How many requests are held across every upgrade.
 pub const HOLDERS: usize = 4;
@@ -26,15 +28,18 @@ pub struct Client {
     target: Target,
 }
 
-/// The clients of the proof.
-pub fn all(port: u16, unix: &Path) -> Vec<Client> {
+/// The clients of the proof; `unix` only where that is listened on.
+pub fn all(port: u16, unix: Option<&Path>) -> Vec<Client> {
     let mut clients = fresh(8, port);
     let counts =
         [(Kind::KeepAlive, 4), (Kind::Held, HOLDERS), (Kind::Late, 3), (Kind::Unix, 3), (Kind::Ipv6, 3)];
     for (kind, count) in counts {
         for _ in 0..count {
             let target = match kind {
-                Kind::Unix => Target::Unix(unix.to_owned()),
+                Kind::Unix => match unix {
+                    Some(path) => Target::Unix(path.to_owned()),
+                    None => continue,
+                },
                 Kind::Ipv6 => Target::Tcp(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)),
                 _ => loopback(1, port),
             };

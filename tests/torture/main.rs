@@ -7,7 +7,8 @@
 //! left behind, and that both controls lost requests under the same clients. Any
 //! other outcome, also a run that could prove nothing, is status 1.
 //!
-//! `TORTURE_UPGRADES` is the number of upgrades (50), `TORTURE_SEED` decides which
+//! `TORTURE_UPGRADES` is the number of upgrades with sockets that are handed over
+//! (50), `TORTURE_ADOPTED` with `--adopt` (30), `TORTURE_SEED` decides which
 //! replacements are bad (1). Where the machine forbids network namespaces the
 //! clients are the only witness, since the machine's own traffic moves its
 //! counters; the run says so, and under `GRACEFUL_RUN_REQUIRE_SERVERS=1`, as CI
@@ -23,6 +24,7 @@ mod ledger;
 #[path = "../common/load.rs"]
 mod load;
 mod namespace;
+mod way;
 mod worker;
 #[path = "../common/wrapper.rs"]
 mod wrapper;
@@ -41,6 +43,7 @@ use driver::{Driver, LIMIT, Outcome, Seed};
 use gate::Gate;
 use ledger::{Kind, Ledger};
 use load::Failure;
+use way::Way;
 use worker::{Fate, Source};
 use wrapper::Wrapper;
 
@@ -55,6 +58,10 @@ fn main() -> ExitCode {
         (Some("serve-bound"), Some(address)) => serve(Source::Bound(address.parse().expect("an address"))),
         (Some("serve-reuseport"), Some(address)) => {
             serve(Source::ReusePort(address.parse().expect("an address")))
+        }
+        (Some(way::CARELESS), _) => {
+            let addresses = env::args().skip(2).map(|address| address.parse().expect("an address"));
+            serve(Source::Careless(addresses.collect()))
         }
         // The rest are options of `cargo test`, of which none fits a single run.
         _ => torture(),
@@ -128,9 +135,13 @@ fn run(isolated: bool, checks: &mut Checks) -> Result<(), String> {
     let upgrades = number("TORTURE_UPGRADES", 50)?;
     let seed = number("TORTURE_SEED", 1)?;
     let directory = tempfile::tempdir().map_err(|error| format!("cannot make a directory: {error}"))?;
-    println!("torture: {upgrades} upgrades, seed {seed}");
-
-    proof(isolated, upgrades, seed, directory.path(), checks)?;
+    let adopted = number("TORTURE_ADOPTED", 30)?;
+    for (way, upgrades) in [(Way::Handed, upgrades), (Way::Adopted, adopted)] {
+        println!("torture: {}, {upgrades} upgrades, seed {seed}", way.name());
+        let place = directory.path().join(way.name());
+        std::fs::create_dir(&place).map_err(|error| format!("cannot make a directory: {error}"))?;
+        proof(way, isolated, upgrades, seed, &place, checks)?;
+    }
 
     for control in [Control::StopAndStart, Control::ReusePort] {
         let before = Snapshot::take()?;
@@ -152,6 +163,7 @@ fn run(isolated: bool, checks: &mut Checks) -> Result<(), String> {
 }
 
 fn proof(
+    way: Way,
     isolated: bool,
     upgrades: u64,
     seed: u64,
@@ -160,7 +172,8 @@ fn proof(
 ) -> Result<(), String> {
     let started = Instant::now();
     let port = port(isolated)?;
-    let unix = directory.join("app.sock");
+    let path = directory.join("app.sock");
+    let unix = way.has_unix().then_some(&*path);
     let fate = directory.join("fate");
     let gate_path = directory.join("gate");
     let myself = env::current_exe().map_err(|error| format!("cannot find myself: {error}"))?;
@@ -170,19 +183,12 @@ fn proof(
 
     let before = Snapshot::take()?;
     let mut wrapper = Wrapper::start(env!("CARGO_BIN_EXE_graceful-run"), directory, |command| {
-        command
-            .args(["-b", &format!("0.0.0.0:{port}"), "-b", &format!("[::1]:{port}")])
-            .args(["-b", &format!("unix:{}", unix.display())])
-            .args(["--ack", "notify", "--ack-timeout", "4s", "--soak", "500ms", "--"])
-            .arg(&myself)
-            .arg("serve")
-            .env(worker::GATE, &gate_path)
-            .env(worker::FATE, &fate);
+        way.wrap(command, &myself, port, &path).env(worker::GATE, &gate_path).env(worker::FATE, &fate);
     });
     wrapper.await_first_ready(LIMIT)?;
-    let clients = Clients::start(clients::all(port, &unix), &ledger);
+    let clients = Clients::start(clients::all(port, unix), &ledger);
     let descriptors = wrapper.descriptors();
-    let driven = Driver { wrapper: &mut wrapper, ledger: &ledger, gate: &gate, fate, unix: &unix }
+    let driven = Driver { wrapper: &mut wrapper, ledger: &ledger, gate: &gate, fate, unix }
         .run(upgrades, &mut Seed::new(seed));
     gate.open();
     ledger.upgrades_are_over();
@@ -211,7 +217,7 @@ fn proof(
     }
     let left = wrapper::left_in(directory, wrapper.pid());
     checks.check(&format!("no process is left {}", left.join(", ")), left.is_empty());
-    checks.check("the unix socket's file is gone", !unix.exists());
+    checks.check("the unix socket's file is gone", !path.exists());
     checks.check(
         &format!("the wrapper's open files did not grow ({descriptors}, then {descriptors_after})"),
         descriptors_after <= descriptors + DRAINING,
@@ -236,6 +242,9 @@ fn report(ledger: &Ledger, driven: &Result<Outcome, String>, started: Instant) {
     }
     for kind in Kind::ALL {
         let (ok, failed) = ledger.count(kind);
+        if ok + failed == 0 {
+            continue;
+        }
         println!("  {:<15} {:>9} requests, {failed} failed", kind.name(), ok + failed);
     }
     let (ok, failed) = ledger.total();

@@ -7,7 +7,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +26,9 @@ pub const FATE: &str = "TORTURE_FATE";
 /// The path prefix of requests that wait at the gate.
 pub const HELD: &str = "/held/";
 
+/// How long a worker lives that listens and is to die: within what `--adopt` takes to settle.
+const LAST_GASP: u16 = 100;
+
 /// What becomes of a worker after its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
@@ -35,7 +38,7 @@ pub enum Fate {
     Exit,
     /// It never becomes ready.
     Hang,
-    /// It says that it is ready and dies without having served.
+    /// It says that it is ready, or listens, and dies without having served.
     AckAndDie,
 }
 
@@ -62,11 +65,22 @@ pub enum Source {
     Bound(SocketAddr),
     /// Bound by itself with SO_REUSEPORT, beside the generation before it.
     ReusePort(SocketAddr),
+    /// Bound by itself, by a server that dies of TERM with whatever it has in its hands.
+    Careless(Vec<SocketAddr>),
 }
 
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Listener::Tcp(listener) => listener.as_fd(),
+            Listener::Unix(listener) => listener.as_fd(),
+        }
+    }
 }
 
 enum Stream {
@@ -115,7 +129,14 @@ pub fn body(generation: u64, path: &str) -> String {
 
 /// Runs the worker to its end and returns its exit status.
 pub fn run(source: Source) -> io::Result<u8> {
-    let terminated = terminated()?;
+    let (terminated, end) = UnixStream::pair()?;
+    let _end = match source {
+        Source::Careless(_) => Some(end),
+        _ => {
+            signal_hook::low_level::pipe::register(signal_hook::consts::SIGTERM, end)?;
+            None
+        }
+    };
     let generation = std::env::var("GRACEFUL_RUN_GENERATION").ok().and_then(|g| g.parse().ok()).unwrap_or(0);
     let gate = PathBuf::from(std::env::var_os(GATE).ok_or_else(|| io::Error::other("no gate is named"))?);
     let fate = match std::env::var_os(FATE) {
@@ -125,18 +146,22 @@ pub fn run(source: Source) -> io::Result<u8> {
         }
         None => Fate::Serve,
     };
-    let listeners = listeners(source)?;
     match fate {
-        Fate::Serve => {}
         Fate::Exit => return Ok(3),
         Fate::Hang => {
             let _ = (&terminated).read(&mut [0]);
             return Ok(0);
         }
-        Fate::AckAndDie => {
-            sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
-            return Ok(4);
-        }
+        Fate::Serve | Fate::AckAndDie => {}
+    }
+    let listeners = listeners(source)?;
+    if fate == Fate::AckAndDie {
+        sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
+        // Whoever comes to it meanwhile is lost: nobody may.
+        let mut polled: Vec<_> =
+            listeners.iter().map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)).collect();
+        poll(&mut polled, LAST_GASP)?;
+        return Ok(4);
     }
     let shared = Arc::new(Shared {
         generation,
@@ -154,13 +179,6 @@ pub fn run(source: Source) -> io::Result<u8> {
         connections = shared.gone.wait(connections).expect("the count is whole");
     }
     Ok(0)
-}
-
-/// A stream that becomes readable once TERM has come.
-fn terminated() -> io::Result<UnixStream> {
-    let (read, write) = UnixStream::pair()?;
-    signal_hook::low_level::pipe::register(signal_hook::consts::SIGTERM, write)?;
-    Ok(read)
 }
 
 fn listeners(source: Source) -> io::Result<Vec<Listener>> {
@@ -182,6 +200,9 @@ fn listeners(source: Source) -> io::Result<Vec<Listener>> {
             Ok(listeners)
         }
         Source::Bound(address) => Ok(vec![Listener::Tcp(TcpListener::bind(address)?)]),
+        Source::Careless(addresses) => {
+            addresses.iter().map(|address| Ok(Listener::Tcp(TcpListener::bind(address)?))).collect()
+        }
         Source::ReusePort(address) => {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
             socket.set_reuse_port(true)?;
@@ -198,17 +219,11 @@ fn accept_until(terminated: &UnixStream, listeners: &[Listener], shared: &Arc<Sh
     for listener in listeners {
         // All generations share these sockets: one may have emptied the queue
         // between another's poll and accept, which must not block it.
-        let fd = match listener {
-            Listener::Tcp(listener) => {
-                listener.set_nonblocking(true)?;
-                listener.as_fd()
-            }
-            Listener::Unix(listener) => {
-                listener.set_nonblocking(true)?;
-                listener.as_fd()
-            }
-        };
-        polled.push(PollFd::new(fd, PollFlags::POLLIN));
+        match listener {
+            Listener::Tcp(listener) => listener.set_nonblocking(true)?,
+            Listener::Unix(listener) => listener.set_nonblocking(true)?,
+        }
+        polled.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
     }
     loop {
         match poll(&mut polled, PollTimeout::NONE) {
