@@ -53,7 +53,7 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
         }
         Report::CannotHold => {
             warn!(
-                "cannot hold an upgrade: two generations cannot serve side by side (--stop-first, --follow, --adopt)"
+                "cannot hold an upgrade: two generations cannot live side by side here (--stop-first, --follow, --adopt)"
             );
         }
         Report::NothingHeld(request) => warn!("nothing is on hold: there is nothing to {}", wish(request)),

@@ -795,11 +795,13 @@ fn an_empty_slot_is_the_one_where_an_upgrade_is_held() {
 
 #[test]
 fn two_that_cannot_live_side_by_side_are_not_held() {
-    for policy in [Policy { stop_first: true, ..policy() }, Policy { follow: true, ..policy() }] {
+    let stop_first = Policy { stop_first: true, ..policy() };
+    for policy in [stop_first].into_iter().chain(that_bind_themselves()) {
         let mut case = Case::serving(policy);
+        let before = case.core.phase();
         case.ask(Request::Hold);
         assert!(case.said(|report| *report == Report::CannotHold));
-        assert!(case.core.phase() == Phase::Running && !case.core.upgrade_pending());
+        assert!(case.core.phase() == before && !case.core.upgrade_pending());
     }
 }
 
@@ -945,6 +947,22 @@ fn to_scale_is_done_when_the_workers_are_ready_and_the_surplus_was_asked() {
     for impossible in [0, 1001] {
         case.ask(Request::Scale(impossible));
         assert_eq!(case.done.last(), Some(&Action::Report(Report::CannotScale(1))));
+    }
+}
+
+/// Programs that bind their own sockets, each alone.
+fn that_bind_themselves() -> [Policy; 2] {
+    [Policy { follow: true, ..policy() }, adopting()]
+}
+
+#[test]
+fn a_program_that_binds_its_own_sockets_is_not_scaled() {
+    for policy in that_bind_themselves() {
+        let mut case = Case::serving(policy);
+        for request in [Request::More, Request::Scale(2)] {
+            case.ask(request);
+            assert_eq!(case.done.last(), Some(&Action::Report(Report::CannotScale(1))));
+        }
     }
 }
 
