@@ -1,7 +1,7 @@
 //! What a worker hears when it binds or listens.
 
 use super::key::{Key, Transport};
-use super::{Adopt, report};
+use super::{Adopt, Adopted, report};
 use crate::core::event::WorkerId;
 use crate::error::reason;
 use crate::sys::seccomp::{self, Answer, Call, What};
@@ -50,13 +50,13 @@ impl Adopt {
                 return Answer::Continue;
             }
         };
-        let Some(calls) = self.workers.get(&id).map(|worker| Arc::clone(&worker.calls)) else {
-            return Answer::Continue;
-        };
+        let Some(worker) = self.workers.get_mut(&id) else { return Answer::Continue };
+        let calls = Arc::clone(&worker.calls);
         // What was read by a number is of the caller if it still waits.
         if !seccomp::still_waits(calls.as_fd(), call.id) {
             return Answer::Continue;
         }
+        worker.ports.insert(key.address.port());
         if self.is_shared(&key) {
             return self.bind_shared(id, call, &calls, key, socket);
         }
@@ -78,9 +78,12 @@ impl Adopt {
     }
 
     fn listen(&mut self, id: WorkerId, socket: OwnedFd, backlog: i32) -> Answer {
-        let Some(key) = Key::of_bound(socket.as_fd()).filter(|key| self.concerns(key)) else {
+        let Some(key) = Key::of_bound(socket.as_fd()) else { return Answer::Continue };
+        // The next generation would not get a port that the kernel has chosen.
+        let asked = |worker: &Adopted| worker.ports.contains(&key.address.port());
+        if !self.workers.get(&id).is_some_and(asked) || !self.concerns(&key) {
             return Answer::Continue;
-        };
+        }
         let Ok((_, inode)) = fd::identity(socket.as_raw_fd()) else { return Answer::Continue };
         if self.is_shared(&key) {
             return self.listen_shared(id, key, socket, inode, backlog);

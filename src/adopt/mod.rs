@@ -54,6 +54,8 @@ pub struct Adopt {
 struct Adopted {
     /// Where its calls are answered.
     calls: Arc<OwnedFd>,
+    /// The ports that it has asked for. What it listens on beside them the kernel has chosen.
+    ports: BTreeSet<u16>,
     /// Where it listens.
     listens: BTreeSet<Key>,
     /// Where it did when it became ready.
@@ -98,6 +100,7 @@ impl Adopt {
     pub fn open(&mut self, id: WorkerId, calls: Arc<OwnedFd>) {
         let worker = Adopted {
             calls,
+            ports: BTreeSet::new(),
             listens: BTreeSet::new(),
             ready: None,
             gone: false,

@@ -45,6 +45,7 @@ struct SavedSocket {
 struct SavedWorker {
     id: WorkerId,
     calls: Fd,
+    ports: BTreeSet<u16>,
     listens: Vec<Key>,
     ready: Option<Vec<Key>>,
     gone: bool,
@@ -83,6 +84,7 @@ impl Saved {
             workers.push(SavedWorker {
                 id,
                 calls: carrier.carry(&*worker.calls)?,
+                ports: worker.ports.clone(),
                 listens: worker.listens.iter().cloned().collect(),
                 ready: worker.ready.as_ref().map(|keys| keys.iter().cloned().collect()),
                 gone: worker.gone,
@@ -116,6 +118,7 @@ impl Saved {
         let workers = self.workers.into_iter().map(|saved| {
             let worker = Adopted {
                 calls: Arc::new(arrivals.take(saved.calls)),
+                ports: saved.ports,
                 listens: saved.listens.into_iter().collect(),
                 ready: saved.ready.map(|keys| keys.into_iter().collect()),
                 gone: saved.gone,

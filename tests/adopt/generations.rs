@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::client::{Connection, Failure, Target};
 use crate::driver::{LIMIT, Running};
+use crate::server::server;
 use crate::servers::SCENE;
 use crate::wrapper::Verdict;
 
@@ -117,6 +118,17 @@ fn listen_elsewhere(running: &Running) -> SocketAddr {
     let elsewhere = SocketAddr::new(address.ip(), address.port() + 1);
     fs::write(running.path("addresses"), elsewhere.to_string()).expect("it is ours");
     elsewhere
+}
+
+/// A port that the kernel chooses is another one each time, and no successor has to have it.
+#[test]
+fn a_port_that_the_kernel_chooses_holds_up_nothing() {
+    let scene = server("scene, a port of its own", "python3 scene.py 127.0.0.1:8000 127.0.0.1:0");
+    let Some(mut running) = Running::start(&scene, &[]) else { return };
+    let mut load = running.load();
+    running.upgrade_under(&mut load, 3);
+    running.lost_nothing(load);
+    running.stop(|_, _| ());
 }
 
 /// An address of IPv6, where the machine has it. Nobody else here connects from there.
