@@ -30,5 +30,6 @@ mod wrapper;
 
 mod connections;
 mod generations;
+mod keep_alive;
 mod network;
 mod servers;
