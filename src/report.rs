@@ -291,7 +291,7 @@ pub fn why_failed(why: Failure, left: bool, held: bool, books: &Books) -> String
             format!("worker pid {} {} while it was on hold", pid(worker), how(exit))
         }
         Failure::Exited { worker, exit, ready: false } => {
-            format!("worker pid {} {} before it was ready", pid(worker), how(exit))
+            format!("worker pid {} {} before it was ready{}", pid(worker), how(exit), lacks(worker, books))
         }
         Failure::Exited { worker, exit, ready: true } => {
             format!("worker pid {} {} soon after it was ready (--soak)", pid(worker), how(exit))

@@ -2,25 +2,34 @@
 
 use super::key::{Key, Transport};
 use super::{Adopt, Adopted, report};
-use crate::core::event::WorkerId;
+use crate::core::event::{Time, WorkerId};
 use crate::error::reason;
 use crate::sys::seccomp::{self, Answer, Call, What};
-use crate::sys::{fd, steering};
+use crate::sys::{fd, flows, steering};
 use nix::errno::Errno;
 use nix::fcntl::{F_GETFL, F_SETFL, OFlag, fcntl};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 impl Adopt {
     /// Answers a call of a process of the worker. True if it listens on one more address by
     /// that.
-    pub fn call(&mut self, id: WorkerId, call: &Call) -> bool {
+    pub fn call(&mut self, id: WorkerId, call: &Call, now: Time) -> bool {
+        self.now = now;
         let Some(calls) = self.workers.get(&id).map(|worker| Arc::clone(&worker.calls)) else { return false };
         let before = self.workers.get(&id).map_or(0, |worker| worker.listens.len());
         let answer = match seccomp::borrow(call.thread, call.number) {
+            Ok(socket) if !self.is_near(&socket) => {
+                self.tell(id, format!(
+                    "pid {} binds in another network namespace: what it binds is not adopted (run graceful-run in there)",
+                    call.thread
+                ));
+                Answer::Continue
+            }
             Ok(socket) if !self.stopping && seccomp::still_waits(calls.as_fd(), call.id) => match call.what {
                 What::Bind(at, length) => self.bind(id, call, socket, at, length),
-                What::Listen(backlog) => self.listen(id, socket, backlog),
+                What::Listen(backlog) => self.listen(id, call, socket, backlog),
             },
             Ok(_) | Err(Errno::ESRCH | Errno::EBADF | Errno::ENOTSOCK) => Answer::Continue,
             Err(errno) => {
@@ -31,6 +40,11 @@ impl Adopt {
         // Whoever has gone meanwhile waits for no answer.
         let _ = seccomp::answer(calls.as_fd(), call.id, answer);
         self.workers.get(&id).is_some_and(|worker| worker.listens.len() > before)
+    }
+
+    /// Whether the socket is of our network: of another one we could not see who is connected.
+    fn is_near(&self, socket: &OwnedFd) -> bool {
+        self.ours.as_ref().is_none_or(|ours| fd::same_network(ours.as_fd(), socket.as_fd()))
     }
 
     fn concerns(&self, key: &Key) -> bool {
@@ -60,10 +74,9 @@ impl Adopt {
         if self.is_shared(&key) {
             return self.bind_shared(id, call, &calls, key, socket);
         }
-        let dead = |id: &WorkerId| self.workers.get(id).is_none_or(|worker| worker.gone);
-        if let Some(group) = self.groups.get_mut(&key)
-            && let Some(from) = group.serving().filter(dead)
-            && let Some((inode, ours)) = group.inherit(from)
+        if let Some(inode) = self.without_owner(id, &key)
+            && let Some(group) = self.groups.get_mut(&key)
+            && let Some(ours) = group.socket(inode)
         {
             let own = fcntl(&socket, F_GETFL).unwrap_or(0) & OFlag::O_NONBLOCK.bits();
             if replace(&calls, call, ours.as_fd(), own != 0, true) {
@@ -77,16 +90,47 @@ impl Adopt {
         Answer::Continue
     }
 
-    fn listen(&mut self, id: WorkerId, socket: OwnedFd, backlog: i32) -> Answer {
+    /// Nobody serves here but a worker that has died: connections go to this one at once, ready or not.
+    fn follow_the_dead(&mut self, id: WorkerId, key: &Key) {
+        let Some(group) = self.groups.get_mut(key) else { return };
+        let dead = |id: &WorkerId| self.workers.get(id).is_none_or(|worker| worker.gone);
+        if let Some(from) = group.serving().filter(dead) {
+            report(group.steer(id).map(drop), "steer connections to a worker");
+            self.take_out(key, from);
+        }
+    }
+
+    /// A socket of this address that a worker which has died has left, or that this one has closed itself:
+    /// what waits in it is for whoever binds the address next.
+    fn without_owner(&self, id: WorkerId, key: &Key) -> Option<u64> {
+        let group = self.groups.get(key)?;
+        let dead = |id: &WorkerId| self.workers.get(id).is_none_or(|worker| worker.gone);
+        if let Some(from) = group.serving().filter(dead)
+            && let Some((inode, _)) = group.inherit(from)
+        {
+            return Some(inode);
+        }
+        group.sockets(id).next()?;
+        let held = flows::held(self.workers.get(&id)?.root, &BTreeSet::new()).ok()?;
+        group.sockets(id).map(|(inode, _)| inode).find(|inode| !held.contains(inode))
+    }
+
+    fn listen(&mut self, id: WorkerId, call: &Call, socket: OwnedFd, backlog: i32) -> Answer {
         let Some(key) = Key::of_bound(socket.as_fd()) else { return Answer::Continue };
         // The next generation would not get a port that the kernel has chosen.
         let asked = |worker: &Adopted| worker.ports.contains(&key.address.port());
-        if !self.workers.get(&id).is_some_and(asked) || !self.concerns(&key) {
+        if !self.concerns(&key) {
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.others.insert(key);
+            }
+            return Answer::Continue;
+        }
+        if !self.workers.get(&id).is_some_and(asked) {
             return Answer::Continue;
         }
         let Ok((_, inode)) = fd::identity(socket.as_raw_fd()) else { return Answer::Continue };
         if self.is_shared(&key) {
-            return self.listen_shared(id, key, socket, inode, backlog);
+            return self.listen_shared(id, call, key, socket, inode, backlog);
         }
         if let Some(group) = self.groups.get_mut(&key) {
             group.notice();
@@ -110,10 +154,9 @@ impl Adopt {
         if !known {
             let joined = self.groups.entry(key.clone()).or_default().join(socket, inode, id);
             report(joined, "steer connections to a worker");
+            self.follow_the_dead(id, &key);
         }
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.listens.insert(key);
-        }
+        self.heard(id, key);
         Answer::Done
     }
 }

@@ -127,6 +127,14 @@ impl<S: Socket> Group<S> {
         self.bury()
     }
 
+    /// The sockets of `worker`, which is gone, become tombstones for now: somebody else has a socket
+    /// in the group, which would take the place of one that leaves.
+    pub fn entomb(&mut self, worker: WorkerId) {
+        for member in self.members.iter_mut().filter(|member| member.worker == Some(worker)) {
+            member.worker = None;
+        }
+    }
+
     /// Sockets that their worker has closed, `gone` by their inode, leave or become
     /// tombstones; but the last one of the worker that serves stays, selected.
     ///
@@ -279,6 +287,11 @@ impl<S> Group<S> {
         self.inodes().any(|known| known == inode)
     }
 
+    /// The member of this inode.
+    pub fn socket(&self, inode: u64) -> Option<&S> {
+        self.members.iter().find(|member| member.inode == inode).map(|member| &member.socket)
+    }
+
     /// Whose the socket is; nobody's if it is a tombstone.
     pub fn owner(&self, inode: u64) -> Option<WorkerId> {
         self.members.iter().find(|member| member.inode == inode)?.worker
@@ -288,6 +301,11 @@ impl<S> Group<S> {
     pub fn sockets(&self, worker: WorkerId) -> impl Iterator<Item = (u64, &S)> {
         let own = self.members.iter().filter(move |member| member.worker == Some(worker));
         own.map(|member| (member.inode, &member.socket))
+    }
+
+    /// Every socket that is somebody's, with its worker.
+    pub fn owned(&self) -> impl Iterator<Item = (WorkerId, u64)> {
+        self.members.iter().filter_map(|member| Some((member.worker?, member.inode)))
     }
 
     /// All members in the order of their indices, tombstones too: what the kernel has, if

@@ -11,18 +11,20 @@
 //! it would be without us. Only the main thread calls.
 
 mod answers;
+mod closed;
 pub mod drain;
 pub mod group;
 pub mod key;
 mod saved;
 mod shared;
+mod strangers;
 
 pub use saved::Saved;
 
 use crate::config;
 use crate::core::event::{Time, WorkerId};
 use crate::sys::connections::Doors;
-use crate::sys::{flows, steering};
+use crate::sys::steering;
 use drain::Drain;
 use group::Group;
 use key::{Key, Transport};
@@ -34,6 +36,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The pause between looks at a worker that was to drain and serves again.
+const SERVES_AGAIN: Duration = Duration::from_millis(250);
+
 /// Every worker whose calls we hear of, and the sockets that they have.
 #[derive(Debug)]
 pub struct Adopt {
@@ -43,8 +48,16 @@ pub struct Adopt {
     /// The sockets that all generations have in common.
     shared: Shared,
     workers: BTreeMap<WorkerId, Adopted>,
-    /// Where the worker that serves listened when it became ready: so has the next one to.
+    /// The worker that serves.
+    serving: Option<WorkerId>,
+    /// Where it listens: so has the next one to.
     wanted: BTreeSet<Key>,
+    /// Sockets that nobody was seen to hold at the last look.
+    suspects: BTreeSet<u64>,
+    /// A socket of our network.
+    ours: Option<OwnedFd>,
+    /// The time of what happens.
+    now: Time,
     /// Everything is to end, and nothing is held any more.
     stopping: bool,
 }
@@ -54,17 +67,24 @@ pub struct Adopt {
 struct Adopted {
     /// Where its calls are answered.
     calls: Arc<OwnedFd>,
+    /// Its own process.
+    root: Pid,
     /// The ports that it has asked for. What it listens on beside them the kernel has chosen.
     ports: BTreeSet<u16>,
     /// Where it listens.
     listens: BTreeSet<Key>,
-    /// Where it did when it became ready.
-    ready: Option<BTreeSet<Key>>,
+    /// Where it does and we have no part in it.
+    others: BTreeSet<Key>,
+    /// Where it began to until `start`: what it opens later, for a debugger perhaps, its
+    /// successor need not have.
+    early: BTreeSet<Key>,
+    start: Option<Time>,
+    ready: bool,
     /// Its own process has ended.
     gone: bool,
     drain: Option<Drain>,
     /// What people have been told of it.
-    told: BTreeSet<String>,
+    told: Vec<String>,
 }
 
 /// An address, for people.
@@ -72,7 +92,9 @@ struct Adopted {
 pub struct Shown {
     /// What is listened on.
     pub address: String,
-    /// Whose sockets new connections go to; None where all share one.
+    /// All generations share its sockets.
+    pub shared: bool,
+    /// Whose sockets new connections go to; None where all share them.
     pub serving: Option<WorkerId>,
     /// How many sockets those are.
     pub sockets: usize,
@@ -86,26 +108,36 @@ impl Adopt {
     /// What nobody has bound yet. `ours` are the sockets that are put in the place of
     /// workers' own.
     pub fn new<'a>(config: config::Adopt, ours: impl Iterator<Item = std::os::fd::BorrowedFd<'a>>) -> Adopt {
+        let shared = Shared::new(ours);
         Adopt {
             config,
             groups: BTreeMap::new(),
-            shared: Shared::new(ours),
+            wanted: shared.ours().collect(),
+            shared,
             workers: BTreeMap::new(),
-            wanted: BTreeSet::new(),
+            serving: None,
+            suspects: BTreeSet::new(),
+            ours: socket_of_ours(),
+            now: Time::ZERO,
             stopping: false,
         }
     }
 
-    /// A worker has been started whose calls come through `calls`.
-    pub fn open(&mut self, id: WorkerId, calls: Arc<OwnedFd>) {
+    /// A worker has been started, as the process `root`, whose calls come through `calls`. What it
+    /// listens on until `start` belongs to it; None: whenever.
+    pub fn open(&mut self, id: WorkerId, root: Pid, calls: Arc<OwnedFd>, start: Option<Time>) {
         let worker = Adopted {
             calls,
+            root,
             ports: BTreeSet::new(),
             listens: BTreeSet::new(),
-            ready: None,
+            others: BTreeSet::new(),
+            early: BTreeSet::new(),
+            start,
+            ready: false,
             gone: false,
             drain: None,
-            told: BTreeSet::new(),
+            told: Vec::new(),
         };
         self.workers.insert(id, worker);
     }
@@ -125,39 +157,78 @@ impl Adopt {
         };
         let missing = list(&mut self.wanted.difference(&worker.listens));
         let listens = list(&mut worker.listens.iter());
+        let others = list(&mut worker.others.iter());
+        let nothing = if others.is_empty() {
+            "it was never seen to listen".to_owned()
+        } else {
+            format!("it listens on {others} alone, which --port leaves out")
+        };
         Some(match (worker.listens.is_empty(), missing.is_empty()) {
-            (true, true) => "it was never seen to listen (on no port but 0, through io_uring, or as a 32-bit program? give it the sockets with -b)".into(),
-            (true, false) => format!("it was never seen to listen, and the old one listens on {missing}"),
-            (false, false) => format!("it does not listen on {missing}, as the old one does, but on {listens} (--port, or --on-ack-timeout proceed)"),
+            (true, true) if others.is_empty() => {
+                format!(
+                    "{nothing}: on no port but 0, through io_uring or as a 32-bit program? Give it the sockets with -b"
+                )
+            }
+            (true, true) => nothing,
+            (true, false) => format!("{nothing}, and is to listen on {missing}"),
+            (false, false) => format!("it is to listen on {missing}, and listens on {listens}"),
             (false, true) => return None,
         })
     }
 
-    /// The worker is ready: what it listens on by now is what its successor has to.
-    /// `lone` if it serves from now on without having replaced another.
-    pub fn ready(&mut self, id: WorkerId, root: Option<Pid>, lone: bool) {
-        let held = root.and_then(|root| flows::held(root, &BTreeSet::new()).ok());
+    /// It listens there.
+    fn heard(&mut self, id: WorkerId, key: Key) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        // Sockets that it binds in passing, as resolvers do, are none that it serves with.
-        for key in self.shared.settle(id, |inode| held.as_ref().is_none_or(|held| held.contains(&inode))) {
-            worker.listens.remove(&key);
+        if worker.start.is_none_or(|start| self.now <= start) {
+            worker.early.insert(key.clone());
+            if self.serving == Some(id) {
+                self.wanted.insert(key.clone());
+            }
         }
-        worker.ready = Some(worker.listens.clone());
+        worker.listens.insert(key);
+    }
+
+    /// It does so no longer.
+    fn unheard(&mut self, id: WorkerId, key: &Key) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.listens.remove(key);
+        worker.early.remove(key);
+        if self.serving == Some(id) {
+            self.wanted.remove(key);
+        }
+    }
+
+    /// The worker is ready. `lone` if it serves from now on without having replaced another.
+    pub fn ready(&mut self, id: WorkerId, lone: bool) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.ready = true;
+        let root = worker.root;
+        // Sockets that it binds in passing, as resolvers do, are none that it serves with.
+        for key in self.shared.settle(id, root) {
+            self.unheard(id, &key);
+        }
         if lone {
             self.serves(id);
             for group in self.groups.values_mut() {
                 report(group.steer(id).map(drop), "steer connections to a worker");
             }
-            let gone: Vec<WorkerId> = self.gone().collect();
-            gone.into_iter().for_each(|gone| self.leave(gone));
+            self.clear_up();
         }
     }
 
     /// The worker has replaced the one before it.
     pub fn serves(&mut self, id: WorkerId) {
-        if let Some(ready) = self.workers.get(&id).and_then(|worker| worker.ready.clone()) {
-            self.wanted = ready;
+        self.serving = Some(id);
+        if let Some(worker) = self.workers.get(&id) {
+            self.wanted = worker.early.clone();
+            self.wanted.extend(self.shared.ours());
         }
+    }
+
+    /// What has died has been replaced, and nobody is given what it had any more.
+    pub fn clear_up(&mut self) {
+        let gone: Vec<WorkerId> = self.gone().collect();
+        gone.into_iter().for_each(|gone| self.leave(gone));
     }
 
     /// New connections go to `to` from now on, at once wherever it listens; `back` if they did
@@ -168,6 +239,10 @@ impl Adopt {
     pub fn switch(&mut self, to: WorkerId, back: bool, now: Time) -> Result<(), String> {
         if !back {
             self.check_strangers()?;
+            if self.workers.get(&to).is_none_or(|worker| worker.listens.is_empty()) && !self.wanted.is_empty()
+            {
+                return Err("it listens nowhere, and the old one does".into());
+            }
         }
         let before: Vec<(Key, Option<WorkerId>)> =
             self.groups.iter().map(|(key, group)| (key.clone(), group.serving())).collect();
@@ -195,47 +270,24 @@ impl Adopt {
         Ok(())
     }
 
-    /// Somebody else's socket in one of our groups would get a share of the connections,
-    /// and its index would be one of ours to us.
-    fn check_strangers(&self) -> Result<(), String> {
-        match self.groups.keys().find_map(|key| Some((key, self.stranger(key)?))) {
-            Some((key, inode)) => Err(format!(
-                "somebody else listens on {key} too (socket {inode}; ss -ltnpe says who): connections cannot be steered beside it"
-            )),
-            None => Ok(()),
-        }
-    }
-
-    /// A socket at the address that is none of ours.
-    fn stranger(&self, key: &Key) -> Option<u64> {
-        if key.transport == Transport::Datagram {
-            return None;
-        }
-        let family = if key.address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-        let listening = flows::listening(family, key.address.port()).ok()?;
-        let ours: BTreeSet<u64> = self.groups.values().flat_map(Group::inodes).collect();
-        let same = |found: &flows::Listening| {
-            found.address.ip() == key.address.ip()
-                && (found.device == 0) == key.device.is_empty()
-                && found.v6only.is_none_or(|v6only| v6only == key.v6only)
-        };
-        let stranger = |found: &&flows::Listening| same(found) && !ours.contains(&found.inode);
-        listening.iter().find(stranger).map(|found| found.inode)
-    }
-
-    /// Looks whether the worker, whose process is `root`, has something left to serve. When it
-    /// has, what that is, for people, and when to look again.
+    /// Looks whether the worker has something left to serve, `others` being the processes of the
+    /// others. When it has, what that is, for people, and when to look again.
     pub fn look_drained(
         &mut self,
         id: WorkerId,
-        root: Pid,
         others: &BTreeSet<Pid>,
         now: Time,
     ) -> Option<(drain::Left, Duration)> {
+        // Its successor has died, and new connections come to it again.
+        if self.groups.iter().any(|(key, group)| self.wanted.contains(key) && group.serving() == Some(id)) {
+            let left = drain::Left { arriving: 0, waiting: 0, busy: 1, idle: 0, sight: drain::Sight::Clear };
+            return Some((left, SERVES_AGAIN));
+        }
         let idle = self.config.idle;
         let listeners = self.groups.values().flat_map(|group| group.sockets(id)).map(|(_, fd)| fd.as_fd());
         let drain = self.workers.get_mut(&id)?.drain.as_mut()?;
-        let left = drain.look(root, others, listeners, idle, now);
+        // Whatever is below us and below no other worker: it may have left something to us.
+        let left = drain.look(Pid::this(), others, listeners, idle, now);
         (!drain.is_drained()).then(|| (left, drain.pause()))
     }
 
@@ -250,9 +302,13 @@ impl Adopt {
             let others = || group.inodes().any(|inode| group.owner(inode).is_some_and(|owner| owner != id));
             self.wanted.contains(key) && group.serving() == Some(id) && !others()
         };
-        for (_, group) in self.groups.iter_mut().filter(|(key, group)| !awaited(key, group)) {
-            report(group.remove(id), "close the socket of an old worker");
-        }
+        let over: Vec<Key> = self
+            .groups
+            .iter()
+            .filter(|(key, group)| !awaited(key, group))
+            .map(|(key, _)| key.clone())
+            .collect();
+        over.iter().for_each(|key| self.take_out(key, id));
         self.tidy();
     }
 
@@ -267,9 +323,8 @@ impl Adopt {
 
     /// Its sockets go.
     fn leave(&mut self, id: WorkerId) {
-        for group in self.groups.values_mut() {
-            report(group.remove(id), "close the socket of an old worker");
-        }
+        let keys: Vec<Key> = self.groups.keys().cloned().collect();
+        keys.iter().for_each(|key| self.take_out(key, id));
         self.workers.remove(&id);
         self.tidy();
     }
@@ -287,26 +342,6 @@ impl Adopt {
 
     fn gone(&self) -> impl Iterator<Item = WorkerId> {
         self.workers.iter().filter(|(_, worker)| worker.gone).map(|(&id, _)| id)
-    }
-
-    /// Whether a worker that serves has several sockets at one address, of which it may close one
-    /// without our being told.
-    pub fn has_several(&self) -> bool {
-        let several = |group: &Group| group.serving().is_some_and(|id| group.sockets(id).count() > 1);
-        self.groups.values().any(several)
-    }
-
-    /// Sockets that the worker, whose process is `root`, has closed leave their groups: new
-    /// connections would wait in them for ever.
-    pub fn forget_closed(&mut self, id: WorkerId, root: Pid) {
-        let Ok(held) = flows::held(root, &BTreeSet::new()) else { return };
-        for group in self.groups.values_mut() {
-            let own: BTreeSet<u64> = group.sockets(id).map(|(inode, _)| inode).collect();
-            if own.len() > 1 {
-                let closed = group.abandon(|inode| own.contains(&inode) && !held.contains(&inode));
-                report(closed, "close the socket of a worker");
-            }
-        }
     }
 
     /// What connections come in through.
@@ -332,10 +367,12 @@ impl Adopt {
             let others = group.len() - sockets;
             let own = group.serving().into_iter().flat_map(|id| group.sockets(id));
             let queue = own.filter_map(|(_, socket)| steering::waiting(socket.as_fd()).ok()).sum();
-            Shown { address: key.to_string(), serving: group.serving(), sockets, others, queue: Some(queue) }
+            let (address, serving) = (key.to_string(), group.serving());
+            Shown { address, shared: false, serving, sockets, others, queue: Some(queue) }
         });
         let shared = self.shared.counts().map(|(key, sockets, queue)| Shown {
             address: key.to_string(),
+            shared: true,
             serving: None,
             sockets,
             others: 0,
@@ -350,18 +387,33 @@ impl Adopt {
     }
 
     /// Every worker whose calls are to be heard, and through what.
-    pub fn heard(&self) -> impl Iterator<Item = (WorkerId, Arc<OwnedFd>)> {
+    pub fn callers(&self) -> impl Iterator<Item = (WorkerId, Arc<OwnedFd>)> {
         self.workers.iter().map(|(&id, worker)| (id, Arc::clone(&worker.calls)))
     }
 
     /// Tells people once of a worker.
     fn tell(&mut self, id: WorkerId, line: String) {
         if let Some(worker) = self.workers.get_mut(&id)
-            && worker.told.insert(line.clone())
+            && !worker.told.contains(&line)
         {
             warn!("{line}");
+            worker.told.push(line);
         }
     }
+
+    /// What was told of the worker last.
+    pub fn told(&self, id: WorkerId) -> Option<&str> {
+        self.workers.get(&id)?.told.last().map(String::as_str)
+    }
+}
+
+/// Whose network is ours.
+fn socket_of_ours() -> Option<OwnedFd> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
+    socket
+        .or_else(|_| socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None))
+        .ok()
+        .map(Into::into)
 }
 
 fn report(result: std::io::Result<()>, attempt: &str) {

@@ -4,11 +4,12 @@
 use super::drain::Drain;
 use super::group::Group;
 use super::key::Key;
-use super::shared::{Shared, Socket};
+use super::shared::{New, Shared, Socket};
 use super::{Adopt, Adopted};
 use crate::carrier::{Arrivals, Carrier, Fd};
 use crate::config;
 use crate::core::event::{Time, WorkerId};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,9 +20,9 @@ use std::sync::Arc;
 pub struct Saved {
     groups: Vec<SavedGroup>,
     shared: Vec<(Key, Vec<SavedSocket>)>,
-    bound: Vec<(WorkerId, Key, usize)>,
-    new: Vec<(WorkerId, Fd)>,
+    new: Vec<New>,
     workers: Vec<SavedWorker>,
+    serving: Option<WorkerId>,
     wanted: Vec<Key>,
 }
 
@@ -47,7 +48,10 @@ struct SavedWorker {
     calls: Fd,
     ports: BTreeSet<u16>,
     listens: Vec<Key>,
-    ready: Option<Vec<Key>>,
+    root: i32,
+    early: Vec<Key>,
+    start: Option<Time>,
+    ready: bool,
     gone: bool,
     drains: bool,
 }
@@ -74,11 +78,6 @@ impl Saved {
             };
             shared.push((key.clone(), sockets.iter().map(save).collect::<io::Result<Vec<_>>>()?));
         }
-        let bound = adopt.shared.bound.iter().map(|((id, key), count)| (*id, key.clone(), *count)).collect();
-        let mut new = Vec::new();
-        for (id, socket) in &adopt.shared.new {
-            new.push((*id, carrier.carry(socket)?));
-        }
         let mut workers = Vec::new();
         for (&id, worker) in &adopt.workers {
             workers.push(SavedWorker {
@@ -86,12 +85,16 @@ impl Saved {
                 calls: carrier.carry(&*worker.calls)?,
                 ports: worker.ports.clone(),
                 listens: worker.listens.iter().cloned().collect(),
-                ready: worker.ready.as_ref().map(|keys| keys.iter().cloned().collect()),
+                root: worker.root.as_raw(),
+                early: worker.early.iter().cloned().collect(),
+                start: worker.start,
+                ready: worker.ready,
                 gone: worker.gone,
                 drains: worker.drain.is_some(),
             });
         }
-        Ok(Saved { groups, shared, bound, new, workers, wanted: adopt.wanted.iter().cloned().collect() })
+        let (new, serving) = (adopt.shared.new.clone(), adopt.serving);
+        Ok(Saved { groups, shared, new, workers, serving, wanted: adopt.wanted.iter().cloned().collect() })
     }
 
     /// As it was. Of a worker that drains it is no longer known which handshakes were its own:
@@ -113,17 +116,19 @@ impl Saved {
             (key, sockets.into_iter().map(restore).collect())
         });
         let sockets = sockets.collect();
-        let new = self.new.into_iter().map(|(id, fd)| (id, arrivals.take(fd))).collect();
-        let bound = self.bound.into_iter().map(|(id, key, count)| ((id, key), count)).collect();
         let workers = self.workers.into_iter().map(|saved| {
             let worker = Adopted {
                 calls: Arc::new(arrivals.take(saved.calls)),
                 ports: saved.ports,
                 listens: saved.listens.into_iter().collect(),
-                ready: saved.ready.map(|keys| keys.into_iter().collect()),
+                root: Pid::from_raw(saved.root),
+                early: saved.early.into_iter().collect(),
+                start: saved.start,
+                ready: saved.ready,
                 gone: saved.gone,
                 drain: saved.drains.then(|| Drain::begin(ports.clone(), now)),
-                told: Default::default(),
+                told: Vec::new(),
+                others: BTreeSet::new(),
             };
             (saved.id, worker)
         });
@@ -131,8 +136,12 @@ impl Saved {
             config,
             groups,
             workers: workers.collect(),
-            shared: Shared { sockets, bound, new },
+            shared: Shared { sockets, new: self.new },
+            serving: self.serving,
             wanted: self.wanted.into_iter().collect(),
+            suspects: BTreeSet::new(),
+            ours: super::socket_of_ours(),
+            now,
             stopping: false,
         }
     }

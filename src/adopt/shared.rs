@@ -4,22 +4,33 @@
 use super::Adopt;
 use super::answers::replace;
 use super::key::{Key, Transport};
-use crate::core::event::WorkerId;
-use crate::sys::seccomp::{Answer, Call};
-use crate::sys::{fd, steering};
+use crate::core::event::{Time, WorkerId};
+use crate::sys::seccomp::{self, Answer, Call};
+use crate::sys::{fd, flows, steering};
 use nix::fcntl::{F_GETFL, OFlag, fcntl};
-use std::collections::BTreeMap;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// The sockets, and who has bound them.
+/// The sockets, and what workers that start have bound.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub(super) sockets: BTreeMap<Key, Vec<Socket>>,
-    /// How many of each address a worker has bound.
-    pub(super) bound: BTreeMap<(WorkerId, Key), usize>,
-    /// Bound by a worker that starts, which may give them up again.
-    pub(super) new: Vec<(WorkerId, OwnedFd)>,
+    /// Ours once the worker is ready, if it still has them then: one that it closes again, to see whether
+    /// an address is free, is to be free.
+    pub(super) new: Vec<New>,
+}
+
+/// A socket that a worker has bound to an address of which we have none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct New {
+    pub(super) worker: WorkerId,
+    pub(super) key: Key,
+    /// The process that has bound it.
+    pub(super) process: i32,
+    pub(super) inode: u64,
 }
 
 #[derive(Debug)]
@@ -52,6 +63,12 @@ impl Shared {
         self.sockets.iter().flat_map(|(key, sockets)| sockets.iter().map(move |socket| (key, socket.inode)))
     }
 
+    /// The addresses that we have bound.
+    pub(super) fn ours(&self) -> impl Iterator<Item = Key> {
+        let ours = |sockets: &[Socket]| sockets.iter().any(|socket| socket.ours);
+        self.sockets.iter().filter(move |(_, sockets)| ours(sockets)).map(|(key, _)| key.clone())
+    }
+
     fn all_ours(&self) -> impl Iterator<Item = u64> {
         self.sockets.values().flatten().filter(|socket| socket.ours).map(|socket| socket.inode)
     }
@@ -73,21 +90,36 @@ impl Shared {
         self.all().any(|(_, known)| known == inode)
     }
 
-    /// What the worker, now ready, has bound to itself and does not hold any more is not kept:
-    /// the addresses.
-    pub(super) fn settle(&mut self, id: WorkerId, holds: impl Fn(u64) -> bool) -> Vec<Key> {
-        self.new.retain(|(of, _)| *of != id);
-        self.bound.retain(|(of, _), _| *of >= id);
+    /// The worker, whose process is `root`, is ready: what it has bound and still holds is ours as
+    /// well. The addresses of what it does not.
+    pub(super) fn settle(&mut self, id: WorkerId, root: Pid) -> Vec<Key> {
+        let (own, others): (Vec<New>, Vec<New>) =
+            std::mem::take(&mut self.new).into_iter().partition(|new| new.worker == id);
+        self.new = others;
         let mut lost = Vec::new();
-        for (key, sockets) in &mut self.sockets {
-            if key.transport == Transport::Datagram {
-                sockets.retain(|socket| socket.ours || holds(socket.inode));
+        for new in own {
+            let process = Pid::from_raw(new.process);
+            let found = seccomp::borrow_by_inode(process, new.inode);
+            match found.or_else(|| seccomp::borrow_by_inode(root, new.inode)) {
+                Some(fd) if Key::of_bound(fd.as_fd()).as_ref() == Some(&new.key) => {
+                    self.hold(new.key, fd, false);
+                }
+                _ => lost.push(new.key),
+            }
+        }
+        // Of what it was given it may have closed some.
+        if let Ok(held) = flows::held(root, &BTreeSet::new()) {
+            for (key, sockets) in
+                self.sockets.iter_mut().filter(|(key, _)| key.transport == Transport::Datagram)
+            {
+                sockets.retain(|socket| socket.ours || held.contains(&socket.inode));
                 if sockets.is_empty() {
                     lost.push(key.clone());
                 }
             }
         }
         self.sockets.retain(|_, sockets| !sockets.is_empty());
+        lost.retain(|key| !self.sockets.contains_key(key));
         lost
     }
 }
@@ -106,34 +138,37 @@ impl Adopt {
         if self.shared.knows(inode) {
             return Answer::Done;
         }
-        let bound = self.shared.bound.entry((id, key.clone())).or_default();
-        let place = std::mem::replace(bound, *bound + 1);
-        let Some(ours) = self.shared.sockets.get(&key).and_then(|sockets| sockets.get(place)) else {
-            self.tell_near(id, &key);
-            let starts = self.workers.get(&id).is_some_and(|worker| worker.ready.is_none());
-            // It is bound once we have answered; a UDP socket is looked at then.
-            if key.transport == Transport::Datagram && starts {
-                self.shared.new.push((id, socket));
+        let Some(worker) = self.workers.get(&id) else { return Answer::Continue };
+        let held = flows::held(worker.root, &BTreeSet::new()).unwrap_or_default();
+        let sockets = self.shared.sockets.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let Some(ours) = sockets.iter().find(|socket| !held.contains(&socket.inode)) else {
+            if key.transport == Transport::Datagram && !worker.ready {
+                self.note(id, call, key.clone(), inode);
             }
+            self.tell_near(id, &key);
             return Answer::Continue;
         };
         let nonblock = fcntl(&socket, F_GETFL).unwrap_or(0) & OFlag::O_NONBLOCK.bits() != 0;
         if !replace(calls, call, ours.fd.as_fd(), nonblock, false) {
             return Answer::Continue;
         }
-        if let Some(worker) = self.workers.get_mut(&id)
-            && (key.transport == Transport::Datagram || listens(ours.fd.as_fd()))
-        {
-            // UDP has nothing more to do; and some servers that find a socket to listen
-            // already leave it at that.
-            worker.listens.insert(key);
+        // UDP has nothing more to do; and some servers that find a socket to listen already
+        // leave it at that.
+        if key.transport == Transport::Datagram || listens(ours.fd.as_fd()) {
+            self.heard(id, key);
         }
         Answer::Done
+    }
+
+    fn note(&mut self, id: WorkerId, call: &Call, key: Key, inode: u64) {
+        let process = seccomp::process_of(call.thread).unwrap_or(call.thread).as_raw();
+        self.shared.new.push(New { worker: id, key, process, inode });
     }
 
     pub(super) fn listen_shared(
         &mut self,
         id: WorkerId,
+        call: &Call,
         key: Key,
         socket: OwnedFd,
         inode: u64,
@@ -145,32 +180,27 @@ impl Adopt {
             return Answer::Failed(errno);
         }
         if !self.shared.knows(inode) {
-            self.shared.hold(key.clone(), socket, false);
+            match self.workers.get(&id).is_some_and(|worker| worker.ready) {
+                true => self.shared.hold(key.clone(), socket, false),
+                false => self.note(id, call, key.clone(), inode),
+            }
         }
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.listens.insert(key);
-        }
+        self.heard(id, key);
         Answer::Done
     }
 
     /// Looks at what was bound since. True if the worker has one more address by that.
-    pub fn look_bound(&mut self, id: WorkerId) -> bool {
-        let (own, others): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.shared.new).into_iter().partition(|(of, _)| *of == id);
-        self.shared.new = others;
-        let mut more = false;
-        for (id, socket) in own {
-            match Key::of_bound(socket.as_fd()) {
-                Some(key) => {
-                    self.shared.hold(key.clone(), socket, false);
-                    if let Some(worker) = self.workers.get_mut(&id) {
-                        more |= worker.listens.insert(key);
-                    }
-                }
-                None => self.shared.new.push((id, socket)),
-            }
-        }
-        more
+    pub fn look_bound(&mut self, id: WorkerId, now: Time) -> bool {
+        self.now = now;
+        let bound = |new: &&New| {
+            let socket = seccomp::borrow_by_inode(Pid::from_raw(new.process), new.inode);
+            new.worker == id
+                && socket.and_then(|socket| Key::of_bound(socket.as_fd())).as_ref() == Some(&new.key)
+        };
+        let keys: Vec<Key> = self.shared.new.iter().filter(bound).map(|new| new.key.clone()).collect();
+        let before = self.workers.get(&id).map_or(0, |worker| worker.listens.len());
+        keys.into_iter().for_each(|key| self.heard(id, key));
+        self.workers.get(&id).is_some_and(|worker| worker.listens.len() > before)
     }
 
     /// A worker that binds something else than what we hold of the same port will fail, and not

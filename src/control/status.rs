@@ -58,6 +58,8 @@ pub struct Adopted {
 pub struct Address {
     /// As the kernel has it; of UDP `udp://` before it.
     pub address: String,
+    /// All generations share its sockets.
+    pub shared: bool,
     /// The generation that new connections go to; None where all share a socket.
     pub generation: Option<u32>,
     /// How many sockets it has there.

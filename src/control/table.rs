@@ -47,7 +47,7 @@ pub fn show(status: &Status) -> String {
         let rows = adopt.addresses.iter().map(|address| {
             [
                 address.address.clone(),
-                if address.generation.is_some() { "steer".into() } else { "share".into() },
+                if address.shared { "share".into() } else { "steer".into() },
                 address.generation.map_or(String::new(), |generation| generation.to_string()),
                 address.sockets.to_string(),
                 if address.others > 0 { address.others.to_string() } else { String::new() },

@@ -8,7 +8,7 @@ use crate::carrier::{Arrivals, Carrier};
 use crate::config::Config;
 use crate::control::protocol as status;
 use crate::core::event::Time;
-use crate::core::event::{AckKind, Event, Generation, Report, WorkerId};
+use crate::core::event::{AckKind, Event, Failure, Generation, Report, WorkerId};
 use crate::core::policy::FIRST_LOOK;
 use crate::core::{Phase, ShownStage};
 use crate::error::Error;
@@ -22,9 +22,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A worker that closes one of several sockets of an address tells nobody: this often it
-/// is looked whether it has.
-const LOOK_CLOSED: Duration = Duration::from_secs(1);
+/// A worker that closes a socket tells nobody: this often it is looked whether it has, where it has several
+/// of an address (a process of it may have died), and where it has one.
+const LOOK_SEVERAL: Duration = Duration::from_secs(1);
+const LOOK_CLOSED: Duration = Duration::from_secs(5);
 
 /// What is adopted, and when it was last looked at.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl Run {
     /// Hears the calls of every worker, after we were replaced.
     pub(super) fn hear_all_calls(&mut self) {
         let Some(adopted) = &self.adopted else { return };
-        for (id, calls) in adopted.adopt.heard() {
+        for (id, calls) in adopted.adopt.callers() {
             if let Err(error) = self.threads.hear_calls(id, calls) {
                 warn!("cannot hear what a worker binds: {}", crate::error::reason(&error));
             }
@@ -91,7 +92,9 @@ impl Run {
     pub(super) fn hear_calls(&mut self, id: WorkerId, calls: Option<OwnedFd>) {
         let (Some(adopted), Some(calls)) = (&mut self.adopted, calls) else { return };
         let calls = Arc::new(calls);
-        adopted.adopt.open(id, Arc::clone(&calls));
+        let Some(root) = self.books.process(id).map(|process| process.pid) else { return };
+        let start = self.config.policy.ack_timeout.map(|timeout| self.clock.now() + timeout);
+        adopted.adopt.open(id, root, Arc::clone(&calls), start);
         if let Err(error) = self.threads.hear_calls(id, calls) {
             warn!("cannot hear what a worker binds: {}", crate::error::reason(&error));
         }
@@ -99,13 +102,9 @@ impl Run {
 
     /// A process of the worker waits for an answer.
     pub(super) fn call(&mut self, id: WorkerId, call: &Call) {
-        let root = self.books.process(id).map(|process| process.pid);
-        let Some(adopted) = &mut self.adopted else { return };
-        if adopted.adopt.call(id, call) {
+        let now = self.clock.now();
+        if self.adopted.as_mut().is_some_and(|adopted| adopted.adopt.call(id, call, now)) {
             self.listens(id);
-        } else if let Some(root) = root.filter(|_| adopted.adopt.has_several()) {
-            // Perhaps in the place of a process of the worker's that has ended.
-            adopted.adopt.forget_closed(id, root);
         }
     }
 
@@ -124,7 +123,8 @@ impl Run {
 
     /// Looks at what cannot be seen when it happens.
     pub(super) fn probe_bound(&mut self, id: WorkerId) {
-        if self.adopted.as_mut().is_some_and(|adopted| adopted.adopt.look_bound(id)) {
+        let now = self.clock.now();
+        if self.adopted.as_mut().is_some_and(|adopted| adopted.adopt.look_bound(id, now)) {
             self.listens(id);
         }
     }
@@ -153,12 +153,8 @@ impl Run {
 
     pub(super) fn look_drained(&mut self, id: WorkerId) {
         let now = self.clock.now();
-        let process = self.books.process(id).map(|process| process.pid);
         let others = self.others(id);
-        let left = match (&mut self.adopted, process) {
-            (Some(adopted), Some(root)) => adopted.adopt.look_drained(id, root, &others, now),
-            _ => None,
-        };
+        let left = self.adopted.as_mut().and_then(|adopted| adopted.adopt.look_drained(id, &others, now));
         let (drained, pause) = match left {
             None => (true, FIRST_LOOK),
             Some((left, pause)) => {
@@ -186,9 +182,8 @@ impl Run {
         let adopt = &mut adopted.adopt;
         match *report {
             Report::Ready(id, ..) => {
-                let root = self.books.process(id).map(|process| process.pid);
                 let own = self.books.get(id).is_some_and(|entry| entry.generation == serving);
-                adopt.ready(id, root, lone || own);
+                adopt.ready(id, lone || own);
             }
             Report::NoAck(id, _) => {
                 let lacks = adopt.lacks(id);
@@ -201,9 +196,16 @@ impl Run {
                     && let Some(adopted) = &mut self.adopted
                 {
                     adopted.adopt.serves(worker);
+                    adopted.adopt.clear_up();
                 }
             }
             Report::Gone { worker, .. } => adopt.ended(worker),
+            Report::UpgradeFailed { why: Failure::Exited { worker, ready: false, .. }, .. } => {
+                let told = adopt.told(worker).map(str::to_owned);
+                if let Some(entry) = self.books.get_mut(worker) {
+                    entry.lacks = told;
+                }
+            }
             Report::Stopping => adopt.stop(),
             _ => {}
         }
@@ -215,6 +217,7 @@ impl Run {
         let generation = |id| self.books.get(id).map(|entry| entry.generation.0);
         let addresses = adopt.addresses().into_iter().map(|shown| status::Address {
             address: shown.address,
+            shared: shown.shared,
             generation: shown.serving.and_then(generation),
             sockets: shown.sockets as u32,
             others: shown.others as u32,
@@ -225,23 +228,19 @@ impl Run {
 
     /// How long until it is looked again for sockets that a worker has closed.
     pub(super) fn look_closed_in(&self) -> Option<Duration> {
-        let adopted = self.adopted.as_ref().filter(|adopted| adopted.adopt.has_several())?;
-        Some((adopted.looked + LOOK_CLOSED).saturating_sub(self.clock.now()))
+        let adopted = self.adopted.as_ref().filter(|adopted| adopted.adopt.has_any())?;
+        let pause = if adopted.adopt.has_several() { LOOK_SEVERAL } else { LOOK_CLOSED };
+        Some((adopted.looked + pause).saturating_sub(self.clock.now()))
     }
 
     pub(super) fn look_closed(&mut self) {
         if self.look_closed_in() != Some(Duration::ZERO) {
             return;
         }
-        let ready = self.core.workers().filter(|shown| shown.stage == ShownStage::Ready);
-        let ready: Vec<WorkerId> = ready.map(|shown| shown.worker).collect();
         let now = self.clock.now();
-        let Some(adopted) = &mut self.adopted else { return };
-        adopted.looked = now;
-        for id in ready {
-            if let Some(process) = self.books.process(id) {
-                adopted.adopt.forget_closed(id, process.pid);
-            }
+        if let Some(adopted) = &mut self.adopted {
+            adopted.looked = now;
+            adopted.adopt.forget_closed();
         }
     }
 }

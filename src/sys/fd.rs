@@ -134,6 +134,26 @@ fn set_tcp(socket: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
     }
 }
 
+/// Whether two sockets are of one network namespace (SO_NETNS_COOKIE, Linux 5.14). Before that
+/// kernel they are taken to be.
+pub fn same_network(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let (one, other) = (network(one), network(other));
+    one.is_none() || other.is_none() || one == other
+}
+
+fn network(socket: BorrowedFd<'_>) -> Option<u64> {
+    /// asm-generic/socket.h.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut value = 0_u64;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes to a live u64.
+    let result = unsafe {
+        let value = (&raw mut value).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, value, &mut size)
+    };
+    (result == 0).then_some(value)
+}
+
 /// Connections that wait to be accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Queue {

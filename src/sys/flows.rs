@@ -143,6 +143,19 @@ pub fn listening(family: i32, port: u16) -> nix::Result<Vec<Listening>> {
     Ok(found)
 }
 
+/// The inodes of the sockets that any process below us holds: workers, and what they have left to us
+/// as orphans.
+///
+/// # Errors
+/// As [`held`].
+pub fn held_below_us() -> io::Result<HashSet<u64>> {
+    let mut all = HashSet::new();
+    for child in tree::children(Pid::this()) {
+        all.extend(held(child, &BTreeSet::new())?);
+    }
+    Ok(all)
+}
+
 /// The inodes of the sockets that `root` and what is below it hold, but for `others` and what is
 /// below those. A process that has gone holds none.
 ///

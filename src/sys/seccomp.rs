@@ -243,6 +243,19 @@ pub fn borrow(thread: Pid, number: RawFd) -> nix::Result<OwnedFd> {
 }
 
 /// pidfd_open(2).
+/// A copy of the socket of this inode that the process holds, under whatever number.
+pub fn borrow_by_inode(process: Pid, inode: u64) -> Option<OwnedFd> {
+    let link = format!("socket:[{inode}]");
+    let entries = fs::read_dir(format!("/proc/{process}/fd")).ok()?.flatten();
+    let mut named = entries
+        .filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == link.as_str()));
+    let number = named.find_map(|entry| entry.file_name().to_str()?.parse().ok())?;
+    let socket = borrow(process, number).ok()?;
+    // It may have been closed, and the number given to another, since we have looked.
+    let same = super::fd::identity(socket.as_raw_fd()).is_ok_and(|(_, found)| found == inode);
+    same.then_some(socket)
+}
+
 pub(super) fn pidfd(task: Pid, flags: c_uint) -> nix::Result<OwnedFd> {
     // SAFETY: plain system call, whose result is checked and nobody else's.
     unsafe {

@@ -1,0 +1,50 @@
+//! Sockets that a worker has closed while it lives, which nobody tells us: we hold copies, so
+//! connections would go on queueing in them.
+
+use super::{Adopt, Group, report};
+use crate::core::event::WorkerId;
+use crate::sys::flows;
+use log::info;
+
+impl Adopt {
+    /// Whether a worker that serves has several sockets at one address, of which it may close one
+    /// without our being told.
+    pub fn has_several(&self) -> bool {
+        let several = |group: &Group| group.serving().is_some_and(|id| group.sockets(id).count() > 1);
+        self.groups.values().any(several)
+    }
+
+    /// Whether there is anything that could be closed.
+    pub fn has_any(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    /// Sockets that their workers have closed leave their groups: new connections would wait in them
+    /// for ever. Only two looks in a row that find nobody who holds one count: it may be on its way from
+    /// one process to another.
+    pub fn forget_closed(&mut self) {
+        let before = std::mem::take(&mut self.suspects);
+        let Ok(held) = flows::held_below_us() else { return };
+        let lives = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| !worker.gone);
+        let mut closed = Vec::new();
+        for (key, group) in &self.groups {
+            for (id, inode) in group.owned().filter(|(id, inode)| lives(id) && !held.contains(inode)) {
+                self.suspects.insert(inode);
+                if before.contains(&inode) {
+                    closed.push((key.clone(), id, inode));
+                }
+            }
+        }
+        for (key, id, inode) in closed {
+            let stranger = self.stranger(&key).is_some();
+            let Some(group) = self.groups.get_mut(&key).filter(|_| !stranger) else { continue };
+            report(group.abandon(|one| one == inode), "close the socket of a worker");
+            if group.sockets(id).all(|(left, _)| left == inode) {
+                info!("the worker has closed {key}");
+                report(group.remove(id), "close the socket of a worker");
+                self.unheard(id, &key);
+            }
+        }
+        self.tidy();
+    }
+}
