@@ -1,4 +1,5 @@
-//! The zero-drop proof: upgrades under load, counted by clients that never retry
+//! The zero-drop proof: upgrades under load, with sockets that are handed over and with
+//! those of a server under `--adopt`, counted by clients that never retry
 //! and by the kernel, beside two controls that must lose requests.
 //!
 //! Contract: exit status 0 means that every request was answered whole, that no
@@ -8,7 +9,7 @@
 //! other outcome, also a run that could prove nothing, is status 1.
 //!
 //! `TORTURE_UPGRADES` is the number of upgrades with sockets that are handed over
-//! (50), `TORTURE_ADOPTED` with `--adopt` (30), `TORTURE_SEED` decides which
+//! (50), `TORTURE_ADOPTED` with `--adopt` (20), `TORTURE_SEED` decides which
 //! replacements are bad (1). Where the machine forbids network namespaces the
 //! clients are the only witness, since the machine's own traffic moves its
 //! counters; the run says so, and under `GRACEFUL_RUN_REQUIRE_SERVERS=1`, as CI
@@ -135,7 +136,7 @@ fn run(isolated: bool, checks: &mut Checks) -> Result<(), String> {
     let upgrades = number("TORTURE_UPGRADES", 50)?;
     let seed = number("TORTURE_SEED", 1)?;
     let directory = tempfile::tempdir().map_err(|error| format!("cannot make a directory: {error}"))?;
-    let adopted = number("TORTURE_ADOPTED", 30)?;
+    let adopted = number("TORTURE_ADOPTED", 20)?;
     for (way, upgrades) in [(Way::Handed, upgrades), (Way::Adopted, adopted)] {
         println!("torture: {}, {upgrades} upgrades, seed {seed}", way.name());
         let place = directory.path().join(way.name());

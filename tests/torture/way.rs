@@ -39,17 +39,18 @@ impl Way {
         unix: &Path,
     ) -> &'a mut Command {
         let addresses = [format!("0.0.0.0:{port}"), format!("[::1]:{port}")];
-        command.args(["--ack-timeout", "4s"]);
         match self {
             Way::Handed => command
                 .args(addresses.iter().flat_map(|address| ["-b", address]))
                 .args(["-b", &format!("unix:{}", unix.display())])
-                .args(["--ack", "notify", "--soak", "500ms", "--"])
+                .args(["--ack", "notify", "--ack-timeout", "4s", "--soak", "500ms", "--"])
                 .arg(myself)
                 .arg("serve"),
-            // Connections whose request is sent late are waited for like any other.
+            // Connections whose request is sent late are waited for like any other. Where little
+            // is left of the processors, a look at them all may take seconds.
             Way::Adopted => command
-                .args(["--adopt", "--ack", "listen", "--idle", "1h", "--drain-timeout", "2m", "--"])
+                .args(["--adopt", "--ack", "listen", "--ack-timeout", "8s"])
+                .args(["--idle", "1h", "--drain-timeout", "2m", "--"])
                 .arg(myself)
                 .arg(CARELESS)
                 .args(addresses),
