@@ -208,6 +208,9 @@ pub struct Cli {
     pub drain_timeout: String,
 
     /// A connection on which the server spoke last, and nothing has moved for this long, counts as drained
+    ///
+    /// So does one on which the client never spoke. Make it longer than the pauses within an answer (event
+    /// streams, websockets): they look the same.
     #[arg(long, value_name = "DUR", default_value = "1s", requires = "adopt", help_heading = "Adopt")]
     pub idle: String,
 

@@ -87,6 +87,12 @@ impl Supervisor {
             matches!(worker.stage, Stage::Draining { .. } | Stage::Killed) && !worker.succeeded
         };
         let serves = self.workers.values().any(|worker| worker.ready_since().is_some());
+        // One that listens by itself may answer before it is ready: it comes back after a crash, and is not to
+        // be sent away before its successor listens.
+        let returns = |worker: &Worker| worker.fills() && matches!(worker.stage, Stage::Starting { .. });
+        if self.policy.adopt.is_some() && self.workers.values().any(returns) {
+            return true;
+        }
         self.policy.follow && self.workers.values().any(|worker| starts(worker) || serves && leaves(worker))
     }
 

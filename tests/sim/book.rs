@@ -352,6 +352,12 @@ impl Book {
         let starts = |life: &Life| life.filled() && (life.stage == ShownStage::Starting || life.succeeded);
         let serves = self.lives.values().any(|life| life.runs() && life.stage == ShownStage::Ready);
         let leaves = |life: &Life| life.runs() && !life.filled() && !life.succeeded;
+        let returns = |life: &Life| {
+            life.filled() && life.stage == ShownStage::Starting && life.started.is_some() && life.runs()
+        };
+        if self.policy.adopt.is_some() && self.lives.values().any(returns) {
+            return true;
+        }
         self.policy.follow && self.lives.values().any(|life| starts(life) || serves && leaves(life))
     }
 
