@@ -182,7 +182,7 @@ impl Storm {
 fn ask(address: SocketAddr) -> io::Result<u32> {
     let mut stream = TcpStream::connect(address)?;
     // What has been led astray to a queue that nobody looks at is lost too.
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut answer = [0; 4];
     stream.read_exact(&mut answer)?;
     stream.read_to_end(&mut Vec::new())?;

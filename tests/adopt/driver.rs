@@ -21,7 +21,7 @@ pub const CLIENTS: usize = 6;
 pub const PROGRESS: u32 = 20;
 
 /// Nothing here takes this long on a sound machine.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// Upgrades of each server: `ADOPT_UPGRADES`, or 20.
 pub fn upgrades() -> u64 {
