@@ -87,7 +87,7 @@ pub fn keeps_its_word(convention: &Convention<'_>) {
     let bind = address.to_string();
     // One that dies right after its ack may do so a little later on a busy machine.
     let soak = if dies { "1s" } else { "50ms" };
-    let args = ["-b", &bind, "--export", convention.export, "--soak", soak, "--ack-timeout", "5s"];
+    let args = ["-b", &bind, "--export", convention.export, "--soak", soak, "--ack-timeout", "10s"];
     // What is not its dialect's own has to be asked for: the default kind would also take a
     // start of two seconds, on a busy machine, for a sign.
     let ack: &[&str] = if convention.brings_its_ack { &[] } else { &["--ack", convention.ack] };
