@@ -85,7 +85,9 @@ pub fn keeps_its_word(convention: &Convention<'_>) {
     }
     let Some(command) = convention.command(&address.to_string(), &wrong) else { return };
     let bind = address.to_string();
-    let args = ["-b", &bind, "--export", convention.export, "--soak", "50ms", "--ack-timeout", "5s"];
+    // One that dies right after its ack may do so a little later on a busy machine.
+    let soak = if dies { "1s" } else { "50ms" };
+    let args = ["-b", &bind, "--export", convention.export, "--soak", soak, "--ack-timeout", "10s"];
     // What is not its dialect's own has to be asked for: the default kind would also take a
     // start of two seconds, on a busy machine, for a sign.
     let ack: &[&str] = if convention.brings_its_ack { &[] } else { &["--ack", convention.ack] };

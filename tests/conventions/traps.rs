@@ -162,6 +162,8 @@ fn an_endless_server_finds_its_listeners_by_address() {
     for (address, spelled) in addresses.into_iter().zip([&one, &two]) {
         let which = get(address, "/which");
         assert!(which.contains(spelled.as_str()), "{spelled} is served as {which}");
+        // It may answer before it heeds signals, of which there is one.
+        scene.log.wait(&format!("g1 serves {spelled} "));
     }
     wrapper.stop();
 }

@@ -34,16 +34,11 @@ func endless(addresses []string) {
 	say("continues=%v order=%q", child, os.Getenv("ENDLESS_SOCKET_ORDER"))
 	var servers sync.WaitGroup
 	for i, address := range addresses {
-		listener, err := endlessListener(child, address, offsets[address])
-		if err != nil {
-			log.Print(err)
-			os.Exit(0)
-		}
 		servers.Add(1)
 		last := i == len(addresses)-1
 		go func(address string) {
 			defer servers.Done()
-			endlessServer(child, last, address, listener)
+			endlessServer(child, last, address, offsets[address])
 		}(address)
 	}
 	servers.Wait()
@@ -56,13 +51,19 @@ func endlessListener(child bool, address string, offset int) (net.Listener, erro
 	return net.Listen("tcp", address)
 }
 
-func endlessServer(child, last bool, address string, listener net.Listener) {
+func endlessServer(child, last bool, address string, offset int) {
 	// Unbuffered, so that of several signals at once only one arrives.
 	heard := make(chan os.Signal)
 	signal.Notify(heard, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR2, syscall.SIGHUP)
 	if last && *gate != "" {
 		say("waits at the gate")
 		pass(*gate)
+	}
+	// From now on it is seen to wait for connections: each server opens its own, when it starts.
+	listener, err := endlessListener(child, address, offset)
+	if err != nil {
+		log.Print(err)
+		os.Exit(0)
 	}
 	if child {
 		// Whom the parent is, is asked now; whether it can be told, never.
