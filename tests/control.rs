@@ -6,6 +6,7 @@
 mod common;
 
 use common::{SERVER, Scene, WATCHDOG, Wrapper, says, until};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -125,8 +126,15 @@ fn a_line_without_end_and_half_a_line_are_cut_off() {
     wrapper.stop();
 }
 
+/// For the clients, which are more than 1024 at times.
+fn raise_file_limit() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("our limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("what we may have");
+}
+
 #[test]
 fn a_thousand_idle_clients_hold_up_nothing() {
+    raise_file_limit();
     let scene = Scene::of(SERVER);
     let wrapper = scene.ready(&[]);
     let before = wrapper.fd_count();
@@ -229,6 +237,7 @@ fn who_has_asked_is_not_sent_away_and_who_was_has_asked_for_nothing() {
 
 #[test]
 fn one_that_watches_and_is_sent_away_says_so() {
+    raise_file_limit();
     let scene = Scene::of(SERVER);
     let wrapper = scene.ready(&[]);
     let mut watching = scene.ctl_started(&["status", "--watch"]);

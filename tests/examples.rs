@@ -231,8 +231,8 @@ impl Machine<'_> {
     /// once the gate is open.
     fn start_with(&self, more: &[&str]) -> Wrapper {
         self.scene.gate("gate");
-        let worker = example("worker").display().to_string();
-        let wait = format!("head -c 1 <{} >/dev/null", self.scene.arg("gate"));
+        let worker = format!("'{}'", example("worker").display());
+        let wait = format!("head -c 1 <'{}' >/dev/null", self.scene.arg("gate"));
         let mixed = format!("[ $GRACEFUL_RUN_SLOT = 0 ] || exit 3; exec {worker}");
         let exec = format!("exec {worker}");
         let servers = [

@@ -10,6 +10,7 @@ pub mod says;
 
 pub use nix::sys::signal::Signal;
 
+use graceful_run::sys::inherited::ignored;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::kill;
@@ -257,19 +258,20 @@ fn fifo(path: &Path) -> fs::File {
         .expect("open a fifo")
 }
 
-/// Lets what we start receive HUP, even where we run under nohup(1): an ignored signal stays ignored
-/// across execve(2), a handled one goes back to its default.
-fn heed_hangup() {
+/// Lets what we start receive what we ignore, under nohup(1) or in the background of a script: an
+/// ignored signal stays ignored across execve(2), a handled one goes back to its default.
+fn heed_all() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let unread = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(signal_hook::consts::SIGHUP, unread).expect("HUP can be handled");
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT].into_iter().filter(|it| ignored(*it)) {
+            signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false))).expect("a handler");
+        }
     });
 }
 
 impl Scene {
     pub fn new() -> Self {
-        heed_hangup();
+        heed_all();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let mark = format!("{}-{count}", std::process::id());
