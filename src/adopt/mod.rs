@@ -158,13 +158,15 @@ impl Adopt {
         let missing = list(&mut self.wanted.difference(&worker.listens));
         let listens = list(&mut worker.listens.iter());
         let others = list(&mut worker.others.iter());
-        let nothing = if others.is_empty() {
+        let nothing = if let Some(told) = worker.told.last() {
+            told.clone()
+        } else if others.is_empty() {
             "it was never seen to listen".to_owned()
         } else {
             format!("it listens on {others} alone, which --port leaves out")
         };
         Some(match (worker.listens.is_empty(), missing.is_empty()) {
-            (true, true) if others.is_empty() => {
+            (true, true) if others.is_empty() && worker.told.is_empty() => {
                 format!(
                     "{nothing}: on no port but 0, through io_uring or as a 32-bit program? Give it the sockets with -b"
                 )

@@ -85,7 +85,7 @@ fn one_that_listens_elsewhere_is_refused() {
     let verdict = running.wrapper.await_verdict(LIMIT).unwrap_or_else(|why| panic!("{why}"));
     let Verdict::Refused(why) = verdict else { panic!("{verdict:?}") };
     assert!(
-        why.contains("it does not listen on 127.") && why.contains(&format!(" but on {elsewhere}")),
+        why.contains("it is to listen on 127.") && why.contains(&format!(", and listens on {elsewhere}")),
         "{why}"
     );
     running.await_gone(2);
