@@ -97,9 +97,10 @@ fn milliseconds(words: &str, line: &str) -> u32 {
     number.and_then(|(number, _)| number.parse().ok()).unwrap_or_else(|| panic!("no number: {line}"))
 }
 
+/// What is its own: the text of the program comes and goes as it works or rests.
 fn resident(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("its memory");
     line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
 }
 
