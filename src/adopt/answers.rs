@@ -92,20 +92,24 @@ impl Adopt {
 
     /// Nobody serves here but a worker that has died: connections go to this one at once, ready or not.
     fn follow_the_dead(&mut self, id: WorkerId, key: &Key) {
-        let Some(group) = self.groups.get_mut(key) else { return };
-        let dead = |id: &WorkerId| self.workers.get(id).is_none_or(|worker| worker.gone);
-        if let Some(from) = group.serving().filter(dead) {
+        let Some(from) = self.dead_at(key) else { return };
+        if let Some(group) = self.groups.get_mut(key) {
             report(group.steer(id).map(drop), "steer connections to a worker");
-            self.take_out(key, from);
         }
+        self.take_out(key, from);
+    }
+
+    /// The worker that serves at this address, if it has died.
+    fn dead_at(&self, key: &Key) -> Option<WorkerId> {
+        let dead = |id: &WorkerId| self.workers.get(id).is_none_or(|worker| worker.gone);
+        self.groups.get(key)?.serving().filter(dead)
     }
 
     /// A socket of this address that a worker which has died has left, or that this one has closed itself:
     /// what waits in it is for whoever binds the address next.
     fn without_owner(&self, id: WorkerId, key: &Key) -> Option<u64> {
         let group = self.groups.get(key)?;
-        let dead = |id: &WorkerId| self.workers.get(id).is_none_or(|worker| worker.gone);
-        if let Some(from) = group.serving().filter(dead)
+        if let Some(from) = self.dead_at(key)
             && let Some((inode, _)) = group.inherit(from)
         {
             return Some(inode);

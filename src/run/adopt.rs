@@ -82,9 +82,13 @@ impl Run {
     pub(super) fn hear_all_calls(&mut self) {
         let Some(adopted) = &self.adopted else { return };
         for (id, calls) in adopted.adopt.callers() {
-            if let Err(error) = self.threads.hear_calls(id, calls) {
-                warn!("cannot hear what a worker binds: {}", crate::error::reason(&error));
-            }
+            self.listen_for(id, calls);
+        }
+    }
+
+    fn listen_for(&self, id: WorkerId, calls: Arc<OwnedFd>) {
+        if let Err(error) = self.threads.hear_calls(id, calls) {
+            warn!("cannot hear what a worker binds: {}", crate::error::reason(&error));
         }
     }
 
@@ -95,9 +99,7 @@ impl Run {
         let Some(root) = self.books.process(id).map(|process| process.pid) else { return };
         let start = self.config.policy.ack_timeout.map(|timeout| self.clock.now() + timeout);
         adopted.adopt.open(id, root, Arc::clone(&calls), start);
-        if let Err(error) = self.threads.hear_calls(id, calls) {
-            warn!("cannot hear what a worker binds: {}", crate::error::reason(&error));
-        }
+        self.listen_for(id, calls);
     }
 
     /// A process of the worker waits for an answer.
