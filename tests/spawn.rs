@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use graceful_run::sys::borrow;
 use graceful_run::sys::child::{Child, Launch, SpawnError, Step, spawn};
 use graceful_run::sys::identity::{Identity, identity};
 use graceful_run::sys::inherited;
@@ -681,7 +682,7 @@ for wanted in 0, 98:
         let listen = call(&calls);
         assert_eq!(listen.what, What::Listen(7));
         assert!(seccomp::still_waits(calls.as_fd(), listen.id));
-        let socket = seccomp::borrow(listen.thread, listen.number).expect("may be traced");
+        let socket = borrow::borrow(listen.thread, listen.number).expect("may be traced");
         assert!(nix::sys::socket::getsockname::<nix::sys::socket::SockaddrIn>(socket.as_raw_fd()).is_ok());
         seccomp::answer(calls.as_fd(), listen.id, answer).expect("waits for it");
     }

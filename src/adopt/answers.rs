@@ -4,6 +4,7 @@ use super::key::{Key, Transport};
 use super::{Adopt, Adopted, report};
 use crate::core::event::{Time, WorkerId};
 use crate::error::reason;
+use crate::sys::borrow;
 use crate::sys::seccomp::{self, Answer, Call, What};
 use crate::sys::{fd, flows, steering};
 use nix::errno::Errno;
@@ -19,7 +20,7 @@ impl Adopt {
         self.now = now;
         let Some(calls) = self.workers.get(&id).map(|worker| Arc::clone(&worker.calls)) else { return false };
         let before = self.workers.get(&id).map_or(0, |worker| worker.listens.len());
-        let answer = match seccomp::borrow(call.thread, call.number) {
+        let answer = match borrow::borrow(call.thread, call.number) {
             Ok(socket) if !self.is_near(&socket) => {
                 self.tell(id, format!(
                     "pid {} binds in another network namespace: what it binds is not adopted (run graceful-run in there)",

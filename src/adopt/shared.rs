@@ -5,6 +5,7 @@ use super::Adopt;
 use super::answers::replace;
 use super::key::{Key, Transport};
 use crate::core::event::{Time, WorkerId};
+use crate::sys::borrow;
 use crate::sys::seccomp::{self, Answer, Call};
 use crate::sys::{fd, flows, steering};
 use nix::fcntl::{F_GETFL, OFlag, fcntl};
@@ -99,8 +100,8 @@ impl Shared {
         let mut lost = Vec::new();
         for new in own {
             let process = Pid::from_raw(new.process);
-            let found = seccomp::borrow_by_inode(process, new.inode);
-            match found.or_else(|| seccomp::borrow_by_inode(root, new.inode)) {
+            let found = borrow::by_inode(process, new.inode);
+            match found.or_else(|| borrow::by_inode(root, new.inode)) {
                 Some(fd) if Key::of_bound(fd.as_fd()).as_ref() == Some(&new.key) => {
                     self.hold(new.key, fd, false);
                 }
@@ -193,7 +194,7 @@ impl Adopt {
     pub fn look_bound(&mut self, id: WorkerId, now: Time) -> bool {
         self.now = now;
         let bound = |new: &&New| {
-            let socket = seccomp::borrow_by_inode(Pid::from_raw(new.process), new.inode);
+            let socket = borrow::by_inode(Pid::from_raw(new.process), new.inode);
             new.worker == id
                 && socket.and_then(|socket| Key::of_bound(socket.as_fd())).as_ref() == Some(&new.key)
         };

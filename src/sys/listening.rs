@@ -3,11 +3,14 @@
 //! As in [`tree`](super::tree), everything here is evidence about a moment that
 //! has passed, and without `/proc` or the right to look there is none.
 
-use super::connections;
+use super::{borrow, connections, fd};
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, RawFd};
 
 /// The stream sockets that one of `pids` holds and that listen. They are taken
 /// to share the network namespace of the first that is there.
@@ -22,8 +25,16 @@ pub fn held(pids: &[Pid]) -> BTreeSet<u64> {
 
 /// Every socket that `pid` has a descriptor of.
 pub fn sockets(pid: Pid) -> BTreeSet<u64> {
+    descriptors(pid).map(|(_, inode)| inode).collect()
+}
+
+/// The descriptors of `pid` that are sockets, with the inodes of these.
+pub fn descriptors(pid: Pid) -> impl Iterator<Item = (RawFd, u64)> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    entries.filter_map(|entry| inode_of(&fs::read_link(entry.path()).ok()?.to_string_lossy())).collect()
+    entries.filter_map(|entry| {
+        let inode = inode_of(&fs::read_link(entry.path()).ok()?.to_string_lossy())?;
+        Some((entry.file_name().to_str()?.parse().ok()?, inode))
+    })
 }
 
 /// The inode in `socket:[123]`, which is what a link of `/proc/PID/fd` leads to.
@@ -58,19 +69,39 @@ pub fn have_accepted(pids: &[Pid], others: &[Pid], listeners: &BTreeSet<u64>) ->
 /// Whether `pids`, and none of `others`, hold a connection that came in through
 /// `port`.
 pub fn has_accepted(pids: &[Pid], others: &[Pid], port: u16) -> bool {
-    /// A connection may end between the two looks.
+    /// A connection may end before it is seen.
     const LOOKS: u32 = 3;
+    let held = |of: &[Pid]| -> BTreeSet<u64> { of.iter().flat_map(|&pid| sockets(pid)).collect() };
     (0..LOOKS).any(|_| {
-        let connections = connections::at_port(port);
-        if connections.is_empty() {
-            return false;
-        }
-        let held = |pids: &[Pid]| -> BTreeSet<u64> {
-            pids.iter().flat_map(|&pid| sockets(pid)).filter(|inode| connections.contains(inode)).collect()
+        let connections = match seen_through(pids, port) {
+            Ok(connections) => connections,
+            // Without the right to borrow: by the kernel's list, which takes longer than many a connection.
+            Err(_) => connections::at_port(port).intersection(&held(pids)).copied().collect(),
         };
-        let own = held(pids);
-        !own.is_empty() && !own.is_subset(&held(others))
+        !connections.is_empty() && !connections.is_subset(&held(others))
     })
+}
+
+/// The inodes of the connections through `port` that `pids` hold, which their own sockets tell.
+///
+/// # Errors
+/// As of [`borrow`](borrow::borrow), but for those that have gone.
+fn seen_through(pids: &[Pid], port: u16) -> nix::Result<BTreeSet<u64>> {
+    let mut seen = BTreeSet::new();
+    for &pid in pids {
+        for (number, _) in descriptors(pid) {
+            let socket = match borrow::borrow(pid, number) {
+                Ok(socket) => TcpStream::from(socket),
+                Err(Errno::ESRCH | Errno::EBADF) => continue,
+                Err(errno) => return Err(errno),
+            };
+            let ours = socket.local_addr().is_ok_and(|local| local.port() == port);
+            if ours && socket.peer_addr().is_ok() {
+                seen.extend(fd::identity(socket.as_raw_fd()).map(|(_, inode)| inode));
+            }
+        }
+    }
+    Ok(seen)
 }
 
 /// The TCP ports that `pid` itself listens on.
@@ -130,8 +161,7 @@ fn unix_inode(line: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsRawFd;
+    use std::net::TcpListener;
     use std::os::unix::net::UnixListener;
 
     fn inode(socket: &impl AsRawFd) -> u64 {

@@ -2,6 +2,7 @@
 //! nothing about workers, generations or upgrades.
 #![allow(unsafe_code)]
 
+pub mod borrow;
 mod change;
 pub mod child;
 pub mod connections;

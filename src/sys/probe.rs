@@ -5,6 +5,7 @@
 //! we do; nothing waits for longer than [`PATIENCE`]. To be called while there is one
 //! thread.
 
+use super::borrow;
 use super::child;
 use super::process::{self, Exit};
 use super::seccomp::{self, Answer, Filter, What};
@@ -157,8 +158,8 @@ pub fn look_into_a_child() -> nix::Result<Looks> {
     })?;
     let read = seccomp::address(child.0, MARK.as_ptr() as u64, MARK.len());
     Ok(Looks {
-        pidfd: seccomp::pidfd(child.0, 0).map(drop),
-        descriptor: seccomp::borrow(child.0, inherited.as_raw_fd()).map(drop),
+        pidfd: borrow::pidfd(child.0, 0).map(drop),
+        descriptor: borrow::borrow(child.0, inherited.as_raw_fd()).map(drop),
         memory: read.and_then(|read| if read == MARK { Ok(()) } else { Err(Errno::EIO) }),
     })
 }

@@ -7,14 +7,14 @@
 //! all that we do is to help the caller with its own socket. Code of another
 //! architecture than ours (32 bits, x32) is let through unseen.
 
-use libc::{c_int, c_uint, c_ulong, pid_t};
+use libc::{c_uint, c_ulong, pid_t};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 /// linux/audit.h: what `seccomp_data.arch` is for programs of our own kind.
 #[cfg(target_arch = "x86_64")]
@@ -218,49 +218,6 @@ fn control<T>(listener: BorrowedFd<'_>, request: libc::Ioctl, value: &mut T) -> 
             -1 => return Err(Errno::last()),
             _ => return Ok(()),
         }
-    }
-}
-
-/// A copy of the descriptor `number` of the task `thread`: pidfd_getfd(2), Linux 5.6.
-///
-/// # Errors
-/// EPERM without the right to trace it: another user's without CAP_SYS_PTRACE, one
-/// that is not dumpable, or a container's profile that forbids the call. ESRCH and
-/// EBADF if it has gone.
-pub fn borrow(thread: Pid, number: RawFd) -> nix::Result<OwnedFd> {
-    let task = match pidfd(thread, libc::PIDFD_THREAD) {
-        // Before Linux 6.9 there are pidfds of whole processes only, which share
-        // their descriptors.
-        Err(Errno::EINVAL) => pidfd(process_of(thread).ok_or(Errno::ESRCH)?, 0)?,
-        task => task?,
-    };
-    let none: c_uint = 0;
-    // SAFETY: plain system call, whose result is checked and nobody else's.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_pidfd_getfd, task.as_raw_fd(), number, none) as c_int;
-        if fd == -1 { Err(Errno::last()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
-    }
-}
-
-/// pidfd_open(2).
-/// A copy of the socket of this inode that the process holds, under whatever number.
-pub fn borrow_by_inode(process: Pid, inode: u64) -> Option<OwnedFd> {
-    let link = format!("socket:[{inode}]");
-    let entries = fs::read_dir(format!("/proc/{process}/fd")).ok()?.flatten();
-    let mut named = entries
-        .filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == link.as_str()));
-    let number = named.find_map(|entry| entry.file_name().to_str()?.parse().ok())?;
-    let socket = borrow(process, number).ok()?;
-    // It may have been closed, and the number given to another, since we have looked.
-    let same = super::fd::identity(socket.as_raw_fd()).is_ok_and(|(_, found)| found == inode);
-    same.then_some(socket)
-}
-
-pub(super) fn pidfd(task: Pid, flags: c_uint) -> nix::Result<OwnedFd> {
-    // SAFETY: plain system call, whose result is checked and nobody else's.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_pidfd_open, task.as_raw(), flags) as c_int;
-        if fd == -1 { Err(Errno::last()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
     }
 }
 

@@ -1,0 +1,49 @@
+//! Copies of descriptors that other processes hold: pidfd_getfd(2).
+//!
+//! What the owner closes while we hold a copy is closed with ours: a copy that is only
+//! looked at is let go at once.
+
+use super::{fd, listening, seccomp};
+use libc::{c_int, c_uint};
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// A copy of the descriptor `number` of the task `thread`: pidfd_getfd(2), Linux 5.6.
+///
+/// # Errors
+/// EPERM without the right to trace it: another user's without CAP_SYS_PTRACE, one
+/// that is not dumpable, or a container's profile that forbids the call. ESRCH and
+/// EBADF if it has gone.
+pub fn borrow(thread: Pid, number: RawFd) -> nix::Result<OwnedFd> {
+    let task = match pidfd(thread, libc::PIDFD_THREAD) {
+        // Before Linux 6.9 there are pidfds of whole processes only, which share
+        // their descriptors.
+        Err(Errno::EINVAL) => pidfd(seccomp::process_of(thread).ok_or(Errno::ESRCH)?, 0)?,
+        task => task?,
+    };
+    let none: c_uint = 0;
+    // SAFETY: plain system call, whose result is checked and nobody else's.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_getfd, task.as_raw_fd(), number, none) as c_int;
+        if fd == -1 { Err(Errno::last()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// A copy of the socket of this inode that the process holds, under whatever number.
+pub fn by_inode(process: Pid, inode: u64) -> Option<OwnedFd> {
+    let (number, _) = listening::descriptors(process).find(|&(_, found)| found == inode)?;
+    let socket = borrow(process, number).ok()?;
+    // It may have been closed, and the number given to another, since we have looked.
+    let same = fd::identity(socket.as_raw_fd()).is_ok_and(|(_, found)| found == inode);
+    same.then_some(socket)
+}
+
+/// pidfd_open(2).
+pub(super) fn pidfd(task: Pid, flags: c_uint) -> nix::Result<OwnedFd> {
+    // SAFETY: plain system call, whose result is checked and nobody else's.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, task.as_raw(), flags) as c_int;
+        if fd == -1 { Err(Errno::last()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
