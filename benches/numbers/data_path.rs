@@ -20,6 +20,24 @@ const CLIENTS: usize = 2;
 const REQUESTS: usize = 50;
 
 pub fn rows() -> Result<Vec<Row>> {
+    Ok(vec![row("requests a second", |start| {
+        let options = ["-b", "127.0.0.1:0", "--ack", "accepting"];
+        let mut wrapper = Process::spawn(wrapped(&options, SERVER)?.stderr(Stdio::piped()))?;
+        let lines = wrapper.lines()?;
+        let line = lines.wait_for("listening on")?;
+        let ours = line.split(' ').find(|word| word.starts_with("127.")).ok_or("no address")?.to_owned();
+        lines.wait_for("serving")?;
+
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let theirs = listener.local_addr()?.to_string();
+        let stdin = std::os::fd::OwnedFd::from(listener);
+        let _server = Process::spawn(bare(HANDED)?.stdin(stdin).stderr(Stdio::null()))?;
+        pairs(start, &ours, &theirs)
+    })?])
+}
+
+/// What the rates of some starts of both servers, wrapped and bare, come to.
+pub fn row(what: &str, pairs: impl Fn(usize) -> Result<Vec<(f64, f64)>>) -> Result<Row> {
     let [mut wrapped, mut bare, mut ratio] = [const { Sample::new() }; 3];
     for start in 0..STARTS {
         for (with, without) in pairs(start)? {
@@ -29,39 +47,25 @@ pub fn rows() -> Result<Vec<Row>> {
         }
     }
     let (low, high) = ratio.interval();
-    Ok(vec![
-        Row::new("requests a second", wrapped.show(0, ""), "1.00 in the median's 95 % interval")
-            .other(format!("{}; interval: {low:.2}–{high:.2}", bare.show(0, "")))
-            .ratio(&ratio)
-            .met((low..=high).contains(&1.0)),
-    ])
+    Ok(Row::new(what, wrapped.show(0, ""), "1.00 in the median's 95 % interval")
+        .other(format!("{}; interval: {low:.2}–{high:.2}", bare.show(0, "")))
+        .ratio(&ratio)
+        .met((low..=high).contains(&1.0)))
 }
 
-/// The rates of one start of both servers, wrapped and bare.
-fn pairs(start: usize) -> Result<Vec<(f64, f64)>> {
-    let options = ["-b", "127.0.0.1:0", "--ack", "accepting"];
-    let mut wrapper = Process::spawn(wrapped(&options, SERVER)?.stderr(Stdio::piped()))?;
-    let lines = wrapper.lines()?;
-    let line = lines.wait_for("listening on")?;
-    let ours = line.split(' ').find(|word| word.starts_with("127.")).ok_or("no address")?.to_owned();
-    lines.wait_for("serving")?;
-
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let theirs = listener.local_addr()?.to_string();
-    let stdin = std::os::fd::OwnedFd::from(listener);
-    let _server = Process::spawn(bare(HANDED)?.stdin(stdin).stderr(Stdio::null()))?;
-
-    for address in [&ours, &theirs] {
+/// The rates of the server that is wrapped, `ours`, and of the one that is not, in turns.
+pub fn pairs(start: usize, ours: &str, theirs: &str) -> Result<Vec<(f64, f64)>> {
+    for address in [ours, theirs] {
         rate(address)?;
     }
     let mut rates = Vec::new();
     for pair in start..start + PAIRS {
         // Who comes first may have it better, so they take turns at that.
         rates.push(match pair % 2 {
-            0 => (rate(&ours)?, rate(&theirs)?),
+            0 => (rate(ours)?, rate(theirs)?),
             _ => {
-                let without = rate(&theirs)?;
-                (rate(&ours)?, without)
+                let without = rate(theirs)?;
+                (rate(ours)?, without)
             }
         });
     }

@@ -7,6 +7,7 @@
 //!
 //! The programs that are started are this one again, in another role.
 
+mod adopt;
 mod control;
 mod data_path;
 mod drain;
@@ -42,6 +43,12 @@ const SERVER: &str = "server";
 const HOLDER: &str = "holder";
 /// Hands its stdin, a listener, to the example worker, as systemd would.
 const HANDED: &str = "handed";
+/// Binds the address that follows, says when it listened, and is the example worker.
+const BOUND: &str = "bound";
+/// Says what a system call costs in it.
+const CALLS: &str = "calls";
+/// Says what it costs to bind and listen.
+const LISTENS: &str = "listens";
 
 fn main() -> Result<()> {
     let role = std::env::args().nth(1);
@@ -49,6 +56,9 @@ fn main() -> Result<()> {
         Some(TINY) => tiny(),
         Some(SERVER) => Ok(worker::main()?),
         Some(HANDED) => handed(),
+        Some(BOUND) => adopt::bound(),
+        Some(CALLS) => adopt::calls(),
+        Some(LISTENS) => adopt::listens(),
         Some(HOLDER) => hold(),
         // `cargo test --benches` comes here too.
         _ if cfg!(debug_assertions) => Ok(writeln!(io::stderr(), "not optimised, not measured")?),
@@ -59,13 +69,14 @@ fn main() -> Result<()> {
 fn measure() -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", Row::HEAD)?;
-    let parts: [fn() -> Result<Vec<Row>>; 8] = [
+    let parts: [fn() -> Result<Vec<Row>>; 9] = [
         start::rows,
         upgrade::rows,
         rest::rows,
         data_path::rows,
         many::rows,
         control::rows,
+        adopt::rows,
         drain::rows,
         size,
     ];

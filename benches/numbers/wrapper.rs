@@ -39,6 +39,18 @@ impl Process {
         Ok(self.stdout.read_exact(&mut [0])?)
     }
 
+    /// The next line that it writes to stdout, as a number.
+    pub fn number(&mut self) -> Result<f64> {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while byte != [b'\n'] {
+            wait_to_read(&self.stdout)?;
+            self.stdout.read_exact(&mut byte)?;
+            line.extend(byte);
+        }
+        Ok(String::from_utf8(line)?.trim().parse()?)
+    }
+
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill(Pid::from_raw(self.child.id() as i32), signal)?)
     }
