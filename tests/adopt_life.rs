@@ -14,7 +14,8 @@ use std::net::{TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
 /// It listens on each address that it is given, and tells everybody its pid. `udp:` before one is
-/// UDP, `twice:` two sockets with SO_REUSEPORT, each in a process of its own. It waits for
+/// UDP, `twice:` two sockets with SO_REUSEPORT, each in a process of its own, `late:` one that
+/// accepts no connection before it has a request (TCP_DEFER_ACCEPT). It waits for
 /// the file `gate` before it binds, if there is a file `closed`, and holds requests while there
 /// is a file `hold`.
 const SERVER: &str = r"
@@ -33,11 +34,12 @@ def serve(listener):
             client.sendall(b'pid=%d\n' % os.getpid())
             client.close()
         threading.Thread(target=answer, daemon=True).start()
-def bound(kind, word, reuse=False):
+def bound(kind, word, reuse=False, late=False):
     host, port = word.rsplit(':', 1)
     one = socket.socket(socket.AF_INET, kind)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if reuse: one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if late: one.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
     one.bind((host, int(port)))
     if kind == socket.SOCK_STREAM: one.listen(64)
     return one
@@ -50,7 +52,7 @@ for word in sys.argv[1:]:
             if os.fork() == 0: serve(bound(socket.SOCK_STREAM, address, True))
     else:
         udp = kind == 'udp:'
-        one = bound(socket.SOCK_DGRAM if udp else socket.SOCK_STREAM, address)
+        one = bound(socket.SOCK_DGRAM if udp else socket.SOCK_STREAM, address, late=kind == 'late:')
         threading.Thread(target=echo if udp else serve, args=(one,), daemon=True).start()
 while True: signal.pause()
 ";
@@ -93,6 +95,21 @@ impl Case {
         addresses[0].clone()
     }
 
+    fn connect(&self) -> TcpStream {
+        let client = TcpStream::connect(&self.address).expect("connect");
+        client.set_read_timeout(Some(WATCHDOG)).expect("a watchdog");
+        client
+    }
+
+    /// Waits until it is seen that the old worker is not done with one connection.
+    fn await_held_up(&self) {
+        until("it is seen what keeps the old one", || {
+            let oldest = self.scene.status()["workers"][0].clone();
+            assert_eq!(oldest["generation"], 1, "it has gone, as if nothing kept it");
+            oldest["drain"].as_str().is_some_and(|left| left.starts_with("1 connection busy"))
+        });
+    }
+
     fn write(&self, name: &str) {
         fs::write(self.scene.path(name), "").unwrap();
     }
@@ -100,6 +117,13 @@ impl Case {
     fn remove(&self, name: &str) {
         fs::remove_file(self.scene.path(name)).unwrap();
     }
+}
+
+/// Who answers on this connection.
+fn answer(mut client: TcpStream) -> i32 {
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("an answer");
+    pid_in(&answer)
 }
 
 fn upgrade(case: &Case, to: u32) {
@@ -117,23 +141,51 @@ fn an_upgrade_steers_and_drains() {
     assert_eq!((&adopted["address"], &adopted["sockets"]), (&case.address.as_str().into(), &1.into()));
     assert_eq!(case.scene.status()["adopt"]["mode"], "steer");
     case.write("hold");
-    let mut held = TcpStream::connect(&case.address).expect("connect");
-    held.set_read_timeout(Some(WATCHDOG)).expect("a watchdog");
+    let mut held = case.connect();
     held.write_all(b"x").expect("it asks for something");
     upgrade(&case, 2);
     wrapper.log.wait("generation 2: serves after * generation 1: drains");
-    until("it is seen what keeps the old one", || {
-        case.scene.status()["workers"][0]["drain"]
-            .as_str()
-            .is_some_and(|left| left.starts_with("1 connection busy"))
-    });
+    case.await_held_up();
     case.remove("hold");
-    let mut answer = String::new();
-    held.read_to_string(&mut answer).expect("an answer");
-    assert_eq!(pid_in(&answer), first, "it serves what it has accepted");
+    assert_eq!(answer(held), first, "it serves what it has accepted");
     wrapper.log.wait(&format!("generation 1: pid {first}: drained after"));
     wrapper.log.wait(&says::killed(1, libc_term()));
     assert_ne!(case.serving(), first);
+    wrapper.stop();
+}
+
+/// A worker that is slow to accept has connections in its queue and holds none.
+#[test]
+fn what_waits_at_an_old_worker_is_answered_by_it() {
+    let case = Case::new();
+    let wrapper = case.ready(&["--adopt"], &["+"]);
+    let first = case.serving();
+    kill(Pid::from_raw(first), Signal::SIGSTOP).expect("it is ours");
+    let mut waiting = case.connect();
+    waiting.write_all(b"x").expect("it asks for something");
+    upgrade(&case, 2);
+    case.await_held_up();
+    kill(Pid::from_raw(first), Signal::SIGCONT).expect("it lives");
+    assert_eq!(answer(waiting), first, "it serves what waits at its sockets");
+    wrapper.log.wait(&format!("generation 1: pid {first}: drained after"));
+    wrapper.stop();
+}
+
+/// A connection that the client takes for made may still be a handshake, which is in no list of
+/// connections and in no queue.
+#[test]
+fn a_handshake_with_an_old_worker_is_waited_for() {
+    let case = Case::new();
+    let wrapper = case.ready(&["--adopt"], &["late://+"]);
+    let mut asking = case.connect();
+    asking.write_all(b"x").expect("it asks for something");
+    let first = answer(asking);
+    let mut late = case.connect();
+    upgrade(&case, 2);
+    case.await_held_up();
+    late.write_all(b"x").expect("it asks for something");
+    assert_eq!(answer(late), first, "it serves whom it has let in");
+    wrapper.log.wait(&format!("generation 1: pid {first}: drained after"));
     wrapper.stop();
 }
 

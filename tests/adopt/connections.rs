@@ -1,14 +1,9 @@
-//! What becomes of connections that outlive a request, of requests that outlive an
-//! upgrade, and of handshakes that one meets.
+//! What becomes of connections that outlive a request, and of handshakes that an upgrade meets.
 
-use std::fs::File;
-use std::io::Write;
 use std::sync::mpsc::channel;
 use std::thread;
 
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 
 use crate::client::{Connection, Failure, Target};
 use crate::driver::{Running, upgrades};
@@ -124,36 +119,10 @@ fn a_busy_connection_ends_at_the_timeout() {
     running.stop(|_, _| ());
 }
 
-/// The old generation stays for as long as it has a request, and answers it.
-#[test]
-fn a_request_outlives_the_upgrade() {
-    let Some(mut running) = Running::start(&SCENE, &["--drain-timeout", NEVER]) else { return };
-    let target = running.prepared.targets[0].clone();
-    let gate = running.path("gate");
-    mkfifo(&gate, Mode::S_IRWXU).expect("it is ours");
-    let client = thread::spawn({
-        let target = target.clone();
-        move || Connection::open(&target).and_then(|mut connection| connection.get("/held", true))
-    });
-    // This waits until the request is in the server's hands.
-    let mut gate = File::options().write(true).open(gate).expect("the server opens it");
-    running.wrapper.signal(Signal::SIGUSR2);
-    running.await_upgraded();
-    for _ in 0..20 {
-        assert!(ask(&target).starts_with("generation 2 "));
-    }
-    gate.write_all(b"go on").expect("it is still read");
-    drop(gate);
-    let reply = client.join().expect("a client").expect("an answer");
-    assert!(reply.body.starts_with("generation 1 "), "{}", reply.body);
-    running.await_gone(1);
-    running.stop(|_, _| ());
-}
-
 /// With TCP_DEFER_ACCEPT a connection is a handshake until its request comes: an upgrade
 /// meets it in a state in which no list of connections has it.
 #[test]
-fn handshakes_are_waited_for() {
+fn nginx_with_deferred_accept_loses_nothing() {
     let nginx =
         nginx_that_listens("nginx, deferred", "listen 127.0.0.1:8000 deferred").speaks(Protocol::Late);
     let Some(mut running) = Running::start(&nginx, &[]) else { return };

@@ -37,6 +37,19 @@ fn one_that_listens_and_dies_costs_nothing() {
     running.stop(|_, _| ());
 }
 
+/// One that is gone as soon as it has listened never serves, soak or no soak.
+#[test]
+fn one_that_is_gone_at_once_is_refused() {
+    let Some(mut running) = Running::start(&SCENE, &["--soak", "1ms"]) else { return };
+    fs::write(running.path("fate"), "die at once").expect("it is ours");
+    for _ in 0..ABORTED {
+        running.wrapper.signal(Signal::SIGUSR2);
+        let verdict = running.wrapper.await_verdict(LIMIT).unwrap_or_else(|why| panic!("{why}"));
+        assert!(matches!(verdict, Verdict::Refused(_)), "{verdict:?}\n{}", running.wrapper.tail());
+    }
+    running.stop(|_, _| ());
+}
+
 /// Each generation has its own number of SO_REUSEPORT sockets on the one address.
 #[test]
 fn the_number_of_sockets_changes() {

@@ -26,6 +26,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex, Once};
@@ -53,13 +54,19 @@ pub fn quick<'a>(args: &[&'a str]) -> Vec<&'a str> {
     [&["-b", "127.0.0.1:0"], soak, ack, args].concat()
 }
 
+/// The wrapper's executable. `GRACEFUL_RUN_BINARY` names another build to test, such as one with a
+/// planted fault.
 pub fn binary() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_graceful-run"))
+    static BINARY: LazyLock<PathBuf> =
+        LazyLock::new(|| std::env::var_os("GRACEFUL_RUN_BINARY").map_or(BUILT.into(), PathBuf::from));
+    &BINARY
 }
+
+const BUILT: &str = env!("CARGO_BIN_EXE_graceful-run");
 
 /// An example of this package, which `cargo test` builds beside the binary.
 pub fn example(name: &str) -> PathBuf {
-    let path = binary().parent().expect("a directory").join("examples").join(name);
+    let path = Path::new(BUILT).parent().expect("a directory").join("examples").join(name);
     assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
     path
 }

@@ -235,3 +235,24 @@ FAULTS = [
     ("two that bind the same addresses", "request.rs",
      "if self.policy.follow || self.policy.adopt.is_some() { 1 }", "if self.policy.follow { 1 }"),
 ]
+
+"""Faults to plant elsewhere in src, and the test on the real kernel that must fail by each: what breaks, file,
+exact old text, new text, test binary, test."""
+ON_THE_KERNEL = [
+    ("no settle", "core/policy.rs",
+     "pub const SETTLE: Duration = Duration::from_millis(250);", "pub const SETTLE: Duration = Duration::ZERO;",
+     "adopt", "generations::one_that_is_gone_at_once_is_refused"),
+    ("a drain does not wait for handshakes", "adopt/drain.rs",
+     "left.arriving = under_way.len() as u32;", "left.arriving = 0;",
+     "adopt_life", "a_handshake_with_an_old_worker_is_waited_for"),
+    ("a drain does not look at the queues", "adopt/drain.rs",
+     "left.waiting = listeners.map(waiting).sum();", "left.waiting = listeners.map(waiting).filter(|_| false).sum();",
+     "adopt_life", "what_waits_at_an_old_worker_is_answered_by_it"),
+    ("a drain does not look at connections", "adopt/drain.rs",
+     "_ => left.busy += 1,", "_ => {}",
+     "adopt_life", "an_upgrade_steers_and_drains"),
+    ("what a dead worker's queue holds is lost", "adopt/group.rs",
+     "pub fn inherit(&self, from: WorkerId) -> Option<(u64, &S)> {\n        self.sockets(from).next()",
+     "pub fn inherit(&self, from: WorkerId) -> Option<(u64, &S)> {\n        self.sockets(from).next().filter(|_| false)",
+     "adopt_life", "what_waits_at_a_worker_that_crashed_is_answered_by_the_next"),
+]

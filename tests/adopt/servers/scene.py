@@ -1,5 +1,5 @@
 """A server that a test directs: by its files `addresses` and `fate`, which it reads when
-it starts, by the fifo `gate`, and by what it is asked for."""
+it starts, and by what it is asked for."""
 import os
 import socket
 import sys
@@ -43,9 +43,6 @@ def serve(connection):
             continue
         received = rest
         path = head.split(b" ")[1]
-        if path == b"/held":
-            with open("gate") as gate:
-                gate.read()
         if path == b"/drip":
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
             while True:
@@ -65,7 +62,8 @@ def accept(listener):
 words = said("addresses").split() or sys.argv[1:]
 for listener in [listener for word in words for listener in listeners(word)]:
     threading.Thread(target=accept, args=[listener], daemon=True).start()
-if said("fate") == "die":
-    time.sleep(0.1)
+fate = said("fate")
+if fate.startswith("die"):
+    time.sleep(0 if fate.endswith("at once") else 0.1)
     os._exit(3)
 threading.Event().wait()
