@@ -13,7 +13,13 @@ pub struct Clock {
     start: Time,
     origin: Instant,
     forgotten: Duration,
+    /// When the work began that goes on.
+    begun: Time,
 }
+
+/// A stretch of work, or a sleep beyond its end, that is so long was not ours: we were stopped, or
+/// had no processor, and the workers may have been without as well.
+pub const HELD_UP: Duration = Duration::from_secs(1);
 
 /// A clock on its way through an execve(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +38,7 @@ impl Default for Clock {
 impl Clock {
     /// A clock that begins now.
     pub fn new() -> Clock {
-        Clock { start: Time::ZERO, origin: Instant::now(), forgotten: Duration::ZERO }
+        Clock { start: Time::ZERO, origin: Instant::now(), forgotten: Duration::ZERO, begun: Time::ZERO }
     }
 
     /// What the clock shows, and when.
@@ -43,12 +49,29 @@ impl Clock {
     /// A clock that goes on from `saved`, as if it had never stood still.
     pub fn restore(saved: Saved) -> Clock {
         let since = monotonic().saturating_sub(saved.at);
-        Clock { start: saved.shows + since, ..Clock::new() }
+        let start = saved.shows + since;
+        Clock { start, begun: start, ..Clock::new() }
     }
 
     /// Time since the beginning.
     pub fn now(&self) -> Time {
         self.start + self.origin.elapsed() - self.forgotten
+    }
+
+    /// Work begins: there was time for whatever was to be told.
+    pub fn begin(&mut self) {
+        self.begun = self.now();
+    }
+
+    /// The time for the next step of a work. Where the one before it was held up, no time has
+    /// passed: what has happened meanwhile waits to be told, and no deadline may go before it.
+    pub fn go_on(&mut self) -> Time {
+        let took = self.now().saturating_sub(self.begun);
+        if took > HELD_UP {
+            self.forget(took);
+        }
+        self.begun = self.now();
+        self.begun
     }
 
     /// Takes back time for which nobody could do anything.
@@ -64,6 +87,19 @@ fn monotonic() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_that_was_held_up_took_no_time() {
+        let ago = |seconds| Instant::now() - Duration::from_secs(seconds);
+        let mut clock = Clock { origin: ago(1000), ..Clock::new() };
+        clock.begin();
+        let begun = clock.begun;
+        clock.origin -= HELD_UP * 5;
+        let after = clock.go_on();
+        assert!(after >= begun && after - begun < HELD_UP, "{begun:?} {after:?}");
+        clock.origin -= HELD_UP / 2;
+        assert!(clock.go_on() - after >= HELD_UP / 2, "so much is only work");
+    }
 
     #[test]
     fn it_goes_on_from_where_it_was() {

@@ -23,7 +23,7 @@ mod waiters;
 use crate::ack::{self, Watcher};
 use crate::books::{Books, Process};
 use crate::capture::Capture;
-use crate::clock::Clock;
+use crate::clock::{Clock, HELD_UP};
 use crate::config::Config;
 use crate::control::place::Place;
 use crate::core::event::{Action, Ending, Event, Generation, Reading as From, Refusal, Slot, WorkerId};
@@ -49,9 +49,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-/// A sleep that ends this much later than asked for was not ours: we were
-/// stopped, and the workers may have been as well.
-const OVERSLEPT: Duration = Duration::from_secs(1);
 /// While somebody is leaving, the system is asked this often whether it has:
 /// not every end is told (a process may have left its group, or its parent may
 /// not reap it).
@@ -233,6 +230,7 @@ impl Run {
             self.reexec_if_due(inputs);
             self.upward.turn();
             let input = self.next(inputs);
+            self.clock.begin();
             self.heed_input(input);
             self.end_slow_check(false);
         }
@@ -274,7 +272,7 @@ impl Run {
         let Some(wait) = wait else { return inputs.recv().ok() };
         let input = inputs.recv_timeout(wait).ok();
         let slept = self.clock.now() - before;
-        if slept > wait + OVERSLEPT {
+        if slept > wait + HELD_UP {
             // What was waited for may have happened meanwhile and not been told.
             self.clock.forget(slept);
         }
@@ -292,7 +290,7 @@ impl Run {
         if let Event::Request(request) = event {
             self.overrule(request);
         }
-        let actions = self.core.step(self.clock.now(), event);
+        let actions = self.core.step(self.clock.go_on(), event);
         for action in actions {
             self.perform(action);
         }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 const ADOPT: [&str; 3] = ["--adopt", "--ack", "listen"];
 const PAIRS: usize = 7;
 const UPGRADES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(600);
 /// System calls whose time is taken together, and how often: the fastest is what they cost.
 const BATCH: u32 = 10_000;
 const BATCHES: usize = 400;
@@ -75,6 +76,8 @@ fn switch() -> Result<Row> {
     wrapper.number()?;
     let mut beyond = Sample::new();
     for _ in 0..UPGRADES {
+        // A worker that has just begun to serve has a moment before it is sent away again.
+        std::thread::sleep(PAUSE);
         wrapper.signal(Signal::SIGUSR2)?;
         lines.wait_for("serves after")?;
         let switched = monotonic()?;

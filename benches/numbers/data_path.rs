@@ -4,6 +4,8 @@
 use crate::table::{Row, Sample};
 use crate::wrapper::{Process, bare, wrapped};
 use crate::{HANDED, Result, SERVER};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
@@ -88,6 +90,7 @@ fn rate(address: &str) -> Result<f64> {
 }
 
 fn client(address: &str, over: &AtomicBool) -> std::io::Result<usize> {
+    keep_to(End::Clients)?;
     let mut count = 0;
     while !over.load(Ordering::Relaxed) {
         let stream = TcpStream::connect(address)?;
@@ -103,6 +106,29 @@ fn client(address: &str, over: &AtomicBool) -> std::io::Result<usize> {
         }
     }
     Ok(count)
+}
+
+/// Who keeps to a core of their own.
+pub enum End {
+    /// The server that is asked, the first core.
+    Server,
+    /// Those who ask, the last.
+    Clients,
+}
+
+/// Has this thread, and what it starts, keep to one core: a client that happens to share one with
+/// its server has three times as many answers, which would be all that is seen.
+pub fn keep_to(end: End) -> std::io::Result<()> {
+    let we = Pid::from_raw(0);
+    let allowed = sched_getaffinity(we)?;
+    let mut cores = (0..CpuSet::count()).filter(|&core| allowed.is_set(core).unwrap_or(false));
+    let core = match end {
+        End::Server => cores.next(),
+        End::Clients => cores.next_back(),
+    };
+    let mut own = CpuSet::new();
+    core.map_or(Ok(()), |core| own.set(core))?;
+    Ok(sched_setaffinity(we, &own)?)
 }
 
 fn skip_answer(answers: &mut impl BufRead) -> std::io::Result<()> {

@@ -54,7 +54,10 @@ fn main() -> Result<()> {
     let role = std::env::args().nth(1);
     match role.as_deref() {
         Some(TINY) => tiny(),
-        Some(SERVER) => Ok(worker::main()?),
+        Some(SERVER) => {
+            data_path::keep_to(data_path::End::Server)?;
+            Ok(worker::main()?)
+        }
         Some(HANDED) => handed(),
         Some(BOUND) => adopt::bound(),
         Some(CALLS) => adopt::calls(),

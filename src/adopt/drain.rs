@@ -22,8 +22,8 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 /// The pauses between looks: doubled from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(3);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-/// Looks may take a fiftieth of a core, whatever one costs.
-const SPARE: u32 = 50;
+/// Looks may take a sixtieth of a core, whatever one costs.
+const SPARE: u32 = 60;
 /// But not before they have cost this much together: most drains are over by then.
 const FREE: Duration = Duration::from_millis(10);
 

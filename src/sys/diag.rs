@@ -9,8 +9,9 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::os::fd::AsRawFd;
 
-/// linux/netlink.h, linux/sock_diag.h.
+/// linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const TCPDIAG_GETSOCK: u16 = 18;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x1;
@@ -22,6 +23,9 @@ const HEADER: usize = 16;
 pub(super) enum About {
     /// Every one that fits: the answer is several messages, the last says so.
     All,
+    /// Every TCP socket that fits, of both families: the kernel goes through its table once. This
+    /// is an older question (struct inet_diag_req), and still that of ss(8).
+    Tcp,
     /// One: the answer is a message, or an error.
     One,
 }
@@ -49,13 +53,14 @@ pub(super) fn ask(about: About, body: &[u8], mut each: impl FnMut(&[u8])) -> nix
 }
 
 fn request(about: About, body: &[u8]) -> Vec<u8> {
-    let flags = match about {
-        About::All => NLM_F_REQUEST | NLM_F_DUMP,
-        About::One => NLM_F_REQUEST,
+    let (kind, flags) = match about {
+        About::All => (SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP),
+        About::Tcp => (TCPDIAG_GETSOCK, NLM_F_REQUEST | NLM_F_DUMP),
+        About::One => (SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST),
     };
     let mut text = Vec::with_capacity(HEADER + body.len());
     text.extend(((HEADER + body.len()) as u32).to_ne_bytes());
-    text.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    text.extend(kind.to_ne_bytes());
     text.extend(flags.to_ne_bytes());
     text.extend([0; 8]);
     text.extend(body);
@@ -68,7 +73,7 @@ fn read(mut text: &[u8], each: &mut impl FnMut(&[u8])) -> nix::Result<bool> {
         let length = length as usize;
         let Some(message) = text.get(..length).filter(|_| length >= HEADER) else { return Ok(false) };
         match u16::from_ne_bytes([message[4], message[5]]) {
-            SOCK_DIAG_BY_FAMILY => each(&message[HEADER..]),
+            SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => each(&message[HEADER..]),
             // Either begins with what went wrong, or with zero.
             NLMSG_ERROR | NLMSG_DONE => {
                 return match number(message, HEADER).map_or(0, |error| (error as i32).wrapping_neg()) {

@@ -18,6 +18,9 @@ use std::time::Duration;
 
 /// struct inet_diag_req_v2, and struct inet_diag_msg with what of it we read (linux/inet_diag.h).
 const REQUEST: usize = 56;
+/// struct inet_diag_req, and where it has the states.
+const BOTH: usize = 60;
+const BOTH_STATES: usize = 52;
 const LOCAL_PORT: usize = 4;
 const REMOTE_PORT: usize = 6;
 const LOCAL: usize = 8;
@@ -128,7 +131,10 @@ pub fn open(ports: &BTreeSet<u16>) -> nix::Result<Vec<Open>> {
 /// As [`open`].
 pub fn listening(family: i32, port: u16) -> nix::Result<Vec<Listening>> {
     let mut found = Vec::new();
-    diag::ask(About::All, &request(family, LISTEN, 0, &[port]), |message| {
+    let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+    body.extend(LISTEN.to_ne_bytes());
+    body.resize(REQUEST, 0);
+    diag::ask(About::All, &with_filter(body, &[port]), |message| {
         let listening = || {
             Some(Listening {
                 inode: diag::number(message, INODE)?.into(),
@@ -199,22 +205,17 @@ fn each(states: u32, extra: u8, ports: &BTreeSet<u16>, mut each: impl FnMut(&[u8
     /// As many as one question is about: its length is a number of 16 bits.
     const MOST: usize = 100;
     let ports: Vec<u16> = ports.iter().copied().collect();
-    for (ports, family) in
-        ports.chunks(MOST).flat_map(|ports| [(ports, libc::AF_INET), (ports, libc::AF_INET6)])
-    {
-        match diag::ask(About::All, &request(family, states, extra, ports), &mut each) {
-            // A kernel without IPv6 has no such connections.
-            Err(Errno::ENOENT) if family == libc::AF_INET6 => {}
-            result => result?,
-        }
+    for ports in ports.chunks(MOST) {
+        let mut body = vec![libc::AF_UNSPEC as u8, 0, 0, extra];
+        body.resize(BOTH_STATES, 0);
+        body.extend(states.to_ne_bytes());
+        body.resize(BOTH, 0);
+        diag::ask(About::Tcp, &with_filter(body, ports), &mut each)?;
     }
     Ok(())
 }
 
-fn request(family: i32, states: u32, extra: u8, ports: &[u16]) -> Vec<u8> {
-    let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, extra, 0];
-    body.extend(states.to_ne_bytes());
-    body.resize(REQUEST, 0);
+fn with_filter(mut body: Vec<u8>, ports: &[u16]) -> Vec<u8> {
     let filter = filter(ports);
     body.extend((4 + filter.len() as u16).to_ne_bytes());
     body.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
