@@ -11,8 +11,10 @@ use std::fs;
 /// net/snmp, the others in net/netstat.
 ///
 /// A SYN that the kernel drops is sent again one second later and looks to the
-/// client like a slow connect, never like a failure: hence TCPSynRetrans.
-const WATCHED: [&str; 12] = [
+/// client like a slow connect, never like a failure: hence TCPSynRetrans. A
+/// connection that ends without its TIME_WAIT leaves resets behind that nobody is
+/// hurt by: then OutRsts says nothing, hence TCPTimeWaitOverflow.
+const WATCHED: [&str; 13] = [
     "Tcp.OutRsts",
     "Tcp.EstabResets",
     "Tcp.AttemptFails",
@@ -25,6 +27,7 @@ const WATCHED: [&str; 12] = [
     "TcpExt.TCPAbortOnTimeout",
     "TcpExt.TCPBacklogDrop",
     "TcpExt.TCPSynRetrans",
+    "TcpExt.TCPTimeWaitOverflow",
 ];
 
 /// All counters at one moment.

@@ -29,7 +29,10 @@ pub fn enter() -> Result<(), String> {
     raise_loopback().map_err(|e| format!("cannot bring lo up: {e}"))?;
     // A closed-loop client that connects anew for each request would otherwise
     // run out of ports, which looks like a refusal and is none.
-    write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535")
+    write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535")?;
+    // Beyond this many the kernel forgets connections that have just ended, and answers what is
+    // late on one with a reset: more than these ports can make.
+    write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "2000000")
 }
 
 fn write(path: &str, value: &str) -> Result<(), String> {
