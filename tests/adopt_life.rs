@@ -10,21 +10,23 @@ use nix::sys::socket::{SockaddrIn, setsockopt, sockopt};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
 /// It listens on each address that it is given, and tells everybody its pid. `udp:` before one is
 /// UDP, `twice:` two sockets with SO_REUSEPORT, each in a process of its own, `late:` one that
-/// accepts no connection before it has a request (TCP_DEFER_ACCEPT). It waits for
+/// accepts no connection before it has a request (TCP_DEFER_ACCEPT), `polled:` and `udp-polled:` one
+/// that is in an epoll set before it is bound. It prefers multipath TCP, as Go does. It waits for
 /// the file `gate` before it binds, if there is a file `closed`, and holds requests while there
 /// is a file `hold`.
 const SERVER: &str = r"
-import os, signal, socket, sys, threading, time
+import os, select, signal, socket, sys, threading, time
 def wait(name, there):
     while os.path.exists(name) != there: time.sleep(0.002)
 if os.path.exists('closed'): wait('gate', True)
 def serve(listener):
     while True:
+        waited(listener)
         client, _ = listener.accept()
         def answer(client=client):
             wait('hold', False)
@@ -34,9 +36,16 @@ def serve(listener):
             client.sendall(b'pid=%d\n' % os.getpid())
             client.close()
         threading.Thread(target=answer, daemon=True).start()
-def bound(kind, word, reuse=False, late=False):
+sets = {}
+def waited(one):
+    if one in sets: sets[one].poll()
+def bound(kind, word, reuse=False, late=False, polled=False):
     host, port = word.rsplit(':', 1)
-    one = socket.socket(socket.AF_INET, kind)
+    try: one = socket.socket(socket.AF_INET, kind, 262 if kind == socket.SOCK_STREAM else 0)
+    except OSError: one = socket.socket(socket.AF_INET, kind)
+    if polled:
+        sets[one] = select.epoll()
+        sets[one].register(one, select.EPOLLIN)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if reuse: one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if late: one.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
@@ -44,15 +53,18 @@ def bound(kind, word, reuse=False, late=False):
     if kind == socket.SOCK_STREAM: one.listen(64)
     return one
 def echo(one):
-    while True: one.sendto(b'pid=%d\n' % os.getpid(), one.recvfrom(100)[1])
+    while True:
+        waited(one)
+        one.sendto(b'pid=%d\n' % os.getpid(), one.recvfrom(100)[1])
 for word in sys.argv[1:]:
     kind, _, address = word.rpartition('//')
     if kind == 'twice:':
         for _ in range(2):
             if os.fork() == 0: serve(bound(socket.SOCK_STREAM, address, True))
     else:
-        udp = kind == 'udp:'
-        one = bound(socket.SOCK_DGRAM if udp else socket.SOCK_STREAM, address, late=kind == 'late:')
+        udp = kind.startswith('udp')
+        polled = kind.endswith('polled:')
+        one = bound(socket.SOCK_DGRAM if udp else socket.SOCK_STREAM, address, False, kind == 'late:', polled)
         threading.Thread(target=echo if udp else serve, args=(one,), daemon=True).start()
 while True: signal.pause()
 ";
@@ -214,6 +226,20 @@ fn what_waits_at_a_worker_that_crashed_is_answered_by_the_next() {
     wrapper.stop();
 }
 
+/// Another socket in the place of one that is in an epoll set would never be seen to have a
+/// connection.
+#[test]
+fn a_worker_that_waits_before_it_binds_is_served_after_a_crash() {
+    let case = Case::new();
+    let wrapper = case.ready(&["--adopt"], &["polled://+"]);
+    let first = case.serving();
+    kill(Pid::from_raw(first), Signal::SIGKILL).expect("it is ours");
+    wrapper.log.wait_nth("generation 1: ready after", 2);
+    assert_ne!(case.serving(), first);
+    upgrade(&case, 2);
+    wrapper.stop();
+}
+
 #[test]
 fn stop_first_has_connections_wait_in_the_queue_of_the_one_that_has_gone() {
     let case = Case::new();
@@ -242,6 +268,20 @@ fn a_second_instance_is_told_that_the_address_is_in_use() {
     assert!(second.log.has("Address already in use"));
     let first = case.serving();
     assert!(wrapper.children().iter().any(|(pid, _)| *pid == first), "it serves undisturbed");
+    wrapper.stop();
+}
+
+/// So has one that has only a part of it.
+#[test]
+fn a_second_instance_on_all_addresses_is_told_of_the_one_that_is_in_use() {
+    let mut case = Case::new();
+    let free = TcpListener::bind((host(), 0)).and_then(|free| free.local_addr()).expect("an address");
+    case.address = free.to_string();
+    let wrapper = case.ready(&["--adopt"], &["+"]);
+    let all = format!("0.0.0.0:{}", free.port());
+    let mut second = case.start(&["--adopt", "--no-socket"], &[&all]);
+    assert_eq!(second.exit_status(), 1);
+    assert!(second.log.has(&format!("cannot listen on {all}: somebody else does")));
     wrapper.stop();
 }
 
@@ -325,6 +365,20 @@ fn a_shared_socket_is_there_before_the_worker() {
     wrapper.stop();
 }
 
+/// Nobody would accept from it.
+#[test]
+fn no_listener_of_ours_is_added_to_a_worker_that_binds_its_own() {
+    let case = Case::new();
+    let wrapper = case.ready(&["--adopt"], &["+"]);
+    let bound = case.scene.ctl(&["bind", "127.0.0.1:0"]);
+    assert_eq!(bound.status.code(), Some(1), "{bound:?}");
+    assert!(String::from_utf8_lossy(&bound.stderr).contains("with --adopt the program binds its own"));
+    wrapper.stop();
+    let mut mistaken = case.start(&["--adopt", "share"], &["+"]);
+    assert_eq!(mistaken.exit_status(), 2);
+    assert!(mistaken.log.has("cannot run 'share' with --adopt: write --adopt=share"));
+}
+
 #[test]
 fn an_address_that_is_not_quite_ours_is_named() {
     let case = Case::new();
@@ -340,8 +394,18 @@ fn an_address_that_is_not_quite_ours_is_named() {
 
 #[test]
 fn datagrams_find_somebody_at_every_moment() {
+    datagrams_find_somebody("udp://+");
+}
+
+/// One that is in an epoll set before it is bound has a socket of its own, beside the old one's.
+#[test]
+fn datagrams_find_a_worker_that_waits_before_it_binds() {
+    datagrams_find_somebody("udp-polled://+");
+}
+
+fn datagrams_find_somebody(address: &str) {
     let case = Case::new();
-    let wrapper = case.ready(&["--adopt"], &["udp://+"]);
+    let wrapper = case.ready(&["--adopt"], &[address]);
     let client = UdpSocket::bind((host(), 0)).expect("a socket");
     client.set_read_timeout(Some(WATCHDOG)).expect("a watchdog");
     let ask = || {

@@ -62,24 +62,9 @@ pub fn has_let_go(pids: &[Pid], inodes: &BTreeSet<u64>) -> bool {
 
 /// Strikes what an epoll set of `pid` holds; false if it has no such set.
 fn strike_epoll(pid: Pid, missing: &mut BTreeSet<u64>) -> bool {
-    let mut found = false;
-    for fd in entries(&format!("/proc/{pid}/fd")) {
-        let is_epoll = fs::read_link(format!("/proc/{pid}/fd/{fd}"))
-            .is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]");
-        if !is_epoll {
-            continue;
-        }
-        found = true;
-        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
-        for line in info.lines().filter(|line| line.starts_with("tfd:")) {
-            // The inode is written in hexadecimal.
-            let inode = line.split("ino:").nth(1).and_then(|rest| rest.split_whitespace().next());
-            if let Some(inode) = inode.and_then(|hex| u64::from_str_radix(hex, 16).ok()) {
-                missing.remove(&inode);
-            }
-        }
-    }
-    found
+    let polled = listening::polled(pid);
+    missing.retain(|inode| !polled.as_ref().is_some_and(|polled| polled.contains(inode)));
+    polled.is_some()
 }
 
 fn strike_threads(pid: Pid, missing: &mut BTreeSet<u64>) {

@@ -6,7 +6,7 @@ use crate::core::event::{Time, WorkerId};
 use crate::error::reason;
 use crate::sys::borrow;
 use crate::sys::seccomp::{self, Answer, Call, What};
-use crate::sys::{fd, flows, steering};
+use crate::sys::{fd, flows, listening, steering};
 use nix::errno::Errno;
 use nix::fcntl::{F_GETFL, F_SETFL, OFlag, fcntl};
 use std::collections::BTreeSet;
@@ -80,7 +80,9 @@ impl Adopt {
             && let Some(ours) = group.socket(inode)
         {
             let own = fcntl(&socket, F_GETFL).unwrap_or(0) & OFlag::O_NONBLOCK.bits();
-            if replace(&calls, call, ours.as_fd(), own != 0, true) {
+            // What the caller already waits on with epoll(7) would be another socket than the one that it
+            // listens on: then it has its own, and what waits for the one that has gone is lost.
+            if can_be_replaced(call, &socket) && replace(&calls, call, ours.as_fd(), own != 0, true) {
                 report(group.inherited(inode, id), "steer connections to a worker");
                 return Answer::Done;
             }
@@ -143,7 +145,7 @@ impl Adopt {
         let known = self.groups.get(&key).is_some_and(|group| group.knows(inode));
         if !known {
             // With SO_REUSEPORT set the kernel no longer tells a second server of one user.
-            if let Some(stranger) = self.stranger(&key) {
+            if let Some(stranger) = self.occupant(&key) {
                 self.tell(id, format!(
                     "cannot listen on {key}: somebody else does (socket {stranger}; ss -ltnpe says who), and connections could not be steered"
                 ));
@@ -164,6 +166,12 @@ impl Adopt {
         self.heard(id, key);
         Answer::Done
     }
+}
+
+/// Whether the caller would not go on with its own socket beside one that is put in its place.
+pub(super) fn can_be_replaced(call: &Call, socket: &OwnedFd) -> bool {
+    let process = seccomp::process_of(call.thread).unwrap_or(call.thread);
+    fd::identity(socket.as_raw_fd()).is_ok_and(|(_, inode)| listening::is_held_once(process, inode))
 }
 
 /// Puts `ours` in the place of the caller's own socket. Of the flags that the

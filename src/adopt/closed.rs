@@ -14,15 +14,16 @@ impl Adopt {
         self.groups.values().any(several)
     }
 
-    /// Whether there is anything that could be closed.
+    /// Whether there is anything that could be closed, or is to be held.
     pub fn has_any(&self) -> bool {
-        !self.groups.is_empty()
+        !self.groups.is_empty() || !self.shared.new.is_empty()
     }
 
     /// Sockets that their workers have closed leave their groups: new connections would wait in them
     /// for ever. Only two looks in a row that find nobody who holds one count: it may be on its way from
     /// one process to another.
     pub fn forget_closed(&mut self) {
+        self.settle_late();
         let before = std::mem::take(&mut self.suspects);
         let Ok(held) = flows::held_below_us() else { return };
         let lives = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| !worker.gone);

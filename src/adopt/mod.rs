@@ -168,7 +168,7 @@ impl Adopt {
         Some(match (worker.listens.is_empty(), missing.is_empty()) {
             (true, true) if others.is_empty() && worker.told.is_empty() => {
                 format!(
-                    "{nothing}: on no port but 0, through io_uring or as a 32-bit program? Give it the sockets with -b"
+                    "{nothing} on a TCP port (a unix socket, port 0, io_uring, a 32-bit program? Those are not adopted: let it have its sockets from -b; or it needs a longer --ack-timeout)"
                 )
             }
             (true, true) => nothing,

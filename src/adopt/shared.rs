@@ -2,7 +2,7 @@
 //! address is replaced by the k-th that we have of it.
 
 use super::Adopt;
-use super::answers::replace;
+use super::answers::{can_be_replaced, replace};
 use super::key::{Key, Transport};
 use crate::core::event::{Time, WorkerId};
 use crate::sys::borrow;
@@ -11,7 +11,7 @@ use crate::sys::{fd, flows, steering};
 use nix::fcntl::{F_GETFL, OFlag, fcntl};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -140,15 +140,22 @@ impl Adopt {
             return Answer::Done;
         }
         let Some(worker) = self.workers.get(&id) else { return Answer::Continue };
-        let held = flows::held(worker.root, &BTreeSet::new()).unwrap_or_default();
         let sockets = self.shared.sockets.get(&key).map(Vec::as_slice).unwrap_or_default();
+        // What it holds is known by a look at all of it, which is spared a resolver.
+        let held = match sockets.is_empty() {
+            true => HashSet::new(),
+            false => flows::held(worker.root, &BTreeSet::new()).unwrap_or_default(),
+        };
         let Some(ours) = sockets.iter().find(|socket| !held.contains(&socket.inode)) else {
-            if key.transport == Transport::Datagram && !worker.ready {
+            if key.transport == Transport::Datagram {
                 self.note(id, call, key.clone(), inode);
             }
             self.tell_near(id, &key);
             return Answer::Continue;
         };
+        if !can_be_replaced(call, &socket) {
+            return self.bind_beside(id, call, key, &socket, inode);
+        }
         let nonblock = fcntl(&socket, F_GETFL).unwrap_or(0) & OFlag::O_NONBLOCK.bits() != 0;
         if !replace(calls, call, ours.fd.as_fd(), nonblock, false) {
             return Answer::Continue;
@@ -161,7 +168,48 @@ impl Adopt {
         Answer::Done
     }
 
+    /// The caller waits on its socket already (epoll(7)), which one of ours in its place would not
+    /// change. Datagrams can go to both, as long as there are two.
+    fn bind_beside(&mut self, id: WorkerId, call: &Call, key: Key, socket: &OwnedFd, inode: u64) -> Answer {
+        let sockets = self.shared.sockets.get(&key).map(Vec::as_slice).unwrap_or_default();
+        if key.transport == Transport::Stream || sockets.iter().any(|socket| socket.ours) {
+            self.tell(id, format!(
+                "pid {} waits on its socket before it binds it to {key}: a shared one cannot be put in its place (leave -b and --adopt=share out)",
+                call.thread
+            ));
+            return Answer::Continue;
+        }
+        let failed = sockets
+            .iter()
+            .map(|socket| socket.fd.as_fd())
+            .chain([socket.as_fd()])
+            .find_map(|socket| steering::reuseport(socket).err());
+        if let Some(errno) = failed {
+            self.tell(id, format!("cannot set SO_REUSEPORT for {key}: {errno}"));
+        }
+        self.note(id, call, key, inode);
+        Answer::Continue
+    }
+
+    /// What the worker that serves has bound since the last look, as servers do that serve something
+    /// else first, is held as well.
+    pub(super) fn settle_late(&mut self) {
+        self.shared.new.retain(|new| self.workers.get(&new.worker).is_some_and(|worker| !worker.gone));
+        let Some(id) = self.serving.filter(|id| self.shared.new.iter().any(|new| new.worker == *id)) else {
+            return;
+        };
+        let Some(worker) = self.workers.get(&id) else { return };
+        for key in self.shared.settle(id, worker.root) {
+            self.unheard(id, &key);
+        }
+    }
+
     fn note(&mut self, id: WorkerId, call: &Call, key: Key, inode: u64) {
+        /// More than a server has, and less than a resolver binds in passing.
+        const MOST: usize = 64;
+        if self.shared.new.iter().filter(|new| new.worker == id).count() >= MOST {
+            return;
+        }
         let process = seccomp::process_of(call.thread).unwrap_or(call.thread).as_raw();
         self.shared.new.push(New { worker: id, key, process, inode });
     }

@@ -7,6 +7,7 @@ use crate::core::event::WorkerId;
 use crate::sys::flows;
 use log::warn;
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
 
 impl Adopt {
     /// Somebody else's socket in one of our groups would get a share of the connections,
@@ -37,6 +38,25 @@ impl Adopt {
         listening.iter().find(stranger).map(|found| found.inode)
     }
 
+    /// A socket that is none of ours and listens at this address, or at one that it is a part of or
+    /// that is a part of it: the kernel lets nobody listen beside it, but for SO_REUSEPORT.
+    pub(super) fn occupant(&self, key: &Key) -> Option<u64> {
+        let families = [libc::AF_INET, libc::AF_INET6];
+        let port = key.address.port();
+        let listening =
+            families.into_iter().flat_map(|family| flows::listening(family, port).unwrap_or_default());
+        let groups = self.groups.values().flat_map(Group::inodes);
+        let ours: BTreeSet<u64> = groups.chain(self.shared.all().map(|(_, inode)| inode)).collect();
+        let mut others = listening.filter(|found| !ours.contains(&found.inode));
+        others
+            .find(|found| {
+                let v6only = found.v6only.unwrap_or(false);
+                overlap((key.address.ip(), key.v6only), (found.address.ip(), v6only))
+                    && (found.device == 0) == key.device.is_empty()
+            })
+            .map(|found| found.inode)
+    }
+
     /// Its sockets at this address leave. Beside a stranger's they stay, unused: that one would come
     /// to stand where the program finds one of ours.
     pub(super) fn take_out(&mut self, key: &Key, id: WorkerId) {
@@ -54,6 +74,42 @@ impl Adopt {
                 group.entomb(id);
             }
             _ => report(group.remove(id), "close the socket of an old worker"),
+        }
+    }
+}
+
+/// Whether a connection could be meant for either of two addresses of one port; of IPv6 with IPV6_V6ONLY.
+fn overlap((one, one_v6only): (IpAddr, bool), (other, other_v6only): (IpAddr, bool)) -> bool {
+    let both = |any: IpAddr, v6only: bool| any == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !v6only;
+    let (one, other) = (one.to_canonical(), other.to_canonical());
+    if one.is_ipv4() == other.is_ipv4() {
+        one == other || one.is_unspecified() || other.is_unspecified()
+    } else {
+        both(one, one_v6only) || both(other, other_v6only)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_overlap_as_the_kernel_has_it() {
+        let at = |text: &str, v6only| (text.parse::<IpAddr>().expect("an address"), v6only);
+        let overlaps = [
+            (at("127.0.0.1", false), at("127.0.0.1", false), true),
+            (at("127.0.0.1", false), at("127.0.0.2", false), false),
+            (at("127.0.0.1", false), at("0.0.0.0", false), true),
+            (at("127.0.0.1", false), at("::", false), true),
+            (at("127.0.0.1", false), at("::", true), false),
+            (at("127.0.0.1", false), at("::1", false), false),
+            (at("127.0.0.1", false), at("::ffff:127.0.0.1", false), true),
+            (at("0.0.0.0", false), at("::1", false), false),
+            (at("0.0.0.0", false), at("::", false), true),
+            (at("::1", false), at("::", true), true),
+        ];
+        for (one, other, expected) in overlaps {
+            assert_eq!((overlap(one, other), overlap(other, one)), (expected, expected), "{one:?} {other:?}");
         }
     }
 }

@@ -40,6 +40,10 @@ pub(super) fn adopt(cli: &Cli) -> Result<Option<(Adopt, policy::Adopt)>, Error> 
     if let Some((_, option, why)) = against.iter().find(|(given, ..)| *given) {
         return Err(Error::Usage(format!("--adopt cannot go with {option}: {why}")));
     }
+    if let Some(word) = cli.command.first().filter(|word| *word == "share" || *word == "steer") {
+        let word = word.display();
+        return Err(Error::Usage(format!("cannot run '{word}' with --adopt: write --adopt={word}")));
+    }
     let adopt =
         Adopt { share, ports: cli.port.iter().copied().collect(), idle: duration("--idle", &cli.idle)? };
     let soak = cli.soak.as_deref().map(|soak| duration("--soak", soak)).transpose()?;

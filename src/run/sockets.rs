@@ -17,6 +17,9 @@ impl Run {
         if self.config.follow.is_some() {
             return Err("with --follow the program binds its own sockets".into());
         }
+        if self.config.adopt.is_some() {
+            return Err("with --adopt the program binds its own sockets".into());
+        }
         let bind: Bind = spec.parse().map_err(|error: Error| error.to_string())?;
         if let Some(first) = first_listener(&self.config.dialects) {
             let number = first + self.common.listeners.next().count() as i32;

@@ -37,6 +37,35 @@ pub fn descriptors(pid: Pid) -> impl Iterator<Item = (RawFd, u64)> {
     })
 }
 
+/// The inodes of what is in the epoll sets of `pid`; None if it has no such set.
+pub fn polled(pid: Pid) -> Option<BTreeSet<u64>> {
+    let mut polled = None;
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        let is_epoll =
+            fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]");
+        if !is_epoll {
+            continue;
+        }
+        let inodes: &mut BTreeSet<u64> = polled.get_or_insert_default();
+        let info = format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy());
+        for line in
+            fs::read_to_string(info).unwrap_or_default().lines().filter(|line| line.starts_with("tfd:"))
+        {
+            // The inode is written in hexadecimal.
+            let inode = line.split("ino:").nth(1).and_then(|rest| rest.split_whitespace().next());
+            inodes.extend(inode.and_then(|hex| u64::from_str_radix(hex, 16).ok()));
+        }
+    }
+    polled
+}
+
+/// Whether `pid` has the socket of this inode by one descriptor and in no other way: another in
+/// the place of that descriptor is all that it would be left with.
+pub fn is_held_once(pid: Pid, inode: u64) -> bool {
+    descriptors(pid).filter(|&(_, found)| found == inode).count() == 1
+        && !polled(pid).is_some_and(|polled| polled.contains(&inode))
+}
+
 /// The inode in `socket:[123]`, which is what a link of `/proc/PID/fd` leads to.
 pub fn inode_of(target: &str) -> Option<u64> {
     target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()

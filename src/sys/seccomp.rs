@@ -27,6 +27,8 @@ const ARCH: Option<u32> = None;
 /// Where `struct seccomp_data` has the number of the call and the architecture.
 const NUMBER_AT: u32 = 0;
 const ARCH_AT: u32 = 4;
+/// The third argument, of which the protocol of socket(2) is the lower half.
+const PROTOCOL_AT: u32 = if cfg!(target_endian = "little") { 32 } else { 36 };
 
 /// Longer than any socket address (sockaddr_storage).
 const LONGEST_ADDRESS: usize = 128;
@@ -34,7 +36,7 @@ const LONGEST_ADDRESS: usize = 128;
 /// The filter, made ready before a fork.
 #[derive(Debug, Clone)]
 pub struct Filter {
-    program: [libc::sock_filter; 7],
+    program: [libc::sock_filter; 11],
 }
 
 /// What a task asks the kernel for.
@@ -82,17 +84,21 @@ impl Filter {
         };
         let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
         let end = libc::BPF_RET | libc::BPF_K;
-        // No argument is looked at, or else the kernel could not remember by the
-        // number alone what is allowed, and every call would cost more.
+        // No argument is looked at but that of socket(2): for all others the kernel remembers
+        // by the number alone that they are allowed, or every call would cost more.
         Some(Filter {
             program: [
                 statement(load, ARCH_AT),
-                jump(ARCH?, 0, 4),
+                jump(ARCH?, 0, 7),
                 statement(load, NUMBER_AT),
-                jump(libc::SYS_bind as u32, 1, 0),
-                jump(libc::SYS_listen as u32, 0, 1),
+                jump(libc::SYS_bind as u32, 4, 0),
+                jump(libc::SYS_listen as u32, 3, 0),
+                jump(libc::SYS_socket as u32, 0, 3),
+                statement(load, PROTOCOL_AT),
+                jump(libc::IPPROTO_MPTCP as u32, 2, 1),
                 statement(end, libc::SECCOMP_RET_USER_NOTIF),
                 statement(end, libc::SECCOMP_RET_ALLOW),
+                statement(end, libc::SECCOMP_RET_ERRNO | libc::EPROTONOSUPPORT as u32),
             ],
         })
     }
