@@ -100,7 +100,7 @@ pub fn doubt(command: &str, dialects: &[Dialect]) -> String {
             format!("{} takes its sockets by --export {}", habit.name, best.name())
         }
         _ => {
-            "does it listen on exactly the addresses of -b? does it take its sockets so? see --export".into()
+            "does it listen on exactly the addresses of -b? does it take its sockets so? see --export, or --adopt if it binds its own".into()
         }
     }
 }
@@ -148,7 +148,7 @@ mod tests {
             assert_eq!(
                 doubt,
                 hint.unwrap_or(
-                    "does it listen on exactly the addresses of -b? does it take its sockets so? see --export"
+                    "does it listen on exactly the addresses of -b? does it take its sockets so? see --export, or --adopt if it binds its own"
                 )
             );
         }

@@ -52,9 +52,7 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
             );
         }
         Report::CannotHold => {
-            warn!(
-                "cannot hold an upgrade: two generations cannot live side by side here (--stop-first, --follow, --adopt)"
-            );
+            warn!("cannot hold an upgrade: not with --stop-first, --follow or --adopt");
         }
         Report::NothingHeld(request) => warn!("nothing is on hold: there is nothing to {}", wish(request)),
         Report::TookOver { worker: id, of: old } => {

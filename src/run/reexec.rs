@@ -406,7 +406,10 @@ pub(super) fn take_over(mut config: Config, state: State) -> Result<Verdict, Err
     drop(arrivals);
     run.hear_all_calls();
     let (version, before, workers) = (env!("CARGO_PKG_VERSION"), state.version, run.books.count());
-    info!("version {version} has taken over from version {before}: {workers} workers");
+    info!(
+        "version {version} has taken over from version {before}, with {workers} worker{}",
+        if workers == 1 { "" } else { "s" }
+    );
     let fields = json!({"from": before, "version": version});
     run.control.tell(&event::named("reexec", fields));
     run.control.reexecuted(&Reply::done(format!("version {version} has taken over from version {before}")));

@@ -63,7 +63,7 @@ fn prefork() {
 
 #[test]
 fn gunicorn() {
-    let command = "gunicorn --no-control-socket -b 127.0.0.1:8000 -w 3 wsgi";
+    let command = "gunicorn --no-control-socket --preload -b 127.0.0.1:8000 -w 3 wsgi";
     upgrade_under_load(&server("gunicorn -w 3", command));
 }
 

@@ -7,21 +7,21 @@ use crate::server::server;
 #[test]
 fn gunicorn() {
     upgrade_under_load(&server(
-        "-b 127.0.0.1:8000 --ack notify --soak 1s -- gunicorn --no-control-socket -w 2 wsgi",
+        "-b 127.0.0.1:8000 --ack notify --soak 1s -- gunicorn --no-control-socket --preload -w 2 wsgi",
     ));
 }
 
 #[test]
 fn gunicorn_threads() {
     upgrade_under_load(&server(
-        "-b 127.0.0.1:8000 --ack notify --soak 1s -- gunicorn --no-control-socket -w 2 -k gthread wsgi",
+        "-b 127.0.0.1:8000 --ack notify --soak 1s -- gunicorn --no-control-socket --preload -w 2 -k gthread wsgi",
     ));
 }
 
 #[test]
 fn gunicorn_asgi() {
     upgrade_under_load(&server(
-        "-b 127.0.0.1:8000 --ack notify --soak 1s -- gunicorn --no-control-socket -w 2 -k asgi asgi:app",
+        "-b 127.0.0.1:8000 --ack notify --soak 1s -- gunicorn --no-control-socket --preload -w 2 -k asgi asgi:app",
     ));
 }
 
@@ -30,7 +30,7 @@ fn gunicorn_asgi() {
 fn gunicorn_uvicorn() {
     upgrade_under_load(
         &server(
-            "-b 127.0.0.1:8000 --ack notify --soak 1s -- gunicorn --no-control-socket -w 2 \
+            "-b 127.0.0.1:8000 --ack notify --soak 1s -- gunicorn --no-control-socket --preload -w 2 \
              -k uvicorn.workers.UvicornWorker asgi:app",
         )
         .may_lose(EACH_CLIENT_ONE),
@@ -87,6 +87,6 @@ fn uwsgi() {
 fn gunicorn_by_its_own_variables() {
     upgrade_under_load(&server(
         "-b 127.0.0.1:8000 --export gunicorn --ack notify --soak 1s -- \
-         gunicorn --no-control-socket -w 2 wsgi",
+         gunicorn --no-control-socket --preload -w 2 wsgi",
     ));
 }
