@@ -52,7 +52,9 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
             );
         }
         Report::CannotHold => {
-            warn!("cannot hold an upgrade: not with --stop-first, --follow or --adopt");
+            warn!(
+                "cannot hold an upgrade: a generation cannot be on hold with --stop-first, --follow or --adopt"
+            );
         }
         Report::NothingHeld(request) => warn!("nothing is on hold: there is nothing to {}", wish(request)),
         Report::TookOver { worker: id, of: old } => {

@@ -293,7 +293,7 @@ fn what_was_kept_and_is_dropped_by_a_rollback_is_told() {
 fn two_that_cannot_live_side_by_side_are_not_held() {
     let scene = Scene::of(SERVER);
     let wrapper = scene.ready(&["--stop-first"]);
-    fails(&scene.ctl(&["upgrade", "--hold"]), 1, &["cannot live side by side here (--stop-first"]);
+    fails(&scene.ctl(&["upgrade", "--hold"]), 1, &["cannot be on hold with --stop-first"]);
     wrapper.stop();
 }
 

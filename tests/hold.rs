@@ -62,7 +62,7 @@ fn where_two_cannot_live_side_by_side_nothing_is_held() {
     let scene = Scene::of(SERVER);
     let wrapper = scene.ready(&["--stop-first", "--on", "USR2=start-alongside"]);
     wrapper.signal(Signal::SIGUSR2);
-    wrapper.log.wait("cannot hold an upgrade: not with --stop-first");
+    wrapper.log.wait("cannot hold an upgrade: a generation cannot be on hold with --stop-first");
     wrapper.signal(Signal::SIGHUP);
     wrapper.log.wait(&says::ready(2));
     wrapper.stop();

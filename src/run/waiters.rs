@@ -224,7 +224,7 @@ impl Run {
                 _ => None,
             }),
             Report::CannotHold => self.control.resolve(|waits| {
-                let why = "not with --stop-first, --follow or --adopt";
+                let why = "a generation cannot be on hold with --stop-first, --follow or --adopt";
                 matches!(waits, Waits::Next { hold: true }).then(|| Reply::failed(why))
             }),
             Report::NothingHeld(request) => self.control.resolve(|waits| {
