@@ -173,6 +173,11 @@ fn what_waits_at_an_old_worker_is_answered_by_it() {
     let wrapper = case.ready(&["--adopt"], &["+"]);
     let first = case.serving();
     kill(Pid::from_raw(first), Signal::SIGSTOP).expect("it is ours");
+    until("none of its threads accepts any more", || {
+        let threads = fs::read_dir(format!("/proc/{first}/task")).expect("its threads").flatten();
+        let mut stats = threads.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap());
+        stats.all(|stat| stat.contains(") T "))
+    });
     let mut waiting = case.connect();
     waiting.write_all(b"x").expect("it asks for something");
     upgrade(&case, 2);
