@@ -241,7 +241,7 @@ exact old text, new text, test binary, test."""
 ON_THE_KERNEL = [
     ("no settle", "core/policy.rs",
      "pub const SETTLE: Duration = Duration::from_millis(250);", "pub const SETTLE: Duration = Duration::ZERO;",
-     "adopt", "generations::one_that_is_gone_at_once_is_refused"),
+     "adopt", "generations::one_that_is_soon_gone_is_refused"),
     ("a drain does not wait for handshakes", "adopt/drain.rs",
      "left.arriving = under_way.len() as u32;", "left.arriving = 0;",
      "adopt_life", "a_handshake_with_an_old_worker_is_waited_for"),

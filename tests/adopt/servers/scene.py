@@ -64,6 +64,6 @@ for listener in [listener for word in words for listener in listeners(word)]:
     threading.Thread(target=accept, args=[listener], daemon=True).start()
 fate = said("fate")
 if fate.startswith("die"):
-    time.sleep(0 if fate.endswith("at once") else 0.1)
+    time.sleep(0.02 if fate.endswith("soon") else 0.1)
     os._exit(3)
 threading.Event().wait()
