@@ -193,7 +193,7 @@ pub struct Cli {
     /// accepted, and is asked to stop when it has drained. `share`: the worker's own socket is replaced
     /// by one that all generations share: with -b, which it must bind exactly; it loses what it
     /// has accepted when it is asked to stop, unless it finishes that itself. UDP is always shared. Multipath TCP is
-    /// refused as by a kernel without it: Go takes plain TCP then. `graceful-run doctor` says whether this
+    /// refused as by a kernel without it: who falls back takes plain TCP. `graceful-run doctor` says whether this
     /// machine allows all that. Not with --export, --follow, --surge or several workers.
     #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true,
           default_missing_value = "steer", help_heading = "Adopt")]

@@ -6,6 +6,9 @@
 //! caller waits for the answer. This is no security boundary, and need not be one:
 //! all that we do is to help the caller with its own socket. Code of another
 //! architecture than ours (32 bits, x32) is let through unseen.
+//!
+//! Multipath TCP is refused as by a kernel without it: such sockets take no reuseport program
+//! (EOPNOTSUPP), so that they could not be steered, and most who ask for one fall back to TCP.
 
 use libc::{c_uint, c_ulong, pid_t};
 use nix::errno::Errno;
