@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_graceful_run_global_optspecs
-    string join \n b/bind= n/workers= export= C/chdir= E/env= env-file= env-dir= clear-env drop-env= user= umask= no-new-privs pass-fd= foreground-tty capture-stderr on-death= ack= ack-timeout= on-ack-timeout= soak= surge= stop-first follow= adopt= port= drain-timeout= idle= watch= hook= hook-timeout= stop-signal= stop-timeout= max-draining= on= restart= stable= worker-watchdog= retry-start pid-file= name= socket= no-socket control-group= v/verbose q/quiet log-format= h/help V/version
+    string join \n b/bind= n/workers= export= C/chdir= E/env= env-file= env-dir= clear-env drop-env= user= umask= no-new-privs pass-fd= foreground-tty capture-stderr on-death= ack= ack-timeout= on-ack-timeout= soak= probation= surge= stop-first follow= adopt= port= drain-timeout= idle= watch= hook= hook-timeout= stop-signal= stop-timeout= max-draining= on= restart= stable= worker-watchdog= retry-start pid-file= name= socket= no-socket control-group= v/verbose q/quiet log-format= h/help V/version
 end
 
 function __fish_graceful_run_needs_command
@@ -38,10 +38,11 @@ complete -c graceful-run -n "__fish_graceful_run_needs_command" -l pass-fd -d 'P
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l on-death -d 'What becomes of the workers if we are killed with -9' -r -f -a "keep\t'They go on serving'
 term\t'The kernel sends them TERM'"
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l ack -d 'What makes a worker ready; the first of several counts [default: auto, or the dialect\'s own]' -r
-complete -c graceful-run -n "__fish_graceful_run_needs_command" -l ack-timeout -d 'How long a worker may take to become ready; 0 is for ever' -r
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l ack-timeout -d 'How long a worker may take to become ready; 0 is for ever [default: 30s]' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l on-ack-timeout -d 'What a worker is that has not become ready in time [default: abort where an ack is expected]' -r -f -a "abort\t'It has failed'
 proceed\t'It counts as ready'"
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l soak -d 'How long a new generation must live after its ack before the old one is asked to stop [default: 500ms]' -r
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l probation -d 'How long a new generation is on probation once it serves; 0 is not at all' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l surge -d 'Replace this many slots at a time instead of all together' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l follow -d 'Have the program start its own successor: an upgrade sends it SIG' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l adopt -d 'Wrap a server that knows nothing of inherited sockets [default MODE: steer]' -r -f -a "steer\t'Sockets of its own for each generation; new connections go to one of them'

@@ -136,14 +136,18 @@ pub struct Cli {
     /// every address that the generation before it had, and is alive 250 ms later; whatever else
     /// is named counts only once it listens there. `timer:DUR`: it has lived that long. `auto`:
     /// the strongest of these that the program is known to do: one that it says
-    /// itself; accepting (with --adopt: listen) while no generation has given one of those; 2 s of life
-    /// while nothing at all is known (not with --adopt).
+    /// itself; accepting (with --adopt: listen) while no generation has given one of those; 10 s of life
+    /// while nothing at all is known, 2 s where there are no listeners (not with --adopt). Where the
+    /// workers that serve are seen accepting when an upgrade begins, their replacements have to be as
+    /// well, whatever they say.
     #[arg(long, value_name = "KIND,...", help_heading = "Readiness")]
     pub ack: Vec<String>,
 
-    /// How long a worker may take to become ready; 0 is for ever
-    #[arg(long, value_name = "DUR", default_value = "30s", help_heading = "Readiness")]
-    pub ack_timeout: String,
+    /// How long a worker may take to become ready; 0 is for ever [default: 30s]
+    ///
+    /// Unless it is given, a worker has twice the time that the one before it took, if that is more.
+    #[arg(long, value_name = "DUR", help_heading = "Readiness")]
+    pub ack_timeout: Option<String>,
 
     /// What a worker is that has not become ready in time [default: abort where an ack is expected]
     ///
@@ -154,11 +158,22 @@ pub struct Cli {
 
     /// How long a new generation must live after its ack before the old one is asked to stop [default: 500ms]
     ///
-    /// 1.5 s at least where only the timer of `--ack auto` has spoken. Make it longer than
+    /// One that does not say itself that it is ready also lives for as long as the one before it took
+    /// from its start until it was seen accepting. 1.5 s at least where only the timer of `--ack auto`
+    /// has spoken. Make it longer than
     /// --worker-watchdog where a replacement that never says WATCHDOG=1 is to be refused. Unless it
     /// is given, a worker that is ready by `listen` needs none: it has lived for 250 ms by then.
     #[arg(long, value_name = "DUR", help_heading = "Upgrade")]
     pub soak: Option<String>,
+
+    /// How long a new generation is on probation once it serves; 0 is not at all
+    ///
+    /// If its workers end by themselves three times in that time, the generation before is started
+    /// again, from what that was started from: the same directory, environment, and arguments, where
+    /// symbolic links lead to where they led. Time in which a worker that has ended is not yet replaced
+    /// does not count. What --watch sees does not bring the same files back.
+    #[arg(long, value_name = "DUR", default_value = "60s", help_heading = "Upgrade")]
+    pub probation: String,
 
     /// Replace this many slots at a time instead of all together
     ///

@@ -2,6 +2,9 @@
 //! durations; and our last words.
 
 pub mod event;
+mod reason;
+
+pub use reason::{not_rolled_back, rolled_back, undone, why_failed};
 
 use crate::books::Books;
 use crate::config::Config;
@@ -9,7 +12,11 @@ use crate::core::event::{AckKind, Ending, Exit, Failure, Generation, Refusal, Re
 use crate::habits;
 use crate::signals;
 use log::{debug, info, warn};
+use reason::lacks;
 use std::time::Duration;
+
+/// What is said of a worker that has to be seen waiting on its listeners.
+pub const UNSEEN: &str = "it was not seen to wait on";
 
 /// Writes one log line. What becomes of the old generation, and what may be wrong,
 /// depends on the `config`.
@@ -57,6 +64,21 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
             );
         }
         Report::NothingHeld(request) => warn!("nothing is on hold: there is nothing to {}", wish(request)),
+        Report::RollbackStarted { from, to, .. } => {
+            let reason = rolled_back(report, books).unwrap_or_default();
+            warn!(generation = from.0; "{from}: {reason}: {to} is started again");
+        }
+        Report::RolledBack { from, to, took } => {
+            info!(generation = to.0, took_ms = ms(took); "{to}: serves again after {}, {from} was rolled back; what is installed has not changed: the next upgrade starts that", length(took));
+        }
+        Report::RollbackFailed { why: Failure::Stopped, .. } => {}
+        Report::RollbackFailed { from, .. } => {
+            let reason = not_rolled_back(report, books).unwrap_or_default();
+            warn!(generation = from.0; "{reason}");
+        }
+        Report::Proven(generation) => {
+            debug!(generation = generation.0; "{generation}: has been on probation long enough");
+        }
         Report::TookOver { worker: id, of: old } => {
             let (worker, old) = (of(id), of(old).pid);
             info!(generation = worker.generation.0, pid = worker.pid; "{worker} took over from pid {old}");
@@ -74,6 +96,19 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
             let worker = of(id);
             debug!(generation = worker.generation.0, pid = worker.pid; "{worker}: asked to stop");
         }
+        Report::Unseen { worker: id, after, timer } => {
+            let worker = of(id);
+            let next = match timer {
+                Some(timer) => format!("it counts as ready after {} all the same", length(timer)),
+                None => "it replaces nobody before it was".into(),
+            };
+            // It may wait by now, and be about to be seen to.
+            if let Some(lacks) =
+                books.get(id).and_then(|entry| entry.lacks.as_ref()).filter(|it| it.contains(UNSEEN))
+            {
+                info!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}: {lacks}; {next} (--ack)", length(after));
+            }
+        }
         Report::NoAck(id, after) => {
             let worker = of(id);
             // A successor that was not found is told with the verdict.
@@ -90,8 +125,9 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
             let worker = of(id);
             warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed, {} after it was asked to stop", length(after));
         }
-        Report::Gone { worker: id, exit: how, age, asked, remains, .. } => {
-            gone(&of(id), how, age, asked, remains);
+        Report::Gone { worker: id, exit: how, age, asked, ready, remains } => {
+            let finishes = asked && ready && !stop_first && !books.stopping;
+            gone(&of(id), how, age, asked, remains.then_some(finishes));
         }
         Report::NotStarted { worker: id, again, .. } => {
             let worker = of(id);
@@ -110,35 +146,6 @@ pub fn log(report: &Report, books: &Books, config: &Config) {
         Report::Stopping => info!("stopping"),
         Report::Ignored(request) => info!("{} ignored: stopping", wish(request)),
     }
-}
-
-/// Why an upgrade was undone and what that leaves, if this report says that one was.
-pub fn undone(report: &Report, books: &Books, config: &Config) -> Option<String> {
-    let Report::UpgradeFailed { from, why, replaced, of, left, held, .. } = *report else { return None };
-    let policy = &config.policy;
-    let stop_first = policy.stop_first;
-    let kept = match (replaced, why) {
-        (0, Failure::Stopped) if left || stop_first => format!("{from} is not started again"),
-        (0, Failure::Stopped) => format!("{from} stops as well"),
-        (0, Failure::NoSuccessor { worker, exit }) => {
-            let asked = config.follow.filter(|&signal| exit == Exit::Signal(signal as i32));
-            let hint = asked.map(|signal| signals::name(signal as i32));
-            let hint = hint.map(|name| format!(" (does it restart itself on {name}?)"));
-            let lost = Failure::Exited { worker, exit, ready: true };
-            format!("{from} is gone{}{}", again(policy.brings_back(lost)), hint.unwrap_or_default())
-        }
-        (0, _) if left => format!("{from} is gone{}", again(policy.brings_back(why))),
-        (0, _) if stop_first => format!("{from} is started again"),
-        (0, _) if books.lives(from) => format!("{from} still serves"),
-        (0, _) => format!("{from} is what comes back"),
-        _ => format!("{replaced} of {of} replaced, the others stay as they were"),
-    };
-    let reason = why_failed(why, left, held, books);
-    Some(format!("{reason}; {kept}"))
-}
-
-fn again(comes_back: bool) -> &'static str {
-    if comes_back { " and is started again" } else { "" }
 }
 
 /// Our exit status and, unless it is 0, our last line. `served` says whether
@@ -263,67 +270,26 @@ fn ready(worker: &Named, kind: AckKind, after: Duration, config: &Config) {
     }
 }
 
-fn gone(worker: &Named, exit: Exit, age: Duration, asked: bool, remains: bool) {
+/// `left` says whether it left processes behind, and whether they may finish what they have.
+fn gone(worker: &Named, exit: Exit, age: Duration, asked: bool, left: Option<bool>) {
     let (generation, pid) = (worker.generation.0, worker.pid);
-    let left = match remains {
+    let left = match left {
+        Some(true) => {
+            let exec = habits::gives_way(&worker.command);
+            format!("; it left processes behind, which finish what they have{exec}")
+        }
         // It looks like a server that went into the background.
-        true if exit == Exit::Code(0) && !asked => {
+        Some(false) if exit == Exit::Code(0) && !asked => {
             let how = habits::stays(&worker.command);
             format!("; it left processes behind: if it daemonises, run it in the foreground{how}")
         }
-        true => {
+        Some(false) => {
             let exec = habits::gives_way(&worker.command);
             format!("; it left processes behind, they are asked to stop{exec}")
         }
-        false => String::new(),
+        None => String::new(),
     };
     info!(generation = generation, pid = pid; "{worker} {} (age {}){left}", how(exit), length(age));
-}
-
-/// Why an upgrade failed; `left` and `held` as its report has them.
-pub fn why_failed(why: Failure, left: bool, held: bool, books: &Books) -> String {
-    let pid = |id| Named::new(id, books).pid;
-    match why {
-        Failure::NoAck(worker, _) if left => {
-            format!("pid {} did not accept when the old worker had ended", pid(worker))
-        }
-        Failure::Exited { worker, exit, .. } if held => {
-            format!("worker pid {} {} while it was on hold", pid(worker), how(exit))
-        }
-        Failure::Exited { worker, exit, ready: false } => {
-            format!("worker pid {} {} before it was ready{}", pid(worker), how(exit), lacks(worker, books))
-        }
-        Failure::Exited { worker, exit, ready: true } => {
-            format!("worker pid {} {} soon after it was ready (--soak)", pid(worker), how(exit))
-        }
-        Failure::NoAck(worker, after) if pid(worker) == 0 => {
-            format!(
-                "no successor was seen to hold its listeners after {} (--follow, --ack-timeout; see what the server said: one that executes itself is to be started by its full path)",
-                length(after)
-            )
-        }
-        Failure::NoSuccessor { worker, exit } => {
-            format!("worker pid {} {} and left no successor", pid(worker), how(exit))
-        }
-        Failure::NoAck(worker, after) => {
-            let lacks = lacks(worker, books);
-            format!("worker pid {} was not ready after {}{lacks} (--ack-timeout)", pid(worker), length(after))
-        }
-        Failure::NotStarted(worker, _) => Named::new(worker, books).refused,
-        Failure::Silent(worker, after) => {
-            format!("worker pid {} was silent for {} (--worker-watchdog)", pid(worker), length(after))
-        }
-        Failure::Stopped => "a stop came in between".into(),
-        Failure::Superseded => "another was asked for in its stead".into(),
-        Failure::RolledBack => "rolled back, with whatever was asked for meanwhile".into(),
-        Failure::Refused | Failure::NotSwitched => books.upgrade_refused().into(),
-    }
-}
-
-/// What a worker has not done that it is waited for, if that is known.
-fn lacks(id: WorkerId, books: &Books) -> String {
-    let lacks = books.get(id).and_then(|entry| entry.lacks.as_ref());
-    lacks.map_or(String::new(), |lacks| format!(": {lacks}"))
 }
 
 /// How a process ended.

@@ -10,43 +10,43 @@ mod heed;
 mod hooks;
 mod looks;
 mod outset;
+mod probation;
 mod probe;
 mod reap;
 mod reexec;
+mod remains;
 mod replies;
 mod sockets;
+mod spawn;
 mod state;
 mod status;
 mod tell;
 mod waiters;
 
 use crate::ack::{self, Watcher};
-use crate::books::{Books, Process};
+use crate::books::Books;
 use crate::capture::Capture;
 use crate::clock::{Clock, HELD_UP};
 use crate::config::Config;
 use crate::control::place::Place;
-use crate::core::event::{Action, Ending, Event, Generation, Reading as From, Refusal, Slot, WorkerId};
+use crate::core::event::{Action, Ending, Event, Generation, Slot, Time, WorkerId};
 use crate::core::{ShownStage, Supervisor};
 use crate::errands::Errands;
 use crate::error::{Error, reason};
 use crate::inputs::Input;
-use crate::launch::start::{Common, refused};
-use crate::launch::{Reading, Refused, Surroundings, descriptors};
+use crate::launch::start::Common;
+use crate::launch::{Reading, Surroundings, descriptors};
 use crate::listener::Guard;
 use crate::listener::guard::Look;
 use crate::pid_file::PidFile;
 use crate::sys::identity::identity;
-use crate::sys::tree::{self, Family};
-use crate::sys::{child, inherited, memory, process};
+use crate::sys::{inherited, memory, process};
 use crate::upward::Upward;
 use crate::{habits, inputs, report, signals};
 use crossbeam_channel::Receiver;
 use log::{info, warn};
 use nix::sys::signal::{Signal, raise};
-use nix::unistd::{Pid, Uid};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// While somebody is leaving, the system is asked this often whether it has:
@@ -73,6 +73,13 @@ struct Run {
     books: Books,
     /// What each generation was first started from.
     readings: BTreeMap<Generation, Reading>,
+    /// What was rolled back of late.
+    rolled_back: probation::RolledBack,
+    /// The listeners, by inode, on which the worker of a slot was seen to wait when the last
+    /// upgrade began.
+    waited: BTreeMap<Slot, BTreeSet<u64>>,
+    /// When it was last looked whether what workers left behind accepts.
+    remains_looked: Time,
     watcher: Watcher,
     threads: inputs::Threads,
     /// Looks after the listeners.
@@ -158,7 +165,7 @@ pub fn run(mut config: Config, left: Option<State>) -> Result<Verdict, Error> {
     }
     let directory = ack::Directory::new(&around.environment, identity.is_some());
     let mut upward = Upward::new(&around.environment);
-    upward.starting(tell::start_limit(&config).filter(|_| !config.policy.retry_start));
+    upward.starting(tell::start_limit(&config, Duration::ZERO).filter(|_| !config.policy.retry_start));
     heed::warn_of_silence(&config.policy.readiness.kinds, identity.is_some());
     let watched = config.watch.iter().map(|path| around.directory.join(path)).collect();
     let more = outset::more_signals(&config);
@@ -180,6 +187,9 @@ pub fn run(mut config: Config, left: Option<State>) -> Result<Verdict, Error> {
         around,
         books,
         readings: BTreeMap::new(),
+        rolled_back: probation::RolledBack::default(),
+        waited: BTreeMap::new(),
+        remains_looked: Time::ZERO,
         capture,
         heavy: false,
         watcher: threads.watcher.clone(),
@@ -329,6 +339,10 @@ impl Run {
                 self.look_for_takeovers();
                 self.soon.push_back(Event::LookedAlive);
             }
+            Action::LookWaiting => {
+                self.look_waiting();
+                self.soon.push_back(Event::LookedWaiting);
+            }
             Action::PreUpgrade(to) => self.pre_upgrade(to),
             Action::PreStop(id) => self.pre_stop(id),
             Action::Stop(id) => {
@@ -337,12 +351,14 @@ impl Run {
                 self.books.signal(id, Signal::SIGCONT as i32);
             }
             Action::Kill(id) => self.books.signal_group(id, Signal::SIGKILL),
+            Action::DrainRemains(id) => self.drain_remains(id),
             Action::StopRemains(id) => self.books.end_remains(id, Signal::SIGTERM),
             Action::KillRemains(id) => self.books.end_remains(id, Signal::SIGKILL),
             Action::Forward(id, token) => self.books.signal(id, token.0),
             Action::Suspend(id) => self.books.signal_group(id, Signal::SIGSTOP),
             Action::Resume(id) => self.books.signal_group(id, Signal::SIGCONT),
             Action::SuspendSelf => self.suspend(),
+            Action::Forget(generation) => drop(self.readings.remove(&generation)),
             Action::Report(report) => self.report(&report),
             Action::Exit(ending) => self.ending = Some(ending),
         }
@@ -356,77 +372,6 @@ impl Run {
         }
         let asleep = self.clock.now().saturating_sub(before);
         self.clock.forget(asleep);
-    }
-
-    fn spawn(&mut self, id: WorkerId, generation: Generation, slot: Slot, from: From) {
-        self.books.open(id, generation, slot);
-        self.look(self.books.look(id));
-        let event = match self.try_spawn(id, generation, slot, from) {
-            Ok(()) => Event::Spawned(id),
-            Err(Refused { refusal, message }) => {
-                self.books.refuse(id, message);
-                Event::SpawnFailed(id, refusal)
-            }
-        };
-        self.soon.push_back(event);
-    }
-
-    fn try_spawn(
-        &mut self,
-        id: WorkerId,
-        generation: Generation,
-        slot: Slot,
-        from: From,
-    ) -> Result<(), Refused> {
-        let before = self.readings.get(&generation).filter(|_| from == From::AsBefore);
-        let reading = match before {
-            Some(reading) => reading.as_before(),
-            None => Reading::anew(&self.config.worker, &self.around, self.common.identity.as_ref())?,
-        };
-        let no_channels = |error: std::io::Error| Refused {
-            refusal: Refusal::Other,
-            message: format!("cannot make the ack channels: {}", reason(&error)),
-        };
-        let stderr = match &self.capture {
-            Some(_) => Some(Capture::pipe(self.common.identity.as_ref()).map_err(no_channels)?),
-            None => None,
-        };
-        let stored = self.stored(slot, generation).map_err(no_channels)?;
-        let exported = self.common.exported(generation);
-        let taken = &self.config.worker.pass_fds;
-        let channels = self.config.acks.open(&self.directory, &exported, stored.len(), taken);
-        let channels = channels.map_err(no_channels)?;
-        let mut launch = self.common.worker(&reading, &channels, &stored, id, generation, slot)?;
-        launch.fds.extend(stderr.as_ref().map(|(_, theirs)| (theirs.as_raw_fd(), 2)));
-        let mut started = child::spawn(&launch).map_err(|error| refused(&error, &reading))?;
-        info!(
-            generation = generation.0, pid = started.pid.as_raw(), slot = slot.0;
-            "{generation}: started pid {} (slot {}): {}", started.pid, slot.0, reading.real_program().display()
-        );
-        let ours = Uid::effective();
-        let uid = self.common.identity.as_ref().map_or(ours, |identity| Uid::from_raw(identity.uid));
-        let family = Family { worker: started.pid, group: started.pid, supervisor: Pid::this(), start: id.0 };
-        let worker = ack::Worker { uid, generation, slot, stores: self.common.stores(), family };
-        if let Some(entry) = self.books.get_mut(id) {
-            let mut process = Process::started(family, launch.own_group, started.pidfd);
-            process.born = tree::stat(started.pid).map_or(0, |stat| stat.born);
-            entry.process = Some(process);
-        }
-        self.note_birth(id);
-        self.hear_calls(id, started.calls.take());
-        match channels.watch(&self.watcher, id, worker) {
-            Ok(until_alone) => self.books.until_alone(id, until_alone),
-            Err(error) => {
-                warn!("{generation}: pid {}: its acks cannot be heard: {}", started.pid, reason(&error));
-            }
-        }
-        if let (Some(capture), Some((ours, _))) = (&self.capture, stderr)
-            && let Err(error) = capture.watch(id, ours)
-        {
-            warn!("{generation}: pid {}: its stderr cannot be read: {}", started.pid, reason(&error));
-        }
-        self.readings.entry(generation).or_insert(reading);
-        Ok(())
     }
 
     fn is_wanted(&self, id: WorkerId) -> bool {

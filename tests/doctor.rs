@@ -233,6 +233,7 @@ fn who_watches_our_calls_already_is_named() {
         no_new_privs: false,
         death_signal: Some(libc::SIGKILL),
         filter: Some(filter),
+        image: None,
     };
     let Child { pid, calls, .. } = match spawn(&launch) {
         Ok(child) => child,

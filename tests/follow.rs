@@ -378,7 +378,7 @@ fn a_helper_in_the_background_is_no_successor() {
 /// A child of it that has inherited the listener and never accepts.
 #[test]
 fn a_helper_that_holds_the_listener_gives_way_to_the_successor() {
-    let (scene, wrapper) = follow("leak first", &[]);
+    let (scene, wrapper) = follow("leak first", &["--stop-timeout", "2s"]);
     let old = serving(&scene);
     wrapper.signal(Signal::SIGHUP);
     let helper = number_in(&scene, "helper");

@@ -34,7 +34,7 @@ fn a_server_behind_a_shell_takes_the_sockets() {
 
     wrapper.signal(Signal::SIGHUP);
     wrapper.log.wait(&says::ready(2));
-    wrapper.log.wait("generation 1: pid * was ended by signal 15 (TERM) * it left processes behind, they are asked to stop (write exec before the last command)");
+    wrapper.log.wait("generation 1: pid * was ended by signal 15 (TERM) * it left processes behind, which finish what they have (write exec before the last command)");
     scene.log.wait("g1 s0 worker TERM");
     scene.wait_gone(server);
     assert!(who(&address).starts_with("g2 "));

@@ -49,6 +49,8 @@ fn every_event_has_its_hook_in_order_and_knows_its_worker() {
     let wrapper = start(&scene, &hooks, &[]);
     wrapper.log.wait(&says::ready(1));
     let first = pid_in(&scene.log.wait("g1 s0 worker serving"));
+    // Nobody waits for this hook.
+    scene.log.wait("post-ready g1 s0 hook");
     wrapper.signal(Signal::SIGHUP);
     wrapper.log.wait(&says::exited(1, 0));
     scene.log.wait("post-stop g1 s0 hook");

@@ -37,6 +37,7 @@ fn launch(program: &str, arguments: &[&str]) -> Launch {
         // A test that fails leaves nothing behind.
         death_signal: Some(libc::SIGKILL),
         filter: None,
+        image: None,
     }
 }
 

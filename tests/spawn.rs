@@ -50,6 +50,7 @@ fn launch(argv: &[&str]) -> Launch {
         // A test that fails leaves nothing behind.
         death_signal: Some(libc::SIGKILL),
         filter: None,
+        image: None,
     }
 }
 

@@ -18,6 +18,23 @@ const MOST_POLLED: usize = 4096;
 /// Whether the process tree of `worker` waits on each of these socket inodes.
 /// Without any the answer is no: nothing has been seen.
 pub fn is_accepting(worker: Pid, inodes: &BTreeSet<u64>) -> bool {
+    !inodes.is_empty() && unseen(worker, inodes).is_empty()
+}
+
+/// Whether the process `pid`, without its descendants, holds one of these socket inodes and a
+/// thread of it waits on that now. A child may have inherited an epoll set with a listener that
+/// it does not hold, and one that is busy waits on nothing.
+pub fn waits_on_any(pid: Pid, inodes: &BTreeSet<u64>) -> bool {
+    let held: BTreeSet<u64> = listening::sockets(pid).intersection(inodes).copied().collect();
+    let mut missing = held.clone();
+    if !held.is_empty() {
+        strike_threads(pid, &mut missing);
+    }
+    missing.len() < held.len()
+}
+
+/// Those of these socket inodes on which no process of the tree of `worker` waits.
+pub fn unseen(worker: Pid, inodes: &BTreeSet<u64>) -> BTreeSet<u64> {
     let mut missing = inodes.clone();
     let tree = std::iter::once(worker).chain(tree::descendants(worker));
     for pid in tree {
@@ -27,7 +44,7 @@ pub fn is_accepting(worker: Pid, inodes: &BTreeSet<u64>) -> bool {
         strike_epoll(pid, &mut missing);
         strike_threads(pid, &mut missing);
     }
-    missing.is_empty() && !inodes.is_empty()
+    missing
 }
 
 /// Whether each of these listeners is waited on, or its connections are: a
@@ -75,6 +92,9 @@ fn strike_threads(pid: Pid, missing: &mut BTreeSet<u64>) {
                 missing.remove(&inode);
             }
         }
+        if let Some(polled) = polled_by(pid, &line) {
+            missing.retain(|inode| !polled.contains(inode));
+        }
     }
 }
 
@@ -93,6 +113,18 @@ fn waited_for(pid: Pid, line: &str) -> Vec<u64> {
     }
 }
 
+/// The inodes of the epoll set that the system call in a `syscall` line waits for.
+fn polled_by(pid: Pid, line: &str) -> Option<BTreeSet<u64>> {
+    #[cfg(target_arch = "x86_64")]
+    const WAITS: [i64; 3] = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2];
+    #[cfg(not(target_arch = "x86_64"))]
+    const WAITS: [i64; 2] = [libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2];
+    let mut words = line.split_whitespace();
+    let number: i64 = words.next()?.parse().ok()?;
+    let set = u64::from_str_radix(words.next()?.trim_start_matches("0x"), 16).ok()?;
+    WAITS.contains(&number).then(|| listening::polled_by(pid, set))
+}
+
 /// Where a system call says what it waits for.
 enum Call {
     /// Its first argument is the descriptor.
@@ -105,7 +137,14 @@ enum Call {
 
 impl Call {
     fn of(number: i64) -> Option<Call> {
-        const ONE: [i64; 4] = [libc::SYS_accept, libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_recvmsg];
+        const ONE: [i64; 6] = [
+            libc::SYS_accept,
+            libc::SYS_accept4,
+            libc::SYS_recvfrom,
+            libc::SYS_recvmsg,
+            libc::SYS_recvmmsg,
+            libc::SYS_read,
+        ];
         if ONE.contains(&number) {
             return Some(Call::One);
         }

@@ -84,6 +84,9 @@ impl Adopt {
             // listens on: then it has its own, and what waits for the one that has gone is lost.
             if can_be_replaced(call, &socket) && replace(&calls, call, ours.as_fd(), own != 0, true) {
                 report(group.inherited(inode, id), "steer connections to a worker");
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    worker.inherited.insert(key, inode);
+                }
                 return Answer::Done;
             }
         }

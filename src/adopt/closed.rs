@@ -5,8 +5,14 @@ use super::{Adopt, Group, report};
 use crate::core::event::WorkerId;
 use crate::sys::flows;
 use log::info;
+use std::collections::BTreeSet;
 
 impl Adopt {
+    /// Every socket that workers have bound and that is steered.
+    pub fn inodes(&self) -> BTreeSet<u64> {
+        self.groups.values().flat_map(|group| group.inodes()).collect()
+    }
+
     /// Whether a worker that serves has several sockets at one address, of which it may close one
     /// without our being told.
     pub fn has_several(&self) -> bool {

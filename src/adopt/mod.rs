@@ -73,6 +73,9 @@ struct Adopted {
     ports: BTreeSet<u16>,
     /// Where it listens.
     listens: BTreeSet<Key>,
+    /// Sockets of a worker that has gone that it was given at its bind(2): they listen already, so
+    /// it need not call listen(2) (gunicorn asks SO_ACCEPTCONN first).
+    inherited: BTreeMap<Key, u64>,
     /// Where it does and we have no part in it.
     others: BTreeSet<Key>,
     /// Where it began to until `start`: what it opens later, for a debugger perhaps, its
@@ -131,6 +134,7 @@ impl Adopt {
             root,
             ports: BTreeSet::new(),
             listens: BTreeSet::new(),
+            inherited: BTreeMap::new(),
             others: BTreeSet::new(),
             early: BTreeSet::new(),
             start,

@@ -4,6 +4,7 @@
 use super::Adopt;
 use super::answers::{can_be_replaced, replace};
 use super::key::{Key, Transport};
+use crate::ack::accepting;
 use crate::core::event::{Time, WorkerId};
 use crate::sys::borrow;
 use crate::sys::seccomp::{self, Answer, Call};
@@ -248,8 +249,17 @@ impl Adopt {
         };
         let keys: Vec<Key> = self.shared.new.iter().filter(bound).map(|new| new.key.clone()).collect();
         let before = self.workers.get(&id).map_or(0, |worker| worker.listens.len());
+        let keys: Vec<Key> = keys.into_iter().chain(self.waited_for(id)).collect();
         keys.into_iter().for_each(|key| self.heard(id, key));
         self.workers.get(&id).is_some_and(|worker| worker.listens.len() > before)
+    }
+
+    /// Where the worker was given a socket that listened already, and waits on it.
+    fn waited_for(&self, id: WorkerId) -> Vec<Key> {
+        let Some(worker) = self.workers.get(&id) else { return Vec::new() };
+        let waits = |inode: u64| accepting::is_accepting(worker.root, &BTreeSet::from([inode]));
+        let inherited = worker.inherited.iter().filter(|(key, _)| !worker.listens.contains(*key));
+        inherited.filter(|(_, inode)| waits(**inode)).map(|(key, _)| key.clone()).collect()
     }
 
     /// A worker that binds something else than what we hold of the same port will fail, and not

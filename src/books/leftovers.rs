@@ -2,12 +2,14 @@
 //! once, then killed.
 
 use super::{Books, Entry, Process, log_failure};
+use crate::ack::accepting;
 use crate::core::event::WorkerId;
-use crate::sys::process;
 use crate::sys::tree::{self, Family};
+use crate::sys::{listening, process};
+use log::info;
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getpgid};
-use std::collections::BTreeSet;
+use nix::unistd::{Pid, getsid};
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 
 impl Books {
@@ -37,7 +39,8 @@ impl Books {
                 process.family.orphans(&known).into_iter().chain(claimed).collect::<Vec<_>>()
             }
         };
-        roots.into_iter().flat_map(|root| iter::once(root).chain(tree::descendants(root))).collect()
+        let all = roots.into_iter().flat_map(|root| iter::once(root).chain(tree::descendants(root)));
+        all.filter(|&pid| self.stopping || !is_apart(process, pid)).collect()
     }
 
     /// The start whose leftover `pid` is, once everything is to go: one that cannot
@@ -61,18 +64,67 @@ impl Books {
         let claimed = self.unknown_children().into_iter().filter(traceless).filter(since).collect();
         if let Some(process) = self.entries.get_mut(&id).and_then(|entry| entry.process.as_mut()) {
             process.claimed = claimed;
+            process.daemonised = true;
         }
     }
 
-    /// Asks a leftover to stop, once.
-    fn ask(&mut self, pid: Pid) {
-        let born = tree::stat(pid).map_or(0, |stat| stat.born);
+    /// Asks something that `whose` left behind to stop, once; false if it has been asked.
+    fn ask(&mut self, pid: Pid, whose: &str) -> bool {
+        let Some(born) = tree::stat(pid).map(|stat| stat.born) else { return true };
         self.asked.retain(|(pid, _)| tree::is_live(*pid));
-        if self.asked.insert((pid, born)) {
+        let first = self.asked.insert((pid, born));
+        if first {
+            info!("{whose}pid {pid} ({}), left behind, is asked to stop", tree::name(pid));
             log_failure(pid, process::signal(pid, Signal::SIGTERM as i32));
             // A stopped process keeps the signal until it is continued.
             log_failure(pid, process::signal(pid, Signal::SIGCONT as i32));
         }
+        first
+    }
+
+    /// A worker that was asked to stop has left something behind, which may finish what it
+    /// has.
+    pub fn drain_remains(&mut self, id: WorkerId) {
+        if let Some(process) = self.process(id) {
+            let named = |pid: &Pid| format!("pid {pid} ({})", tree::name(*pid));
+            let left: Vec<String> = self.orphans(process).iter().map(named).collect();
+            info!("{}left behind by pid {}: {}", self.whose(id), process.pid, left.join(", "));
+        }
+        if let Some(process) = self.entries.get_mut(&id).and_then(|entry| entry.process.as_mut()) {
+            process.drains = true;
+        }
+    }
+
+    /// Asks those of what a worker left behind to stop that wait for connections, on what it was
+    /// given or on what is `bound` by workers themselves, or have accepted one at these `ports`
+    /// since they were last looked at.
+    pub fn stop_accepting(&mut self, id: WorkerId, ports: &BTreeSet<u16>, bound: &BTreeSet<u64>) {
+        let Some(process) = self.process(id).filter(|process| process.drains && !process.asked) else {
+            return;
+        };
+        let left = self.orphans(process);
+        let ours: BTreeSet<u64> = process.listening.union(bound).copied().collect();
+        let waits = |pid: &Pid| accepting::waits_on_any(*pid, &ours);
+        let holds = |pid: &Pid| !listening::sockets(*pid).is_disjoint(&process.listening);
+        let now: BTreeMap<Pid, BTreeSet<u64>> =
+            left.iter().filter(|pid| holds(pid)).map(|&pid| (pid, listening::accepted(pid, ports))).collect();
+        let newer = |pid: &Pid| match (process.accepted.get(pid), now.get(pid)) {
+            (Some(before), Some(now)) => !now.is_subset(before),
+            _ => false,
+        };
+        let accepting: Vec<Pid> = left.into_iter().filter(|pid| waits(pid) || newer(pid)).collect();
+        if let Some(process) = self.entries.get_mut(&id).and_then(|entry| entry.process.as_mut()) {
+            process.accepted = now;
+        }
+        let whose = self.whose(id);
+        for pid in accepting {
+            self.ask(pid, &whose);
+        }
+    }
+
+    /// Whose something is, for people.
+    fn whose(&self, id: WorkerId) -> String {
+        self.get(id).map_or(String::new(), |entry| format!("{}: ", entry.generation))
     }
 
     /// Asks every child that no worker answers for to stop, or kills them; whether
@@ -81,8 +133,8 @@ impl Books {
         let strays = self.unknown_children();
         for &stray in &strays {
             match kill {
-                true => log_failure(stray, process::signal(stray, Signal::SIGKILL as i32)),
-                false => self.ask(stray),
+                true => kill_one(stray, ""),
+                false => drop(self.ask(stray, "")),
             }
         }
         !strays.is_empty()
@@ -106,22 +158,22 @@ impl Books {
             return;
         }
         let Some(process) = self.process(id) else { return };
-        let (pid, leads, orphans) = (process.pid, process.leads, self.orphans(process));
-        if leads {
+        let (pid, leads, orphans, drains) =
+            (process.pid, process.leads, self.orphans(process), process.drains);
+        let whose = self.whose(id);
+        let asks = signal == Signal::SIGTERM;
+        // Those that have had their TERM, for they accepted, have had their time as well.
+        for &orphan in &orphans {
+            if !asks || !self.ask(orphan, &whose) && drains && !self.stopping {
+                kill_one(orphan, &whose);
+            }
+        }
+        // What /proc does not show.
+        if leads && (!asks || orphans.is_empty()) {
             log_failure(pid, process::signal_group(pid, signal as i32));
             // A stopped process keeps the signal until it is continued.
             log_failure(pid, process::signal_group(pid, Signal::SIGCONT as i32));
         }
-        let alone = orphans.iter().filter(|&&orphan| !leads || getpgid(Some(orphan)) != Ok(pid));
-        for &orphan in alone {
-            match signal {
-                Signal::SIGTERM => self.ask(orphan),
-                _ => log_failure(orphan, process::signal(orphan, signal as i32)),
-            }
-        }
-        // Those of the group have had theirs.
-        let born = |pid: &Pid| Some((*pid, tree::stat(*pid)?.born));
-        self.asked.extend(orphans.iter().filter_map(born));
         if let Some(process) = self.entries.get_mut(&id).and_then(|entry| entry.process.as_mut()) {
             process.asked = true;
             process.killed |= signal == Signal::SIGKILL;
@@ -135,9 +187,24 @@ impl Books {
             return self.end_remains(id, Signal::SIGKILL);
         }
         if process.asked {
+            let whose = self.whose(id);
             for orphan in self.orphans(process) {
-                self.ask(orphan);
+                self.ask(orphan, &whose);
             }
         }
     }
+}
+
+/// Something that a worker left behind has made a session of its own and holds no listener:
+/// it serves others as well, and is nobody's to stop before we stop ourselves.
+fn is_apart(process: &Process, pid: Pid) -> bool {
+    let sessions = [getsid(None).ok(), Some(process.pid)];
+    !process.daemonised
+        && tree::stat(pid).is_some_and(|stat| !sessions.contains(&Some(stat.session)))
+        && listening::sockets(pid).is_disjoint(&process.listening)
+}
+
+fn kill_one(pid: Pid, whose: &str) {
+    info!("{whose}pid {pid} ({}), left behind, is killed", tree::name(pid));
+    log_failure(pid, process::signal(pid, Signal::SIGKILL as i32));
 }

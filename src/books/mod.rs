@@ -68,6 +68,12 @@ pub struct Process {
     pub check: Option<Pid>,
     /// Whether what it left behind has been asked to stop.
     pub asked: bool,
+    /// Whether what it left behind may finish what it has.
+    pub drains: bool,
+    /// It has gone into the background: what it left behind is the server.
+    pub daemonised: bool,
+    /// Connections that those had accepted which it left behind, when they were last looked at.
+    pub accepted: BTreeMap<Pid, BTreeSet<u64>>,
     /// What went into the background from it without a trace of where it came from.
     pub claimed: Vec<Pid>,
     /// Whether what it left behind is to be killed.
@@ -90,7 +96,7 @@ pub struct Process {
     pub until: Option<u64>,
     /// We did not start it: it may be another's child.
     pub adopted: bool,
-    /// The listening sockets that it was last seen to hold.
+    /// The listening sockets that it was given, or that it was last seen to hold.
     pub listening: BTreeSet<u64>,
     /// Who took over from it, until that one has an entry.
     pub successor: Option<Pid>,
@@ -106,6 +112,9 @@ impl Process {
             family,
             check: None,
             asked: false,
+            drains: false,
+            daemonised: false,
+            accepted: BTreeMap::new(),
             claimed: Vec::new(),
             killed: false,
             terms: 0,

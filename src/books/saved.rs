@@ -7,7 +7,7 @@ use crate::core::event::{Generation, Slot, Time, WorkerId};
 use crate::sys::tree::Family;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 /// All that [`Books`] knows, but for what the command line says.
@@ -47,6 +47,8 @@ struct SavedProcess {
     family: Family,
     check: Option<i32>,
     asked: bool,
+    drains: bool,
+    daemonised: bool,
     claimed: Vec<i32>,
     killed: bool,
     terms: u32,
@@ -138,6 +140,8 @@ fn save_process(process: &Process, carrier: &mut Carrier) -> io::Result<SavedPro
         family: process.family,
         check: process.check.map(Pid::as_raw),
         asked: process.asked,
+        drains: process.drains,
+        daemonised: process.daemonised,
         claimed: numbers(&process.claimed),
         killed: process.killed,
         terms: process.terms,
@@ -161,6 +165,9 @@ fn restore_process(saved: SavedProcess, arrivals: &mut Arrivals) -> Process {
         family: saved.family,
         check: saved.check.map(Pid::from_raw),
         asked: saved.asked,
+        drains: saved.drains,
+        daemonised: saved.daemonised,
+        accepted: BTreeMap::new(),
         claimed: pids(saved.claimed),
         killed: saved.killed,
         terms: saved.terms,

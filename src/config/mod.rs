@@ -4,7 +4,7 @@
 mod adopt;
 mod control;
 pub mod hooks;
-mod readiness;
+pub mod readiness;
 
 use crate::ack::Acks;
 use crate::cli::{self, Cli};
@@ -27,6 +27,8 @@ pub use control::{Control, is_name};
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a replacement must live after its ack if nobody says otherwise.
 const SOAK: &str = "500ms";
+/// What a worker may take to become ready if nobody says otherwise.
+const ACK_TIMEOUT: &str = "30s";
 /// grace waits 60 s for requests, then 60 s for what it has cut.
 const PARENT_TERM_STOP_TIMEOUT: Duration = Duration::from_secs(121);
 /// A worker that is listened to ten times a second would often seem silent.
@@ -182,7 +184,8 @@ impl Config {
                 workers: cli.workers,
                 least_workers: 1,
                 readiness,
-                ack_timeout: timeout("--ack-timeout", &cli.ack_timeout)?,
+                ack_timeout: timeout("--ack-timeout", cli.ack_timeout.as_deref().unwrap_or(ACK_TIMEOUT))?,
+                ack_timeout_grows: cli.ack_timeout.is_none(),
                 on_ack_timeout: match cli.on_ack_timeout {
                     Some(cli::OnAckTimeout::Abort) => Some(OnAckTimeout::Abort),
                     Some(cli::OnAckTimeout::Proceed) => Some(OnAckTimeout::Proceed),
@@ -206,6 +209,9 @@ impl Config {
                 retry_start: cli.retry_start,
                 pre_upgrade: hooks.has(Occasion::PreUpgrade),
                 pre_stop: hooks.has(Occasion::PreStop),
+                probation: timeout("--probation", &cli.probation)?,
+                // Known when there are some: see `fit` of the loop.
+                listeners: false,
                 worker_watchdog: watchdog(cli.worker_watchdog.as_deref(), follow.is_some(), &acks)?,
             },
             binds,

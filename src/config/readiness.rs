@@ -9,7 +9,10 @@ use crate::export::Dialect;
 use std::time::Duration;
 
 /// A program that gives no sign at all is taken for ready after this long.
-const AUTO_TIMER: Duration = Duration::from_secs(2);
+pub const AUTO_TIMER: Duration = Duration::from_secs(2);
+/// The same where it has listeners, on which it may yet be seen to wait: many take seconds
+/// to load before they do.
+pub const AUTO_TIMER_OF_LISTENERS: Duration = Duration::from_secs(10);
 /// Looking into /proc is cheap: soon, then rarely.
 const PROBE_LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 /// The user's own check costs a process.
@@ -80,13 +83,22 @@ fn parse(values: &[String], dialects: &[Dialect], adopt: bool) -> Result<(Acks, 
             readiness.timer.get_or_insert(AUTO_TIMER);
         }
     }
-    let look = adopt || acks.accepting || readiness.kinds.contains(&AckKind::ParentTerm);
+    let seen = [AckKind::ParentTerm, AckKind::Timer];
+    let look = adopt || acks.accepting || seen.iter().any(|kind| readiness.kinds.contains(kind));
     readiness.probe = match (&acks.exec, look) {
         (Some(_), _) => Some(PROBE_EXEC),
         (None, true) => Some(PROBE_LOOK),
         (None, false) => None,
     };
     Ok((acks, readiness))
+}
+
+/// The program has listeners, on which it may be seen to wait.
+pub fn has_listeners(readiness: &mut Readiness) {
+    let named = readiness.kinds.contains(&AckKind::Timer);
+    if readiness.auto && !named && readiness.timer.is_some() {
+        readiness.timer = Some(AUTO_TIMER_OF_LISTENERS);
+    }
 }
 
 fn ack_kind(kind: &str, value: &str, acks: &mut Acks, readiness: &mut Readiness) -> Result<(), Error> {
@@ -154,6 +166,17 @@ fn ack_kind(kind: &str, value: &str, acks: &mut Acks, readiness: &mut Readiness)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_timer_that_is_named_keeps_its_length() {
+        for (value, length) in [("auto", AUTO_TIMER), ("auto,timer:3s", Duration::from_secs(3))] {
+            let (_, mut readiness) = parse(&[value.into()], &[], false).unwrap();
+            assert_eq!(readiness.timer, Some(length));
+            has_listeners(&mut readiness);
+            let now = if value == "auto" { AUTO_TIMER_OF_LISTENERS } else { length };
+            assert_eq!(readiness.timer, Some(now));
+        }
+    }
 
     #[test]
     fn a_check_keeps_its_commas() {

@@ -12,7 +12,7 @@ const PHASES: [&str; 5] = ["starting", "running", "upgrading", "holding", "stopp
 /// Stages that a worker can have.
 const STAGES: [&str; 4] = ["starting", "ready", "draining", "killed"];
 /// Results that an upgrade can have.
-const RESULTS: [&str; 3] = ["ok", "failed", "superseded"];
+const RESULTS: [&str; 4] = ["ok", "failed", "superseded", "rolled back"];
 
 /// Every metric, with its help and type.
 pub fn render(status: &Status) -> String {

@@ -6,7 +6,7 @@
 
 use crate::signals;
 
-pub use super::status::{Address, Adopted, LastUpgrade, Listener, Status, Worker};
+pub use super::status::{Address, Adopted, LastUpgrade, Listener, Probation, Status, Worker};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

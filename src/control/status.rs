@@ -37,9 +37,33 @@ pub struct Status {
     pub workers_wanted: u32,
     /// Upgrades that succeeded.
     pub upgrades: u32,
+    /// The generation that has gone live of late, and what is done if it keeps ending.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probation: Option<Probation>,
+    /// Files that a worker of the serving generation, or of the one that a probation would
+    /// bring back, was started from and that are not as they were: another start takes what
+    /// is there now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
     /// With `--adopt`: what the workers bind themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adopt: Option<Adopted>,
+}
+
+/// A generation on probation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Probation {
+    /// Which one.
+    pub generation: u32,
+    /// The one that is started again if its workers keep ending.
+    pub before: u32,
+    /// How often one has ended by itself.
+    pub crashes: u32,
+    /// How often one may.
+    pub of: u32,
+    /// How long it goes on, if nothing more happens.
+    pub left_ms: u64,
 }
 
 /// Sockets that workers bind themselves.
@@ -124,7 +148,7 @@ pub struct LastUpgrade {
     pub from: u32,
     /// The one that was to.
     pub to: u32,
-    /// `ok`, `failed` or `superseded`.
+    /// `ok`, `failed`, `superseded`, or `rolled back` after it was `ok`.
     pub result: String,
     /// Why, unless it is `ok`.
     pub reason: Option<String>,

@@ -18,6 +18,19 @@ pub fn show(status: &Status) -> String {
         let (from, to, result) = (last.from, last.to, &last.result);
         text += &format!("last upgrade: {from} to {to} {result} after {took}{ago}{why}\n");
     }
+    if let Some(probation) = &status.probation {
+        let (generation, before) = (probation.generation, probation.before);
+        text += &format!(
+            "generation {generation} is on probation for another {} ({}; at {} generation {before} is started again)\n",
+            length(probation.left_ms),
+            count(probation.crashes, "crash", "crashes").unwrap_or_else(|| "no crash".into()),
+            probation.of
+        );
+    }
+    if !status.lost.is_empty() {
+        let files: Vec<String> = status.lost.iter().map(|file| escape(file)).collect();
+        text += &format!("not as it was, for a worker that is started again: {}\n", files.join(", "));
+    }
     let mut more = Vec::new();
     more.extend(status.held.map(|held| format!("generation {held} is on hold")));
     more.extend(count(status.workers_wanted, "worker wanted", "workers wanted"));

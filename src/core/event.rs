@@ -79,6 +79,11 @@ pub enum Event {
     /// Every exit that had happened when [`Action::LookAlive`] was asked for has
     /// been told.
     LookedAlive,
+    /// The worker of this slot, which serves, was seen to wait for connections on some of its
+    /// listeners: its replacement has to wait on the same.
+    Waits(Slot),
+    /// What [`Action::LookWaiting`] asked for has been told.
+    LookedWaiting,
     /// Nothing happened, but [`deadline`](super::Supervisor::deadline) has come.
     Tick,
 }
@@ -230,6 +235,9 @@ pub enum Action {
     Probe(WorkerId),
     /// Reap whoever has exited, tell it, then answer `LookedAlive`.
     LookAlive,
+    /// Look which workers that serve wait for connections on their listeners; answer `Waits`
+    /// for each, then `LookedWaiting`.
+    LookWaiting,
     /// Have new connections go to this generation; answer `Switched`. What comes
     /// meanwhile goes to one or to the other.
     Switch(Generation),
@@ -246,7 +254,11 @@ pub enum Action {
     Stop(WorkerId),
     /// Kill it and its group.
     Kill(WorkerId),
-    /// Ask what an exited worker left behind to stop.
+    /// Ask those processes that an exited worker left behind to stop that wait for
+    /// connections on a listener of ours, now and as often as they are looked at; the
+    /// others finish what they have.
+    DrainRemains(WorkerId),
+    /// Ask all that an exited worker left behind to stop.
     StopRemains(WorkerId),
     /// Kill what an exited worker left behind.
     KillRemains(WorkerId),
@@ -258,6 +270,9 @@ pub enum Action {
     Resume(WorkerId),
     /// Stop ourselves until continued.
     SuspendSelf,
+    /// What this generation was started from is not needed any more: no worker of it
+    /// will be started again.
+    Forget(Generation),
     /// Tell people.
     Report(Report),
     /// End.
@@ -269,6 +284,9 @@ pub enum Action {
 pub enum Reading {
     /// Looked up and read anew.
     Anew,
-    /// As the first worker of this generation had them.
+    /// As the first worker of this generation had them. They are kept until
+    /// [`Action::Forget`]; what cannot be had again is taken as it is now.
     AsBefore,
+    /// The same, or not at all.
+    Exactly,
 }

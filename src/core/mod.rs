@@ -10,7 +10,9 @@
 //! serde's traits, and those do no I/O either.
 
 pub mod event;
+mod loss;
 pub mod policy;
+mod probation;
 mod record;
 mod report;
 mod request;
@@ -21,8 +23,10 @@ mod worker;
 
 use event::{AckKind, Action, Ending, Event, Generation, Reading, Report, Slot, Time, WorkerId};
 use policy::{Policy, Strength};
+use probation::Probation;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use upgrade::{Hold, Upgrade, Wish};
 use worker::{Stage, Worker};
 
@@ -119,6 +123,15 @@ pub struct Supervisor {
     /// A request to scale that has not come true.
     scaling: bool,
     known: Strength,
+    /// How long the program took of late from its start until it waited on its
+    /// listeners, or said that it is ready, and in which generation.
+    took: (Generation, Duration),
+    /// A worker of a generation that had proved itself has ended with status 0 by itself.
+    ends_well: bool,
+    /// The generation that went live of late, until it has proved itself.
+    probation: Option<Probation>,
+    /// Generations of which it is kept what they were started from.
+    started: BTreeSet<Generation>,
     /// When a predecessor that we had asked to left its successor alone.
     alone_since: Option<Time>,
     interrupted: bool,
@@ -156,6 +169,10 @@ impl Supervisor {
             upgrade_asked: false,
             scaling: false,
             known: Strength::Nothing,
+            took: (Generation(1), Duration::ZERO),
+            ends_well: false,
+            probation: None,
+            started: BTreeSet::new(),
             alone_since: None,
             interrupted: false,
             killing: false,
@@ -185,7 +202,13 @@ impl Supervisor {
         let workers = self.workers.values().filter_map(Worker::deadline);
         let fills = self.fillable().map(|slot| self.place(slot).fill_at);
         let silent = self.workers.values().filter_map(|worker| worker.silent_at(&self.policy));
-        workers.chain(silent).chain(fills).chain(self.soaked_at()).chain(self.succeed_at()).min()
+        workers
+            .chain(silent)
+            .chain(fills)
+            .chain(self.soaked_at())
+            .chain(self.succeed_at())
+            .chain(self.proven_at())
+            .min()
     }
 
     /// Where the supervisor is.
@@ -207,6 +230,12 @@ impl Supervisor {
     /// The generation that serves, or the first one while it starts.
     pub fn generation(&self) -> Generation {
         self.serving
+    }
+
+    /// How long the program took of late from its start until it waited on its listeners,
+    /// or said that it is ready.
+    pub fn took(&self) -> Duration {
+        self.took.1
     }
 
     /// Whether a request to upgrade waits for the present one to end.

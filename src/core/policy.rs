@@ -19,6 +19,19 @@ pub const NOTICE: Duration = Duration::from_millis(1500);
 /// unicorn, five times half a second), and the timer has only waited for 2 s.
 pub const TIMER_SOAK: Duration = Duration::from_millis(1500);
 
+/// So many workers of a generation that is on probation may end by themselves; with
+/// the last of them the generation before is started again.
+pub const PROBATION_CRASHES: u32 = 3;
+
+/// A worker that has to be seen waiting on its listeners, or will be ready by the timer of
+/// `auto`, is told of when it has not been seen to for this long.
+pub const UNSEEN_AFTER: Duration = Duration::from_secs(2);
+
+/// A worker that is ready and has not been seen to wait on its listeners is looked at
+/// for this long, at pauses of an eighth of its age: when it first waits, says how
+/// long its program takes to start.
+pub const WAIT_LOOKS: Duration = Duration::from_secs(600);
+
 /// A start that found the program being written to is tried for this long.
 pub const BUSY_WINDOW: Duration = Duration::from_secs(2);
 /// An upgrade whose program is missing looks again for this long, since deploys
@@ -64,6 +77,8 @@ pub struct Policy {
     pub readiness: Readiness,
     /// None: wait for ever.
     pub ack_timeout: Option<Duration>,
+    /// Whether a replacement may take longer than that if its predecessor did.
+    pub ack_timeout_grows: bool,
     /// None: abort where an ack is expected, else proceed.
     pub on_ack_timeout: Option<OnAckTimeout>,
     /// How long a new generation must live after its ack before it counts; see
@@ -97,6 +112,10 @@ pub struct Policy {
     pub pre_stop: bool,
     /// How long a worker that serves may be silent; None: for ever.
     pub worker_watchdog: Option<Duration>,
+    /// How long a new generation is on probation once it serves; None: it is not.
+    pub probation: Option<Duration>,
+    /// Workers are handed listeners, and it can be looked whether they wait on them.
+    pub listeners: bool,
 }
 
 /// For a program that binds its own sockets, generation by generation.
@@ -208,6 +227,7 @@ impl Readiness {
     pub fn probe(&self) -> Option<(Duration, Duration)> {
         let useful = self.kinds.contains(&AckKind::Exec)
             || self.kinds.contains(&AckKind::Accepting)
+            || self.kinds.contains(&AckKind::Timer)
             || self.kinds.contains(&AckKind::ParentTerm)
             || self.kinds.contains(&AckKind::Listen)
             || self.auto;
@@ -224,6 +244,19 @@ impl Policy {
             true => OnAckTimeout::Abort,
             false => OnAckTimeout::Proceed,
         })
+    }
+
+    /// Whether workers have to do what those before them were seen to do: wait for
+    /// connections on their listeners. Where the user names what makes a worker ready, that counts.
+    pub fn looks(&self) -> bool {
+        self.readiness.auto && self.listeners
+    }
+
+    /// When a worker that has just become ready, and was not seen to wait before, is
+    /// looked at again; `age` is its age.
+    pub fn wait_look(&self, age: Duration) -> Option<Duration> {
+        let pause = (age / 8).max(FIRST_PAUSE);
+        (self.listeners && self.readiness.probe().is_some() && age < WAIT_LOOKS).then_some(pause)
     }
 
     /// Whether new connections are steered to one generation.

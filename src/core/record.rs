@@ -1,11 +1,8 @@
 //! The first two passes of a step: write down what happened, then what time
 //! has brought about. Nothing is started here.
 
-use super::event::{
-    AckKind, Action, Event, Exit, Failure, Generation, Reading, Refusal, Report, Slot, Time, WorkerId,
-};
-use super::policy::{FIRST_LOOK, OnAckTimeout, SPAWN_PAUSE};
-use super::settle::ending;
+use super::event::{AckKind, Action, Event, Exit, Failure, Generation, Refusal, Report, Time, WorkerId};
+use super::policy::{FIRST_LOOK, OnAckTimeout, SPAWN_PAUSE, Strength};
 use super::upgrade::Question;
 use super::worker::{Stage, Worker, by_timer};
 use super::{Place, Supervisor};
@@ -73,6 +70,17 @@ impl Supervisor {
                     upgrade.look = Question::Answered;
                 }
             }
+            Event::Waits(slot) => {
+                if let Some(upgrade) = self.upgrade.as_mut().filter(|it| it.waiting == Question::Asked) {
+                    upgrade.must_wait.insert(slot);
+                    self.known = self.known.max(Strength::Seen);
+                }
+            }
+            Event::LookedWaiting => {
+                if let Some(upgrade) = self.upgrade.as_mut().filter(|it| it.waiting == Question::Asked) {
+                    upgrade.waiting = Question::Answered;
+                }
+            }
             Event::Tick => {}
         }
     }
@@ -116,6 +124,12 @@ impl Supervisor {
         if worker.of.is_none() {
             worker.strength = worker.strength.max(kind.strength());
         }
+        if kind.strength() > Strength::Nothing && worker.of.is_none() {
+            worker.took.get_or_insert(now.saturating_sub(worker.since));
+            if let Stage::Ready { look_at, .. } = &mut worker.stage {
+                *look_at = None;
+            }
+        }
         worker.told_parent |= kind == AckKind::ParentTerm;
         match worker.stage {
             Stage::Starting { .. } => match worker.hear(kind, &self.policy, now) {
@@ -140,7 +154,7 @@ impl Supervisor {
     fn ready(&mut self, id: WorkerId, kind: AckKind, now: Time) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let after = now - worker.since;
-        worker.get_ready(kind, now);
+        worker.get_ready(kind, &self.policy, now);
         self.report(Report::Ready(id, kind, after));
         self.learn(id);
     }
@@ -151,6 +165,12 @@ impl Supervisor {
         let Some(worker) = self.workers.get(&id) else { return };
         if matches!(worker.stage, Stage::Ready { .. }) && !self.replaces(worker) {
             self.known = self.known.max(worker.strength);
+            // One that still serves half-way through says nothing of the program as it is now.
+            if let Some(took) = worker.took.filter(|_| worker.generation == self.serving) {
+                let (of, before) = self.took;
+                let before = if of == worker.generation { before } else { Duration::ZERO };
+                self.took = (worker.generation, took.max(before));
+            }
         }
     }
 
@@ -161,10 +181,17 @@ impl Supervisor {
         }
         let (ready, asked, age) = (worker.ack.is_some(), worker.asked, now - worker.since);
         let leaves = matches!(worker.stage, Stage::Emptying { .. } | Stage::Draining { .. } | Stage::Killed);
+        // Processes that it has started for requests may still be busy with them.
+        let gracefully = asked && ready && worker.stage != Stage::Killed && !self.stopping;
+        // Where the next one waits for the slot to be empty, they are not waited for.
+        let gracefully = gracefully && !self.policy.stop_first;
         let leaving = leaves || worker.succeeded;
         if self.policy.follow && leaving && !worker.succeeded {
             self.alone_since = Some(now);
         }
+        // Some programs end by themselves when they have done enough, and are started again.
+        let on_probation = self.probation().is_some_and(|shown| shown.of == worker.generation);
+        self.ends_well |= exit == Exit::Code(0) && ready && !leaving && !self.stopping && !on_probation;
         self.report(Report::Gone { worker: id, exit, age, asked, ready, remains });
         match self.heir(id).map(|heir| (heir, self.workers.get(&heir).is_some_and(Worker::runs))) {
             _ if leaving => {}
@@ -184,9 +211,12 @@ impl Supervisor {
             None => self.lost(id, Failure::Exited { worker: id, exit, ready }, now),
         }
         if remains {
-            let kill_at = self.policy.stop_timeout.map(|timeout| now + timeout);
-            self.set_stage(id, Stage::Remains { kill_at, killed: false });
-            self.actions.push(Action::StopRemains(id));
+            let due = self.policy.stop_timeout.map(|timeout| now + timeout);
+            self.set_stage(id, Stage::Remains { asked: !gracefully, due, killed: false });
+            self.actions.push(match gracefully {
+                true => Action::DrainRemains(id),
+                false => Action::StopRemains(id),
+            });
         } else {
             self.workers.remove(&id);
         }
@@ -221,59 +251,17 @@ impl Supervisor {
         self.last_worker += 1;
         let worker = WorkerId(self.last_worker);
         self.workers.insert(worker, Worker::heir(generation, slot, id, now));
+        self.started.insert(generation);
         self.actions.push(Action::Adopt { worker, of: id, generation, slot });
         self.report(Report::TookOver { worker, of: id });
         self.dismiss(id, now);
-    }
-
-    /// A worker that filled its slot does so no longer, by no wish of ours.
-    fn lost(&mut self, id: WorkerId, failure: Failure, now: Time) {
-        let Some(worker) = self.workers.get(&id) else { return };
-        if self.stopping || !worker.fills() {
-            return;
-        }
-        let (slot, ready, age) = (worker.slot, worker.ack.is_some(), now - worker.since);
-        if self.replaces(worker) {
-            if let Some(upgrade) = &mut self.upgrade {
-                upgrade.fail(failure);
-            }
-            return;
-        }
-        if !self.served && !ready && !self.policy.retry_start {
-            self.stop(now, Some(ending(failure)));
-            return;
-        }
-        self.last_loss = Some(ending(failure));
-        self.crashed(slot, failure, age, now);
-    }
-
-    pub(super) fn crashed(&mut self, slot: Slot, failure: Failure, age: Duration, now: Time) {
-        // One that is to go, by the same step's request, does not come back.
-        let comes_back = self.is_at_rest() && slot.0 < self.target;
-        let Some(place) = self.places.get_mut(slot.0 as usize) else { return };
-        if !self.policy.brings_back(failure) {
-            place.retired = true;
-            self.report(Report::Retired(slot));
-            return;
-        }
-        if age >= self.policy.stable {
-            place.crashes = 0;
-        }
-        let pause = self.policy.pause(place.crashes);
-        place.crashes += 1;
-        place.fill_at = now + pause;
-        if matches!(failure, Failure::NotStarted(..)) {
-            place.reading = Reading::Anew;
-        }
-        if comes_back {
-            self.report(Report::Restarting(slot, pause));
-        }
     }
 
     pub(super) fn expire(&mut self, now: Time) {
         for id in self.ids(|_| true) {
             self.expire_worker(id, now);
         }
+        self.end_probation(now);
     }
 
     fn expire_worker(&mut self, id: WorkerId, now: Time) {
@@ -292,6 +280,8 @@ impl Supervisor {
             self.lost(id, Failure::Silent(id, after), now);
             return self.dismiss(id, now);
         }
+        self.tell_unseen(id, now);
+        let Some(worker) = self.workers.get(&id) else { return };
         match worker.stage {
             Stage::Starting { ack_by: Some(at), .. } if at <= now => {
                 let (after, then) = (now - worker.since, worker.after_ack_timeout(&self.policy));
@@ -329,9 +319,31 @@ impl Supervisor {
                 self.actions.push(Action::LookDrained(id));
             }
             Stage::Draining { ask_at: None, kill_at: Some(at), .. } if at <= now => self.kill(id, now),
-            Stage::Remains { kill_at: Some(at), .. } if at <= now => self.kill(id, now),
+            Stage::Ready { since, look_at: Some(at) } if at <= now => {
+                let look_at = self.policy.wait_look(now - worker.since).map(|pause| now + pause);
+                self.set_stage(id, Stage::Ready { since, look_at });
+                self.actions.push(Action::Probe(id));
+            }
+            Stage::Remains { asked: false, due: Some(at), .. } if at <= now => self.stop_remains(id, now),
+            Stage::Remains { due: Some(at), .. } if at <= now => self.kill(id, now),
             _ => {}
         }
+    }
+
+    fn tell_unseen(&mut self, id: WorkerId, now: Time) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Stage::Starting { ready_at, .. } = worker.stage else { return };
+        if worker.unseen_at.take_if(|at| *at <= now).is_some() && !worker.listens {
+            let (after, timer) = (now - worker.since, ready_at.map(|at| at - worker.since));
+            self.report(Report::Unseen { worker: id, after, timer });
+        }
+    }
+
+    /// What a worker has left behind has had the time to finish what it was doing.
+    fn stop_remains(&mut self, id: WorkerId, now: Time) {
+        let due = self.policy.stop_timeout.map(|timeout| now + timeout);
+        self.set_stage(id, Stage::Remains { asked: true, due, killed: false });
+        self.actions.push(Action::StopRemains(id));
     }
 
     /// The worker is to leave once it has served what it has.
@@ -362,6 +374,7 @@ impl Supervisor {
             Stage::Spawning { retry_at: None, .. } => {
                 worker.stage = Stage::Spawning { retry_at: None, wanted: false };
             }
+            Stage::Remains { asked: false, .. } => self.stop_remains(id, now),
             _ => worker.drain(now, stopping),
         }
     }
@@ -377,7 +390,7 @@ impl Supervisor {
                 self.report(Report::Killed(id, now - since));
             }
             Stage::Remains { killed: false, .. } => {
-                worker.stage = Stage::Remains { kill_at: None, killed: true };
+                worker.stage = Stage::Remains { asked: true, due: None, killed: true };
                 self.actions.push(Action::KillRemains(id));
             }
             _ => {}

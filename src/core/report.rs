@@ -64,6 +64,40 @@ pub enum Report {
         /// Since the request was taken up.
         took: Duration,
     },
+    /// A generation that went live keeps ending while it is on probation: the one
+    /// before it is started again.
+    RollbackStarted {
+        /// The one that keeps ending.
+        from: Generation,
+        /// The one that is started again.
+        to: Generation,
+        /// How often a worker of it has ended since it went live.
+        crashes: u32,
+        /// How the last one ended.
+        why: Failure,
+        /// Since it went live.
+        after: Duration,
+    },
+    /// The generation before serves again.
+    RolledBack {
+        /// The one that kept ending.
+        from: Generation,
+        /// The one that serves again.
+        to: Generation,
+        /// Since it was decided to start it.
+        took: Duration,
+    },
+    /// The generation before cannot be started either.
+    RollbackFailed {
+        /// The one that keeps ending, and is what comes back.
+        from: Generation,
+        /// The one that was to serve again.
+        to: Generation,
+        /// The first thing that went wrong.
+        why: Failure,
+    },
+    /// A generation has not kept ending while it was on probation.
+    Proven(Generation),
     /// A worker has started its own successor, which serves.
     TookOver {
         /// The successor.
@@ -78,6 +112,15 @@ pub enum Report {
     NotDrained(WorkerId, Duration),
     /// A worker is asked to stop.
     Asked(WorkerId),
+    /// A worker has not been seen to wait on its listeners yet, nor said that it is ready.
+    Unseen {
+        /// Which one.
+        worker: WorkerId,
+        /// Since its start.
+        after: Duration,
+        /// So long after its start it is ready all the same; None: it is not.
+        timer: Option<Duration>,
+    },
     /// A worker did not become ready in time.
     NoAck(WorkerId, Duration),
     /// A worker that serves has not said for this long that it is alive.
@@ -162,6 +205,8 @@ pub enum Failure {
     Refused,
     /// New connections could not be sent to it.
     NotSwitched,
+    /// Slots that it had replaced ended this often; the last was this worker.
+    Crashes(WorkerId, u32),
 }
 
 impl Failure {
@@ -172,6 +217,7 @@ impl Failure {
             Failure::NoAck(worker, _) | Failure::NotStarted(worker, _) | Failure::Silent(worker, _) => {
                 Some(worker)
             }
+            Failure::Crashes(worker, _) => Some(worker),
             Failure::Stopped | Failure::Superseded | Failure::RolledBack => None,
             Failure::Refused | Failure::NotSwitched => None,
         }

@@ -103,6 +103,7 @@ impl Supervisor {
             return;
         }
         self.pending = None;
+        self.probation = None;
         self.scaling = false;
         self.report(Report::Stopping);
         if let Some(upgrade) = &mut self.upgrade {

@@ -1,6 +1,6 @@
 //! The last pass of a step: what the books now call for, whatever the event.
 
-use super::event::{Action, Ending, Failure, Reading, Report, Slot, Time, WorkerId};
+use super::event::{Action, Ending, Exit, Failure, Reading, Report, Slot, Time, WorkerId};
 use super::upgrade::{Question, Upgrade};
 use super::worker::{Stage, Worker};
 use super::{Generation, Place, Supervisor};
@@ -17,11 +17,14 @@ impl Supervisor {
                 self.resize(now);
                 self.begin_serving();
                 self.take_up(now);
+                self.go_back(now);
                 if !self.advance(now) {
                     break;
                 }
             }
+            self.serves_again(now);
             self.fill(now);
+            self.forget();
         }
         if std::mem::take(&mut self.upgrade_asked) && self.pending.is_some() {
             self.report(Report::UpgradeKept);
@@ -65,6 +68,7 @@ impl Supervisor {
         let to = self.last_generation;
         if !self.served && self.filling(|_| true).is_empty() {
             self.serving = to;
+            self.probation = None;
             for place in &mut self.places {
                 *place = Place::new(to, now);
             }
@@ -81,7 +85,7 @@ impl Supervisor {
     /// could not bind the same addresses. And servers refuse to restart while
     /// their predecessor lives (nginx, gunicorn, unicorn), unless that was theirs
     /// to send away.
-    fn is_held_up(&self) -> bool {
+    pub(super) fn is_held_up(&self) -> bool {
         let starts = |worker: &Worker| worker.fills() && (worker.ready_since().is_none() || worker.succeeded);
         let leaves = |worker: &Worker| {
             matches!(worker.stage, Stage::Draining { .. } | Stage::Killed) && !worker.succeeded
@@ -125,7 +129,13 @@ impl Supervisor {
     pub(super) fn spawn(&mut self, generation: Generation, slot: Slot, reading: Reading, now: Time) {
         self.last_worker += 1;
         let worker = WorkerId(self.last_worker);
-        self.workers.insert(worker, Worker::new(generation, slot, reading, self.known, now));
+        let mut new = Worker::new(generation, slot, reading, self.known, now);
+        new.predecessor_took = self.took.1;
+        if let Some(upgrade) = self.upgrade.as_ref().filter(|upgrade| upgrade.to == generation) {
+            new.must_wait = upgrade.must_wait.contains(&slot);
+        }
+        self.workers.insert(worker, new);
+        self.started.insert(generation);
         self.actions.push(Action::Spawn { worker, generation, slot, reading });
     }
 
@@ -223,6 +233,7 @@ impl Supervisor {
             false => self.last_loss.unwrap_or(asked),
         };
         self.ended = true;
+        self.probation = None;
         self.actions.push(Action::Exit(ending));
     }
 
@@ -240,6 +251,8 @@ pub(super) fn ending(failure: Failure) -> Ending {
         Failure::NoAck(worker, after) => Ending::NoAck(worker, after),
         Failure::NotStarted(worker, refusal) => Ending::NotStarted(worker, refusal),
         Failure::Silent(worker, after) => Ending::Silent(worker, after),
+        // The last of them has been counted by itself.
+        Failure::Crashes(worker, _) => Ending::Worker(worker, Exit::Unseen),
         Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,
         Failure::Refused | Failure::NotSwitched => Ending::Stopped,
     }

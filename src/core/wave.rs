@@ -21,6 +21,15 @@ impl Supervisor {
         if upgrade.rests() {
             return false;
         }
+        let (to, looks) = (upgrade.to, self.policy.looks() && upgrade.waiting != Question::Answered);
+        // Restarts of crashed workers would be a second generation that starts.
+        for id in self.filling(|worker| worker.generation != to && worker.ready_since().is_none()) {
+            self.dismiss(id, now);
+        }
+        if looks {
+            return self.look_waiting();
+        }
+        let Some(upgrade) = &self.upgrade else { return false };
         if upgrade.wave.is_empty() {
             let wave = self.next_wave();
             if wave.is_empty() {
@@ -34,15 +43,31 @@ impl Supervisor {
             }
         }
         self.begin_wave(now);
+        let switches = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.switch != Question::Due);
         match self.soaked_at_of_wave() {
             Some((at, Question::Due)) if at <= now => {
                 self.set_look(Question::Asked);
                 self.actions.push(Action::LookAlive);
                 false
             }
+            // Those that serve were seen meanwhile to take longer than was known.
+            Some((at, Question::Answered)) if at > now && !switches => {
+                self.set_look(Question::Due);
+                false
+            }
             Some((_, Question::Answered)) => self.prove(now),
             _ => false,
         }
+    }
+
+    /// What the workers that serve do is what their replacements have to do.
+    fn look_waiting(&mut self) -> bool {
+        if let Some(upgrade) = &mut self.upgrade
+            && std::mem::replace(&mut upgrade.waiting, Question::Asked) == Question::Due
+        {
+            self.actions.push(Action::LookWaiting);
+        }
+        false
     }
 
     /// The wave has proved itself. The first one of a generation that is to be held
@@ -98,13 +123,11 @@ impl Supervisor {
     fn begin_wave(&mut self, now: Time) {
         let Some(upgrade) = &self.upgrade else { return };
         let (to, reading) = (upgrade.to, upgrade.reading);
+        // One that keeps ending is not asked to start what was before it.
+        let first = self.policy.stop_first || self.policy.follow && upgrade.back;
         let waiting: Vec<Slot> = upgrade.wave.difference(&upgrade.begun).copied().collect();
-        // Restarts of crashed workers would be a second generation that starts.
-        for id in self.filling(|worker| worker.generation != to && worker.ready_since().is_none()) {
-            self.dismiss(id, now);
-        }
         for slot in waiting {
-            if self.policy.stop_first {
+            if first {
                 for id in self.filling(|worker| worker.slot == slot && worker.generation != to) {
                     self.dismiss(id, now);
                 }
@@ -148,13 +171,15 @@ impl Supervisor {
             return None;
         }
         let in_wave = |worker: &Worker| upgrade.wave.contains(&worker.slot);
+        let (of, took) = self.took;
+        let took = if of == upgrade.to { Duration::ZERO } else { took };
         let mut soaking = 0;
         let mut latest = Time::ZERO;
         for worker in self.workers.values().filter(|worker| in_wave(worker)) {
             let Some(since) = worker.ready_since() else { continue };
             if worker.generation == upgrade.to {
                 soaking += 1;
-                latest = latest.max(since + self.policy.soak(worker.ack));
+                latest = latest.max(worker.soaked_at(since, took, &self.policy));
                 if worker.of.is_some() {
                     // If it sends its predecessor away itself, it has by then.
                     latest = latest.max(since + HUSH);
@@ -183,13 +208,16 @@ impl Supervisor {
     /// replace may leave.
     fn commit(&mut self, now: Time) {
         let Some(upgrade) = &mut self.upgrade else { return };
-        let to = upgrade.to;
+        let (to, back) = (upgrade.to, upgrade.back);
         let wave = std::mem::take(&mut upgrade.wave);
         upgrade.done.extend(&wave);
         self.serving = to;
+        self.go_on_probation(now);
+        // What lies on the disk is the generation that kept ending.
+        let reading = if back { Reading::AsBefore } else { Reading::Anew };
         for slot in wave {
             if let Some(place) = self.place_mut(slot) {
-                *place = Place::new(to, now);
+                *place = Place { reading, ..Place::new(to, now) };
             }
             for id in self.filling(|worker| worker.slot == slot && worker.generation == to) {
                 self.learn(id);
@@ -204,16 +232,22 @@ impl Supervisor {
     pub(super) fn end_upgrade(&mut self, now: Time) {
         let Some(upgrade) = self.upgrade.take() else { return };
         let (from, to, took) = (upgrade.from, upgrade.to, now - upgrade.since);
+        self.has_gone_live(to, now);
         let Some(why) = upgrade.failure else {
-            self.report(Report::UpgradeDone { from, to, took });
-            return;
+            return match upgrade.back {
+                true => self.gone_back(from, to, took),
+                false => self.report(Report::UpgradeDone { from, to, took }),
+            };
         };
         let (replaced, of) = (upgrade.done.len() as u32, self.places.len() as u32);
         let (left, held) = (upgrade.left, upgrade.hold == Hold::Held);
         if upgrade.switch != Question::Due {
             self.actions.push(Action::Switch(from));
         }
-        self.report(Report::UpgradeFailed { from, to, why, replaced, of, took, left, held });
+        match upgrade.back {
+            true => self.not_gone_back(from, to, why),
+            false => self.report(Report::UpgradeFailed { from, to, why, replaced, of, took, left, held }),
+        }
         if self.stopping {
             return;
         }
@@ -233,7 +267,8 @@ impl Supervisor {
         }
         // What lies on the disk has just failed: an old worker that has to come
         // back comes back as it was.
-        let stop_first = self.policy.stop_first;
+        // One that keeps ending has its pauses.
+        let stop_first = self.policy.stop_first && !upgrade.back;
         for slot in self.slots().filter(|slot| !upgrade.done.contains(slot)) {
             if let Some(place) = self.place_mut(slot) {
                 place.reading = Reading::AsBefore;
@@ -249,6 +284,7 @@ impl Supervisor {
         self.last_worker += 1;
         let worker = WorkerId(self.last_worker);
         self.workers.insert(worker, Worker::awaited(generation, slot, of, &self.policy, now));
+        self.started.insert(generation);
         self.actions.push(Action::Succeed { worker, of, generation, slot });
     }
 }

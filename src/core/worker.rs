@@ -3,7 +3,7 @@
 use super::event::{AckKind, Generation, Reading, Refusal, Slot, Time, WorkerId};
 use super::policy::{
     BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, HUSH, MISSING_WINDOW, OnAckTimeout, Policy, SETTLE,
-    SUCCESSOR_LOOK, Strength, TAKEOVER,
+    SUCCESSOR_LOOK, Strength, TAKEOVER, UNSEEN_AFTER,
 };
 use super::upgrade::Question;
 use serde::{Deserialize, Serialize};
@@ -47,9 +47,19 @@ pub struct Worker {
     /// It is ready by that here.
     #[serde(default)]
     pub settled_at: Option<Time>,
-    /// What makes it ready once it listens.
+    /// What makes it ready once it listens, or waits.
     #[serde(default)]
     pub said: Option<AckKind>,
+    /// Those that it replaces wait on their listeners: it has to be seen doing so.
+    pub must_wait: bool,
+    /// How long after its start it was first seen to wait on its listeners, or said that
+    /// it is ready.
+    pub took: Option<Duration>,
+    /// What the program took of late to get there. A replacement that does not say that
+    /// it is ready lives at least as long.
+    pub predecessor_took: Duration,
+    /// It is told here that it has not been seen to wait.
+    pub unseen_at: Option<Time>,
 }
 
 /// The stages that people are shown are `starting`, `ready`, `draining` and
@@ -83,6 +93,9 @@ pub enum Stage {
     Ready {
         /// Since when.
         since: Time,
+        /// The next look whether it waits on its listeners by now; None: that is known,
+        /// or of no use.
+        look_at: Option<Time>,
     },
     /// It is to leave when it has served what it has: nothing new comes.
     Emptying {
@@ -106,9 +119,13 @@ pub enum Stage {
     Killed,
     /// It is gone, and processes that it started live on.
     Remains {
-        /// When they are killed; None: never, or it has been done.
-        kill_at: Option<Time>,
-        /// Whether it has been done.
+        /// Whether all of them have been asked to stop. Those that finish requests have
+        /// not.
+        asked: bool,
+        /// When they are asked to stop, or killed if they have been; None: never, or it
+        /// has been done.
+        due: Option<Time>,
+        /// Whether they have been killed.
         killed: bool,
     },
 }
@@ -134,6 +151,10 @@ impl Worker {
             listens: false,
             settled_at: None,
             said: None,
+            must_wait: false,
+            took: None,
+            predecessor_took: Duration::ZERO,
+            unseen_at: None,
         }
     }
 
@@ -151,7 +172,7 @@ impl Worker {
     /// A worker that `of` has started unasked, and that serves.
     pub fn heir(generation: Generation, slot: Slot, of: WorkerId, now: Time) -> Self {
         Worker {
-            stage: Stage::Ready { since: now },
+            stage: Stage::Ready { since: now, look_at: None },
             ack: Some(AckKind::Takeover),
             of: Some(of),
             ..Worker::new(generation, slot, Reading::Anew, Strength::Nothing, now)
@@ -188,12 +209,20 @@ impl Worker {
         }
     }
 
-    /// What makes it ready now that it gives this ack. Where it has to listen by itself, nothing
-    /// else counts before it does.
+    /// What makes it ready now that it gives this ack. Where it has to listen by itself, or to
+    /// be seen waiting on its listeners, nothing else counts before it does.
     pub fn hear(&mut self, kind: AckKind, policy: &Policy, now: Time) -> Option<AckKind> {
         let counts = self.counts(kind, policy);
         if policy.adopt.is_none() {
-            return counts.then_some(kind);
+            let named = policy.readiness.kinds.contains(&kind);
+            if !self.must_wait || named {
+                return counts.then_some(kind);
+            }
+            self.listens |= kind == AckKind::Accepting;
+            if counts {
+                self.said.get_or_insert(kind);
+            }
+            return self.said.filter(|_| self.listens);
         }
         if kind == AckKind::Listen {
             self.listens = true;
@@ -226,8 +255,20 @@ impl Worker {
     /// Since when it is ready.
     pub fn ready_since(&self) -> Option<Time> {
         match self.stage {
-            Stage::Ready { since } => Some(since),
+            Stage::Ready { since, .. } => Some(since),
             _ => None,
+        }
+    }
+
+    /// Until when it has to live before the workers that it replaces are asked to leave.
+    /// `took` is what those that it replaces were seen to take since it was started.
+    pub fn soaked_at(&self, since: Time, took: Duration, policy: &Policy) -> Time {
+        let soaked = since + policy.soak(self.ack);
+        match self.strength {
+            Strength::Said => soaked,
+            // It is seen to accept before it counts.
+            _ if self.of.is_some() => soaked,
+            _ => soaked.max(self.since + self.predecessor_took.max(took)),
         }
     }
 
@@ -239,15 +280,16 @@ impl Worker {
             Stage::Starting { ack_by, ready_at, probe } => {
                 let looks = probe.map(|(at, _)| at);
                 // A timer that has been heard waits for the listeners.
-                let ready_at = ready_at.filter(|_| self.said.is_none());
-                [ack_by, ready_at, looks, self.settled_at].into_iter().flatten().min()
+                let ready_at = ready_at.filter(|_| self.said.is_none() || self.must_wait);
+                [ack_by, ready_at, looks, self.settled_at, self.unseen_at].into_iter().flatten().min()
             }
             Stage::Emptying { until, look_at, .. } => [until, look_at].into_iter().flatten().min(),
             // The hook ends, or is ended, in its own time.
             Stage::Draining { ask_at: Some(_), .. } if self.pre_stop == Question::Asked => None,
             Stage::Draining { ask_at, kill_at, .. } => ask_at.or(kill_at),
-            Stage::Remains { kill_at, .. } => kill_at,
-            Stage::Ready { .. } | Stage::Killed => None,
+            Stage::Remains { due, .. } => due,
+            Stage::Ready { look_at, .. } => look_at,
+            Stage::Killed => None,
         }
     }
 
@@ -260,8 +302,11 @@ impl Worker {
     /// Its program runs: what it is waited for begins now.
     pub fn start(&mut self, policy: &Policy, now: Time) {
         self.since = now;
+        let least = if policy.ack_timeout_grows { self.predecessor_took * 2 } else { Duration::ZERO };
+        let seen = policy.looks() && (self.must_wait || self.known < Strength::Said);
+        self.unseen_at = seen.then_some(now + UNSEEN_AFTER);
         self.stage = Stage::Starting {
-            ack_by: policy.ack_timeout.map(|timeout| now + timeout),
+            ack_by: policy.ack_timeout.map(|timeout| now + timeout.max(least)),
             ready_at: policy.readiness.timer(self.known).map(|timer| now + timer),
             probe: policy.readiness.probe().map(|(first, _)| (now + first, first)),
         };
@@ -277,11 +322,14 @@ impl Worker {
     }
 
     /// It becomes ready.
-    pub fn get_ready(&mut self, kind: AckKind, now: Time) {
+    pub fn get_ready(&mut self, kind: AckKind, policy: &Policy, now: Time) {
         self.ack = Some(kind);
         self.settled_at = None;
+        self.unseen_at = None;
         self.heard = now;
-        self.stage = Stage::Ready { since: now };
+        let unknown = self.took.is_none() && self.of.is_none();
+        let look_at = policy.wait_look(now - self.since).filter(|_| unknown).map(|pause| now + pause);
+        self.stage = Stage::Ready { since: now, look_at };
     }
 
     /// How long it may take to stop.
@@ -307,7 +355,7 @@ impl Worker {
     /// unless everything stops, when that signal no longer harms it.
     pub fn drain(&mut self, now: Time, stopping: bool) {
         let ask_at = match self.stage {
-            Stage::Ready { since } if !stopping => now.max(since + HUSH),
+            Stage::Ready { since, .. } if !stopping => now.max(since + HUSH),
             Stage::Draining { ask_at: Some(at), .. } if !stopping => at,
             Stage::Draining { ask_at: Some(_), .. } | Stage::Ready { .. } => now,
             Stage::Emptying { .. } | Stage::Starting { .. } => now,
@@ -332,7 +380,7 @@ impl Worker {
 pub fn by_timer(worker: &Worker, now: Time) -> Option<AckKind> {
     let Stage::Starting { ready_at, .. } = worker.stage else { return None };
     let passed = |at: Option<Time>| at.is_some_and(|at| at <= now);
-    let timer = passed(ready_at) && worker.said.is_none();
+    let timer = passed(ready_at) && (worker.said.is_none() || worker.must_wait);
     match passed(worker.settled_at) {
         true => Some(AckKind::Listen),
         false => timer.then_some(AckKind::Timer),

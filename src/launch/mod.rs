@@ -4,7 +4,11 @@
 
 pub mod descriptors;
 mod environment;
+pub mod pin;
+mod saved;
 pub mod start;
+
+pub use saved::Saved;
 
 use crate::config;
 use crate::core::event::Refusal;
@@ -13,12 +17,14 @@ use crate::sys::identity::Identity;
 use environment::Variables;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
+use pin::{FileId, Pinned, Program, without_links};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::carrier::path;
 use serde::{Deserialize, Serialize};
@@ -62,6 +68,20 @@ pub struct Reading {
     directory: Place,
     #[serde(with = "environment::pairs")]
     environment: Variables,
+    /// The command, where it is not as the user wrote it.
+    command: Option<Vec<OsString>>,
+    /// What it is executed from, where its name leads to another file by now.
+    #[serde(skip)]
+    image: Option<Arc<OwnedFd>>,
+    pins: Option<Pins>,
+}
+
+/// What there was at the time of a reading, so that it can be started once more.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Pins {
+    program: Program,
+    arguments: Vec<Pinned>,
+    environment: Vec<(OsString, Pinned)>,
 }
 
 /// A path as it is written, and what it led to when it was read.
@@ -69,6 +89,9 @@ pub struct Reading {
 struct Place {
     #[serde(with = "path")]
     logical: PathBuf,
+    /// Without links before the last name.
+    #[serde(with = "path")]
+    named: PathBuf,
     #[serde(with = "path")]
     real: PathBuf,
 }
@@ -85,14 +108,19 @@ pub struct Refused {
 impl Place {
     fn new(logical: PathBuf) -> Place {
         let real = fs::canonicalize(&logical).unwrap_or_else(|_| logical.clone());
-        Place { logical, real }
+        let named = without_links(&logical).unwrap_or_else(|| real.clone());
+        Place { logical, named, real }
     }
 
-    /// What it led to at the time, by the name in use if that still leads there.
+    /// What it led to at the time, by the name in use if that still leads there, in the same
+    /// directory; else by that name where it was.
     fn as_before(&self) -> Place {
         match Place::new(self.logical.clone()) {
-            same if same.real == self.real => same,
-            _ => Place { logical: self.real.clone(), real: self.real.clone() },
+            same if same.real == self.real && same.named == self.named => same,
+            _ if fs::canonicalize(&self.named).is_ok_and(|real| real == self.real) => {
+                Place { logical: self.named.clone(), ..self.clone() }
+            }
+            _ => Place { logical: self.real.clone(), ..self.clone() },
         }
     }
 }
@@ -136,17 +164,120 @@ impl Reading {
         if !worker.environment.clear && !said {
             environment.insert("PWD".into(), directory.clone().into());
         }
-        Ok(Reading { program: Place::new(SHELL.into()), directory: Place::new(directory), environment })
+        Ok(Reading {
+            program: Place::new(SHELL.into()),
+            directory: Place::new(directory),
+            environment,
+            command: None,
+            image: None,
+            pins: None,
+        })
     }
 
-    /// The same program, directory and environment once more, even where names
+    /// Keeps what there is now, for [`Reading::as_before`].
+    pub fn pin(&mut self, command: &[OsString]) {
+        let directory = &self.directory.real;
+        let variables = self.environment.iter();
+        let variables = variables.map(|(name, value)| (name.clone(), Pinned::new(value, directory, false)));
+        self.pins = Some(Pins {
+            program: Program::new(&self.program.real),
+            arguments: command.iter().map(|word| Pinned::new(word, directory, true)).collect(),
+            environment: variables.filter(|(_, value)| !value.is_empty()).collect(),
+        });
+    }
+
+    /// The same program, arguments, directory and environment once more, even where names
     /// lead elsewhere by now.
     pub fn as_before(&self) -> Reading {
-        Reading {
+        let mut reading = Reading {
             program: self.program.as_before(),
             directory: self.directory.as_before(),
-            environment: self.environment.clone(),
+            ..self.clone()
+        };
+        let Some(pins) = &self.pins else { return reading };
+        if !pins.program.is_at(&reading.program.logical) {
+            reading.image = pins.program.image().cloned();
         }
+        let directory = &self.directory.real;
+        let before = |(at, word): (usize, &Pinned)| word.as_before(directory, at == 0);
+        reading.command = Some(pins.arguments.iter().enumerate().map(before).collect());
+        for (name, value) in &pins.environment {
+            reading.environment.insert(name.clone(), value.as_before(directory, false));
+        }
+        reading
+    }
+
+    /// The same, where all of it can be had.
+    ///
+    /// # Errors
+    /// [`Refused`], naming what is not as it was.
+    pub fn exactly(&self) -> Result<Reading, Refused> {
+        let lost = self.lost();
+        if lost.is_empty() {
+            return Ok(self.as_before());
+        }
+        let state = |path: &PathBuf| if path.exists() { "is another file" } else { "is gone" };
+        let lost: Vec<String> =
+            lost.iter().map(|path| format!("{} {}", path.display(), state(path))).collect();
+        Err(Refused {
+            refusal: Refusal::Other,
+            message: format!(
+                "not as it was: {} (install each release in a directory of its own, and keep the one before)",
+                lost.join(", ")
+            ),
+        })
+    }
+
+    /// Files of it that are no longer what they were, and of which another start would
+    /// make what they are now.
+    pub fn lost(&self) -> Vec<PathBuf> {
+        let Some(pins) = &self.pins else { return Vec::new() };
+        let program = &self.program.real;
+        let gone = pins.program.is_lost(program);
+        let real = &self.directory.real;
+        let directory = Some(real).filter(|directory| !directory.is_dir()).cloned();
+        let arguments = pins.arguments.iter().skip(1).flat_map(|word| word.lost(real));
+        let mut lost: Vec<PathBuf> =
+            gone.then(|| program.clone()).into_iter().chain(directory).chain(arguments).collect();
+        lost.dedup();
+        lost
+    }
+
+    /// The files that a start is made of, for a comparison.
+    pub fn files(&self) -> Vec<(PathBuf, Option<FileId>)> {
+        let Some(pins) = &self.pins else { return Vec::new() };
+        let program = (self.program.real.clone(), pins.program.file());
+        let arguments = pins.arguments.iter().skip(1).flat_map(Pinned::files);
+        std::iter::once(program).chain(arguments).collect()
+    }
+
+    /// The server writes to this file itself: that it changes says nothing.
+    pub fn is_written(&mut self, path: &Path) {
+        if let Some(pins) = &mut self.pins {
+            pins.arguments.iter_mut().for_each(|word| word.is_written(path));
+        }
+    }
+
+    /// The descriptor of the program, where it is kept open.
+    pub fn held(&self) -> Option<&Arc<OwnedFd>> {
+        self.pins.as_ref()?.program.image()
+    }
+
+    /// Goes on with a descriptor of the program that was kept over an execve(2).
+    pub fn hold(&mut self, image: OwnedFd) {
+        if let Some(pins) = &mut self.pins {
+            pins.program.hold(image);
+        }
+    }
+
+    /// The command and its arguments, where they are not as the user wrote them.
+    pub fn command(&self) -> Option<&[OsString]> {
+        self.command.as_deref()
+    }
+
+    /// What is to be executed in the place of what lies at [`Reading::program`].
+    pub fn image(&self) -> Option<&Arc<OwnedFd>> {
+        self.image.as_ref()
     }
 
     /// The path to execute.

@@ -8,12 +8,13 @@ use crate::errands::About;
 use crate::export::{Dialect, Exported, first_listener, spell};
 use crate::listener::Listeners;
 use crate::sys::child::{Launch, SpawnError, Step};
+use crate::sys::fd;
 use crate::sys::identity::Identity;
 use crate::sys::seccomp::Filter;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::ffi::{CString, OsString};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::Duration;
@@ -125,7 +126,7 @@ impl Common {
         }
         fds.extend(channels.descriptors());
         fds.extend(self.worker.pass_fds.iter().map(|&fd| (fd, fd)));
-        let mut command = self.worker.command.clone();
+        let mut command = reading.command().unwrap_or(&self.worker.command).to_vec();
         if self.follow
             && let Some(name) = command.first_mut().filter(|name| !name.as_bytes().contains(&b'/'))
         {
@@ -139,6 +140,13 @@ impl Common {
         launch.fds = fds;
         launch.own_group = !self.worker.foreground_tty;
         launch.filter = if self.adopt { Filter::new() } else { None };
+        if let Some(image) = reading.image() {
+            let above = launch.fds.iter().map(|&(_, target)| target + 1).max().unwrap_or(0);
+            launch.image = Some(fd::duplicate_above(image.as_fd(), above).map_err(|error| Refused {
+                refusal: Refusal::Other,
+                message: format!("cannot keep the program: {}", crate::error::reason(&error)),
+            })?);
+        }
         Ok(launch)
     }
 
@@ -240,6 +248,7 @@ impl Common {
             no_new_privs: self.worker.no_new_privs,
             death_signal: self.worker.dies_with_us.then_some(Signal::SIGTERM as i32),
             filter: None,
+            image: None,
         })
     }
 }

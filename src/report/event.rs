@@ -70,6 +70,18 @@ fn describe(report: &Report, books: &Books, config: &Config) -> (&'static str, V
                 "duration_ms": ms(took),
             }),
         ),
+        Report::RollbackStarted { from, to, crashes, .. } => (
+            "rollback-started",
+            json!({"from": from.0, "to": to.0, "crashes": crashes, "reason": super::rolled_back(report, books)}),
+        ),
+        Report::RolledBack { from, to, took } => {
+            ("rolled-back", json!({"from": from.0, "to": to.0, "duration_ms": ms(took)}))
+        }
+        Report::RollbackFailed { from, to, .. } => (
+            "rollback-failed",
+            json!({"from": from.0, "to": to.0, "reason": super::not_rolled_back(report, books)}),
+        ),
+        Report::Proven(generation) => ("proven", json!({"generation": generation.0})),
         Report::TookOver { worker, of: old } => ("took-over", with(worker, json!({"of": of(old)["pid"]}))),
         Report::Drained(id, after) => ("drained", with(id, json!({"after_ms": ms(after)}))),
         Report::NotDrained(id, after) => {
@@ -77,6 +89,9 @@ fn describe(report: &Report, books: &Books, config: &Config) -> (&'static str, V
             ("not-drained", with(id, json!({"after_ms": ms(after), "left": left})))
         }
         Report::Asked(id) => ("asked", of(id)),
+        Report::Unseen { worker, after, timer } => {
+            ("unseen", with(worker, json!({"after_ms": ms(after), "timer_ms": timer.map(ms)})))
+        }
         Report::NoAck(id, after) => ("no-ack", with(id, json!({"after_ms": ms(after)}))),
         Report::Silent(id, after) => ("silent", with(id, json!({"after_ms": ms(after)}))),
         Report::Killed(id, after) => ("killed", with(id, json!({"after_ms": ms(after)}))),

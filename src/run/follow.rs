@@ -45,6 +45,7 @@ impl Run {
         before.extend(self.books.unknown_children());
         let old = old.pid;
         self.remember_listeners(of);
+        self.note_reading(generation);
         self.books.open(id, generation, slot);
         if let Some(entry) = self.books.get_mut(id) {
             entry.heir = Some(Heir { of, before });
@@ -55,6 +56,7 @@ impl Run {
 
     /// The successor that was found unasked is a worker from now on.
     pub(super) fn adopt(&mut self, id: WorkerId, of: WorkerId, generation: Generation, slot: Slot) {
+        self.note_reading(generation);
         self.books.open(id, generation, slot);
         if let Some(entry) = self.books.get_mut(id) {
             entry.heir = Some(Heir { of, before: BTreeSet::new() });

@@ -63,6 +63,9 @@ impl Run {
         for path in paths {
             info!("{} has changed", path.display());
         }
+        if self.is_old_news() {
+            return;
+        }
         self.look_for_takeovers();
         self.soon.push_back(Event::Request(Request::Upgrade));
     }

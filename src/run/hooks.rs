@@ -9,6 +9,7 @@ use super::Run;
 use crate::config::hooks::Occasion;
 use crate::core::ShownStage;
 use crate::core::event::{Event, Failure, Generation, Reading as From, Refusal, Report, Slot, WorkerId};
+use crate::core::policy::PROBATION_CRASHES;
 use crate::errands::{About, Errand, Running, Then};
 use crate::error::reason;
 use crate::inputs::Input;
@@ -65,15 +66,29 @@ impl Run {
             Report::UpgradeFailed { to, why, left, held, .. } => {
                 self.call_back(|then| then == Then::Upgrade(to));
                 if !matches!(why, Failure::Stopped | Failure::Superseded) {
-                    let reason = report::why_failed(why, left, held, &self.books);
-                    let occasion = Occasion::UpgradeFailed;
-                    let about =
-                        About { occasion, generation: to, slot: None, worker: None, reason: Some(reason) };
-                    self.send(about, Then::Nothing);
+                    self.tell_failed(to, report::why_failed(why, left, held, &self.books));
                 }
+            }
+            // Later tries are of the same upgrade.
+            Report::RollbackStarted { from, to, crashes: PROBATION_CRASHES, .. } => {
+                let reason = report::rolled_back(report, &self.books).unwrap_or_default();
+                self.tell_failed(from, format!("{reason}: {to} is started again"));
+            }
+            // Told once, however often it is tried.
+            Report::RollbackFailed { from, why, .. }
+                if why != Failure::Stopped && !std::mem::replace(&mut self.rolled_back.failed, true) =>
+            {
+                let reason = report::not_rolled_back(report, &self.books).unwrap_or_default();
+                self.tell_failed(from, reason);
             }
             _ => {}
         }
+    }
+
+    fn tell_failed(&mut self, generation: Generation, reason: String) {
+        let occasion = Occasion::UpgradeFailed;
+        let about = About { occasion, generation, slot: None, worker: None, reason: Some(reason) };
+        self.send(about, Then::Nothing);
     }
 
     fn about(&self, occasion: Occasion, id: WorkerId) -> Option<About> {

@@ -2,6 +2,7 @@
 //! and those that take over.
 
 use crate::config::Config;
+use crate::config::readiness::has_listeners;
 use crate::export::GOAGAIN_SIGNAL;
 use crate::listener::Listeners;
 
@@ -12,7 +13,12 @@ pub(super) fn fit(config: &mut Config, listeners: &Listeners) {
         true => config.policy.workers,
         false => 1,
     };
-    if listeners.is_empty() && config.follow.is_none() && config.adopt.is_none() {
+    let own = config.follow.is_some() || config.adopt.is_some();
+    config.policy.listeners = !listeners.is_empty() && !own;
+    if config.policy.listeners || config.follow.is_some() {
+        has_listeners(&mut config.policy.readiness);
+    }
+    if listeners.is_empty() && !own {
         config.acks.accepting = false;
         if config.acks.exec.is_none() {
             config.policy.readiness.probe = None;

@@ -2,12 +2,15 @@
 
 use super::Run;
 use crate::ack::accepting;
-use crate::core::event::{AckKind, Event, WorkerId};
+use crate::core::event::{AckKind, Event, Report, WorkerId};
+use crate::core::{Shown, ShownStage};
 use crate::launch::start::refused;
 use crate::listener::Listener;
+use crate::report;
 use crate::sys::{child, process};
 use log::warn;
 use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
 
 impl Run {
     /// Is the worker accepting? Is the user's check done? An answer comes as an
@@ -19,13 +22,16 @@ impl Run {
         self.probe_bound(id);
         if self.config.follow.is_some() {
             self.probe_first(id);
-        } else if (self.config.acks.accepting || self.books.terms(id) > 0) && self.is_accepting(id) {
+        } else if (self.config.policy.listeners || self.books.terms(id) > 0) && self.is_accepting(id) {
             self.soon.push_back(Event::Ack(id, AckKind::Accepting));
             if self.books.terms(id) > 0 {
                 self.soon.push_back(Event::Ack(id, AckKind::ParentTerm));
             }
         }
-        if self.books.process(id).is_some_and(|process| process.check.is_none())
+        let starts =
+            self.core.workers().any(|shown| shown.worker == id && shown.stage == ShownStage::Starting);
+        if starts
+            && self.books.process(id).is_some_and(|process| process.check.is_none())
             && let Some(command) = self.config.acks.exec.clone()
         {
             self.check(id, &command);
@@ -36,20 +42,71 @@ impl Run {
     /// rests at all is soon seen at it.
     fn is_accepting(&mut self, id: WorkerId) -> bool {
         const LOOKS_AT_REST: u32 = 5;
-        let Some(entry) = self.books.get_mut(id) else { return false };
-        let (slot, generation) = (entry.slot.0, entry.generation.0);
-        let Some(process) = &mut entry.process else { return false };
+        let Some(process) = self.books.get_mut(id).and_then(|entry| entry.process.as_mut()) else {
+            return false;
+        };
         process.looks = process.looks.saturating_add(1);
-        let listeners = self.common.listeners.of(generation);
-        if process.looks > LOOKS_AT_REST {
-            let port = |listener: &Listener| {
-                listener.exported().inet.filter(|_| listener.is_stream()).map(|address| address.port())
-            };
+        let (pid, looks) = (process.pid, process.looks);
+        let wanted = self.wanted(id);
+        if looks > LOOKS_AT_REST {
             let wanted: Vec<(u64, Option<u16>)> =
-                listeners.map(|listener| (listener.inode(slot), port(listener))).collect();
-            return accepting::is_serving(process.pid, &wanted);
+                wanted.iter().map(|&(listener, inode)| (inode, port(listener))).collect();
+            return accepting::is_serving(pid, &wanted);
         }
-        accepting::is_accepting(process.pid, &listeners.map(|listener| listener.inode(slot)).collect())
+        accepting::is_accepting(pid, &wanted.into_iter().map(|(_, inode)| inode).collect())
+    }
+
+    /// The listeners on which a worker has to be seen to wait, with their inodes: those on which
+    /// the one before it in its slot was; where nothing is known of that, another one's, else all.
+    fn wanted(&self, id: WorkerId) -> Vec<(&Listener, u64)> {
+        let Some(entry) = self.books.get(id) else { return Vec::new() };
+        let all = || {
+            let listeners = self.common.listeners.of(entry.generation.0);
+            listeners.map(|listener| (listener, listener.inode(entry.slot.0)))
+        };
+        let waited = self.waited.get(&entry.slot).or_else(|| self.waited.values().next());
+        let known: Vec<(&Listener, u64)> =
+            all().filter(|(_, inode)| waited.is_some_and(|waited| waited.contains(inode))).collect();
+        if known.is_empty() { all().collect() } else { known }
+    }
+
+    /// Looks on which listeners the workers that serve wait. A connection that one holds is no
+    /// sign here: its replacement may have none.
+    pub(super) fn look_waiting(&mut self) {
+        self.waited.clear();
+        let serving: Vec<Shown> =
+            self.core.workers().filter(|shown| shown.stage == ShownStage::Ready).collect();
+        for shown in serving {
+            let Some(process) = self.books.process(shown.worker) else { continue };
+            let listeners = self.common.listeners.of(shown.generation.0);
+            let given: BTreeSet<u64> = listeners.map(|listener| listener.inode(shown.slot.0)).collect();
+            let unseen = accepting::unseen(process.pid, &given);
+            let waited: BTreeSet<u64> = given.difference(&unseen).copied().collect();
+            if !waited.is_empty() {
+                self.waited.insert(shown.slot, waited);
+                self.soon.push_back(Event::Waits(shown.slot));
+            }
+        }
+    }
+
+    /// Notes on which listeners a worker was not seen to wait that has to, for people.
+    pub(super) fn note_unseen(&mut self, report: &Report) {
+        let (Report::Unseen { worker: id, .. } | Report::NoAck(id, _)) = *report else { return };
+        if !self.config.policy.looks() {
+            return;
+        }
+        let Some(pid) = self.books.process(id).map(|process| process.pid) else { return };
+        let wanted = self.wanted(id);
+        let unseen = accepting::unseen(pid, &wanted.iter().map(|&(_, inode)| inode).collect());
+        let unseen = wanted.iter().filter(|(_, inode)| unseen.contains(inode));
+        let names: Vec<&str> = unseen.map(|(listener, _)| listener.address()).collect();
+        let lacks = match names.is_empty() {
+            true => "it waits on its listeners and has not said that it is ready".into(),
+            false => format!("{} {}", report::UNSEEN, names.join(", ")),
+        };
+        if let Some(entry) = self.books.get_mut(id) {
+            entry.lacks = Some(lacks);
+        }
     }
 
     fn check(&mut self, id: WorkerId, command: &str) {
@@ -75,4 +132,9 @@ impl Run {
             let _ = process::signal_group(check, Signal::SIGKILL as i32);
         }
     }
+}
+
+/// The port of a listener of TCP.
+fn port(listener: &Listener) -> Option<u16> {
+    listener.exported().inet.filter(|_| listener.is_stream()).map(|address| address.port())
 }

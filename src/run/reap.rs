@@ -41,12 +41,7 @@ impl Run {
             }
         }
         self.look_for_unseen_ends();
-        for worker in self.books.leftovers() {
-            match self.books.remains(worker) {
-                true => self.books.end_newcomers(worker),
-                false => self.soon.push_back(Event::Swept(worker)),
-            }
-        }
+        self.look_at_remains();
     }
 
     /// What no worker answers for goes with us, as what they leave behind does.

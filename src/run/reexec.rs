@@ -24,7 +24,7 @@ use crate::report::event;
 use crate::sys::child::{self, Launch};
 use crate::sys::{inherited, process};
 use crate::upward::Upward;
-use crate::{books, listener, logger};
+use crate::{books, launch, listener, logger};
 use crossbeam_channel::Receiver;
 use log::{info, warn};
 use nix::errno::Errno;
@@ -148,6 +148,7 @@ impl Run {
             no_new_privs: false,
             death_signal: Some(Signal::SIGKILL as i32),
             filter: None,
+            image: None,
         };
         let child = unless_busy(|| child::spawn(&launch), |error| error.errno).map_err(|error| {
             let why = reason(&io::Error::from(error.errno));
@@ -295,7 +296,9 @@ impl Run {
                 clock: self.clock.save(),
                 core: self.core.clone(),
                 books: books::Saved::new(&self.books, carrier)?,
-                readings: self.readings.clone(),
+                readings: launch::Saved::new(&self.readings, carrier)?,
+                rolled_back: self.rolled_back.clone(),
+                waited: self.waited.clone(),
                 identity: self.common.identity.clone(),
                 listeners: listener::Saved::new(&self.common.listeners, &self.guard, carrier)?,
                 acks: ack::Saved::new(&self.watcher, &self.directory, carrier)?,
@@ -386,7 +389,10 @@ pub(super) fn take_over(mut config: Config, state: State) -> Result<Verdict, Err
         common: Common::new(&config, state.identity, listeners, control.path()),
         books: state.books.restore(command, config.follow.is_some(), &mut arrivals),
         config,
-        readings: state.readings,
+        readings: state.readings.restore(&mut arrivals),
+        rolled_back: state.rolled_back,
+        waited: state.waited,
+        remains_looked: Time::ZERO,
         watcher: threads.watcher.clone(),
         threads,
         directory,

@@ -6,6 +6,7 @@
 //! [`Fd`](crate::carrier::Fd).
 
 use super::clients;
+use super::probation::RolledBack;
 use crate::ack;
 use crate::adopt;
 use crate::books;
@@ -13,9 +14,9 @@ use crate::capture;
 use crate::carrier::{Fd, path};
 use crate::clock;
 use crate::core::Supervisor;
-use crate::core::event::Generation;
+use crate::core::event::Slot;
 use crate::errands::Errands;
-use crate::launch::Reading;
+use crate::launch;
 use crate::listener;
 use crate::pid_file;
 use crate::reexec::plain::Plain;
@@ -23,7 +24,7 @@ use crate::sys::identity::Identity;
 use crate::sys::inherited::Given;
 use crate::upward;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// What is left to the next image.
@@ -46,7 +47,11 @@ pub struct State {
     /// Its workers' processes.
     pub books: books::Saved,
     /// What each generation was first started from.
-    pub readings: BTreeMap<Generation, Reading>,
+    pub readings: launch::Saved,
+    /// What was rolled back of late.
+    pub rolled_back: RolledBack,
+    /// The listeners on which workers were seen to wait.
+    pub waited: BTreeMap<Slot, BTreeSet<u64>>,
     /// As whom workers run, if not as we do.
     pub identity: Option<Identity>,
     /// The sockets.
@@ -101,7 +106,7 @@ mod tests {
     use crate::books::Books;
     use crate::carrier::Carrier;
     use crate::control::place::Place;
-    use crate::core::event::{Event, Slot};
+    use crate::core::event::Event;
     use crate::core::policy::Policy;
     use crate::listener::{Guard, Listeners};
     use crate::rest::Rest;
@@ -137,7 +142,9 @@ mod tests {
                 clock: crate::clock::Clock::new().save(),
                 core,
                 books: books::Saved::new(&books, &mut carrier).unwrap(),
-                readings: BTreeMap::new(),
+                readings: launch::Saved::new(&BTreeMap::new(), &mut carrier).unwrap(),
+                rolled_back: RolledBack::default(),
+                waited: BTreeMap::new(),
                 identity: None,
                 listeners: listener::Saved::new(&listeners, &guard, &mut carrier).unwrap(),
                 acks: ack::Saved::new(&watcher, &Directory::new(&[], false), &mut carrier).unwrap(),

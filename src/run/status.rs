@@ -3,6 +3,7 @@
 use super::Run;
 use crate::control::facts::Snapshot;
 use crate::control::protocol::{self, LastUpgrade, Status};
+use crate::core::policy::PROBATION_CRASHES;
 use crate::core::{Phase, ShownStage};
 use crate::export::{Dialect, first_listener};
 use crate::report::event;
@@ -66,6 +67,14 @@ impl Run {
             held: self.control.to.filter(|_| self.core.phase() == Phase::Holding).map(|to| to.0),
             workers_wanted: self.control.wanted.unwrap_or(self.config.policy.workers),
             upgrades: self.control.upgrades,
+            probation: self.core.probation().map(|shown| protocol::Probation {
+                generation: shown.of.0,
+                before: shown.before.0,
+                crashes: shown.crashes,
+                of: PROBATION_CRASHES,
+                left_ms: shown.until.saturating_sub(now).as_millis() as u64,
+            }),
+            lost: self.lost_now(),
             adopt: self.adopted_status(),
         };
         (status, snapshot)

@@ -13,11 +13,12 @@ use crate::report;
 use std::time::Duration;
 
 /// How long we wait for a start; None: for ever.
-pub(super) fn start_limit(config: &Config) -> Option<Duration> {
+/// The program took so long of late, and its replacement may take longer.
+pub(super) fn start_limit(config: &Config, took: Duration) -> Option<Duration> {
     let (policy, hooks) = (&config.policy, &config.hooks);
     let before = hooks.longest(Occasion::PreUpgrade) + hooks.longest(Occasion::PreStart);
     // Of one that only the timer of `auto` makes ready, too.
-    Some(before + policy.ack_timeout? + policy.soak.max(TIMER_SOAK))
+    Some(before + policy.ack_timeout?.max(took * 2) + policy.soak.max(TIMER_SOAK).max(took))
 }
 
 /// How long a stop may take: of workers, then of what they leave behind.
@@ -38,6 +39,7 @@ impl Run {
             return;
         }
         self.tell_adopt(report);
+        self.note_unseen(report);
         report::log(report, &self.books, &self.config);
         self.tell_control(report);
         self.change_listeners(report);
@@ -53,12 +55,13 @@ impl Run {
                 let generation = self.books.get(worker).map_or(0, |entry| entry.generation.0);
                 self.upward.ready(&format!("generation {generation} serves"));
             }
-            Report::UpgradeStarted { to, .. } => {
-                let limit = start_limit(&self.config);
+            Report::UpgradeStarted { from, to } => {
+                self.note_written(from);
+                let limit = start_limit(&self.config, self.core.took());
                 self.upward.reloading(&format!("{to} starts"), limit);
             }
             Report::Started(_) if self.core.phase() == Phase::Upgrading => {
-                self.upward.prolong(start_limit(&self.config));
+                self.upward.prolong(start_limit(&self.config, self.core.took()));
             }
             Report::Held { from, to, .. } => {
                 self.upward.ready(&format!("{from} serves, {to} is on hold beside it"));
@@ -67,7 +70,6 @@ impl Run {
                 for shown in self.core.workers().filter(|shown| shown.generation == to) {
                     self.warn_of_others(shown.worker);
                 }
-                self.readings.retain(|&generation, _| generation >= to);
                 self.settle(to);
                 let status = self.serves(to);
                 self.upward.ready(&status);
@@ -75,11 +77,9 @@ impl Run {
             }
             // What follows is STOPPING=1, the last word.
             Report::UpgradeFailed { why: Failure::Stopped, .. } => {}
-            Report::UpgradeFailed { from, to, replaced, left, why, .. } => {
+            Report::UpgradeFailed { from, to, left, why, .. } => {
                 self.settle(to);
-                if replaced == 0 {
-                    self.readings.remove(&to);
-                }
+                self.warn_of_lost(from);
                 // What an accept(2) that finds nothing may have to do with.
                 if matches!(why, Failure::Exited { ready: false, .. } | Failure::NoAck(..)) {
                     self.guard.hint(&self.common.listeners, to);
@@ -91,6 +91,16 @@ impl Run {
                     _ => "failed",
                 };
                 self.upward.ready(&format!("upgrade to {to} {ended}, {from} {old}"));
+            }
+            Report::RollbackStarted { from, to, .. } => {
+                self.note_rollback(from);
+                self.warn_of_lost(to);
+                self.upward.status(format!("{from} kept ending, {to} is started again"));
+            }
+            Report::RolledBack { from, to, .. } => {
+                self.settle(to);
+                self.upward.status(format!("{to} serves again, {from} was rolled back"));
+                self.heavy = true;
             }
             Report::Stopping => {
                 self.books.stopping = true;

@@ -12,6 +12,7 @@ use crate::control::protocol::{LastUpgrade, Outcome, Reply, line};
 use crate::control::server::{ClientId, Clients};
 use crate::core::Phase;
 use crate::core::event::{Failure, Generation, Report, Request, Time, WorkerId};
+use crate::core::policy::PROBATION_CRASHES;
 use crate::error::Error;
 use crate::listener::PrivateSocket;
 use crate::report::{self, event};
@@ -324,6 +325,24 @@ impl Run {
                 control.last = Some(LastUpgrade { stderr: last_lines(self.capture.as_ref(), why), ..last });
                 control.last_at = Some(now);
                 control.failed = control.failed.saturating_add(u32::from(result == "failed"));
+            }
+            Report::RollbackStarted { from, to, why, after, crashes } => {
+                let reason = report::rolled_back(report, &self.books);
+                let reason = reason.map(|reason| format!("{reason}; {to} is started again"));
+                let last = last(to, from, after, "failed", reason);
+                control.last = Some(LastUpgrade { stderr: last_lines(self.capture.as_ref(), why), ..last });
+                control.last_at = Some(now);
+                // Later tries are of the same upgrade.
+                control.failed = control.failed.saturating_add(u32::from(crashes == PROBATION_CRASHES));
+            }
+            Report::RolledBack { .. } => {
+                control.last.iter_mut().for_each(|last| last.result = "rolled back".into());
+                control.last_at = Some(now);
+            }
+            Report::RollbackFailed { .. } => {
+                let reason = report::not_rolled_back(report, &self.books);
+                control.last.iter_mut().for_each(|last| last.reason.clone_from(&reason));
+                control.last_at = Some(now);
             }
             Report::Scaled(workers) => control.wanted = Some(workers),
             Report::Gone { worker, .. } if control.silent.remove(&worker) => {}

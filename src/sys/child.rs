@@ -66,6 +66,10 @@ pub struct Launch {
     /// Installed in the child: we are told of calls that it and its descendants make.
     /// Where the child has no CAP_SYS_ADMIN for it, it takes on PR_SET_NO_NEW_PRIVS.
     pub filter: Option<Filter>,
+    /// What is executed in the place of what lies at `program`, by execveat(2): native
+    /// code, for an interpreter would look for a descriptor that is closed. Its number is
+    /// above every target.
+    pub image: Option<OwnedFd>,
 }
 
 /// A child that has executed its program.
@@ -318,6 +322,20 @@ fn exec(
     }
     image.add_own(launch.listen, launch.watchdog);
     inherited::change_mask(libc::SIG_SETMASK, inherited::mask());
+    if let Some(file) = &launch.image {
+        // SAFETY: as below; the path is empty, and the descriptor is open.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                file.as_raw_fd(),
+                c"".as_ptr(),
+                image.argv.as_ptr(),
+                image.envp.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        return Err(Step::Exec.failed(Errno::last()));
+    }
     // SAFETY: the program and both arrays are NUL-terminated strings and
     // null-terminated arrays of such, which live until the process is replaced.
     unsafe { libc::execve(launch.program.as_ptr(), image.argv.as_ptr(), image.envp.as_ptr()) };

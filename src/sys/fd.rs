@@ -17,6 +17,15 @@ pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
+/// A copy, close-on-exec, with a number that is not below `least`.
+///
+/// # Errors
+/// As fcntl(2) has them for F_DUPFD_CLOEXEC.
+pub fn duplicate_above(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
+    let copy = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(least))?;
+    Ok(adopt(copy))
+}
+
 /// Whether two descriptors of ours are copies of one: kcmp(2), KCMP_FILE. Where
 /// the kernel does not tell, they are not.
 pub fn same_file(one: RawFd, other: RawFd) -> bool {

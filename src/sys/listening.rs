@@ -46,17 +46,20 @@ pub fn polled(pid: Pid) -> Option<BTreeSet<u64>> {
         if !is_epoll {
             continue;
         }
+        let set = entry.file_name().to_str().and_then(|name| name.parse().ok());
         let inodes: &mut BTreeSet<u64> = polled.get_or_insert_default();
-        let info = format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_string_lossy());
-        for line in
-            fs::read_to_string(info).unwrap_or_default().lines().filter(|line| line.starts_with("tfd:"))
-        {
-            // The inode is written in hexadecimal.
-            let inode = line.split("ino:").nth(1).and_then(|rest| rest.split_whitespace().next());
-            inodes.extend(inode.and_then(|hex| u64::from_str_radix(hex, 16).ok()));
-        }
+        inodes.extend(set.into_iter().flat_map(|set| polled_by(pid, set)));
     }
     polled
+}
+
+/// The inodes of what is in this epoll set of `pid`.
+pub fn polled_by(pid: Pid, set: u64) -> BTreeSet<u64> {
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{set}")).unwrap_or_default();
+    // The inode is written in hexadecimal.
+    let inode = |line: &str| line.split("ino:").nth(1)?.split_whitespace().next().map(str::to_owned);
+    let inodes = info.lines().filter(|line| line.starts_with("tfd:")).filter_map(inode);
+    inodes.filter_map(|hex| u64::from_str_radix(&hex, 16).ok()).collect()
 }
 
 /// Whether `pid` has the socket of this inode by one descriptor and in no other way: another in
@@ -131,6 +134,12 @@ fn seen_through(pids: &[Pid], port: u16) -> nix::Result<BTreeSet<u64>> {
         }
     }
     Ok(seen)
+}
+
+/// The connections that came in through one of `ports` and that `pid` holds. Without the right to
+/// look at them there are none.
+pub fn accepted(pid: Pid, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
+    ports.iter().flat_map(|&port| seen_through(&[pid], port).unwrap_or_default()).collect()
 }
 
 /// The TCP ports that `pid` itself listens on.

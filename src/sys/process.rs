@@ -5,6 +5,7 @@
 //! is only surely still a worker's while nobody has reaped it.
 
 use std::ffi::{CStr, OsStr};
+use std::fs;
 use std::iter;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -176,6 +177,19 @@ fn gone_is_done(result: nix::Result<()>) -> nix::Result<()> {
         Err(Errno::ESRCH) => Ok(()),
         other => other,
     }
+}
+
+/// Files that `pid` has open to write to, as far as /proc shows them.
+pub fn written(pid: Pid) -> Vec<PathBuf> {
+    let written = |number: &str| {
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        let mode = i32::from_str_radix(flags.trim(), 8).ok()? & libc::O_ACCMODE;
+        (mode != libc::O_RDONLY).then_some(())
+    };
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let open = entries.filter(|entry| entry.file_name().to_str().and_then(written).is_some());
+    open.filter_map(|entry| fs::read_link(entry.path()).ok()).filter(|path| path.is_absolute()).collect()
 }
 
 #[cfg(test)]

@@ -241,6 +241,12 @@ impl Stat {
     }
 }
 
+/// What `pid` calls itself (comm of proc(5)); a question mark where it has gone.
+pub fn name(pid: Pid) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+    name.map_or_else(|_| "?".into(), |name| name.trim_end().to_owned())
+}
+
 /// What `pid` is now; None when there is no such process.
 pub fn stat(pid: Pid) -> Option<Stat> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)

@@ -150,7 +150,7 @@ fn leave_workers_behind(running: &mut Running) {
     assert!(old.len() > 1, "generation 1 has workers: {old:?}");
     running.wrapper.signal(Signal::SIGUSR2);
     assert_eq!(running.verdict(), Verdict::Upgraded);
-    running.await_said("it left processes behind, they are asked to stop");
+    running.await_said("it left processes behind, which finish what they have");
     running.await_replies(2);
     let start = Instant::now();
     while workers(running).iter().any(|worker| old.contains(worker)) {

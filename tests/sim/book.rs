@@ -16,6 +16,7 @@
 //! | S13 | ticks that are lost or late; a tick right after a step changes nothing; no deadline in the past |
 //! | S15 | `crash`, `judge`: pauses, and no pause before an upgrade |
 //! | workers that bind their own sockets | `steer` |
+//! | releases that die after they went live; what replacements have to be seen doing | `probation` |
 //! | S16 | `world`: now and then it goes on with what was written down and read back |
 //! | L1, L2, L3, L5 | `settled`, and one generation for each kept request |
 //!
@@ -23,6 +24,7 @@
 //! S9 (control requests), L6 (logs and clients that block).
 
 use crate::life::Life;
+use crate::probation::{Probation, Waiting};
 use crate::steer::Switch;
 use graceful_run::core::event::{
     AckKind, Action, Ending, Event, Exit, Failure, Generation, Reading, Refusal, Report, Request, Slot, Time,
@@ -83,6 +85,12 @@ pub struct Open {
     pub allowed: bool,
     pub hold: Hold,
     pub reading: Reading,
+    /// Whether those that serve were seen to wait.
+    pub waiting: Waiting,
+    /// Its replacements have to be seen waiting.
+    pub must_wait: BTreeSet<Slot>,
+    /// It brings the generation before back.
+    pub back: bool,
 }
 
 /// Whether an upgrade stops at its first worker.
@@ -128,6 +136,10 @@ pub struct This {
     pub scale_done: Option<u32>,
     /// Seen to have nothing left to serve.
     pub drained: Option<WorkerId>,
+    /// A probation that another has followed.
+    pub past: Option<Probation>,
+    /// Generations that cannot be started again as they were.
+    pub forgotten: BTreeSet<Generation>,
 }
 
 pub struct Book {
@@ -147,6 +159,14 @@ pub struct Book {
     pub pending_hold: bool,
     pub scaling: bool,
     pub known: Strength,
+    /// How long the program took of late to give a sign of its own, and in which
+    /// generation.
+    pub took: (Generation, Duration),
+    pub probation: Option<Probation>,
+    /// A worker that had proved itself has ended with status 0.
+    pub ends_well: bool,
+    /// Generations of which it is kept what they were started from.
+    pub kept: BTreeSet<Generation>,
     pub places: Vec<Place>,
     pub target: u32,
     pub open: Option<Open>,
@@ -177,6 +197,10 @@ impl Book {
             pending_hold: false,
             scaling: false,
             known: Strength::Nothing,
+            took: (Generation(1), Duration::ZERO),
+            probation: None,
+            ends_well: false,
+            kept: BTreeSet::new(),
             places: vec![Place::new(Generation(1), Time::ZERO); target as usize],
             target,
             open: None,
@@ -224,12 +248,12 @@ impl Book {
         match event {
             Event::Request(request) => self.requested(request),
             Event::Spawned(id) => {
-                let (timeout, life) = (self.policy.ack_timeout, self.lives.get_mut(&id));
-                if let Some(life) = life.filter(|life| life.in_flight) {
+                let ack_by = self.lives.get(&id).and_then(|life| self.ack_by(life));
+                if let Some(life) = self.lives.get_mut(&id).filter(|life| life.in_flight) {
                     life.in_flight = false;
                     life.started = Some(now);
                     if life.of.is_none() {
-                        life.ack_by = timeout.map(|timeout| now + timeout);
+                        life.ack_by = ack_by;
                     }
                 }
             }
@@ -256,6 +280,10 @@ impl Book {
                 };
                 let (filled, ready) = (life.filled(), life.ready.is_some());
                 life.exited = Some(now);
+                let unasked = filled && !life.succeeded && ready;
+                let generation = life.generation;
+                let trial = self.probation.as_ref().is_some_and(|probation| probation.of == generation);
+                self.ends_well |= unasked && exit == Exit::Code(0) && !trial && !self.stopping;
                 self.this.exited = Some(worker);
                 self.this.remains = remains.then_some(worker);
                 if filled {
@@ -297,6 +325,8 @@ impl Book {
             }
             Event::Switched(to, done) => return self.switched(to, done, stops),
             Event::DrainLook { worker, drained, pause } => self.drain_look(worker, drained, pause),
+            Event::Waits(slot) => self.waits(slot),
+            Event::LookedWaiting => self.looked_waiting(),
             Event::LookedAlive | Event::Tick => {}
         }
         Ok(())
@@ -439,6 +469,7 @@ impl Book {
         self.ending = ending;
         self.this.stopping = true;
         self.pending = false;
+        self.probation = None;
         self.scaling = false;
         self.leave_unasked(|_| true);
         self.lives.values_mut().for_each(|life| life.emptying = None);
@@ -451,6 +482,9 @@ impl Book {
         let Some(life) = self.lives.get_mut(&id).filter(|life| life.runs()) else { return };
         if life.of.is_none() {
             life.strength = life.strength.max(strength(kind));
+            if strength(kind) > Strength::Nothing {
+                life.took = life.took.or(life.started.map(|started| self.now - started));
+            }
         }
         let (stage, known, heir) = (life.stage, life.known, life.of.is_some());
         if stage == ShownStage::Ready {
@@ -468,8 +502,10 @@ impl Book {
             false => readiness.kinds.contains(&kind) || readiness.auto && by_itself,
         };
         let (now, adopts) = (self.now, self.policy.adopt.is_some());
+        let named = readiness.kinds.contains(&kind);
         let Some(life) = self.lives.get_mut(&id).filter(|_| stage == ShownStage::Starting) else { return };
-        let ready = if adopts { life.hear(kind, counts, now) } else { counts.then_some(kind) };
+        let ready =
+            if adopts { life.hear(kind, counts, now) } else { life.hear_waiting(kind, counts, named) };
         self.this.ready.extend(ready.map(|kind| (id, kind)));
     }
 
@@ -489,6 +525,10 @@ impl Book {
             && let Some(life) = self.lives.get(&id)
         {
             self.known = self.known.max(life.strength);
+            if let Some(took) = life.took.filter(|_| life.generation == self.serving) {
+                let before = if self.took.0 == life.generation { self.took.1 } else { Duration::ZERO };
+                self.took = (life.generation, took.max(before));
+            }
         }
     }
 
@@ -503,7 +543,7 @@ impl Book {
     /// A worker that filled its slot does so no longer.
     pub fn lost(&mut self, id: WorkerId, failure: Failure) {
         let Some(life) = self.lives.get(&id) else { return };
-        let (slot, ready) = (life.slot, life.ready.is_some());
+        let (slot, ready, generation) = (life.slot, life.ready.is_some(), life.generation);
         let age = self.now - life.started.unwrap_or(life.decided);
         if self.stopping {
             return;
@@ -519,12 +559,14 @@ impl Book {
             return self.stop_begins(Some(ending));
         }
         self.last_loss = Some(ending);
+        self.count_crash(id, generation, failure);
         self.crash(slot, failure, age);
     }
 
     pub fn crash(&mut self, slot: Slot, failure: Failure, age: Duration) {
         let clean = matches!(failure, Failure::Exited { exit: Exit::Code(0), .. });
         let (restart, stable, upgrading) = (self.policy.restart, self.policy.stable, !self.is_at_rest());
+        let goes_back = self.goes_back();
         let Some(place) = self.places.get_mut(slot.0 as usize) else { return };
         if restart == Restart::Never || restart == Restart::OnFailure && clean {
             place.retired = true;
@@ -540,11 +582,8 @@ impl Book {
         place.crashes += 1;
         place.due = self.now + pause;
         place.latest = place.due;
-        if matches!(failure, Failure::NotStarted(..)) {
-            place.reading = Reading::Anew;
-        }
         // One that the same step takes away is not announced.
-        if !upgrading && slot.0 < self.target {
+        if !upgrading && slot.0 < self.target && !goes_back {
             self.this.restarting.push((slot, pause));
         }
     }
@@ -559,7 +598,7 @@ impl Book {
     pub fn commit(&mut self) -> Verdict {
         let Some(open) = &mut self.open else { return Ok(()) };
         let wave: BTreeSet<Slot> = open.begun.difference(&open.done).copied().collect();
-        let to = open.to;
+        let (from, to, back) = (open.from, open.to, open.back);
         self.prove(&wave, to)?;
         let Some(open) = &mut self.open else { return Ok(()) };
         open.looked = false;
@@ -582,20 +621,24 @@ impl Book {
         }
         open.done.extend(&wave);
         demand!(
-            self.policy.surge.is_some() || whole,
+            self.policy.surge.is_some() || whole || back,
             "only {wave:?} were begun when the upgrade was carried out"
         );
         self.serving = to;
+        if !back {
+            self.go_on_probation(from, to);
+        }
         for &slot in &wave {
             let mut serves = self.lives.values().filter(|life| life.slot == slot && life.generation == to);
             if let Some(id) =
                 serves.find(|life| life.runs() && life.stage == ShownStage::Ready).map(|life| life.id)
             {
-                self.places[slot.0 as usize] = Place::new(to, self.now);
+                let reading = if back { Reading::AsBefore } else { Reading::Anew };
+                self.places[slot.0 as usize] = Place { reading, ..Place::new(to, self.now) };
                 self.learn(id);
             }
         }
-        self.leave_unasked(|life| life.generation < to);
+        self.leave_unasked(|life| life.generation != to);
         self.empty(&wave, to);
         self.this.committed = wave;
         Ok(())
@@ -619,7 +662,7 @@ impl Book {
                 Some(adopt) if life.ack == Some(AckKind::Listen) => adopt.soak,
                 _ => self.policy.soak.max(least),
             };
-            let soaked = life.ready.is_some_and(|ready| ready + soak <= self.now);
+            let soaked = life.ready.is_some_and(|ready| ready + soak <= self.now) && self.has_lived(life, to);
             demand!(soaked, "{:?} has not soaked", life.id);
         }
         Ok(())
@@ -641,6 +684,7 @@ impl Book {
         demand!(!self.served && self.open.is_none(), "{to} starts without an upgrade");
         self.new_generation(to)?;
         self.serving = to;
+        self.probation = None;
         let now = self.now;
         self.places.iter_mut().for_each(|place| *place = Place::new(to, now));
         Ok(())
@@ -686,6 +730,7 @@ pub fn ending(failure: Failure) -> Ending {
         Failure::NoAck(worker, after) => Ending::NoAck(worker, after),
         Failure::NotStarted(worker, refusal) => Ending::NotStarted(worker, refusal),
         Failure::Silent(worker, after) => Ending::Silent(worker, after),
+        Failure::Crashes(worker, _) => Ending::Worker(worker, Exit::Unseen),
         Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,
         Failure::Refused | Failure::NotSwitched => Ending::Stopped,
     }

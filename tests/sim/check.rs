@@ -2,6 +2,7 @@
 
 use crate::book::{Book, HUSH, Hold, Open, Place, Verdict, demand, ending};
 use crate::life::Life;
+use crate::probation::Waiting;
 use crate::steer::Switch;
 use graceful_run::core::ShownStage;
 use graceful_run::core::event::{
@@ -24,8 +25,12 @@ impl Book {
             Action::Adopt { worker, of, generation, slot } => self.adopt(worker, of, generation, slot),
             Action::Probe(id) if self.lives.get(&id).is_some_and(Life::awaited) => Ok(()),
             Action::Probe(id) => {
+                let listeners = self.policy.listeners;
                 let life = self.running(id, action)?;
-                demand!(life.stage == ShownStage::Starting, "{action:?} of a worker that is not starting");
+                let starts = life.stage == ShownStage::Starting;
+                // How long the program takes to wait is of use once it serves as well.
+                let unknown = listeners && life.stage == ShownStage::Ready && life.took.is_none();
+                demand!(starts || unknown, "{action:?} of a worker of which all is known");
                 Ok(())
             }
             Action::LookAlive => {
@@ -34,6 +39,8 @@ impl Book {
                 demand!(!again && open.switch == Switch::Not, "LookAlive twice");
                 Ok(())
             }
+            Action::LookWaiting => self.may_look_waiting(),
+            Action::Forget(generation) => self.may_forget(generation),
             Action::PreUpgrade(to) => {
                 demand!(self.this.pre_upgrade.take() == Some(to), "{action:?} out of place");
                 Ok(())
@@ -43,19 +50,34 @@ impl Book {
             Action::PreStop(id) => self.pre_stop(id),
             Action::Stop(id) => self.stop(id),
             Action::Kill(id) => self.kill(id),
+            Action::DrainRemains(id) => {
+                let just = self.this.remains.take() == Some(id);
+                demand!(just, "{action:?}, of which nothing has just been left");
+                demand!(self.may_finish(id), "{action:?}, which has no requests to finish");
+                Ok(())
+            }
             Action::StopRemains(id) => {
-                demand!(
-                    self.this.remains.take() == Some(id),
-                    "{action:?}, of which nothing has just been left"
+                let timeout = self.policy.stop_timeout;
+                let (just, finishes, stopping) = (
+                    self.this.remains.take_if(|left| *left == id).is_some(),
+                    self.may_finish(id),
+                    self.stopping,
                 );
+                let life = self.lives.get_mut(&id).ok_or(format!("{action:?}, of which nothing is left"))?;
+                let exited = life.exited.ok_or(format!("{action:?}, which lives"))?;
+                let had_time = timeout.is_some_and(|timeout| exited + timeout <= now);
+                let due = if just { !finishes } else { had_time || stopping };
+                demand!(due, "{action:?} too soon");
+                demand!(life.remains_asked.replace(now).is_none(), "{action:?} twice");
                 Ok(())
             }
             Action::KillRemains(id) => {
                 let by_force = self.killing || self.this.hammer;
                 let timeout = self.policy.stop_timeout;
                 let life = self.lives.get_mut(&id).ok_or(format!("{action:?}, of which nothing is left"))?;
-                let exited = life.exited.ok_or(format!("{action:?}, which lives"))?;
-                let due = timeout.is_some_and(|timeout| exited + timeout <= now);
+                demand!(life.exited.is_some(), "{action:?}, which lives");
+                let asked = life.remains_asked;
+                let due = asked.zip(timeout).is_some_and(|(asked, timeout)| asked + timeout <= now);
                 demand!(by_force || due, "{action:?} too soon");
                 demand!(!std::mem::replace(&mut life.remains_killed, true), "{action:?} twice");
                 Ok(())
@@ -80,6 +102,17 @@ impl Book {
         }
     }
 
+    /// Those that a worker left behind which stopped as it was asked to may finish what
+    /// they have, unless the next one waits for them to be gone.
+    fn may_finish(&self, id: WorkerId) -> bool {
+        let Some(life) = self.lives.get(&id) else { return false };
+        life.ready.is_some()
+            && life.stopped.is_some()
+            && !life.killed
+            && !self.stopping
+            && !self.policy.stop_first
+    }
+
     fn running(&mut self, id: WorkerId, action: Action) -> Result<&mut Life, String> {
         let life = self.lives.get_mut(&id).filter(|life| life.runs());
         life.ok_or(format!("{action:?}, of which no process lives"))
@@ -96,6 +129,9 @@ impl Book {
             life.in_flight = true;
             return Ok(());
         }
+        let kept = reading == Reading::Anew || self.kept.contains(&generation);
+        demand!(kept, "{generation} is started as before, and it is not kept what that was");
+        self.kept.insert(generation);
         if generation > self.last_generation {
             self.new_start(generation)?;
         }
@@ -122,6 +158,8 @@ impl Book {
                     "{wave} slots are replaced at once"
                 );
                 demand!(reading == open.reading, "a replacement that is started {reading:?}");
+                let open = self.open.clone().ok_or("no upgrade")?;
+                self.may_begin(&open)?;
             }
             open => {
                 let begun = at_rest || open.as_ref().is_none_or(|open| open.done.contains(&slot));
@@ -136,7 +174,9 @@ impl Book {
                 demand!(place.reading == reading, "{slot:?} starts {:?}", place.reading);
             }
         }
-        self.new_worker(Life::new(id, generation, slot, reading, self.known, now))
+        let mut life = Life::new(id, generation, slot, reading, self.known, now);
+        self.measure(&mut life);
+        self.new_worker(life)
     }
 
     /// A worker that serves is asked to start its successor, as the one replacement
@@ -151,6 +191,8 @@ impl Book {
         demand!(old.ready.is_some_and(|at| at + HUSH <= now), "{of:?} is signalled too soon");
         let open = self.open.as_mut().filter(|open| open.to == generation && open.failure.is_none());
         let open = open.ok_or("a successor without an upgrade")?;
+        demand!(!open.back, "a successor of what is to go back");
+        self.kept.insert(generation);
         demand!(open.begun.insert(slot), "a second replacement in {slot:?}");
         let life = Life::new(id, generation, slot, Reading::Anew, Strength::Nothing, now);
         self.new_worker(Life { of: Some(of), ack_by: timeout.map(|timeout| now + timeout), ..life })
@@ -177,6 +219,7 @@ impl Book {
             self.places[slot.0 as usize] = Place::new(generation, now);
         }
         self.leave_unasked(|life| life.id == of);
+        self.kept.insert(generation);
         let life = Life::new(id, generation, slot, Reading::Anew, Strength::Nothing, now);
         let (of, started, ready) = (Some(of), Some(now), Some(now));
         self.new_worker(Life { of, started, ready, in_flight: false, stage: ShownStage::Ready, ..life })
@@ -217,14 +260,19 @@ impl Book {
         let shrinks = self.is_at_rest() && !self.replaces(id);
         let places = if shrinks { self.target } else { places };
         let committed = self.this.committed.clone();
+        let makes_way = self.policy.follow && self.open.as_ref().is_some_and(|open| open.back);
         let to = self.serving;
         let life = self.running(id, Action::Stop(id))?;
         let Some(ready) = life.ready.filter(|_| !stopping) else { return Ok(()) };
         demand!(ready + HUSH <= now, "{id:?} is asked to stop {:?} after its ack", now - ready);
         demand!(life.emptying.is_none(), "{id:?} is asked to stop before it has drained");
         let surplus = life.surplus || life.slot.0 >= places || undone == Some(life.generation);
-        let replaced = committed.contains(&life.slot) && life.generation < to;
-        demand!(surplus || replaced || stop_first, "{id:?} serves, and nothing serves in its place");
+        let replaced = committed.contains(&life.slot) && life.generation != to;
+        // Nor is what keeps ending, where only one can have the addresses.
+        demand!(
+            surplus || replaced || stop_first || makes_way,
+            "{id:?} serves, and nothing serves in its place"
+        );
         Ok(())
     }
 
@@ -305,6 +353,9 @@ impl Book {
                     allowed,
                     hold,
                     reading: Reading::Anew,
+                    waiting: Waiting::Not,
+                    must_wait: BTreeSet::new(),
+                    back: false,
                 });
             }
             Report::Drained(id, after) => return self.emptied(id, after, true),
@@ -330,9 +381,10 @@ impl Book {
             Report::UpgradeDone { from, to, took } => {
                 let open = self.open.take().ok_or(format!("{report:?} without an upgrade"))?;
                 demand!((open.from, open.to, open.since + took) == (from, to, now), "{report:?} of {open:?}");
-                demand!(open.failure.is_none(), "{report:?}, but {:?}", open.failure);
+                demand!(open.failure.is_none() && !open.back, "{report:?}, but {:?}", open.failure);
                 demand!(open.done.len() == self.places.len(), "{report:?}, but only {:?}", open.done);
                 self.mixed = false;
+                self.has_gone_live(to);
                 self.resize();
             }
             Report::UpgradeFailed { from, to, why, replaced, of, took, left, held } => {
@@ -348,10 +400,16 @@ impl Book {
                 if left && !self.stopping {
                     self.last_loss = Some(ending(why));
                     self.crash(Slot(0), why, Duration::ZERO);
-                    self.leave_unasked(|life| life.generation < to);
+                    self.leave_unasked(|life| life.generation != to);
                 }
+                self.has_gone_live(to);
                 self.undo(&open);
             }
+            Report::RollbackStarted { .. } => return self.rollback_started(report),
+            Report::RolledBack { .. } => return self.rolled_back(report),
+            Report::RollbackFailed { .. } => return self.rollback_failed(report),
+            Report::Proven(generation) => return self.proven(generation),
+            Report::Unseen { worker, after, timer } => return self.unseen(worker, after, timer),
             Report::TookOver { worker, of } => {
                 let heir = self.lives.get(&worker).is_some_and(|life| life.of == Some(of));
                 demand!(heir && self.this.event == Some(Event::Succeeded(of)), "{report:?} out of place");
@@ -515,7 +573,7 @@ impl Book {
     }
 
     /// The old generation stays, and what was new goes.
-    fn undo(&mut self, open: &Open) {
+    pub fn undo(&mut self, open: &Open) {
         self.this.undone = Some(open.to);
         let (now, stop_first) = (self.now, self.policy.stop_first);
         // Between two tries of a start there is no process that has to leave.
@@ -530,7 +588,7 @@ impl Book {
             if !open.done.contains(&Slot(slot as u32)) && !self.stopping {
                 place.reading = Reading::AsBefore;
                 // Which of them had already been asked to leave is not told.
-                if stop_first && open.allowed {
+                if stop_first && open.allowed && !open.back {
                     place.due = place.due.min(now);
                     place.latest = if self.policy.surge.is_some() { place.latest } else { place.due };
                 }

@@ -1,6 +1,6 @@
 //! What must be so after every step, and when all has come to rest.
 
-use crate::book::{Book, HUSH, Hold, Verdict, demand};
+use crate::book::{Book, HUSH, Hold, Open, Verdict, demand};
 use crate::life::Life;
 use graceful_run::core::event::{Generation, Slot, WorkerId};
 use graceful_run::core::{Phase, Shown, ShownStage, Supervisor};
@@ -33,6 +33,9 @@ impl Book {
         }
         self.judge_switch()?;
         self.compare_workers(supervisor)?;
+        if !self.stopping {
+            self.is_up();
+        }
         self.hear_timers();
         if self.ended {
             return Ok(());
@@ -40,6 +43,8 @@ impl Book {
         demand!(!self.this.cannot_hold, "it was not said that nothing can be held");
         demand!(self.this.nothing_held.is_none(), "{:?} was not answered", self.this.nothing_held);
         demand!(self.too_many_drain().is_none(), "{:?} should be killed", self.too_many_drain());
+        self.judge_probation(supervisor)?;
+        self.judge_kept()?;
         self.judge_requests(supervisor)?;
         self.judge_scaling()?;
         self.judge_promise()?;
@@ -116,9 +121,9 @@ impl Book {
 
     /// Why a worker that was ready is to leave although nothing stops.
     fn judge_dismissal(&self, life: &mut Life) -> Verdict {
-        let replaced = self.this.committed.contains(&life.slot) && life.generation < self.serving;
-        let makes_room =
-            self.policy.stop_first && self.open.as_ref().is_some_and(|open| life.generation < open.to);
+        let replaced = self.this.committed.contains(&life.slot) && life.generation != self.serving;
+        let alone = |open: &&Open| self.policy.stop_first || self.policy.follow && open.back;
+        let makes_room = self.open.as_ref().filter(alone).is_some_and(|open| life.generation != open.to);
         let undone = self.this.undone == Some(life.generation);
         let held = self.open.as_ref().is_some_and(|open| open.to == life.generation);
         let shrinks = self.is_at_rest() && !held && life.slot.0 >= self.target;
@@ -207,6 +212,7 @@ impl Book {
                 demand!(life.ack_by.is_none_or(waits), "{id:?} is waited for too long");
                 demand!(self.timer_at(life).is_none_or(waits), "{id:?} has lived for long enough");
                 self.judge_listening(life, waits)?;
+                self.judge_unseen(life, waits)?;
             }
             if let Some(limit) = self.policy.worker_watchdog
                 && life.stage == ShownStage::Ready
@@ -229,8 +235,10 @@ impl Book {
                     (None, None) => return Err(format!("{id:?} was not asked to stop")),
                 }
             }
+            let waits_on = self.stopping && life.exited.is_some() && life.remains_asked.is_none();
+            demand!(!waits_on || life.remains_killed, "what {id:?} left was not asked to stop");
             if let (Some(at), Some(timeout), false) =
-                (life.exited, self.policy.stop_timeout, life.remains_killed)
+                (life.remains_asked.or(life.exited), self.policy.stop_timeout, life.remains_killed)
             {
                 demand!(waits(at + timeout), "what {id:?} left has had its time");
             }

@@ -4,6 +4,7 @@ use crate::steer::{Emptying, SETTLE};
 use graceful_run::core::ShownStage;
 use graceful_run::core::event::{AckKind, Generation, Reading, Slot, Time, WorkerId};
 use graceful_run::core::policy::Strength;
+use std::time::Duration;
 
 #[derive(Debug, Clone)]
 pub struct Life {
@@ -42,7 +43,17 @@ pub struct Life {
     pub surplus: bool,
     pub killed: bool,
     pub exited: Option<Time>,
+    /// All of what it left behind has been asked to stop.
+    pub remains_asked: Option<Time>,
     pub remains_killed: bool,
+    /// Those that it replaces were seen to wait on their listeners.
+    pub must_wait: bool,
+    /// How long after its start it first gave a sign of its own.
+    pub took: Option<Duration>,
+    /// The same of the workers before it.
+    pub before_took: Duration,
+    /// It was told that it has not been seen to wait.
+    pub unseen: bool,
     /// Who started it, if another worker did.
     pub of: Option<WorkerId>,
     /// It leaves to a successor, by itself.
@@ -84,7 +95,12 @@ impl Life {
             surplus: false,
             killed: false,
             exited: None,
+            remains_asked: None,
             remains_killed: false,
+            must_wait: false,
+            took: None,
+            before_took: Duration::ZERO,
+            unseen: false,
             of: None,
             succeeded: false,
             stage: ShownStage::Starting,
@@ -126,6 +142,16 @@ impl Life {
             _ if counts => self.said = self.said.or(Some(kind)),
             _ => {}
         }
+        self.said.filter(|_| self.listens)
+    }
+
+    /// What makes one ready that has to be seen waiting; `named` if the user named this ack.
+    pub fn hear_waiting(&mut self, kind: AckKind, counts: bool, named: bool) -> Option<AckKind> {
+        if named || !self.must_wait {
+            return counts.then_some(kind);
+        }
+        self.listens |= kind == AckKind::Accepting;
+        self.said = self.said.or(counts.then_some(kind));
         self.said.filter(|_| self.listens)
     }
 

@@ -12,6 +12,7 @@ mod check;
 mod judge;
 mod life;
 mod policies;
+mod probation;
 mod rng;
 mod script;
 mod steer;

@@ -40,6 +40,9 @@ pub fn random(rng: &mut Rng) -> Policy {
         retry_start: rng.chance(60),
         pre_upgrade: rng.chance(25),
         pre_stop: rng.chance(25),
+        ack_timeout_grows: rng.chance(50),
+        probation: rng.chance(75).then(|| rng.ms(&[500, 3000, 60_000])),
+        listeners: !alone && rng.chance(70),
         worker_watchdog: rng.chance(15).then(|| rng.ms(&[1000, 3000, 10_000])),
     }
 }

@@ -54,6 +54,9 @@ impl Script {
     /// A worker that does what its supervisor hopes for.
     pub fn good(rng: &mut Rng, policy: &Policy) -> Self {
         let mut deeds = vec![(rng.ms(&[0, 50, 300]), Deed::Ack(hoped_for(policy)))];
+        if policy.listeners && policy.readiness.auto {
+            deeds.push((rng.ms(&[0, 50, 300]), Deed::Ack(AckKind::Accepting)));
+        }
         if policy.adopt.is_some() {
             let addresses = rng.pick(&[1, 1, 2]);
             deeds.extend((0..addresses).map(|_| (rng.ms(&[0, 50, 200]), Deed::Ack(AckKind::Listen))));
@@ -117,6 +120,7 @@ fn hoped_for(policy: &Policy) -> AckKind {
 pub fn wanted(policy: &Policy, heir: bool) -> Vec<AckKind> {
     match (heir, policy.adopt) {
         (true, _) => vec![AckKind::Accepting],
+        (false, None) if policy.listeners => vec![hoped_for(policy), AckKind::Accepting],
         (false, None) => vec![hoped_for(policy)],
         (false, Some(_)) => vec![AckKind::Listen, hoped_for(policy)],
     }

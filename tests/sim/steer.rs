@@ -54,7 +54,17 @@ impl Book {
     /// The wave has soaked and lives. Where connections are steered, that comes first.
     pub fn looked_alive(&mut self) -> Verdict {
         let steers = self.steers();
+        let late = self.open.as_ref().is_some_and(|open| {
+            let wave = |life: &&Life| open.begun.contains(&life.slot) && !open.done.contains(&life.slot);
+            let new = self.lives.values().filter(wave).filter(|life| life.generation == open.to);
+            new.filter(|life| life.ready.is_some()).any(|life| !self.has_lived(life, open.to))
+        });
         let Some(open) = &mut self.open else { return Ok(()) };
+        if late && open.switch == Switch::Not {
+            // It is looked at once more when they have.
+            open.looked = false;
+            return Ok(());
+        }
         if !steers {
             return self.commit();
         }
@@ -102,7 +112,7 @@ impl Book {
         let (now, steers) = (self.now, self.steers());
         let serves =
             |life: &&mut Life| life.runs() && life.stage == ShownStage::Ready && wave.contains(&life.slot);
-        let replaced = self.lives.values_mut().filter(serves).filter(|life| life.generation < to);
+        let replaced = self.lives.values_mut().filter(serves).filter(|life| life.generation != to);
         for life in replaced.filter(|_| steers) {
             life.emptying = Some(Emptying { since: now, look: Some(now + FIRST_LOOK) });
         }
@@ -121,7 +131,8 @@ impl Book {
     /// What a look has found.
     pub fn drain_look(&mut self, id: WorkerId, drained: bool, pause: Duration) {
         let now = self.now;
-        let emptying = self.lives.get_mut(&id).and_then(|life| life.emptying.as_mut());
+        let life = self.lives.get_mut(&id).filter(|life| life.runs());
+        let emptying = life.and_then(|life| life.emptying.as_mut());
         if let Some(emptying) = emptying.filter(|emptying| emptying.look.is_none()) {
             emptying.look = Some(now + pause);
             self.this.drained = Some(id).filter(|_| drained);
@@ -170,7 +181,8 @@ impl Book {
         let readiness = &self.policy.readiness;
         let counts = readiness.kinds.contains(&AckKind::Timer) || life.known == Strength::Nothing;
         let timer = readiness.timer.filter(|_| counts && life.of.is_none());
-        timer.zip(life.started.filter(|_| life.said.is_none())).map(|(timer, started)| started + timer)
+        let unsaid = life.said.is_none() || life.must_wait;
+        timer.zip(life.started.filter(|_| unsaid)).map(|(timer, started)| started + timer)
     }
 
     /// A timer that has passed has spoken for who does not listen yet.

@@ -13,7 +13,18 @@ pub struct Tally {
 }
 
 /// Each of these must be seen at least once.
-const WANTED: [&str; 63] = [
+const WANTED: [&str; 74] = [
+    "upgrade failed: crashes",
+    "look waiting",
+    "waits",
+    "unseen",
+    "ready by what was said before it waited",
+    "rollback started",
+    "rolled back",
+    "rollback failed",
+    "proven",
+    "forgotten",
+    "drain of remains",
     "ready by listening",
     "ready by what was said before it listened",
     "listens once more",
@@ -89,6 +100,7 @@ impl Tally {
         match event {
             Event::Extend(..) => self.see("extend"),
             Event::Heartbeat(_) => self.see("heartbeat"),
+            Event::Waits(_) => self.see("waits"),
             Event::Switched(_, true) => self.see("switched"),
             Event::Succeeded(_) => self.see("left to its successor"),
             Event::Request(Request::Interrupt { told: true }) => self.see("ended: told by the terminal"),
@@ -107,6 +119,12 @@ impl Tally {
             {
                 self.see("ready by what was said before it listened");
             }
+            if let Action::Report(Report::Ready(_, kind, _)) = action
+                && matches!(event, Event::Ack(_, AckKind::Accepting))
+                && *kind == AckKind::Notify
+            {
+                self.see("ready by what was said before it waited");
+            }
             if let Some(what) = name(action) {
                 self.see(what);
             }
@@ -124,6 +142,9 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::Kill(_) => "kill",
         Action::KillRemains(_) => "kill of remains",
         Action::StopRemains(_) => "stop of remains",
+        Action::DrainRemains(_) => "drain of remains",
+        Action::LookWaiting => "look waiting",
+        Action::Forget(_) => "forgotten",
         Action::Forward(..) => "forward",
         Action::Succeed { .. } => "succeed",
         Action::Adopt { .. } => "took over",
@@ -140,6 +161,11 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::PreStop(_) => "pre-stop",
         Action::Report(report) => match report {
             Report::UpgradeDone { .. } => "upgrade done",
+            Report::Unseen { .. } => "unseen",
+            Report::RollbackStarted { .. } => "rollback started",
+            Report::RolledBack { .. } => "rolled back",
+            Report::RollbackFailed { .. } => "rollback failed",
+            Report::Proven(_) => "proven",
             Report::Held { .. } => "held",
             Report::CannotHold => "cannot hold",
             Report::NothingHeld(_) => "nothing held",
@@ -156,6 +182,7 @@ fn name(action: &Action) -> Option<&'static str> {
             Report::NotDrained(..) => "not drained",
             Report::Ready(_, Listen, _) => "ready by listening",
             Report::UpgradeFailed { held: true, why: Failure::Exited { .. }, .. } => "held, and failed",
+            Report::UpgradeFailed { why: Failure::Crashes(..), .. } => "upgrade failed: crashes",
             Report::UpgradeFailed { replaced: 1.., .. } => "upgrade failed half-way",
             Report::UpgradeFailed { left: true, .. } => "upgrade failed: after the old one left",
             Report::UpgradeFailed { why: Failure::NoSuccessor { .. }, .. } => "upgrade failed: no successor",

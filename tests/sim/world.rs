@@ -11,10 +11,10 @@ use crate::script::{Deed, Remains, Script, refusal, wanted};
 use crate::tally::Tally;
 use graceful_run::core::Supervisor;
 use graceful_run::core::event::{
-    AckKind, Action, Event, Exit, Generation, Refusal, Request, Time, Token, WorkerId,
+    AckKind, Action, Event, Exit, Generation, Refusal, Request, Slot, Time, Token, WorkerId,
 };
 use graceful_run::core::policy::Policy;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -68,6 +68,8 @@ pub struct World<'a> {
     queued: u64,
     /// How many of a hundred workers are bad ones.
     badness: u64,
+    /// Generations that become ready, serve and end, again and again.
+    doomed: BTreeSet<Generation>,
     /// Good workers say nothing, and the timer, or that they listen, speaks for them.
     mute: bool,
     /// No start succeeds in this time.
@@ -92,6 +94,7 @@ impl<'a> World<'a> {
         World {
             mute: policy.readiness.auto && speaks && rng.chance(40),
             badness: rng.pick(&[10, 40, 80]),
+            doomed: doomed(&mut rng),
             outage: rng.chance(15).then(|| {
                 let from = rng.moment();
                 (refusal(&mut rng), from, from + rng.moment() * rng.pick(&[1, 1, 30]))
@@ -451,7 +454,7 @@ impl<'a> World<'a> {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Spawn { worker, .. } => self.spawn(worker),
+            Action::Spawn { worker, generation, .. } => self.spawn(worker, generation),
             Action::Succeed { worker, of, .. } => self.succeed(worker, of),
             Action::Adopt { worker, .. } => {
                 let good = self.calm || !self.rng.chance(self.badness);
@@ -486,6 +489,14 @@ impl<'a> World<'a> {
                 }
             }
             Action::LookAlive => self.look_alive(),
+            Action::LookWaiting => {
+                let at = self.now + self.answer_takes();
+                let waits = self.rng.pick(&[0, 50, 100]);
+                for slot in (0..4).map(Slot).filter(|_| self.rng.chance(waits)).collect::<Vec<_>>() {
+                    self.put(at, Due::Tell(Event::Waits(slot)));
+                }
+                self.put(at, Due::Tell(Event::LookedWaiting));
+            }
             Action::Stop(worker) => {
                 let Some(process) = self.processes.get_mut(&worker) else { return };
                 if let Some((after, exit)) = process.script.on_stop {
@@ -508,7 +519,9 @@ impl<'a> World<'a> {
                 self.put(at, Due::Tell(Event::Switched(to, done)));
             }
             Action::LookDrained(worker) => self.look_drained(worker),
-            Action::Forward(..)
+            Action::DrainRemains(_)
+            | Action::Forget(_)
+            | Action::Forward(..)
             | Action::Suspend(_)
             | Action::Resume(_)
             | Action::SuspendSelf
@@ -517,12 +530,17 @@ impl<'a> World<'a> {
         }
     }
 
-    fn spawn(&mut self, worker: WorkerId) {
-        let bad = !self.calm && self.rng.chance(self.badness);
+    fn spawn(&mut self, worker: WorkerId, generation: Generation) {
+        let doomed = !self.calm && self.doomed.contains(&generation);
+        let bad = !doomed && !self.calm && self.rng.chance(self.badness);
         let mut script = match bad {
             true => Script::bad(&mut self.rng, &self.policy),
             false => Script::good(&mut self.rng, &self.policy),
         };
+        if doomed {
+            let serves = self.rng.ms(&[1000, 1000, 1500, 3000]);
+            script.deeds.push((serves, Deed::Exit(Exit::Code(3))));
+        }
         if self.mute && !bad && !self.calm {
             script.deeds.retain(|(_, deed)| matches!(deed, Deed::Ack(AckKind::Listen)));
         }
@@ -703,6 +721,12 @@ impl<'a> World<'a> {
             None => Ok(()),
         }
     }
+}
+
+/// Few generations are doomed, and in few worlds.
+fn doomed(rng: &mut Rng) -> BTreeSet<Generation> {
+    let few = if rng.chance(30) { 40 } else { 0 };
+    (2..8).map(Generation).filter(|_| rng.chance(few)).collect()
 }
 
 /// A second interrupt kills; a stop said twice does not.

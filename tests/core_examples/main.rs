@@ -1,6 +1,8 @@
 //! The core by example: each pair of requests in each phase, and the cases that
 //! people ask about. Times are milliseconds.
 
+mod probation;
+
 use graceful_run::core::event::{
     AckKind, Action, Ending, Event, Exit, Failure, Generation, Reading, Refusal, Report, Request, Slot,
     WorkerId,
@@ -34,6 +36,9 @@ fn policy() -> Policy {
         pre_upgrade: false,
         pre_stop: false,
         worker_watchdog: None,
+        ack_timeout_grows: true,
+        probation: Some(ms(60_000)),
+        listeners: false,
     }
 }
 
@@ -46,6 +51,8 @@ struct Case {
     switches: bool,
     /// Old workers have nothing left to serve.
     drained: bool,
+    /// Workers that serve are seen to wait on their listeners.
+    waits: bool,
 }
 
 impl Case {
@@ -56,6 +63,7 @@ impl Case {
             done: Vec::new(),
             switches: true,
             drained: false,
+            waits: false,
         };
         case.tell(Event::Tick);
         case
@@ -82,6 +90,11 @@ impl Case {
             match action {
                 Action::Spawn { worker, .. } => self.tell(Event::Spawned(worker)),
                 Action::LookAlive => self.tell(Event::LookedAlive),
+                Action::LookWaiting => {
+                    let workers = if self.waits { self.core.workers().collect() } else { Vec::new() };
+                    workers.iter().for_each(|shown| self.tell(Event::Waits(shown.slot)));
+                    self.tell(Event::LookedWaiting);
+                }
                 Action::Switch(to) => self.tell(Event::Switched(to, self.switches)),
                 Action::LookDrained(worker) => {
                     self.tell(Event::DrainLook { worker, drained: self.drained, pause: ms(250) });

@@ -1,0 +1,339 @@
+//! What a start was made of, so that the same can be started once more when links and
+//! files are others by then.
+//!
+//! Contract: a path through symbolic links, in an argument or a variable, is followed
+//! once, when its generation is first started, and replaced by where it led if it leads
+//! elsewhere later. A native program is kept open: it can be executed although another
+//! file, or none, has its name by now (execveat(2)). A script cannot, for its interpreter
+//! opens it by its name; nor can a file that was written over, or one that an interpreter
+//! loads by itself. What cannot be had again is named.
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use serde::{Deserialize, Serialize};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::carrier::path;
+
+/// What lies there leads to another file in each process.
+const NOT_FILES: [&str; 3] = ["/dev", "/proc", "/sys"];
+
+/// A file as it was: by name it may be another one later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl FileId {
+    /// What `path` leads to; None where nothing is.
+    pub fn of(path: &Path) -> Option<FileId> {
+        FileId::new(&fs::metadata(path).ok()?)
+    }
+
+    fn of_descriptor(file: &Arc<OwnedFd>) -> Option<FileId> {
+        FileId::new(&File::from(file.try_clone().ok()?).metadata().ok()?)
+    }
+
+    fn new(data: &fs::Metadata) -> Option<FileId> {
+        Some(FileId {
+            device: data.dev(),
+            inode: data.ino(),
+            // That of a directory changes with its entries, which are not meant.
+            size: if data.is_file() { data.size() } else { 0 },
+            modified: if data.is_file() { (data.mtime(), data.mtime_nsec()) } else { (0, 0) },
+        })
+    }
+}
+
+/// A path within a text, and what it led to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Pin {
+    /// Which part of the text it is.
+    part: usize,
+    /// The same file without links before the last name, which a program may go by (a virtual
+    /// environment, a binary of many names).
+    #[serde(with = "path")]
+    named: PathBuf,
+    #[serde(with = "path")]
+    real: PathBuf,
+    file: FileId,
+}
+
+/// An argument, or the value of a variable, with the paths in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    text: OsString,
+    pins: Vec<Pin>,
+}
+
+impl Pinned {
+    /// Follows the paths in `text`, relative ones from `directory`. `files` says whether
+    /// those that lead through no link are of interest too.
+    pub fn new(text: &OsStr, directory: &Path, files: bool) -> Pinned {
+        let pin = |(part, bytes): (usize, &[u8])| {
+            let (named, real) = follow(bytes, directory)?;
+            let through_links = real != plain(&directory.join(OsStr::from_bytes(bytes)));
+            let file = FileId::of(&real)?;
+            let wanted = through_links || files && real.is_file();
+            wanted.then_some(Pin { part, named, real, file })
+        };
+        let pins = parts(text.as_bytes()).into_iter().enumerate().filter_map(pin).collect();
+        Pinned { text: text.into(), pins }
+    }
+
+    /// As it was written.
+    pub fn text(&self) -> OsString {
+        self.text.clone()
+    }
+
+    /// Whether no path was found.
+    pub fn is_empty(&self) -> bool {
+        self.pins.is_empty()
+    }
+
+    /// The text, in which what leads elsewhere by now is replaced by where it led, even if nothing
+    /// is there any more: what is elsewhere may be what has just been refused. A word without a
+    /// slash may be no path at all, and is left alone. `name` says that the last name of a path
+    /// is to stay, for the program goes by it.
+    pub fn as_before(&self, directory: &Path, name: bool) -> OsString {
+        let text = self.text.as_bytes();
+        let mut written = Vec::with_capacity(text.len());
+        let mut end = 0;
+        for (part, bytes) in parts(text).into_iter().enumerate() {
+            let start = bytes.as_ptr() as usize - text.as_ptr() as usize;
+            written.extend_from_slice(&text[end..start]);
+            end = start + bytes.len();
+            let pin = self.pins.iter().find(|pin| pin.part == part && bytes.contains(&b'/'));
+            let now = follow(bytes, directory);
+            let before = pin.and_then(|pin| match &now {
+                Some((named, real)) if *named == pin.named && (name || *real == pin.real) => None,
+                _ if name || leads_to(&pin.named, &pin.real) => Some(&pin.named),
+                _ => Some(&pin.real),
+            });
+            written.extend_from_slice(before.map_or(bytes, |path| path.as_os_str().as_bytes()));
+        }
+        written.extend_from_slice(&text[end..]);
+        OsString::from_vec(written)
+    }
+
+    /// Files that are no longer what they were, and words that would be taken for others: a link
+    /// of that name leads elsewhere.
+    pub fn lost(&self, directory: &Path) -> Vec<PathBuf> {
+        let parts = parts(self.text.as_bytes());
+        let lost = |pin: &Pin| {
+            let word = parts.get(pin.part).filter(|part| !part.contains(&b'/'))?;
+            follow(word, directory).filter(|(_, real)| *real != pin.real)?;
+            Some(directory.join(OsStr::from_bytes(word)))
+        };
+        let changed = |pin: &Pin| (FileId::of(&pin.real) != Some(pin.file)).then(|| pin.real.clone());
+        self.pins.iter().filter_map(|pin| changed(pin).or_else(|| lost(pin))).collect()
+    }
+
+    /// The server writes to this file itself: that it changes says nothing.
+    pub fn is_written(&mut self, path: &Path) {
+        self.pins.retain(|pin| pin.real != path);
+    }
+
+    /// What the paths lead to, for a comparison.
+    pub fn files(&self) -> impl Iterator<Item = (PathBuf, Option<FileId>)> {
+        self.pins.iter().map(|pin| (pin.real.clone(), Some(pin.file)))
+    }
+}
+
+/// The parts of a text that may be paths: of `--option=PATH` what comes after the sign, of
+/// `-IPATH` what comes after the letter, and of a list with colons each entry.
+fn parts(text: &[u8]) -> Vec<&[u8]> {
+    let value = match text.iter().position(|&byte| byte == b'=') {
+        Some(at) if !text[..at].contains(&b'/') => &text[at + 1..],
+        _ if text.len() > 2 && text[0] == b'-' && text[1].is_ascii_alphabetic() => &text[2..],
+        _ => text,
+    };
+    value.split(|&byte| byte == b':').filter(|part| !part.is_empty()).collect()
+}
+
+/// Where a path leads, by its own last name and without any link; None if nothing is there, or
+/// it is no file that others can see.
+fn follow(bytes: &[u8], directory: &Path) -> Option<(PathBuf, PathBuf)> {
+    let path = directory.join(OsStr::from_bytes(bytes));
+    if NOT_FILES.iter().any(|root| path.starts_with(root)) {
+        return None;
+    }
+    let real = fs::canonicalize(&path).ok()?;
+    Some((without_links(&path).unwrap_or_else(|| real.clone()), real))
+}
+
+/// A path without links before its last name.
+pub fn without_links(path: &Path) -> Option<PathBuf> {
+    Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?))
+}
+
+fn leads_to(path: &Path, real: &Path) -> bool {
+    fs::canonicalize(path).is_ok_and(|there| there == real)
+}
+
+/// The path without `.` and doubled slashes.
+fn plain(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+/// The program of a start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Program {
+    file: Option<FileId>,
+    /// It is native code, and kept open. Not written down: a descriptor goes its own way.
+    #[serde(skip)]
+    image: Option<Arc<OwnedFd>>,
+}
+
+impl Program {
+    /// The program at `real`.
+    pub fn new(real: &Path) -> Program {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let image = is_native(real).then(|| open(real, flags, Mode::empty()).ok()).flatten();
+        Program { file: FileId::of(real), image: image.map(Arc::new) }
+    }
+
+    /// The descriptor to execute where the name leads to another file.
+    pub fn image(&self) -> Option<&Arc<OwnedFd>> {
+        self.image.as_ref()
+    }
+
+    /// Goes on with a descriptor that was kept over an execve(2).
+    pub fn hold(&mut self, image: OwnedFd) {
+        self.image = Some(Arc::new(image));
+    }
+
+    /// Whether `path` still leads to it.
+    pub fn is_at(&self, path: &Path) -> bool {
+        FileId::of(path).is_some_and(|file| Some(file) == self.file)
+    }
+
+    /// Whether what is kept open was written over.
+    pub fn is_lost(&self, path: &Path) -> bool {
+        match &self.image {
+            Some(image) => FileId::of_descriptor(image) != self.file,
+            None => !self.is_at(path),
+        }
+    }
+
+    /// What it is, for a comparison.
+    pub fn file(&self) -> Option<FileId> {
+        self.file
+    }
+}
+
+/// Whether the kernel executes it without an interpreter that would open it by name.
+fn is_native(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && magic == *b"\x7fELF"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn text(text: &str) -> OsString {
+        OsString::from(text)
+    }
+
+    #[test]
+    fn a_link_that_was_switched_leads_where_it_led() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = fs::canonicalize(dir.path()).unwrap();
+        for release in ["r1", "r2"] {
+            fs::create_dir(dir.join(release)).unwrap();
+            fs::write(dir.join(release).join("app.py"), release).unwrap();
+        }
+        symlink("r1", dir.join("current")).unwrap();
+        let current = dir.join("current").display().to_string();
+        let texts = [
+            format!("{current}/app.py"),
+            "current/app.py".into(),
+            format!("--config={current}/app.py"),
+            format!("/nowhere:{current}:{current}/app.py"),
+            "r1/app.py".into(),
+            "-x".into(),
+            "http://127.0.0.1:80/current".into(),
+        ];
+        let pinned = texts.clone().map(|it| Pinned::new(&text(&it), &dir, true));
+        for (pinned, written) in pinned.iter().zip(&texts) {
+            assert_eq!(pinned.as_before(&dir, false), text(written), "nothing has changed");
+        }
+        fs::remove_file(dir.join("current")).unwrap();
+        symlink("r2", dir.join("current")).unwrap();
+        let r1 = dir.join("r1").display().to_string();
+        let expected = [
+            format!("{r1}/app.py"),
+            format!("{r1}/app.py"),
+            format!("--config={r1}/app.py"),
+            format!("/nowhere:{r1}:{r1}/app.py"),
+            "r1/app.py".into(),
+            "-x".into(),
+            "http://127.0.0.1:80/current".into(),
+        ];
+        for (pinned, expected) in pinned.iter().zip(expected) {
+            assert_eq!(pinned.as_before(&dir, false), text(&expected));
+            assert!(pinned.lost(&dir).is_empty());
+        }
+        fs::write(dir.join("r1/app.py"), "another").unwrap();
+        assert_eq!(pinned[1].lost(&dir), [dir.join("r1/app.py")]);
+        fs::remove_dir_all(dir.join("r1")).unwrap();
+        assert_eq!(pinned[1].as_before(&dir, false), text(&format!("{r1}/app.py")), "r2 is not what it was");
+    }
+
+    /// A virtual environment, whose python is that of the machine; a binary of many names; words.
+    #[test]
+    fn names_stay_and_words_are_no_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = fs::canonicalize(dir.path()).unwrap();
+        fs::write(dir.join("machine"), "").unwrap();
+        for release in ["r1", "r2"] {
+            fs::create_dir(dir.join(release)).unwrap();
+            fs::create_dir(dir.join(release).join("lib")).unwrap();
+            symlink("../machine", dir.join(release).join("python")).unwrap();
+        }
+        symlink("r1", dir.join("current")).unwrap();
+        symlink("current", dir.join("app")).unwrap();
+        let python = Pinned::new(OsStr::new("current/python"), &dir, true);
+        let [word, flag] = ["app", "-Icurrent/lib"].map(|it| Pinned::new(OsStr::new(it), &dir, true));
+        fs::remove_file(dir.join("current")).unwrap();
+        symlink("r2", dir.join("current")).unwrap();
+        let r1 = dir.join("r1").display().to_string();
+        for name in [true, false] {
+            assert_eq!(python.as_before(&dir, name), text(&format!("{r1}/python")));
+        }
+        assert_eq!(word.as_before(&dir, false), text("app"));
+        assert_eq!(word.lost(&dir), [dir.join("app")], "as a module it would be another");
+        assert_eq!(flag.as_before(&dir, false), text(&format!("-I{r1}/lib")));
+    }
+
+    #[test]
+    fn devices_are_left_alone() {
+        let pinned = Pinned::new(OsStr::new("/dev/stdin"), Path::new("/"), true);
+        assert!(pinned.is_empty());
+        assert_eq!(pinned.as_before(Path::new("/"), false), text("/dev/stdin"));
+    }
+
+    #[test]
+    fn native_programs_are_kept_open_and_scripts_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("script");
+        fs::write(&script, "#!/bin/sh\n").unwrap();
+        assert!(Program::new(&script).image().is_none());
+        let sh = fs::canonicalize("/bin/sh").unwrap();
+        let program = Program::new(&sh);
+        assert!(program.image().is_some() && program.is_at(&sh) && !program.is_at(&script));
+    }
+}

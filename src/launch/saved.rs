@@ -1,0 +1,37 @@
+//! What generations were started from, on its way through an execve(2).
+
+use super::Reading;
+use crate::carrier::{Arrivals, Carrier, Fd};
+use crate::core::event::Generation;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+
+/// Readings by generation, each with the descriptor of its program.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved(Vec<(Generation, Reading, Option<Fd>)>);
+
+impl Saved {
+    /// Lists the descriptors and writes down the rest.
+    ///
+    /// # Errors
+    /// As [`Carrier::carry`].
+    pub fn new(readings: &BTreeMap<Generation, Reading>, carrier: &mut Carrier) -> io::Result<Saved> {
+        let save = |(&generation, reading): (&Generation, &Reading)| {
+            let program = carrier.carry_some(reading.held().map(AsRef::as_ref))?;
+            Ok((generation, reading.clone(), program))
+        };
+        readings.iter().map(save).collect::<io::Result<_>>().map(Saved)
+    }
+
+    /// The readings as they were.
+    pub fn restore(self, arrivals: &mut Arrivals) -> BTreeMap<Generation, Reading> {
+        let restore = |(generation, mut reading, program): (Generation, Reading, Option<Fd>)| {
+            if let Some(program) = arrivals.take_some(program) {
+                reading.hold(program);
+            }
+            (generation, reading)
+        };
+        self.0.into_iter().map(restore).collect()
+    }
+}
