@@ -146,8 +146,15 @@ fn each_leftover_gets_one_term_when_everything_goes() {
 #[test]
 fn one_that_went_into_the_background_without_a_trace_goes_with_its_worker() {
     let scene = Scene::new();
-    let script = format!("env -i setsid sleep 1000 &\necho $! >daemon\n{READY}\nexit 0");
+    // Until it has become sleep(1), its environment and its group show where it came from.
+    let script = format!(
+        "env -i setsid sleep 1000 &\necho $! >daemon
+         until read -r name </proc/$!/comm && [ $name = sleep ]; do sleep 0.01; done
+         {READY}\nuntil [ -e served ]; do sleep 0.01; done; exit 0"
+    );
     let mut wrapper = start(&scene, &script, &["--restart", "never"]);
+    wrapper.log.wait(&common::says::ready(1));
+    fs::write(scene.path("served"), "").unwrap();
     wrapper.log.wait("it left processes behind: if it daemonises");
     let daemon = pid_in(&scene, "daemon");
     assert_eq!(wrapper.exit_status(), 0);
