@@ -5,7 +5,6 @@
 //! that a failing test leaves behind is stopped, with its workers, when it is
 //! dropped.
 
-use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Once};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -33,8 +32,9 @@ pub enum Verdict {
 /// A running wrapper.
 pub struct Wrapper {
     child: Child,
-    log: Receiver<String>,
-    recent: VecDeque<String>,
+    log: Receiver<(SystemTime, String)>,
+    /// The log so far as it was heeded, and when each line came.
+    pub heard: Vec<(SystemTime, String)>,
     suspicious: Vec<String>,
     ended: bool,
 }
@@ -66,13 +66,14 @@ impl Wrapper {
             let mut line = Vec::new();
             while matches!(stderr.read_until(b'\n', &mut line), Ok(n) if n > 0) {
                 // Nobody listening means that the test is over.
-                if lines.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if lines.send((SystemTime::now(), text)).is_err() {
                     return;
                 }
                 line.clear();
             }
         });
-        Wrapper { child, log, recent: VecDeque::new(), suspicious: Vec::new(), ended: false }
+        Wrapper { child, log, heard: Vec::new(), suspicious: Vec::new(), ended: false }
     }
 
     /// Its pid.
@@ -107,7 +108,7 @@ impl Wrapper {
         loop {
             match self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    let found = look(&line);
+                    let found = look(&line.1);
                     self.remember(line);
                     if let Some(found) = found {
                         return Ok(found);
@@ -163,17 +164,15 @@ impl Wrapper {
 
     /// The last lines of the log.
     pub fn tail(&self) -> String {
-        self.recent.iter().map(|line| format!("    {line}\n")).collect()
+        let unseen = self.heard.len().saturating_sub(SHOWN);
+        self.heard[unseen..].iter().map(|(_, line)| format!("    {line}\n")).collect()
     }
 
-    fn remember(&mut self, line: String) {
-        if line.contains("panicked") || line.contains("BUG") {
-            self.suspicious.push(line.clone());
+    fn remember(&mut self, line: (SystemTime, String)) {
+        if line.1.contains("panicked") || line.1.contains("BUG") {
+            self.suspicious.push(line.1.clone());
         }
-        if self.recent.len() == SHOWN {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(line);
+        self.heard.push(line);
     }
 }
 

@@ -1,0 +1,4 @@
+# What puma loads, in each worker.
+require_relative 'application'
+
+run Application
