@@ -520,3 +520,26 @@ fn our_address_is_the_workers_again_when_we_stop() {
     let socket = std::net::TcpListener::bind(&case.address).expect("it is free");
     assert!(nix::sys::socket::getsockname::<SockaddrIn>(socket.as_raw_fd()).is_ok());
 }
+
+/// gunicorn does so: a socket that listens already, for a dead worker's is put in the place of its
+/// own, is not listened on once more.
+#[test]
+fn one_that_asks_whether_it_listens_already_is_ready_again_after_a_crash() {
+    const ASKS: &str = r"
+import os, socket, sys
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind((sys.argv[1], 8000))
+if not s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN): s.listen(64)
+while True:
+    c, _ = s.accept(); c.sendall(b'pid=%d\n' % os.getpid()); c.close()
+";
+    let scene = Scene::new();
+    fs::write(scene.path("asks.py"), ASKS).unwrap();
+    let host = host();
+    let wrapper = scene.start_command(&["--adopt"], &["python3", "asks.py", &host]);
+    wrapper.log.wait("generation 1: serving");
+    let first = pid_in(who(&format!("{host}:8000")).trim());
+    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    wrapper.log.wait_nth(&says::ready_by(1, "listen"), 2);
+    assert_ne!(pid_in(who(&format!("{host}:8000")).trim()), first);
+    wrapper.stop();
+}

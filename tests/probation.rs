@@ -270,6 +270,28 @@ fn a_server_that_binds_its_own_port_goes_back_as_well() {
     wrapper.stop();
 }
 
+/// What was started from it, and what would be started now, is not the same.
+#[test]
+fn what_is_gone_cannot_be_brought_back_and_nothing_else_is_started_in_its_name() {
+    let scene = Scene::new();
+    install(&scene, "good");
+    let hook = "upgrade-failed=echo \"$GRACEFUL_RUN_REASON\" >> told";
+    let (wrapper, address) = start(&scene, &["--hook", hook]);
+    install(&scene, "bad");
+    upgrade(&scene, &wrapper);
+    fs::remove_dir_all(scene.path("good")).unwrap();
+    crash(&wrapper, &address, 4);
+    let line = wrapper.log.wait_nth("generation 1 cannot be started again: not as it was: ", 2);
+    assert!(line.contains("/good/app.py is gone"), "{line}");
+    assert_eq!(wrapper.log.count("generation 1: started pid"), 1);
+    let last = scene.status()["last_upgrade"].clone();
+    assert_eq!(last["result"], "failed", "{last}");
+    let told = || fs::read_to_string(scene.path("told")).unwrap_or_default();
+    until("both have been told", || told().lines().count() >= 2);
+    assert_eq!(told().lines().count(), 2, "once each: {}", told());
+    wrapper.stop();
+}
+
 #[test]
 fn without_probation_it_is_started_again_and_again() {
     let scene = Scene::new();

@@ -129,7 +129,7 @@ fn one_that_waits_in_a_way_that_is_not_seen_is_refused_with_the_flag_that_helps(
     std::fs::write(scene.path("app.py"), server(UNSEEN)).unwrap();
     upgrade(&wrapper);
     let line = wrapper.log.wait(&says::failed(2));
-    assert!(line.contains("was not ready after 3000 ms: it was not seen to wait on 127.0.0.1:"), "{line}");
+    assert!(line.contains(" ms: it was not seen to wait on 127.0.0.1:"), "{line}");
     assert!(line.contains("--ack exec:CMD, or timer:10s"), "{line}");
     wrapper.stop();
     // And it does help.
@@ -139,5 +139,22 @@ fn one_that_waits_in_a_way_that_is_not_seen_is_refused_with_the_flag_that_helps(
     std::fs::write(scene.path("app.py"), server(UNSEEN)).unwrap();
     upgrade(&wrapper);
     wrapper.log.wait("generation 2: serves after");
+    wrapper.stop();
+}
+
+/// Of two listeners one is never polled: the other one is what counts.
+#[test]
+fn a_listener_that_nobody_waits_on_is_not_asked_of_the_next() {
+    let scene = Scene::new();
+    let wrapper = python(&scene, &server(BY[0].1), &["-b", "127.0.0.1:0", "--ack-timeout", "13s"]);
+    wrapper.log.wait(&says::ready_by(1, "timer"));
+    wrapper.log.wait("generation 1: serving");
+    upgrade(&wrapper);
+    wrapper.log.wait("generation 2: serves after");
+    assert!(wrapper.log.has(&says::ready_by(2, "accepting")), "{:?}", wrapper.log.all());
+    std::fs::write(scene.path("app.py"), "import threading\nthreading.Event().wait()").unwrap();
+    upgrade(&wrapper);
+    let line = wrapper.log.wait(&says::failed(3));
+    assert_eq!(line.matches("127.0.0.1:").count(), 1, "{line}");
     wrapper.stop();
 }

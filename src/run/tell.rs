@@ -94,7 +94,6 @@ impl Run {
             }
             Report::RollbackStarted { from, to, .. } => {
                 self.note_rollback(from);
-                self.warn_of_lost(to);
                 self.upward.status(format!("{from} kept ending, {to} is started again"));
             }
             Report::RolledBack { from, to, .. } => {
