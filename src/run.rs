@@ -78,6 +78,8 @@ struct Run {
     /// The listeners, by inode, on which the worker of a slot was seen to wait when the last
     /// upgrade began.
     waited: BTreeMap<Slot, BTreeSet<u64>>,
+    /// The looks whether those that serve wait that are left, and when the next one is due.
+    looking: Option<(u32, Time)>,
     /// When it was last looked whether what workers left behind accepts.
     remains_looked: Time,
     watcher: Watcher,
@@ -189,6 +191,7 @@ pub fn run(mut config: Config, left: Option<State>) -> Result<Verdict, Error> {
         readings: BTreeMap::new(),
         rolled_back: probation::RolledBack::default(),
         waited: BTreeMap::new(),
+        looking: None,
         remains_looked: Time::ZERO,
         capture,
         heavy: false,
@@ -230,6 +233,7 @@ impl Run {
     fn until_the_end(&mut self, inputs: &Receiver<Input>) -> Ending {
         loop {
             self.hear_news();
+            self.look_waiting();
             self.work_off();
             if let Some(ending) = self.ending {
                 return ending;
@@ -274,7 +278,8 @@ impl Run {
         let due = deadlines.into_iter().flatten().min().map(|deadline| deadline.saturating_sub(before));
         let leaves = self.somebody_leaves().then_some(LOOK_AGAIN);
         let waits = [due, leaves, self.upward.wait(), self.turns.wait(before), self.look_closed_in()];
-        let wait = waits.into_iter().flatten().min();
+        let looks = self.looking.map(|(_, at)| at.saturating_sub(before));
+        let wait = waits.into_iter().chain([looks]).flatten().min();
         if self.heavy && inputs.is_empty() && wait.is_none_or(|wait| wait > A_WHILE) {
             self.heavy = false;
             memory::let_go_of_text();
@@ -340,8 +345,8 @@ impl Run {
                 self.soon.push_back(Event::LookedAlive);
             }
             Action::LookWaiting => {
-                self.look_waiting();
-                self.soon.push_back(Event::LookedWaiting);
+                self.waited.clear();
+                self.looking = Some((probe::LOOKS, self.clock.now()));
             }
             Action::PreUpgrade(to) => self.pre_upgrade(to),
             Action::PreStop(id) => self.pre_stop(id),

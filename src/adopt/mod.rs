@@ -83,6 +83,8 @@ struct Adopted {
     early: BTreeSet<Key>,
     start: Option<Time>,
     ready: bool,
+    /// It was asked to stop: what comes to it may be lost.
+    asked: bool,
     /// Its own process has ended.
     gone: bool,
     drain: Option<Drain>,
@@ -139,6 +141,7 @@ impl Adopt {
             early: BTreeSet::new(),
             start,
             ready: false,
+            asked: false,
             gone: false,
             drain: None,
             told: Vec::new(),
@@ -297,6 +300,13 @@ impl Adopt {
         (!drain.is_drained()).then(|| (left, drain.pause()))
     }
 
+    /// The worker is asked to stop.
+    pub fn asked(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.asked = true;
+        }
+    }
+
     /// The worker's own process has ended. Where it served, nobody else listens, and the one
     /// that is started in its place has to, what comes waits in its queue for that.
     pub fn ended(&mut self, id: WorkerId) {
@@ -305,7 +315,8 @@ impl Adopt {
         worker.drain = None;
         // A successor that listens elsewhere has not taken these over, but nobody waits for them.
         let awaited = |key: &Key, group: &Group| {
-            let others = || group.inodes().any(|inode| group.owner(inode).is_some_and(|owner| owner != id));
+            let stays = |owner| owner != id && self.workers.get(&owner).is_some_and(|other| !other.asked);
+            let others = || group.inodes().any(|inode| group.owner(inode).is_some_and(stays));
             self.wanted.contains(key) && group.serving() == Some(id) && !others()
         };
         let over: Vec<Key> = self

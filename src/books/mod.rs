@@ -98,6 +98,8 @@ pub struct Process {
     pub adopted: bool,
     /// The listening sockets that it was given, or that it was last seen to hold.
     pub listening: BTreeSet<u64>,
+    /// Those of them on which it was seen to wait.
+    pub waited: BTreeSet<u64>,
     /// Who took over from it, until that one has an entry.
     pub successor: Option<Pid>,
 }
@@ -126,6 +128,7 @@ impl Process {
             until: None,
             adopted: false,
             listening: BTreeSet::new(),
+            waited: BTreeSet::new(),
             successor: None,
         }
     }

@@ -60,6 +60,7 @@ struct SavedProcess {
     until: Option<u64>,
     adopted: bool,
     listening: BTreeSet<u64>,
+    waited: BTreeSet<u64>,
     successor: Option<i32>,
 }
 
@@ -153,6 +154,7 @@ fn save_process(process: &Process, carrier: &mut Carrier) -> io::Result<SavedPro
         until: process.until,
         adopted: process.adopted,
         listening: process.listening.clone(),
+        waited: process.waited.clone(),
         successor: process.successor.map(Pid::as_raw),
     })
 }
@@ -179,6 +181,7 @@ fn restore_process(saved: SavedProcess, arrivals: &mut Arrivals) -> Process {
         until: saved.until,
         adopted: saved.adopted,
         listening: saved.listening,
+        waited: saved.waited,
         successor: saved.successor.map(Pid::from_raw),
     }
 }

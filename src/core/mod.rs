@@ -126,6 +126,9 @@ pub struct Supervisor {
     /// How long the program took of late from its start until it waited on its
     /// listeners, or said that it is ready, and in which generation.
     took: (Generation, Duration),
+    /// Slots of which the worker was seen to wait on its listeners when the last upgrade
+    /// began: so has whoever is started there from then on.
+    waits: BTreeSet<Slot>,
     /// A worker of a generation that had proved itself has ended with status 0 by itself.
     ends_well: bool,
     /// The generation that went live of late, until it has proved itself.
@@ -170,6 +173,7 @@ impl Supervisor {
             scaling: false,
             known: Strength::Nothing,
             took: (Generation(1), Duration::ZERO),
+            waits: BTreeSet::new(),
             ends_well: false,
             probation: None,
             started: BTreeSet::new(),

@@ -71,8 +71,8 @@ impl Supervisor {
                 }
             }
             Event::Waits(slot) => {
-                if let Some(upgrade) = self.upgrade.as_mut().filter(|it| it.waiting == Question::Asked) {
-                    upgrade.must_wait.insert(slot);
+                if self.upgrade.as_ref().is_some_and(|it| it.waiting == Question::Asked) {
+                    self.waits.insert(slot);
                     self.known = self.known.max(Strength::Seen);
                 }
             }
@@ -124,7 +124,10 @@ impl Supervisor {
         if worker.of.is_none() {
             worker.strength = worker.strength.max(kind.strength());
         }
-        if kind.strength() > Strength::Nothing && worker.of.is_none() {
+        // Where it can be looked, a word may come before the program has loaded.
+        let sign =
+            kind.strength() == Strength::Seen || kind.strength() == Strength::Said && !self.policy.looks();
+        if sign && worker.of.is_none() {
             worker.took.get_or_insert(now.saturating_sub(worker.since));
             if let Stage::Ready { look_at, .. } = &mut worker.stage {
                 *look_at = None;

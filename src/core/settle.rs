@@ -131,9 +131,7 @@ impl Supervisor {
         let worker = WorkerId(self.last_worker);
         let mut new = Worker::new(generation, slot, reading, self.known, now);
         new.predecessor_took = self.took.1;
-        if let Some(upgrade) = self.upgrade.as_ref().filter(|upgrade| upgrade.to == generation) {
-            new.must_wait = upgrade.must_wait.contains(&slot);
-        }
+        new.must_wait = self.policy.looks() && self.waits.contains(&slot);
         self.workers.insert(worker, new);
         self.started.insert(generation);
         self.actions.push(Action::Spawn { worker, generation, slot, reading });

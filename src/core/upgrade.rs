@@ -32,8 +32,6 @@ pub struct Upgrade {
     pub switch: Question,
     /// The look at the workers that serve, before the first replacement starts.
     pub waiting: Question,
-    /// Slots of which the worker was seen to wait on its listeners: so has its replacement to.
-    pub must_wait: BTreeSet<Slot>,
     /// It brings the generation before back, of which what it was started from is kept.
     pub back: bool,
     /// Whether the user is to have a word once the first slot has a replacement.
@@ -99,7 +97,6 @@ impl Upgrade {
             look: Question::Due,
             switch: Question::Due,
             waiting: Question::Due,
-            must_wait: BTreeSet::new(),
             back: false,
             hold: if wish == Wish::Hold { Hold::Wanted } else { Hold::No },
             allowed,

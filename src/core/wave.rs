@@ -65,6 +65,7 @@ impl Supervisor {
         if let Some(upgrade) = &mut self.upgrade
             && std::mem::replace(&mut upgrade.waiting, Question::Asked) == Question::Due
         {
+            self.waits.clear();
             self.actions.push(Action::LookWaiting);
         }
         false

@@ -201,6 +201,7 @@ impl Run {
                     adopted.adopt.clear_up();
                 }
             }
+            Report::Asked(id) => adopt.asked(id),
             Report::Gone { worker, .. } => adopt.ended(worker),
             Report::UpgradeFailed { why: Failure::Exited { worker, ready: false, .. }, .. } => {
                 let told = adopt.told(worker).map(str::to_owned);

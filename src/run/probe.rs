@@ -11,6 +11,12 @@ use crate::sys::{child, process};
 use log::warn;
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// So often it is looked whether those that serve wait, with such pauses: a request of a server
+/// that accepts in the same thread is over by then, or another one is.
+pub(super) const LOOKS: u32 = 40;
+const GLANCE: Duration = Duration::from_millis(5);
 
 impl Run {
     /// Is the worker accepting? Is the user's check done? An answer comes as an
@@ -47,13 +53,16 @@ impl Run {
         };
         process.looks = process.looks.saturating_add(1);
         let (pid, looks) = (process.pid, process.looks);
-        let wanted = self.wanted(id);
-        if looks > LOOKS_AT_REST {
-            let wanted: Vec<(u64, Option<u16>)> =
-                wanted.iter().map(|&(listener, inode)| (inode, port(listener))).collect();
-            return accepting::is_serving(pid, &wanted);
+        let wanted: Vec<(u64, Option<u16>)> =
+            self.wanted(id).iter().map(|&(listener, inode)| (inode, port(listener))).collect();
+        let inodes: BTreeSet<u64> = wanted.iter().map(|&(inode, _)| inode).collect();
+        if accepting::is_accepting(pid, &inodes) {
+            if let Some(process) = self.books.get_mut(id).and_then(|entry| entry.process.as_mut()) {
+                process.waited = inodes;
+            }
+            return true;
         }
-        accepting::is_accepting(pid, &wanted.into_iter().map(|(_, inode)| inode).collect())
+        looks > LOOKS_AT_REST && accepting::is_serving(pid, &wanted)
     }
 
     /// The listeners on which a worker has to be seen to wait, with their inodes: those on which
@@ -70,23 +79,35 @@ impl Run {
         if known.is_empty() { all().collect() } else { known }
     }
 
-    /// Looks on which listeners the workers that serve wait. A connection that one holds is no
-    /// sign here: its replacement may have none.
+    /// Looks on which listeners the workers that serve wait, if that was asked for: several times,
+    /// for a server that accepts in the same thread may be busy at one moment. What one was seen
+    /// to wait on before counts as well. A connection that one holds is no sign here: its
+    /// replacement may have none.
     pub(super) fn look_waiting(&mut self) {
-        self.waited.clear();
+        let now = self.clock.now();
+        let Some((left, _)) = self.looking.filter(|(_, at)| *at <= now) else { return };
+        let mut all = true;
         let serving: Vec<Shown> =
             self.core.workers().filter(|shown| shown.stage == ShownStage::Ready).collect();
         for shown in serving {
             let Some(process) = self.books.process(shown.worker) else { continue };
             let listeners = self.common.listeners.of(shown.generation.0);
             let given: BTreeSet<u64> = listeners.map(|listener| listener.inode(shown.slot.0)).collect();
-            let unseen = accepting::unseen(process.pid, &given);
-            let waited: BTreeSet<u64> = given.difference(&unseen).copied().collect();
-            if !waited.is_empty() {
-                self.waited.insert(shown.slot, waited);
-                self.soon.push_back(Event::Waits(shown.slot));
-            }
+            let waited = self.waited.entry(shown.slot).or_default();
+            waited.extend(process.waited.intersection(&given));
+            let open: BTreeSet<u64> = given.difference(waited).copied().collect();
+            let unseen = accepting::unseen(process.pid, &open);
+            waited.extend(open.difference(&unseen));
+            all &= unseen.is_empty();
         }
+        if left > 0 && !all {
+            self.looking = Some((left - 1, now + GLANCE));
+            return;
+        }
+        self.looking = None;
+        self.waited.retain(|_, waited| !waited.is_empty());
+        self.soon.extend(self.waited.keys().map(|&slot| Event::Waits(slot)));
+        self.soon.push_back(Event::LookedWaiting);
     }
 
     /// Notes on which listeners a worker was not seen to wait that has to, for people.

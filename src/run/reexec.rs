@@ -198,7 +198,8 @@ impl Run {
 
     /// Replaces ourselves if it is time to; returns if that was not to be.
     pub(super) fn reexec_if_due(&mut self, inputs: &Receiver<Input>) {
-        if self.awaits_a_term() {
+        // A look takes a moment, and its answer is waited for.
+        if self.awaits_a_term() || self.looking.is_some() {
             return;
         }
         if let Some((look, version)) = self.reexec.due.take() {
@@ -392,6 +393,7 @@ pub(super) fn take_over(mut config: Config, state: State) -> Result<Verdict, Err
         readings: state.readings.restore(&mut arrivals),
         rolled_back: state.rolled_back,
         waited: state.waited,
+        looking: None,
         remains_looked: Time::ZERO,
         watcher: threads.watcher.clone(),
         threads,

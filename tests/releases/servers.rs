@@ -44,7 +44,9 @@ fn node() {
     bad_releases(&NODE);
 }
 
-/// It binds its own port.
+/// It binds its own port. The path to its classes is written as a path: a word without a slash
+/// may be none, is handed over as it is, and a release that cannot be had again by it is not
+/// brought back.
 #[test]
 fn java() {
     if which::which("javac").is_err() {
@@ -55,7 +57,7 @@ fn java() {
     }
     bad_releases(&Server {
         name: "java",
-        line: "--adopt --ack-timeout 20s -- java -cp current Shop 127.0.0.1:8000",
+        line: "--adopt --ack-timeout 20s -- java -cp ./current Shop 127.0.0.1:8000",
     });
 }
 

@@ -87,8 +87,6 @@ pub struct Open {
     pub reading: Reading,
     /// Whether those that serve were seen to wait.
     pub waiting: Waiting,
-    /// Its replacements have to be seen waiting.
-    pub must_wait: BTreeSet<Slot>,
     /// It brings the generation before back.
     pub back: bool,
 }
@@ -163,6 +161,8 @@ pub struct Book {
     /// generation.
     pub took: (Generation, Duration),
     pub probation: Option<Probation>,
+    /// Slots of which the worker was seen to wait.
+    pub waits: BTreeSet<Slot>,
     /// A worker that had proved itself has ended with status 0.
     pub ends_well: bool,
     /// Generations of which it is kept what they were started from.
@@ -199,6 +199,7 @@ impl Book {
             known: Strength::Nothing,
             took: (Generation(1), Duration::ZERO),
             probation: None,
+            waits: BTreeSet::new(),
             ends_well: false,
             kept: BTreeSet::new(),
             places: vec![Place::new(Generation(1), Time::ZERO); target as usize],
@@ -482,7 +483,8 @@ impl Book {
         let Some(life) = self.lives.get_mut(&id).filter(|life| life.runs()) else { return };
         if life.of.is_none() {
             life.strength = life.strength.max(strength(kind));
-            if strength(kind) > Strength::Nothing {
+            let looks = self.policy.readiness.auto && self.policy.listeners;
+            if strength(kind) == Strength::Seen || strength(kind) == Strength::Said && !looks {
                 life.took = life.took.or(life.started.map(|started| self.now - started));
             }
         }

@@ -354,7 +354,6 @@ impl Book {
                     hold,
                     reading: Reading::Anew,
                     waiting: Waiting::Not,
-                    must_wait: BTreeSet::new(),
                     back: false,
                 });
             }

@@ -57,12 +57,13 @@ impl Book {
         demand!(open.begun.is_empty() && open.failure.is_none(), "LookWaiting too late: {open:?}");
         demand!(open.waiting == Waiting::Not, "LookWaiting twice");
         open.waiting = Waiting::Asked;
+        self.waits.clear();
         Ok(())
     }
 
     pub fn waits(&mut self, slot: Slot) {
-        if let Some(open) = self.open.as_mut().filter(|open| open.waiting == Waiting::Asked) {
-            open.must_wait.insert(slot);
+        if self.open.as_ref().is_some_and(|open| open.waiting == Waiting::Asked) {
+            self.waits.insert(slot);
             self.known = self.known.max(Strength::Seen);
         }
     }
@@ -83,10 +84,7 @@ impl Book {
     /// What a new worker is held against.
     pub fn measure(&self, life: &mut Life) {
         life.before_took = self.took.1;
-        life.must_wait = self
-            .open
-            .as_ref()
-            .is_some_and(|open| open.to == life.generation && open.must_wait.contains(&life.slot));
+        life.must_wait = self.looks() && self.waits.contains(&life.slot);
     }
 
     /// Whether a replacement that does not say that it is ready has lived for as long as those
@@ -258,7 +256,6 @@ impl Book {
             hold: Hold::No,
             reading: Reading::Exactly,
             waiting: Waiting::Known,
-            must_wait: BTreeSet::new(),
             back: true,
         });
         Ok(())
