@@ -91,11 +91,6 @@ impl Pinned {
         Pinned { text: text.into(), pins }
     }
 
-    /// As it was written.
-    pub fn text(&self) -> OsString {
-        self.text.clone()
-    }
-
     /// Whether no path was found.
     pub fn is_empty(&self) -> bool {
         self.pins.is_empty()
