@@ -105,7 +105,7 @@ fn sockets() -> Result<(), Error> {
     let Some(number) = number else {
         return Err(Error::cannot(attempt, format!("LISTEN_FDS={text:?} is not a number of descriptors")));
     };
-    for fd in (crate::export::FIRST_FD..).take(number.unsigned_abs() as usize) {
+    for fd in (crate::dialect::FIRST_FD..).take(number.unsigned_abs() as usize) {
         let is_socket = |mode| SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFSOCK;
         let why = match duplicate(fd) {
             Ok(copy) => match fstat(&copy) {

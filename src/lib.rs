@@ -14,36 +14,26 @@ pub mod core;
 pub mod sys;
 
 pub mod cli;
-pub mod cli_ctl;
-pub mod cli_doctor;
 pub mod logger;
 
-pub mod carrier;
-pub mod export;
+pub mod dialect;
+pub mod reexec;
+pub mod watch;
+
 pub mod listener;
-pub mod rest;
-pub mod signals;
 
 pub mod ack;
 pub mod config;
-pub mod errands;
-pub mod launch;
 
 pub mod adopt;
+pub mod launch;
+pub mod process;
+pub mod profiles;
+pub mod service;
+
 pub mod control;
-
-pub mod books;
-pub mod capture;
-pub mod clock;
-pub mod habits;
-pub mod here;
-pub mod inputs;
-pub mod pid_file;
-pub mod reexec;
-pub mod report;
-pub mod upward;
-pub mod watch;
-
+pub mod ctl;
 pub mod doctor;
 
-pub mod run;
+pub mod here;
+pub mod supervisor;

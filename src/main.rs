@@ -2,18 +2,18 @@
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use graceful_run::carrier::give_up;
 use graceful_run::cli::Cli;
-use graceful_run::cli_ctl::Ctl;
-use graceful_run::cli_doctor::Doctor;
+use graceful_run::cli::ctl::Ctl;
+use graceful_run::cli::doctor::Doctor;
 use graceful_run::config::Config;
-use graceful_run::control::client;
+use graceful_run::ctl;
 use graceful_run::doctor;
 use graceful_run::error::Error;
 use graceful_run::here;
 use graceful_run::logger::{self, Flusher};
 use graceful_run::reexec;
-use graceful_run::run::State;
+use graceful_run::reexec::fd_transfer::give_up;
+use graceful_run::supervisor::State;
 use graceful_run::sys::inherited;
 use log::LevelFilter;
 use std::ffi::{OsStr, OsString};
@@ -31,14 +31,14 @@ fn main() -> ExitCode {
         let (status, line) = here::here(&arguments[2..]);
         return line.map_or(ExitCode::from(status), |line| last_line(None, status, &line));
     }
-    if arguments.get(1).is_some_and(|word| word == client::WORD) {
+    if arguments.get(1).is_some_and(|word| word == ctl::WORD) {
         inherited::unblock_all();
         let (status, line) = match Ctl::try_parse_from(&arguments[1..]) {
-            Ok(ctl) => client::run(&ctl),
+            Ok(wishes) => ctl::run(&wishes),
             Err(error) => {
                 let options = arguments.iter().take_while(|word| *word != "--");
                 if error.use_stderr() && options.into_iter().any(|word| word == "--json") {
-                    client::mistake(&complaint(&error, CTL_HELP));
+                    ctl::mistake(&complaint(&error, CTL_HELP));
                 }
                 return refuse(&error, CTL_HELP);
             }
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
     };
     let config = Config::new(cli, separated, inherited::ignored);
     let result = match (config, left) {
-        (Ok(config), left) => graceful_run::run::run(config, left),
+        (Ok(config), left) => graceful_run::supervisor::run(config, left),
         (Err(error), None) => Err(error),
         (Err(error), Some(_)) => give_up(&error.to_string()),
     };

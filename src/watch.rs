@@ -7,7 +7,7 @@
 //! says where to look: what counts is whether the path leads to something else
 //! than before.
 
-use crate::rest::Rest;
+use crate::reexec::quiesce::Quiesce;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
@@ -58,7 +58,7 @@ const ITSELF: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF
 pub fn changes(
     paths: Vec<PathBuf>,
     known: Known,
-    rest: &Rest,
+    rest: &Quiesce,
     tell: impl Fn(Vec<PathBuf>) -> bool + Send + 'static,
 ) -> io::Result<()> {
     let mut watch = Watch::new(paths, CONTENTS)?;

@@ -7,8 +7,8 @@
 use clap::{Arg, Command, CommandFactory};
 use clap_complete::Shell;
 use graceful_run::cli::Cli;
-use graceful_run::cli_ctl::Ctl;
-use graceful_run::cli_doctor::Doctor;
+use graceful_run::cli::ctl::Ctl;
+use graceful_run::cli::doctor::Doctor;
 use std::fs;
 use std::path::{Path, PathBuf};
 

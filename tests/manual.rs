@@ -5,9 +5,9 @@
 
 use clap::{Command, CommandFactory};
 use graceful_run::cli::Cli;
-use graceful_run::cli_ctl::Ctl;
+use graceful_run::cli::ctl::Ctl;
+use graceful_run::config::signals::{self, DEFAULTS};
 use graceful_run::error::Error;
-use graceful_run::signals::{self, DEFAULTS};
 use std::fs;
 use std::path::Path;
 use std::process;
@@ -63,7 +63,7 @@ fn every_dialect_is_explained() {
     let page = man_page();
     let readme = readme();
     let help = help();
-    for dialect in graceful_run::export::Dialect::ALL {
+    for dialect in graceful_run::dialect::Dialect::ALL {
         let name = dialect.name();
         assert!(has_word(section(&page, "DIALECTS"), name), "{name} in the man page");
         assert!(section(&readme, "## Dialects").contains(&format!("`{name}`")), "{name} in the README");

@@ -3,8 +3,8 @@
 use super::end::End;
 use super::{Acks, Directory, Watcher, Worker};
 use crate::core::event::{AckKind, WorkerId};
+use crate::dialect::{Dialect, Exported, FIRST_FD, first_listener, wire};
 use crate::error::reason;
-use crate::export::{Dialect, Exported, FIRST_FD, first_listener, wire};
 use nix::fcntl::{F_SETFL, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{pipe2, write};

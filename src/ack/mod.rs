@@ -3,7 +3,7 @@
 //!
 //! Every start has channels of its own, so an ack counts for the worker that
 //! sent it and no other, and a late one is nobody's. The one exception is a
-//! signal to us: its sender tells whose it is ([`books`](crate::books)).
+//! signal to us: its sender tells whose it is ([`processes`](crate::process)).
 
 pub mod accepting;
 mod channels;
@@ -16,7 +16,7 @@ mod store;
 mod watcher;
 
 use crate::core::event::AckKind;
-use crate::export::Dialect;
+use crate::dialect::Dialect;
 use std::os::fd::RawFd;
 
 pub use channels::Channels;

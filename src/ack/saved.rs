@@ -4,8 +4,8 @@
 use super::Directory;
 use super::end::{EinhornSocket, End, Line};
 use super::watcher::{Channel, Worker};
-use crate::carrier::{Arrivals, Carrier, Fd, path};
 use crate::core::event::{AckKind, Generation, Slot, WorkerId};
+use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds, path};
 use crate::sys::notify::NotifySocket;
 use crate::sys::tree::Family;
 use nix::unistd::Uid;
@@ -57,42 +57,46 @@ impl Saved {
     /// Lists the descriptors and writes down the rest.
     ///
     /// # Errors
-    /// As [`Carrier::carry`].
-    pub fn new(watcher: &super::Watcher, directory: &Directory, carrier: &mut Carrier) -> io::Result<Saved> {
+    /// As [`FdTransfer::add`].
+    pub fn new(
+        watcher: &super::Watcher,
+        directory: &Directory,
+        transfer: &mut FdTransfer,
+    ) -> io::Result<Saved> {
         let channels = watcher.with_channels(|channels| {
-            channels.map(|channel| SavedChannel::new(channel, carrier)).collect::<io::Result<_>>()
+            channels.map(|channel| SavedChannel::new(channel, transfer)).collect::<io::Result<_>>()
         })?;
         let (made, next) = directory.save();
         let directory = SavedDirectory { made: made.map(Place), next };
-        Ok(Saved { channels, directory, store: watcher.save_store(carrier)? })
+        Ok(Saved { channels, directory, store: watcher.save_store(transfer)? })
     }
 
     /// Has `watcher` watch the channels again, and goes on in the directory that
     /// was there.
-    pub fn restore(self, watcher: &super::Watcher, directory: &Directory, arrivals: &mut Arrivals) {
+    pub fn restore(self, watcher: &super::Watcher, directory: &Directory, fds: &mut InheritedFds) {
         for saved in self.channels {
-            watcher.resume(saved.restore(arrivals));
+            watcher.resume(saved.restore(fds));
         }
-        watcher.resume_store(self.store, arrivals);
+        watcher.resume_store(self.store, fds);
         directory.restore(self.directory.made.map(|Place(path)| path), self.directory.next);
     }
 }
 
 impl SavedChannel {
-    fn new(channel: &Channel, carrier: &mut Carrier) -> io::Result<SavedChannel> {
+    fn new(channel: &Channel, transfer: &mut FdTransfer) -> io::Result<SavedChannel> {
         let end = match &channel.end {
             End::Notify(socket) => SavedEnd::Notify {
-                socket: carrier.carry(socket)?,
+                socket: transfer.add(socket)?,
                 address: socket.address().into(),
                 path: socket.path().cloned().map(Place),
             },
-            End::Pipe(pipe, kind, word) => SavedEnd::Pipe(carrier.carry(pipe)?, *kind, word.clone()),
-            End::Crank(socket) => SavedEnd::Crank(carrier.carry(socket)?),
+            End::Pipe(pipe, kind, word) => SavedEnd::Pipe(transfer.add(pipe)?, *kind, word.clone()),
+            End::Crank(socket) => SavedEnd::Crank(transfer.add(socket)?),
             End::Einhorn(socket) => {
-                SavedEnd::Einhorn(carrier.carry(&socket.listener)?, Place(socket.path.clone()))
+                SavedEnd::Einhorn(transfer.add(&socket.listener)?, Place(socket.path.clone()))
             }
             End::Line(line) => SavedEnd::Line {
-                stream: carrier.carry(&line.stream)?,
+                stream: transfer.add(&line.stream)?,
                 text: line.text.clone(),
                 skips: line.skips,
                 peer: line.peer,
@@ -113,19 +117,19 @@ impl SavedChannel {
         })
     }
 
-    fn restore(self, arrivals: &mut Arrivals) -> Channel {
+    fn restore(self, fds: &mut InheritedFds) -> Channel {
         let end = match self.end {
             SavedEnd::Notify { socket, address, path } => {
                 let path = path.map(|Place(path)| path);
-                End::Notify(NotifySocket::restore(arrivals.take(socket), address, path))
+                End::Notify(NotifySocket::restore(fds.take(socket), address, path))
             }
-            SavedEnd::Pipe(pipe, kind, word) => End::Pipe(arrivals.take(pipe), kind, word),
-            SavedEnd::Crank(socket) => End::Crank(arrivals.take(socket)),
+            SavedEnd::Pipe(pipe, kind, word) => End::Pipe(fds.take(pipe), kind, word),
+            SavedEnd::Crank(socket) => End::Crank(fds.take(socket)),
             SavedEnd::Einhorn(socket, Place(path)) => {
-                End::Einhorn(EinhornSocket::restore(arrivals.take(socket).into(), path))
+                End::Einhorn(EinhornSocket::restore(fds.take(socket).into(), path))
             }
             SavedEnd::Line { stream, text, skips, peer } => {
-                End::Line(Line { stream: arrivals.take(stream), text, skips, peer })
+                End::Line(Line { stream: fds.take(stream), text, skips, peer })
             }
         };
         let worker = Worker {

@@ -10,7 +10,7 @@ use crate::sys::fd::same_file;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use crate::carrier::{Arrivals, Carrier, Fd};
+use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
 use serde::{Deserialize, Serialize};
 use std::io;
 
@@ -80,11 +80,11 @@ impl Kept {
 
 impl Store {
     /// Lists the descriptors and writes down the rest.
-    pub(super) fn save(&self, carrier: &mut Carrier) -> io::Result<Saved> {
+    pub(super) fn save(&self, transfer: &mut FdTransfer) -> io::Result<Saved> {
         let mut save = |it: &Kept| -> io::Result<SavedKept> {
             let (name, generation, removed_by) = (it.name.clone(), it.generation, it.removed_by);
             let watched = it.key.is_some();
-            Ok(SavedKept { fd: carrier.carry(&it.fd)?, name, generation, removed_by, watched })
+            Ok(SavedKept { fd: transfer.add(&it.fd)?, name, generation, removed_by, watched })
         };
         let all = self.kept.iter().flat_map(|(&slot, kept)| kept.iter().map(move |it| (slot, it)));
         let kept = all.map(|(slot, it)| Ok((slot, save(it)?))).collect::<io::Result<_>>()?;
@@ -94,12 +94,12 @@ impl Store {
     /// The store as it was; `watch` gives the key of each whose end is looked for.
     pub(super) fn restore(
         saved: Saved,
-        arrivals: &mut Arrivals,
+        fds: &mut InheritedFds,
         mut watch: impl FnMut(&OwnedFd) -> Option<u64>,
     ) -> Store {
         let mut kept: BTreeMap<Slot, Vec<Kept>> = BTreeMap::new();
         for (slot, SavedKept { fd, name, generation, removed_by, watched }) in saved.kept {
-            let fd = arrivals.take(fd);
+            let fd = fds.take(fd);
             let key = if watched { watch(&fd) } else { None };
             kept.entry(slot).or_default().push(Kept { fd, name, generation, removed_by, key });
         }

@@ -6,9 +6,9 @@
 use super::end::{End, Read, Storing};
 use super::notify::{Change, shown};
 use super::store::{self, Kept, MOST, Store, Verdict};
-use crate::carrier::{Arrivals, Carrier};
 use crate::core::event::{AckKind, Generation, Slot, WorkerId};
-use crate::rest::Rest;
+use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
+use crate::reexec::quiesce::Quiesce;
 use crate::sys::tree::Family;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -103,7 +103,7 @@ impl Watcher {
     ///
     /// # Errors
     /// When there is no epoll or no thread to be had.
-    pub fn start(rest: Rest, tell: impl Fn(WorkerId, Heard) + Send + 'static) -> io::Result<Watcher> {
+    pub fn start(rest: Quiesce, tell: impl Fn(WorkerId, Heard) + Send + 'static) -> io::Result<Watcher> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let shared = Arc::new(Shared { epoll, channels: Mutex::default() });
         let watcher = Watcher { shared: Arc::clone(&shared) };
@@ -120,15 +120,15 @@ impl Watcher {
     }
 
     /// What workers have stored was stored before an execve(2).
-    pub(super) fn resume_store(&self, saved: store::Saved, arrivals: &mut Arrivals) {
+    pub(super) fn resume_store(&self, saved: store::Saved, fds: &mut InheritedFds) {
         let mut table = self.shared.channels();
         let Table { store, next_key, .. } = &mut *table;
-        *store = Store::restore(saved, arrivals, |fd| self.shared.watch_end(next_key, fd));
+        *store = Store::restore(saved, fds, |fd| self.shared.watch_end(next_key, fd));
     }
 
     /// Lists the descriptors of what is stored and writes down the rest.
-    pub(super) fn save_store(&self, carrier: &mut Carrier) -> io::Result<store::Saved> {
-        self.shared.channels().store.save(carrier)
+    pub(super) fn save_store(&self, transfer: &mut FdTransfer) -> io::Result<store::Saved> {
+        self.shared.channels().store.save(transfer)
     }
 
     /// Watches a channel that was watched before an execve(2).
@@ -201,7 +201,7 @@ impl Shared {
         }
     }
 
-    fn listen(&self, rest: &Rest, tell: impl Fn(WorkerId, Heard)) {
+    fn listen(&self, rest: &Quiesce, tell: impl Fn(WorkerId, Heard)) {
         let mut events = [EpollEvent::empty(); 32];
         loop {
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {

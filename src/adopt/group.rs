@@ -66,7 +66,7 @@ struct Member<S> {
     worker: Option<WorkerId>,
 }
 
-/// See the head of the file. Where the kernel refuses a program, the books hold what
+/// See the head of the file. Where the kernel refuses a program, the processes hold what
 /// is wanted, no socket leaves, and the next call tries again.
 #[derive(Debug)]
 pub struct Group<S = OwnedFd> {

@@ -10,7 +10,6 @@
 //! Nothing here is a barrier: what is not understood is let through, and the worker is as
 //! it would be without us. Only the main thread calls.
 
-mod answers;
 mod closed;
 pub mod drain;
 pub mod group;
@@ -18,12 +17,13 @@ pub mod key;
 mod saved;
 mod shared;
 mod strangers;
+mod syscalls;
 
 pub use saved::Saved;
 
 use crate::config;
 use crate::core::event::{Time, WorkerId};
-use crate::sys::connections::Doors;
+use crate::sys::connections::ListenPorts;
 use crate::sys::steering;
 use drain::Drain;
 use group::Group;
@@ -362,19 +362,19 @@ impl Adopt {
     }
 
     /// What connections come in through.
-    pub fn doors(&self) -> Doors {
-        let mut doors = Doors::default();
+    pub fn listen_ports(&self) -> ListenPorts {
+        let mut listen_ports = ListenPorts::default();
         for (key, group) in &self.groups {
-            doors.listeners.extend(group.inodes());
-            doors.at(key.address);
+            listen_ports.listeners.extend(group.inodes());
+            listen_ports.at(key.address);
         }
         for (key, inode) in self.shared.all() {
-            doors.listeners.insert(inode);
+            listen_ports.listeners.insert(inode);
             if key.transport == Transport::Stream {
-                doors.at(key.address);
+                listen_ports.at(key.address);
             }
         }
-        doors
+        listen_ports
     }
 
     /// Every address, for people.

@@ -6,9 +6,9 @@ use super::group::Group;
 use super::key::Key;
 use super::shared::{New, Shared, Socket};
 use super::{Adopt, Adopted};
-use crate::carrier::{Arrivals, Carrier, Fd};
 use crate::config;
 use crate::core::event::{Time, WorkerId};
+use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,13 +62,13 @@ impl Saved {
     /// Lists the descriptors and writes down the rest.
     ///
     /// # Errors
-    /// As [`Carrier::carry`].
-    pub fn new(adopt: &Adopt, carrier: &mut Carrier) -> io::Result<Saved> {
+    /// As [`FdTransfer::add`].
+    pub fn new(adopt: &Adopt, transfer: &mut FdTransfer) -> io::Result<Saved> {
         let mut groups = Vec::new();
         for (key, group) in &adopt.groups {
             let mut members = Vec::new();
             for (socket, inode, worker) in group.members() {
-                members.push((carrier.carry(socket)?, inode, worker));
+                members.push((transfer.add(socket)?, inode, worker));
             }
             let (serving, attached) = (group.serving(), group.attached().to_vec());
             groups.push(SavedGroup { key: key.clone(), members, serving, attached });
@@ -76,7 +76,7 @@ impl Saved {
         let mut shared = Vec::new();
         for (key, sockets) in &adopt.shared.sockets {
             let save = |socket: &Socket| {
-                Ok(SavedSocket { fd: carrier.carry(&socket.fd)?, inode: socket.inode, ours: socket.ours })
+                Ok(SavedSocket { fd: transfer.add(&socket.fd)?, inode: socket.inode, ours: socket.ours })
             };
             shared.push((key.clone(), sockets.iter().map(save).collect::<io::Result<Vec<_>>>()?));
         }
@@ -84,7 +84,7 @@ impl Saved {
         for (&id, worker) in &adopt.workers {
             workers.push(SavedWorker {
                 id,
-                calls: carrier.carry(&*worker.calls)?,
+                calls: transfer.add(&*worker.calls)?,
                 ports: worker.ports.clone(),
                 listens: worker.listens.iter().cloned().collect(),
                 root: worker.root.as_raw(),
@@ -103,26 +103,23 @@ impl Saved {
 
     /// As it was. Of a worker that drains it is no longer known which handshakes were its own:
     /// those under way `now` are waited for.
-    pub fn restore(self, config: config::Adopt, arrivals: &mut Arrivals, now: Time) -> Adopt {
+    pub fn restore(self, config: config::Adopt, fds: &mut InheritedFds, now: Time) -> Adopt {
         let groups = self.groups.into_iter().map(|saved| {
             let members = saved.members.into_iter();
-            let members = members.map(|(fd, inode, worker)| (arrivals.take(fd), inode, worker)).collect();
+            let members = members.map(|(fd, inode, worker)| (fds.take(fd), inode, worker)).collect();
             (saved.key, Group::restore(members, saved.serving, saved.attached))
         });
         let groups: BTreeMap<Key, Group> = groups.collect();
         let ports: BTreeSet<u16> = groups.keys().map(|key| key.address.port()).collect();
         let sockets = self.shared.into_iter().map(|(key, sockets)| {
-            let restore = |saved: SavedSocket| Socket {
-                fd: arrivals.take(saved.fd),
-                inode: saved.inode,
-                ours: saved.ours,
-            };
+            let restore =
+                |saved: SavedSocket| Socket { fd: fds.take(saved.fd), inode: saved.inode, ours: saved.ours };
             (key, sockets.into_iter().map(restore).collect())
         });
         let sockets = sockets.collect();
         let workers = self.workers.into_iter().map(|saved| {
             let worker = Adopted {
-                calls: Arc::new(arrivals.take(saved.calls)),
+                calls: Arc::new(fds.take(saved.calls)),
                 ports: saved.ports,
                 listens: saved.listens.into_iter().collect(),
                 root: Pid::from_raw(saved.root),

@@ -2,8 +2,8 @@
 //! address is replaced by the k-th that we have of it.
 
 use super::Adopt;
-use super::answers::{can_be_replaced, replace};
 use super::key::{Key, Transport};
+use super::syscalls::{can_be_replaced, replace};
 use crate::ack::accepting;
 use crate::core::event::{Time, WorkerId};
 use crate::sys::borrow;

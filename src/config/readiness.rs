@@ -4,8 +4,8 @@ use super::{duration, invalid};
 use crate::ack::{self, Acks};
 use crate::core::event::AckKind;
 use crate::core::policy::Readiness;
+use crate::dialect::Dialect;
 use crate::error::Error;
-use crate::export::Dialect;
 use std::time::Duration;
 
 /// A program that gives no sign at all is taken for ready after this long.

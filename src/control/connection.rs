@@ -1,18 +1,18 @@
 //! One client of the control socket, and the thread that serves it.
 //!
 //! Contract: whatever has been read of a client, asked for it or answered, and has
-//! not reached it yet, stands in the [`Desk`]. The thread changes that only while it
+//! not reached it yet, stands in the [`ConnectionState`]. The thread changes that only while it
 //! is busy, and waits for nobody meanwhile; so when it rests, the desk is all that
 //! there is, and another thread in another image can go on from there.
 
-use super::answers::Answers;
-use super::desk::{Desk, Outstanding};
+use super::admission::{MOST, MOST_WAITING, Rank};
+use super::connection_state::{ConnectionState, Outstanding};
 use super::line::{Line, Lines};
 use super::protocol::{self, Request, Verb};
-use super::rank::{MOST, MOST_WAITING, Rank};
+use super::reply_queue::ReplyQueue;
 use super::server::{Asked, ClientId, Message};
-use crate::carrier::{Arrivals, Carrier, Fd};
-use crate::rest::Rest;
+use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
+use crate::reexec::quiesce::Quiesce;
 use crate::sys::peer::{self, Peer};
 use crossbeam_channel::{Select, TryRecvError};
 use nix::errno::Errno;
@@ -47,7 +47,7 @@ struct Entries {
 struct Entry {
     number: u64,
     stream: Arc<UnixStream>,
-    desk: Arc<Mutex<Desk>>,
+    desk: Arc<Mutex<ConnectionState>>,
     rank: Rank,
 }
 
@@ -89,7 +89,7 @@ impl Table {
         stream: UnixStream,
         peer: Peer,
         tell: T,
-        rest: Rest,
+        rest: Quiesce,
     ) -> Result<Connection<T>, UnixStream> {
         let mut entries = self.lock();
         if entries.list.len() >= MOST {
@@ -103,7 +103,15 @@ impl Table {
         }
         entries.last += 1;
         let number = entries.last;
-        Ok(self.open(&mut entries, number, (stream, peer), Rank::Idle, Desk::default(), tell, rest))
+        Ok(self.open(
+            &mut entries,
+            number,
+            (stream, peer),
+            Rank::Idle,
+            ConnectionState::default(),
+            tell,
+            rest,
+        ))
     }
 
     #[allow(clippy::too_many_arguments, reason = "it is what an entry and its connection are made of")]
@@ -113,9 +121,9 @@ impl Table {
         number: u64,
         (stream, peer): (UnixStream, Peer),
         rank: Rank,
-        desk: Desk,
+        desk: ConnectionState,
         tell: T,
-        rest: Rest,
+        rest: Quiesce,
     ) -> Connection<T> {
         let (stream, desk) = (Arc::new(stream), Arc::new(Mutex::new(desk)));
         let entry = Entry { number, stream: Arc::clone(&stream), desk: Arc::clone(&desk), rank };
@@ -125,7 +133,7 @@ impl Table {
 
     /// Lists the descriptors and writes down the rest. The threads have to rest:
     /// answers that they have not taken are put on their desks.
-    pub(super) fn save(&self, carrier: &mut Carrier) -> io::Result<(u64, Vec<SavedClient>)> {
+    pub(super) fn save(&self, transfer: &mut FdTransfer) -> io::Result<(u64, Vec<SavedClient>)> {
         let entries = self.lock();
         let mut saved = Vec::new();
         for entry in &entries.list {
@@ -133,7 +141,7 @@ impl Table {
             desk.set_aside();
             let outstanding = desk.outstanding.as_ref();
             saved.push(SavedClient {
-                stream: carrier.carry(&*entry.stream)?,
+                stream: transfer.add(&*entry.stream)?,
                 number: entry.number,
                 rank: entry.rank,
                 buffer: desk.lines.rest().to_vec(),
@@ -155,20 +163,20 @@ impl Table {
     pub(super) fn restore<T: Clone>(
         &self,
         (last, saved): (u64, Vec<SavedClient>),
-        arrivals: &mut Arrivals,
+        fds: &mut InheritedFds,
         tell: &T,
-        rest: &Rest,
-    ) -> (Vec<Connection<T>>, Vec<(ClientId, Answers)>) {
+        rest: &Quiesce,
+    ) -> (Vec<Connection<T>>, Vec<(ClientId, ReplyQueue)>) {
         let (mut connections, mut ways) = (Vec::new(), Vec::new());
         let mut entries = self.lock();
         entries.last = last;
         for saved in saved {
             let outstanding = saved.outstanding.map(|SavedRequest { client, progress, over }| {
-                let (way, answers) = Answers::channel();
+                let (way, answers) = ReplyQueue::channel();
                 ways.push((client, way));
                 Outstanding { client, progress, answers, over }
             });
-            let desk = Desk {
+            let desk = ConnectionState {
                 lines: Lines::from(saved.buffer),
                 requests: saved.requests,
                 outstanding,
@@ -177,7 +185,7 @@ impl Table {
                 stays: false,
                 closing: saved.closing,
             };
-            let stream = UnixStream::from(arrivals.take(saved.stream));
+            let stream = UnixStream::from(fds.take(saved.stream));
             // It was told once, and has not changed.
             let Ok(peer) = peer::peer(&stream) else { continue };
             let (number, rank) = (saved.number, saved.rank);
@@ -195,7 +203,7 @@ impl Entry {
         (self.rank == Rank::Idle).then(|| self.has_begun(&lock(&self.desk)))?
     }
 
-    fn has_begun(&self, desk: &Desk) -> Option<bool> {
+    fn has_begun(&self, desk: &ConnectionState) -> Option<bool> {
         let begun = desk.lines.rest();
         let asked = desk.outstanding.is_some() || !desk.unsent.is_empty() || begun.contains(&b'\n');
         let comes = || poll(&mut [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
@@ -225,7 +233,7 @@ impl Drop for Place {
     }
 }
 
-fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
+fn lock(desk: &Mutex<ConnectionState>) -> MutexGuard<'_, ConnectionState> {
     desk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -234,10 +242,10 @@ fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
 pub(super) struct Connection<T> {
     stream: Arc<UnixStream>,
     peer: Peer,
-    desk: Arc<Mutex<Desk>>,
+    desk: Arc<Mutex<ConnectionState>>,
     place: Place,
     tell: T,
-    rest: Rest,
+    rest: Quiesce,
 }
 
 impl<T: Fn(Message) -> bool> Connection<T> {
@@ -273,7 +281,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         }
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
+    fn desk(&self) -> MutexGuard<'_, ConnectionState> {
         lock(&self.desk)
     }
 
@@ -297,7 +305,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         }
     }
 
-    /// Waits until the stream is ready; false if it is not within `limit`.
+    /// Awaits until the stream is ready; false if it is not within `limit`.
     fn wait(&self, events: PollFlags, limit: Option<Duration>) -> bool {
         let timeout =
             limit.map_or(PollTimeout::NONE, |limit| PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
@@ -406,10 +414,10 @@ impl<T: Fn(Message) -> bool> Connection<T> {
     }
 
     /// Asks the loop; false once nobody is there.
-    fn ask(&self, mut desk: MutexGuard<'_, Desk>, verb: Verb, request: &Request) -> bool {
+    fn ask(&self, mut desk: MutexGuard<'_, ConnectionState>, verb: Verb, request: &Request) -> bool {
         // So many requests that two have the same number never come.
         let client = ClientId(self.place.number << 32 | desk.requests);
-        let (way, answers) = Answers::channel();
+        let (way, answers) = ReplyQueue::channel();
         desk.outstanding = Some(Outstanding { client, progress: request.progress, answers, over: false });
         drop(desk);
         if !self.rank(Rank::of(&verb, request.wait)) {

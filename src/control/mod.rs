@@ -6,18 +6,14 @@
 //! answers. The loop never waits for a client: what it answers goes into a bounded
 //! queue, and a client that does not read loses lines, then its connection.
 
-pub mod answers;
-pub mod client;
+mod admission;
 mod connection;
-mod desk;
-pub mod facts;
-mod find;
+mod connection_state;
+pub mod instance;
 mod line;
 mod metrics;
-pub mod place;
-mod progress;
 pub mod protocol;
-mod rank;
+pub mod reply_queue;
 pub mod server;
+pub mod socket_stats;
 mod status;
-mod table;

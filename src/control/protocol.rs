@@ -4,7 +4,7 @@
 //! any `ctl` can speak to any `graceful-run`; what is not understood is answered,
 //! with what would have been.
 
-use crate::signals;
+use crate::config::signals;
 
 pub use super::status::{Address, Adopted, LastUpgrade, Listener, Probation, Status, Worker};
 

@@ -6,15 +6,15 @@
 //! that half a line may take, and what waits for a client that does not read. What
 //! a client does or leaves undone holds up its own thread and nobody else's.
 
-use super::answers::Answers;
+use super::admission::MOST;
 use super::connection::{Connection, SavedClient, Table};
-use super::facts::{self, Snapshot};
 use super::metrics;
 use super::protocol::{self, Outcome, Reply, Status, Verb};
-use super::rank::MOST;
-use crate::carrier::{Arrivals, Carrier};
+use super::reply_queue::ReplyQueue;
+use super::socket_stats::{self, Snapshot};
 use crate::error::reason;
-use crate::rest::Rest;
+use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
+use crate::reexec::quiesce::Quiesce;
 use crate::sys::peer::{self, Peer};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -58,7 +58,7 @@ pub struct Asked {
     /// By whom.
     pub peer: Peer,
     /// Where the answers go.
-    pub answers: Answers,
+    pub answers: ReplyQueue,
 }
 
 /// The connections, for an execve(2).
@@ -78,9 +78,9 @@ impl Clients {
     /// Lists the descriptors and writes down the rest. The threads have to rest.
     ///
     /// # Errors
-    /// As [`Carrier::carry`].
-    pub fn save(&self, carrier: &mut Carrier) -> io::Result<SavedClients> {
-        let (last, clients) = self.table.save(carrier)?;
+    /// As [`FdTransfer::add`].
+    pub fn save(&self, transfer: &mut FdTransfer) -> io::Result<SavedClients> {
+        let (last, clients) = self.table.save(transfer)?;
         Ok(SavedClients { last, clients })
     }
 }
@@ -90,7 +90,7 @@ impl Clients {
 ///
 /// # Errors
 /// When no thread can be had.
-pub fn start<T>(listener: UnixListener, group: Option<Gid>, rest: &Rest, tell: T) -> io::Result<Clients>
+pub fn start<T>(listener: UnixListener, group: Option<Gid>, rest: &Quiesce, tell: T) -> io::Result<Clients>
 where
     T: Fn(Message) -> bool + Clone + Send + 'static,
 {
@@ -110,16 +110,16 @@ where
 pub fn resume<T>(
     listener: UnixListener,
     group: Option<Gid>,
-    rest: &Rest,
+    rest: &Quiesce,
     tell: T,
     saved: SavedClients,
-    arrivals: &mut Arrivals,
-) -> io::Result<(Clients, Vec<(ClientId, Answers)>)>
+    fds: &mut InheritedFds,
+) -> io::Result<(Clients, Vec<(ClientId, ReplyQueue)>)>
 where
     T: Fn(Message) -> bool + Clone + Send + 'static,
 {
     let clients = start(listener, group, rest, tell.clone())?;
-    let (connections, ways) = clients.table.restore((saved.last, saved.clients), arrivals, &tell, rest);
+    let (connections, ways) = clients.table.restore((saved.last, saved.clients), fds, &tell, rest);
     connections.into_iter().for_each(serve);
     Ok((clients, ways))
 }
@@ -136,7 +136,7 @@ fn accept<T>(
     group: Option<Gid>,
     mut spare: Option<File>,
     table: &Table,
-    rest: &Rest,
+    rest: &Quiesce,
     tell: &T,
 ) where
     T: Fn(Message) -> bool + Clone + Send + 'static,
@@ -195,17 +195,17 @@ fn admit(stream: &UnixStream, group: Option<Gid>) -> Result<Peer, String> {
 }
 
 pub(super) fn status_of((mut status, snapshot): (Status, Snapshot)) -> Reply {
-    facts::complete(&mut status, &snapshot);
+    socket_stats::complete(&mut status, &snapshot);
     Reply { status: to_raw_value(&status).ok(), ..Reply::new(Outcome::Ok) }
 }
 
 pub(super) fn metrics_of((mut status, snapshot): (Status, Snapshot)) -> Reply {
-    facts::complete(&mut status, &snapshot);
+    socket_stats::complete(&mut status, &snapshot);
     Reply { metrics: Some(metrics::render(&status)), ..Reply::new(Outcome::Ok) }
 }
 
 pub(super) fn progress_of((mut status, snapshot): (Status, Snapshot)) -> serde_json::Value {
-    facts::complete(&mut status, &snapshot);
+    socket_stats::complete(&mut status, &snapshot);
     let newest = status.workers.iter().map(|worker| worker.generation).max().unwrap_or(status.generation);
     let count = |stages: &[&str], generation: Option<u32>| {
         let is = |worker: &&protocol::Worker| {

@@ -56,8 +56,8 @@ pub enum Event {
     Swept(WorkerId),
     /// The worker has given its listeners to a successor and leaves by itself: to
     /// the one that an upgrade waits for, or else to one that is now known by
-    /// [`Action::Adopt`].
-    Succeeded(WorkerId),
+    /// [`Action::TakeSuccessor`].
+    HandedOver(WorkerId),
     /// The pre-upgrade hook of this generation has ended; `false`: it said no.
     PreUpgraded(Generation, bool),
     /// The pre-stop hook of the worker has ended, in whatever way.
@@ -210,7 +210,7 @@ pub enum Action {
     },
     /// Have the worker `of` start its own successor, and look for that with each
     /// `Probe`; answer `Spawned` once it is known, then `Ack`.
-    Succeed {
+    RequestHandover {
         /// The successor's name from now on.
         worker: WorkerId,
         /// Who is to start it.
@@ -221,7 +221,7 @@ pub enum Action {
         slot: Slot,
     },
     /// The successor that `of` was said to have is this worker from now on.
-    Adopt {
+    TakeSuccessor {
         /// The successor's name from now on.
         worker: WorkerId,
         /// Who started it.

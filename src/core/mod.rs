@@ -3,12 +3,13 @@
 //! [`Supervisor::step`] is told what happened and answers what is to be done;
 //! [`Supervisor::deadline`] says when it wants to be asked again if nothing
 //! happens. A step is three passes: *record* the fact, *expire* deadlines that
-//! have passed, *settle* what the books now call for. Settling looks at the whole
+//! have passed, *settle* what the processes now call for. Settling looks at the whole
 //! state and not at the event, so a fact that is told late or twice strands
 //! nothing. Only `std` is used and nothing is read or written here; what a
 //! supervisor knows can be carried over to another process, for which it derives
 //! serde's traits, and those do no I/O either.
 
+mod batch;
 pub mod event;
 mod loss;
 pub mod policy;
@@ -18,7 +19,6 @@ mod report;
 mod request;
 mod settle;
 mod upgrade;
-mod wave;
 mod worker;
 
 use event::{AckKind, Action, Ending, Event, Generation, Reading, Report, Slot, Time, WorkerId};
@@ -210,7 +210,7 @@ impl Supervisor {
             .chain(silent)
             .chain(fills)
             .chain(self.soaked_at())
-            .chain(self.succeed_at())
+            .chain(self.handover_at())
             .chain(self.proven_at())
             .min()
     }
@@ -267,7 +267,7 @@ impl Supervisor {
                     ShownStage::Starting
                 }
                 Stage::Ready { .. } => ShownStage::Ready,
-                Stage::Emptying { .. } | Stage::Draining { .. } | Stage::Remains { .. } => {
+                Stage::Draining { .. } | Stage::Terminating { .. } | Stage::Remains { .. } => {
                     ShownStage::Draining
                 }
                 Stage::Killed => ShownStage::Killed,
@@ -295,7 +295,7 @@ impl Supervisor {
     fn replaces(&self, worker: &Worker) -> bool {
         self.upgrade
             .as_ref()
-            .is_some_and(|upgrade| worker.generation == upgrade.to && upgrade.wave.contains(&worker.slot))
+            .is_some_and(|upgrade| worker.generation == upgrade.to && upgrade.batch.contains(&worker.slot))
     }
 
     /// Nothing is being replaced at this moment.
@@ -305,9 +305,9 @@ impl Supervisor {
 
     /// The successor that the worker has started or is to start, unless that was
     /// given up.
-    fn heir(&self, id: WorkerId) -> Option<WorkerId> {
-        let heir = |worker: &Worker| worker.of == Some(id) && worker.fills();
-        self.workers.iter().find(|(_, worker)| heir(worker)).map(|(&id, _)| id)
+    fn successor(&self, id: WorkerId) -> Option<WorkerId> {
+        let successor = |worker: &Worker| worker.of == Some(id) && worker.fills();
+        self.workers.iter().find(|(_, worker)| successor(worker)).map(|(&id, _)| id)
     }
 
     fn report(&mut self, report: Report) {

@@ -7,11 +7,11 @@ use std::time::Duration;
 /// The kernel of a server's start and stop: signals that come sooner than this
 /// after its ack end servers whose handlers are not yet installed (seen with
 /// grace and endless).
-pub const HUSH: Duration = Duration::from_millis(500);
+pub const SIGNAL_GRACE: Duration = Duration::from_millis(500);
 
 /// After its predecessor has gone, a server that refuses to restart while one
 /// lives may need this long to notice (gunicorn looks once a second).
-pub const NOTICE: Duration = Duration::from_millis(1500);
+pub const REPARENT_GRACE: Duration = Duration::from_millis(1500);
 
 /// A worker of which nothing is known but that it lives, by the timer of `auto`,
 /// must live this much longer before it replaces one that serves: a server that

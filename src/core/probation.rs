@@ -76,7 +76,7 @@ impl Supervisor {
         }
     }
 
-    /// A wave of an upgrade has been committed. One that had ended in its own probation is
+    /// A batch of an upgrade has been committed. One that had ended in its own probation is
     /// nothing to go back to: the one before it still is.
     pub(super) fn go_on_probation(&mut self, now: Time) {
         let Some(length) = self.policy.probation else { return };

@@ -26,7 +26,7 @@ impl Supervisor {
                     self.workers.remove(&worker);
                 }
             }
-            Event::Succeeded(worker) => self.succeeded(worker, now),
+            Event::HandedOver(worker) => self.handed_over(worker, now),
             Event::PreUpgraded(to, allowed) => {
                 if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.to == to) {
                     match allowed {
@@ -145,7 +145,7 @@ impl Supervisor {
 
     fn drain_look(&mut self, id: WorkerId, drained: bool, pause: Duration, now: Time) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let Stage::Emptying { since, look_at: look_at @ None, .. } = &mut worker.stage else { return };
+        let Stage::Draining { since, look_at: look_at @ None, .. } = &mut worker.stage else { return };
         let since = *since;
         *look_at = Some(now + pause);
         if drained {
@@ -183,32 +183,36 @@ impl Supervisor {
             return;
         }
         let (ready, asked, age) = (worker.ack.is_some(), worker.asked, now - worker.since);
-        let leaves = matches!(worker.stage, Stage::Emptying { .. } | Stage::Draining { .. } | Stage::Killed);
+        let leaves =
+            matches!(worker.stage, Stage::Draining { .. } | Stage::Terminating { .. } | Stage::Killed);
         // Processes that it has started for requests may still be busy with them.
         let gracefully = asked && ready && worker.stage != Stage::Killed && !self.stopping;
         // Where the next one waits for the slot to be empty, they are not waited for.
         let gracefully = gracefully && !self.policy.stop_first;
-        let leaving = leaves || worker.succeeded;
-        if self.policy.follow && leaving && !worker.succeeded {
+        let leaving = leaves || worker.handed_over;
+        if self.policy.follow && leaving && !worker.handed_over {
             self.alone_since = Some(now);
         }
         // Some programs end by themselves when they have done enough, and are started again.
         let on_probation = self.probation().is_some_and(|shown| shown.of == worker.generation);
         self.ends_well |= exit == Exit::Code(0) && ready && !leaving && !self.stopping && !on_probation;
         self.report(Report::Gone { worker: id, exit, age, asked, ready, remains });
-        match self.heir(id).map(|heir| (heir, self.workers.get(&heir).is_some_and(Worker::runs))) {
+        match self
+            .successor(id)
+            .map(|successor| (successor, self.workers.get(&successor).is_some_and(Worker::runs)))
+        {
             _ if leaving => {}
-            Some((heir, true)) => {
+            Some((successor, true)) => {
                 if let Some(upgrade) = &mut self.upgrade {
                     upgrade.left = true;
                 }
-                if let Some(heir) = self.workers.get_mut(&heir) {
-                    heir.hurry(now);
+                if let Some(successor) = self.workers.get_mut(&successor) {
+                    successor.hurry(now);
                 }
             }
-            Some((heir, false)) => {
-                self.lost(heir, Failure::NoSuccessor { worker: id, exit }, now);
-                self.workers.remove(&heir);
+            Some((successor, false)) => {
+                self.lost(successor, Failure::NoSuccessor { worker: id, exit }, now);
+                self.workers.remove(&successor);
                 self.lost(id, Failure::Exited { worker: id, exit, ready }, now);
             }
             None => self.lost(id, Failure::Exited { worker: id, exit, ready }, now),
@@ -228,14 +232,14 @@ impl Supervisor {
     /// A worker leaves to a successor. One that nobody has asked for serves from
     /// now on as a generation of its own; but while an upgrade is under way that
     /// number is taken, and it stands for the worker that it succeeds.
-    fn succeeded(&mut self, id: WorkerId, now: Time) {
-        let heir = self.heir(id);
+    fn handed_over(&mut self, id: WorkerId, now: Time) {
+        let successor = self.successor(id);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let ready = matches!(worker.stage, Stage::Ready { .. });
-        if !self.policy.follow || !ready || std::mem::replace(&mut worker.succeeded, true) {
+        if !self.policy.follow || !ready || std::mem::replace(&mut worker.handed_over, true) {
             return;
         }
-        if let (Some(_), Some(upgrade)) = (heir, &mut self.upgrade) {
+        if let (Some(_), Some(upgrade)) = (successor, &mut self.upgrade) {
             upgrade.left = true;
             return;
         }
@@ -253,10 +257,10 @@ impl Supervisor {
         }
         self.last_worker += 1;
         let worker = WorkerId(self.last_worker);
-        self.workers.insert(worker, Worker::heir(generation, slot, id, now));
+        self.workers.insert(worker, Worker::successor(generation, slot, id, now));
         self.started.insert(generation);
-        self.actions.push(Action::Adopt { worker, of: id, generation, slot });
-        self.report(Report::TookOver { worker, of: id });
+        self.actions.push(Action::TakeSuccessor { worker, of: id, generation, slot });
+        self.report(Report::HandedOver { worker, of: id });
         self.dismiss(id, now);
     }
 
@@ -313,15 +317,15 @@ impl Supervisor {
                 self.set_stage(id, Stage::Awaited { ack_by, probe: (now + next, next) });
                 self.actions.push(Action::Probe(id));
             }
-            Stage::Emptying { since, until: Some(at), .. } if at <= now => {
+            Stage::Draining { since, until: Some(at), .. } if at <= now => {
                 self.report(Report::NotDrained(id, now - since));
                 self.dismiss(id, now);
             }
-            Stage::Emptying { since, until, look_at: Some(at) } if at <= now => {
-                self.set_stage(id, Stage::Emptying { since, until, look_at: None });
+            Stage::Draining { since, until, look_at: Some(at) } if at <= now => {
+                self.set_stage(id, Stage::Draining { since, until, look_at: None });
                 self.actions.push(Action::LookDrained(id));
             }
-            Stage::Draining { ask_at: None, kill_at: Some(at), .. } if at <= now => self.kill(id, now),
+            Stage::Terminating { ask_at: None, kill_at: Some(at), .. } if at <= now => self.kill(id, now),
             Stage::Ready { since, look_at: Some(at) } if at <= now => {
                 let look_at = self.policy.wait_look(now - worker.since).map(|pause| now + pause);
                 self.set_stage(id, Stage::Ready { since, look_at });
@@ -355,7 +359,7 @@ impl Supervisor {
         match self.workers.get_mut(&id) {
             Some(worker) if matches!(worker.stage, Stage::Ready { .. }) => {
                 let until = adopt.drain_timeout.map(|timeout| now + timeout);
-                worker.stage = Stage::Emptying { since: now, until, look_at: Some(now + FIRST_LOOK) };
+                worker.stage = Stage::Draining { since: now, until, look_at: Some(now + FIRST_LOOK) };
             }
             _ => self.dismiss(id, now),
         }
@@ -369,9 +373,9 @@ impl Supervisor {
             Stage::Spawning { retry_at: Some(_), .. } | Stage::Awaited { .. } => {
                 self.workers.remove(&id);
             }
-            Stage::Ready { .. } if worker.succeeded => {
+            Stage::Ready { .. } if worker.handed_over => {
                 let kill_at = self.policy.stop_timeout.map(|timeout| now + timeout);
-                worker.stage = Stage::Draining { ask_at: None, kill_at, since: now };
+                worker.stage = Stage::Terminating { ask_at: None, kill_at, since: now };
                 worker.asked = true;
             }
             Stage::Spawning { retry_at: None, .. } => {
@@ -385,7 +389,7 @@ impl Supervisor {
     pub(super) fn kill(&mut self, id: WorkerId, now: Time) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         match worker.stage {
-            Stage::Draining { since, .. } | Stage::Emptying { since, .. } => {
+            Stage::Terminating { since, .. } | Stage::Draining { since, .. } => {
                 worker.stage = Stage::Killed;
                 worker.asked = true;
                 self.forced |= self.stopping;

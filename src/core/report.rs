@@ -99,7 +99,7 @@ pub enum Report {
     /// A generation has not kept ending while it was on probation.
     Proven(Generation),
     /// A worker has started its own successor, which serves.
-    TookOver {
+    HandedOver {
         /// The successor.
         worker: WorkerId,
         /// The one that leaves.

@@ -36,7 +36,10 @@ impl Supervisor {
             Request::Kill => self.kill_all(now),
             Request::Hammer => {
                 let leaves = |stage: &Stage| {
-                    matches!(stage, Stage::Emptying { .. } | Stage::Draining { .. } | Stage::Remains { .. })
+                    matches!(
+                        stage,
+                        Stage::Draining { .. } | Stage::Terminating { .. } | Stage::Remains { .. }
+                    )
                 };
                 for id in self.ids(leaves) {
                     self.kill(id, now);
@@ -125,7 +128,7 @@ impl Supervisor {
     fn mark_told(&mut self, now: Time) {
         for worker in self.workers.values_mut().filter(|worker| worker.runs() && !worker.asked) {
             worker.asked = true;
-            worker.stage = Stage::Draining {
+            worker.stage = Stage::Terminating {
                 ask_at: None,
                 kill_at: worker.stop_timeout(&self.policy).map(|timeout| now + timeout),
                 since: now,

@@ -1,4 +1,4 @@
-//! The last pass of a step: what the books now call for, whatever the event.
+//! The last pass of a step: what the processes now call for, whatever the event.
 
 use super::event::{Action, Ending, Exit, Failure, Reading, Report, Slot, Time, WorkerId};
 use super::upgrade::{Question, Upgrade};
@@ -41,7 +41,7 @@ impl Supervisor {
         if !self.is_at_rest() {
             return;
         }
-        let held = self.upgrade.iter().flat_map(|upgrade| &upgrade.wave).map(|slot| slot.0 + 1).max();
+        let held = self.upgrade.iter().flat_map(|upgrade| &upgrade.batch).map(|slot| slot.0 + 1).max();
         // Where the files have failed, one worker more is started as the others were.
         let failed = self.places.iter().any(|place| place.reading == Reading::AsBefore);
         let reading = if failed { Reading::AsBefore } else { Reading::Anew };
@@ -86,9 +86,10 @@ impl Supervisor {
     /// their predecessor lives (nginx, gunicorn, unicorn), unless that was theirs
     /// to send away.
     pub(super) fn is_held_up(&self) -> bool {
-        let starts = |worker: &Worker| worker.fills() && (worker.ready_since().is_none() || worker.succeeded);
+        let starts =
+            |worker: &Worker| worker.fills() && (worker.ready_since().is_none() || worker.handed_over);
         let leaves = |worker: &Worker| {
-            matches!(worker.stage, Stage::Draining { .. } | Stage::Killed) && !worker.succeeded
+            matches!(worker.stage, Stage::Terminating { .. } | Stage::Killed) && !worker.handed_over
         };
         let serves = self.workers.values().any(|worker| worker.ready_since().is_some());
         // One that listens by itself may answer before it is ready: it comes back after a crash, and is not to
@@ -180,7 +181,7 @@ impl Supervisor {
                     let (generation, slot, reading) = (worker.generation, worker.slot, worker.reading);
                     self.actions.push(Action::Spawn { worker: id, generation, slot, reading });
                 }
-                Stage::Draining { ask_at: Some(at), .. } if at <= now => {
+                Stage::Terminating { ask_at: Some(at), .. } if at <= now => {
                     if self.policy.pre_stop && worker.ack.is_some() && worker.pre_stop != Question::Answered {
                         if std::mem::replace(&mut worker.pre_stop, Question::Asked) == Question::Due {
                             self.actions.push(Action::PreStop(id));
@@ -188,7 +189,7 @@ impl Supervisor {
                         continue;
                     }
                     let kill_at = worker.stop_timeout(&self.policy).map(|timeout| now + timeout);
-                    worker.stage = Stage::Draining { ask_at: None, kill_at, since: now };
+                    worker.stage = Stage::Terminating { ask_at: None, kill_at, since: now };
                     worker.asked = true;
                     self.actions.push(Action::Stop(id));
                     self.report(Report::Asked(id));
@@ -201,7 +202,7 @@ impl Supervisor {
     /// Long requests must not pile up generations without end.
     fn bound_draining(&mut self, now: Time) {
         let asked =
-            |stage: &Stage| matches!(stage, Stage::Draining { ask_at: None, .. } | Stage::Emptying { .. });
+            |stage: &Stage| matches!(stage, Stage::Terminating { ask_at: None, .. } | Stage::Draining { .. });
         while !self.stopping {
             let draining = self.workers.values().filter(|worker| asked(&worker.stage));
             let generations: BTreeSet<Generation> = draining.map(|worker| worker.generation).collect();

@@ -1,11 +1,11 @@
-//! An upgrade under way: the slots of its present wave and how far it got.
+//! An upgrade under way: the slots of its present batch and how far it got.
 
 use super::event::{Failure, Generation, Reading, Slot, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// The replacement of one generation by another, wave by wave. Without a bound
-/// on the surge there is one wave, and the upgrade is all or nothing.
+/// The replacement of one generation by another, batch by batch. Without a bound
+/// on the surge there is one batch, and the upgrade is all or nothing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Upgrade {
     /// The generation that served when it began.
@@ -15,8 +15,8 @@ pub struct Upgrade {
     /// When it was taken up.
     pub since: Time,
     /// Slots whose replacements are starting or soaking.
-    pub wave: BTreeSet<Slot>,
-    /// Slots of the wave whose replacement has been asked for.
+    pub batch: BTreeSet<Slot>,
+    /// Slots of the batch whose replacement has been asked for.
     pub begun: BTreeSet<Slot>,
     /// Slots that have been replaced.
     pub done: BTreeSet<Slot>,
@@ -89,7 +89,7 @@ impl Upgrade {
             from,
             to,
             since: now,
-            wave: BTreeSet::new(),
+            batch: BTreeSet::new(),
             begun: BTreeSet::new(),
             done: BTreeSet::new(),
             left: false,

@@ -2,7 +2,7 @@
 
 use super::event::{AckKind, Generation, Reading, Refusal, Slot, Time, WorkerId};
 use super::policy::{
-    BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, HUSH, MISSING_WINDOW, OnAckTimeout, Policy, SETTLE,
+    BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, MISSING_WINDOW, OnAckTimeout, Policy, SETTLE, SIGNAL_GRACE,
     SUCCESSOR_LOOK, Strength, TAKEOVER, UNSEEN_AFTER,
 };
 use super::upgrade::Question;
@@ -36,7 +36,7 @@ pub struct Worker {
     pub of: Option<WorkerId>,
     /// It has given its listeners to a successor and leaves by itself: a stop
     /// signal would be the second of its life.
-    pub succeeded: bool,
+    pub handed_over: bool,
     /// The pre-stop hook, which comes before the stop signal.
     pub pre_stop: Question,
     /// When it last said that it is alive, or became ready.
@@ -98,7 +98,7 @@ pub enum Stage {
         look_at: Option<Time>,
     },
     /// It is to leave when it has served what it has: nothing new comes.
-    Emptying {
+    Draining {
         /// Since nothing new comes.
         since: Time,
         /// It is asked to leave here, whatever it has; None: not before it has nothing.
@@ -107,7 +107,7 @@ pub enum Stage {
         look_at: Option<Time>,
     },
     /// It is to leave.
-    Draining {
+    Terminating {
         /// When its stop signal is due; None: it has had it.
         ask_at: Option<Time>,
         /// When it is killed; None: it has not been asked yet, or never.
@@ -145,7 +145,7 @@ impl Worker {
             known,
             reading,
             of: None,
-            succeeded: false,
+            handed_over: false,
             pre_stop: Question::Due,
             heard: now,
             listens: false,
@@ -170,7 +170,7 @@ impl Worker {
     }
 
     /// A worker that `of` has started unasked, and that serves.
-    pub fn heir(generation: Generation, slot: Slot, of: WorkerId, now: Time) -> Self {
+    pub fn successor(generation: Generation, slot: Slot, of: WorkerId, now: Time) -> Self {
         Worker {
             stage: Stage::Ready { since: now, look_at: None },
             ack: Some(AckKind::Takeover),
@@ -283,10 +283,10 @@ impl Worker {
                 let ready_at = ready_at.filter(|_| self.said.is_none() || self.must_wait);
                 [ack_by, ready_at, looks, self.settled_at, self.unseen_at].into_iter().flatten().min()
             }
-            Stage::Emptying { until, look_at, .. } => [until, look_at].into_iter().flatten().min(),
+            Stage::Draining { until, look_at, .. } => [until, look_at].into_iter().flatten().min(),
             // The hook ends, or is ended, in its own time.
-            Stage::Draining { ask_at: Some(_), .. } if self.pre_stop == Question::Asked => None,
-            Stage::Draining { ask_at, kill_at, .. } => ask_at.or(kill_at),
+            Stage::Terminating { ask_at: Some(_), .. } if self.pre_stop == Question::Asked => None,
+            Stage::Terminating { ask_at, kill_at, .. } => ask_at.or(kill_at),
             Stage::Remains { due, .. } => due,
             Stage::Ready { look_at, .. } => look_at,
             Stage::Killed => None,
@@ -295,7 +295,7 @@ impl Worker {
 
     /// When it has been silent for too long, if it is to say that it is alive.
     pub fn silent_at(&self, policy: &Policy) -> Option<Time> {
-        self.ready_since().filter(|_| !self.succeeded)?;
+        self.ready_since().filter(|_| !self.handed_over)?;
         Some(self.heard + policy.worker_watchdog?)
     }
 
@@ -355,14 +355,14 @@ impl Worker {
     /// unless everything stops, when that signal no longer harms it.
     pub fn drain(&mut self, now: Time, stopping: bool) {
         let ask_at = match self.stage {
-            Stage::Ready { since, .. } if !stopping => now.max(since + HUSH),
-            Stage::Draining { ask_at: Some(at), .. } if !stopping => at,
-            Stage::Draining { ask_at: Some(_), .. } | Stage::Ready { .. } => now,
-            Stage::Emptying { .. } | Stage::Starting { .. } => now,
+            Stage::Ready { since, .. } if !stopping => now.max(since + SIGNAL_GRACE),
+            Stage::Terminating { ask_at: Some(at), .. } if !stopping => at,
+            Stage::Terminating { ask_at: Some(_), .. } | Stage::Ready { .. } => now,
+            Stage::Draining { .. } | Stage::Starting { .. } => now,
             _ => return,
         };
         // Its time to leave begins when it is asked to, which a late tick puts off.
-        self.stage = Stage::Draining { ask_at: Some(ask_at), kill_at: None, since: now };
+        self.stage = Stage::Terminating { ask_at: Some(ask_at), kill_at: None, since: now };
     }
 
     /// How long a start that was refused for this reason is tried again.

@@ -13,7 +13,7 @@ mod machine;
 mod network;
 mod surroundings;
 
-use crate::cli_doctor::Doctor;
+use crate::cli::doctor::Doctor;
 use crate::sys::inherited;
 use check::{Check, State};
 use machine::Machine;

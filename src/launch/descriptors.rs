@@ -4,8 +4,8 @@
 use super::Surroundings;
 use crate::config::Config;
 use crate::core::event::AckKind;
+use crate::dialect::{FIRST_FD, first_listener};
 use crate::error::Error;
-use crate::export::{FIRST_FD, first_listener};
 use crate::listener::{Listeners, Upstream};
 use crate::sys::fd;
 use log::warn;

@@ -2,7 +2,7 @@
 //! and words. Files are read here, so at every start.
 
 use crate::config::Environment;
-use crate::export;
+use crate::dialect;
 use crate::sys::identity::Identity;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -54,7 +54,7 @@ pub fn read(
         variables.retain(|name, _| {
             let name_is = |unwanted: fn(&[u8]) -> bool| unwanted(name.as_bytes());
             let unsafe_here = identity.is_some() && name_is(is_unsafe_across_users);
-            !unsafe_here && !name_is(export::is_foreign) && !spec.drop.contains(name)
+            !unsafe_here && !name_is(dialect::is_foreign) && !spec.drop.contains(name)
         });
     }
     if let Some(identity) = identity {
@@ -67,7 +67,7 @@ pub fn read(
         read_dir(&base.join(dir), &mut variables)?;
     }
     variables.extend(spec.set.iter().cloned());
-    variables.retain(|name, _| !export::is_ours(name.as_bytes()));
+    variables.retain(|name, _| !dialect::is_ours(name.as_bytes()));
     Ok(variables)
 }
 

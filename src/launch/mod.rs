@@ -2,8 +2,10 @@
 //! environment, looked up anew at every start, so that a switched symlink, a
 //! renamed-over binary and changed settings are picked up.
 
+pub mod capture;
 pub mod descriptors;
 mod environment;
+pub mod hook;
 pub mod pin;
 mod saved;
 pub mod start;
@@ -26,7 +28,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::carrier::path;
+use crate::reexec::fd_transfer::path;
 use serde::{Deserialize, Serialize};
 
 /// Where PATH is not set, execvp(3) looks here.

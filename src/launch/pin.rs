@@ -20,7 +20,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::carrier::path;
+use crate::reexec::fd_transfer::path;
 
 /// What lies there leads to another file in each process.
 const NOT_FILES: [&str; 3] = ["/dev", "/proc", "/sys"];

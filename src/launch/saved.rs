@@ -1,8 +1,8 @@
 //! What generations were started from, on its way through an execve(2).
 
 use super::Reading;
-use crate::carrier::{Arrivals, Carrier, Fd};
 use crate::core::event::Generation;
+use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -15,19 +15,19 @@ impl Saved {
     /// Lists the descriptors and writes down the rest.
     ///
     /// # Errors
-    /// As [`Carrier::carry`].
-    pub fn new(readings: &BTreeMap<Generation, Reading>, carrier: &mut Carrier) -> io::Result<Saved> {
+    /// As [`FdTransfer::add`].
+    pub fn new(readings: &BTreeMap<Generation, Reading>, transfer: &mut FdTransfer) -> io::Result<Saved> {
         let save = |(&generation, reading): (&Generation, &Reading)| {
-            let program = carrier.carry_some(reading.held().map(AsRef::as_ref))?;
+            let program = transfer.add_some(reading.held().map(AsRef::as_ref))?;
             Ok((generation, reading.clone(), program))
         };
         readings.iter().map(save).collect::<io::Result<_>>().map(Saved)
     }
 
     /// The readings as they were.
-    pub fn restore(self, arrivals: &mut Arrivals) -> BTreeMap<Generation, Reading> {
+    pub fn restore(self, fds: &mut InheritedFds) -> BTreeMap<Generation, Reading> {
         let restore = |(generation, mut reading, program): (Generation, Reading, Option<Fd>)| {
-            if let Some(program) = arrivals.take_some(program) {
+            if let Some(program) = fds.take_some(program) {
                 reading.hold(program);
             }
             (generation, reading)

@@ -1,11 +1,11 @@
 //! A reading, the listeners and the ack channels become one start.
 
+use super::hook::HookContext;
 use super::{Reading, Refused, SHELL};
 use crate::ack::Channels;
 use crate::config;
 use crate::core::event::{Generation, Refusal, Slot, WorkerId};
-use crate::errands::About;
-use crate::export::{Dialect, Exported, first_listener, spell};
+use crate::dialect::{Dialect, Exported, first_listener, spell};
 use crate::listener::Listeners;
 use crate::sys::child::{Launch, SpawnError, Step};
 use crate::sys::fd;
@@ -199,7 +199,7 @@ impl Common {
     ///
     /// # Errors
     /// As for a worker.
-    pub fn hook(&self, reading: &Reading, command: &str, about: &About) -> Result<Launch, Refused> {
+    pub fn hook(&self, reading: &Reading, command: &str, about: &HookContext) -> Result<Launch, Refused> {
         let mut variables = self.place(about.generation, about.slot.unwrap_or(Slot(0)));
         variables.retain(|(name, _)| about.slot.is_some() || name != "GRACEFUL_RUN_SLOT");
         variables.push(("GRACEFUL_RUN_EVENT".into(), about.occasion.name().into()));

@@ -10,8 +10,8 @@
 use super::address::{Address, Bind, Host};
 use super::open::{open, plan};
 use super::{Listener, Listeners};
+use crate::dialect::{Dialect, check};
 use crate::error::Error;
-use crate::export::{Dialect, check};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 

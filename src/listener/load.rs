@@ -1,7 +1,7 @@
 //! How much waits at the listeners, and what connections come in through.
 
 use super::{Kind, Listener, Listeners};
-use crate::sys::connections::Doors;
+use crate::sys::connections::ListenPorts;
 use crate::sys::fd::{self, Queue};
 use socket2::SockRef;
 use std::net::SocketAddr;
@@ -34,18 +34,18 @@ impl Listener {
 
 impl Listeners {
     /// What the workers' connections come in through.
-    pub fn doors(&self) -> Doors {
-        let mut doors = Doors::default();
+    pub fn listen_ports(&self) -> ListenPorts {
+        let mut listen_ports = ListenPorts::default();
         for listener in self.iter().filter(|listener| listener.is_stream()) {
             let slots = 0..listener.sockets.len() as u32;
-            doors.listeners.extend(slots.map(|slot| listener.inode(slot)));
+            listen_ports.listeners.extend(slots.map(|slot| listener.inode(slot)));
             match listener.inet {
-                Some(SocketAddr::V4(address)) => drop(doors.four.insert(address.port())),
-                Some(SocketAddr::V6(address)) => drop(doors.six.insert(address.port())),
-                None => doors.names.extend(name(listener)),
+                Some(SocketAddr::V4(address)) => drop(listen_ports.four.insert(address.port())),
+                Some(SocketAddr::V6(address)) => drop(listen_ports.six.insert(address.port())),
+                None => listen_ports.names.extend(name(listener)),
             }
         }
-        doors
+        listen_ports
     }
 }
 

@@ -8,12 +8,12 @@
 //! Every socket is close-on-exec, and blocking unless its BIND says otherwise.
 //! It is made once and stays the same until we exit, whatever the number of
 //! generations: so a unix path keeps its inode and a `reuseport` socket its
-//! place in the group. What workers do to it meanwhile, [`Guard`] undoes. The path goes when [`Listeners`] is dropped, and only if
+//! place in the group. What workers do to it meanwhile, [`Repair`] undoes. The path goes when [`Listeners`] is dropped, and only if
 //! it is still ours; `process::exit` does not drop, so drop before it.
 
 pub mod address;
 pub mod change;
-pub mod guard;
+mod hard_link;
 mod inet;
 mod inherit;
 mod load;
@@ -21,8 +21,8 @@ mod open;
 pub mod options;
 mod path;
 mod private;
+pub mod repair;
 mod saved;
-mod spare;
 pub mod upstream;
 
 use std::io;
@@ -35,14 +35,14 @@ use nix::sys::stat::fstat;
 use socket2::SockRef;
 
 pub use address::Bind;
-pub use guard::Guard;
 pub use private::{PrivateSocket, SavedPrivate};
+pub use repair::Repair;
 pub use saved::Saved;
 pub use upstream::Upstream;
 
-pub use crate::export::Kind;
+pub use crate::dialect::Kind;
 
-use crate::export::Exported;
+use crate::dialect::Exported;
 use crate::sys::fd;
 use open::PathBind;
 use options::{Family, Options};

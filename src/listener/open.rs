@@ -17,15 +17,15 @@ use super::options::{Options, digits};
 use super::path::{self, BoundPath, Permissions, SERVING_PATIENCE, START_PATIENCE};
 use super::upstream::{FIRST, Upstream};
 use super::{Kind, Listener, Listeners, inet, tune};
+use crate::dialect::{Dialect, check};
 use crate::error::{Error, reason};
-use crate::export::{Dialect, check};
 use crate::sys::fd;
 
 /// Everything that a socket at a path is made from, also a second time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct PathBind {
     kind: UnixKind,
-    #[serde(with = "crate::carrier::path")]
+    #[serde(with = "crate::reexec::fd_transfer::path")]
     path: PathBuf,
     permissions: Permissions,
     options: Options,

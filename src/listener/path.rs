@@ -7,7 +7,7 @@
 //! The file goes when its [`BoundPath`] is dropped, if the path still leads to
 //! the same inode. The sockets have to be open until then: as long as they are,
 //! the kernel holds the inode, and its number cannot come back in another file.
-//! Until then [`spare`](super::spare) keeps a second name of it.
+//! Until then [`hard_link`](super::hard_link) keeps a second name of it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
@@ -24,7 +24,7 @@ use nix::unistd::{self, Gid, Uid, UnlinkatFlags};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::spare;
+use super::hard_link;
 use crate::error::{Error, reason};
 
 /// How long another starter may hold the directory before we give up. One
@@ -68,7 +68,7 @@ pub(super) fn bind(
     listen: impl FnOnce() -> io::Result<()>,
 ) -> Result<BoundPath, Error> {
     let mut bound = bind_locked(socket, path, permissions, patience, listen)?;
-    bound.spare = spare::make(bound.directory.as_fd(), &bound.name, path);
+    bound.spare = hard_link::make(bound.directory.as_fd(), &bound.name, path);
     bound.unlocked()
 }
 

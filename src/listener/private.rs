@@ -12,8 +12,8 @@ use socket2::{Domain, Socket, Type};
 use super::address::check_length;
 use super::path::{self, BoundPath, Permissions, START_PATIENCE};
 use super::saved::SavedPath;
-use crate::carrier::{Arrivals, Carrier, Fd};
 use crate::error::{Error, reason};
+use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -56,16 +56,16 @@ impl PrivateSocket {
     /// Lists the descriptors and writes down the rest, for an execve(2).
     ///
     /// # Errors
-    /// As [`Carrier::carry`].
-    pub fn save(&self, carrier: &mut Carrier) -> io::Result<SavedPrivate> {
-        let bound = SavedPath::new(&self.bound, carrier)?;
-        Ok(SavedPrivate { bound, listener: carrier.carry(&self.listener)? })
+    /// As [`FdTransfer::add`].
+    pub fn save(&self, transfer: &mut FdTransfer) -> io::Result<SavedPrivate> {
+        let bound = SavedPath::new(&self.bound, transfer)?;
+        Ok(SavedPrivate { bound, listener: transfer.add(&self.listener)? })
     }
 
     /// The socket as it was.
-    pub fn restore(saved: SavedPrivate, arrivals: &mut Arrivals) -> PrivateSocket {
-        let listener = arrivals.take(saved.listener).into();
-        PrivateSocket { bound: saved.bound.restore(arrivals), listener }
+    pub fn restore(saved: SavedPrivate, fds: &mut InheritedFds) -> PrivateSocket {
+        let listener = fds.take(saved.listener).into();
+        PrivateSocket { bound: saved.bound.restore(fds), listener }
     }
 
     /// Where it is.

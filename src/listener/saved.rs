@@ -2,11 +2,11 @@
 //! queues, the inode of a path and the place in a `reuseport` group stay.
 
 use super::change::From;
-use super::guard::Guard;
 use super::open::PathBind;
 use super::path::BoundPath;
+use super::repair::Repair;
 use super::{Kind, Listener, Listeners};
-use crate::carrier::{Arrivals, Carrier, Fd, path};
+use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds, path};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io;
@@ -18,7 +18,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     list: Vec<SavedListener>,
-    guard: super::guard::Saved,
+    repair: super::repair::Saved,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,20 +52,20 @@ pub(super) struct SavedPath {
 }
 
 impl SavedPath {
-    pub(super) fn new(path: &BoundPath, carrier: &mut Carrier) -> io::Result<SavedPath> {
+    pub(super) fn new(path: &BoundPath, transfer: &mut FdTransfer) -> io::Result<SavedPath> {
         Ok(SavedPath {
             path: path.path.clone(),
-            directory: carrier.carry(&path.directory)?,
+            directory: transfer.add(&path.directory)?,
             name: path.name.clone(),
             inode: path.inode,
             spare: path.spare.clone(),
         })
     }
 
-    pub(super) fn restore(self, arrivals: &mut Arrivals) -> BoundPath {
+    pub(super) fn restore(self, fds: &mut InheritedFds) -> BoundPath {
         BoundPath {
             path: self.path,
-            directory: arrivals.take(self.directory).into(),
+            directory: fds.take(self.directory).into(),
             name: self.name,
             inode: self.inode,
             spare: self.spare,
@@ -77,10 +77,10 @@ impl Saved {
     /// Lists the descriptors and writes down the rest.
     ///
     /// # Errors
-    /// As [`Carrier::carry`].
-    pub fn new(listeners: &Listeners, guard: &Guard, carrier: &mut Carrier) -> io::Result<Saved> {
-        let list = listeners.iter().map(|listener| save(listener, carrier)).collect::<io::Result<_>>()?;
-        Ok(Saved { list, guard: guard.save() })
+    /// As [`FdTransfer::add`].
+    pub fn new(listeners: &Listeners, repair: &Repair, transfer: &mut FdTransfer) -> io::Result<Saved> {
+        let list = listeners.iter().map(|listener| save(listener, transfer)).collect::<io::Result<_>>()?;
+        Ok(Saved { list, repair: repair.save() })
     }
 
     /// Whether everything is known here that it names.
@@ -101,19 +101,18 @@ impl Saved {
     }
 
     /// The listeners as they were.
-    pub fn restore(self, arrivals: &mut Arrivals) -> (Listeners, Guard) {
-        let listeners =
-            Listeners { list: self.list.into_iter().map(|saved| restore(saved, arrivals)).collect() };
-        let guard = Guard::restore(&self.guard, &listeners);
-        (listeners, guard)
+    pub fn restore(self, fds: &mut InheritedFds) -> (Listeners, Repair) {
+        let listeners = Listeners { list: self.list.into_iter().map(|saved| restore(saved, fds)).collect() };
+        let repair = Repair::restore(&self.repair, &listeners);
+        (listeners, repair)
     }
 }
 
-fn save(listener: &Listener, carrier: &mut Carrier) -> io::Result<SavedListener> {
-    let path = listener.path.as_ref().map(|path| SavedPath::new(path, carrier)).transpose()?;
+fn save(listener: &Listener, transfer: &mut FdTransfer) -> io::Result<SavedListener> {
+    let path = listener.path.as_ref().map(|path| SavedPath::new(path, transfer)).transpose()?;
     Ok(SavedListener {
         path,
-        sockets: listener.sockets.iter().map(|socket| carrier.carry(socket)).collect::<io::Result<_>>()?,
+        sockets: listener.sockets.iter().map(|socket| transfer.add(socket)).collect::<io::Result<_>>()?,
         name: listener.name.clone(),
         address: listener.address.clone(),
         written: listener.written.clone(),
@@ -131,9 +130,9 @@ fn save(listener: &Listener, carrier: &mut Carrier) -> io::Result<SavedListener>
     })
 }
 
-fn restore(saved: SavedListener, arrivals: &mut Arrivals) -> Listener {
-    let sockets = saved.sockets.into_iter().map(|fd| arrivals.take(fd)).collect();
-    let path = saved.path.map(|path| path.restore(arrivals));
+fn restore(saved: SavedListener, fds: &mut InheritedFds) -> Listener {
+    let sockets = saved.sockets.into_iter().map(|fd| fds.take(fd)).collect();
+    let path = saved.path.map(|path| path.restore(fds));
     Listener {
         path,
         sockets,
@@ -164,7 +163,7 @@ fn kind(name: &str) -> Option<Kind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::Dialect;
+    use crate::dialect::Dialect;
     use crate::listener::Upstream;
 
     #[test]
@@ -176,20 +175,20 @@ mod tests {
                 .map(|bind| bind.parse().unwrap());
         let listeners =
             Listeners::open(Upstream::default(), &binds, place.path(), 1, &[Dialect::ListenFds]).unwrap();
-        let guard = Guard::new(&listeners);
-        let mut carrier = Carrier::default();
-        let saved = Saved::new(&listeners, &guard, &mut carrier).unwrap();
-        assert_eq!(carrier.listed().len(), 4, "three sockets and a directory");
-        let before = format!("{listeners:?} {guard:?}");
+        let repair = Repair::new(&listeners);
+        let mut transfer = FdTransfer::default();
+        let saved = Saved::new(&listeners, &repair, &mut transfer).unwrap();
+        assert_eq!(transfer.listed().len(), 4, "three sockets and a directory");
+        let before = format!("{listeners:?} {repair:?}");
         // As execve(2) does it: nothing is dropped.
         std::mem::forget(listeners);
         let text = serde_json::to_string(&saved).unwrap();
         let saved: Saved = serde_json::from_str(&text).unwrap();
         saved.check().unwrap();
         assert_eq!(saved.paths(), std::slice::from_ref(&at));
-        let mut arrivals = Arrivals::new(carrier.listed()).unwrap();
-        let (listeners, guard) = saved.restore(&mut arrivals);
-        assert_eq!(format!("{listeners:?} {guard:?}"), before);
+        let mut fds = InheritedFds::new(transfer.listed()).unwrap();
+        let (listeners, repair) = saved.restore(&mut fds);
+        assert_eq!(format!("{listeners:?} {repair:?}"), before);
         assert!(at.exists());
         drop(listeners);
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "they are ours to remove");

@@ -72,10 +72,10 @@ fn what_waits_at_a_listener_is_counted() {
     assert_eq!((list[1].queue(), waiting(list[1])), (None, vec![2]));
     assert_eq!(waiting(list[2]), [0]);
     assert_eq!((list[3].queue(), waiting(list[3])), (None, vec![]));
-    let doors = listeners.doors();
-    assert_eq!(doors.four, BTreeSet::from([port(list[0])]));
-    assert!(doors.names.contains(&b"\0graceful-run-test-queue"[..]), "{doors:?}");
-    assert_eq!(doors.names.len(), 2);
+    let listen_ports = listeners.listen_ports();
+    assert_eq!(listen_ports.four, BTreeSet::from([port(list[0])]));
+    assert!(listen_ports.names.contains(&b"\0graceful-run-test-queue"[..]), "{listen_ports:?}");
+    assert_eq!(listen_ports.names.len(), 2);
 }
 
 #[test]

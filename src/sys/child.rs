@@ -215,7 +215,7 @@ impl Step {
     }
 }
 
-/// Waits for what the child says first where it has a filter: its listener's
+/// Awaits for what the child says first where it has a filter: its listener's
 /// descriptor, or what has failed before there was one.
 pub(super) fn receive_listener(receive: &OwnedFd) -> (Option<OwnedFd>, Option<SpawnError>) {
     let mut message = [0; 8];
@@ -229,7 +229,7 @@ pub(super) fn receive_listener(receive: &OwnedFd) -> (Option<OwnedFd>, Option<Sp
                     ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
                     _ => None,
                 });
-                break (packet.bytes, given.map(fd::adopt));
+                break (packet.bytes, given.map(fd::take_ownership));
             }
             Err(Errno::EINTR) => {}
             Err(_) => break (0, None),

@@ -30,7 +30,7 @@ const ESTABLISHED: u32 = 1 << 1;
 
 /// What connections come in through.
 #[derive(Debug, Clone, Default)]
-pub struct Doors {
+pub struct ListenPorts {
     /// The listeners themselves, by inode.
     pub listeners: BTreeSet<u64>,
     /// TCP ports at IPv4 addresses.
@@ -42,7 +42,7 @@ pub struct Doors {
     pub names: BTreeSet<Vec<u8>>,
 }
 
-impl Doors {
+impl ListenPorts {
     /// TCP at this address as well.
     pub fn at(&mut self, address: SocketAddr) {
         let ports = if address.is_ipv4() { &mut self.four } else { &mut self.six };
@@ -57,36 +57,36 @@ pub fn at_port(port: u16) -> BTreeSet<u64> {
     families.into_iter().flat_map(|family| tcp(family, &BTreeSet::from([port]))).collect()
 }
 
-/// How many connections that came in through `doors` each of these workers holds,
+/// How many connections that came in through `listen_ports` each of these workers holds,
 /// by itself or in a descendant; one that is itself a worker is not counted with
 /// another. None where its descriptors cannot be seen.
-pub fn held(workers: &[Pid], doors: &Doors) -> Vec<Option<u32>> {
+pub fn held(workers: &[Pid], listen_ports: &ListenPorts) -> Vec<Option<u32>> {
     let others: BTreeSet<Pid> = workers.iter().copied().collect();
     let held = |&worker: &Pid| -> Option<BTreeSet<u64>> {
         std::fs::read_dir(format!("/proc/{worker}/fd")).ok()?;
         let sockets = tree::walk(worker, &others).flat_map(sockets);
-        Some(sockets.filter(|inode| !doors.listeners.contains(inode)).collect())
+        Some(sockets.filter(|inode| !listen_ports.listeners.contains(inode)).collect())
     };
     let held: Vec<Option<BTreeSet<u64>>> = workers.iter().map(held).collect();
     // The kernel goes through the whole of its table, which takes longer than all else.
     let connections = match held.iter().flatten().all(BTreeSet::is_empty) {
         true => BTreeSet::new(),
-        false => through(doors),
+        false => through(listen_ports),
     };
     let count = |held: BTreeSet<u64>| held.intersection(&connections).count() as u32;
     held.into_iter().map(|held| held.map(count)).collect()
 }
 
-/// Every connection that came in through `doors`.
-fn through(doors: &Doors) -> BTreeSet<u64> {
+/// Every connection that came in through `listen_ports`.
+fn through(listen_ports: &ListenPorts) -> BTreeSet<u64> {
     let mut connections = BTreeSet::new();
-    for (family, ports) in [(libc::AF_INET, &doors.four), (libc::AF_INET6, &doors.six)] {
+    for (family, ports) in [(libc::AF_INET, &listen_ports.four), (libc::AF_INET6, &listen_ports.six)] {
         if !ports.is_empty() {
             connections.extend(tcp(family, ports));
         }
     }
-    if !doors.names.is_empty() {
-        connections.extend(unix(&doors.names));
+    if !listen_ports.names.is_empty() {
+        connections.extend(unix(&listen_ports.names));
     }
     connections
 }
@@ -179,12 +179,12 @@ mod tests {
             let server_inode = inode(&server);
             assert_eq!(at_port(port), BTreeSet::from([server_inode]), "{host}");
             let ports = BTreeSet::from([port, 1]);
-            let doors = match listener.local_addr().expect("an address").is_ipv4() {
-                true => Doors { four: ports, ..Doors::default() },
-                false => Doors { six: ports, ..Doors::default() },
+            let listen_ports = match listener.local_addr().expect("an address").is_ipv4() {
+                true => ListenPorts { four: ports, ..ListenPorts::default() },
+                false => ListenPorts { six: ports, ..ListenPorts::default() },
             };
-            assert!(through(&doors).contains(&server_inode), "{host}");
-            assert_eq!(held(&[Pid::this(), Pid::from_raw(i32::MAX)], &doors), [Some(1), None]);
+            assert!(through(&listen_ports).contains(&server_inode), "{host}");
+            assert_eq!(held(&[Pid::this(), Pid::from_raw(i32::MAX)], &listen_ports), [Some(1), None]);
             drop((server, client));
             assert!(!at_port(port).contains(&server_inode), "{host}");
         }
@@ -202,8 +202,8 @@ mod tests {
         let names = BTreeSet::from([path.as_os_str().as_bytes().to_vec()]);
         assert!(unix(&names).contains(&inode(&server)));
         assert!(!unix(&names).contains(&inode(&waiting)), "the client's end has no name");
-        let doors = Doors { names, ..Doors::default() };
-        assert_eq!(held(&[Pid::this()], &doors), [Some(1)]);
+        let listen_ports = ListenPorts { names, ..ListenPorts::default() };
+        assert_eq!(held(&[Pid::this()], &listen_ports), [Some(1)]);
         assert_eq!(unix_queues(&[inode(&listener), 1]).get(&1), None);
         drop(another);
     }

@@ -23,7 +23,7 @@ pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
 /// As fcntl(2) has them for F_DUPFD_CLOEXEC.
 pub fn duplicate_above(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
     let copy = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(least))?;
-    Ok(adopt(copy))
+    Ok(take_ownership(copy))
 }
 
 /// Whether two descriptors of ours are copies of one: kcmp(2), KCMP_FILE. Where
@@ -80,7 +80,7 @@ pub fn identity(fd: RawFd) -> io::Result<(u64, u64)> {
 
 /// The owner of a descriptor that we kept open over execve(2), and that nothing
 /// in this process owns. Any other number may close a file under its owner.
-pub fn adopt(fd: RawFd) -> OwnedFd {
+pub fn take_ownership(fd: RawFd) -> OwnedFd {
     // SAFETY: the caller vouches that the number is open and has no owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

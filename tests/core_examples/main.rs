@@ -994,7 +994,7 @@ fn a_followed_worker_starts_its_successor_and_is_asked_to_stop() {
     let mut case = followed();
     case.ask(Request::Upgrade);
     let (generation, slot) = (Generation(2), Slot(0));
-    assert!(case.did(Action::Succeed { worker: WorkerId(2), of: WorkerId(1), generation, slot }));
+    assert!(case.did(Action::RequestHandover { worker: WorkerId(2), of: WorkerId(1), generation, slot }));
     case.wait(20);
     assert!(case.did(Action::Probe(WorkerId(2))), "it is looked for");
     // What the first worker was handed says nothing of this one.
@@ -1013,7 +1013,7 @@ fn one_that_leaves_to_its_successor_gets_no_signal_and_has_not_crashed() {
     let mut case = followed();
     case.ask(Request::Upgrade);
     seen(&mut case, 2);
-    case.tell(Event::Succeeded(WorkerId(1)));
+    case.tell(Event::HandedOver(WorkerId(1)));
     case.wait(1000);
     assert_eq!(case.core.generation(), Generation(2));
     case.ask(Request::Stop);
@@ -1025,14 +1025,14 @@ fn one_that_leaves_to_its_successor_gets_no_signal_and_has_not_crashed() {
 #[test]
 fn a_successor_that_nobody_has_asked_for_is_the_next_generation() {
     let mut case = followed();
-    case.tell(Event::Succeeded(WorkerId(1)));
+    case.tell(Event::HandedOver(WorkerId(1)));
     let (generation, slot) = (Generation(2), Slot(0));
-    assert!(case.did(Action::Adopt { worker: WorkerId(2), of: WorkerId(1), generation, slot }));
+    assert!(case.did(Action::TakeSuccessor { worker: WorkerId(2), of: WorkerId(1), generation, slot }));
     case.exit(1, 0);
     case.ask(Request::Upgrade);
     case.wait(500);
     let generation = Generation(3);
-    assert!(case.did(Action::Succeed { worker: WorkerId(3), of: WorkerId(2), generation, slot }));
+    assert!(case.did(Action::RequestHandover { worker: WorkerId(3), of: WorkerId(2), generation, slot }));
     assert!(!case.stopped(1));
 }
 
@@ -1089,7 +1089,7 @@ fn the_next_upgrade_waits_for_an_old_worker_that_was_asked_to_stop() {
     case.ask(Request::Upgrade);
     case.wait(1000);
     let asked = |case: &Case| {
-        case.done.iter().any(|action| matches!(action, Action::Succeed { of: WorkerId(2), .. }))
+        case.done.iter().any(|action| matches!(action, Action::RequestHandover { of: WorkerId(2), .. }))
     };
     assert!(!asked(&case) && case.core.upgrade_pending());
     case.exit(1, 0);

@@ -49,7 +49,7 @@ pub type Verdict = Result<(), String>;
 
 /// Signals sooner than this after an ack end servers that are not yet ready for
 /// them.
-pub const HUSH: Duration = Duration::from_millis(500);
+pub const SIGNAL_GRACE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone)]
 pub struct Place {
@@ -291,7 +291,7 @@ impl Book {
                     self.left_or_lost(worker, exit, ready);
                 }
             }
-            Event::Succeeded(id) => self.succeeded(id),
+            Event::HandedOver(id) => self.succeeded(id),
             Event::Swept(id) => {
                 if self.lives.get(&id).is_some_and(|life| life.exited.is_some()) {
                     self.lives.remove(&id);
@@ -656,7 +656,7 @@ impl Book {
             // One that has only lived, for 2 s, may still be trying to bind for 2.5 s.
             let named = self.policy.readiness.kinds.contains(&AckKind::Timer);
             let least = match (life.of.is_some(), life.ack == Some(AckKind::Timer) && !named) {
-                (true, _) => HUSH,
+                (true, _) => SIGNAL_GRACE,
                 (false, true) => Duration::from_millis(1500),
                 (false, false) => Duration::ZERO,
             };

@@ -1,6 +1,6 @@
 //! Whether an action was called for.
 
-use crate::book::{Book, HUSH, Hold, Open, Place, Verdict, demand, ending};
+use crate::book::{Book, Hold, Open, Place, SIGNAL_GRACE, Verdict, demand, ending};
 use crate::life::Life;
 use crate::probation::Waiting;
 use crate::steer::Switch;
@@ -21,8 +21,12 @@ impl Book {
             Action::Spawn { worker, generation, slot, reading } => {
                 self.spawn(worker, generation, slot, reading)
             }
-            Action::Succeed { worker, of, generation, slot } => self.succeed(worker, of, generation, slot),
-            Action::Adopt { worker, of, generation, slot } => self.adopt(worker, of, generation, slot),
+            Action::RequestHandover { worker, of, generation, slot } => {
+                self.succeed(worker, of, generation, slot)
+            }
+            Action::TakeSuccessor { worker, of, generation, slot } => {
+                self.adopt(worker, of, generation, slot)
+            }
             Action::Probe(id) if self.lives.get(&id).is_some_and(Life::awaited) => Ok(()),
             Action::Probe(id) => {
                 let listeners = self.policy.listeners;
@@ -184,11 +188,11 @@ impl Book {
     fn succeed(&mut self, id: WorkerId, of: WorkerId, generation: Generation, slot: Slot) -> Verdict {
         let (now, timeout) = (self.now, self.policy.ack_timeout);
         demand!(self.policy.follow && !self.stopping, "a successor out of place");
-        let old = self.running(of, Action::Succeed { worker: id, of, generation, slot })?;
+        let old = self.running(of, Action::RequestHandover { worker: id, of, generation, slot })?;
         demand!(old.stage == ShownStage::Ready && !old.signalled(), "{of:?} does not serve");
         demand!(!old.succeeded, "{of:?} leaves, and is asked for another successor");
         demand!(old.slot == slot && old.generation < generation, "{id:?} cannot follow {of:?}");
-        demand!(old.ready.is_some_and(|at| at + HUSH <= now), "{of:?} is signalled too soon");
+        demand!(old.ready.is_some_and(|at| at + SIGNAL_GRACE <= now), "{of:?} is signalled too soon");
         let open = self.open.as_mut().filter(|open| open.to == generation && open.failure.is_none());
         let open = open.ok_or("a successor without an upgrade")?;
         demand!(!open.back, "a successor of what is to go back");
@@ -202,7 +206,7 @@ impl Book {
     fn adopt(&mut self, id: WorkerId, of: WorkerId, generation: Generation, slot: Slot) -> Verdict {
         let now = self.now;
         demand!(self.this.adopt.take() == Some(of), "{of:?} has not left to a successor");
-        let old = self.running(of, Action::Adopt { worker: id, of, generation, slot })?;
+        let old = self.running(of, Action::TakeSuccessor { worker: id, of, generation, slot })?;
         demand!(old.slot == slot, "{id:?} cannot follow {of:?}");
         let same = old.generation;
         if let Some(open) = &mut self.open {
@@ -264,7 +268,7 @@ impl Book {
         let to = self.serving;
         let life = self.running(id, Action::Stop(id))?;
         let Some(ready) = life.ready.filter(|_| !stopping) else { return Ok(()) };
-        demand!(ready + HUSH <= now, "{id:?} is asked to stop {:?} after its ack", now - ready);
+        demand!(ready + SIGNAL_GRACE <= now, "{id:?} is asked to stop {:?} after its ack", now - ready);
         demand!(life.emptying.is_none(), "{id:?} is asked to stop before it has drained");
         let surplus = life.surplus || life.slot.0 >= places || undone == Some(life.generation);
         let replaced = committed.contains(&life.slot) && life.generation != to;
@@ -409,9 +413,9 @@ impl Book {
             Report::RollbackFailed { .. } => return self.rollback_failed(report),
             Report::Proven(generation) => return self.proven(generation),
             Report::Unseen { worker, after, timer } => return self.unseen(worker, after, timer),
-            Report::TookOver { worker, of } => {
+            Report::HandedOver { worker, of } => {
                 let heir = self.lives.get(&worker).is_some_and(|life| life.of == Some(of));
-                demand!(heir && self.this.event == Some(Event::Succeeded(of)), "{report:?} out of place");
+                demand!(heir && self.this.event == Some(Event::HandedOver(of)), "{report:?} out of place");
             }
             Report::Asked(id) => {
                 demand!(self.lives.get(&id).is_some_and(|life| life.stopped == Some(now)), "{report:?}")

@@ -1,6 +1,6 @@
 //! What must be so after every step, and when all has come to rest.
 
-use crate::book::{Book, HUSH, Hold, Open, Verdict, demand};
+use crate::book::{Book, Hold, Open, SIGNAL_GRACE, Verdict, demand};
 use crate::life::Life;
 use graceful_run::core::event::{Generation, Slot, WorkerId};
 use graceful_run::core::{Phase, Shown, ShownStage, Supervisor};
@@ -230,7 +230,7 @@ impl Book {
                     }
                     (None, _) if life.pre_stop == Some(false) => {}
                     (None, Some(at)) => {
-                        demand!(waits(at + HUSH) && !self.stopping, "{id:?} was not asked to stop")
+                        demand!(waits(at + SIGNAL_GRACE) && !self.stopping, "{id:?} was not asked to stop")
                     }
                     (None, None) => return Err(format!("{id:?} was not asked to stop")),
                 }

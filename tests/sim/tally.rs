@@ -102,7 +102,7 @@ impl Tally {
             Event::Heartbeat(_) => self.see("heartbeat"),
             Event::Waits(_) => self.see("waits"),
             Event::Switched(_, true) => self.see("switched"),
-            Event::Succeeded(_) => self.see("left to its successor"),
+            Event::HandedOver(_) => self.see("left to its successor"),
             Event::Request(Request::Interrupt { told: true }) => self.see("ended: told by the terminal"),
             _ => {}
         }
@@ -146,8 +146,8 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::LookWaiting => "look waiting",
         Action::Forget(_) => "forgotten",
         Action::Forward(..) => "forward",
-        Action::Succeed { .. } => "succeed",
-        Action::Adopt { .. } => "took over",
+        Action::RequestHandover { .. } => "succeed",
+        Action::TakeSuccessor { .. } => "took over",
         Action::Suspend(_) => "suspend",
         Action::Probe(_) => "probe",
         Action::Exit(Ending::Stopped) => "ended: stopped",

@@ -265,11 +265,11 @@ impl<'a> World<'a> {
                 self.tell(event)?;
                 self.follow(event);
                 // One that came too soon is no news yet, and may be later.
-                let adopts = |action: &Action| matches!(action, Action::Adopt { .. });
+                let adopts = |action: &Action| matches!(action, Action::TakeSuccessor { .. });
                 let news = match event {
                     // It listens on one address more.
                     Event::Request(_) | Event::Ack(_, AckKind::Listen) => false,
-                    Event::Succeeded(_) => {
+                    Event::HandedOver(_) => {
                         self.log.steps.last().is_some_and(|step| step.2.iter().any(adopts))
                     }
                     _ => true,
@@ -349,7 +349,7 @@ impl<'a> World<'a> {
             Deed::Succeed => {
                 let leaves = self.now + self.rng.moment();
                 self.put(leaves, Due::Deed(worker, Deed::Exit(Exit::Code(0))));
-                Event::Succeeded(worker)
+                Event::HandedOver(worker)
             }
         };
         self.put(self.now + lag, Due::Tell(event));
@@ -455,8 +455,8 @@ impl<'a> World<'a> {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Spawn { worker, generation, .. } => self.spawn(worker, generation),
-            Action::Succeed { worker, of, .. } => self.succeed(worker, of),
-            Action::Adopt { worker, .. } => {
+            Action::RequestHandover { worker, of, .. } => self.succeed(worker, of),
+            Action::TakeSuccessor { worker, .. } => {
                 let good = self.calm || !self.rng.chance(self.badness);
                 let script = Script::heir(&mut self.rng, &self.policy, good);
                 for (after, deed) in script.deeds.clone() {

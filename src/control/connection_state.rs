@@ -1,0 +1,72 @@
+//! What is known of one client and has not reached it, or the loop.
+
+use super::line::Lines;
+use super::protocol::{self, Outcome, Reply};
+use super::reply_queue::Answer;
+use super::server::{ClientId, metrics_of, progress_of, status_of};
+use crossbeam_channel::{Receiver, Sender};
+
+/// What is known of a client.
+#[derive(Debug, Default)]
+pub(super) struct ConnectionState {
+    pub(super) lines: Lines,
+    /// How many it has asked for.
+    pub(super) requests: u64,
+    pub(super) outstanding: Option<Outstanding>,
+    /// What it has not read.
+    pub(super) unsent: Vec<u8>,
+    /// Dropped once it has that.
+    pub(super) written: Vec<Sender<()>>,
+    /// We end then, and it sees that by the end of its connection.
+    pub(super) stays: bool,
+    /// Nothing more is heard of it once it has that.
+    pub(super) closing: bool,
+}
+
+/// A request that has not had its result.
+#[derive(Debug)]
+pub(super) struct Outstanding {
+    pub(super) client: ClientId,
+    pub(super) progress: bool,
+    pub(super) answers: Receiver<Answer>,
+    /// The result is among what it has not read.
+    pub(super) over: bool,
+}
+
+impl ConnectionState {
+    /// Everything that was answered is to be sent.
+    pub(super) fn set_aside(&mut self) {
+        while let Some(Ok(answer)) = self.outstanding.as_ref().map(|it| it.answers.try_recv()) {
+            self.put(answer);
+        }
+    }
+
+    /// One answer more is to be sent.
+    pub(super) fn put(&mut self, answer: Answer) {
+        let (last, ends) = match &answer {
+            Answer::Line(_) | Answer::Progress(_) => (false, false),
+            Answer::Status(..) | Answer::Metrics(..) | Answer::Result(..) => (true, false),
+            Answer::LastLine(..) | Answer::LastResult(..) => (true, true),
+        };
+        let (line, written) = match answer {
+            Answer::Line(line) => (line.to_vec(), None),
+            Answer::LastLine(line, written) => (line.to_vec(), written),
+            Answer::Progress(about) => (protocol::line(&progress_of(*about)), None),
+            Answer::Status(about, written) => (protocol::line(&status_of(*about)), written),
+            Answer::Metrics(about, written) => (protocol::line(&metrics_of(*about)), written),
+            Answer::Result(reply, written) | Answer::LastResult(reply, written) => {
+                (protocol::line(&*reply), written)
+            }
+        };
+        self.unsent.extend(line);
+        self.written.extend(written);
+        self.stays |= ends;
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.over |= last;
+        }
+    }
+
+    pub(super) fn refuse(&mut self, why: String) {
+        self.unsent.extend(protocol::line(&Reply::because(Outcome::Invalid, why)));
+    }
+}

@@ -1,0 +1,108 @@
+//! What the loop sends back to a client: into a queue that has an end, and in which
+//! there is always room for the result.
+
+use super::protocol::{Reply, Status};
+use super::socket_stats::Snapshot;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::sync::Arc;
+
+/// Lines that wait for a client.
+const QUEUE: usize = 512;
+/// The part of them that is kept for the result.
+const RESERVE: usize = 4;
+
+/// The way back to a client; no word of it waits.
+#[derive(Debug)]
+pub struct ReplyQueue {
+    queue: Sender<Answer>,
+    /// Dropped once the last answer is written, or nobody is left to read it.
+    written: Option<Sender<()>>,
+}
+
+/// What is sent back.
+#[derive(Debug)]
+pub enum Answer {
+    /// One of any number.
+    Line(Arc<[u8]>),
+    /// The last line of one that has no result, before we exit.
+    LastLine(Arc<[u8]>, Option<Sender<()>>),
+    /// To be completed and shortened.
+    Progress(Box<(Status, Snapshot)>),
+    /// To be completed; the last.
+    Status(Box<(Status, Snapshot)>, Option<Sender<()>>),
+    /// The same for `metrics`; the last.
+    Metrics(Box<(Status, Snapshot)>, Option<Sender<()>>),
+    /// The last.
+    Result(Box<Reply>, Option<Sender<()>>),
+    /// The last, before we exit.
+    LastResult(Box<Reply>, Option<Sender<()>>),
+}
+
+impl ReplyQueue {
+    /// The way, and its end.
+    pub fn channel() -> (ReplyQueue, Receiver<Answer>) {
+        let (queue, answers) = bounded(QUEUE);
+        (ReplyQueue { queue, written: None }, answers)
+    }
+
+    /// Has `written` dropped once the last answer is written, or nobody is left to
+    /// read it.
+    pub fn tell_written(&mut self, written: Sender<()>) {
+        self.written = Some(written);
+    }
+
+    /// One line more, if there is room for it.
+    ///
+    /// # Errors
+    /// `Full` if the client is slow, `Disconnected` if it has gone.
+    pub fn line(&self, line: &Arc<[u8]>) -> Result<(), TrySendError<()>> {
+        if self.queue.len() + RESERVE >= QUEUE {
+            return Err(TrySendError::Full(()));
+        }
+        self.send(Answer::Line(Arc::clone(line)))
+    }
+
+    /// How far it is.
+    pub fn progress(&self, status: Status, snapshot: Snapshot) {
+        if self.queue.len() + RESERVE < QUEUE {
+            let _ = self.send(Answer::Progress(Box::new((status, snapshot))));
+        }
+    }
+
+    /// The answer to `status`, the last one.
+    pub fn status(mut self, status: Status, snapshot: Snapshot) {
+        let written = self.written.take();
+        let _ = self.send(Answer::Status(Box::new((status, snapshot)), written));
+    }
+
+    /// The answer to `metrics`, the last one.
+    pub fn metrics(mut self, status: Status, snapshot: Snapshot) {
+        let written = self.written.take();
+        let _ = self.send(Answer::Metrics(Box::new((status, snapshot)), written));
+    }
+
+    /// The result, the last answer.
+    pub fn result(mut self, reply: Reply) {
+        let written = self.written.take();
+        let _ = self.send(Answer::Result(Box::new(reply), written));
+    }
+
+    /// The result, before we exit.
+    pub fn last_result(mut self, reply: Reply) {
+        let written = self.written.take();
+        let _ = self.send(Answer::LastResult(Box::new(reply), written));
+    }
+
+    /// The last line of one that has no result, before we exit.
+    pub fn last_line(mut self, line: &Arc<[u8]>) {
+        let written = self.written.take();
+        let _ = self.send(Answer::LastLine(Arc::clone(line), written));
+    }
+
+    fn send(&self, answer: Answer) -> Result<(), TrySendError<()>> {
+        self.queue.try_send(answer).map_err(|error| match error {
+            TrySendError::Full(_) => TrySendError::Full(()),
+            TrySendError::Disconnected(_) => TrySendError::Disconnected(()),
+        })
+    }
+}

@@ -1,0 +1,193 @@
+//! A status for people.
+
+use crate::control::protocol::Status;
+use crate::logger::escape;
+use std::time::Duration;
+
+/// Some lines: the whole, the last upgrade, the listeners, the workers.
+pub fn show(status: &Status) -> String {
+    let mut text = String::new();
+    let name = status.name.as_deref().map_or(String::new(), |name| format!("{}: ", escape(name)));
+    let up = length(status.uptime_ms);
+    text +=
+        &format!("{name}{}, generation {}, pid {}, up {up}\n", status.phase, status.generation, status.pid);
+    if let Some(last) = &status.last_upgrade {
+        let why = last.reason.as_ref().map_or(String::new(), |reason| format!(": {}", escape(reason)));
+        let ago = last.ago_ms.map_or(String::new(), |ago| format!(", {} ago", length(ago)));
+        let took = length(last.duration_ms);
+        let (from, to, result) = (last.from, last.to, &last.result);
+        text += &format!("last upgrade: {from} to {to} {result} after {took}{ago}{why}\n");
+    }
+    if let Some(probation) = &status.probation {
+        let (generation, before) = (probation.generation, probation.before);
+        text += &format!(
+            "generation {generation} is on probation for another {} ({}; at {} generation {before} is started again)\n",
+            length(probation.left_ms),
+            count(probation.crashes, "crash", "crashes").unwrap_or_else(|| "no crash".into()),
+            probation.of
+        );
+    }
+    if !status.lost.is_empty() {
+        let files: Vec<String> = status.lost.iter().map(|file| escape(file)).collect();
+        text += &format!("not as it was, for a worker that is started again: {}\n", files.join(", "));
+    }
+    let mut more = Vec::new();
+    more.extend(status.held.map(|held| format!("generation {held} is on hold")));
+    more.extend(count(status.workers_wanted, "worker wanted", "workers wanted"));
+    if status.pending_upgrade {
+        more.push("another upgrade follows".to_owned());
+    }
+    more.extend(count(status.upgrades, "upgrade succeeded", "upgrades succeeded"));
+    more.extend(count(status.failed_upgrades, "upgrade failed", "upgrades failed"));
+    more.extend(count(status.crashes, "worker ended by itself", "workers ended by themselves"));
+    if !more.is_empty() {
+        text += &format!("{}\n", more.join(", "));
+    }
+    if !status.listeners.is_empty() {
+        let rows = status.listeners.iter().map(|listener| {
+            let queue = match (listener.queue, listener.backlog) {
+                (Some(queue), Some(backlog)) => format!("{queue}/{backlog}"),
+                (Some(queue), None) => queue.to_string(),
+                _ => String::new(),
+            };
+            let fd = listener.fd.map_or(String::new(), |fd| fd.to_string());
+            let outlook = listener.outlook.clone().unwrap_or_default();
+            [listener.name.clone(), listener.address.clone(), listener.kind.clone(), fd, queue, outlook]
+        });
+        text += &table(["LISTENER", "ADDRESS", "KIND", "FD", "QUEUE", "OUTLOOK"], rows.collect());
+    }
+    if let Some(adopt) = &status.adopt {
+        let rows = adopt.addresses.iter().map(|address| {
+            [
+                address.address.clone(),
+                if address.shared { "share".into() } else { "steer".into() },
+                address.generation.map_or(String::new(), |generation| generation.to_string()),
+                address.sockets.to_string(),
+                if address.others > 0 { address.others.to_string() } else { String::new() },
+                address.queue.map_or(String::new(), |queue| queue.to_string()),
+            ]
+        });
+        text += &table(["ADDRESS", "ADOPTED", "GENERATION", "SOCKETS", "OTHERS", "QUEUE"], rows.collect());
+    }
+    let rows = status.workers.iter().map(|worker| {
+        [
+            worker.slot.to_string(),
+            worker.generation.to_string(),
+            worker.pid.map_or(String::new(), |pid| pid.to_string()),
+            worker.stage.clone(),
+            length(worker.age_ms),
+            worker.ack.clone().unwrap_or_default(),
+            worker.connections.map_or(String::new(), |count| count.to_string()),
+            worker.drain.clone().or_else(|| worker.status.clone()).unwrap_or_default(),
+        ]
+    });
+    text +=
+        &table(["SLOT", "GENERATION", "PID", "STAGE", "AGE", "ACK", "CONNECTIONS", "STATUS"], rows.collect());
+    text
+}
+
+fn count(number: u32, one: &str, many: &str) -> Option<String> {
+    match number {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        _ => Some(format!("{number} {many}")),
+    }
+}
+
+/// Columns that are empty in every row are left out.
+fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
+    // What workers say of themselves may hold anything.
+    let rows: Vec<[String; N]> = rows.into_iter().map(|row| row.map(|cell| escape(&cell))).collect();
+    let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let mut text = String::from("\n");
+    let shown: Vec<(usize, usize)> = (0..N)
+        .filter(|&column| widest(column) > 0)
+        .map(|column| (column, widest(column).max(head[column].len())))
+        .collect();
+    for row in std::iter::once(head.map(String::from)).chain(rows.iter().cloned()) {
+        let cells: Vec<String> =
+            shown.iter().map(|&(column, width)| format!("{:width$}", row[column])).collect();
+        text += cells.join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// Milliseconds below a second, whole seconds above.
+pub fn length(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        _ => humantime::format_duration(Duration::from_secs(ms / 1000)).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::protocol::{Address, Adopted, LastUpgrade, Listener, Worker};
+
+    #[test]
+    fn what_is_not_known_takes_no_room() {
+        let status = Status {
+            pid: 71,
+            name: Some("web".into()),
+            phase: "running".into(),
+            generation: 3,
+            uptime_ms: 81_234,
+            listeners: vec![Listener {
+                name: "http".into(),
+                address: "[::]:5001".into(),
+                kind: "tcp".into(),
+                fd: Some(3),
+                outlook: Some("closed by the next upgrade".into()),
+                ..Listener::default()
+            }],
+            workers: vec![Worker {
+                pid: Some(90),
+                generation: 3,
+                stage: "ready".into(),
+                age_ms: 21,
+                ack: Some("notify".into()),
+                status: Some("fine\x1b[31m\u{202e}".into()),
+                ..Worker::default()
+            }],
+            last_upgrade: Some(LastUpgrade {
+                from: 2,
+                to: 3,
+                result: "ok".into(),
+                ago_ms: Some(65_000),
+                ..LastUpgrade::default()
+            }),
+            crashes: 2,
+            held: Some(4),
+            workers_wanted: 1,
+            upgrades: 3,
+            adopt: Some(Adopted {
+                mode: "steer".into(),
+                addresses: vec![Address {
+                    address: "0.0.0.0:80".into(),
+                    generation: Some(3),
+                    sockets: 2,
+                    queue: Some(0),
+                    ..Address::default()
+                }],
+            }),
+            ..Status::default()
+        };
+        let expected = "\
+web: running, generation 3, pid 71, up 1m 21s
+last upgrade: 2 to 3 ok after 0 ms, 1m 5s ago
+generation 4 is on hold, 1 worker wanted, 3 upgrades succeeded, 2 workers ended by themselves
+
+LISTENER  ADDRESS    KIND  FD  OUTLOOK
+http      [::]:5001  tcp   3   closed by the next upgrade
+
+ADDRESS     ADOPTED  GENERATION  SOCKETS  QUEUE
+0.0.0.0:80  steer    3           2        0
+
+SLOT  GENERATION  PID  STAGE  AGE    ACK     STATUS
+0     3           90   ready  21 ms  notify  fine\\u{1b}[31m\\u{202e}
+";
+        assert_eq!(show(&status), expected);
+    }
+}

@@ -1,0 +1,416 @@
+//! `--capture-stderr`: what a worker wrote last, for those who ask why it failed.
+//!
+//! Its stderr is then a pipe of ours. A thread copies what comes to our own stderr
+//! and keeps the last lines of each worker. As long as our stderr takes nothing the
+//! thread waits, the pipes fill, and workers that write wait with it: as they
+//! would if they wrote there themselves. The loop never does.
+//!
+//! A pipe is read until its last writer has gone, which may be a process that the
+//! worker left behind: to close it before would kill that one as it writes.
+
+use crate::core::event::WorkerId;
+use crate::error::{Error, reason};
+use crate::logger;
+use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
+use crate::reexec::quiesce::Quiesce;
+use crate::sys::identity::Identity;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use nix::errno::Errno;
+use nix::fcntl::{F_SETFL, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::{Gid, Uid, fchown, pipe2, read, write};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Lines that are kept of a worker.
+const LINES: usize = 20;
+/// What is kept of those that have gone while our stderr takes nothing.
+const MOST_WAITING: usize = 256 << 10;
+/// Bytes of a line that are kept.
+const LONGEST: usize = 1024;
+/// What is read at once.
+const CHUNK: usize = 16 << 10;
+/// What a pipe holds: pipe(7).
+const PIPE: usize = 64 << 10;
+/// What is written at once: PIPE_BUF, which a pipe takes whole and, where there is
+/// room at all, at once.
+const PIECE: usize = 4096;
+/// How long the last of it may take to be written at our end.
+const FLUSH: Duration = Duration::from_secs(1);
+/// The wake-up's key; no worker has it.
+const WAKE: u64 = u64::MAX;
+
+/// The pipes, and the thread that reads them.
+#[derive(Debug)]
+pub struct Capture {
+    shared: Arc<Shared>,
+    finished: Receiver<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    epoll: Epoll,
+    wake: EventFd,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    sources: BTreeMap<u32, Source>,
+    /// Read, and not written to our stderr.
+    waiting: Vec<u8>,
+    /// Bytes for which there was no room.
+    lost: usize,
+    /// We end: whatever is in the pipes is written, and that is all.
+    ends: bool,
+}
+
+impl Table {
+    /// Keeps this for our stderr, as far as there is room.
+    fn keep(&mut self, text: &[u8]) {
+        let (kept, lost) = text.split_at(text.len().min(MOST_WAITING.saturating_sub(self.waiting.len())));
+        self.waiting.extend(kept);
+        self.lost += lost.len();
+    }
+}
+
+/// The stderr of one worker.
+#[derive(Debug, Default)]
+struct Source {
+    /// None once its last writer has gone.
+    pipe: Option<OwnedFd>,
+    ring: Ring,
+    /// Nobody will ask any more.
+    forgotten: bool,
+}
+
+/// The last lines of what has been pushed.
+#[derive(Debug, Default)]
+struct Ring {
+    lines: VecDeque<Vec<u8>>,
+    /// The last of them has not ended.
+    open: bool,
+}
+
+/// The pipes on their way through an execve(2), with what was read and not yet
+/// written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    sources: Vec<SavedSource>,
+    waiting: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SavedSource {
+    id: u32,
+    pipe: Option<Fd>,
+    lines: VecDeque<Vec<u8>>,
+    open: bool,
+    forgotten: bool,
+}
+
+impl Capture {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When there is no epoll, no eventfd or no thread to be had.
+    pub fn start(rest: &Quiesce) -> Result<Capture, Error> {
+        let failed = |error: io::Error| Error::cannot("capture stderr", reason(&error));
+        let shared = Shared::new().map_err(failed)?;
+        let (finish, finished) = bounded(1);
+        let (reader, rest) = (Arc::clone(&shared), rest.clone());
+        let thread = std::thread::Builder::new().name("stderr".into()).stack_size(128 * 1024);
+        thread.spawn(move || reader.copy(&rest, &finish)).map_err(failed)?;
+        Ok(Capture { shared, finished })
+    }
+
+    /// A pipe for the stderr of a worker that is about to start as `identity`: our
+    /// end and its own. It belongs to that user, for servers open /dev/stderr anew.
+    ///
+    /// # Errors
+    /// pipe2(2)'s and fchown(2)'s.
+    pub fn pipe(identity: Option<&Identity>) -> io::Result<(OwnedFd, OwnedFd)> {
+        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+        fcntl(&ours, F_SETFL(OFlag::O_NONBLOCK))?;
+        if let Some(identity) = identity {
+            fchown(&theirs, Some(Uid::from_raw(identity.uid)), Some(Gid::from_raw(identity.gid)))?;
+        }
+        Ok((ours, theirs))
+    }
+
+    /// Reads this pipe from now on.
+    ///
+    /// # Errors
+    /// When the kernel cannot watch another descriptor.
+    pub fn watch(&self, id: WorkerId, pipe: OwnedFd) -> io::Result<()> {
+        let mut table = self.shared.table();
+        self.shared.epoll.add(&pipe, EpollEvent::new(EpollFlags::EPOLLIN, id.0.into()))?;
+        table.sources.insert(id.0, Source { pipe: Some(pipe), ..Source::default() });
+        Ok(())
+    }
+
+    /// The last lines of a worker, at most twenty, without control characters: what
+    /// it wrote before it ended is among them.
+    pub fn last_lines(&self, id: WorkerId) -> Vec<String> {
+        let mut table = self.shared.table();
+        let Some(source) = table.sources.get_mut(&id.0) else { return Vec::new() };
+        let (rest, _) = source.rest();
+        let lines = source.ring.lines();
+        if !rest.is_empty() {
+            table.keep(&rest);
+            let _ = self.shared.wake.write(1);
+        }
+        lines
+    }
+
+    /// Lists the descriptors and writes down the rest, for an execve(2).
+    ///
+    /// # Errors
+    /// As [`FdTransfer::add`].
+    pub fn save(&self, transfer: &mut FdTransfer) -> io::Result<Saved> {
+        let table = self.shared.table();
+        let mut sources = Vec::new();
+        for (&id, source) in &table.sources {
+            let Ring { lines, open } = &source.ring;
+            let (pipe, forgotten) = (transfer.add_some(source.pipe.as_ref())?, source.forgotten);
+            sources.push(SavedSource { id, pipe, lines: lines.clone(), open: *open, forgotten });
+        }
+        Ok(Saved { sources, waiting: table.waiting.clone() })
+    }
+
+    /// Goes on with what was there.
+    pub fn restore(&self, saved: Saved, fds: &mut InheritedFds) {
+        let mut table = self.shared.table();
+        for SavedSource { id, pipe, lines, open, forgotten } in saved.sources {
+            let pipe = fds.take_some(pipe);
+            if let Some(pipe) = &pipe
+                && let Err(error) =
+                    self.shared.epoll.add(pipe, EpollEvent::new(EpollFlags::EPOLLIN, id.into()))
+            {
+                log::warn!("the stderr of a worker cannot be read any more: {error}");
+            }
+            table.sources.insert(id, Source { pipe, ring: Ring { lines, open }, forgotten });
+        }
+        table.waiting = saved.waiting;
+        let _ = self.shared.wake.write(1);
+    }
+
+    /// Forgets the lines of a worker that has gone.
+    pub fn forget(&self, id: WorkerId) {
+        let mut table = self.shared.table();
+        let Some(source) = table.sources.get_mut(&id.0) else { return };
+        source.forgotten = true;
+        // While our stderr takes nothing, the thread does not come to it.
+        let (rest, ended) = source.rest();
+        if let Some(pipe) = source.pipe.take_if(|_| ended) {
+            let _ = self.shared.epoll.delete(&pipe);
+        }
+        if ended {
+            table.sources.remove(&id.0);
+        }
+        table.keep(&rest);
+        let _ = self.shared.wake.write(1);
+    }
+}
+
+impl Drop for Capture {
+    /// Returns once everything is written, or after a second.
+    fn drop(&mut self) {
+        self.shared.table().ends = true;
+        let _ = self.shared.wake.write(1);
+        let _ = self.finished.recv_timeout(FLUSH);
+    }
+}
+
+impl Shared {
+    fn new() -> io::Result<Arc<Shared>> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        Ok(Arc::new(Shared { epoll, wake, table: Mutex::default() }))
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn copy(&self, rest: &Quiesce, finish: &Sender<()>) {
+        let mut events = [EpollEvent::empty(); 32];
+        loop {
+            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(error) => return log::error!("cannot capture stderr any more: {error}"),
+            };
+            for event in events.iter().take(count) {
+                let busy = rest.busy();
+                let ends = self.take(event.data());
+                drop(busy);
+                self.write(rest);
+                if ends {
+                    let _ = finish.send(());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes what this pipe has; true if we end.
+    fn take(&self, key: u64) -> bool {
+        let mut table = self.table();
+        let Table { sources, waiting, ends, .. } = &mut *table;
+        if key == WAKE {
+            let _ = self.wake.read();
+            if *ends {
+                sources.values_mut().for_each(|source| waiting.extend(source.rest().0));
+            }
+            return *ends;
+        }
+        let Ok(id) = u32::try_from(key) else { return false };
+        let Some(source) = sources.get_mut(&id) else { return false };
+        let ended = source.read(CHUNK, waiting);
+        if let Some(pipe) = source.pipe.take_if(|_| ended) {
+            // A child between its fork and its exec may hold a copy, which would
+            // keep the closed descriptor in the epoll set.
+            let _ = self.epoll.delete(&pipe);
+        }
+        if ended && source.forgotten {
+            sources.remove(&id);
+        }
+        false
+    }
+
+    /// Writes what waits to our stderr, as long as somebody reads it: piece by piece,
+    /// so that none is half written when the thread comes to rest. The lock is not
+    /// kept meanwhile.
+    fn write(&self, rest: &Quiesce) {
+        let stderr = io::stderr();
+        while !self.table().waiting.is_empty() {
+            let _ = poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
+            let _busy = rest.busy();
+            let piece: Vec<u8> = self.table().waiting.iter().take(PIECE).copied().collect();
+            let written = match write(&stderr, &piece) {
+                Ok(length) => length,
+                Err(Errno::EINTR | Errno::EAGAIN) => 0,
+                // Nobody reads it.
+                Err(_) => piece.len(),
+            };
+            self.table().waiting.drain(..written);
+        }
+        let lost = mem::take(&mut self.table().lost);
+        if lost > 0 {
+            log::warn!("{lost} bytes of workers' stderr were lost, since our own took nothing");
+        }
+    }
+}
+
+impl Source {
+    /// Everything that the pipe holds at this moment, and whether that is all.
+    fn rest(&mut self) -> (Vec<u8>, bool) {
+        let mut text = Vec::new();
+        while text.len() <= PIPE {
+            let before = text.len();
+            if self.read(CHUNK, &mut text) {
+                return (text, true);
+            }
+            if text.len() == before {
+                break;
+            }
+        }
+        (text, false)
+    }
+
+    /// Appends at most so much of the pipe; true if there will be no more.
+    fn read(&mut self, most: usize, text: &mut Vec<u8>) -> bool {
+        let Some(pipe) = &self.pipe else { return true };
+        let mut chunk = vec![0; most];
+        match read(pipe, &mut chunk) {
+            Ok(0) => true,
+            Ok(length) => {
+                self.ring.push(&chunk[..length]);
+                text.extend(&chunk[..length]);
+                false
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => false,
+            Err(_) => true,
+        }
+    }
+}
+
+impl Ring {
+    fn push(&mut self, text: &[u8]) {
+        for piece in text.split_inclusive(|&byte| byte == b'\n') {
+            if !mem::replace(&mut self.open, true) {
+                self.lines.push_back(Vec::new());
+                if self.lines.len() > LINES {
+                    self.lines.pop_front();
+                }
+            }
+            let (piece, ends) = match piece.strip_suffix(b"\n") {
+                Some(piece) => (piece, true),
+                None => (piece, false),
+            };
+            if let Some(line) = self.lines.back_mut() {
+                let room = LONGEST - line.len();
+                line.extend(&piece[..piece.len().min(room)]);
+            }
+            self.open = !ends;
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.lines.iter().map(|line| logger::escape(&String::from_utf8_lossy(line))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(pieces: &[&str]) -> Vec<String> {
+        let mut ring = Ring::default();
+        pieces.iter().for_each(|piece| ring.push(piece.as_bytes()));
+        ring.lines()
+    }
+
+    #[test]
+    fn the_last_lines_are_kept_wherever_they_are_cut() {
+        assert_eq!(ring(&[]), [""; 0]);
+        assert_eq!(ring(&["a", "b\n", "\nc\x1b"]), ["ab", "", "c\\u{1b}"]);
+        let many: String = (0..50).map(|n| format!("{n}\n")).collect();
+        let lines = ring(&[&many]);
+        assert_eq!((lines.len(), lines[0].as_str(), lines[19].as_str()), (LINES, "30", "49"));
+        let long = "x".repeat(3 * LONGEST);
+        assert_eq!(ring(&[&long, &long, "\ny"]), ["x".repeat(LONGEST), "y".into()]);
+    }
+
+    #[test]
+    fn what_waits_for_a_blocked_stderr_is_bounded() {
+        let mut table = Table::default();
+        table.keep(&vec![b'x'; MOST_WAITING - 1]);
+        table.keep(b"more");
+        assert_eq!((table.waiting.len(), table.lost), (MOST_WAITING, 3));
+    }
+
+    #[test]
+    fn what_a_worker_wrote_before_its_end_is_there_at_once() {
+        let capture = Capture::start(&Quiesce::default()).unwrap();
+        for id in [1, 2].map(WorkerId) {
+            let (ours, theirs) = Capture::pipe(None).unwrap();
+            capture.watch(id, ours).unwrap();
+            let line = format!("graceful-run test: worker {} says so\n", id.0);
+            write(&theirs, line.as_bytes()).unwrap();
+            drop(theirs);
+            assert_eq!(capture.last_lines(id), [line.trim_end()]);
+            capture.forget(id);
+        }
+        assert_eq!(capture.last_lines(WorkerId(3)), [""; 0]);
+    }
+}

@@ -1,0 +1,190 @@
+//! The processes on their way through an execve(2): workers stay our children, by
+//! the same numbers.
+
+use super::{Entry, Predecessor, Process, ProcessTable};
+use crate::core::event::{Generation, Slot, Time, WorkerId};
+use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
+use crate::sys::tree::Family;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+/// All that [`ProcessTable`] knows, but for what the command line says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    entries: Vec<SavedEntry>,
+    last_refused: Option<String>,
+    dead: Vec<(i32, WorkerId, Time)>,
+    asked: Vec<(i32, u64)>,
+    strangers: Vec<i32>,
+    hooks: Vec<i32>,
+    upgrade_refused: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SavedEntry {
+    id: WorkerId,
+    generation: Generation,
+    slot: Slot,
+    process: Option<SavedProcess>,
+    refused: Option<String>,
+    status: Option<String>,
+    predecessor: Option<SavedPredecessor>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SavedPredecessor {
+    of: WorkerId,
+    before: Vec<i32>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SavedProcess {
+    pid: i32,
+    reaped: bool,
+    leads: bool,
+    family: Family,
+    check: Option<i32>,
+    asked: bool,
+    drains: bool,
+    daemonised: bool,
+    claimed: Vec<i32>,
+    killed: bool,
+    terms: u32,
+    looks: u32,
+    until_alone: Option<Fd>,
+    pidfd: Option<Fd>,
+    born: u64,
+    since: u64,
+    until: Option<u64>,
+    adopted: bool,
+    listening: BTreeSet<u64>,
+    waited: BTreeSet<u64>,
+    successor: Option<i32>,
+}
+
+fn numbers<'a>(pids: impl IntoIterator<Item = &'a Pid>) -> Vec<i32> {
+    pids.into_iter().map(|pid| pid.as_raw()).collect()
+}
+
+fn pids<C: FromIterator<Pid>>(numbers: Vec<i32>) -> C {
+    numbers.into_iter().map(Pid::from_raw).collect()
+}
+
+impl Saved {
+    /// Lists the descriptors and writes down the rest.
+    ///
+    /// # Errors
+    /// As [`FdTransfer::add`].
+    pub fn new(processes: &ProcessTable, transfer: &mut FdTransfer) -> io::Result<Saved> {
+        let entries = processes.entries.iter().map(|(&id, entry)| save(id, entry, transfer));
+        Ok(Saved {
+            entries: entries.collect::<io::Result<_>>()?,
+            last_refused: processes.last_refused.clone(),
+            dead: processes.dead.iter().map(|&(pid, id, at)| (pid.as_raw(), id, at)).collect(),
+            asked: processes.asked.iter().map(|&(pid, born)| (pid.as_raw(), born)).collect(),
+            strangers: numbers(&processes.strangers),
+            hooks: numbers(&processes.hooks),
+            upgrade_refused: processes.upgrade_refused.clone(),
+        })
+    }
+
+    /// The processes as they were, for the same `command`.
+    pub fn restore(self, command: String, follow: bool, fds: &mut InheritedFds) -> ProcessTable {
+        ProcessTable {
+            entries: self.entries.into_iter().map(|saved| (saved.id, restore(saved, fds))).collect(),
+            command,
+            last_refused: self.last_refused,
+            dead: self.dead.into_iter().map(|(pid, id, at)| (Pid::from_raw(pid), id, at)).collect(),
+            asked: self.asked.into_iter().map(|(pid, born)| (Pid::from_raw(pid), born)).collect(),
+            strangers: pids(self.strangers),
+            hooks: pids(self.hooks),
+            upgrade_refused: self.upgrade_refused,
+            stopping: false,
+            follow,
+        }
+    }
+}
+
+fn save(id: WorkerId, entry: &Entry, transfer: &mut FdTransfer) -> io::Result<SavedEntry> {
+    let predecessor = entry.predecessor.as_ref();
+    Ok(SavedEntry {
+        id,
+        generation: entry.generation,
+        slot: entry.slot,
+        process: entry.process.as_ref().map(|process| save_process(process, transfer)).transpose()?,
+        refused: entry.refused.clone(),
+        status: entry.status.clone(),
+        predecessor: predecessor
+            .map(|predecessor| SavedPredecessor { of: predecessor.of, before: numbers(&predecessor.before) }),
+    })
+}
+
+fn restore(saved: SavedEntry, fds: &mut InheritedFds) -> Entry {
+    Entry {
+        generation: saved.generation,
+        slot: saved.slot,
+        process: saved.process.map(|process| restore_process(process, fds)),
+        refused: saved.refused,
+        status: saved.status,
+        lacks: None,
+        left: None,
+        predecessor: saved
+            .predecessor
+            .map(|predecessor| Predecessor { of: predecessor.of, before: pids(predecessor.before) }),
+    }
+}
+
+fn save_process(process: &Process, transfer: &mut FdTransfer) -> io::Result<SavedProcess> {
+    Ok(SavedProcess {
+        pid: process.pid.as_raw(),
+        reaped: process.reaped,
+        leads: process.leads,
+        family: process.family,
+        check: process.check.map(Pid::as_raw),
+        asked: process.asked,
+        drains: process.drains,
+        daemonised: process.daemonised,
+        claimed: numbers(&process.claimed),
+        killed: process.killed,
+        terms: process.terms,
+        looks: process.looks,
+        until_alone: transfer.add_some(process.until_alone.as_ref())?,
+        pidfd: transfer.add_some(process.pidfd.as_ref())?,
+        born: process.born,
+        since: process.since,
+        until: process.until,
+        adopted: process.adopted,
+        listening: process.listening.clone(),
+        waited: process.waited.clone(),
+        successor: process.successor.map(Pid::as_raw),
+    })
+}
+
+fn restore_process(saved: SavedProcess, fds: &mut InheritedFds) -> Process {
+    Process {
+        pid: Pid::from_raw(saved.pid),
+        reaped: saved.reaped,
+        leads: saved.leads,
+        family: saved.family,
+        check: saved.check.map(Pid::from_raw),
+        asked: saved.asked,
+        drains: saved.drains,
+        daemonised: saved.daemonised,
+        accepted: BTreeMap::new(),
+        claimed: pids(saved.claimed),
+        killed: saved.killed,
+        terms: saved.terms,
+        looks: saved.looks,
+        until_alone: fds.take_some(saved.until_alone),
+        pidfd: fds.take_some(saved.pidfd),
+        born: saved.born,
+        since: saved.since,
+        until: saved.until,
+        adopted: saved.adopted,
+        listening: saved.listening,
+        waited: saved.waited,
+        successor: saved.successor.map(Pid::from_raw),
+    }
+}

@@ -1,0 +1,208 @@
+//! Descriptors that we keep when we execute a new graceful-run: it is the same
+//! process, so what it has open under a number stays open under that number.
+//!
+//! Contract: a descriptor is close-on-exec but for the moment of the execve(2)
+//! for which it was listed, so that no worker ever gets a copy. It travels as
+//! an [`Fd`], plain data: its number, and the file that it has to be on the
+//! other side. There all of them are looked at before the first is taken, and
+//! each is taken once; from then on it has an owner like any other.
+
+use crate::logger;
+use crate::sys::fd;
+use nix::sys::stat::fstat;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+/// A descriptor on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fd {
+    number: RawFd,
+    /// What fstat(2) says that it is. Kinds without an inode of their own (pidfds
+    /// before Linux 6.9) share one.
+    file: (u64, u64),
+}
+
+/// Lists what is kept over the next execve(2).
+#[derive(Debug, Default)]
+pub struct FdTransfer {
+    listed: Vec<Fd>,
+}
+
+impl FdTransfer {
+    /// Lists a descriptor.
+    ///
+    /// # Errors
+    /// None that the kernel documents for an open one.
+    pub fn add(&mut self, descriptor: &impl AsFd) -> io::Result<Fd> {
+        let number = descriptor.as_fd().as_raw_fd();
+        let stat = fstat(descriptor)?;
+        let fd = Fd { number, file: (stat.st_dev, stat.st_ino) };
+        self.listed.push(fd);
+        Ok(fd)
+    }
+
+    /// The same of one that there may be.
+    ///
+    /// # Errors
+    /// As [`FdTransfer::add`].
+    pub fn add_some(&mut self, descriptor: Option<&impl AsFd>) -> io::Result<Option<Fd>> {
+        descriptor.map(|descriptor| self.add(descriptor)).transpose()
+    }
+
+    /// Everything that has been listed.
+    pub fn listed(&self) -> &[Fd] {
+        &self.listed
+    }
+
+    /// Has execve(2) keep, or close, all of them.
+    ///
+    /// # Errors
+    /// The first one's; the others are done all the same.
+    pub fn keep(&self, keep: bool) -> io::Result<()> {
+        let change = if keep { fd::keep_on_exec } else { fd::close_on_exec };
+        self.listed.iter().map(|fd| change(fd.number)).fold(Ok(()), io::Result::and)
+    }
+}
+
+/// What has come through an execve(2) and has no owner yet.
+#[derive(Debug)]
+pub struct InheritedFds {
+    waiting: BTreeMap<RawFd, Fd>,
+}
+
+impl InheritedFds {
+    /// Looks at all that were listed, and makes them close-on-exec.
+    ///
+    /// # Errors
+    /// Which one is missing, is listed twice or is not what it was. None has an
+    /// owner then.
+    pub fn new(listed: &[Fd]) -> Result<InheritedFds, String> {
+        let mut waiting = BTreeMap::new();
+        for &fd in listed {
+            let number = fd.number;
+            let is_standard = number <= libc::STDERR_FILENO;
+            if is_standard || waiting.insert(number, fd).is_some() {
+                return Err(format!("descriptor {number} cannot be kept"));
+            }
+            match fd::identity(number) {
+                Ok(file) if file == fd.file => {}
+                Ok(_) => return Err(format!("descriptor {number} is another file than before")),
+                Err(error) => return Err(format!("descriptor {number} is lost: {error}")),
+            }
+            fd::close_on_exec(number).map_err(|error| format!("descriptor {number}: {error}"))?;
+        }
+        Ok(InheritedFds { waiting })
+    }
+
+    /// The owner of one of them. What was never listed or has been taken is a
+    /// mistake of whoever wrote the state: see [`give_up`].
+    pub fn take(&mut self, fd: Fd) -> OwnedFd {
+        match self.waiting.remove(&fd.number) {
+            Some(listed) if listed == fd => fd::take_ownership(fd.number),
+            _ => give_up(&format!("descriptor {} was not kept", fd.number)),
+        }
+    }
+
+    /// The same of one that there may be.
+    pub fn take_some(&mut self, fd: Option<Fd>) -> Option<OwnedFd> {
+        fd.map(|fd| self.take(fd))
+    }
+}
+
+impl Drop for InheritedFds {
+    /// Nobody here knows what they are for.
+    fn drop(&mut self) {
+        for &number in self.waiting.keys() {
+            drop(fd::take_ownership(number));
+        }
+    }
+}
+
+/// The end of a new image that cannot take over. It ends at once and drops
+/// nothing: the workers, the paths of their sockets and the pid file stay as
+/// they are, and go on without a supervisor.
+pub fn give_up(why: &str) -> ! {
+    logger::write_line(&format!(
+        "cannot take over from ourselves: {why}; the workers go on without a supervisor (manual takeover: stop them by their pids, then start again)"
+    ));
+    std::process::exit(125)
+}
+
+/// For `#[serde(with)]`: a path as its bytes, which need not be UTF-8.
+pub mod path {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::ffi::OsString;
+    use std::path::{Path, PathBuf};
+
+    /// As an OsString.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().serialize(serializer)
+    }
+
+    /// From an OsString.
+    ///
+    /// # Errors
+    /// Those of the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        OsString::deserialize(deserializer).map(PathBuf::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    use std::os::fd::IntoRawFd;
+
+    fn closes_on_exec(descriptor: &impl AsFd) -> nix::Result<bool> {
+        let flags = fcntl(descriptor, FcntlArg::F_GETFD)?;
+        Ok(FdFlag::from_bits_truncate(flags).contains(FdFlag::FD_CLOEXEC))
+    }
+
+    fn open() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn only_what_is_listed_is_kept_and_only_for_a_while() {
+        let (ours, other) = (open(), open());
+        let mut transfer = FdTransfer::default();
+        transfer.add(&ours).unwrap();
+        transfer.keep(true).unwrap();
+        assert_eq!((closes_on_exec(&ours), closes_on_exec(&other)), (Ok(false), Ok(true)));
+        transfer.keep(false).unwrap();
+        assert_eq!(closes_on_exec(&ours), Ok(true));
+    }
+
+    #[test]
+    fn what_arrives_is_close_on_exec_and_has_one_owner() {
+        let ours = open();
+        let mut transfer = FdTransfer::default();
+        let fd = transfer.add(&ours).unwrap();
+        transfer.keep(true).unwrap();
+        let number = ours.into_raw_fd();
+        let mut fds = InheritedFds::new(transfer.listed()).unwrap();
+        let taken = fds.take(fd);
+        assert_eq!(taken.as_raw_fd(), number);
+        assert_eq!(closes_on_exec(&taken), Ok(true));
+        assert!(fds.waiting.is_empty());
+    }
+
+    #[test]
+    fn one_that_is_lost_or_another_is_noticed() {
+        let (ours, pipe) = (open(), nix::unistd::pipe().unwrap().0);
+        let mut transfer = FdTransfer::default();
+        let fd = transfer.add(&ours).unwrap();
+        let other = Fd { number: pipe.as_raw_fd(), ..fd };
+        assert!(InheritedFds::new(&[other]).unwrap_err().contains("another file"));
+        let lost = Fd { number: 1_000_000, ..fd };
+        assert!(InheritedFds::new(&[lost]).unwrap_err().contains("is lost"));
+        assert!(InheritedFds::new(&[fd, fd]).unwrap_err().contains("cannot be kept"));
+        assert!(InheritedFds::new(&[Fd { number: 1, ..fd }]).unwrap_err().contains("cannot be kept"));
+    }
+}

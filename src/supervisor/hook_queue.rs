@@ -1,0 +1,69 @@
+//! The user's hooks that run or wait, as plain data: what they are told, and what
+//! goes on when they have ended. Who runs them is [`run`](crate::supervisor).
+
+use crate::core::event::{Generation, Reading, Slot, Time, WorkerId};
+use crate::launch::hook::HookContext;
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+
+/// What goes on when the hooks of an event have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Then {
+    /// Nobody waits for them.
+    Nothing,
+    /// This upgrade, if all of them ended well.
+    Upgrade(Generation),
+    /// The start of a worker, if all of them ended well.
+    Start {
+        /// Which one.
+        worker: WorkerId,
+        /// Its generation.
+        generation: Generation,
+        /// Its place.
+        slot: Slot,
+        /// Where its program comes from.
+        from: Reading,
+    },
+    /// The stop signal of this worker.
+    Stop(WorkerId),
+}
+
+/// The hooks of one event that have not ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EventHooks {
+    /// What they are told.
+    pub about: HookContext,
+    /// Who waits for them.
+    pub then: Then,
+    /// The one that runs.
+    pub now: Option<Running>,
+    /// Those that come after it.
+    pub rest: VecDeque<String>,
+}
+
+/// A hook that runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Running {
+    /// Its process, which leads a group of its own.
+    pub pid: i32,
+    /// What sh was given.
+    pub command: String,
+    /// When it is given up.
+    pub until: Time,
+}
+
+/// Every errand under way, in the order of its beginning.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct HookQueue(pub Vec<EventHooks>);
+
+impl HookQueue {
+    /// When the first of those that run is given up.
+    pub fn deadline(&self) -> Option<Time> {
+        self.running().map(|running| running.until).min()
+    }
+
+    /// Those that run.
+    pub fn running(&self) -> impl Iterator<Item = &Running> {
+        self.0.iter().filter_map(|errand| errand.now.as_ref())
+    }
+}

@@ -1,0 +1,140 @@
+//! What happened, for programs: a JSON object an event.
+//!
+//! Contract: `event` says which, `time_ms` when (milliseconds of the Unix epoch).
+//! Fields and events are only ever added.
+
+use super::{Named, how, kind_name, ms, undone, wish};
+use crate::config::Config;
+use crate::core::event::{AckKind, Failure, Report, WorkerId};
+use crate::process::ProcessTable;
+use serde_json::{Map, Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The event of a report.
+pub fn event(report: &Report, processes: &ProcessTable, config: &Config) -> Value {
+    let (name, fields) = describe(report, processes, config);
+    named(name, fields)
+}
+
+/// An event of this name.
+pub fn named(name: &str, fields: Value) -> Value {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut event = Map::new();
+    event.insert("event".into(), name.into());
+    event.insert("time_ms".into(), ms(now).into());
+    if let Value::Object(fields) = fields {
+        event.extend(fields);
+    }
+    Value::Object(event)
+}
+
+/// The word for an ack, as `--ack` has it.
+pub fn ack_name(kind: AckKind) -> &'static str {
+    kind_name(kind)
+}
+
+fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'static str, Value) {
+    let of = |id: WorkerId| worker(id, processes);
+    let with = |id: WorkerId, more: Value| {
+        let mut fields = of(id);
+        if let (Value::Object(fields), Value::Object(more)) = (&mut fields, more) {
+            fields.extend(more);
+        }
+        fields
+    };
+    match *report {
+        Report::Started(id) => ("started", of(id)),
+        Report::Ready(id, kind, after) => {
+            ("ready", with(id, json!({"ack": kind_name(kind), "after_ms": ms(after)})))
+        }
+        Report::Serving(generation) => ("serving", json!({"generation": generation.0})),
+        Report::UpgradeStarted { from, to } => ("upgrade-started", json!({"from": from.0, "to": to.0})),
+        Report::UpgradeKept => ("upgrade-kept", json!({})),
+        Report::Held { from, to, took } => {
+            ("held", json!({"from": from.0, "to": to.0, "duration_ms": ms(took)}))
+        }
+        Report::CannotHold => ("cannot-hold", json!({})),
+        Report::NothingHeld(request) => ("nothing-held", json!({"request": wish(request)})),
+        Report::UpgradeDone { from, to, took } => {
+            ("upgrade-done", json!({"from": from.0, "to": to.0, "duration_ms": ms(took)}))
+        }
+        Report::UpgradeFailed { from, to, why, replaced, of, took, .. } => (
+            "upgrade-failed",
+            json!({
+                "from": from.0,
+                "to": to.0,
+                "result": result_of(why),
+                "reason": undone(report, processes, config),
+                "replaced": replaced,
+                "of": of,
+                "duration_ms": ms(took),
+            }),
+        ),
+        Report::RollbackStarted { from, to, crashes, .. } => (
+            "rollback-started",
+            json!({"from": from.0, "to": to.0, "crashes": crashes, "reason": super::rolled_back(report, processes)}),
+        ),
+        Report::RolledBack { from, to, took } => {
+            ("rolled-back", json!({"from": from.0, "to": to.0, "duration_ms": ms(took)}))
+        }
+        Report::RollbackFailed { from, to, .. } => (
+            "rollback-failed",
+            json!({"from": from.0, "to": to.0, "reason": super::not_rolled_back(report, processes)}),
+        ),
+        Report::Proven(generation) => ("proven", json!({"generation": generation.0})),
+        Report::HandedOver { worker, of: old } => ("took-over", with(worker, json!({"of": of(old)["pid"]}))),
+        Report::Drained(id, after) => ("drained", with(id, json!({"after_ms": ms(after)}))),
+        Report::NotDrained(id, after) => {
+            let left = processes.get(id).and_then(|entry| entry.left.as_deref());
+            ("not-drained", with(id, json!({"after_ms": ms(after), "left": left})))
+        }
+        Report::Asked(id) => ("asked", of(id)),
+        Report::Unseen { worker, after, timer } => {
+            ("unseen", with(worker, json!({"after_ms": ms(after), "timer_ms": timer.map(ms)})))
+        }
+        Report::NoAck(id, after) => ("no-ack", with(id, json!({"after_ms": ms(after)}))),
+        Report::Silent(id, after) => ("silent", with(id, json!({"after_ms": ms(after)}))),
+        Report::Killed(id, after) => ("killed", with(id, json!({"after_ms": ms(after)}))),
+        Report::Gone { worker, exit, age, asked, ready, remains } => (
+            "gone",
+            with(
+                worker,
+                json!({"how": how(exit), "age_ms": ms(age), "asked": asked, "ready": ready, "remains": remains}),
+            ),
+        ),
+        Report::NotStarted { worker, again, .. } => {
+            ("not-started", with(worker, json!({"reason": processes.refused(worker), "again": again})))
+        }
+        Report::Restarting(slot, pause) => ("restarting", json!({"slot": slot.0, "pause_ms": ms(pause)})),
+        Report::Retired(slot) => ("retired", json!({"slot": slot.0})),
+        Report::Scaled(workers) => ("scaled", json!({"workers": workers})),
+        Report::ScaleDone(workers) => ("scale-done", json!({"workers": workers})),
+        Report::CannotScale(workers) => ("cannot-scale", json!({"workers": workers})),
+        Report::Stopping => ("stopping", json!({})),
+        Report::Ignored(request) => ("ignored", json!({"request": wish(request)})),
+    }
+}
+
+/// `failed`, or `superseded` by another upgrade.
+pub fn result_of(why: Failure) -> &'static str {
+    if why == Failure::Superseded { "superseded" } else { "failed" }
+}
+
+fn worker(id: WorkerId, processes: &ProcessTable) -> Value {
+    let Named { generation, pid, .. } = Named::new(id, processes);
+    let slot = processes.get(id).map(|entry| entry.slot.0);
+    // What has no process has no number.
+    json!({"generation": generation.0, "slot": slot, "pid": (pid > 0).then_some(pid)})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_says_which_and_when() {
+        let event = named("stopping", json!({"more": 1}));
+        assert_eq!((&event["event"], &event["more"]), (&json!("stopping"), &json!(1)));
+        assert!(event["time_ms"].as_u64().is_some_and(|ms| ms > 1_600_000_000_000));
+    }
+}

@@ -1,0 +1,350 @@
+//! What happened, for people: one line an event, with generation, pid and
+//! durations; and our last words.
+
+pub mod event;
+mod reason;
+
+pub use reason::{not_rolled_back, rolled_back, undone, why_failed};
+
+use crate::config::Config;
+use crate::config::signals;
+use crate::core::event::{AckKind, Ending, Exit, Failure, Generation, Refusal, Report, WorkerId};
+use crate::process::ProcessTable;
+use crate::profiles;
+use log::{debug, info, warn};
+use reason::lacks;
+use std::time::Duration;
+
+/// What is said of a worker that has to be seen waiting on its listeners.
+pub const UNSEEN: &str = "it was not seen to wait on";
+
+/// Writes one log line. What becomes of the old generation, and what may be wrong,
+/// depends on the `config`.
+pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
+    let policy = &config.policy;
+    let stop_first = policy.stop_first;
+    let of = |id: WorkerId| Named::new(id, processes);
+    match *report {
+        // Told together with what was started, by the one who started it.
+        Report::Started(_) => {}
+        Report::Ready(id, kind, after) => ready(&of(id), kind, after, config),
+        Report::Serving(generation) => info!(generation = generation.0; "{generation}: serving"),
+        Report::UpgradeStarted { from, to } => {
+            let old = if stop_first { "is stopped first" } else { "serves" };
+            info!(generation = to.0; "upgrade to {to} begins, {from} {old}");
+        }
+        Report::UpgradeKept => info!("upgrade requested while one is under way: another follows it"),
+        Report::UpgradeDone { from, to, took } => {
+            let old = match policy.follow {
+                _ if stop_first => String::new(),
+                true => format!(", {from}: leaves"),
+                false if policy.steers() => format!(", {from}: drains"),
+                false => format!(", {from}: asked to stop"),
+            };
+            info!(generation = to.0, took_ms = ms(took); "{to}: serves after {}{old}", length(took));
+        }
+        Report::UpgradeFailed { to, why, took, .. } => {
+            let reason = undone(report, processes, config).unwrap_or_default();
+            match why {
+                Failure::RolledBack | Failure::Superseded => {
+                    info!(generation = to.0, took_ms = ms(took); "upgrade to {to} undone: {reason}");
+                }
+                _ => warn!(generation = to.0, took_ms = ms(took); "upgrade to {to} failed: {reason}"),
+            }
+        }
+        Report::Held { from, to, took } => {
+            info!(
+                generation = to.0, took_ms = ms(took);
+                "{to}: on hold after {}: {from} serves, and one worker of {to} beside it", length(took)
+            );
+        }
+        Report::CannotHold => {
+            warn!(
+                "cannot hold an upgrade: a generation cannot be on hold with --stop-first, --follow or --adopt"
+            );
+        }
+        Report::NothingHeld(request) => warn!("nothing is on hold: there is nothing to {}", wish(request)),
+        Report::RollbackStarted { from, to, .. } => {
+            let reason = rolled_back(report, processes).unwrap_or_default();
+            warn!(generation = from.0; "{from}: {reason}: {to} is started again");
+        }
+        Report::RolledBack { from, to, took } => {
+            info!(generation = to.0, took_ms = ms(took); "{to}: serves again after {}, {from} was rolled back; what is installed has not changed: the next upgrade starts that", length(took));
+        }
+        Report::RollbackFailed { why: Failure::Stopped, .. } => {}
+        Report::RollbackFailed { from, .. } => {
+            let reason = not_rolled_back(report, processes).unwrap_or_default();
+            warn!(generation = from.0; "{reason}");
+        }
+        Report::Proven(generation) => {
+            debug!(generation = generation.0; "{generation}: has been on probation long enough");
+        }
+        Report::HandedOver { worker: id, of: old } => {
+            let (worker, old) = (of(id), of(old).pid);
+            info!(generation = worker.generation.0, pid = worker.pid; "{worker} took over from pid {old}");
+        }
+        Report::Drained(id, after) => {
+            let worker = of(id);
+            info!(generation = worker.generation.0, pid = worker.pid; "{worker}: drained after {}", length(after));
+        }
+        Report::NotDrained(id, after) => {
+            let worker = of(id);
+            let left = processes.get(id).and_then(|entry| entry.left.as_deref()).unwrap_or("it may serve");
+            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not drained after {}: {left}; asked to stop (--drain-timeout, --idle)", length(after));
+        }
+        Report::Asked(id) => {
+            let worker = of(id);
+            debug!(generation = worker.generation.0, pid = worker.pid; "{worker}: asked to stop");
+        }
+        Report::Unseen { worker: id, after, timer } => {
+            let worker = of(id);
+            let next = match timer {
+                Some(timer) => format!("it counts as ready after {} all the same", length(timer)),
+                None => "it replaces nobody before it was".into(),
+            };
+            // It may wait by now, and be about to be seen to.
+            if let Some(lacks) =
+                processes.get(id).and_then(|entry| entry.lacks.as_ref()).filter(|it| it.contains(UNSEEN))
+            {
+                info!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}: {lacks}; {next} (--ack)", length(after));
+            }
+        }
+        Report::NoAck(id, after) => {
+            let worker = of(id);
+            // A successor that was not found is told with the verdict.
+            if worker.pid > 0 {
+                let lacks = lacks(id, processes);
+                warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}{lacks}", length(after));
+            }
+        }
+        Report::Silent(id, after) => {
+            let worker = of(id);
+            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: silent for {}, it is replaced (--worker-watchdog)", length(after));
+        }
+        Report::Killed(id, after) => {
+            let worker = of(id);
+            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed, {} after it was asked to stop", length(after));
+        }
+        Report::Gone { worker: id, exit: how, age, asked, ready, remains } => {
+            let finishes = asked && ready && !stop_first && !processes.stopping;
+            gone(&of(id), how, age, asked, remains.then_some(finishes));
+        }
+        Report::NotStarted { worker: id, again, .. } => {
+            let worker = of(id);
+            let next = if again { " (trying again)" } else { "" };
+            warn!(generation = worker.generation.0; "{}: {}{next}", worker.generation, worker.refused);
+        }
+        Report::Restarting(slot, pause) => {
+            info!(slot = slot.0; "slot {}: starts again in {}", slot.0, length(pause))
+        }
+        Report::Retired(slot) => info!(slot = slot.0; "slot {}: stays empty (--restart)", slot.0),
+        Report::Scaled(workers) => info!(workers = workers; "workers wanted: {workers}"),
+        Report::ScaleDone(workers) => info!(workers = workers; "workers ready: {workers}"),
+        Report::CannotScale(workers) => {
+            warn!(workers = workers; "the number of workers stays {workers}: that is the limit")
+        }
+        Report::Stopping => info!("stopping"),
+        Report::Ignored(request) => info!("{} ignored: stopping", wish(request)),
+    }
+}
+
+/// Our exit status and, unless it is 0, our last line. `served` says whether
+/// anything ever has, `holds` whether there are listeners.
+pub fn last_words(
+    ending: Ending,
+    processes: &ProcessTable,
+    stop_timeout: Option<Duration>,
+    served: bool,
+    holds: bool,
+) -> (u8, Option<String>) {
+    let of = |id: WorkerId| Named::new(id, processes);
+    match ending {
+        Ending::Stopped => (0, None),
+        Ending::Killed => {
+            let limit = stop_timeout
+                .map_or("a stop signal".into(), |limit| format!("--stop-timeout {}", length(limit)));
+            (
+                137,
+                Some(format!(
+                    "cannot stop every worker in time: one had to be killed (after {limit}, or because that was asked for)"
+                )),
+            )
+        }
+        Ending::Worker(id, exit) => {
+            if exit == Exit::Code(0) && !served {
+                let worker = of(id);
+                warn!(
+                    generation = worker.generation.0, pid = worker.pid;
+                    "'{}' exited with status 0 before it was ready: nothing is kept running (a server stays; --retry-start tries again)",
+                    worker.command
+                );
+            }
+            let status = match exit {
+                Exit::Code(code) => code as u8,
+                Exit::Signal(signal) => 128 + signal as u8,
+                Exit::Unseen => 125,
+            };
+            // The commonest reason of all.
+            let next = if holds && !served && matches!(exit, Exit::Code(1..)) {
+                " (a server that binds the address itself has to take descriptor 3 instead: --export)"
+            } else {
+                ""
+            };
+            let line = format!("cannot keep '{}' running: it {}{next}", of(id).command, how(exit));
+            (status, (status != 0).then_some(line))
+        }
+        Ending::NoAck(id, after) => {
+            let line = format!(
+                "cannot start '{}': it was not ready after {}{} (--ack, --ack-timeout)",
+                of(id).command,
+                length(after),
+                lacks(id, processes)
+            );
+            (124, Some(line))
+        }
+        Ending::Silent(id, after) => {
+            let line = format!(
+                "cannot keep '{}' running: it was silent for {} (--worker-watchdog, --restart)",
+                of(id).command,
+                length(after)
+            );
+            (124, Some(line))
+        }
+        Ending::NotStarted(id, refusal) => {
+            let status = match refusal {
+                Refusal::NotFound => 127,
+                Refusal::NotExecutable | Refusal::Busy => 126,
+                Refusal::Exhausted | Refusal::Other => 125,
+            };
+            (status, Some(of(id).refused))
+        }
+    }
+}
+
+/// A worker as a line names it.
+struct Named {
+    generation: Generation,
+    pid: i32,
+    command: String,
+    refused: String,
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: pid {}", self.generation, self.pid)
+    }
+}
+
+impl Named {
+    fn new(id: WorkerId, processes: &ProcessTable) -> Named {
+        let entry = processes.get(id);
+        let pid = entry.and_then(|entry| entry.process.as_ref()).map_or(0, |process| process.pid.as_raw());
+        Named {
+            generation: entry.map_or(Generation(0), |entry| entry.generation),
+            pid,
+            command: processes.command().to_string(),
+            refused: processes.refused(id).to_string(),
+        }
+    }
+}
+
+fn ready(worker: &Named, kind: AckKind, after: Duration, config: &Config) {
+    let (generation, pid) = (worker.generation, worker.pid);
+    let line = format!("{generation}: ready after {} ({}), pid {pid}", length(after), kind_name(kind));
+    match kind {
+        AckKind::Timeout => {
+            warn!(generation = generation.0, pid = pid; "{line}: it gave no ack, and counts as ready (--on-ack-timeout)");
+        }
+        AckKind::Timer => {
+            // Nobody has looked at listeners that are not there, or not ours.
+            let unseen = match config.acks.accepting && config.follow.is_none() {
+                true => {
+                    let doubt = profiles::doubt(&worker.command, &config.dialects);
+                    format!(" and was not seen to wait on a listener ({doubt})")
+                }
+                false => String::new(),
+            };
+            warn!(generation = generation.0, pid = pid; "{line}: only the timer has spoken; the program gave no sign{unseen}");
+        }
+        _ => info!(generation = generation.0, pid = pid; "{line}"),
+    }
+}
+
+/// `left` says whether it left processes behind, and whether they may finish what they have.
+fn gone(worker: &Named, exit: Exit, age: Duration, asked: bool, left: Option<bool>) {
+    let (generation, pid) = (worker.generation.0, worker.pid);
+    let left = match left {
+        Some(true) => {
+            let exec = profiles::gives_way(&worker.command);
+            format!("; it left processes behind, which finish what they have{exec}")
+        }
+        // It looks like a server that went into the background.
+        Some(false) if exit == Exit::Code(0) && !asked => {
+            let how = profiles::stays(&worker.command);
+            format!("; it left processes behind: if it daemonises, run it in the foreground{how}")
+        }
+        Some(false) => {
+            let exec = profiles::gives_way(&worker.command);
+            format!("; it left processes behind, they are asked to stop{exec}")
+        }
+        None => String::new(),
+    };
+    info!(generation = generation, pid = pid; "{worker} {} (age {}){left}", how(exit), length(age));
+}
+
+/// How a process ended.
+pub fn how(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exited with status {code}"),
+        Exit::Signal(signal) => format!("was ended by signal {signal} ({})", signals::name(signal)),
+        Exit::Unseen => "ended (its exit status went to its parent)".into(),
+    }
+}
+
+fn wish(request: crate::core::event::Request) -> &'static str {
+    use crate::core::event::Request;
+    match request {
+        Request::Upgrade | Request::UpgradeNow | Request::Hold => "upgrade",
+        Request::Commit => "commit",
+        Request::Rollback => "roll back",
+        Request::Scale(_) => "scale",
+        Request::More => "one worker more",
+        Request::Fewer => "one worker fewer",
+        Request::Forward(_) => "signal to pass on",
+        Request::Stop | Request::Interrupt { .. } | Request::Kill => "stop",
+        Request::Hammer => "hammer",
+        Request::Suspend | Request::Resume => "job control",
+    }
+}
+
+fn kind_name(kind: AckKind) -> &'static str {
+    match kind {
+        AckKind::Notify => "notify",
+        AckKind::Fd => "fd",
+        AckKind::Einhorn => "einhorn",
+        AckKind::ParentTerm => "parent-term",
+        AckKind::Goagain => "goagain",
+        AckKind::Crank => "crank",
+        AckKind::Tableflip => "tableflip",
+        AckKind::Ecdysis => "ecdysis",
+        AckKind::Shellflip => "shellflip",
+        AckKind::Accepting => "accepting",
+        AckKind::Exec => "exec",
+        AckKind::Timer => "timer",
+        AckKind::Listen => "listen",
+        AckKind::Takeover => "takeover",
+        AckKind::Timeout => "timeout",
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+/// Milliseconds below ten seconds, seconds above.
+pub fn length(duration: Duration) -> String {
+    match duration.as_millis() {
+        millis @ 0..10_000 => format!("{millis} ms"),
+        millis => format!("{} s", millis / 1000),
+    }
+}

@@ -1,0 +1,196 @@
+//! Everything that the next image has to know, as plain data: reading it changes
+//! nothing, so a binary can be asked whether it could.
+//!
+//! A field that is added later has a `#[serde(default)]`, so that a state of
+//! before is still read; one that is not known is passed over. A descriptor is a
+//! [`Fd`](crate::reexec::fd_transfer::Fd).
+
+use super::clients;
+use super::probation::RolledBack;
+use crate::ack;
+use crate::adopt;
+use crate::core::Supervisor;
+use crate::core::event::Slot;
+use crate::launch;
+use crate::launch::capture;
+use crate::listener;
+use crate::process;
+use crate::reexec::fd_transfer::{Fd, path};
+use crate::reexec::plain::Plain;
+use crate::service::manager;
+use crate::service::pid_file;
+use crate::supervisor::clock;
+use crate::supervisor::hook_queue::HookQueue;
+use crate::sys::identity::Identity;
+use crate::sys::inherited::Given;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// What is left to the next image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
+    /// The version of who wrote it.
+    pub version: String,
+    /// The name by which we were executed.
+    #[serde(with = "path")]
+    pub program: PathBuf,
+    /// Signals and limits that workers are given.
+    pub given: Given,
+    /// The directory that we were started in, as the user sees it.
+    #[serde(with = "path")]
+    pub directory: PathBuf,
+    /// The core's time.
+    pub clock: clock::Saved,
+    /// The state machine.
+    pub core: Supervisor,
+    /// Its workers' processes.
+    pub processes: process::Saved,
+    /// What each generation was first started from.
+    pub readings: launch::Saved,
+    /// What was rolled back of late.
+    pub rolled_back: RolledBack,
+    /// The listeners on which workers were seen to wait.
+    pub waited: BTreeMap<Slot, BTreeSet<u64>>,
+    /// As whom workers run, if not as we do.
+    pub identity: Option<Identity>,
+    /// The sockets.
+    pub listeners: listener::Saved,
+    /// What workers speak through.
+    pub acks: ack::Saved,
+    /// Hooks under way.
+    pub hooks: HookQueue,
+    /// The control socket and its clients.
+    pub control: clients::Saved,
+    /// What the paths of `--watch` lead to.
+    pub watched: Vec<Option<u64>>,
+    /// `--adopt`.
+    #[serde(default)]
+    pub adopt: Option<adopt::Saved>,
+    /// `--capture-stderr`.
+    pub capture: Option<capture::Saved>,
+    /// The service manager.
+    pub service: manager::Saved,
+    /// `--pid-file`.
+    pub pid_file: Option<pid_file::Saved>,
+    /// Every descriptor of the above.
+    pub descriptors: Vec<Fd>,
+}
+
+impl State {
+    /// As text.
+    ///
+    /// # Errors
+    /// In words; none that is known.
+    pub fn encode(&self) -> Result<Vec<u8>, String> {
+        serde_json::to_vec(self).map_err(|error| format!("cannot write the state: {error}"))
+    }
+
+    /// From text, with everything in it that can be looked at without touching it.
+    ///
+    /// # Errors
+    /// In words: what is missing or not known.
+    pub fn decode(text: &[u8]) -> Result<State, String> {
+        let failed = |error: serde_json::Error| format!("cannot read the state: {error}");
+        let value = serde_json::from_slice(text).map_err(failed)?;
+        let state = State::deserialize(Plain(value)).map_err(failed)?;
+        state.listeners.check()?;
+        Ok(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ack::{Directory, Watcher};
+    use crate::control::instance::Place;
+    use crate::core::event::Event;
+    use crate::core::policy::Policy;
+    use crate::listener::{Listeners, Repair};
+    use crate::process::ProcessTable;
+    use crate::reexec::fd_transfer::FdTransfer;
+    use crate::reexec::quiesce::Quiesce;
+    use crate::service::manager::ServiceManager;
+    use crate::sys::inherited;
+    use proptest::prelude::*;
+    use std::sync::OnceLock;
+    use std::time::Duration;
+
+    /// The text of a small one.
+    fn text() -> &'static [u8] {
+        static TEXT: OnceLock<Vec<u8>> = OnceLock::new();
+        TEXT.get_or_init(|| {
+            let mut transfer = FdTransfer::default();
+            let mut core = Supervisor::new(Policy { workers: 2, ..Policy::default() });
+            let mut processes = ProcessTable::new("server".into(), false);
+            for action in core.step(Duration::ZERO, Event::Tick) {
+                if let crate::core::event::Action::Spawn { worker, generation, .. } = action {
+                    processes.open(worker, generation, Slot(0));
+                }
+            }
+            let listeners = Listeners::default();
+            let repair = Repair::new(&listeners);
+            let watcher = Watcher::start(Quiesce::default(), |_, _| {}).unwrap();
+            let place = Place::take(&crate::config::Control::default(), &[], "/".as_ref()).unwrap();
+            let control =
+                crate::supervisor::pending::Control::start(None, place, &Quiesce::default(), |_| true)
+                    .unwrap();
+            let state = State {
+                version: "0.1.0".into(),
+                program: "/usr/bin/graceful-run".into(),
+                given: inherited::given(),
+                directory: "/".into(),
+                clock: crate::supervisor::clock::Clock::new().save(),
+                core,
+                processes: process::Saved::new(&processes, &mut transfer).unwrap(),
+                readings: launch::Saved::new(&BTreeMap::new(), &mut transfer).unwrap(),
+                rolled_back: RolledBack::default(),
+                waited: BTreeMap::new(),
+                identity: None,
+                listeners: listener::Saved::new(&listeners, &repair, &mut transfer).unwrap(),
+                acks: ack::Saved::new(&watcher, &Directory::new(&[], false), &mut transfer).unwrap(),
+                hooks: HookQueue::default(),
+                control: control.save(&mut transfer).unwrap(),
+                watched: vec![None, Some(7)],
+                adopt: None,
+                capture: None,
+                service: ServiceManager::new(&[]).save(true),
+                pid_file: None,
+                descriptors: transfer.listed().to_vec(),
+            };
+            state.encode().unwrap()
+        })
+    }
+
+    #[test]
+    fn what_is_read_is_what_was_written() {
+        let state = State::decode(text()).unwrap();
+        assert_eq!(String::from_utf8(state.encode().unwrap()), String::from_utf8(text().to_vec()));
+    }
+
+    #[test]
+    fn what_a_later_version_knows_is_passed_over() {
+        let mut value: serde_json::Value = serde_json::from_slice(text()).unwrap();
+        value["later"] = 1.into();
+        value["processes"]["later"] = 1.into();
+        State::decode(&serde_json::to_vec(&value).unwrap()).unwrap();
+        value["core"] = 1.into();
+        assert!(State::decode(&serde_json::to_vec(&value).unwrap()).is_err());
+    }
+
+    proptest! {
+        /// Its digest would fit: whoever can write that can write anything.
+        #[test]
+        fn a_state_that_was_tampered_with_is_read_or_refused(
+            at in any::<prop::sample::Index>(),
+            bytes in proptest::collection::vec(any::<u8>(), 0..8),
+            cut in 0_usize..8,
+        ) {
+            let mut tampered = text().to_vec();
+            let at = at.index(tampered.len());
+            let end = (at + cut).min(tampered.len());
+            tampered.splice(at..end, bytes);
+            let _ = State::decode(&tampered);
+        }
+    }
+}
