@@ -69,7 +69,7 @@ pub fn changes(
     let run = move || {
         loop {
             let now: Vec<Option<u64>> = watch.paths.iter().map(|path| look(path)).collect();
-            let busy = rest.busy();
+            let busy = rest.activity();
             let mut changed = Vec::new();
             for ((path, now), known) in watch.paths.iter().zip(now).zip(&mut *known.list()) {
                 if now.is_some() && now != *known {

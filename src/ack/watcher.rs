@@ -209,7 +209,7 @@ impl Shared {
                 Err(Errno::EINTR) => continue,
                 Err(error) => return log::error!("cannot listen for acks any more: {error}"),
             };
-            let _busy = rest.busy();
+            let _busy = rest.activity();
             for event in events.iter().take(count) {
                 for (id, heard) in self.read(event.data()) {
                     tell(id, heard);

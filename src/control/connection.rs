@@ -267,7 +267,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
             let goes_on = match waits {
                 _ if closing => return,
                 Some(true) => {
-                    let _busy = self.rest.busy();
+                    let _busy = self.rest.activity();
                     self.desk().outstanding = None;
                     self.rank(Rank::Idle);
                     true
@@ -299,13 +299,13 @@ impl<T: Fn(Message) -> bool> Connection<T> {
     }
 
     fn say_gone(&self) {
-        let _busy = self.rest.busy();
+        let _busy = self.rest.activity();
         if let Some(outstanding) = self.desk().outstanding.take() {
             (self.tell)(Message::Gone(outstanding.client));
         }
     }
 
-    /// Awaits until the stream is ready; false if it is not within `limit`.
+    /// Waits until the stream is ready; false if it is not within `limit`.
     fn wait(&self, events: PollFlags, limit: Option<Duration>) -> bool {
         let timeout =
             limit.map_or(PollTimeout::NONE, |limit| PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
@@ -323,7 +323,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
             if !self.wait(PollFlags::POLLOUT, Some(PATIENCE)) {
                 return false;
             }
-            let _busy = self.rest.busy();
+            let _busy = self.rest.activity();
             let mut desk = self.desk();
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match send(self.stream.as_raw_fd(), &desk.unsent, flags) {
@@ -343,7 +343,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         let mut select = Select::new();
         select.recv(&answers);
         let _ = select.ready_timeout(GLANCE);
-        let _busy = self.rest.busy();
+        let _busy = self.rest.activity();
         let mut desk = self.desk();
         match answers.try_recv() {
             Ok(answer) => {
@@ -366,7 +366,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
 
     /// Reads from the client, and asks for what it wants.
     fn read(&self) -> bool {
-        let busy = self.rest.busy();
+        let busy = self.rest.activity();
         let mut desk = self.desk();
         match desk.lines.take(PATIENCE) {
             None => {
@@ -398,7 +398,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
 
     /// Takes what has come; false if the client has gone.
     fn receive(&self) -> bool {
-        let _busy = self.rest.busy();
+        let _busy = self.rest.activity();
         let mut bytes = [0; 4096];
         // What has been read is on the desk, for whoever looks.
         let mut desk = self.desk();

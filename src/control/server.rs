@@ -143,7 +143,7 @@ fn accept<T>(
 {
     loop {
         let _ = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
-        let _busy = rest.busy();
+        let _busy = rest.activity();
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
             Err(error) => {

@@ -250,7 +250,7 @@ impl Shared {
                 Err(error) => return log::error!("cannot capture stderr any more: {error}"),
             };
             for event in events.iter().take(count) {
-                let busy = rest.busy();
+                let busy = rest.activity();
                 let ends = self.take(event.data());
                 drop(busy);
                 self.write(rest);
@@ -294,7 +294,7 @@ impl Shared {
         let stderr = io::stderr();
         while !self.table().waiting.is_empty() {
             let _ = poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
-            let _busy = rest.busy();
+            let _busy = rest.activity();
             let piece: Vec<u8> = self.table().waiting.iter().take(PIECE).copied().collect();
             let written = match write(&stderr, &piece) {
                 Ok(length) => length,

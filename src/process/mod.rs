@@ -412,6 +412,11 @@ impl ProcessTable {
     pub fn process(&self, id: WorkerId) -> Option<&Process> {
         self.entries.get(&id)?.process.as_ref()
     }
+
+    /// The process of a worker, to be changed.
+    pub fn process_mut(&mut self, id: WorkerId) -> Option<&mut Process> {
+        self.entries.get_mut(&id)?.process.as_mut()
+    }
 }
 
 fn log_failure(pid: Pid, result: nix::Result<()>) {

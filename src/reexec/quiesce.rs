@@ -42,7 +42,7 @@ impl Quiesce {
     }
 
     /// Whether all of them rest.
-    pub fn has_come(&self) -> bool {
+    pub fn is_quiet(&self) -> bool {
         let state = self.state();
         state.wanted && state.busy == 0
     }
@@ -54,7 +54,7 @@ impl Quiesce {
 
     /// Called by a thread before it reads something: returns once no rest is
     /// wanted.
-    pub fn busy(&self) -> ActivityGuard {
+    pub fn activity(&self) -> ActivityGuard {
         let mut state = self.state();
         while state.wanted {
             state = self.shared.over.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -82,19 +82,19 @@ mod tests {
     #[test]
     fn rest_comes_when_hands_are_empty_and_ends_for_all() {
         let rest = Quiesce::default();
-        let busy = rest.busy();
+        let busy = rest.activity();
         rest.begin();
-        assert!(!rest.has_come() && rest.is_wanted());
+        assert!(!rest.is_quiet() && rest.is_wanted());
         drop(busy);
-        assert!(rest.has_come());
+        assert!(rest.is_quiet());
         let (theirs, (done, is_done)) = (rest.clone(), channel());
         std::thread::spawn(move || {
-            let busy = theirs.busy();
+            let busy = theirs.activity();
             let _ = done.send(busy);
         });
-        assert!(rest.has_come(), "nobody begins anything meanwhile");
+        assert!(rest.is_quiet(), "nobody begins anything meanwhile");
         rest.end();
         drop(is_done.recv().unwrap());
-        assert!(!rest.has_come());
+        assert!(!rest.is_quiet());
     }
 }

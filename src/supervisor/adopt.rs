@@ -1,7 +1,8 @@
-//! Workers that bind their own sockets: their calls are heard and answered, new
-//! connections are switched over, old workers are looked at until they have drained.
+//! Workers that bind their own sockets (`--adopt`): their calls are heard and answered,
+//! new connections are switched over, and old workers are checked until they have drained.
 
-use super::Run;
+use super::context::Context;
+use super::inputs::Threads;
 use crate::adopt::drain::{Left, Sight};
 use crate::adopt::{Adopt, Saved};
 use crate::config::Config;
@@ -13,6 +14,7 @@ use crate::core::{Phase, ShownStage};
 use crate::error::Error;
 use crate::listener::Listeners;
 use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
+use crate::sys::connections::ListenPorts;
 use crate::sys::seccomp::{Call, Filter};
 use log::{debug, warn};
 use nix::unistd::Pid;
@@ -22,41 +24,40 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A worker that closes a socket tells nobody: this often it is looked whether it has, where it has several
-/// of an address (a process of it may have died), and where it has one.
-const LOOK_SEVERAL: Duration = Duration::from_secs(1);
-const LOOK_CLOSED: Duration = Duration::from_secs(5);
+/// A worker that closes a socket tells nobody. This often it is checked whether it has: where it
+/// has several sockets of an address (a process of it may have died), and where it has one.
+const CLOSED_SEVERAL: Duration = Duration::from_secs(1);
+const CLOSED_ONE: Duration = Duration::from_secs(5);
 
-/// What is adopted, and when it was last looked at.
-#[derive(Debug)]
-pub(super) struct Adopted {
-    pub(super) adopt: Adopt,
-    looked: Time,
+/// What is adopted, and when it was last checked for sockets that were closed.
+pub(super) struct Adoption {
+    adopt: Adopt,
+    checked: Time,
 }
 
-/// Begins to adopt, if that is asked for.
-///
-/// # Errors
-/// Where the machine is of a kind that we do not know.
-pub(super) fn start(config: &Config, listeners: &Listeners) -> Result<Option<Adopted>, Error> {
-    let Some(adopt) = &config.adopt else { return Ok(None) };
-    if Filter::new().is_none() {
-        return Err(Error::Cannot {
-            attempt: format!("adopt on {}", std::env::consts::ARCH),
-            why: "its system calls are not known to us".into(),
-            next: Some("x86_64 or aarch64; or give the server its sockets with -b".into()),
-        });
-    }
-    if !adopt.share && !listeners.is_empty() {
-        return Err(Error::Usage(
+impl Adoption {
+    /// Begins to adopt, if that is asked for.
+    ///
+    /// # Errors
+    /// Where the machine is of a kind that we do not know.
+    pub(super) fn start(config: &Config, listeners: &Listeners) -> Result<Option<Adoption>, Error> {
+        let Some(adopt) = &config.adopt else { return Ok(None) };
+        if Filter::new().is_none() {
+            return Err(Error::Cannot {
+                attempt: format!("adopt on {}", std::env::consts::ARCH),
+                why: "its system calls are not known to us".into(),
+                next: Some("x86_64 or aarch64; or give the server its sockets with -b".into()),
+            });
+        }
+        if !adopt.share && !listeners.is_empty() {
+            return Err(Error::Usage(
             "--adopt cannot go with sockets from LISTEN_FDS: the program binds its own (--adopt=share has it bind them)".into(),
         ));
+        }
+        let ours = listeners.iter().map(|listener| listener.fd(0));
+        Ok(Some(Adoption { adopt: Adopt::new(adopt.clone(), ours), checked: Time::ZERO }))
     }
-    let ours = listeners.iter().map(|listener| listener.fd(0));
-    Ok(Some(Adopted { adopt: Adopt::new(adopt.clone(), ours), looked: Time::ZERO }))
-}
 
-impl Adopted {
     /// As [`Saved::new`].
     ///
     /// # Errors
@@ -65,147 +66,114 @@ impl Adopted {
         Saved::new(&self.adopt, transfer)
     }
 
-    /// Goes on with what was adopted.
+    /// Goes on with what was adopted before an execve(2).
     pub(super) fn restore(
         config: &Config,
         saved: Option<Saved>,
         fds: &mut InheritedFds,
         now: Time,
-    ) -> Option<Adopted> {
+    ) -> Option<Adoption> {
         let adopt = saved?.restore(config.adopt.clone()?, fds, now);
-        Some(Adopted { adopt, looked: Time::ZERO })
+        Some(Adoption { adopt, checked: Time::ZERO })
     }
-}
 
-impl Run {
     /// Hears the calls of every worker, after we were replaced.
-    pub(super) fn hear_all_calls(&mut self) {
-        let Some(adopted) = &self.adopted else { return };
-        for (id, calls) in adopted.adopt.callers() {
-            self.listen_for(id, calls);
-        }
-    }
-
-    fn listen_for(&self, id: WorkerId, calls: Arc<OwnedFd>) {
-        if let Err(error) = self.threads.hear_calls(id, calls) {
-            warn!("cannot hear what a worker binds: {}", crate::error::reason(&error));
+    pub(super) fn hear_all_calls(&self, threads: &Threads) {
+        for (id, calls) in self.adopt.callers() {
+            hear_calls(id, calls, threads);
         }
     }
 
     /// Hears the calls of a worker that has just been started.
-    pub(super) fn hear_calls(&mut self, id: WorkerId, calls: Option<OwnedFd>) {
-        let (Some(adopted), Some(calls)) = (&mut self.adopted, calls) else { return };
-        let calls = Arc::new(calls);
-        let Some(root) = self.processes.process(id).map(|process| process.pid) else { return };
-        let start = self.config.policy.ack_timeout.map(|timeout| self.clock.now() + timeout);
-        adopted.adopt.open(id, root, Arc::clone(&calls), start);
-        self.listen_for(id, calls);
+    pub(super) fn open(&mut self, id: WorkerId, calls: Option<OwnedFd>, threads: &Threads, ctx: &Context) {
+        let Some(calls) = calls.map(Arc::new) else { return };
+        let Some(root) = ctx.processes.process(id).map(|process| process.pid) else { return };
+        let start = ctx.config.policy.ack_timeout.map(|timeout| ctx.now() + timeout);
+        self.adopt.open(id, root, Arc::clone(&calls), start);
+        hear_calls(id, calls, threads);
     }
 
     /// A process of the worker waits for an answer.
-    pub(super) fn call(&mut self, id: WorkerId, call: &Call) {
-        let now = self.clock.now();
-        if self.adopted.as_mut().is_some_and(|adopted| adopted.adopt.call(id, call, now)) {
-            self.listens(id);
+    pub(super) fn call(&mut self, id: WorkerId, call: &Call, ctx: &mut Context) {
+        if self.adopt.call(id, call, ctx.now()) {
+            self.listens(id, ctx);
         }
     }
 
-    fn listens(&mut self, id: WorkerId) {
-        if self.adopted.as_ref().is_some_and(|adopted| adopted.adopt.listens(id)) {
-            self.soon.push_back(Event::Ack(id, AckKind::Listen));
+    fn listens(&self, id: WorkerId, ctx: &mut Context) {
+        if self.adopt.listens(id) {
+            ctx.queue(Event::Ack(id, AckKind::Listen));
         }
     }
 
     /// Nothing is left of the worker that could call.
     pub(super) fn calls_over(&mut self, id: WorkerId) {
-        if let Some(adopted) = &mut self.adopted {
-            adopted.adopt.over(id);
+        self.adopt.over(id);
+    }
+
+    /// Checks what cannot be seen when it happens.
+    pub(super) fn probe(&mut self, id: WorkerId, ctx: &mut Context) {
+        if self.adopt.look_bound(id, ctx.now()) {
+            self.listens(id, ctx);
         }
     }
 
-    /// Looks at what cannot be seen when it happens.
-    pub(super) fn probe_bound(&mut self, id: WorkerId) {
-        let now = self.clock.now();
-        if self.adopted.as_mut().is_some_and(|adopted| adopted.adopt.look_bound(id, now)) {
-            self.listens(id);
-        }
-    }
-
-    /// New connections go to this generation from now on, or back to it.
-    pub(super) fn switch(&mut self, to: Generation) {
-        let now = self.clock.now();
-        let worker = self.worker_of(to);
-        let back = to == self.core.generation();
-        let (Some(adopted), Some(worker)) = (&mut self.adopted, worker) else {
-            return self.soon.push_front(Event::Switched(to, true));
-        };
-        let done = adopted.adopt.switch(worker, back, now);
+    /// Has new connections go to this generation from now on, or back to it.
+    pub(super) fn switch(&mut self, to: Generation, ctx: &mut Context) -> bool {
+        let Some(worker) = worker_of(to, ctx) else { return true };
+        let back = to == ctx.core.generation();
+        let done = self.adopt.switch(worker, back, ctx.now());
         if let Err(why) = &done {
-            self.processes.refuse_upgrade(why.clone());
+            ctx.processes.refuse_upgrade(why.clone());
         }
-        // Before anything else that has happened meanwhile.
-        self.soon.push_front(Event::Switched(to, done.is_ok()));
+        done.is_ok()
     }
 
-    fn worker_of(&self, generation: Generation) -> Option<WorkerId> {
-        let mut workers = self.core.workers();
-        let serves = |stage| matches!(stage, ShownStage::Ready | ShownStage::Starting);
-        workers.find(|shown| shown.generation == generation && serves(shown.stage)).map(|shown| shown.worker)
-    }
-
-    pub(super) fn look_drained(&mut self, id: WorkerId) {
-        let now = self.clock.now();
-        let others = self.others(id);
-        let left = self.adopted.as_mut().and_then(|adopted| adopted.adopt.look_drained(id, &others, now));
+    /// Checks whether a worker to which no new connection goes has drained.
+    pub(super) fn check_drained(&mut self, id: WorkerId, ctx: &mut Context) {
+        let others = others(id, ctx);
+        let left = self.adopt.look_drained(id, &others, ctx.now());
         let (drained, pause) = match left {
             None => (true, FIRST_LOOK),
             Some((left, pause)) => {
                 debug!("{} still has {}", id.0, words(&left));
-                if let Some(entry) = self.processes.get_mut(id) {
+                if let Some(entry) = ctx.processes.get_mut(id) {
                     entry.left = Some(words(&left));
                 }
                 (false, pause)
             }
         };
-        self.soon.push_back(Event::DrainLook { worker: id, drained, pause });
+        ctx.queue(Event::DrainLook { worker: id, drained, pause });
     }
 
-    fn others(&self, id: WorkerId) -> BTreeSet<Pid> {
-        let others = self.core.workers().filter(|shown| shown.worker != id);
-        others.filter_map(|shown| self.processes.process(shown.worker)).map(|process| process.pid).collect()
-    }
-
-    /// What a report means for what is adopted; before it is told, for it may want to say
-    /// why.
-    pub(super) fn tell_adopt(&mut self, report: &Report) {
-        let serving = self.core.generation();
-        let lone = self.core.phase() != Phase::Upgrading;
-        let Some(adopted) = &mut self.adopted else { return };
-        let adopt = &mut adopted.adopt;
+    /// What a report means for what is adopted. This comes before the report is logged, for
+    /// it may note the reason.
+    pub(super) fn on_report(&mut self, report: &Report, ctx: &mut Context) {
+        let adopt = &mut self.adopt;
         match *report {
             Report::Ready(id, ..) => {
-                let own = self.processes.get(id).is_some_and(|entry| entry.generation == serving);
-                adopt.ready(id, lone || own);
+                let alone = ctx.core.phase() != Phase::Upgrading;
+                let serving = ctx.core.generation();
+                let own = ctx.processes.get(id).is_some_and(|entry| entry.generation == serving);
+                adopt.ready(id, alone || own);
             }
             Report::NoAck(id, _) => {
                 let lacks = adopt.lacks(id);
-                if let Some(entry) = self.processes.get_mut(id) {
+                if let Some(entry) = ctx.processes.get_mut(id) {
                     entry.lacks = lacks;
                 }
             }
             Report::UpgradeDone { to, .. } => {
-                if let Some(worker) = self.worker_of(to)
-                    && let Some(adopted) = &mut self.adopted
-                {
-                    adopted.adopt.serves(worker);
-                    adopted.adopt.clear_up();
+                if let Some(worker) = worker_of(to, ctx) {
+                    adopt.serves(worker);
+                    adopt.clear_up();
                 }
             }
             Report::Asked(id) => adopt.asked(id),
             Report::Gone { worker, .. } => adopt.ended(worker),
             Report::UpgradeFailed { why: Failure::Exited { worker, ready: false, .. }, .. } => {
                 let told = adopt.told(worker).map(str::to_owned);
-                if let Some(entry) = self.processes.get_mut(worker) {
+                if let Some(entry) = ctx.processes.get_mut(worker) {
                     entry.lacks = told;
                 }
             }
@@ -215,10 +183,9 @@ impl Run {
     }
 
     /// What is adopted, for `ctl status`.
-    pub(super) fn adopted_status(&self) -> Option<status::Adopted> {
-        let adopt = &self.adopted.as_ref()?.adopt;
-        let generation = |id| self.processes.get(id).map(|entry| entry.generation.0);
-        let addresses = adopt.addresses().into_iter().map(|shown| status::Address {
+    pub(super) fn status(&self, ctx: &Context) -> status::Adopted {
+        let generation = |id| ctx.processes.get(id).map(|entry| entry.generation.0);
+        let addresses = self.adopt.addresses().into_iter().map(|shown| status::Address {
             address: shown.address,
             shared: shown.shared,
             generation: shown.serving.and_then(generation),
@@ -226,26 +193,48 @@ impl Run {
             others: shown.others as u32,
             queue: shown.queue,
         });
-        Some(status::Adopted { mode: adopt.mode().into(), addresses: addresses.collect() })
+        status::Adopted { mode: self.adopt.mode().into(), addresses: addresses.collect() }
     }
 
-    /// How long until it is looked again for sockets that a worker has closed.
-    pub(super) fn look_closed_in(&self) -> Option<Duration> {
-        let adopted = self.adopted.as_ref().filter(|adopted| adopted.adopt.has_any())?;
-        let pause = if adopted.adopt.has_several() { LOOK_SEVERAL } else { LOOK_CLOSED };
-        Some((adopted.looked + pause).saturating_sub(self.clock.now()))
+    /// The ports that connections come in through.
+    pub(super) fn listen_ports(&self) -> ListenPorts {
+        self.adopt.listen_ports()
     }
 
-    pub(super) fn look_closed(&mut self) {
-        if self.look_closed_in() != Some(Duration::ZERO) {
-            return;
-        }
-        let now = self.clock.now();
-        if let Some(adopted) = &mut self.adopted {
-            adopted.looked = now;
-            adopted.adopt.forget_closed();
+    /// The sockets of ours, by inode.
+    pub(super) fn inodes(&self) -> BTreeSet<u64> {
+        self.adopt.inodes()
+    }
+
+    /// When it is checked again for sockets that a worker has closed.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let pause = if self.adopt.has_several() { CLOSED_SEVERAL } else { CLOSED_ONE };
+        self.adopt.has_any().then_some(self.checked + pause)
+    }
+
+    /// Checks for sockets that a worker has closed, if that is due.
+    pub(super) fn check_closed(&mut self, now: Time) {
+        if self.deadline().is_some_and(|at| at <= now) {
+            self.checked = now;
+            self.adopt.forget_closed();
         }
     }
+}
+
+fn hear_calls(id: WorkerId, calls: Arc<OwnedFd>, threads: &Threads) {
+    if let Err(error) = threads.hear_calls(id, calls) {
+        warn!("cannot hear what a worker binds: {}", crate::error::reason(&error));
+    }
+}
+
+fn worker_of(generation: Generation, ctx: &Context) -> Option<WorkerId> {
+    let serves = |stage| matches!(stage, ShownStage::Ready | ShownStage::Starting);
+    ctx.of_generation(generation).find(|shown| serves(shown.stage)).map(|shown| shown.worker)
+}
+
+fn others(id: WorkerId, ctx: &Context) -> BTreeSet<Pid> {
+    let others = ctx.core.workers().filter(|shown| shown.worker != id);
+    others.filter_map(|shown| ctx.processes.process(shown.worker)).map(|process| process.pid).collect()
 }
 
 fn words(left: &Left) -> String {

@@ -1,156 +1,125 @@
-//! What clients of the control socket ask for.
-//!
-//! Contract: the processes of the core decide. Each request has one result, unless its
-//! client has gone; that changes nothing of what it began. Nobody is waited for here.
+//! The control socket: its clients, their pending requests, and what they are told of
+//! the past; started, or taken over from the image of ourselves before an execve(2).
 
-use super::Run;
-use super::pending::{Awaits, PendingRequest};
-use super::replies::workers;
-use super::status::phase_name;
-use crate::config::signals;
-use crate::control::protocol::{self, How, Reply, Verb, line};
-use crate::control::reply_queue::ReplyQueue;
-use crate::control::server::{Asked, Message};
-use crate::core::event::{Event, Request, Token, WorkerId};
-use crate::core::{Phase, ShownStage};
-use crate::supervisor::report::event;
-use log::Level;
-use serde_json::json;
-use std::collections::BTreeSet;
+use super::context::Context;
+use super::history::History;
+use super::pending::{Awaits, Pending, PendingRequest};
+use super::verdicts::Stops;
+use super::workers::Workers;
+use crate::control::instance::{self, Place};
+use crate::control::server::{self, ClientId, Clients, Message, SavedClients};
+use crate::core::event::{Report, Request};
+use crate::error::{Error, reason};
+use crate::listener::{PrivateSocket, SavedPrivate};
+use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
+use crate::reexec::quiesce::Quiesce;
+use serde::{Deserialize, Serialize};
+use std::io;
 
-impl Run {
-    /// A message of the control socket.
-    pub(super) fn control(&mut self, message: Message) {
-        match message {
-            Message::Asked(asked) => self.asked(asked),
-            Message::Progress(client) => {
-                let (status, snapshot) = self.state();
-                let waiter = self.control.waiters.iter().find(|waiter| waiter.client == client);
-                if let Some(waiter) = waiter {
-                    waiter.answers.progress(status, snapshot);
-                }
-            }
-            Message::Gone(client) => drop(self.control.take(client)),
-        }
+/// The fields are dropped in this order: the socket goes before the lock of the name.
+#[derive(Debug)]
+pub(super) struct Control {
+    socket: Option<PrivateSocket>,
+    clients: Option<Clients>,
+    /// Holds the lock of the name.
+    place: Place,
+    pub(super) pending: Pending,
+    pub(super) history: History,
+    /// Somebody has asked us to stop.
+    stop_asked: bool,
+}
+
+/// The clients on their way through an execve(2).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    socket: Option<(SavedPrivate, SavedClients)>,
+    place: instance::Saved,
+    pending: Vec<(ClientId, Awaits)>,
+    history: History,
+    stop_asked: bool,
+}
+
+impl Control {
+    /// Starts the threads, if there is a socket.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub(super) fn start(
+        socket: Option<PrivateSocket>,
+        place: Place,
+        quiesce: &Quiesce,
+        tell: impl Fn(Message) -> bool + Clone + Send + 'static,
+    ) -> Result<Control, Error> {
+        let start = |socket: &PrivateSocket| server::start(socket.listener()?, place.group(), quiesce, tell);
+        let failed = |error: io::Error| Error::cannot("listen on the control socket", reason(&error));
+        let clients = socket.as_ref().map(start).transpose().map_err(failed)?;
+        let history = History::default();
+        Ok(Control { socket, clients, place, pending: Pending::new(), history, stop_asked: false })
     }
 
-    fn asked(&mut self, mut asked: Asked) {
-        asked.answers.tell_written(self.control.written());
-        let level = if matches!(asked.verb, Verb::Status | Verb::Events | Verb::Metrics) {
-            Level::Debug
-        } else {
-            Level::Info
+    /// Lists the descriptors and writes down the other fields. The threads have to be quiet.
+    ///
+    /// # Errors
+    /// As [`FdTransfer::add`].
+    pub(super) fn save(&self, transfer: &mut FdTransfer) -> io::Result<Saved> {
+        let socket = match (&self.socket, &self.clients) {
+            (Some(socket), Some(clients)) => Some((socket.save(transfer)?, clients.save(transfer)?)),
+            _ => None,
         };
-        log::log!(level, "ctl: {} asks: {}", asked.peer, asked.verb);
-        self.look_for_takeovers();
-        self.work_off();
-        let phase = self.core.phase();
-        let stopping = phase == Phase::Stopping;
-        match asked.verb {
-            Verb::Status => {
-                let (status, snapshot) = self.state();
-                asked.answers.status(status, snapshot);
-            }
-            Verb::Metrics => {
-                let (status, snapshot) = self.state();
-                asked.answers.metrics(status, snapshot);
-            }
-            Verb::Events => {
-                let (generation, phase) = (self.core.generation().0, phase_name(phase));
-                let hello = json!({"version": protocol::VERSION, "pid": std::process::id(), "generation": generation, "phase": phase});
-                // It is the first line of this client: there is room for it.
-                let _ = asked.answers.line(&line(&event::named("hello", hello)).into());
-                let Asked { client, answers, .. } = asked;
-                self.control.waiters.push(PendingRequest {
-                    client,
-                    answers,
-                    waits: Awaits::Events { missed: 0 },
-                });
-            }
-            Verb::Hammer => self.hammer(asked),
-            Verb::Stop { now } => {
-                let request = if now { Request::Kill } else { Request::Stop };
-                self.demand(asked, request, Awaits::Stop);
-            }
-            _ if stopping => asked.answers.result(Reply::failed("stopping")),
-            Verb::Upgrade(How::Plain | How::Hold) if phase == Phase::Holding => {
-                let to = self.control.to.map_or(0, |to| to.0);
-                let why =
-                    format!("generation {to} is on hold (ctl commit, ctl rollback, or ctl upgrade --now)");
-                asked.answers.result(Reply::failed(why));
-            }
-            Verb::Upgrade(how) => {
-                let request = match how {
-                    How::Plain => Request::Upgrade,
-                    How::Now => Request::UpgradeNow,
-                    How::Hold => Request::Hold,
-                };
-                self.demand(asked, request, Awaits::Next { hold: how == How::Hold });
-            }
-            Verb::Commit => self.demand(asked, Request::Commit, Awaits::Commit),
-            Verb::Rollback => self.demand(asked, Request::Rollback, Awaits::Rollback),
-            Verb::Scale(workers) => self.demand(asked, Request::Scale(workers), Awaits::Scale(workers)),
-            Verb::Signal(signal) => self.pass_on(asked.answers, signal),
-            Verb::Bind(spec) => {
-                let reply = match self.bind(&spec) {
-                    Ok((name, address)) => {
-                        let done =
-                            format!("listening on {address} ({name}), handed over from the next upgrade on");
-                        Reply { name: Some(name), address: Some(address), ..Reply::done(done) }
-                    }
-                    Err(why) => Reply::failed(why),
-                };
-                asked.answers.result(reply);
-            }
-            Verb::Reexec => {
-                let Asked { client, answers, wait, .. } = asked;
-                match wait {
-                    true => {
-                        self.control.waiters.push(PendingRequest { client, answers, waits: Awaits::Reexec })
-                    }
-                    false => answers.result(Reply::done("asked for")),
-                }
-                self.begin_reexec();
-            }
-            Verb::Unbind(name) => {
-                let reply = match self.unbind(&name) {
-                    Ok(done) => Reply::done(done),
-                    Err(why) => Reply::failed(why),
-                };
-                asked.answers.result(reply);
-            }
-        }
+        Ok(Saved {
+            socket,
+            place: self.place.save(transfer)?,
+            pending: self.pending.save(),
+            history: self.history.clone(),
+            stop_asked: self.stop_asked,
+        })
     }
 
-    /// Has the core do something, for a client that waits for it.
-    fn demand(&mut self, asked: Asked, request: Request, waits: Awaits) {
-        let Asked { client, answers, wait, .. } = asked;
-        self.control.waiters.push(PendingRequest { client, answers, waits });
-        self.step(Event::Request(request));
-        // What is wrong at once has been answered.
-        if !wait && let Some(waiter) = self.control.take(client) {
-            waiter.answers.result(Reply::done("asked for"));
+    /// Goes on with the clients that there were.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub(super) fn restore(
+        saved: Saved,
+        fds: &mut InheritedFds,
+        quiesce: &Quiesce,
+        tell: impl Fn(Message) -> bool + Clone + Send + 'static,
+    ) -> io::Result<Control> {
+        let place = Place::restore(saved.place, fds);
+        let (mut socket, mut clients, mut queues) = (None, None, Vec::new());
+        if let Some((private, connections)) = saved.socket {
+            let private = PrivateSocket::restore(private, fds);
+            let listener = private.listener()?;
+            let resumed = server::resume(listener, place.group(), quiesce, tell, connections, fds)?;
+            (socket, clients, queues) = (Some(private), Some(resumed.0), resumed.1);
         }
+        let mut pending = Pending::new();
+        for (client, awaits) in saved.pending {
+            if let Some(at) = queues.iter().position(|(of, _)| *of == client) {
+                let (_, mut replies) = queues.swap_remove(at);
+                replies.tell_written(pending.written());
+                pending.push(PendingRequest { client, replies, awaits });
+            }
+        }
+        let (history, stop_asked) = (saved.history, saved.stop_asked);
+        Ok(Control { socket, clients, place, pending, history, stop_asked })
     }
 
-    fn pass_on(&mut self, answers: ReplyQueue, signal: i32) {
-        let ready = self.core.workers().filter(|shown| shown.stage == ShownStage::Ready).count() as u32;
-        if ready == 0 {
-            return answers.result(Reply::failed("no worker is ready"));
-        }
-        self.step(Event::Request(Request::Forward(Token(signal))));
-        let name = signals::name(signal);
-        let done = Reply::done(format!("{name} was sent to {}", workers(ready)));
-        answers.result(Reply { workers: Some(ready), ..done });
+    /// Where our socket is.
+    pub(super) fn path(&self) -> Option<&str> {
+        self.socket.as_ref()?.path().to_str()
     }
 
-    fn hammer(&mut self, asked: Asked) {
-        let draining = self.core.workers().filter(|shown| shown.stage == ShownStage::Draining);
-        let draining: BTreeSet<WorkerId> = draining.map(|shown| shown.worker).collect();
-        if draining.is_empty() {
-            let done = Reply::done("nothing was draining");
-            return asked.answers.result(Reply { workers: Some(0), ..done });
-        }
-        self.demand(asked, Request::Hammer, Awaits::Gone(draining));
+    /// The core gets a request, of a client or by a signal.
+    pub(super) fn on_request(&mut self, request: Request, ctx: &Context) {
+        self.stop_asked |= matches!(request, Request::Stop | Request::Interrupt { .. } | Request::Kill);
+        self.pending.overrule(request, ctx);
+    }
+
+    /// `failed` if we end by a failure of our own.
+    pub(super) fn on_report(&mut self, report: &Report, failed: bool, workers: &Workers, ctx: &Context) {
+        self.history.on_report(report, workers, ctx);
+        let stops = Stops { asked: self.stop_asked && !failed, upgrade: self.history.to };
+        self.pending.on_report(report, stops, workers, ctx);
     }
 }

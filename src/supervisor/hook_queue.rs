@@ -1,5 +1,5 @@
 //! The user's hooks that run or wait, as plain data: what they are told, and what
-//! goes on when they have ended. Who runs them is [`run`](crate::supervisor).
+//! follows when they have ended. [`hooks`](super::hooks) runs them.
 
 use crate::core::event::{Generation, Reading, Slot, Time, WorkerId};
 use crate::launch::hook::HookContext;
@@ -52,7 +52,7 @@ pub struct Running {
     pub until: Time,
 }
 
-/// Every errand under way, in the order of its beginning.
+/// The hooks of every event that have not ended, in the order of the events.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct HookQueue(pub Vec<EventHooks>);
 
@@ -64,6 +64,6 @@ impl HookQueue {
 
     /// Those that run.
     pub fn running(&self) -> impl Iterator<Item = &Running> {
-        self.0.iter().filter_map(|errand| errand.now.as_ref())
+        self.0.iter().filter_map(|batch| batch.now.as_ref())
     }
 }

@@ -1,25 +1,28 @@
 //! The user's hooks: what they are told, who waits for them, and that none of
 //! them outlives its time.
 //!
-//! A hook is a child like any other: it is reaped with the rest and a deadline of
+//! A hook is a child like any other: it is reaped with the rest, and a deadline of
 //! the loop ends it, so the loop never waits for one. Those of one event run one
-//! after another. What waits for them goes on when the last has ended.
+//! after another. What waits for them follows when the last has ended: the loop
+//! takes it from [`Hooks::finished`].
 
-use super::Run;
+use super::context::Context;
+use super::hook_queue::{EventHooks, HookQueue, Running, Then};
+use super::report;
+use super::rollback::RolledBack;
 use crate::config::hooks::Occasion;
 use crate::core::ShownStage;
-use crate::core::event::{Event, Failure, Generation, Reading as From, Refusal, Report, Slot, WorkerId};
+use crate::core::event::{
+    Event, Failure, Generation, Reading as From, Refusal, Report, Slot, Time, WorkerId,
+};
 use crate::core::policy::PROBATION_CRASHES;
 use crate::error::reason;
+use crate::launch::Refused;
 use crate::launch::hook::HookContext;
 use crate::launch::start::refused;
-use crate::launch::{Reading, Refused};
-use crate::supervisor::hook_queue::{EventHooks, Running, Then};
-use crate::supervisor::inputs::Input;
-use crate::supervisor::report;
+use crate::process::exit_of;
 use crate::sys::child;
 use crate::sys::process::{self, Exit};
-use crossbeam_channel::Receiver;
 use log::{debug, warn};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -30,9 +33,46 @@ const MOST: usize = 32;
 /// So many may wait: where workers crash faster than hooks end, some are left out.
 const LONGEST_QUEUE: usize = 1024;
 
-impl Run {
+/// A worker whose hooks have ended well: it is to be started.
+pub(super) struct Start {
+    pub(super) worker: WorkerId,
+    pub(super) generation: Generation,
+    pub(super) slot: Slot,
+    pub(super) from: From,
+}
+
+pub(super) struct Hooks {
+    queue: HookQueue,
+    /// Workers whose pre-start hooks have ended well since the loop asked.
+    starts: VecDeque<Start>,
+}
+
+impl Hooks {
+    pub(super) fn new(queue: HookQueue) -> Hooks {
+        Hooks { queue, starts: VecDeque::new() }
+    }
+
+    /// For the next image of ourselves.
+    pub(super) fn save(&self) -> HookQueue {
+        self.queue.clone()
+    }
+
+    /// The processes of the hooks that run.
+    pub(super) fn running(&self) -> Vec<Pid> {
+        self.queue.running().map(|running| Pid::from_raw(running.pid)).collect()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.queue.deadline()
+    }
+
+    /// The next worker to start whose hooks have ended well.
+    pub(super) fn finished(&mut self) -> Option<Start> {
+        self.starts.pop_front()
+    }
+
     /// Asks the user whether the upgrade may begin.
-    pub(super) fn pre_upgrade(&mut self, to: Generation) {
+    pub(super) fn pre_upgrade(&mut self, to: Generation, ctx: &mut Context) {
         let about = HookContext {
             occasion: Occasion::PreUpgrade,
             generation: to,
@@ -40,16 +80,18 @@ impl Run {
             worker: None,
             reason: None,
         };
-        self.send(about, Then::Upgrade(to));
+        self.send(about, Then::Upgrade(to), ctx);
     }
 
-    /// The worker is started when its hooks have ended well. Another try of the same
-    /// start has had them.
-    pub(super) fn pre_start(&mut self, worker: WorkerId, generation: Generation, slot: Slot, from: From) {
-        if self.processes.get(worker).is_some() {
-            return self.spawn(worker, generation, slot, from);
+    /// Queues the pre-start hooks of a worker. Where there are none, or where it is another try of
+    /// a start that has had them, the worker is to be started now: false.
+    pub(super) fn pre_start(&mut self, start: &Start, ctx: &mut Context) -> bool {
+        let Start { worker, generation, slot, from } = *start;
+        let tried = ctx.processes.get(worker).is_some();
+        if tried || ctx.config.hooks.of(Occasion::PreStart).next().is_none() {
+            return false;
         }
-        self.processes.open(worker, generation, slot);
+        ctx.processes.open(worker, generation, slot);
         let about = HookContext {
             occasion: Occasion::PreStart,
             generation,
@@ -57,143 +99,127 @@ impl Run {
             worker: None,
             reason: None,
         };
-        self.send(about, Then::Start { worker, generation, slot, from });
+        self.send(about, Then::Start { worker, generation, slot, from }, ctx);
+        true
     }
 
     /// The worker is asked to stop when its hooks have ended.
-    pub(super) fn pre_stop(&mut self, id: WorkerId) {
-        match self.about(Occasion::PreStop, id) {
-            Some(about) => self.send(about, Then::Stop(id)),
-            None => self.soon.push_back(Event::PreStopped(id)),
+    pub(super) fn pre_stop(&mut self, id: WorkerId, ctx: &mut Context) {
+        match about(Occasion::PreStop, id, ctx) {
+            Some(about) => self.send(about, Then::Stop(id), ctx),
+            None => ctx.queue(Event::PreStopped(id)),
         }
     }
 
-    /// What happened is told to those hooks that nobody waits for; and those that
-    /// are waited for in vain go.
-    pub(super) fn tell_hooks(&mut self, report: &Report) {
+    /// Runs the hooks that nobody waits for; ends those of an upgrade that is over.
+    pub(super) fn on_report(&mut self, report: &Report, rolled_back: &mut RolledBack, ctx: &mut Context) {
         match *report {
-            Report::Ready(id, ..) => self.send_about(Occasion::PostReady, id),
-            Report::Gone { worker, .. } => self.send_about(Occasion::PostStop, worker),
+            Report::Ready(id, ..) => self.send_about(Occasion::PostReady, id, ctx),
+            Report::Gone { worker, .. } => self.send_about(Occasion::PostStop, worker, ctx),
             Report::UpgradeFailed { to, why, left, held, .. } => {
-                self.call_back(|then| then == Then::Upgrade(to));
+                self.cancel(|then| then == Then::Upgrade(to));
                 if !matches!(why, Failure::Stopped | Failure::Superseded) {
-                    self.tell_failed(to, report::why_failed(why, left, held, &self.processes));
+                    self.tell_failed(to, report::why_failed(why, left, held, &ctx.processes), ctx);
                 }
             }
             // Later tries are of the same upgrade.
             Report::RollbackStarted { from, to, crashes: PROBATION_CRASHES, .. } => {
-                let reason = report::rolled_back(report, &self.processes).unwrap_or_default();
-                self.tell_failed(from, format!("{reason}: {to} is started again"));
+                let reason = report::rolled_back(report, &ctx.processes).unwrap_or_default();
+                self.tell_failed(from, format!("{reason}: {to} is started again"), ctx);
             }
             // Told once, however often it is tried.
             Report::RollbackFailed { from, why, .. }
-                if why != Failure::Stopped && !std::mem::replace(&mut self.rolled_back.failed, true) =>
+                if why != Failure::Stopped && rolled_back.tell_failed() =>
             {
-                let reason = report::not_rolled_back(report, &self.processes).unwrap_or_default();
-                self.tell_failed(from, reason);
+                let reason = report::not_rolled_back(report, &ctx.processes).unwrap_or_default();
+                self.tell_failed(from, reason, ctx);
             }
             _ => {}
         }
     }
 
-    fn tell_failed(&mut self, generation: Generation, reason: String) {
+    fn tell_failed(&mut self, generation: Generation, reason: String, ctx: &mut Context) {
         let occasion = Occasion::UpgradeFailed;
         let about = HookContext { occasion, generation, slot: None, worker: None, reason: Some(reason) };
-        self.send(about, Then::Nothing);
+        self.send(about, Then::Nothing, ctx);
     }
 
-    fn about(&self, occasion: Occasion, id: WorkerId) -> Option<HookContext> {
-        let entry = self.processes.get(id)?;
-        let worker = entry.process.as_ref().map(|process| process.pid.as_raw());
-        Some(HookContext {
-            occasion,
-            generation: entry.generation,
-            slot: Some(entry.slot),
-            worker,
-            reason: None,
-        })
-    }
-
-    fn send_about(&mut self, occasion: Occasion, id: WorkerId) {
-        if let Some(about) = self.about(occasion, id) {
-            self.send(about, Then::Nothing);
+    fn send_about(&mut self, occasion: Occasion, id: WorkerId, ctx: &mut Context) {
+        if let Some(about) = about(occasion, id, ctx) {
+            self.send(about, Then::Nothing, ctx);
         }
     }
 
-    fn send(&mut self, about: HookContext, then: Then) {
-        let rest: VecDeque<String> = self.config.hooks.of(about.occasion).map(String::from).collect();
+    fn send(&mut self, about: HookContext, then: Then, ctx: &mut Context) {
+        let rest: VecDeque<String> = ctx.config.hooks.of(about.occasion).map(String::from).collect();
         if then == Then::Nothing && rest.is_empty() {
             return;
         }
-        if then == Then::Nothing && self.hooks.0.len() >= LONGEST_QUEUE {
+        if then == Then::Nothing && self.queue.0.len() >= LONGEST_QUEUE {
             let (occasion, generation) = (about.occasion.name(), about.generation);
             return warn!("{generation}: {occasion} hook left out: {LONGEST_QUEUE} others wait");
         }
-        self.hooks.0.push(EventHooks { about, then, now: None, rest });
-        self.run_hooks();
+        self.queue.0.push(EventHooks { about, then, now: None, rest });
+        self.run(ctx);
     }
 
-    /// Starts what is to run next, and lets go on what has waited for long enough.
-    fn run_hooks(&mut self) {
+    /// Starts the hooks that are to run next; what waited for hooks that have ended follows.
+    fn run(&mut self, ctx: &mut Context) {
         let mut at = 0;
-        while at < self.hooks.0.len() {
-            if self.hooks.0[at].now.is_some() {
+        while at < self.queue.0.len() {
+            if self.queue.0[at].now.is_some() {
                 at += 1;
                 continue;
             }
-            let errands = &self.hooks.0;
-            let unheeded = errands.iter().filter(|errand| errand.then == Then::Nothing);
-            let crowded = unheeded.filter(|errand| errand.now.is_some()).count() >= MOST;
-            if crowded && errands[at].then == Then::Nothing {
+            let batches = &self.queue.0;
+            let unawaited = batches.iter().filter(|batch| batch.then == Then::Nothing);
+            let crowded = unawaited.filter(|batch| batch.now.is_some()).count() >= MOST;
+            if crowded && batches[at].then == Then::Nothing {
                 at += 1;
                 continue;
             }
-            let Some(command) = self.hooks.0[at].rest.pop_front() else {
-                let errand = self.hooks.0.remove(at);
-                self.go_on(errand.then);
+            let Some(command) = self.queue.0[at].rest.pop_front() else {
+                let batch = self.queue.0.remove(at);
+                self.finish(batch.then, ctx);
                 continue;
             };
-            match self.start_hook(&self.hooks.0[at].about, &command) {
+            match self.start_hook(&self.queue.0[at].about, &command, ctx) {
                 Ok(pid) => {
-                    let until = self.clock.now() + self.config.hooks.timeout;
-                    self.processes.hooks.insert(pid);
-                    self.hooks.0[at].now = Some(Running { pid: pid.as_raw(), command, until });
+                    let until = ctx.now() + ctx.config.hooks.timeout;
+                    ctx.processes.hooks.insert(pid);
+                    self.queue.0[at].now = Some(Running { pid: pid.as_raw(), command, until });
                 }
                 Err(Refused { message, .. }) => {
-                    self.failed(at, &command, &format!("cannot be run: {message}"));
+                    self.failed(at, &command, &format!("cannot be run: {message}"), ctx);
                 }
             }
         }
     }
 
-    fn start_hook(&self, about: &HookContext, command: &str) -> Result<Pid, Refused> {
+    fn start_hook(&self, about: &HookContext, command: &str, ctx: &Context) -> Result<Pid, Refused> {
         debug!("{} hook of {}: {command}", about.occasion.name(), about.generation);
-        let anew = || Reading::of_hook(&self.config.worker, &self.around, self.common.identity.as_ref());
-        let reading = match (self.readings.get(&about.generation), about.occasion) {
-            (Some(reading), _) => reading.clone(),
-            (None, _) => anew()?,
-        };
-        let launch = self.common.hook(&reading, command, about)?;
+        let reading = ctx.launcher.reading_of_hook(about.generation)?;
+        let launch = ctx.launcher.common.hook(&reading, command, about)?;
         child::spawn(&launch).map(|child| child.pid).map_err(|error| refused(&error, &reading))
     }
 
     /// The hook has ended, or will never start. One that could have refused has.
-    fn failed(&mut self, at: usize, command: &str, how: &str) {
-        let errand = &mut self.hooks.0[at];
-        errand.now = None;
-        let (occasion, generation) = (errand.about.occasion.name(), errand.about.generation);
+    fn failed(&mut self, at: usize, command: &str, how: &str, ctx: &mut Context) {
+        let batch = &mut self.queue.0[at];
+        batch.now = None;
+        let (occasion, generation) = (batch.about.occasion.name(), batch.about.generation);
         let message = format!("{occasion} hook '{}' {how}", command.escape_debug());
-        match errand.then {
+        match batch.then {
             Then::Upgrade(to) => {
-                self.hooks.0.remove(at);
-                self.processes.refuse_upgrade(message);
-                self.soon.push_back(Event::PreUpgraded(to, false));
+                self.queue.0.remove(at);
+                ctx.processes.refuse_upgrade(message);
+                ctx.queue(Event::PreUpgraded(to, false));
             }
             Then::Start { worker, .. } => {
-                self.hooks.0.remove(at);
-                let message = format!("cannot start '{}': {message}", self.processes.command());
-                self.processes.refuse(worker, message);
-                self.soon.push_back(Event::SpawnFailed(worker, Refusal::Other));
+                self.queue.0.remove(at);
+                let message = format!("cannot start '{}': {message}", ctx.processes.command());
+                ctx.processes.refuse(worker, message);
+                ctx.queue(Event::SpawnFailed(worker, Refusal::Other));
             }
             Then::Stop(_) | Then::Nothing => {
                 warn!(generation = generation.0; "{generation}: {message}");
@@ -201,97 +227,87 @@ impl Run {
         }
     }
 
-    fn go_on(&mut self, then: Then) {
+    /// The hooks of an event have ended: what waited for them follows.
+    fn finish(&mut self, then: Then, ctx: &mut Context) {
         match then {
             Then::Nothing => {}
-            Then::Upgrade(to) => self.soon.push_back(Event::PreUpgraded(to, true)),
-            Then::Start { worker, generation, slot, from } => self.spawn(worker, generation, slot, from),
-            Then::Stop(id) => self.soon.push_back(Event::PreStopped(id)),
+            Then::Upgrade(to) => ctx.queue(Event::PreUpgraded(to, true)),
+            Then::Start { worker, generation, slot, from } => {
+                self.starts.push_back(Start { worker, generation, slot, from });
+            }
+            Then::Stop(id) => ctx.queue(Event::PreStopped(id)),
         }
     }
 
     /// A hook was reaped.
-    pub(super) fn hook_ended(&mut self, pid: Pid, exit: Exit) {
-        self.processes.hooks.remove(&pid);
-        let ours =
-            |errand: &EventHooks| errand.now.as_ref().is_some_and(|running| running.pid == pid.as_raw());
-        let Some(at) = self.hooks.0.iter().position(ours) else { return };
-        match (exit, self.hooks.0[at].now.take()) {
+    pub(super) fn ended(&mut self, pid: Pid, exit: Exit, ctx: &mut Context) {
+        ctx.processes.hooks.remove(&pid);
+        let ours = |batch: &EventHooks| batch.now.as_ref().is_some_and(|running| running.pid == pid.as_raw());
+        let Some(at) = self.queue.0.iter().position(ours) else { return };
+        match (exit, self.queue.0[at].now.take()) {
             (Exit::Code(0), _) | (_, None) => {}
             (exit, Some(running)) => {
-                self.failed(at, &running.command, &report::how(crate::process::exit_of(exit)));
+                self.failed(at, &running.command, &report::how(exit_of(exit)), ctx);
             }
         }
-        self.run_hooks();
+        self.run(ctx);
     }
 
     /// Hooks whose time has come are killed, and so are those of starts that nobody
     /// wants any more.
-    pub(super) fn end_late_hooks(&mut self) {
-        if self.hooks.0.is_empty() {
+    pub(super) fn end_late(&mut self, ctx: &mut Context) {
+        if self.queue.0.is_empty() {
             return;
         }
-        let now = self.clock.now();
-        let late = |errand: &EventHooks| errand.now.as_ref().is_some_and(|running| running.until <= now);
-        while let Some(at) = self.hooks.0.iter().position(late) {
-            let Some(running) = self.hooks.0[at].now.take() else { break };
+        let now = ctx.now();
+        let late = |batch: &EventHooks| batch.now.as_ref().is_some_and(|running| running.until <= now);
+        while let Some(at) = self.queue.0.iter().position(late) {
+            let Some(running) = self.queue.0[at].now.take() else { break };
             kill(&running);
-            let limit = report::length(self.config.hooks.timeout);
-            self.failed(at, &running.command, &format!("was killed after {limit} (--hook-timeout)"));
+            let limit = report::length(ctx.config.hooks.timeout);
+            self.failed(at, &running.command, &format!("was killed after {limit} (--hook-timeout)"), ctx);
         }
-        let given_up: Vec<WorkerId> = self
-            .core
-            .workers()
-            .filter(|shown| shown.stage == ShownStage::Draining)
-            .map(|shown| shown.worker)
-            .collect();
+        let given_up: Vec<WorkerId> = ctx.in_stage(ShownStage::Draining).map(|shown| shown.worker).collect();
         let unwanted = |then| matches!(then, Then::Start { worker, .. } if given_up.contains(&worker));
-        for worker in self.call_back(unwanted) {
-            self.processes.refuse(worker, "its start was given up while a pre-start hook ran".into());
-            self.soon.push_back(Event::SpawnFailed(worker, Refusal::Other));
+        for worker in self.cancel(unwanted) {
+            ctx.processes.refuse(worker, "its start was given up while a pre-start hook ran".into());
+            ctx.queue(Event::SpawnFailed(worker, Refusal::Other));
         }
-        self.run_hooks();
+        self.run(ctx);
     }
 
-    /// Ends the errands after which `which` would go on; the workers that would have
-    /// been started.
-    fn call_back(&mut self, which: impl Fn(Then) -> bool) -> Vec<WorkerId> {
-        let gone = self.hooks.0.extract_if(.., |errand| which(errand.then));
+    /// Ends the hooks after which something that `which` holds for would follow; the workers
+    /// that would have been started.
+    fn cancel(&mut self, which: impl Fn(Then) -> bool) -> Vec<WorkerId> {
+        let gone = self.queue.0.extract_if(.., |batch| which(batch.then));
         let mut starts = Vec::new();
-        for errand in gone {
-            errand.now.iter().for_each(kill);
-            if let Then::Start { worker, .. } = errand.then {
+        for batch in gone {
+            batch.now.iter().for_each(kill);
+            if let Then::Start { worker, .. } = batch.then {
                 starts.push(worker);
             }
         }
         starts
     }
 
-    /// At our own end the hooks of those that have stopped may finish, in the time
-    /// that those of one worker have; a second INT or QUIT ends them. The others are
-    /// killed.
-    pub(super) fn end_hooks(&mut self, inputs: &Receiver<Input>) {
-        let last = |errand: &EventHooks| errand.about.occasion == Occasion::PostStop;
-        for errand in self.hooks.0.extract_if(.., |errand| !last(errand)) {
-            errand.now.iter().for_each(kill);
+    /// Kills the hooks of every other occasion than `last`, and those that wait.
+    pub(super) fn keep_only(&mut self, last: Occasion, ctx: &mut Context) {
+        for batch in self.queue.0.extract_if(.., |batch| batch.about.occasion != last) {
+            batch.now.iter().for_each(kill);
         }
-        let end = self.clock.now() + self.config.hooks.longest(Occasion::PostStop);
-        self.run_hooks();
-        while let Some(until) = self.hooks.deadline() {
-            self.service.turn();
-            let wait = until.min(end).saturating_sub(self.clock.now());
-            let wait = self.service.wait().map_or(wait, |turn| turn.min(wait));
-            let input = inputs.recv_timeout(wait);
-            self.end_late_hooks();
-            let hurried = matches!(input, Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)));
-            if hurried || self.clock.now() >= end {
-                self.hooks.0.drain(..).for_each(|errand| errand.now.iter().for_each(kill));
-            }
-            for (pid, exit) in process::reap() {
-                self.hook_ended(pid, exit);
-            }
-        }
+        self.run(ctx);
     }
+
+    /// Kills every hook.
+    pub(super) fn kill_all(&mut self) {
+        self.queue.0.drain(..).for_each(|batch| batch.now.iter().for_each(kill));
+    }
+}
+
+fn about(occasion: Occasion, id: WorkerId, ctx: &Context) -> Option<HookContext> {
+    let entry = ctx.processes.get(id)?;
+    let worker = entry.process.as_ref().map(|process| process.pid.as_raw());
+    Some(HookContext { occasion, generation: entry.generation, slot: Some(entry.slot), worker, reason: None })
 }
 
 /// The hook and what it has started.

@@ -29,8 +29,8 @@ use std::time::{Duration, Instant};
 /// up the thread that reads it and nobody else.
 const QUEUE: usize = 256;
 
-/// Between two looks at whether the threads rest.
-const GLANCE: Duration = Duration::from_millis(1);
+/// The pause between two checks whether the threads are quiet.
+const QUIET_CHECK: Duration = Duration::from_millis(1);
 
 /// Signals that may come from a worker and mean something else then.
 const TOLD_BY_WORKERS: [i32; 3] = [libc::SIGTERM, libc::SIGUSR1, GOAGAIN_SIGNAL];
@@ -61,7 +61,7 @@ pub struct Threads {
     /// Listens to the workers.
     pub watcher: Watcher,
     sender: Sender<Input>,
-    rest: Quiesce,
+    quiesce: Quiesce,
     /// SIGINTs that have been told of.
     interrupts: Arc<AtomicU64>,
     /// What the paths lead to that are watched for changes.
@@ -72,14 +72,14 @@ pub struct Threads {
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Threads {
-    /// Has the threads rest, with every signal blocked, and gives what they sent
+    /// Has the threads stop, with every signal blocked, and gives what they sent
     /// until then. A signal that comes now waits in the kernel. The thread for the
     /// paths goes on: it has nothing that a look would not find.
     ///
     /// # Errors
-    /// When they do not come to rest within a second; they go on then.
+    /// When they do not stop within a second; they go on then.
     pub fn pause(&self, inputs: &Receiver<Input>) -> Result<Vec<Input>, Vec<Input>> {
-        self.rest.begin();
+        self.quiesce.begin();
         // Only the thread for signals can get it.
         let _ = kill(Pid::this(), Signal::SIGCHLD);
         let mut sent = Vec::new();
@@ -88,7 +88,7 @@ impl Threads {
             // What nobody takes would keep them from it.
             sent.extend(inputs.try_iter());
             let told = || self.interrupts.load(Ordering::SeqCst) >= interrupts::caught();
-            if self.rest.has_come() && told() {
+            if self.quiesce.is_quiet() && told() {
                 sent.extend(inputs.try_iter());
                 return Ok(sent);
             }
@@ -96,7 +96,7 @@ impl Threads {
                 self.resume();
                 return Err(sent);
             }
-            sent.extend(inputs.recv_timeout(GLANCE));
+            sent.extend(inputs.recv_timeout(QUIET_CHECK));
         }
     }
 
@@ -106,11 +106,11 @@ impl Threads {
     /// # Errors
     /// When the system has no thread to spare.
     pub fn hear_calls(&self, id: WorkerId, calls: Arc<OwnedFd>) -> io::Result<()> {
-        let (sender, rest) = (self.sender.clone(), self.rest.clone());
+        let (sender, quiesce) = (self.sender.clone(), self.quiesce.clone());
         let hear = move || {
             process::hurry();
             while seccomp::wait(calls.as_fd()).unwrap_or(false) {
-                let _busy = rest.busy();
+                let _active = quiesce.activity();
                 // It may have been interrupted while we rested, and nothing would come.
                 if !seccomp::is_calling(calls.as_fd()) {
                     continue;
@@ -124,14 +124,15 @@ impl Threads {
         thread::Builder::new().name("calls".into()).stack_size(128 * 1024).spawn(hear).map(drop)
     }
 
-    /// For other threads that have something in their hands.
-    pub fn rest(&self) -> &Quiesce {
-        &self.rest
+    /// For other threads, which hold an [`ActivityGuard`](crate::reexec::quiesce::ActivityGuard)
+    /// while they have read something that the loop does not know yet.
+    pub fn quiesce(&self) -> &Quiesce {
+        &self.quiesce
     }
 
     /// Lets them go on.
     pub fn resume(&self) {
-        self.rest.end();
+        self.quiesce.end();
     }
 }
 
@@ -151,7 +152,7 @@ pub fn start(
     known: Option<Vec<Option<u64>>>,
 ) -> Result<(Sender<Input>, Receiver<Input>, Threads), Error> {
     let (sender, inputs) = bounded(QUEUE);
-    let rest = Quiesce::default();
+    let quiesce = Quiesce::default();
     let known = Known::new(known);
     if !paths.is_empty() {
         let gone = sender.clone();
@@ -166,7 +167,7 @@ pub fn start(
         let shown: Vec<String> = watched.iter().map(|path| path.display().to_string()).collect();
         let changed = sender.clone();
         let tell = move |paths| changed.send(Input::Changed(paths)).is_ok();
-        watch::changes(watched, known.clone(), &rest, tell).map_err(|error| Error::Cannot {
+        watch::changes(watched, known.clone(), &quiesce, tell).map_err(|error| Error::Cannot {
             attempt: format!("watch {}", shown.join(", ")),
             why: reason(&error),
             next: watch::advice(&error).map(Into::into),
@@ -185,12 +186,12 @@ pub fn start(
     let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).chain(more.iter().copied()).collect();
     let mut signals = SignalsInfo::<WithOrigin>::new(all).map_err(failed)?;
     let (heard, further, calls) = (sender.clone(), sender.clone(), sender.clone());
-    let resting = rest.clone();
+    let quiescing = quiesce.clone();
     std::thread::Builder::new()
         .name("signals".into())
         .stack_size(128 * 1024)
         .spawn(move || {
-            let mut busy = resting.busy();
+            let mut active = quiescing.activity();
             inherited::unblock_all();
             process::hurry();
             let tell = |batch: Vec<Origin>| {
@@ -211,20 +212,20 @@ pub fn start(
             };
             loop {
                 tell(signals.wait().collect());
-                if resting.is_wanted() {
+                if quiescing.is_wanted() {
                     inherited::block_all_signals();
                     // What came just before.
                     tell(signals.pending().collect());
-                    drop(busy);
-                    busy = resting.busy();
+                    drop(active);
+                    active = quiescing.activity();
                     inherited::unblock_all();
                 }
             }
         })
         .map_err(failed)?;
-    let watcher = Watcher::start(rest.clone(), move |id, what| {
+    let watcher = Watcher::start(quiesce.clone(), move |id, what| {
         let _ = heard.send(Input::Heard(id, what));
     })
     .map_err(|error| Error::cannot("listen for acks", reason(&error)))?;
-    Ok((further, inputs, Threads { watcher, sender: calls, rest, interrupts, known }))
+    Ok((further, inputs, Threads { watcher, sender: calls, quiesce, interrupts, known }))
 }

@@ -1,21 +1,16 @@
-//! Who waits for what, and what the reports of the core are for them.
+//! The requests of clients that have not had their result.
 //!
-//! Contract: a report is all that is known of an outcome. What was asked for while
-//! another upgrade was under way waits for the next to begin, and has the verdict of
-//! that one.
+//! Contract: each request has one result, and there is always room for it in its
+//! queue, however slowly the client reads. What a result is, [`verdicts`](super::verdicts)
+//! says.
 
-use super::replies::{first, last, last_lines, serves, workers};
-use super::{Run, Verdict};
-use crate::control::instance::Place;
-use crate::control::protocol::{LastUpgrade, Outcome, Reply, line};
+use super::context::Verdict;
+use super::report::event;
+use crate::control::protocol::{Reply, line};
 use crate::control::reply_queue::ReplyQueue;
-use crate::control::server::{ClientId, Clients};
-use crate::core::Phase;
-use crate::core::event::{Failure, Generation, Report, Request, Time, WorkerId};
-use crate::core::policy::PROBATION_CRASHES;
+use crate::control::server::ClientId;
+use crate::core::event::{Generation, WorkerId};
 use crate::error::Error;
-use crate::listener::PrivateSocket;
-use crate::supervisor::report::{self, event};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,45 +20,27 @@ use std::time::Duration;
 
 /// How long our last words to clients may take.
 const FLUSH: Duration = Duration::from_secs(1);
-/// The clients, and what they are told of the past.
+
+/// Every request that has not had its result.
 #[derive(Debug)]
-pub(super) struct Control {
-    /// It goes with us, before the name does.
-    pub(super) socket: Option<PrivateSocket>,
-    pub(super) clients: Option<Clients>,
-    /// Holds the lock of the name.
-    pub(super) place: Place,
-    pub(super) waiters: Vec<PendingRequest>,
-    /// The generation that an upgrade under way is to.
-    pub(super) to: Option<Generation>,
-    pub(super) last: Option<LastUpgrade>,
-    /// When that ended.
-    pub(super) last_at: Option<Time>,
-    pub(super) failed: u32,
-    pub(super) crashes: u32,
-    pub(super) upgrades: u32,
-    /// How many workers somebody has asked for since the start.
-    pub(super) wanted: Option<u32>,
-    /// Workers whose end is no crash: it has been counted, or another took over.
-    pub(super) silent: BTreeSet<WorkerId>,
-    /// Somebody has asked us to stop.
-    pub(super) stop_asked: bool,
-    /// Held by every answer that is not written; nothing is ever sent.
-    pub(super) written: (Sender<()>, Receiver<()>),
+pub(super) struct Pending {
+    requests: Vec<PendingRequest>,
+    /// The sender is cloned into every reply that is not written; nothing is ever sent.
+    written: (Sender<()>, Receiver<()>),
 }
 
 /// A client that has not had its result.
 #[derive(Debug)]
 pub(super) struct PendingRequest {
     pub(super) client: ClientId,
-    pub(super) answers: ReplyQueue,
-    pub(super) waits: Awaits,
+    pub(super) replies: ReplyQueue,
+    pub(super) awaits: Awaits,
 }
 
 /// What a client waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Awaits {
-    /// Whatever happens; so many events did not reach it.
+    /// Every event; so many did not reach it.
     Events {
         missed: u64,
     },
@@ -73,68 +50,90 @@ pub enum Awaits {
     },
     /// The end of the upgrade to this generation.
     Upgrade(Generation),
-    /// That what is on hold is committed, or rolled back.
+    /// That the upgrade on hold is committed, or rolled back.
     Commit,
     Rollback,
     /// So many workers.
     Scale(u32),
-    /// The end of these.
+    /// The end of these workers.
     Gone(BTreeSet<WorkerId>),
     /// That another image of ours has taken over.
     Reexec,
-    /// Our own end.
+    /// The end of the supervisor.
     Stop,
 }
 
-impl Control {
-    /// What an answer holds until it is written.
+impl Pending {
+    pub(super) fn new() -> Pending {
+        Pending { requests: Vec::new(), written: bounded(0) }
+    }
+
+    /// What a reply holds until it is written.
     pub(super) fn written(&self) -> Sender<()> {
         self.written.0.clone()
     }
 
-    /// Where our socket is.
-    pub(super) fn path(&self) -> Option<&str> {
-        self.socket.as_ref()?.path().to_str()
+    pub(super) fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    pub(super) fn push(&mut self, request: PendingRequest) {
+        self.requests.push(request);
+    }
+
+    pub(super) fn get(&self, client: ClientId) -> Option<&PendingRequest> {
+        self.requests.iter().find(|request| request.client == client)
+    }
+
+    /// What each client awaits, to be changed.
+    pub(super) fn awaits_mut(&mut self) -> impl Iterator<Item = &mut Awaits> {
+        self.requests.iter_mut().map(|request| &mut request.awaits)
+    }
+
+    /// For the next image of ourselves.
+    pub(super) fn save(&self) -> Vec<(ClientId, Awaits)> {
+        self.requests.iter().map(|request| (request.client, request.awaits.clone())).collect()
     }
 
     /// Tells those who asked whether another image has taken over.
     pub(super) fn reexecuted(&mut self, outcome: &Reply) {
-        self.resolve(|waits| (*waits == Awaits::Reexec).then(|| outcome.clone()));
+        self.resolve(|awaits| (*awaits == Awaits::Reexec).then(|| outcome.clone()));
     }
 
+    /// Takes the request of a client away.
     pub(super) fn take(&mut self, client: ClientId) -> Option<PendingRequest> {
-        let at = self.waiters.iter().position(|waiter| waiter.client == client)?;
-        Some(self.waiters.swap_remove(at))
+        let at = self.requests.iter().position(|request| request.client == client)?;
+        Some(self.requests.swap_remove(at))
     }
 
     /// Sends a result to each of whom it is one.
-    fn resolve(&mut self, result: impl Fn(&Awaits) -> Option<Reply>) {
-        let mut rest = Vec::with_capacity(self.waiters.len());
-        for waiter in self.waiters.drain(..) {
-            match result(&waiter.waits) {
-                Some(reply) => waiter.answers.result(reply),
-                None => rest.push(waiter),
+    pub(super) fn resolve(&mut self, result: impl Fn(&Awaits) -> Option<Reply>) {
+        let mut kept = Vec::with_capacity(self.requests.len());
+        for request in self.requests.drain(..) {
+            match result(&request.awaits) {
+                Some(reply) => request.replies.result(reply),
+                None => kept.push(request),
             }
         }
-        self.waiters = rest;
+        self.requests = kept;
     }
 
     /// Tells everybody of an event, as far as they read.
     pub(super) fn tell(&mut self, event: &Value) {
         let text: Arc<[u8]> = line(event).into();
-        for waiter in &mut self.waiters {
-            let Awaits::Events { missed } = &mut waiter.waits else {
+        for request in &mut self.requests {
+            let Awaits::Events { missed } = &mut request.awaits else {
                 // It can do without: its result will tell.
-                let _ = waiter.answers.line(&text);
+                let _ = request.replies.line(&text);
                 continue;
             };
             if *missed > 0 {
                 let note = line(&event::named("missed", json!({"count": *missed})));
-                if waiter.answers.line(&note.into()).is_ok() {
+                if request.replies.line(&note.into()).is_ok() {
                     *missed = 0;
                 }
             }
-            if *missed > 0 || waiter.answers.line(&text).is_err() {
+            if *missed > 0 || request.replies.line(&text).is_err() {
                 *missed += 1;
             }
         }
@@ -147,254 +146,29 @@ impl Control {
             Err(error) => (error.status(), Some(error.to_string())),
         };
         let why = why.as_deref();
-        for waiter in self.waiters.drain(..) {
-            match waiter.waits {
+        for request in self.requests.drain(..) {
+            match request.awaits {
                 Awaits::Events { .. } => {
                     let event = event::named("ended", json!({"exit_status": status}));
-                    waiter.answers.last_line(&line(&event).into());
+                    request.replies.last_line(&line(&event).into());
                 }
                 Awaits::Stop => {
                     let done = why.map_or("stopped".into(), |why| format!("stopped; {why}"));
                     let reply = Reply { exit_status: Some(status), ..Reply::done(done) };
-                    waiter.answers.last_result(reply);
+                    request.replies.last_result(reply);
                 }
                 _ => {
                     let why = why.map_or(String::new(), |why| format!(": {why}"));
                     let reply = Reply::failed(format!("graceful-run ends with status {status}{why}"));
                     let reply = Reply { exit_status: Some(status), ..reply };
-                    waiter.answers.last_result(reply);
+                    request.replies.last_result(reply);
                 }
             }
         }
         let (ours, all) = std::mem::replace(&mut self.written, bounded(0));
         drop(ours);
-        // It ends when the last answer has let go of it.
+        // The channel is disconnected once the last reply has been written, or dropped.
         let _ = all.recv_timeout(FLUSH);
-    }
-}
-
-impl Run {
-    /// What somebody, client or not, asks the core for. The last word on an upgrade
-    /// that has not begun counts: whoever asked for the other kind is told.
-    pub(super) fn overrule(&mut self, request: Request) {
-        let policy = &self.config.policy;
-        let held = match request {
-            Request::Upgrade | Request::UpgradeNow => false,
-            Request::Hold if !policy.stop_first && !policy.follow => true,
-            Request::Stop | Request::Interrupt { .. } | Request::Kill => {
-                self.control.stop_asked = true;
-                return;
-            }
-            _ => return,
-        };
-        let since = if held { "one that is to be held" } else { "one that replaces everything" };
-        self.control.resolve(|waits| {
-            let other = matches!(*waits, Awaits::Next { hold } if hold != held);
-            let why = || format!("overruled: {since} was asked for since (the last word counts)");
-            other.then(|| Reply::because(Outcome::Superseded, why()))
-        });
-    }
-
-    /// What a report is for those who wait, and for the status.
-    pub(super) fn tell_control(&mut self, report: &Report) {
-        self.remember(report);
-        if self.control.waiters.is_empty() {
-            return;
-        }
-        let event = event::event(report, &self.processes, &self.config);
-        self.control.tell(&event);
-        match *report {
-            Report::UpgradeStarted { to, .. } => {
-                for waiter in &mut self.control.waiters {
-                    if matches!(waiter.waits, Awaits::Next { .. }) {
-                        waiter.waits = Awaits::Upgrade(to);
-                    }
-                }
-            }
-            Report::Held { from, to, took } => self.control.resolve(|waits| match *waits {
-                Awaits::Upgrade(it) if it == to => {
-                    let done = Reply::done(format!(
-                        "{to} is on hold after {}: one worker of it serves beside {from} (commit, or rollback)",
-                        report::length(took)
-                    ));
-                    Some(Reply { held: Some(true), ..done }.of(from, to, took))
-                }
-                Awaits::Next { .. } => Some(Reply::failed(format!(
-                    "{to} is on hold: the upgrade follows once that is committed (a rollback drops it)"
-                ))),
-                _ => None,
-            }),
-            Report::CannotHold => self.control.resolve(|waits| {
-                let why = "a generation cannot be on hold with --stop-first, --follow or --adopt";
-                matches!(waits, Awaits::Next { hold: true }).then(|| Reply::failed(why))
-            }),
-            Report::NothingHeld(request) => self.control.resolve(|waits| {
-                let mine = match waits {
-                    Awaits::Commit => request == Request::Commit,
-                    Awaits::Rollback => request == Request::Rollback,
-                    _ => false,
-                };
-                mine.then(|| Reply::failed("nothing is on hold"))
-            }),
-            Report::UpgradeDone { from, to, took } => self.control.resolve(|waits| match *waits {
-                Awaits::Upgrade(it) if it == to => Some(serves(from, to, took)),
-                Awaits::Commit => Some(serves(from, to, took)),
-                Awaits::Rollback => Some(Reply::failed(format!("{to} serves already"))),
-                _ => None,
-            }),
-            Report::UpgradeFailed { from, to, why, took, replaced, of, .. } => {
-                let reason = report::undone(report, &self.processes, &self.config).unwrap_or_default();
-                // Without a bound on the surge it is all or nothing.
-                let how_far = self.config.policy.surge.map(|_| (replaced, of));
-                let stderr = last_lines(self.capture.as_ref(), why);
-                self.control.resolve(|waits| {
-                    let failed = |result| Reply {
-                        stderr: stderr.clone(),
-                        replaced: how_far.map(|(replaced, _)| replaced),
-                        of: how_far.map(|(_, of)| of),
-                        ..Reply::because(result, reason.clone()).of(from, to, took)
-                    };
-                    match *waits {
-                        Awaits::Upgrade(it) if it == to && why == Failure::Superseded => {
-                            Some(failed(Outcome::Superseded))
-                        }
-                        Awaits::Upgrade(it) if it == to => Some(failed(Outcome::Failed)),
-                        Awaits::Commit => Some(failed(Outcome::Failed)),
-                        Awaits::Rollback => Some(Reply::done(format!("{to} is undone: {reason}")).of(from, to, took)),
-                        _ => None,
-                    }
-                });
-            }
-            Report::Scaled(workers) => self.control.resolve(|waits| {
-                let other = matches!(*waits, Awaits::Scale(it) if it != workers);
-                other.then(|| Reply::because(Outcome::Superseded, format!("{workers} were asked for since")))
-            }),
-            Report::ScaleDone(ready) => self.control.resolve(|waits| match *waits {
-                Awaits::Scale(wanted) if ready < wanted => Some(Reply {
-                    workers: Some(ready),
-                    ..Reply::failed(format!("{ready} are ready, the other slots stay empty (--restart)"))
-                }),
-                Awaits::Scale(_) => Some(Reply {
-                    workers: Some(ready),
-                    ..Reply::done(format!("{} ready", workers(ready)))
-                }),
-                _ => None,
-            }),
-            Report::CannotScale(stays) => self.control.resolve(|waits| {
-                let why = format!("the number of workers stays {stays}: that is the limit");
-                matches!(waits, Awaits::Scale(_)).then(|| Reply { workers: Some(stays), ..Reply::failed(why) })
-            }),
-            // What was the first start to some has served, or another has in its stead.
-            Report::Serving(serving) => self.control.resolve(|waits| match *waits {
-                Awaits::Upgrade(it) if it <= serving => Some(first(serving)),
-                _ => None,
-            }),
-            // Where nobody asked for it the reason follows, with our end.
-            Report::Stopping if self.control.stop_asked && self.failure.is_none() => {
-                let to = self.control.to;
-                self.control.resolve(|waits| {
-                let later = match waits {
-                    Awaits::Next { .. } | Awaits::Scale(_) | Awaits::Commit => true,
-                    // A first start: there is no verdict on that.
-                    Awaits::Upgrade(it) => to != Some(*it),
-                    _ => false,
-                };
-                later.then(|| Reply::failed("a stop came in between"))
-                });
-            }
-            _ => {}
-        }
-    }
-
-    fn remember(&mut self, report: &Report) {
-        let now = self.clock.now();
-        let control = &mut self.control;
-        match *report {
-            Report::UpgradeStarted { to, .. } => control.to = Some(to),
-            Report::UpgradeDone { from, to, took } => {
-                control.to = None;
-                control.upgrades = control.upgrades.saturating_add(1);
-                control.last = Some(last(from, to, took, "ok", None));
-                control.last_at = Some(now);
-            }
-            Report::UpgradeFailed { from, to, why, took, .. } => {
-                control.to = None;
-                let reason = report::undone(report, &self.processes, &self.config);
-                let result = event::result_of(why);
-                let last = last(from, to, took, result, reason);
-                control.last = Some(LastUpgrade { stderr: last_lines(self.capture.as_ref(), why), ..last });
-                control.last_at = Some(now);
-                control.failed = control.failed.saturating_add(u32::from(result == "failed"));
-            }
-            Report::RollbackStarted { from, to, why, after, crashes } => {
-                let reason = report::rolled_back(report, &self.processes);
-                let reason = reason.map(|reason| format!("{reason}; {to} is started again"));
-                let last = last(to, from, after, "failed", reason);
-                control.last = Some(LastUpgrade { stderr: last_lines(self.capture.as_ref(), why), ..last });
-                control.last_at = Some(now);
-                // Later tries are of the same upgrade.
-                control.failed = control.failed.saturating_add(u32::from(crashes == PROBATION_CRASHES));
-            }
-            Report::RolledBack { .. } => {
-                control.last.iter_mut().for_each(|last| last.result = "rolled back".into());
-                control.last_at = Some(now);
-            }
-            Report::RollbackFailed { .. } => {
-                let reason = report::not_rolled_back(report, &self.processes);
-                control.last.iter_mut().for_each(|last| last.reason.clone_from(&reason));
-                control.last_at = Some(now);
-            }
-            Report::Scaled(workers) => control.wanted = Some(workers),
-            Report::Gone { worker, .. } if control.silent.remove(&worker) => {}
-            // It has left to its successor, as it was told to; if there is none, the
-            // upgrade has failed.
-            Report::Gone { .. } if self.config.follow.is_some() && control.to.is_some() => {}
-            Report::HandedOver { of, .. } => drop(control.silent.insert(of)),
-            Report::Gone { worker, asked: false, .. } | Report::Silent(worker, _)
-                if self.core.phase() != Phase::Stopping =>
-            {
-                if matches!(report, Report::Silent(..)) {
-                    control.silent.insert(worker);
-                }
-                // A replacement that ends is a failed upgrade and told as that.
-                let generation = self.processes.get(worker).map(|entry| entry.generation);
-                if control.to.is_none() || generation != control.to {
-                    control.crashes = control.crashes.saturating_add(1);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// ReplyQueue what no report is about, once a step is over.
-    pub(super) fn settle_control(&mut self) {
-        if self.control.waiters.is_empty() {
-            return;
-        }
-        let (core, phase) = (&self.core, self.core.phase());
-        let here = |id: &WorkerId| core.workers().any(|shown| shown.worker == *id);
-        // Where nothing served yet, the wish became the first start.
-        let taken_up = !core.upgrade_pending();
-        // What was kept and has neither begun nor is kept is no longer wanted.
-        let dropped = taken_up && phase != Phase::Stopping;
-        let generation = core.generation();
-        for waiter in &mut self.control.waiters {
-            if phase == Phase::Starting && taken_up && matches!(waiter.waits, Awaits::Next { .. }) {
-                waiter.waits = Awaits::Upgrade(generation);
-            }
-        }
-        self.control.resolve(|waits| match waits {
-            Awaits::Gone(ids) if !ids.iter().any(here) => {
-                let count = ids.len() as u32;
-                let done = Reply::done(format!("{} killed", workers(count)));
-                Some(Reply { workers: Some(count), ..done })
-            }
-            Awaits::Next { .. } if dropped => {
-                let why = "a rollback came in between, and takes back whatever was asked for meanwhile";
-                Some(Reply::because(Outcome::Superseded, why))
-            }
-            _ => None,
-        });
     }
 }
 
@@ -402,16 +176,12 @@ impl Run {
 mod tests {
     use super::*;
     use crate::control::reply_queue::Answer;
-    use crate::reexec::quiesce::Quiesce;
-    use std::path::Path;
 
-    fn control(waits: Awaits) -> (Control, crossbeam_channel::Receiver<Answer>) {
-        let nowhere = crate::config::Control { none: true, ..crate::config::Control::default() };
-        let place = Place::take(&nowhere, &[], Path::new("/")).unwrap();
-        let mut control = Control::start(None, place, &Quiesce::default(), |_| true).unwrap();
-        let (answers, received) = ReplyQueue::channel();
-        control.waiters.push(PendingRequest { client: ClientId::default(), answers, waits });
-        (control, received)
+    fn pending(awaits: Awaits) -> (Pending, Receiver<Answer>) {
+        let mut pending = Pending::new();
+        let (replies, received) = ReplyQueue::channel();
+        pending.push(PendingRequest { client: ClientId::default(), replies, awaits });
+        (pending, received)
     }
 
     fn text(answer: Answer) -> String {
@@ -423,13 +193,13 @@ mod tests {
 
     #[test]
     fn one_that_reads_slowly_is_told_how_much_it_missed() {
-        let (mut control, received) = control(Awaits::Events { missed: 0 });
+        let (mut pending, received) = pending(Awaits::Events { missed: 0 });
         for _ in 0..2000 {
-            control.tell(&event::named("asked", json!({})));
+            pending.tell(&event::named("asked", json!({})));
         }
         let fitted = received.try_iter().count() as u64;
         assert!((100..2000).contains(&fitted));
-        control.tell(&event::named("stopping", json!({})));
+        pending.tell(&event::named("stopping", json!({})));
         let missed: Value = serde_json::from_str(&text(received.try_recv().unwrap())).unwrap();
         assert_eq!((&missed["event"], &missed["count"]), (&json!("missed"), &json!(2000 - fitted)));
         assert!(text(received.try_recv().unwrap()).contains("stopping"));
@@ -438,12 +208,12 @@ mod tests {
 
     #[test]
     fn however_slow_it_is_its_result_has_room() {
-        let (mut control, received) = control(Awaits::Upgrade(Generation(2)));
+        let (mut pending, received) = pending(Awaits::Upgrade(Generation(2)));
         for _ in 0..2000 {
-            control.tell(&event::named("asked", json!({})));
+            pending.tell(&event::named("asked", json!({})));
         }
-        control.resolve(|waits| (*waits == Awaits::Upgrade(Generation(2))).then(|| Reply::failed("no")));
-        assert!(control.waiters.is_empty());
+        pending.resolve(|awaits| (*awaits == Awaits::Upgrade(Generation(2))).then(|| Reply::failed("no")));
+        assert!(pending.is_empty());
         assert!(matches!(received.try_iter().last(), Some(Answer::Result(..))));
     }
 }

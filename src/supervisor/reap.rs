@@ -1,62 +1,109 @@
-//! What has ended: every exit is found its owner, and at the end nothing is left.
+//! What has ended: every exit is found its owner; and when the supervisor ends, no child is
+//! left.
 
-use super::{LAST_PATIENCE, LOOK_AGAIN, Run};
+use super::event_loop::{END_CHECK, EventLoop};
+use super::inputs::Input;
+use super::readiness::end_check;
+use crate::config::hooks::Occasion;
 use crate::core::event::{AckKind, Event};
 use crate::process::{Owner, exit_of};
-use crate::supervisor::inputs::Input;
 use crate::sys::process;
 use crossbeam_channel::Receiver;
 use log::debug;
+use std::time::Duration;
 
-impl Run {
+/// Orphans have this long to end where a worker has for ever.
+const LAST_STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl EventLoop {
     /// Signals coalesce, so every exit is looked for.
     pub(super) fn reap(&mut self) {
         for (pid, exit) in process::reap() {
-            if self.is_check_of_successor(pid, exit) {
+            if let Some(verdict) = self.reexec.ended(pid, exit) {
+                self.ctx.processes.hooks.remove(&pid);
+                if let Err(why) = verdict {
+                    self.refuse_reexec(&why);
+                }
                 continue;
             }
-            match self.processes.owner(pid) {
+            let ctx = &mut self.ctx;
+            match ctx.processes.owner(pid) {
                 Owner::Worker(worker) => {
-                    self.processes.reaped(worker, self.clock.now());
-                    if exit == process::Exit::Code(0) && self.is_wanted(worker) {
-                        self.processes.claim(worker);
+                    ctx.processes.reaped(worker, ctx.clock.now());
+                    if exit == process::Exit::Code(0) && ctx.is_wanted(worker) {
+                        ctx.processes.claim(worker);
                     }
-                    if self.is_carried_on(worker, exit) {
+                    if self.follow.as_ref().is_some_and(|follow| follow.is_carried_on(worker, exit, ctx)) {
                         continue;
                     }
-                    let remains = self.processes.remains(worker);
-                    self.soon.push_back(Event::Exited { worker, exit: exit_of(exit), remains });
+                    let remains = ctx.processes.remains(worker);
+                    ctx.queue(Event::Exited { worker, exit: exit_of(exit), remains });
                 }
                 Owner::Check(worker) => {
-                    if let Some(process) =
-                        self.processes.get_mut(worker).and_then(|entry| entry.process.as_mut())
-                    {
+                    if let Some(process) = ctx.processes.process_mut(worker) {
                         process.check = None;
                     }
                     if exit == process::Exit::Code(0) {
-                        self.soon.push_back(Event::Ack(worker, AckKind::Exec));
+                        ctx.queue(Event::Ack(worker, AckKind::Exec));
                     }
                 }
-                Owner::Hook => self.hook_ended(pid, exit),
+                Owner::Hook => {
+                    self.hooks.ended(pid, exit, ctx);
+                    self.start_after_hooks();
+                }
                 Owner::Nobody => debug!("reaped pid {pid}, an orphan"),
             }
         }
-        self.look_for_unseen_ends();
-        self.look_at_remains();
+        if let Some(follow) = &self.follow {
+            follow.look_for_unseen_ends(&mut self.ctx);
+        }
+        self.orphans.check(self.adoption.as_ref(), &mut self.ctx);
     }
 
-    /// What no worker answers for goes with us, as what they leave behind does.
-    pub(super) fn end_strays(&mut self, inputs: &Receiver<Input>) {
-        let until = self.clock.now() + self.config.policy.stop_timeout.unwrap_or(LAST_PATIENCE);
+    /// Ends every child, as we end: hooks, orphans and checks.
+    pub(super) fn end_children(&mut self, inputs: &Receiver<Input>) {
+        self.reexec.end_slow_check(true, self.ctx.now());
+        self.end_hooks(inputs);
+        self.end_strays(inputs);
+        for id in self.ctx.processes.gone(|_| false) {
+            end_check(id, &mut self.ctx);
+        }
+    }
+
+    /// The post-stop hooks may finish, in the time that those of one worker have; a second INT
+    /// or QUIT ends them. The other hooks are killed.
+    fn end_hooks(&mut self, inputs: &Receiver<Input>) {
+        let end = self.ctx.now() + self.ctx.config.hooks.longest(Occasion::PostStop);
+        self.hooks.keep_only(Occasion::PostStop, &mut self.ctx);
+        while let Some(until) = self.hooks.deadline() {
+            self.service.manager.turn();
+            let wait = until.min(end).saturating_sub(self.ctx.now());
+            let wait = self.service.manager.wait().map_or(wait, |turn| turn.min(wait));
+            let input = inputs.recv_timeout(wait);
+            self.hooks.end_late(&mut self.ctx);
+            let hurried = matches!(input, Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)));
+            if hurried || self.ctx.now() >= end {
+                self.hooks.kill_all();
+            }
+            for (pid, exit) in process::reap() {
+                self.hooks.ended(pid, exit, &mut self.ctx);
+            }
+        }
+    }
+
+    /// Children that no worker answers for are stopped, then killed, as the orphans of a worker
+    /// are.
+    fn end_strays(&mut self, inputs: &Receiver<Input>) {
+        let until = self.ctx.now() + self.ctx.config.policy.stop_timeout.unwrap_or(LAST_STOP_TIMEOUT);
         let mut kill = false;
-        while self.processes.end_strays(kill) {
+        while self.ctx.processes.end_strays(kill) {
             let hurried = [libc::SIGINT, libc::SIGQUIT];
-            self.service.turn();
-            let input = inputs.recv_timeout(LOOK_AGAIN / 20);
-            kill |= self.clock.now() >= until;
+            self.service.manager.turn();
+            let input = inputs.recv_timeout(END_CHECK / 20);
+            kill |= self.ctx.now() >= until;
             kill |= matches!(input, Ok(Input::Signal(signal, _)) if hurried.contains(&signal));
             if let Ok(Input::Control(message)) = input {
-                self.control(message);
+                self.on_message(message);
             }
             process::reap().for_each(drop);
         }

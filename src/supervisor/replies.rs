@@ -1,9 +1,8 @@
-//! Results that more than one kind of waiter has, in words.
+//! Results of more than one kind of request, in words.
 
-use crate::control::protocol::{LastUpgrade, Reply};
-use crate::core::event::{Failure, Generation};
-use crate::launch::capture::Capture;
-use crate::supervisor::report;
+use super::report;
+use crate::control::protocol::Reply;
+use crate::core::event::Generation;
 use std::time::Duration;
 
 impl Reply {
@@ -13,7 +12,7 @@ impl Reply {
     }
 }
 
-/// It was the first start.
+/// The first start is done.
 pub(super) fn first(generation: Generation) -> Reply {
     Reply { to: Some(generation.0), ..Reply::done(format!("{generation} serves")) }
 }
@@ -22,26 +21,6 @@ pub(super) fn serves(from: Generation, to: Generation, took: Duration) -> Reply 
     Reply::done(format!("{to} serves after {}", report::length(took))).of(from, to, took)
 }
 
-pub(super) fn last(
-    from: Generation,
-    to: Generation,
-    took: Duration,
-    result: &str,
-    reason: Option<String>,
-) -> LastUpgrade {
-    let duration_ms = took.as_millis() as u64;
-    let (from, to, result) = (from.0, to.0, result.into());
-    LastUpgrade { from, to, result, reason, duration_ms, ..LastUpgrade::default() }
-}
-
-/// What the worker that made an upgrade fail wrote last.
-pub(super) fn last_lines(capture: Option<&Capture>, why: Failure) -> Vec<String> {
-    match (capture, why.worker()) {
-        (Some(capture), Some(worker)) => capture.last_lines(worker),
-        _ => Vec::new(),
-    }
-}
-
-pub(super) fn workers(count: u32) -> String {
+pub(super) fn count_of_workers(count: u32) -> String {
     if count == 1 { "1 worker".into() } else { format!("{count} workers") }
 }

@@ -5,8 +5,10 @@
 //! before is still read; one that is not known is passed over. A descriptor is a
 //! [`Fd`](crate::reexec::fd_transfer::Fd).
 
-use super::clients;
-use super::probation::RolledBack;
+use super::clock;
+use super::control;
+use super::hook_queue::HookQueue;
+use super::rollback::RolledBack;
 use crate::ack;
 use crate::adopt;
 use crate::core::Supervisor;
@@ -19,8 +21,6 @@ use crate::reexec::fd_transfer::{Fd, path};
 use crate::reexec::plain::Plain;
 use crate::service::manager;
 use crate::service::pid_file;
-use crate::supervisor::clock;
-use crate::supervisor::hook_queue::HookQueue;
 use crate::sys::identity::Identity;
 use crate::sys::inherited::Given;
 use serde::{Deserialize, Serialize};
@@ -61,7 +61,7 @@ pub struct State {
     /// Hooks under way.
     pub hooks: HookQueue,
     /// The control socket and its clients.
-    pub control: clients::Saved,
+    pub control: control::Saved,
     /// What the paths of `--watch` lead to.
     pub watched: Vec<Option<u64>>,
     /// `--adopt`.
@@ -132,15 +132,13 @@ mod tests {
             let repair = Repair::new(&listeners);
             let watcher = Watcher::start(Quiesce::default(), |_, _| {}).unwrap();
             let place = Place::take(&crate::config::Control::default(), &[], "/".as_ref()).unwrap();
-            let control =
-                crate::supervisor::pending::Control::start(None, place, &Quiesce::default(), |_| true)
-                    .unwrap();
+            let control = control::Control::start(None, place, &Quiesce::default(), |_| true).unwrap();
             let state = State {
                 version: "0.1.0".into(),
                 program: "/usr/bin/graceful-run".into(),
                 given: inherited::given(),
                 directory: "/".into(),
-                clock: crate::supervisor::clock::Clock::new().save(),
+                clock: clock::Clock::new().save(),
                 core,
                 processes: process::Saved::new(&processes, &mut transfer).unwrap(),
                 readings: launch::Saved::new(&BTreeMap::new(), &mut transfer).unwrap(),

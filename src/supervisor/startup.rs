@@ -1,13 +1,280 @@
-//! What every image of ours makes of the command line before it begins, the first
-//! and those that take over.
+//! How the supervisor begins: with its first worker, or where the image of ourselves
+//! before an execve(2) has stopped. Both are put together in [`assemble`].
 
+use super::adopt::Adoption;
+use super::clock::Clock;
+use super::context::Context;
+use super::control::Control;
+use super::event_loop::EventLoop;
+use super::follow::Follow;
+use super::hook_queue::HookQueue;
+use super::hooks::Hooks;
+use super::inputs::{self, Input, Threads};
+use super::launcher::Launcher;
+use super::listening::Listening;
+use super::orphans::Orphans;
+use super::readiness::Readiness;
+use super::reexec::Reexec;
+use super::report::event;
+use super::rollback::RolledBack;
+use super::saved_state::State;
+use super::service::{Service, start_limit};
+use super::signals::warn_of_silence;
+use super::workers::Workers;
+use crate::ack::Directory;
 use crate::config::Config;
 use crate::config::readiness::has_listeners;
+use crate::config::signals;
+use crate::control::instance::Place;
+use crate::control::protocol::Reply;
+use crate::core::Supervisor;
+use crate::core::event::{Event, Generation, Slot};
 use crate::dialect::GOAGAIN_SIGNAL;
-use crate::listener::Listeners;
+use crate::error::{Error, reason};
+use crate::launch::capture::Capture;
+use crate::launch::start::Common;
+use crate::launch::{Reading, Surroundings, descriptors};
+use crate::listener::repair::Look;
+use crate::listener::{Listeners, Repair};
+use crate::process::ProcessTable;
+use crate::profiles;
+use crate::reexec as image;
+use crate::reexec::fd_transfer::{InheritedFds, give_up};
+use crate::service::ServiceManager;
+use crate::service::pid_file::PidFile;
+use crate::sys::identity::{Identity, identity};
+use crate::sys::{inherited, process};
+use crossbeam_channel::Receiver;
+use log::{info, warn};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-/// What depends on whether there are listeners, and on their kind.
-pub(super) fn fit(config: &mut Config, listeners: &Listeners) {
+/// Binds the sockets and starts the threads: everything before the first worker.
+///
+/// # Errors
+/// Whatever keeps us from starting the first worker; nothing is left behind then.
+pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), Error> {
+    let surroundings = Surroundings::look();
+    inherited::hear_of_children();
+    inherited::raise_file_limit();
+    let identity = match &config.worker.user {
+        Some(user) => Some(identity(user).map_err(Error::Failed)?),
+        None => None,
+    };
+    let identity = identity.filter(|identity| !identity.is_ours());
+    let place = Place::take(&config.control, &surroundings.environment, &surroundings.directory)?;
+    let listeners = descriptors::open_listeners(&config, &surroundings)?;
+    fit(&mut config, &listeners);
+    let pid_file = match &config.pid_file {
+        Some(path) => Some(PidFile::prepare(&surroundings.directory.join(path))?),
+        None => None,
+    };
+    let socket = place.open()?;
+    say_what_begins(&config, &listeners);
+    // As long as its name leads to it from here.
+    let reexec = Reexec::new(&surroundings);
+    // A directory of ours would keep its file system busy.
+    std::env::set_current_dir("/").map_err(|error| Error::cannot("enter /", reason(&error)))?;
+    become_subreaper();
+    let directory = Directory::new(&surroundings.environment, identity.is_some());
+    let mut manager = ServiceManager::new(&surroundings.environment);
+    manager.starting(start_limit(&config, Duration::ZERO).filter(|_| !config.policy.retry_start));
+    warn_of_silence(&config.policy.readiness.kinds, identity.is_some());
+    let watched = config.watch.iter().map(|path| surroundings.directory.join(path)).collect();
+    let more = more_signals(&config);
+    let (sender, inputs, threads) = inputs::start(&config.signals, more, listeners.paths(), watched, None)?;
+    let tell = move |message| sender.send(Input::Control(message)).is_ok();
+    let control = Control::start(socket, place, threads.quiesce(), tell)?;
+    let capture = config.worker.capture_stderr.then(|| Capture::start(threads.quiesce())).transpose()?;
+    let adoption = Adoption::start(&config, &listeners)?;
+    let event_loop = assemble(Parts {
+        core: Supervisor::new(config.policy.clone()),
+        processes: ProcessTable::new(command(&config), config.follow.is_some()),
+        clock: Clock::new(),
+        surroundings,
+        identity,
+        readings: BTreeMap::new(),
+        repair: Repair::new(&listeners),
+        listeners,
+        directory,
+        capture,
+        waited: BTreeMap::new(),
+        hooks: HookQueue::default(),
+        rolled_back: RolledBack::default(),
+        adoption,
+        service: Service { manager, pid_file },
+        reexec,
+        threads,
+        control,
+        config,
+    });
+    Ok((event_loop, inputs))
+}
+
+fn say_what_begins(config: &Config, listeners: &Listeners) {
+    info!(pid = std::process::id(); "pid {}: HUP or USR2 upgrades, TERM stops", std::process::id());
+    match config.follow {
+        Some(signal) => {
+            info!("no listener is held: an upgrade sends {} to the worker", signals::name(signal as i32))
+        }
+        None if config.adopt.is_some() => info!("whatever the worker binds is adopted"),
+        None if listeners.is_empty() => info!("no listener is held or handed over (give one with -b)"),
+        None => {}
+    }
+    for listener in listeners.iter() {
+        info!("listening on {} ({})", listener.address(), listener.name());
+    }
+    if let Some(cut) = profiles::cut_by_term(&command(config)).filter(|_| !config.stop_signal_chosen) {
+        warn!("{cut}");
+    }
+    if config.signals.ignores(Signal::SIGHUP) && inherited::ignored(Signal::SIGHUP as i32) {
+        info!("HUP stays ignored, as we were started (nohup): upgrade with USR2, or say --on HUP=upgrade");
+    }
+}
+
+/// Goes on where the image of ourselves before this one stopped.
+///
+/// Whatever fails here ends us: see [`give_up`].
+pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<Input>) {
+    let mut surroundings = Surroundings { directory: state.directory, ..Surroundings::look() };
+    surroundings.environment.retain(|(key, _)| key != image::VARIABLE);
+    let mut fds = InheritedFds::new(&state.descriptors).unwrap_or_else(|why| give_up(&why));
+    let more = more_signals(&config);
+    let watched = config.watch.iter().map(|path| surroundings.directory.join(path)).collect();
+    let known = Some(state.watched);
+    let started = inputs::start(&config.signals, more, state.listeners.paths(), watched, known);
+    let (sender, inputs, threads) = started.unwrap_or_else(|error| give_up(&error.to_string()));
+    become_subreaper();
+    let capture = state.capture.map(|saved| (saved, Capture::start(threads.quiesce())));
+    let capture =
+        capture.map(|(saved, started)| (saved, started.unwrap_or_else(|error| give_up(&error.to_string()))));
+    let tell = move |message| sender.send(Input::Control(message)).is_ok();
+    let control = Control::restore(state.control, &mut fds, threads.quiesce(), tell);
+    let control = control.unwrap_or_else(|error| give_up(&reason(&error)));
+    let (listeners, repair) = state.listeners.restore(&mut fds);
+    fit(&mut config, &listeners);
+    let directory = Directory::new(&surroundings.environment, state.identity.is_some());
+    state.acks.restore(&threads.watcher, &directory, &mut fds);
+    let capture = capture.map(|(saved, capture)| {
+        capture.restore(saved, &mut fds);
+        capture
+    });
+    let clock = Clock::restore(state.clock);
+    let pid_file = state.pid_file.map(|saved| PidFile::restore(saved, &mut fds));
+    let manager = ServiceManager::restore(&surroundings.environment, state.service);
+    let mut event_loop = assemble(Parts {
+        core: state.core.with_policy(config.policy.clone()),
+        processes: state.processes.restore(command(&config), config.follow.is_some(), &mut fds),
+        adoption: Adoption::restore(&config, state.adopt, &mut fds, clock.now()),
+        clock,
+        surroundings,
+        identity: state.identity,
+        readings: state.readings.restore(&mut fds),
+        listeners,
+        repair,
+        directory,
+        capture,
+        waited: state.waited,
+        hooks: state.hooks,
+        rolled_back: state.rolled_back,
+        service: Service { manager, pid_file },
+        reexec: Reexec::at(Some(state.program)),
+        threads,
+        control,
+        config,
+    });
+    drop(fds);
+    event_loop.take_over(&state.version);
+    (event_loop, inputs)
+}
+
+fn become_subreaper() {
+    if let Err(errno) = process::become_subreaper() {
+        warn!("cannot adopt what workers leave behind: {errno}");
+    }
+}
+
+/// What differs between a first start and a later image of ourselves.
+struct Parts {
+    config: Config,
+    core: Supervisor,
+    processes: ProcessTable,
+    clock: Clock,
+    surroundings: Surroundings,
+    identity: Option<Identity>,
+    readings: BTreeMap<Generation, Reading>,
+    listeners: Listeners,
+    repair: Repair,
+    directory: Directory,
+    capture: Option<Capture>,
+    waited: BTreeMap<Slot, BTreeSet<u64>>,
+    hooks: HookQueue,
+    rolled_back: RolledBack,
+    adoption: Option<Adoption>,
+    service: Service,
+    reexec: Reexec,
+    threads: Threads,
+    control: Control,
+}
+
+fn assemble(parts: Parts) -> EventLoop {
+    let Parts { config, surroundings, threads, control, .. } = parts;
+    let common = Common::new(&config, parts.identity, parts.listeners, control.path());
+    let watchdog = config.policy.worker_watchdog;
+    EventLoop {
+        follow: config.follow.map(Follow::new),
+        ctx: Context {
+            core: parts.core,
+            config,
+            clock: parts.clock,
+            processes: parts.processes,
+            launcher: Launcher { common, surroundings, readings: parts.readings },
+            events: [Event::Tick].into(),
+        },
+        workers: Workers::new(threads.watcher.clone(), parts.capture, parts.directory, watchdog),
+        readiness: Readiness::new(parts.waited),
+        orphans: Orphans::new(),
+        listening: Listening::new(parts.repair),
+        hooks: Hooks::new(parts.hooks),
+        rolled_back: parts.rolled_back,
+        adoption: parts.adoption,
+        service: parts.service,
+        reexec: parts.reexec,
+        threads,
+        trim_text: false,
+        ending: None,
+        failure: None,
+        control,
+    }
+}
+
+impl EventLoop {
+    /// The first that a new image does: it says that it has taken over, and looks for whatever
+    /// has happened since the image before it stopped, of which nobody told.
+    fn take_over(&mut self, before: &str) {
+        self.trim_text = true;
+        if let Some(adoption) = &self.adoption {
+            adoption.hear_all_calls(&self.threads);
+        }
+        let (version, workers) = (env!("CARGO_PKG_VERSION"), self.ctx.processes.count());
+        info!(
+            "version {version} has taken over from version {before}, with {workers} worker{}",
+            if workers == 1 { "" } else { "s" }
+        );
+        let pending = &mut self.control.pending;
+        pending.tell(&event::named("reexec", json!({"from": before, "version": version})));
+        let done = format!("version {version} has taken over from version {before}");
+        pending.reexecuted(&Reply::done(done));
+        self.reap();
+        self.look_for_lost();
+        self.listening.check(Look::at_paths(&self.ctx.core), &mut self.ctx);
+    }
+}
+
+/// Fits what depends on whether there are listeners, and on their kind.
+fn fit(config: &mut Config, listeners: &Listeners) {
     config.policy.least_workers = match listeners.iter().any(|listener| listener.reuseport()) {
         // The queue of a slot's own socket would have nobody to serve it.
         true => config.policy.workers,
@@ -27,11 +294,11 @@ pub(super) fn fit(config: &mut Config, listeners: &Listeners) {
 }
 
 /// The command, as messages name it.
-pub(super) fn command(config: &Config) -> String {
+fn command(config: &Config) -> String {
     config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default()
 }
 
 /// Signals that are listened for beside those of the table.
-pub(super) fn more_signals(config: &Config) -> &'static [i32] {
+fn more_signals(config: &Config) -> &'static [i32] {
     if config.acks.goagain() { &[GOAGAIN_SIGNAL] } else { &[] }
 }

@@ -8,7 +8,7 @@
 //! what waited while we were stopped is taken for a stop, and INT, QUIT and a
 //! second TERM are there for who wants to be sure.
 
-use super::Run;
+use super::event_loop::EventLoop;
 use crate::core::event::{AckKind, Event, Request, WorkerId};
 use crate::dialect::{Dialect, GOAGAIN_SIGNAL};
 use crate::sys::terminal;
@@ -32,12 +32,12 @@ pub(super) fn warn_of_silence(kinds: &[AckKind], foreign: bool) {
     }
 }
 
-impl Run {
-    pub(super) fn heed(&mut self, number: i32, from: Option<Sender>) {
-        let sender = |from: Sender| Some((from.pid, self.processes.sender(&from, self.clock.now())?));
+impl EventLoop {
+    pub(super) fn on_signal(&mut self, number: i32, from: Option<Sender>) {
+        let sender = |from: Sender| Some((from.pid, self.ctx.processes.sender(&from, self.ctx.now())?));
         match number {
             GOAGAIN_SIGNAL => match from.and_then(sender) {
-                Some((_, id)) => self.soon.push_back(Event::Ack(id, AckKind::Goagain)),
+                Some((_, id)) => self.ctx.queue(Event::Ack(id, AckKind::Goagain)),
                 None => debug!("signal {number} of a stranger is no ack"),
             },
             libc::SIGTERM => match from.and_then(sender) {
@@ -45,11 +45,12 @@ impl Run {
                 None => self.ask(Signal::SIGTERM),
             },
             // overseer's programs say so that they have let go of the sockets.
-            libc::SIGUSR1 if self.config.dialects.contains(&Dialect::Overseer) => match from.and_then(sender)
-            {
-                Some((pid, _)) => debug!("USR1 of pid {pid}, a worker's own, is not passed on"),
-                None => self.ask(Signal::SIGUSR1),
-            },
+            libc::SIGUSR1 if self.ctx.config.dialects.contains(&Dialect::Overseer) => {
+                match from.and_then(sender) {
+                    Some((pid, _)) => debug!("USR1 of pid {pid}, a worker's own, is not passed on"),
+                    None => self.ask(Signal::SIGUSR1),
+                }
+            }
             _ => {
                 if let Ok(signal) = Signal::try_from(number) {
                     self.ask(signal);
@@ -59,36 +60,42 @@ impl Run {
     }
 
     /// What is watched has changed.
-    pub(super) fn changed(&mut self, paths: &[PathBuf]) {
+    pub(super) fn on_change(&mut self, paths: &[PathBuf]) {
         for path in paths {
             info!("{} has changed", path.display());
         }
-        if self.is_old_news() {
+        if self.rolled_back.is_same(&self.ctx) {
             return;
         }
-        self.look_for_takeovers();
-        self.soon.push_back(Event::Request(Request::Upgrade));
+        self.look_for_handovers();
+        self.ctx.queue(Event::Request(Request::Upgrade));
     }
 
     fn ask(&mut self, signal: Signal) {
         debug!("signal {signal}");
-        let shared = self.config.worker.foreground_tty && terminal::is_ours();
-        if let Some(request) = self.config.signals.request(signal, shared) {
-            self.look_for_takeovers();
-            self.soon.push_back(Event::Request(request));
+        let shared = self.ctx.config.worker.foreground_tty && terminal::is_ours();
+        if let Some(request) = self.ctx.config.signals.request(signal, shared) {
+            self.look_for_handovers();
+            self.ctx.queue(Event::Request(request));
         }
     }
 
     fn term_of(&mut self, id: WorkerId, pid: Pid) {
-        if self.config.follow.is_some() {
+        if self.ctx.config.follow.is_some() {
             // Meant for a predecessor that has gone, and left us as the parent.
             return debug!("TERM of pid {pid}, a worker's own, is no stop");
         }
-        let listeners =
-            self.processes.get(id).map_or(0, |entry| self.common.listeners.of(entry.generation.0).count());
-        let needed = self.config.acks.terms(listeners);
-        let entry =
-            self.processes.get_mut(id).and_then(|entry| Some((entry.generation, entry.process.as_mut()?)));
+        let listeners = self
+            .ctx
+            .processes
+            .get(id)
+            .map_or(0, |entry| self.ctx.launcher.common.listeners.of(entry.generation.0).count());
+        let needed = self.ctx.config.acks.terms(listeners);
+        let entry = self
+            .ctx
+            .processes
+            .get_mut(id)
+            .and_then(|entry| Some((entry.generation, entry.process.as_mut()?)));
         let Some((generation, process)) = entry else {
             return debug!("TERM of pid {pid}, a worker that has gone, is no stop");
         };
@@ -99,7 +106,7 @@ impl Run {
             info!("TERM of pid {pid}, a worker's own, is no stop (to stop us from there: INT or QUIT)");
         }
         if process.terms >= needed {
-            self.soon.push_back(Event::Ack(id, AckKind::ParentTerm));
+            self.ctx.queue(Event::Ack(id, AckKind::ParentTerm));
         }
     }
 }

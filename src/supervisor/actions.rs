@@ -1,0 +1,138 @@
+//! What the core wants done is done here: each action has its owner.
+
+use super::event_loop::EventLoop;
+use super::hooks::Start;
+use super::readiness::start_check;
+use crate::core::event::{Action, Event, Generation, WorkerId};
+use crate::core::policy::FIRST_LOOK;
+use crate::launch::Refused;
+use log::warn;
+use nix::sys::signal::{Signal, raise};
+
+impl EventLoop {
+    pub(super) fn perform(&mut self, action: Action) {
+        let ctx = &mut self.ctx;
+        match action {
+            Action::Spawn { worker, generation, slot, reading } => {
+                let start = Start { worker, generation, slot, from: reading };
+                match self.hooks.pre_start(&start, ctx) {
+                    true => self.start_after_hooks(),
+                    false => self.spawn(&start),
+                }
+            }
+            Action::RequestHandover { worker, of, generation, slot } => {
+                if let Some(follow) = &self.follow {
+                    follow.request_handover(worker, of, generation, slot, ctx);
+                }
+            }
+            Action::TakeSuccessor { worker, of, generation, slot } => {
+                if let Some(follow) = &self.follow {
+                    follow.take_successor(worker, of, generation, slot, ctx);
+                }
+            }
+            Action::Probe(id) => self.probe(id),
+            Action::Switch(to) => self.switch(to),
+            Action::LookDrained(id) => match &mut self.adoption {
+                Some(adoption) => adoption.check_drained(id, ctx),
+                None => ctx.queue(Event::DrainLook { worker: id, drained: true, pause: FIRST_LOOK }),
+            },
+            Action::LookAlive => {
+                self.reap();
+                self.look_for_handovers();
+                self.ctx.queue(Event::LookedAlive);
+            }
+            Action::LookWaiting => self.readiness.begin_wait_check(ctx),
+            Action::PreUpgrade(to) => self.hooks.pre_upgrade(to, ctx),
+            Action::PreStop(id) => self.hooks.pre_stop(id, ctx),
+            Action::Stop(id) => {
+                ctx.processes.signal(id, ctx.config.stop_signal as i32);
+                // A stopped process keeps the signal until it is continued.
+                ctx.processes.signal(id, Signal::SIGCONT as i32);
+            }
+            Action::Kill(id) => ctx.processes.signal_group(id, Signal::SIGKILL),
+            Action::DrainRemains(id) => self.orphans.drain(id, self.adoption.as_ref(), ctx),
+            Action::StopRemains(id) => ctx.processes.end_remains(id, Signal::SIGTERM),
+            Action::KillRemains(id) => ctx.processes.end_remains(id, Signal::SIGKILL),
+            Action::Forward(id, token) => ctx.processes.signal(id, token.0),
+            Action::Suspend(id) => ctx.processes.signal_group(id, Signal::SIGSTOP),
+            Action::Resume(id) => ctx.processes.signal_group(id, Signal::SIGCONT),
+            Action::SuspendSelf => self.suspend(),
+            Action::Forget(generation) => drop(ctx.launcher.readings.remove(&generation)),
+            Action::Report(report) => self.report(&report),
+            Action::Exit(ending) => self.ending = Some(ending),
+        }
+    }
+
+    /// Starts a worker.
+    fn spawn(&mut self, start: &Start) {
+        let Start { worker: id, generation, slot, from } = *start;
+        let ctx = &mut self.ctx;
+        ctx.processes.open(id, generation, slot);
+        self.listening.check(ctx.processes.look(id), ctx);
+        let event = match self.workers.spawn(id, generation, slot, from, ctx) {
+            Ok(calls) => {
+                if let Some(follow) = &self.follow {
+                    follow.note_birth(id, ctx);
+                }
+                if let Some(adoption) = &mut self.adoption {
+                    adoption.open(id, calls, &self.threads, ctx);
+                }
+                Event::Spawned(id)
+            }
+            Err(Refused { refusal, message }) => {
+                ctx.processes.refuse(id, message);
+                Event::SpawnFailed(id, refusal)
+            }
+        };
+        self.ctx.queue(event);
+    }
+
+    /// Starts the workers whose pre-start hooks have ended well.
+    pub(super) fn start_after_hooks(&mut self) {
+        while let Some(start) = self.hooks.finished() {
+            self.spawn(&start);
+        }
+    }
+
+    /// Checks whether the worker is ready by itself, in each way that counts for it.
+    fn probe(&mut self, id: WorkerId) {
+        let ctx = &mut self.ctx;
+        if let Some(follow) = &self.follow {
+            if ctx.processes.get(id).is_some_and(|entry| entry.predecessor.is_some()) {
+                return follow.probe_successor(id, ctx);
+            }
+            follow.probe(id, ctx);
+        } else {
+            if let Some(adoption) = &mut self.adoption {
+                adoption.probe(id, ctx);
+            }
+            self.readiness.probe(id, ctx);
+        }
+        start_check(id, ctx);
+    }
+
+    /// Has new connections go to this generation. The answer goes before anything else that
+    /// has happened meanwhile.
+    fn switch(&mut self, to: Generation) {
+        let done = self.adoption.as_mut().is_none_or(|adoption| adoption.switch(to, &mut self.ctx));
+        self.ctx.events.push_front(Event::Switched(to, done));
+    }
+
+    /// Workers that have handed their listeners over are told to the core, before it decides
+    /// something that they would be asked for.
+    pub(super) fn look_for_handovers(&mut self) {
+        if let Some(follow) = &self.follow {
+            follow.look_for_handovers(&mut self.ctx);
+        }
+    }
+
+    /// SIGSTOP cannot be missed and ends here when somebody continues us.
+    fn suspend(&mut self) {
+        let before = self.ctx.now();
+        if let Err(errno) = raise(Signal::SIGSTOP) {
+            warn!("cannot stop ourselves: {errno}");
+        }
+        let asleep = self.ctx.now().saturating_sub(before);
+        self.ctx.clock.forget(asleep);
+    }
+}

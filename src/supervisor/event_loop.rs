@@ -1,0 +1,205 @@
+//! The loop: what happens becomes an event, the core says what follows, and it is
+//! done. Only this thread forks, signals and reaps.
+
+use super::adopt::Adoption;
+use super::clock::HELD_UP;
+use super::context::{Context, Verdict};
+use super::control::Control;
+use super::follow::Follow;
+use super::hooks::Hooks;
+use super::inputs::{Input, Threads};
+use super::listening::Listening;
+use super::orphans::Orphans;
+use super::readiness::{Readiness, end_check};
+use super::reexec::Reexec;
+use super::report;
+use super::rollback::RolledBack;
+use super::service::Service;
+use super::workers::Workers;
+use crate::core::ShownStage;
+use crate::core::event::{Ending, Event, Time, WorkerId};
+use crate::error::Error;
+use crate::listener::repair::Look;
+use crate::sys::memory;
+use crossbeam_channel::Receiver;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// While a worker is stopping, the system is asked this often whether it has ended: not
+/// every end is told (a process may have left its group, or its parent may not reap it).
+pub(super) const END_CHECK: Duration = Duration::from_secs(1);
+
+/// When nothing happens for so long, the supervisor is idle.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// The supervisor: the context, and an owner of each part of the work. An owner that was
+/// not asked for is absent.
+pub(super) struct EventLoop {
+    pub(super) ctx: Context,
+    pub(super) workers: Workers,
+    pub(super) readiness: Readiness,
+    pub(super) orphans: Orphans,
+    pub(super) listening: Listening,
+    pub(super) hooks: Hooks,
+    pub(super) rolled_back: RolledBack,
+    /// `--follow`
+    pub(super) follow: Option<Follow>,
+    /// `--adopt`
+    pub(super) adoption: Option<Adoption>,
+    pub(super) service: Service,
+    pub(super) reexec: Reexec,
+    pub(super) threads: Threads,
+    /// A start, an upgrade or a takeover is over: the text that only that needed can go.
+    pub(super) trim_text: bool,
+    pub(super) ending: Option<Ending>,
+    /// A failure of our own that made us stop.
+    pub(super) failure: Option<Error>,
+    /// Dropped last: the name is held until everything else of ours has gone.
+    pub(super) control: Control,
+}
+
+impl EventLoop {
+    pub(super) fn run(mut self, inputs: &Receiver<Input>) -> Result<Verdict, Error> {
+        let ending = self.until_the_end(inputs);
+        self.end_children(inputs);
+        let ctx = &self.ctx;
+        let holds = !ctx.launcher.common.listeners.is_empty() && self.adoption.is_none();
+        let (limit, served) = (ctx.config.policy.stop_timeout, ctx.core.has_served());
+        let words = report::last_words(ending, &ctx.processes, limit, served, holds);
+        let verdict = match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => Ok(words),
+        };
+        self.control.pending.end(&verdict);
+        verdict
+    }
+
+    fn until_the_end(&mut self, inputs: &Receiver<Input>) -> Ending {
+        loop {
+            self.read_messages();
+            self.readiness.check_waiting(&mut self.ctx);
+            self.work_off();
+            if let Some(ending) = self.ending {
+                return ending;
+            }
+            self.hooks.end_late(&mut self.ctx);
+            self.start_after_hooks();
+            self.listening.check_if_due(inputs.is_empty(), &mut self.ctx);
+            if let Some(adoption) = &mut self.adoption {
+                adoption.check_closed(self.ctx.now());
+            }
+            self.reexec_if_due(inputs);
+            self.service.manager.turn();
+            let input = self.next(inputs);
+            self.ctx.clock.begin();
+            self.handle(input);
+            self.reexec.end_slow_check(false, self.ctx.now());
+        }
+    }
+
+    /// Has the owner of an input handle it.
+    pub(super) fn handle(&mut self, input: Option<Input>) {
+        match input {
+            Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
+            Some(Input::Signal(signal, from)) => self.on_signal(signal, from),
+            Some(Input::Heard(id, heard)) => {
+                let message = self.workers.heard(id, heard, &mut self.ctx);
+                self.service.pass_on(message);
+            }
+            Some(Input::Changed(paths)) => self.on_change(&paths),
+            Some(Input::Control(message)) => self.on_message(message),
+            Some(Input::Call(id, call)) => {
+                if let Some(adoption) = &mut self.adoption {
+                    adoption.call(id, &call, &mut self.ctx);
+                }
+            }
+            Some(Input::CallsOver(id)) => {
+                if let Some(adoption) = &mut self.adoption {
+                    adoption.calls_over(id);
+                }
+            }
+            Some(Input::PathGone) => {
+                self.listening.check(Look::at_paths(&self.ctx.core), &mut self.ctx);
+            }
+            None => self.ctx.queue(Event::Tick),
+        }
+    }
+
+    /// Reads the messages of workers that may be read now.
+    fn read_messages(&mut self) {
+        for text in self.workers.read_due(&mut self.ctx) {
+            self.service.manager.status(text);
+        }
+    }
+
+    /// Feeds the core with the events that actions and owners brought about, and with those
+    /// that follow from them.
+    pub(super) fn work_off(&mut self) {
+        while let Some(event) = self.ctx.events.pop_front() {
+            self.step(event);
+        }
+    }
+
+    pub(super) fn step(&mut self, event: Event) {
+        if let Event::Request(request) = event {
+            self.control.on_request(request, &self.ctx);
+        }
+        let now = self.ctx.clock.go_on();
+        let actions = self.ctx.core.step(now, event);
+        for action in actions {
+            self.perform(action);
+        }
+        // At the end the table is read once more, for the last words.
+        if self.ending.is_none() && self.ctx.core.workers().count() < self.ctx.processes.count() {
+            self.forget_gone();
+        }
+        self.control.pending.after_step(&self.ctx);
+    }
+
+    /// Forgets the workers of which nothing is left.
+    fn forget_gone(&mut self) {
+        let left: BTreeSet<WorkerId> = self.ctx.core.workers().map(|shown| shown.worker).collect();
+        for id in self.ctx.processes.gone(|id| left.contains(&id)) {
+            end_check(id, &mut self.ctx);
+            self.workers.forget(id);
+            self.ctx.processes.close(id);
+        }
+    }
+
+    /// The next input, or nothing once the first deadline has come.
+    fn next(&mut self, inputs: &Receiver<Input>) -> Option<Input> {
+        let before = self.ctx.now();
+        let wait_for = |deadline: Time| deadline.saturating_sub(before);
+        let due = [self.ctx.core.deadline(), self.hooks.deadline(), self.reexec.deadline()];
+        let due = due.into_iter().flatten().min().map(wait_for);
+        let stops = self.is_any_stopping().then_some(END_CHECK);
+        let others = [
+            self.service.deadline(before),
+            self.workers.deadline(),
+            self.readiness.deadline(),
+            self.adoption.as_ref().and_then(Adoption::deadline),
+        ];
+        let others = others.into_iter().flatten().map(wait_for);
+        let wait = others.chain(due).chain(stops).min();
+        if self.trim_text && inputs.is_empty() && wait.is_none_or(|wait| wait > IDLE) {
+            self.trim_text = false;
+            memory::let_go_of_text();
+        }
+        let Some(wait) = wait else { return inputs.recv().ok() };
+        let input = inputs.recv_timeout(wait).ok();
+        let slept = self.ctx.now() - before;
+        if slept > wait + HELD_UP {
+            // What was waited for may have happened meanwhile and not been told.
+            self.ctx.clock.forget(slept);
+        }
+        if input.is_none() && stops.is_some() && due.is_none_or(|due| wait < due) {
+            self.reap();
+        }
+        input
+    }
+
+    fn is_any_stopping(&self) -> bool {
+        let stops = |stage| matches!(stage, ShownStage::Draining | ShownStage::Killed);
+        self.ctx.core.workers().any(|shown| stops(shown.stage))
+    }
+}

@@ -1,0 +1,172 @@
+//! We are replaced by the new binary at our path, once it has shown that it can take
+//! over: the threads come to a stop, what they sent is done, and the state of that
+//! moment is left to the new image.
+
+use super::event_loop::EventLoop;
+use super::inputs::Input;
+use super::reexec::{Successor, arguments, c_string, environment, unless_busy};
+use super::saved_state::State;
+use crate::control::protocol::Reply;
+use crate::core::event::{AckKind, Event, Exit};
+use crate::core::{Phase, ShownStage};
+use crate::error::reason;
+use crate::reexec::fd_transfer::FdTransfer;
+use crate::reexec::{envelope, program};
+use crate::sys::{inherited, process};
+use crate::{ack, launch, listener, logger, process as process_table};
+use crossbeam_channel::Receiver;
+use log::{info, warn};
+use nix::errno::Errno;
+use nix::unistd::execve;
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::AsRawFd;
+
+impl EventLoop {
+    /// Begins to replace ourselves, unless that is under way.
+    pub(super) fn begin_reexec(&mut self) {
+        if self.reexec.is_under_way() {
+            return;
+        }
+        match self.ask_successor() {
+            Ok(pid) => drop(self.ctx.processes.hooks.insert(pid)),
+            Err(why) => self.refuse_reexec(&why),
+        }
+    }
+
+    fn ask_successor(&mut self) -> Result<nix::unistd::Pid, String> {
+        if self.ctx.core.phase() == Phase::Stopping {
+            return Err("we are stopping".into());
+        }
+        let state = self.leave(&mut FdTransfer::default(), true)?.encode()?;
+        self.reexec.check(&state, &self.ctx.launcher.surroundings, self.ctx.now())
+    }
+
+    pub(super) fn refuse_reexec(&mut self, why: &str) {
+        let version = env!("CARGO_PKG_VERSION");
+        warn!("cannot replace ourselves: {why}; version {version} goes on");
+        self.control.pending.reexecuted(&Reply::failed(format!("{why}; version {version} goes on")));
+    }
+
+    /// Replaces ourselves if it is time to; returns if that was not to be.
+    pub(super) fn reexec_if_due(&mut self, inputs: &Receiver<Input>) {
+        // A check takes a moment, and the core waits for its answer.
+        if self.awaits_a_term() || self.readiness.is_checking() {
+            return;
+        }
+        if let Some(successor) = self.reexec.take_due() {
+            let Err(why) = self.make_way(inputs, &successor);
+            self.threads.resume();
+            self.refuse_reexec(&why);
+        }
+    }
+
+    /// Whether a TERM that comes now may be an ack of a process that is gone when it
+    /// is read, and would be taken for a stop then: it waits across an execve(2).
+    fn awaits_a_term(&self) -> bool {
+        self.ctx.config.policy.readiness.kinds.contains(&AckKind::ParentTerm)
+            && self.ctx.in_stage(ShownStage::Starting).next().is_some()
+    }
+
+    fn make_way(&mut self, inputs: &Receiver<Input>, successor: &Successor) -> Result<Infallible, String> {
+        let sent = self.threads.pause(inputs);
+        let rests = sent.is_ok();
+        for input in sent.unwrap_or_else(|sent| sent) {
+            self.handle(Some(input));
+        }
+        self.reap();
+        self.listening.check_if_due(true, &mut self.ctx);
+        self.work_off();
+        for text in self.workers.read_all(&mut self.ctx) {
+            self.service.manager.status(text);
+        }
+        if !rests {
+            return Err("our threads do not come to rest".into());
+        }
+        if self.ctx.core.phase() == Phase::Stopping || self.ending.is_some() {
+            return Err("we are stopping".into());
+        }
+        let path = self.reexec.program()?.to_owned();
+        if program::look(&path)? != successor.look {
+            return Err(format!("{} was replaced while it was looked at (try again)", path.display()));
+        }
+        let (ours, theirs) = (env!("CARGO_PKG_VERSION"), &successor.version);
+        info!("version {ours} makes way for version {theirs} ({})", path.display());
+        logger::flush_briefly();
+        let sent = self.service.manager.flush();
+        let mut transfer = FdTransfer::default();
+        let state = envelope::seal(&envelope::wrap(&self.leave(&mut transfer, sent)?.encode()?))?;
+        let failed = |error: io::Error| format!("cannot keep a descriptor: {}", reason(&error));
+        transfer.add(&state).map_err(failed)?;
+        let (arguments, environment) =
+            (arguments()?, environment(&self.ctx.launcher.surroundings, state.as_raw_fd())?);
+        let program = c_string(path.clone().into())?;
+        let kept = transfer.keep(true);
+        let errno = match kept {
+            Ok(()) => {
+                let executed = unless_busy(|| execve(&program, &arguments, &environment), |errno| *errno);
+                executed.map_or_else(|errno| errno, |never| match never {})
+            }
+            Err(error) => Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+        };
+        let _ = transfer.keep(false);
+        Err(format!("cannot execute {}: {}", path.display(), reason(&errno.into())))
+    }
+
+    /// Ends that somebody has seen who was this process between two images: a shell
+    /// that was installed in our place reaps whatever has ended by then.
+    pub(super) fn look_for_lost(&mut self) {
+        for hook in self.hooks.running().into_iter().filter(|hook| !process::is_child(*hook)) {
+            // It cannot be known whether it said yes.
+            self.hooks.ended(hook, process::Exit::Signal(0), &mut self.ctx);
+        }
+        for worker in self.ctx.processes.gone(|_| false) {
+            let Some(process) = self.ctx.processes.get_mut(worker).and_then(|entry| entry.process.as_mut())
+            else {
+                continue;
+            };
+            process.check.take_if(|check| !process::is_child(*check));
+            if process.adopted || process.reaped || process::is_child(process.pid) {
+                continue;
+            }
+            self.ctx.processes.reaped(worker, self.ctx.now());
+            let remains = self.ctx.processes.remains(worker);
+            self.ctx.queue(Event::Exited { worker, exit: Exit::Unseen, remains });
+        }
+    }
+
+    /// Everything that the next image has to know, at this moment. `sent` says that
+    /// the service manager has been told everything.
+    fn leave(&self, transfer: &mut FdTransfer, sent: bool) -> Result<State, String> {
+        let ctx = &self.ctx;
+        let common = &ctx.launcher.common;
+        let failed = |error: io::Error| format!("cannot write the state: {}", reason(&error));
+        let mut save = || -> io::Result<State> {
+            Ok(State {
+                version: env!("CARGO_PKG_VERSION").into(),
+                program: self.reexec.program.clone().unwrap_or_default(),
+                given: inherited::given(),
+                directory: ctx.launcher.surroundings.directory.clone(),
+                clock: ctx.clock.save(),
+                core: ctx.core.clone(),
+                processes: process_table::Saved::new(&ctx.processes, transfer)?,
+                readings: launch::Saved::new(&ctx.launcher.readings, transfer)?,
+                rolled_back: self.rolled_back.clone(),
+                waited: self.readiness.save(),
+                identity: common.identity.clone(),
+                listeners: listener::Saved::new(&common.listeners, &self.listening.repair, transfer)?,
+                acks: ack::Saved::new(&self.workers.watcher, &self.workers.directory, transfer)?,
+                hooks: self.hooks.save(),
+                control: self.control.save(transfer)?,
+                watched: self.threads.known.save(),
+                adopt: self.adoption.as_ref().map(|adoption| adoption.save(transfer)).transpose()?,
+                capture: self.workers.capture.as_ref().map(|capture| capture.save(transfer)).transpose()?,
+                service: self.service.manager.save(sent),
+                pid_file: self.service.pid_file.as_ref().map(|file| file.save(transfer)).transpose()?,
+                descriptors: Vec::new(),
+            })
+        };
+        let state = save().map_err(failed)?;
+        Ok(State { descriptors: transfer.listed().to_vec(), ..state })
+    }
+}

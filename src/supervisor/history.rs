@@ -1,0 +1,101 @@
+//! What is told of the past: the last upgrade, and how often what has happened.
+
+use super::context::Context;
+use super::report::{self, event};
+use super::workers::Workers;
+use crate::control::protocol::LastUpgrade;
+use crate::core::Phase;
+use crate::core::event::{Generation, Report, Time, WorkerId};
+use crate::core::policy::PROBATION_CRASHES;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct History {
+    /// The generation that an upgrade under way is to.
+    pub(super) to: Option<Generation>,
+    pub(super) last: Option<LastUpgrade>,
+    /// When that ended.
+    pub(super) last_at: Option<Time>,
+    pub(super) upgrades: u32,
+    pub(super) failed: u32,
+    pub(super) crashes: u32,
+    /// How many workers somebody has asked for since the start.
+    pub(super) wanted: Option<u32>,
+    /// Workers whose end is no crash: it has been counted, or another took over.
+    not_counted: BTreeSet<WorkerId>,
+}
+
+impl History {
+    pub(super) fn on_report(&mut self, report: &Report, workers: &Workers, ctx: &Context) {
+        let now = ctx.now();
+        match *report {
+            Report::UpgradeStarted { to, .. } => self.to = Some(to),
+            Report::UpgradeDone { from, to, took } => {
+                self.to = None;
+                self.upgrades = self.upgrades.saturating_add(1);
+                self.last = Some(last(from, to, took, "ok", None));
+                self.last_at = Some(now);
+            }
+            Report::UpgradeFailed { from, to, why, took, .. } => {
+                self.to = None;
+                let reason = report::undone(report, &ctx.processes, &ctx.config);
+                let result = event::result_of(why);
+                let last = last(from, to, took, result, reason);
+                self.last = Some(LastUpgrade { stderr: workers.last_lines(why), ..last });
+                self.last_at = Some(now);
+                self.failed = self.failed.saturating_add(u32::from(result == "failed"));
+            }
+            Report::RollbackStarted { from, to, why, after, crashes } => {
+                let reason = report::rolled_back(report, &ctx.processes);
+                let reason = reason.map(|reason| format!("{reason}; {to} is started again"));
+                let last = last(to, from, after, "failed", reason);
+                self.last = Some(LastUpgrade { stderr: workers.last_lines(why), ..last });
+                self.last_at = Some(now);
+                // Later tries are of the same upgrade.
+                self.failed = self.failed.saturating_add(u32::from(crashes == PROBATION_CRASHES));
+            }
+            Report::RolledBack { .. } => {
+                self.last.iter_mut().for_each(|last| last.result = "rolled back".into());
+                self.last_at = Some(now);
+            }
+            Report::RollbackFailed { .. } => {
+                let reason = report::not_rolled_back(report, &ctx.processes);
+                self.last.iter_mut().for_each(|last| last.reason.clone_from(&reason));
+                self.last_at = Some(now);
+            }
+            Report::Scaled(workers) => self.wanted = Some(workers),
+            Report::Gone { worker, .. } if self.not_counted.remove(&worker) => {}
+            // It has left to its successor, as it was told to; if there is none, the
+            // upgrade has failed.
+            Report::Gone { .. } if ctx.config.follow.is_some() && self.to.is_some() => {}
+            Report::HandedOver { of, .. } => drop(self.not_counted.insert(of)),
+            Report::Gone { worker, asked: false, .. } | Report::Silent(worker, _)
+                if ctx.core.phase() != Phase::Stopping =>
+            {
+                if matches!(report, Report::Silent(..)) {
+                    self.not_counted.insert(worker);
+                }
+                // A replacement that ends is a failed upgrade and told as that.
+                let generation = ctx.processes.get(worker).map(|entry| entry.generation);
+                if self.to.is_none() || generation != self.to {
+                    self.crashes = self.crashes.saturating_add(1);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn last(
+    from: Generation,
+    to: Generation,
+    took: Duration,
+    result: &str,
+    reason: Option<String>,
+) -> LastUpgrade {
+    let duration_ms = took.as_millis() as u64;
+    let (from, to, result) = (from.0, to.0, result.into());
+    LastUpgrade { from, to, result, reason, duration_ms, ..LastUpgrade::default() }
+}

@@ -1,0 +1,155 @@
+//! The listeners that we hold: they are checked and repaired when workers may have
+//! changed them, and added and taken away while workers serve.
+//!
+//! A check costs a few system calls a listener. Many workers that start, become ready or
+//! end together are one occasion: there is one check before the first start, and one when
+//! nothing more is waiting.
+
+use super::context::Context;
+use crate::core::event::{Failure, Report, Time};
+use crate::dialect::first_listener;
+use crate::error::Error;
+use crate::listener::repair::Look;
+use crate::listener::{Bind, Repair};
+use log::info;
+use std::time::Duration;
+
+/// A check is not put off for longer, however much there is to do.
+const LONGEST_DELAY: Duration = Duration::from_millis(50);
+
+pub(super) struct Listening {
+    pub(super) repair: Repair,
+    /// The check that was put off, and since when.
+    due: Option<(Look, Time)>,
+    /// There was a check before a start, and nothing has been waited for since.
+    checked_for_start: bool,
+}
+
+impl Listening {
+    pub(super) fn new(repair: Repair) -> Listening {
+        Listening { repair, due: None, checked_for_start: false }
+    }
+
+    /// Checks the listeners on this occasion, or puts that off. With `reuseport` each worker has
+    /// a socket of its own, which only it can harm: that one is checked at once.
+    pub(super) fn check(&mut self, occasion: Look, ctx: &mut Context) {
+        if ctx.launcher.common.listeners.iter().any(|listener| listener.reuseport()) {
+            return self.check_now(occasion, ctx);
+        }
+        if occasion.starting {
+            if !std::mem::replace(&mut self.checked_for_start, true) {
+                self.check_now(occasion, ctx);
+            }
+            return;
+        }
+        let since = match self.due.take() {
+            Some((other, since)) if other.generation == occasion.generation => since,
+            Some((other, _)) => {
+                self.check_now(other, ctx);
+                ctx.now()
+            }
+            None => ctx.now(),
+        };
+        self.due = Some((occasion, since));
+    }
+
+    /// Takes the check that was put off, once there is nothing else to do.
+    pub(super) fn check_if_due(&mut self, idle: bool, ctx: &mut Context) {
+        self.checked_for_start = false;
+        let now = ctx.now();
+        if let Some((occasion, _)) = self.due.take_if(|(_, since)| idle || now > *since + LONGEST_DELAY) {
+            self.check_now(occasion, ctx);
+        }
+    }
+
+    fn check_now(&mut self, occasion: Look, ctx: &mut Context) {
+        if !ctx.processes.stopping {
+            self.repair.look(&mut ctx.launcher.common.listeners, occasion);
+        }
+    }
+
+    /// Listeners that were added or taken away follow the fate of the upgrade; and workers that
+    /// become ready or end may have changed those that there are.
+    pub(super) fn on_report(&mut self, report: &Report, ctx: &mut Context) {
+        let listeners = &mut ctx.launcher.common.listeners;
+        match *report {
+            Report::UpgradeStarted { to, .. } => listeners.begin(to.0),
+            Report::UpgradeFailed { to, replaced, why, .. } => {
+                if replaced == 0 {
+                    for place in listeners.undo(to.0) {
+                        self.repair.remove(place);
+                    }
+                }
+                // What an accept(2) that finds nothing may have to do with.
+                if matches!(why, Failure::Exited { ready: false, .. } | Failure::NoAck(..)) {
+                    self.repair.hint(listeners, to);
+                }
+            }
+            Report::UpgradeDone { to, .. } => {
+                for place in listeners.close_for(to.0) {
+                    self.repair.remove(place);
+                }
+            }
+            Report::Ready(worker, ..) | Report::Gone { worker, .. } => {
+                self.check(ctx.processes.look(worker), ctx);
+            }
+            _ => {}
+        }
+    }
+
+    /// Binds one more listener, which workers get from the next upgrade on: its name and the
+    /// address that it got.
+    ///
+    /// # Errors
+    /// Why not, as at the start; nothing has changed then.
+    pub(super) fn bind(&mut self, spec: &str, ctx: &mut Context) -> Result<(String, String), String> {
+        let config = &ctx.config;
+        if config.follow.is_some() {
+            return Err("with --follow the program binds its own sockets".into());
+        }
+        if config.adopt.is_some() {
+            return Err("with --adopt the program binds its own sockets".into());
+        }
+        let bind: Bind = spec.parse().map_err(|error: Error| error.to_string())?;
+        let launcher = &mut ctx.launcher;
+        if let Some(first) = first_listener(&config.dialects) {
+            let number = first + launcher.common.listeners.next().count() as i32;
+            let asked = config.acks.fd_number.iter().chain(&config.worker.pass_fds);
+            if asked.copied().any(|asked| asked == number) {
+                return Err(format!("the worker has another descriptor {number} (--ack fd:N, --pass-fd)"));
+            }
+        }
+        let directory = &launcher.surroundings.directory;
+        let added = launcher.common.listeners.add(bind, directory, &config.dialects);
+        let (listener, new) = added.map_err(|error| match error {
+            // What was attempted, and on what, whoever asked for it says.
+            Error::Bind { why, next: Some(next), .. } => format!("{why} ({next})"),
+            Error::Bind { why, next: None, .. } => why,
+            error => error.to_string(),
+        })?;
+        match new {
+            true => {
+                info!("listening on {listener}, for the workers of the next upgrade");
+                self.repair.add(listener);
+            }
+            false => info!("{listener} stays"),
+        }
+        Ok((listener.name().to_owned(), listener.address().to_owned()))
+    }
+
+    /// Takes the listener of this name away, from the next upgrade on: what that means.
+    ///
+    /// # Errors
+    /// Why not; nothing has changed then.
+    pub(super) fn unbind(&mut self, name: &str, ctx: &mut Context) -> Result<String, String> {
+        let done = match ctx.launcher.common.listeners.withdraw(name, &ctx.config.dialects)? {
+            Some(place) => {
+                self.repair.remove(place);
+                format!("{name} is closed: no worker had it")
+            }
+            None => format!("{name} is closed once the next upgrade has succeeded"),
+        };
+        info!("{done}");
+        Ok(done)
+    }
+}

@@ -1,0 +1,189 @@
+//! Whether a worker is ready, as far as it has to be seen: whether it waits for
+//! connections on its listeners, and whether the user's check of it succeeds.
+//!
+//! Contract: when an upgrade begins, it is found out on which listeners the workers that
+//! serve wait; a replacement has to be seen waiting on the same ones. The answer to each
+//! question of the core is an event.
+
+use super::context::Context;
+use super::report;
+use crate::ack::accepting;
+use crate::core::event::{AckKind, Event, Report, Slot, Time, WorkerId};
+use crate::core::{Shown, ShownStage};
+use crate::launch::start::refused;
+use crate::listener::Listener;
+use crate::sys::{child, process};
+use log::warn;
+use nix::sys::signal::Signal;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// The workers that serve are checked so often, with such pauses, for whether they wait: a
+/// request of a server that accepts in the thread that serves is over by then.
+const CHECKS: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// So often it is checked in /proc whether a worker waits, before connections are asked for,
+/// which costs more.
+const CHECKS_OF_WAITING: u32 = 5;
+
+/// The check of the workers that serve, while it goes on.
+#[derive(Debug, Clone, Copy)]
+struct WaitCheck {
+    left: u32,
+    next: Time,
+}
+
+pub(super) struct Readiness {
+    /// The listeners, by inode, on which the worker of a slot was seen to wait when the last
+    /// upgrade began.
+    waited: BTreeMap<Slot, BTreeSet<u64>>,
+    check: Option<WaitCheck>,
+}
+
+impl Readiness {
+    pub(super) fn new(waited: BTreeMap<Slot, BTreeSet<u64>>) -> Readiness {
+        Readiness { waited, check: None }
+    }
+
+    /// For the next image of ourselves.
+    pub(super) fn save(&self) -> BTreeMap<Slot, BTreeSet<u64>> {
+        self.waited.clone()
+    }
+
+    /// Whether the check of the workers that serve goes on: the core waits for its answer.
+    pub(super) fn is_checking(&self) -> bool {
+        self.check.is_some()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.check.map(|check| check.next)
+    }
+
+    /// Begins to check on which listeners the workers that serve wait.
+    pub(super) fn begin_wait_check(&mut self, ctx: &Context) {
+        self.waited.clear();
+        self.check = Some(WaitCheck { left: CHECKS, next: ctx.now() });
+    }
+
+    /// Checks it, if that is due: several times, for a server that accepts in the thread that
+    /// serves may be busy at one moment. What a worker was seen to wait on earlier counts as
+    /// well. A connection that it has accepted is no sign here: its replacement may have none.
+    pub(super) fn check_waiting(&mut self, ctx: &mut Context) {
+        let now = ctx.now();
+        let Some(check) = self.check.filter(|check| check.next <= now) else { return };
+        let mut all = true;
+        let serving: Vec<Shown> = ctx.in_stage(ShownStage::Ready).collect();
+        for shown in serving {
+            let Some(process) = ctx.processes.process(shown.worker) else { continue };
+            let listeners = ctx.launcher.common.listeners.of(shown.generation.0);
+            let given: BTreeSet<u64> = listeners.map(|listener| listener.inode(shown.slot.0)).collect();
+            let waited = self.waited.entry(shown.slot).or_default();
+            waited.extend(process.waited.intersection(&given));
+            let open: BTreeSet<u64> = given.difference(waited).copied().collect();
+            let unseen = accepting::unseen(process.pid, &open);
+            waited.extend(open.difference(&unseen));
+            all &= unseen.is_empty();
+        }
+        if check.left > 0 && !all {
+            self.check = Some(WaitCheck { left: check.left - 1, next: now + PAUSE });
+            return;
+        }
+        self.check = None;
+        self.waited.retain(|_, waited| !waited.is_empty());
+        ctx.events.extend(self.waited.keys().map(|&slot| Event::Waits(slot)));
+        ctx.queue(Event::LookedWaiting);
+    }
+
+    /// Checks whether a worker that we have started waits on the listeners that we hold.
+    pub(super) fn probe(&self, id: WorkerId, ctx: &mut Context) {
+        let terms = ctx.processes.terms(id) > 0;
+        if (ctx.config.policy.listeners || terms) && self.is_accepting(id, ctx) {
+            ctx.queue(Event::Ack(id, AckKind::Accepting));
+            if terms {
+                ctx.queue(Event::Ack(id, AckKind::ParentTerm));
+            }
+        }
+    }
+
+    fn is_accepting(&self, id: WorkerId, ctx: &mut Context) -> bool {
+        let Some(process) = ctx.processes.process_mut(id) else { return false };
+        process.looks = process.looks.saturating_add(1);
+        let (pid, checks) = (process.pid, process.looks);
+        let wanted: Vec<(u64, Option<u16>)> =
+            self.wanted(id, ctx).iter().map(|&(listener, inode)| (inode, port(listener))).collect();
+        let inodes: BTreeSet<u64> = wanted.iter().map(|&(inode, _)| inode).collect();
+        if accepting::is_accepting(pid, &inodes) {
+            if let Some(process) = ctx.processes.process_mut(id) {
+                process.waited = inodes;
+            }
+            return true;
+        }
+        checks > CHECKS_OF_WAITING && accepting::is_serving(pid, &wanted)
+    }
+
+    /// The listeners on which a worker has to be seen to wait, with their inodes: those on which
+    /// its predecessor in the slot was; where nothing is known of that one, those of another
+    /// worker, else all.
+    fn wanted<'a>(&self, id: WorkerId, ctx: &'a Context) -> Vec<(&'a Listener, u64)> {
+        let Some(entry) = ctx.processes.get(id) else { return Vec::new() };
+        let all = || {
+            let listeners = ctx.launcher.common.listeners.of(entry.generation.0);
+            listeners.map(|listener| (listener, listener.inode(entry.slot.0)))
+        };
+        let waited = self.waited.get(&entry.slot).or_else(|| self.waited.values().next());
+        let known: Vec<(&Listener, u64)> =
+            all().filter(|(_, inode)| waited.is_some_and(|waited| waited.contains(inode))).collect();
+        if known.is_empty() { all().collect() } else { known }
+    }
+
+    /// Notes, for people, on which listeners a worker was not seen to wait that has to be.
+    /// This comes before the report is logged.
+    pub(super) fn on_report(&self, report: &Report, ctx: &mut Context) {
+        let (Report::Unseen { worker: id, .. } | Report::NoAck(id, _)) = *report else { return };
+        if !ctx.config.policy.looks() {
+            return;
+        }
+        let Some(pid) = ctx.processes.process(id).map(|process| process.pid) else { return };
+        let wanted = self.wanted(id, ctx);
+        let unseen = accepting::unseen(pid, &wanted.iter().map(|&(_, inode)| inode).collect());
+        let unseen = wanted.iter().filter(|(_, inode)| unseen.contains(inode));
+        let names: Vec<&str> = unseen.map(|(listener, _)| listener.address()).collect();
+        let lacks = match names.is_empty() {
+            true => "it waits on its listeners and has not said that it is ready".into(),
+            false => format!("{} {}", report::UNSEEN, names.join(", ")),
+        };
+        if let Some(entry) = ctx.processes.get_mut(id) {
+            entry.lacks = Some(lacks);
+        }
+    }
+}
+
+/// Starts the user's check of a worker that is not ready (`--ack exec:CMD`), unless one runs.
+pub(super) fn start_check(id: WorkerId, ctx: &mut Context) {
+    let starts = ctx.stage(id) == Some(ShownStage::Starting);
+    let Some(command) = ctx.config.acks.exec.clone().filter(|_| starts) else { return };
+    let Some(entry) = ctx.processes.get_mut(id) else { return };
+    let Some(process) = entry.process.as_mut().filter(|process| process.check.is_none()) else { return };
+    let Some(reading) = ctx.launcher.readings.get(&entry.generation) else { return };
+    let pid = process.pid.as_raw();
+    let launch = ctx.launcher.common.check(reading, &command, entry.generation, entry.slot, pid);
+    let started = launch.and_then(|launch| child::spawn(&launch).map_err(|error| refused(&error, reading)));
+    match started {
+        Ok(child) => process.check = Some(child.pid),
+        Err(refused) => warn!("cannot run the check of pid {pid}: {}", refused.message),
+    }
+}
+
+/// Ends a check that nobody waits for any more, with everything that it started.
+pub(super) fn end_check(id: WorkerId, ctx: &mut Context) {
+    let process = ctx.processes.process_mut(id);
+    if let Some(check) = process.and_then(|process| process.check.take()) {
+        let _ = process::signal_group(check, Signal::SIGKILL as i32);
+    }
+}
+
+/// The port of a listener of TCP.
+fn port(listener: &Listener) -> Option<u16> {
+    listener.exported().inet.filter(|_| listener.is_stream()).map(|address| address.port())
+}

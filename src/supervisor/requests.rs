@@ -1,0 +1,158 @@
+//! What clients of the control socket ask for.
+//!
+//! Contract: the state of the core decides. Each request has one result, unless its
+//! client has gone; that changes nothing of what it began. Nobody is waited for here.
+
+use super::event_loop::EventLoop;
+use super::pending::{Awaits, PendingRequest};
+use super::replies::count_of_workers;
+use super::report::event;
+use super::status::phase_name;
+use crate::config::signals;
+use crate::control::protocol::{self, How, Reply, Verb, line};
+use crate::control::reply_queue::ReplyQueue;
+use crate::control::server::{Asked, Message};
+use crate::core::event::{Event, Request, Token, WorkerId};
+use crate::core::{Phase, ShownStage};
+use log::Level;
+use serde_json::json;
+use std::collections::BTreeSet;
+
+impl EventLoop {
+    /// A message of the control socket.
+    pub(super) fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Asked(asked) => self.asked(asked),
+            Message::Progress(client) => {
+                let (status, snapshot) = self.state();
+                let pending = self.control.pending.get(client);
+                if let Some(pending) = pending {
+                    pending.replies.progress(status, snapshot);
+                }
+            }
+            Message::Gone(client) => drop(self.control.pending.take(client)),
+        }
+    }
+
+    fn asked(&mut self, mut asked: Asked) {
+        asked.answers.tell_written(self.control.pending.written());
+        let level = if matches!(asked.verb, Verb::Status | Verb::Events | Verb::Metrics) {
+            Level::Debug
+        } else {
+            Level::Info
+        };
+        log::log!(level, "ctl: {} asks: {}", asked.peer, asked.verb);
+        self.look_for_handovers();
+        self.work_off();
+        let phase = self.ctx.core.phase();
+        let stopping = phase == Phase::Stopping;
+        match asked.verb {
+            Verb::Status => {
+                let (status, snapshot) = self.state();
+                asked.answers.status(status, snapshot);
+            }
+            Verb::Metrics => {
+                let (status, snapshot) = self.state();
+                asked.answers.metrics(status, snapshot);
+            }
+            Verb::Events => {
+                let (generation, phase) = (self.ctx.core.generation().0, phase_name(phase));
+                let hello = json!({"version": protocol::VERSION, "pid": std::process::id(), "generation": generation, "phase": phase});
+                // It is the first line of this client: there is room for it.
+                let _ = asked.answers.line(&line(&event::named("hello", hello)).into());
+                let Asked { client, answers, .. } = asked;
+                self.control.pending.push(PendingRequest {
+                    client,
+                    replies: answers,
+                    awaits: Awaits::Events { missed: 0 },
+                });
+            }
+            Verb::Hammer => self.hammer(asked),
+            Verb::Stop { now } => {
+                let request = if now { Request::Kill } else { Request::Stop };
+                self.demand(asked, request, Awaits::Stop);
+            }
+            _ if stopping => asked.answers.result(Reply::failed("stopping")),
+            Verb::Upgrade(How::Plain | How::Hold) if phase == Phase::Holding => {
+                let to = self.control.history.to.map_or(0, |to| to.0);
+                let why =
+                    format!("generation {to} is on hold (ctl commit, ctl rollback, or ctl upgrade --now)");
+                asked.answers.result(Reply::failed(why));
+            }
+            Verb::Upgrade(how) => {
+                let request = match how {
+                    How::Plain => Request::Upgrade,
+                    How::Now => Request::UpgradeNow,
+                    How::Hold => Request::Hold,
+                };
+                self.demand(asked, request, Awaits::Next { hold: how == How::Hold });
+            }
+            Verb::Commit => self.demand(asked, Request::Commit, Awaits::Commit),
+            Verb::Rollback => self.demand(asked, Request::Rollback, Awaits::Rollback),
+            Verb::Scale(workers) => self.demand(asked, Request::Scale(workers), Awaits::Scale(workers)),
+            Verb::Signal(signal) => self.pass_on(asked.answers, signal),
+            Verb::Bind(spec) => {
+                let reply = match self.listening.bind(&spec, &mut self.ctx) {
+                    Ok((name, address)) => {
+                        let done =
+                            format!("listening on {address} ({name}), handed over from the next upgrade on");
+                        Reply { name: Some(name), address: Some(address), ..Reply::done(done) }
+                    }
+                    Err(why) => Reply::failed(why),
+                };
+                asked.answers.result(reply);
+            }
+            Verb::Reexec => {
+                let Asked { client, answers, wait, .. } = asked;
+                match wait {
+                    true => self.control.pending.push(PendingRequest {
+                        client,
+                        replies: answers,
+                        awaits: Awaits::Reexec,
+                    }),
+                    false => answers.result(Reply::done("asked for")),
+                }
+                self.begin_reexec();
+            }
+            Verb::Unbind(name) => {
+                let reply = match self.listening.unbind(&name, &mut self.ctx) {
+                    Ok(done) => Reply::done(done),
+                    Err(why) => Reply::failed(why),
+                };
+                asked.answers.result(reply);
+            }
+        }
+    }
+
+    /// Has the core do something, for a client that waits for it.
+    fn demand(&mut self, asked: Asked, request: Request, awaits: Awaits) {
+        let Asked { client, answers, wait, .. } = asked;
+        self.control.pending.push(PendingRequest { client, replies: answers, awaits });
+        self.step(Event::Request(request));
+        // What is wrong at once has been answered.
+        if !wait && let Some(pending) = self.control.pending.take(client) {
+            pending.replies.result(Reply::done("asked for"));
+        }
+    }
+
+    fn pass_on(&mut self, answers: ReplyQueue, signal: i32) {
+        let ready = self.ctx.core.workers().filter(|shown| shown.stage == ShownStage::Ready).count() as u32;
+        if ready == 0 {
+            return answers.result(Reply::failed("no worker is ready"));
+        }
+        self.step(Event::Request(Request::Forward(Token(signal))));
+        let name = signals::name(signal);
+        let done = Reply::done(format!("{name} was sent to {}", count_of_workers(ready)));
+        answers.result(Reply { workers: Some(ready), ..done });
+    }
+
+    fn hammer(&mut self, asked: Asked) {
+        let draining = self.ctx.core.workers().filter(|shown| shown.stage == ShownStage::Draining);
+        let draining: BTreeSet<WorkerId> = draining.map(|shown| shown.worker).collect();
+        if draining.is_empty() {
+            let done = Reply::done("nothing was draining");
+            return asked.answers.result(Reply { workers: Some(0), ..done });
+        }
+        self.demand(asked, Request::Hammer, Awaits::Gone(draining));
+    }
+}

@@ -1,0 +1,242 @@
+//! The workers' channels: their acks and messages, the descriptors that they have
+//! stored with us, and their stderr where it is captured; and the start of a worker,
+//! which makes these channels.
+
+use super::context::Context;
+use super::messages::MessageRate;
+use crate::ack::{self, Directory, Heard, Watcher};
+use crate::core::Phase;
+use crate::core::ShownStage;
+use crate::core::event::{
+    Event, Failure, Generation, Reading as From, Refusal, Report, Slot, Time, WorkerId,
+};
+use crate::core::policy::EXTEND_LIMIT;
+use crate::dialect::{FIRST_FD, first_listener};
+use crate::error::reason;
+use crate::launch::Refused;
+use crate::launch::capture::Capture;
+use crate::launch::start::refused;
+use crate::process::Process;
+use crate::sys::child;
+use crate::sys::tree::{self, Family};
+use log::{info, warn};
+use nix::unistd::{Pid, Uid};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+/// What a worker's message means for the service manager.
+pub(super) enum ForManager {
+    Nothing,
+    /// The start takes so much longer; None: as long as it likes.
+    Prolong(Option<Duration>),
+    /// The text of a serving worker has changed.
+    Status(String),
+}
+
+pub(super) struct Workers {
+    pub(super) watcher: Watcher,
+    messages: MessageRate,
+    /// The workers' stderr, where it is ours to read.
+    pub(super) capture: Option<Capture>,
+    /// It was told that not everything stored can be handed over.
+    told_cut: bool,
+    /// The directory of the notify sockets. It is dropped after the watcher, which holds
+    /// some of them.
+    pub(super) directory: Directory,
+}
+
+impl Workers {
+    pub(super) fn new(
+        watcher: Watcher,
+        capture: Option<Capture>,
+        directory: Directory,
+        watchdog: Option<Duration>,
+    ) -> Workers {
+        Workers { watcher, messages: MessageRate::new(watchdog), capture, told_cut: false, directory }
+    }
+
+    /// Starts a worker: reads what it is started from, makes its channels, and enters its
+    /// process in the table. What comes back is the descriptor of its system calls, with
+    /// `--adopt`.
+    ///
+    /// # Errors
+    /// [`Refused`] when it cannot be started; nothing of it is left then.
+    pub(super) fn spawn(
+        &mut self,
+        id: WorkerId,
+        generation: Generation,
+        slot: Slot,
+        from: From,
+        ctx: &mut Context,
+    ) -> Result<Option<OwnedFd>, Refused> {
+        let reading = ctx.launcher.reading(generation, from)?;
+        let common = &ctx.launcher.common;
+        let no_channels = |error: io::Error| Refused {
+            refusal: Refusal::Other,
+            message: format!("cannot make the ack channels: {}", reason(&error)),
+        };
+        let stderr = match &self.capture {
+            Some(_) => Some(Capture::pipe(common.identity.as_ref()).map_err(no_channels)?),
+            None => None,
+        };
+        let stored = self.stored(slot, generation, ctx).map_err(no_channels)?;
+        let exported = common.exported(generation);
+        let taken = &ctx.config.worker.pass_fds;
+        let channels = ctx.config.acks.open(&self.directory, &exported, stored.len(), taken);
+        let channels = channels.map_err(no_channels)?;
+        let mut launch = common.worker(&reading, &channels, &stored, id, generation, slot)?;
+        launch.fds.extend(stderr.as_ref().map(|(_, theirs)| (theirs.as_raw_fd(), 2)));
+        let mut started = child::spawn(&launch).map_err(|error| refused(&error, &reading))?;
+        info!(
+            generation = generation.0, pid = started.pid.as_raw(), slot = slot.0;
+            "{generation}: started pid {} (slot {}): {}", started.pid, slot.0, reading.real_program().display()
+        );
+        let ours = Uid::effective();
+        let uid = common.identity.as_ref().map_or(ours, |identity| Uid::from_raw(identity.uid));
+        let family = Family { worker: started.pid, group: started.pid, supervisor: Pid::this(), start: id.0 };
+        let worker = ack::Worker { uid, generation, slot, stores: common.stores(), family };
+        if let Some(entry) = ctx.processes.get_mut(id) {
+            let mut process = Process::started(family, launch.own_group, started.pidfd);
+            process.born = tree::stat(started.pid).map_or(0, |stat| stat.born);
+            let given = common.listeners.of(generation.0).map(|listener| listener.inode(slot.0));
+            process.listening = given.collect();
+            entry.process = Some(process);
+        }
+        match channels.watch(&self.watcher, id, worker) {
+            Ok(until_alone) => ctx.processes.until_alone(id, until_alone),
+            Err(error) => {
+                warn!("{generation}: pid {}: its acks cannot be heard: {}", started.pid, reason(&error));
+            }
+        }
+        if let (Some(capture), Some((ours, _))) = (&self.capture, stderr)
+            && let Err(error) = capture.watch(id, ours)
+        {
+            warn!("{generation}: pid {}: its stderr cannot be read: {}", started.pid, reason(&error));
+        }
+        ctx.launcher.keep(generation, reading);
+        Ok(started.calls.take())
+    }
+
+    /// The descriptors that workers of this slot have stored, as far as there is room before
+    /// the numbers of --pass-fd and --ack fd:N.
+    fn stored(
+        &mut self,
+        slot: Slot,
+        generation: Generation,
+        ctx: &Context,
+    ) -> io::Result<Vec<(String, OwnedFd)>> {
+        let common = &ctx.launcher.common;
+        if !common.stores() {
+            return Ok(Vec::new());
+        }
+        let mut stored = self.watcher.stored(slot, generation)?;
+        let first = first_listener(&common.dialects).unwrap_or(FIRST_FD);
+        let next = first + common.exported(generation).len() as i32;
+        let taken = ctx.config.worker.pass_fds.iter().chain(&ctx.config.acks.fd_number);
+        let room = taken.map(|&number| (number - next).max(0) as usize).min().unwrap_or(usize::MAX);
+        if stored.len() > room {
+            if !std::mem::replace(&mut self.told_cut, true) {
+                warn!("only {room} of {} stored descriptors fit below --pass-fd or --ack fd:N", stored.len());
+            }
+            stored.truncate(room);
+        }
+        Ok(stored)
+    }
+
+    /// A worker has sent something.
+    pub(super) fn heard(&mut self, id: WorkerId, heard: Heard, ctx: &mut Context) -> ForManager {
+        match heard {
+            Heard::Ready(kind) => ctx.queue(Event::Ack(id, kind)),
+            Heard::Extend(by) => {
+                let longest = ctx.config.policy.ack_timeout.map(|timeout| timeout * EXTEND_LIMIT);
+                ctx.queue(Event::Extend(id, by));
+                return ForManager::Prolong(longest.map(|longest| longest.min(by)));
+            }
+            Heard::News => self.messages.arrived(id),
+            Heard::Barrier(fd) => {
+                let status = self.read(id, ctx);
+                drop(fd);
+                return status.map_or(ForManager::Nothing, ForManager::Status);
+            }
+        }
+        ForManager::Nothing
+    }
+
+    /// Reads the messages of the workers that may be read now: the new status texts, as
+    /// the service manager is to show them.
+    pub(super) fn read_due(&mut self, ctx: &mut Context) -> Vec<String> {
+        let due = self.messages.due(ctx.now());
+        due.into_iter().filter_map(|id| self.read(id, ctx)).collect()
+    }
+
+    /// Reads all messages, as [`Workers::read_due`] does.
+    pub(super) fn read_all(&mut self, ctx: &mut Context) -> Vec<String> {
+        self.messages.unread().into_iter().filter_map(|id| self.read(id, ctx)).collect()
+    }
+
+    /// Reads the messages of a worker: its new status text, if the service manager is to
+    /// show it.
+    fn read(&mut self, id: WorkerId, ctx: &mut Context) -> Option<String> {
+        let news = self.watcher.news(id);
+        if news.beat {
+            ctx.queue(Event::Heartbeat(id));
+        }
+        let entry = ctx.processes.get_mut(id)?;
+        entry.status = Some(news.status?);
+        let serves = ctx.core.phase() == Phase::Running && ctx.stage(id) == Some(ShownStage::Ready);
+        serves.then(|| status_text(id, ctx))
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.messages.deadline()
+    }
+
+    /// What was stored during an upgrade counts once it has succeeded, and is dropped if it
+    /// has failed.
+    pub(super) fn on_report(&self, report: &Report, ctx: &Context) {
+        let to = match *report {
+            Report::UpgradeFailed { why: Failure::Stopped, .. } => return,
+            Report::UpgradeDone { to, .. } | Report::UpgradeFailed { to, .. } => to,
+            Report::RolledBack { to, .. } => to,
+            _ => return,
+        };
+        let settled: Vec<(Slot, Generation)> = ctx.core.settled().collect();
+        self.watcher.settle(to, &settled);
+    }
+
+    /// Nothing is left of the worker.
+    pub(super) fn forget(&mut self, id: WorkerId) {
+        self.watcher.forget(id);
+        self.messages.forget(id);
+        if let Some(capture) = &self.capture {
+            capture.forget(id);
+        }
+    }
+
+    /// What the worker that made an upgrade fail wrote to stderr last.
+    pub(super) fn last_lines(&self, why: Failure) -> Vec<String> {
+        match (&self.capture, why.worker()) {
+            (Some(capture), Some(worker)) => capture.last_lines(worker),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The status text that the service manager shows while a generation serves: with that of
+/// this worker, if it has any.
+fn status_text(id: WorkerId, ctx: &Context) -> String {
+    let Some(entry) = ctx.processes.get(id) else { return String::new() };
+    let slot = if ctx.config.policy.workers > 1 { format!("slot {}: ", entry.slot.0) } else { String::new() };
+    let said = entry.status.as_ref().map_or(String::new(), |said| format!(": {slot}{said}"));
+    format!("{} serves{said}", entry.generation)
+}
+
+/// The status text once `generation` serves: with that of its first worker that has any.
+pub(super) fn serves_text(generation: Generation, ctx: &Context) -> String {
+    let said = |id: WorkerId| ctx.processes.get(id).is_some_and(|entry| entry.status.is_some());
+    match ctx.of_generation(generation).find(|shown| said(shown.worker)) {
+        Some(shown) => status_text(shown.worker, ctx),
+        None => format!("{generation} serves"),
+    }
+}
