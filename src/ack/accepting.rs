@@ -6,6 +6,7 @@
 //! it. io_uring is not seen. Without the right to look (Yama, another user) the
 //! answer is no.
 
+use crate::sys::proc_fd;
 use crate::sys::{listening, tree};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -25,7 +26,7 @@ pub fn is_accepting(worker: Pid, inodes: &BTreeSet<u64>) -> bool {
 /// thread of it waits on that now. A child may have inherited an epoll set with a listener that
 /// it does not hold, and one that is busy waits on nothing.
 pub fn waits_on_any(pid: Pid, inodes: &BTreeSet<u64>) -> bool {
-    let held: BTreeSet<u64> = listening::sockets(pid).intersection(inodes).copied().collect();
+    let held: BTreeSet<u64> = proc_fd::sockets(pid).intersection(inodes).copied().collect();
     let mut missing = held.clone();
     if !held.is_empty() {
         strike_threads(pid, &mut missing);
@@ -66,7 +67,7 @@ pub fn is_serving(worker: Pid, listeners: &[(u64, Option<u16>)]) -> bool {
 /// can be told of those that wait with epoll, as long as they are not stopped.
 pub fn has_let_go(pids: &[Pid], inodes: &BTreeSet<u64>) -> bool {
     pids.iter().all(|&pid| {
-        let held: BTreeSet<u64> = listening::sockets(pid).intersection(inodes).copied().collect();
+        let held: BTreeSet<u64> = proc_fd::sockets(pid).intersection(inodes).copied().collect();
         if held.is_empty() {
             return true;
         }
@@ -79,7 +80,7 @@ pub fn has_let_go(pids: &[Pid], inodes: &BTreeSet<u64>) -> bool {
 
 /// Strikes what an epoll set of `pid` holds; false if it has no such set.
 fn strike_epoll(pid: Pid, missing: &mut BTreeSet<u64>) -> bool {
-    let polled = listening::polled(pid);
+    let polled = proc_fd::polled(pid);
     missing.retain(|inode| !polled.as_ref().is_some_and(|polled| polled.contains(inode)));
     polled.is_some()
 }
@@ -122,7 +123,7 @@ fn polled_by(pid: Pid, line: &str) -> Option<BTreeSet<u64>> {
     let mut words = line.split_whitespace();
     let number: i64 = words.next()?.parse().ok()?;
     let set = u64::from_str_radix(words.next()?.trim_start_matches("0x"), 16).ok()?;
-    WAITS.contains(&number).then(|| listening::polled_by(pid, set))
+    WAITS.contains(&number).then(|| proc_fd::polled_by(pid, set))
 }
 
 /// Where a system call says what it waits for.
@@ -189,7 +190,7 @@ fn selected(pid: Pid, count: u64, address: u64) -> Option<Vec<u64>> {
 
 fn socket_inode(pid: Pid, fd: u64) -> Option<u64> {
     let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
-    listening::inode_of(target.to_str()?)
+    proc_fd::inode_of(target.to_str()?)
 }
 
 fn entries(directory: &str) -> Vec<String> {

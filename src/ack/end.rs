@@ -3,7 +3,7 @@
 //! The worker itself, a descendant, or a helper that has already gone
 //! (systemd-notify(1) exits before its datagram is read); never another user.
 
-use super::watcher::{Heard, Worker};
+use super::heard::{Heard, Worker};
 use super::{einhorn, notify};
 use crate::core::event::AckKind;
 use crate::sys::notify::NotifySocket;

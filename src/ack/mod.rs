@@ -10,6 +10,7 @@ mod channels;
 mod directory;
 mod einhorn;
 mod end;
+mod heard;
 pub mod notify;
 mod saved;
 mod store;
@@ -21,8 +22,9 @@ use std::os::fd::RawFd;
 
 pub use channels::Channels;
 pub use directory::Directory;
+pub use heard::{Heard, News, Worker};
 pub use saved::Saved;
-pub use watcher::{Heard, News, Watcher, Worker};
+pub use watcher::Watcher;
 
 /// The channels that a worker is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

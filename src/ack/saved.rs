@@ -3,7 +3,8 @@
 
 use super::Directory;
 use super::end::{EinhornSocket, End, Line};
-use super::watcher::{Channel, Worker};
+use super::heard::Worker;
+use super::watcher::Channel;
 use crate::core::event::{AckKind, Generation, Slot, WorkerId};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds, path};
 use crate::sys::notify::NotifySocket;

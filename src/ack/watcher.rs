@@ -4,58 +4,18 @@
 //! much is told of once until somebody has asked what it was: [`Watcher::news`].
 
 use super::end::{End, Read, Storing};
+use super::heard::{Heard, News, Worker};
 use super::notify::{Change, shown};
 use super::store::{self, Kept, MOST, Store, Verdict};
-use crate::core::event::{AckKind, Generation, Slot, WorkerId};
+use crate::core::event::{Generation, Slot, WorkerId};
 use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
 use crate::reexec::quiesce::Quiesce;
-use crate::sys::tree::Family;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::unistd::Uid;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-/// Whose channels they are.
-#[derive(Debug, Clone, Copy)]
-pub struct Worker {
-    /// The user it was started as.
-    pub uid: Uid,
-    /// Its generation.
-    pub generation: Generation,
-    /// Its place.
-    pub slot: Slot,
-    /// Whether the next worker there can be given what this one stores.
-    pub stores: bool,
-    /// Its process and descendants.
-    pub family: Family,
-}
-
-/// What a worker said.
-#[derive(Debug)]
-pub enum Heard {
-    /// That it is ready.
-    Ready(AckKind),
-    /// That it needs this much longer.
-    Extend(Duration),
-    /// Something that [`Watcher::news`] knows.
-    News,
-    /// That it waits until this is closed, when all that it said before has been
-    /// dealt with.
-    Barrier(OwnedFd),
-}
-
-/// What a worker has said since it was last asked for.
-#[derive(Debug, Default)]
-pub struct News {
-    /// `STATUS=`, in one short line; the last one.
-    pub status: Option<String>,
-    /// `WATCHDOG=1`, at least once.
-    pub beat: bool,
-}
 
 /// Adds and removes channels; the thread lives as long as the process.
 #[derive(Debug, Clone)]

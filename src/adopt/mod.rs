@@ -14,8 +14,10 @@ mod closed;
 pub mod drain;
 pub mod group;
 pub mod key;
+mod replace;
 mod saved;
 mod shared;
+mod sharing;
 mod strangers;
 mod syscalls;
 

@@ -1,6 +1,6 @@
 //! `--adopt`: what it goes with, and what it asks of the core.
 
-use super::{duration, timeout};
+use super::value::{duration, timeout};
 use crate::cli::{self, Cli};
 use crate::core::policy;
 use crate::error::Error;

@@ -1,6 +1,6 @@
 //! What the user decided of the control socket and the name.
 
-use super::invalid;
+use super::value::invalid;
 use crate::cli::Cli;
 use crate::error::Error;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! The user's own commands at the turns of a worker's life, from `--hook`.
 
-use super::{duration, invalid};
+use super::value::{duration, invalid};
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

@@ -6,6 +6,7 @@ mod control;
 pub mod hooks;
 pub mod readiness;
 pub mod signals;
+mod value;
 
 use crate::ack::Acks;
 use crate::cli::{self, Cli};
@@ -20,9 +21,11 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
+use value::{duration, invalid};
 
 pub use adopt::Adopt;
 pub use control::{Control, is_name};
+pub use value::timeout;
 
 /// What a worker may take to stop if nobody says otherwise.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,8 +37,7 @@ const ACK_TIMEOUT: &str = "30s";
 const PARENT_TERM_STOP_TIMEOUT: Duration = Duration::from_secs(121);
 /// A worker that is listened to ten times a second would often seem silent.
 const SHORTEST_WATCHDOG: Duration = Duration::from_millis(100);
-/// Longer durations are mistakes, and would overflow the clock.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 /// Words that are commands of ours.
 const OUR_WORDS: [&str; 3] = ["ctl", "here", "doctor"];
 
@@ -272,25 +274,6 @@ fn bind(text: &OsStr) -> Result<Bind, Error> {
     utf8.ok_or_else(|| invalid("--bind", &text.to_string_lossy(), "it is not UTF-8"))?.parse()
 }
 
-fn invalid(option: &str, value: &str, why: &str) -> Error {
-    Error::Usage(format!("invalid value '{value}' for '{option}': {why}"))
-}
-
-/// A length of time; a bare 0 needs no unit.
-fn duration(option: &str, text: &str) -> Result<Duration, Error> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration <= LONGEST => Ok(duration),
-        Ok(_) => Err(invalid(option, text, "longer than ten years")),
-        Err(error) => {
-            let why = format!("{} (write 500ms, 30s, 5m or 1h30m)", error.to_string().to_lowercase());
-            Err(invalid(option, text, &why))
-        }
-    }
-}
-
 /// How long a worker may be silent, if it can speak at all.
 fn watchdog(said: Option<&str>, follow: bool, acks: &Acks) -> Result<Option<Duration>, Error> {
     const OPTION: &str = "--worker-watchdog";
@@ -306,14 +289,6 @@ fn watchdog(said: Option<&str>, follow: bool, acks: &Acks) -> Result<Option<Dura
         _ if every < SHORTEST_WATCHDOG => Err(invalid(OPTION, text, "shorter than 100 ms")),
         _ => Ok(Some(every)),
     }
-}
-
-/// A length of time of which 0 means for ever.
-///
-/// # Errors
-/// [`Error::Usage`], naming the option.
-pub fn timeout(option: &str, text: &str) -> Result<Option<Duration>, Error> {
-    Ok(Some(duration(option, text)?).filter(|duration| !duration.is_zero()))
 }
 
 fn surge(text: &str) -> Result<Option<u32>, Error> {

@@ -1,6 +1,6 @@
 //! What makes a worker ready, from `--ack` and the dialects.
 
-use super::{duration, invalid};
+use super::value::{duration, invalid};
 use crate::ack::{self, Acks};
 use crate::core::event::AckKind;
 use crate::core::policy::Readiness;

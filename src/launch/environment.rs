@@ -17,7 +17,7 @@ pub type Variables = BTreeMap<OsString, OsString>;
 
 /// For `#[serde(with)]`: a list, since a name need not be UTF-8.
 pub(super) mod pairs {
-    use super::Variables;
+    use crate::launch::environment::Variables;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
     use std::ffi::OsString;
 

@@ -8,41 +8,12 @@
 //! generation that have to be started again get what they had.
 
 use super::address::{Address, Bind, Host};
+use super::lifetime::From;
 use super::open::{open, plan};
 use super::{Listener, Listeners};
 use crate::dialect::{Dialect, check};
 use crate::error::Error;
-use serde::{Deserialize, Serialize};
 use std::path::Path;
-
-/// The first generation that something holds for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum From {
-    /// That of the next upgrade, whichever number it gets.
-    Next,
-    /// This one.
-    Generation(u32),
-}
-
-impl From {
-    fn holds(self, generation: u32) -> bool {
-        matches!(self, From::Generation(first) if first <= generation)
-    }
-
-    /// The next upgrade has begun.
-    fn begin(&mut self, to: u32) {
-        if *self == From::Next {
-            *self = From::Generation(to);
-        }
-    }
-
-    /// It was undone.
-    fn undo(&mut self, to: u32) {
-        if *self == From::Generation(to) {
-            *self = From::Next;
-        }
-    }
-}
 
 impl Listener {
     /// Whether workers of this generation are given it.

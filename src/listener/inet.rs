@@ -12,7 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::address::{Bind, Host};
 use super::options::{Family, Options};
-use super::tune;
+use super::tune::tune;
 use crate::error::{Error, reason};
 
 /// Turns a host into the addresses to try: one, or for no host at all `[::]`

@@ -2,34 +2,25 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::unistd::{Group, User};
-use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::address::{Address, Bind, UnixKind, check_length};
-use super::change::From;
 use super::inherit::{self, Inherited};
+use super::lifetime::From;
 use super::options::{Options, digits};
-use super::path::{self, BoundPath, Permissions, SERVING_PATIENCE, START_PATIENCE};
+use super::path::{self, BoundPath, PathBind, Permissions, START_PATIENCE};
+use super::socket_file::SERVING_PATIENCE;
+use super::tune::tune;
 use super::upstream::{FIRST, Upstream};
-use super::{Kind, Listener, Listeners, inet, tune};
+use super::{Kind, Listener, Listeners, inet};
 use crate::dialect::{Dialect, check};
 use crate::error::{Error, reason};
 use crate::sys::fd;
-
-/// Everything that a socket at a path is made from, also a second time.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct PathBind {
-    kind: UnixKind,
-    #[serde(with = "crate::reexec::fd_transfer::path")]
-    path: PathBuf,
-    permissions: Permissions,
-    options: Options,
-}
 
 /// A BIND with everything looked up that can be without binding it.
 pub(super) enum Plan {

@@ -14,17 +14,20 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libc::{gid_t, uid_t};
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{self, FchmodatFlags, FileStat, Mode, SFlag};
+use nix::sys::stat::{self, FchmodatFlags, Mode};
 use nix::unistd::{self, Gid, Uid, UnlinkatFlags};
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{SockAddr, Socket};
 
+use super::address::UnixKind;
 use super::hard_link;
+use super::options::Options;
+use super::socket_file::{acquire, inode, is_socket, look, probe, unlink_if_same};
 use crate::error::{Error, reason};
 
 /// How long another starter may hold the directory before we give up. One
@@ -33,9 +36,6 @@ pub(super) const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The same at the end, where a path left behind is stale and harmless.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
-
-/// The same for one who serves meanwhile: workers wait for us.
-pub(super) const SERVING_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Mode and owner of the file, looked up. `None` leaves what umask and our ids give.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -54,6 +54,16 @@ pub(super) struct BoundPath {
     pub(super) inode: (u64, u64),
     /// A second name in the same directory, where there can be one.
     pub(super) spare: Option<OsString>,
+}
+
+/// Everything that a socket at a path is made from, also a second time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PathBind {
+    pub(super) kind: UnixKind,
+    #[serde(with = "crate::reexec::fd_transfer::path")]
+    pub(super) path: PathBuf,
+    pub(super) permissions: Permissions,
+    pub(super) options: Options,
 }
 
 /// [`bind_alone`], with a second name for the path, which workers may unlink.
@@ -178,36 +188,6 @@ fn lock_directory(path: &Path, parent: &Path, patience: Duration) -> Result<File
     }
 }
 
-/// Polls, because a blocking flock could be held up for ever by anyone who may
-/// read the directory, and an alarm would be a signal more to look after.
-pub(super) fn acquire(directory: &File, patience: Duration) -> Result<(), TryLockError> {
-    let start = Instant::now();
-    loop {
-        match directory.try_lock() {
-            Err(TryLockError::WouldBlock) if start.elapsed() < patience => {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            result => return result,
-        }
-    }
-}
-
-pub(super) fn look(directory: BorrowedFd<'_>, name: &OsStr) -> Result<Option<FileStat>, Errno> {
-    match stat::fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Ok(file) => Ok(Some(file)),
-        Err(Errno::ENOENT) => Ok(None),
-        Err(errno) => Err(errno),
-    }
-}
-
-pub(super) fn inode(file: &FileStat) -> (u64, u64) {
-    (file.st_dev, file.st_ino)
-}
-
-pub(super) fn is_socket(file: &FileStat) -> bool {
-    SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK
-}
-
 fn remove_stale(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<(), Error> {
     let Some(file) = look(directory, name).map_err(|errno| failed(path, errno))? else {
         return Ok(());
@@ -234,19 +214,6 @@ fn remove_stale(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<
     })
 }
 
-/// Asks whether any socket is bound to the path. A datagram socket connects to
-/// a datagram one without its noticing, gets EPROTOTYPE from any other that is
-/// bound, listening or about to, and ECONNREFUSED only when there is none; a
-/// stream probe would put a connection into a live server's queue, and take a
-/// server between its bind and its listen for a stale one.
-pub(super) fn probe(path: &Path) -> Result<(), Errno> {
-    let connect = || {
-        let socket = Socket::new(Domain::UNIX, Type::DGRAM.nonblocking(), None)?;
-        socket.connect(&SockAddr::unix(path)?)
-    };
-    connect().map_err(|error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
-}
-
 /// Owner first: until then the mode is at most the owner's part of what was asked for.
 pub(super) fn set_permissions(
     directory: BorrowedFd<'_>,
@@ -263,16 +230,6 @@ pub(super) fn set_permissions(
         stat::fchmodat(directory, name, mode, FchmodatFlags::NoFollowSymlink)?;
     }
     Ok(())
-}
-
-pub(super) fn unlink_if_same(directory: BorrowedFd<'_>, name: &OsStr, ours: (u64, u64)) {
-    if let Ok(Some(file)) = look(directory, name)
-        && inode(&file) == ours
-    {
-        // There is nobody to tell: a path that cannot be removed is stale and
-        // the next start replaces it.
-        let _ = unistd::unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
-    }
 }
 
 /// Joins a path to the directory and leaves out what `.` and `//` add.

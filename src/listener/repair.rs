@@ -35,7 +35,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::{Deserialize, Serialize};
 use socket2::{SockAddr, SockRef};
 
-use super::hard_link::Found;
+use super::path_repair::Found;
 use super::{Kind, Listener, Listeners};
 use crate::core::event::Generation;
 use crate::core::{ShownStage, Supervisor};

@@ -1,9 +1,9 @@
 //! Listeners on their way through an execve(2): the sockets stay open, so their
 //! queues, the inode of a path and the place in a `reuseport` group stay.
 
-use super::change::From;
-use super::open::PathBind;
+use super::lifetime::From;
 use super::path::BoundPath;
+use super::path::PathBind;
 use super::repair::Repair;
 use super::{Kind, Listener, Listeners};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds, path};

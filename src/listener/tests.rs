@@ -1,18 +1,19 @@
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
+use std::{fs, io};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::socket::{getsockopt, sockopt};
+use socket2::SockRef;
 use tempfile::TempDir;
 
 use super::*;
 use crate::error::Error;
-use crate::sys::connections;
+use crate::sys::{connections, fd};
 
 mod paths;
 

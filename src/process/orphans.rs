@@ -4,6 +4,7 @@
 use super::{Entry, Process, ProcessTable, log_failure};
 use crate::ack::accepting;
 use crate::core::event::WorkerId;
+use crate::sys::proc_fd;
 use crate::sys::tree::{self, Family};
 use crate::sys::{listening, process};
 use log::info;
@@ -105,7 +106,7 @@ impl ProcessTable {
         let left = self.orphans(process);
         let ours: BTreeSet<u64> = process.listening.union(bound).copied().collect();
         let waits = |pid: &Pid| accepting::waits_on_any(*pid, &ours);
-        let holds = |pid: &Pid| !listening::sockets(*pid).is_disjoint(&process.listening);
+        let holds = |pid: &Pid| !proc_fd::sockets(*pid).is_disjoint(&process.listening);
         let now: BTreeMap<Pid, BTreeSet<u64>> =
             left.iter().filter(|pid| holds(pid)).map(|&pid| (pid, listening::accepted(pid, ports))).collect();
         let newer = |pid: &Pid| match (process.accepted.get(pid), now.get(pid)) {
@@ -201,7 +202,7 @@ fn is_apart(process: &Process, pid: Pid) -> bool {
     let sessions = [getsid(None).ok(), Some(process.pid)];
     !process.daemonised
         && tree::stat(pid).is_some_and(|stat| !sessions.contains(&Some(stat.session)))
-        && listening::sockets(pid).is_disjoint(&process.listening)
+        && proc_fd::sockets(pid).is_disjoint(&process.listening)
 }
 
 fn kill_one(pid: Pid, whose: &str) {

@@ -15,7 +15,6 @@
 
 pub mod envelope;
 pub mod fd_transfer;
-pub mod plain;
 pub mod program;
 pub mod quiesce;
 

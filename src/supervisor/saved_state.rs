@@ -18,7 +18,6 @@ use crate::launch::capture;
 use crate::listener;
 use crate::process;
 use crate::reexec::fd_transfer::{Fd, path};
-use crate::reexec::plain::Plain;
 use crate::service::manager;
 use crate::service::pid_file;
 use crate::sys::identity::Identity;
@@ -92,8 +91,7 @@ impl State {
     /// In words: what is missing or not known.
     pub fn decode(text: &[u8]) -> Result<State, String> {
         let failed = |error: serde_json::Error| format!("cannot read the state: {error}");
-        let value = serde_json::from_slice(text).map_err(failed)?;
-        let state = State::deserialize(Plain(value)).map_err(failed)?;
+        let state: State = serde_json::from_slice(text).map_err(failed)?;
         state.listeners.check()?;
         Ok(state)
     }

@@ -3,7 +3,7 @@
 //! What the owner closes while we hold a copy is closed with ours: a copy that is only
 //! looked at is let go at once.
 
-use super::{fd, listening, seccomp};
+use super::{fd, proc_fd, seccomp};
 use libc::{c_int, c_uint};
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -32,7 +32,7 @@ pub fn borrow(thread: Pid, number: RawFd) -> nix::Result<OwnedFd> {
 
 /// A copy of the socket of this inode that the process holds, under whatever number.
 pub fn by_inode(process: Pid, inode: u64) -> Option<OwnedFd> {
-    let (number, _) = listening::descriptors(process).find(|&(_, found)| found == inode)?;
+    let (number, _) = proc_fd::descriptors(process).find(|&(_, found)| found == inode)?;
     let socket = borrow(process, number).ok()?;
     // It may have been closed, and the number given to another, since we have looked.
     let same = fd::identity(socket.as_raw_fd()).is_ok_and(|(_, found)| found == inode);

@@ -2,17 +2,15 @@
 //!
 //! Like everything that is read of others, evidence about a moment that has passed.
 
+use super::diag::inet::{
+    CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, INODE, LAST_ACK, LOCAL_PORT, REQUEST,
+};
 use super::diag::{self, About};
-use super::listening::sockets;
+use super::proc_fd::sockets;
 use super::tree;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-
-/// struct inet_diag_req_v2, and where inet_diag_msg has the local port and the inode.
-const INET_REQUEST: usize = 56;
-const INET_PORT: std::ops::Range<usize> = 4..6;
-const INET_INODE: usize = 68;
 
 /// struct unix_diag_req; unix_diag_msg has the inode here, attributes behind it.
 const UNIX_REQUEST: usize = 24;
@@ -23,10 +21,8 @@ const UDIAG_SHOW_RQLEN: u32 = 0x10;
 const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_RQLEN: u16 = 4;
 
-/// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT and LAST_ACK (tcp_states.h):
-/// whatever a process may still have a descriptor of.
-const STATES: u32 = ESTABLISHED | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9;
-const ESTABLISHED: u32 = 1 << 1;
+/// The states in which a process may still have a descriptor of a connection.
+const STATES: u32 = ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | CLOSE_WAIT | LAST_ACK;
 
 /// What connections come in through.
 #[derive(Debug, Clone, Default)]
@@ -99,11 +95,14 @@ fn tcp(family: i32, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
     let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
     body.extend(STATES.to_ne_bytes());
     body.extend(port.to_be_bytes());
-    body.resize(INET_REQUEST, 0);
+    body.resize(REQUEST, 0);
     let found = diag::ask(About::All, &body, |message| {
-        let port = message.get(INET_PORT).and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes);
+        let port = message
+            .get(LOCAL_PORT..LOCAL_PORT + 2)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u16::from_be_bytes);
         if port.is_some_and(|port| ports.contains(&port)) {
-            inodes.extend(diag::number(message, INET_INODE).map(u64::from));
+            inodes.extend(diag::number(message, INODE).map(u64::from));
         }
     });
     if let Err(errno) = found {
@@ -158,7 +157,7 @@ fn unix_request(states: u32, inode: u32, show: u32) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::listening::inode_of;
+    use crate::sys::proc_fd::inode_of;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsRawFd;
     use std::os::unix::ffi::OsStrExt;

@@ -18,6 +18,20 @@ const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_DUMP: u16 = 0x300;
 const HEADER: usize = 16;
 
+/// Where struct inet_diag_msg has what is read of it, how long the requests for it are
+/// (linux/inet_diag.h), and the states as bits (tcp_states.h).
+pub(super) mod inet {
+    /// struct inet_diag_req_v2.
+    pub(in crate::sys) const REQUEST: usize = 56;
+    pub(in crate::sys) const LOCAL_PORT: usize = 4;
+    pub(in crate::sys) const INODE: usize = 68;
+    pub(in crate::sys) const ESTABLISHED: u32 = 1 << 1;
+    pub(in crate::sys) const FIN_WAIT1: u32 = 1 << 4;
+    pub(in crate::sys) const FIN_WAIT2: u32 = 1 << 5;
+    pub(in crate::sys) const CLOSE_WAIT: u32 = 1 << 8;
+    pub(in crate::sys) const LAST_ACK: u32 = 1 << 9;
+}
+
 /// Which sockets an answer is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum About {

@@ -4,8 +4,9 @@
 //! Both are evidence about a moment that has passed, but here nobody may be taken to hold
 //! nothing because we could not look: what cannot be read is an error.
 
+use super::diag::inet::{CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, INODE, LOCAL_PORT, REQUEST};
 use super::diag::{self, About};
-use super::{listening, tree};
+use super::{proc_fd, tree};
 use nix::errno::Errno;
 use nix::fcntl::readlinkat;
 use nix::sys::signal::kill;
@@ -16,19 +17,16 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-/// struct inet_diag_req_v2, and struct inet_diag_msg with what of it we read (linux/inet_diag.h).
-const REQUEST: usize = 56;
-/// struct inet_diag_req, and where it has the states.
+/// struct inet_diag_req, where it has the states, and more of struct inet_diag_msg
+/// (linux/inet_diag.h).
 const BOTH: usize = 60;
 const BOTH_STATES: usize = 52;
-const LOCAL_PORT: usize = 4;
 const REMOTE_PORT: usize = 6;
 const LOCAL: usize = 8;
 const REMOTE: usize = 24;
 const DEVICE: usize = 40;
 const RQUEUE: usize = 56;
 const WQUEUE: usize = 60;
-const INODE: usize = 68;
 const ATTRIBUTES: usize = 72;
 
 /// What can be asked for, by number, and what is answered.
@@ -37,11 +35,7 @@ const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 
 /// States, as bits (tcp_states.h).
-const ESTABLISHED: u32 = 1 << 1;
 const SYN_RECV: u32 = 1 << 3;
-const FIN_WAIT1: u32 = 1 << 4;
-const FIN_WAIT2: u32 = 1 << 5;
-const CLOSE_WAIT: u32 = 1 << 8;
 const LISTEN: u32 = 1 << 10;
 const NEW_SYN_RECV: u32 = 1 << 12;
 
@@ -183,7 +177,7 @@ fn add_sockets(pid: Pid, held: &mut HashSet<u64>) -> io::Result<()> {
     let directory = File::open(&path)?;
     for entry in fs::read_dir(&path)? {
         match readlinkat(&directory, entry?.file_name().as_os_str()) {
-            Ok(target) => held.extend(target.to_str().and_then(listening::inode_of)),
+            Ok(target) => held.extend(target.to_str().and_then(proc_fd::inode_of)),
             // It has been closed meanwhile.
             Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno.into()),
@@ -304,7 +298,7 @@ mod tests {
 
     fn inode(socket: &impl AsRawFd) -> u64 {
         let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).expect("a link");
-        listening::inode_of(&link.to_string_lossy()).expect("a socket")
+        proc_fd::inode_of(&link.to_string_lossy()).expect("a socket")
     }
 
     fn port(listener: &TcpListener) -> u16 {

@@ -3,14 +3,15 @@
 //! As in [`tree`](super::tree), everything here is evidence about a moment that
 //! has passed, and without `/proc` or the right to look there is none.
 
+use super::proc_fd::{descriptors, sockets};
 use super::{borrow, connections, fd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 
 /// The stream sockets that one of `pids` holds and that listen. They are taken
 /// to share the network namespace of the first that is there.
@@ -21,57 +22,6 @@ pub fn held(pids: &[Pid]) -> BTreeSet<u64> {
     }
     let listening = pids.iter().find_map(|&pid| listening(pid)).unwrap_or_default();
     held.intersection(&listening).copied().collect()
-}
-
-/// Every socket that `pid` has a descriptor of.
-pub fn sockets(pid: Pid) -> BTreeSet<u64> {
-    descriptors(pid).map(|(_, inode)| inode).collect()
-}
-
-/// The descriptors of `pid` that are sockets, with the inodes of these.
-pub fn descriptors(pid: Pid) -> impl Iterator<Item = (RawFd, u64)> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    entries.filter_map(|entry| {
-        let inode = inode_of(&fs::read_link(entry.path()).ok()?.to_string_lossy())?;
-        Some((entry.file_name().to_str()?.parse().ok()?, inode))
-    })
-}
-
-/// The inodes of what is in the epoll sets of `pid`; None if it has no such set.
-pub fn polled(pid: Pid) -> Option<BTreeSet<u64>> {
-    let mut polled = None;
-    for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
-        let is_epoll =
-            fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]");
-        if !is_epoll {
-            continue;
-        }
-        let set = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let inodes: &mut BTreeSet<u64> = polled.get_or_insert_default();
-        inodes.extend(set.into_iter().flat_map(|set| polled_by(pid, set)));
-    }
-    polled
-}
-
-/// The inodes of what is in this epoll set of `pid`.
-pub fn polled_by(pid: Pid, set: u64) -> BTreeSet<u64> {
-    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{set}")).unwrap_or_default();
-    // The inode is written in hexadecimal.
-    let inode = |line: &str| line.split("ino:").nth(1)?.split_whitespace().next().map(str::to_owned);
-    let inodes = info.lines().filter(|line| line.starts_with("tfd:")).filter_map(inode);
-    inodes.filter_map(|hex| u64::from_str_radix(&hex, 16).ok()).collect()
-}
-
-/// Whether `pid` has the socket of this inode by one descriptor and in no other way: another in
-/// the place of that descriptor is all that it would be left with.
-pub fn is_held_once(pid: Pid, inode: u64) -> bool {
-    descriptors(pid).filter(|&(_, found)| found == inode).count() == 1
-        && !polled(pid).is_some_and(|polled| polled.contains(&inode))
-}
-
-/// The inode in `socket:[123]`, which is what a link of `/proc/PID/fd` leads to.
-pub fn inode_of(target: &str) -> Option<u64> {
-    target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// Those that listen in the network namespace of `pid`.
@@ -199,12 +149,13 @@ fn unix_inode(line: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::net::TcpListener;
     use std::os::unix::net::UnixListener;
 
     fn inode(socket: &impl AsRawFd) -> u64 {
         let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).expect("a link");
-        inode_of(&link.to_string_lossy()).expect("a socket")
+        crate::sys::proc_fd::inode_of(&link.to_string_lossy()).expect("a socket")
     }
 
     #[test]

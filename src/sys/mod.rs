@@ -18,6 +18,7 @@ pub mod memory;
 pub mod notify;
 pub mod peer;
 pub mod probe;
+pub mod proc_fd;
 pub mod process;
 pub mod remap;
 pub mod replace;

@@ -3,7 +3,8 @@
 //! Contract: `event` says which, `time_ms` when (milliseconds of the Unix epoch).
 //! Fields and events are only ever added.
 
-use super::{Named, how, kind_name, ms, undone, wish};
+use super::reason::undone;
+use super::words::{Named, how, kind_name, ms, wish};
 use crate::config::Config;
 use crate::core::event::{AckKind, Failure, Report, WorkerId};
 use crate::process::ProcessTable;
@@ -72,14 +73,14 @@ fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'st
         ),
         Report::RollbackStarted { from, to, crashes, .. } => (
             "rollback-started",
-            json!({"from": from.0, "to": to.0, "crashes": crashes, "reason": super::rolled_back(report, processes)}),
+            json!({"from": from.0, "to": to.0, "crashes": crashes, "reason": super::reason::rolled_back(report, processes)}),
         ),
         Report::RolledBack { from, to, took } => {
             ("rolled-back", json!({"from": from.0, "to": to.0, "duration_ms": ms(took)}))
         }
         Report::RollbackFailed { from, to, .. } => (
             "rollback-failed",
-            json!({"from": from.0, "to": to.0, "reason": super::not_rolled_back(report, processes)}),
+            json!({"from": from.0, "to": to.0, "reason": super::reason::not_rolled_back(report, processes)}),
         ),
         Report::Proven(generation) => ("proven", json!({"generation": generation.0})),
         Report::HandedOver { worker, of: old } => ("took-over", with(worker, json!({"of": of(old)["pid"]}))),

@@ -3,20 +3,19 @@
 
 pub mod event;
 mod reason;
+mod words;
 
 pub use reason::{not_rolled_back, rolled_back, undone, why_failed};
+pub use words::{UNSEEN, how, length};
 
 use crate::config::Config;
-use crate::config::signals;
-use crate::core::event::{AckKind, Ending, Exit, Failure, Generation, Refusal, Report, WorkerId};
+use crate::core::event::{AckKind, Ending, Exit, Failure, Refusal, Report, WorkerId};
 use crate::process::ProcessTable;
 use crate::profiles;
 use log::{debug, info, warn};
 use reason::lacks;
 use std::time::Duration;
-
-/// What is said of a worker that has to be seen waiting on its listeners.
-pub const UNSEEN: &str = "it was not seen to wait on";
+use words::{Named, kind_name, ms, wish};
 
 /// Writes one log line. What becomes of the old generation, and what may be wrong,
 /// depends on the `config`.
@@ -221,33 +220,6 @@ pub fn last_words(
     }
 }
 
-/// A worker as a line names it.
-struct Named {
-    generation: Generation,
-    pid: i32,
-    command: String,
-    refused: String,
-}
-
-impl std::fmt::Display for Named {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: pid {}", self.generation, self.pid)
-    }
-}
-
-impl Named {
-    fn new(id: WorkerId, processes: &ProcessTable) -> Named {
-        let entry = processes.get(id);
-        let pid = entry.and_then(|entry| entry.process.as_ref()).map_or(0, |process| process.pid.as_raw());
-        Named {
-            generation: entry.map_or(Generation(0), |entry| entry.generation),
-            pid,
-            command: processes.command().to_string(),
-            refused: processes.refused(id).to_string(),
-        }
-    }
-}
-
 fn ready(worker: &Named, kind: AckKind, after: Duration, config: &Config) {
     let (generation, pid) = (worker.generation, worker.pid);
     let line = format!("{generation}: ready after {} ({}), pid {pid}", length(after), kind_name(kind));
@@ -290,61 +262,4 @@ fn gone(worker: &Named, exit: Exit, age: Duration, asked: bool, left: Option<boo
         None => String::new(),
     };
     info!(generation = generation, pid = pid; "{worker} {} (age {}){left}", how(exit), length(age));
-}
-
-/// How a process ended.
-pub fn how(exit: Exit) -> String {
-    match exit {
-        Exit::Code(code) => format!("exited with status {code}"),
-        Exit::Signal(signal) => format!("was ended by signal {signal} ({})", signals::name(signal)),
-        Exit::Unseen => "ended (its exit status went to its parent)".into(),
-    }
-}
-
-fn wish(request: crate::core::event::Request) -> &'static str {
-    use crate::core::event::Request;
-    match request {
-        Request::Upgrade | Request::UpgradeNow | Request::Hold => "upgrade",
-        Request::Commit => "commit",
-        Request::Rollback => "roll back",
-        Request::Scale(_) => "scale",
-        Request::More => "one worker more",
-        Request::Fewer => "one worker fewer",
-        Request::Forward(_) => "signal to pass on",
-        Request::Stop | Request::Interrupt { .. } | Request::Kill => "stop",
-        Request::Hammer => "hammer",
-        Request::Suspend | Request::Resume => "job control",
-    }
-}
-
-fn kind_name(kind: AckKind) -> &'static str {
-    match kind {
-        AckKind::Notify => "notify",
-        AckKind::Fd => "fd",
-        AckKind::Einhorn => "einhorn",
-        AckKind::ParentTerm => "parent-term",
-        AckKind::Goagain => "goagain",
-        AckKind::Crank => "crank",
-        AckKind::Tableflip => "tableflip",
-        AckKind::Ecdysis => "ecdysis",
-        AckKind::Shellflip => "shellflip",
-        AckKind::Accepting => "accepting",
-        AckKind::Exec => "exec",
-        AckKind::Timer => "timer",
-        AckKind::Listen => "listen",
-        AckKind::Takeover => "takeover",
-        AckKind::Timeout => "timeout",
-    }
-}
-
-fn ms(duration: Duration) -> u64 {
-    duration.as_millis() as u64
-}
-
-/// Milliseconds below ten seconds, seconds above.
-pub fn length(duration: Duration) -> String {
-    match duration.as_millis() {
-        millis @ 0..10_000 => format!("{millis} ms"),
-        millis => format!("{} s", millis / 1000),
-    }
 }

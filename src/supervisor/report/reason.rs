@@ -1,7 +1,7 @@
 //! Why upgrades were undone, generations rolled back, and workers not ready: in words, for the
 //! log, the status and whoever waits.
 
-use super::{Named, UNSEEN, how, length};
+use super::words::{Named, UNSEEN, how, length};
 use crate::config::Config;
 use crate::config::signals;
 use crate::core::event::{Exit, Failure, Generation, Report, WorkerId};

@@ -1,0 +1,160 @@
+//! The listeners, in the order of the descriptors that a worker gets.
+
+use super::lifetime::From;
+use super::options::Family;
+use super::path::{BoundPath, PathBind};
+use crate::dialect::{Exported, Kind};
+use nix::sys::stat::fstat;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+impl Kind {
+    /// The word for it in `ctl status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Tcp => "tcp",
+            Kind::Udp => "udp",
+            Kind::Unix => "unix",
+            Kind::UnixDatagram => "unix-dgram",
+            Kind::UnixSeqpacket => "unix-seqpacket",
+        }
+    }
+
+    /// Whether connections are accepted from it.
+    pub(super) fn listens(self) -> bool {
+        matches!(self, Kind::Tcp | Kind::Unix | Kind::UnixSeqpacket)
+    }
+
+    pub(super) fn family(self) -> Family {
+        match self {
+            Kind::Tcp => Family::Tcp { v6: true },
+            Kind::Udp => Family::Udp { v6: true },
+            Kind::Unix | Kind::UnixSeqpacket => Family::Unix { stream: true, path: true },
+            Kind::UnixDatagram => Family::Unix { stream: false, path: true },
+        }
+    }
+}
+
+/// One listener: a socket, or with `reuseport` one for each slot.
+#[derive(Debug)]
+pub struct Listener {
+    /// Stands before the sockets because fields are dropped in order and the
+    /// inode of the path is safe from reuse only while they are open.
+    pub(super) path: Option<BoundPath>,
+    pub(super) sockets: Vec<OwnedFd>,
+    pub(super) name: String,
+    pub(super) address: String,
+    /// The same with the host as the user wrote it.
+    pub(super) written: String,
+    /// What to call it in a message about another one: the BIND as parsed.
+    pub(super) origin: String,
+    pub(super) kind: Kind,
+    pub(super) backlog: u32,
+    /// Whether it was read or set, not guessed.
+    pub(super) backlog_known: bool,
+    /// What its BIND says, or the worker's dialect.
+    pub(super) nonblock: Option<bool>,
+    /// How to make another socket at its path.
+    pub(super) again: Option<PathBind>,
+    pub(super) inet: Option<SocketAddr>,
+    pub(super) reuseport: bool,
+    pub(super) v6only: bool,
+    /// Which generations are given it.
+    pub(super) since: From,
+    pub(super) until: Option<From>,
+}
+
+impl Listener {
+    /// What LISTEN_FDNAMES calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it is bound, as the kernel has it: `[::]:5001` with the real port,
+    /// `/run/app.sock`, `@name`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the dialects spell of it.
+    pub fn exported(&self) -> Exported<'_> {
+        Exported {
+            name: &self.name,
+            address: &self.address,
+            written: &self.written,
+            kind: self.kind,
+            inet: self.inet,
+        }
+    }
+
+    /// `tcp`, `udp`, `unix`, `unix-dgram` or `unix-seqpacket`.
+    pub fn kind(&self) -> &'static str {
+        self.kind.as_str()
+    }
+
+    /// The socket for the workers of a slot. Without `reuseport` it is the same
+    /// for all; with it, slots beyond those that it was opened for share again.
+    pub fn fd(&self, slot: u32) -> BorrowedFd<'_> {
+        self.sockets[slot as usize % self.sockets.len()].as_fd()
+    }
+
+    /// Inode of that socket in sockfs, as `/proc/PID/fd` shows it; 0 if fstat(2)
+    /// fails, which no open socket's does.
+    pub fn inode(&self, slot: u32) -> u64 {
+        fstat(self.fd(slot)).map_or(0, |file| file.st_ino)
+    }
+
+    /// How many connections wait to be accepted before more are turned away: at
+    /// most somaxconn, as listen(2) has it. 0 if it takes none.
+    pub fn backlog(&self) -> u32 {
+        self.backlog
+    }
+
+    /// Whether connections are accepted from it (so not datagrams).
+    pub fn is_stream(&self) -> bool {
+        self.kind.listens()
+    }
+
+    /// Whether it has a socket for each slot.
+    pub fn reuseport(&self) -> bool {
+        self.reuseport
+    }
+}
+
+/// All of them, in the order of the descriptors that a worker gets.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    pub(super) list: Vec<Listener>,
+}
+
+impl Listeners {
+    /// Each listener in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Listener> {
+        self.list.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Each unix path that is ours to keep.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.list.iter().filter_map(|listener| Some(listener.path.as_ref()?.path.clone())).collect()
+    }
+}
+
+impl<'a> IntoIterator for &'a Listeners {
+    type Item = &'a Listener;
+    type IntoIter = std::slice::Iter<'a, Listener>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

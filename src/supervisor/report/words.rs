@@ -1,0 +1,93 @@
+//! The words for workers, exits, requests, ack kinds and durations that the log, the events
+//! and the reasons have in common.
+
+use crate::config::signals;
+use crate::core::event::{AckKind, Exit, Generation, Request, WorkerId};
+use crate::process::ProcessTable;
+use std::time::Duration;
+
+/// What is said of a worker that has to be seen waiting on its listeners.
+pub const UNSEEN: &str = "it was not seen to wait on";
+
+/// A worker as a line names it.
+pub(super) struct Named {
+    pub(super) generation: Generation,
+    pub(super) pid: i32,
+    pub(super) command: String,
+    pub(super) refused: String,
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: pid {}", self.generation, self.pid)
+    }
+}
+
+impl Named {
+    pub(super) fn new(id: WorkerId, processes: &ProcessTable) -> Named {
+        let entry = processes.get(id);
+        let pid = entry.and_then(|entry| entry.process.as_ref()).map_or(0, |process| process.pid.as_raw());
+        Named {
+            generation: entry.map_or(Generation(0), |entry| entry.generation),
+            pid,
+            command: processes.command().to_string(),
+            refused: processes.refused(id).to_string(),
+        }
+    }
+}
+
+/// How a process ended.
+pub fn how(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exited with status {code}"),
+        Exit::Signal(signal) => format!("was ended by signal {signal} ({})", signals::name(signal)),
+        Exit::Unseen => "ended (its exit status went to its parent)".into(),
+    }
+}
+
+pub(super) fn wish(request: Request) -> &'static str {
+    match request {
+        Request::Upgrade | Request::UpgradeNow | Request::Hold => "upgrade",
+        Request::Commit => "commit",
+        Request::Rollback => "roll back",
+        Request::Scale(_) => "scale",
+        Request::More => "one worker more",
+        Request::Fewer => "one worker fewer",
+        Request::Forward(_) => "signal to pass on",
+        Request::Stop | Request::Interrupt { .. } | Request::Kill => "stop",
+        Request::Hammer => "hammer",
+        Request::Suspend | Request::Resume => "job control",
+    }
+}
+
+pub(super) fn kind_name(kind: AckKind) -> &'static str {
+    match kind {
+        AckKind::Notify => "notify",
+        AckKind::Fd => "fd",
+        AckKind::Einhorn => "einhorn",
+        AckKind::ParentTerm => "parent-term",
+        AckKind::Goagain => "goagain",
+        AckKind::Crank => "crank",
+        AckKind::Tableflip => "tableflip",
+        AckKind::Ecdysis => "ecdysis",
+        AckKind::Shellflip => "shellflip",
+        AckKind::Accepting => "accepting",
+        AckKind::Exec => "exec",
+        AckKind::Timer => "timer",
+        AckKind::Listen => "listen",
+        AckKind::Takeover => "takeover",
+        AckKind::Timeout => "timeout",
+    }
+}
+
+pub(super) fn ms(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+/// Milliseconds below ten seconds, seconds above.
+pub fn length(duration: Duration) -> String {
+    match duration.as_millis() {
+        millis @ 0..10_000 => format!("{millis} ms"),
+        millis => format!("{} s", millis / 1000),
+    }
+}
