@@ -26,7 +26,7 @@ enum Message {
     Flush(Sender<()>),
 }
 
-/// Awaits for what has been logged to be written.
+/// Waits for what has been logged to be written.
 #[derive(Debug, Clone)]
 pub struct Flusher {
     queue: Sender<Message>,

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 impl Adopt {
-    /// ReplyQueue a call of a process of the worker. True if it listens on one more address by
+    /// Answers a call of a process of the worker. True if it listens on one more address by
     /// that.
     pub fn call(&mut self, id: WorkerId, call: &Call, now: Time) -> bool {
         self.now = now;

@@ -305,7 +305,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         }
     }
 
-    /// Awaits until the stream is ready; false if it is not within `limit`.
+    /// Waits until the stream is ready; false if it is not within `limit`.
     fn wait(&self, events: PollFlags, limit: Option<Duration>) -> bool {
         let timeout =
             limit.map_or(PollTimeout::NONE, |limit| PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));

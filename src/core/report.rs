@@ -1,6 +1,6 @@
 //! What the supervisor tells people, and why things ended.
 
-use super::event::{AckKind, Exit, Generation, Refusal, Request, Slot, WorkerId};
+use super::types::{AckKind, Exit, Generation, Refusal, Request, Slot, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -210,7 +210,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whose doing it was.
+    /// The worker that failed, if one did.
     pub fn worker(self) -> Option<WorkerId> {
         match self {
             Failure::Exited { worker, .. } | Failure::NoSuccessor { worker, .. } => Some(worker),
@@ -239,4 +239,22 @@ pub enum Ending {
     NotStarted(WorkerId, Refusal),
     /// The last worker did not say for this long that it is alive.
     Silent(WorkerId, Duration),
+}
+
+impl Failure {
+    /// How the supervisor ends if this failure ends it.
+    pub(super) fn ending(self) -> Ending {
+        match self {
+            Failure::Exited { worker, exit, .. } | Failure::NoSuccessor { worker, exit } => {
+                Ending::Worker(worker, exit)
+            }
+            Failure::NoAck(worker, after) => Ending::NoAck(worker, after),
+            Failure::NotStarted(worker, refusal) => Ending::NotStarted(worker, refusal),
+            Failure::Silent(worker, after) => Ending::Silent(worker, after),
+            // Each of the crashes has been counted as a loss of its own.
+            Failure::Crashes(worker, _) => Ending::Worker(worker, Exit::Unseen),
+            Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,
+            Failure::Refused | Failure::NotSwitched => Ending::Stopped,
+        }
+    }
 }

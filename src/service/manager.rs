@@ -80,7 +80,7 @@ impl ServiceManager {
         }
     }
 
-    /// Awaits for a moment until everything is sent. True if it was.
+    /// Waits for a moment until everything is sent. True if it was.
     pub fn flush(&self) -> bool {
         let (done, sent) = bounded(1);
         let Some(queue) = &self.queue else { return true };

@@ -215,7 +215,7 @@ impl Step {
     }
 }
 
-/// Awaits for what the child says first where it has a filter: its listener's
+/// Waits for what the child says first where it has a filter: its listener's
 /// descriptor, or what has failed before there was one.
 pub(super) fn receive_listener(receive: &OwnedFd) -> (Option<OwnedFd>, Option<SpawnError>) {
     let mut message = [0; 8];

@@ -51,7 +51,7 @@ impl Child {
         }
     }
 
-    /// Awaits for its end, which the alarm bounds.
+    /// Waits for its end, which the alarm bounds.
     fn end(self) -> Option<Exit> {
         let exit = process::wait(self.0);
         // Its pid may be somebody else's from now on.

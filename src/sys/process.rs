@@ -73,7 +73,7 @@ pub fn reap() -> impl Iterator<Item = (Pid, Exit)> {
     iter::from_fn(|| wait_for(-1, libc::WNOHANG))
 }
 
-/// Awaits until the child `pid` has ended. None when it is not a child of ours.
+/// Waits until the child `pid` has ended. None when it is not a child of ours.
 pub fn wait(pid: Pid) -> Option<Exit> {
     wait_for(pid.as_raw(), 0).map(|(_, exit)| exit)
 }
@@ -196,7 +196,7 @@ pub fn written(pid: Pid) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
-    /// Signal 0 checks without sending, should a repair be broken.
+    /// Signal 0 checks without sending, should a guard be broken.
     const PROBE: i32 = 0;
 
     #[test]

@@ -134,7 +134,7 @@ impl Filter {
     }
 }
 
-/// Awaits until somebody calls. False once nobody is left who could: every task under
+/// Waits until somebody calls. False once nobody is left who could: every task under
 /// the filter has ended.
 ///
 /// # Errors
@@ -157,7 +157,7 @@ pub fn is_calling(listener: BorrowedFd<'_>) -> bool {
         && set[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLIN))
 }
 
-/// Receives a call. Awaits if there is none. None: it was one that the filter does not
+/// Receives a call. Waits if there is none. None: it was one that the filter does not
 /// let us hear of, or its caller has gone.
 ///
 /// # Errors
