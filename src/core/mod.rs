@@ -1,13 +1,67 @@
 //! The supervisor as a pure state machine.
 //!
 //! [`Supervisor::step`] is told what happened and answers what is to be done;
-//! [`Supervisor::deadline`] says when it wants to be asked again if nothing
+//! [`Supervisor::deadline`] says when it wants to be called again if nothing
 //! happens. A step is three passes: *record* the fact, *expire* deadlines that
 //! have passed, *settle* what the processes now call for. Settling looks at the whole
-//! state and not at the event, so a fact that is told late or twice strands
-//! nothing. Only `std` is used and nothing is read or written here; what a
-//! supervisor knows can be carried over to another process, for which it derives
-//! serde's traits, and those do no I/O either.
+//! state and not at the event, so that an event that is late or doubled leaves nothing
+//! waiting. Only `std` is used and nothing is read or written here. The state can be
+//! carried over to another process, for which it derives serde's traits; those do no I/O
+//! either.
+//!
+//! The two tables below are exact: `tests/sim` compares them with what it sees in random
+//! worlds. A row is what one step may do, from the state before it to the state after it.
+//!
+//! # Stages of a worker
+//!
+//! ```text
+//! none -> Spawning -> Starting -> Ready -> Draining -> Terminating -> none
+//!    \-> Awaited -----^    (Draining only with --adopt)    \-> Killed -> none
+//! ```
+//!
+//! Whenever a worker exits, it goes to `none`, or to `Remains` if processes that it started
+//! live on.
+//!
+//! | from | to | moved by |
+//! | --- | --- | --- |
+//! | none | Spawning | a slot is to be filled (`spawn`) |
+//! | none | Awaited | its predecessor is asked to start it (`request_handover`) |
+//! | none | Ready | its predecessor has started it without being asked to (`take_successor`) |
+//! | Spawning | Starting | `Spawned` |
+//! | Spawning | none | `SpawnFailed` and the start is not tried again, or it is not needed any more between two tries |
+//! | Spawning | Cancelled | it is not needed any more while a start is under way |
+//! | Spawning | Terminating | `Spawned`, and it is not needed any more in the same step |
+//! | Cancelled | none | `SpawnFailed` |
+//! | Cancelled | Terminating | `Spawned` |
+//! | Cancelled | Killed | `Spawned`, while everything is killed |
+//! | Awaited | Starting | `Spawned`: its process is known |
+//! | Awaited | none | the ack timeout, its predecessor has exited without it, or it is not needed any more |
+//! | Starting | Ready | an ack that counts, the timer, or the ack timeout if the user said `proceed` |
+//! | Starting | Terminating | the ack timeout, or it is not needed any more |
+//! | Ready | Draining | its replacement is committed, and connections are steered (`drain`) |
+//! | Ready | Terminating | its replacement is committed, it is surplus, silent or undone, it has handed over, or everything stops (`terminate`) |
+//! | Draining | Terminating | it has drained, the drain timeout, or everything stops |
+//! | Terminating | Killed | the stop timeout, `Kill`, `Hammer`, or too many generations drain (`kill`) |
+//! | Draining | Killed | `Kill`, `Hammer`, or too many generations drain |
+//! | Starting, Ready | Killed | as `Terminating`, and killed in the same step |
+//! | Starting, Ready, Draining, Terminating, Killed | none | `Exited`, and nothing is left of it |
+//! | Starting, Ready, Draining, Terminating, Killed | Remains | `Exited`, and processes that it started live on |
+//! | Remains | none | `Swept` |
+//!
+//! # Phases of the supervisor
+//!
+//! | from | to | moved by |
+//! | --- | --- | --- |
+//! | Starting | Running | every slot of the first generation is ready |
+//! | Starting | Upgrading | the same, and a kept request to upgrade begins in the same step |
+//! | Starting | Holding | the first generation is ready only in part, and an upgrade of it is held |
+//! | Running | Upgrading | an upgrade begins, or a rollback of a generation on probation |
+//! | Upgrading | Running | the upgrade is done, or it has failed and is undone |
+//! | Upgrading | Holding | the first worker of an upgrade that is to be held has soaked |
+//! | Holding | Upgrading | `Commit`, or the upgrade has failed and a kept request begins in the same step |
+//! | Holding | Running | `Rollback`, or the upgrade has failed |
+//! | Holding | Starting | `Commit`, `Rollback` or a failure of an upgrade that was held before a generation has served |
+//! | Starting, Running, Upgrading, Holding | Stopping | a request to stop, or a loss that ends the supervisor |
 
 mod batch;
 pub mod event;
