@@ -1,4 +1,4 @@
-//! What the supervisor is told and what it answers, in its own words.
+//! The events that the supervisor is told and the actions that it answers.
 //!
 //! No pid, descriptor, signal number, path or message text appears here: a
 //! caller that knows them keeps its own tables by [`WorkerId`].
@@ -8,10 +8,10 @@ pub use super::types::{AckKind, Exit, Generation, Reading, Refusal, Request, Slo
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Something that happened.
+/// A fact that the caller tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// Somebody wants something.
+    /// A request of the user.
     Request(Request),
     /// The worker's program runs.
     Spawned(WorkerId),
@@ -27,7 +27,7 @@ pub enum Event {
         worker: WorkerId,
         /// How it ended.
         exit: Exit,
-        /// Whether processes of its group, or adopted ones, are left.
+        /// Whether processes of its group, or ones that were reparented to us, are left.
         remains: bool,
     },
     /// The last process that an exited worker left behind has gone.
@@ -36,104 +36,103 @@ pub enum Event {
     /// the one that an upgrade waits for, or else to one that is now known by
     /// [`Action::TakeSuccessor`].
     HandedOver(WorkerId),
-    /// The pre-upgrade hook of this generation has ended; `false`: it said no.
+    /// The pre-upgrade hook of this generation has ended; `false`: it refused.
     PreUpgraded(Generation, bool),
     /// The pre-stop hook of the worker has ended, in whatever way.
     PreStopped(WorkerId),
     /// New connections go to this generation from now on; `false`: that could not be
-    /// done, and all is as it was.
+    /// done, and they go where they went before.
     Switched(Generation, bool),
-    /// What [`Action::LookDrained`] asked for.
+    /// The answer to [`Action::LookDrained`].
     DrainLook {
         /// Which one.
         worker: WorkerId,
         /// Whether it has nothing left to serve.
         drained: bool,
-        /// When to look again, if it has.
+        /// The pause before the next check, if it has.
         pause: Duration,
     },
     /// The worker says that it is alive.
     Heartbeat(WorkerId),
-    /// Every exit that had happened when [`Action::LookAlive`] was asked for has
-    /// been told.
+    /// The answer to [`Action::LookAlive`]: every exit that had happened by then has been
+    /// told.
     LookedAlive,
-    /// The worker of this slot, which serves, was seen to wait for connections on some of its
-    /// listeners: its replacement has to wait on the same.
+    /// The worker of this slot, which serves, was seen waiting for connections on some of its
+    /// listeners: so must its replacement be.
     Waits(Slot),
-    /// What [`Action::LookWaiting`] asked for has been told.
+    /// The answer to [`Action::LookWaiting`] is complete.
     LookedWaiting,
     /// Nothing happened, but [`deadline`](super::Supervisor::deadline) has come.
     Tick,
 }
 
-/// What the caller is to do. They are done in order; what fails at once comes
-/// back as an event.
+/// What the caller is to do, in order. A failure comes back as an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Start the command; answer `Spawned` or `SpawnFailed`.
     Spawn {
-        /// Its name from now on.
+        /// The number of the new worker.
         worker: WorkerId,
         /// The generation that it belongs to.
         generation: Generation,
-        /// Its place.
+        /// Its slot.
         slot: Slot,
         /// Where the program, directory and environment come from.
         reading: Reading,
     },
-    /// Have the worker `of` start its own successor, and look for that with each
-    /// `Probe`; answer `Spawned` once it is known, then `Ack`.
+    /// Have the worker `of` start its own successor, and search for the successor's process
+    /// with each `Probe`; answer `Spawned` once it is known, then `Ack`.
     RequestHandover {
-        /// The successor's name from now on.
+        /// The number of the successor.
         worker: WorkerId,
-        /// Who is to start it.
+        /// The worker that is to start it.
         of: WorkerId,
         /// The generation that it belongs to.
         generation: Generation,
-        /// Its place.
+        /// Its slot.
         slot: Slot,
     },
-    /// The successor that `of` was said to have is this worker from now on.
+    /// The successor that `of` has started is this worker from now on.
     TakeSuccessor {
-        /// The successor's name from now on.
+        /// The number of the successor.
         worker: WorkerId,
-        /// Who started it.
+        /// The worker that started it.
         of: WorkerId,
         /// The generation that it belongs to.
         generation: Generation,
-        /// Its place.
+        /// Its slot.
         slot: Slot,
     },
-    /// Look whether the worker is ready by itself.
+    /// Check whether the worker can be seen to be ready; answer `Ack` if it can.
     Probe(WorkerId),
-    /// Reap whoever has exited, tell it, then answer `LookedAlive`.
+    /// Reap every worker that has exited, tell each exit, then answer `LookedAlive`.
     LookAlive,
-    /// Look which workers that serve wait for connections on their listeners; answer `Waits`
+    /// Check which serving workers wait for connections on their listeners; answer `Waits`
     /// for each, then `LookedWaiting`.
     LookWaiting,
-    /// Have new connections go to this generation; answer `Switched`. What comes
-    /// meanwhile goes to one or to the other.
+    /// Have new connections go to this generation; answer `Switched`. Meanwhile they may
+    /// go to either generation.
     Switch(Generation),
-    /// Look whether the worker, to which no new connection goes, still has one; answer
+    /// Check whether the worker, which gets no new connections, still has some; answer
     /// `DrainLook`.
     LookDrained(WorkerId),
-    /// Ask the user whether the upgrade to this generation may begin; answer
+    /// Run the pre-upgrade hook: it says whether the upgrade to this generation may begin; answer
     /// `PreUpgraded`, in bounded time.
     PreUpgrade(Generation),
-    /// Tell the user that the worker is to be asked to stop; answer `PreStopped`,
+    /// Run the pre-stop hook of the worker, which is to be asked to stop; answer `PreStopped`,
     /// in bounded time.
     PreStop(WorkerId),
     /// Send the one stop signal of its life.
     Stop(WorkerId),
     /// Kill it and its group.
     Kill(WorkerId),
-    /// Ask those processes that an exited worker left behind to stop that wait for
-    /// connections on a listener of ours, now and as often as they are looked at; the
-    /// others finish what they have.
+    /// Of the processes that an exited worker left behind, ask those to stop that wait for
+    /// connections on a listener of ours, now and at each later check. The others finish
+    /// their requests.
     DrainRemains(WorkerId),
-    /// Ask all that an exited worker left behind to stop.
+    /// Ask all processes that an exited worker left behind to stop.
     StopRemains(WorkerId),
-    /// Kill what an exited worker left behind.
+    /// Kill the processes that an exited worker left behind.
     KillRemains(WorkerId),
     /// Pass a token on.
     Forward(WorkerId, Token),
@@ -143,10 +142,10 @@ pub enum Action {
     Resume(WorkerId),
     /// Stop ourselves until continued.
     SuspendSelf,
-    /// What this generation was started from is not needed any more: no worker of it
+    /// Drop the program, directory and environment of this generation: no worker of it
     /// will be started again.
     Forget(Generation),
-    /// Tell people.
+    /// Report this to users.
     Report(Report),
     /// End.
     Exit(Ending),

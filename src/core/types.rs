@@ -16,7 +16,7 @@ pub struct WorkerId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Generation(pub u32);
 
-/// The place of a worker among its siblings, counted from 0.
+/// The number of a worker among those that serve at the same time, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Slot(pub u32);
 
@@ -26,39 +26,39 @@ impl fmt::Display for Generation {
     }
 }
 
-/// What a signal, or later a control connection, asks for.
+/// A request of a signal or of a control connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Replace the serving generation.
     Upgrade,
-    /// The same; one that is under way, or on hold, is undone for it.
+    /// The same; an upgrade that is under way, or on hold, is undone first.
     UpgradeNow,
     /// Start one worker of a new generation beside the serving one, and keep both
     /// until `Commit` or `Rollback`.
     Hold,
-    /// Replace the rest of the generation that a new one is held beside.
+    /// Go on with the upgrade that is on hold, or will be.
     Commit,
-    /// Undo the upgrade that is on hold.
+    /// Undo the upgrade that is on hold, or will be.
     Rollback,
     /// Stop every worker, then end.
     Stop,
-    /// Stop; asked a second time, kill. `told` if the terminal has already
-    /// delivered it to the workers themselves.
+    /// Stop; the second such request kills. With `told` the terminal has already sent the
+    /// signal to the workers.
     Interrupt {
         /// The workers share the terminal's foreground group with us.
         told: bool,
     },
     /// Kill every worker, then end.
     Kill,
-    /// Kill whatever is draining.
+    /// Kill every worker that is to stop, and what exited workers left behind.
     Hammer,
-    /// Pass this on to ready workers.
+    /// Pass this signal on to ready workers.
     Forward(Token),
-    /// One worker more.
+    /// Run one worker more.
     More,
-    /// One worker fewer.
+    /// Run one worker fewer.
     Fewer,
-    /// So many workers.
+    /// Run this many workers.
     Scale(u32),
     /// Stop the workers and ourselves as a terminal's job control does.
     Suspend,
@@ -66,7 +66,7 @@ pub enum Request {
     Resume,
 }
 
-/// Something that is passed through the core unread (a signal number).
+/// A signal number that the core passes on without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token(pub i32);
 
@@ -77,7 +77,7 @@ pub enum Refusal {
     NotFound,
     /// It is there but cannot be executed.
     NotExecutable,
-    /// Somebody still writes to it.
+    /// A process still writes to it.
     Busy,
     /// The system is short of processes or memory for now.
     Exhausted,
@@ -92,7 +92,7 @@ pub enum Exit {
     Code(i32),
     /// This signal ended it.
     Signal(i32),
-    /// It was no child of ours: only its parent could know.
+    /// It was no child of ours, and its status is known only to its parent.
     Unseen,
 }
 
@@ -123,7 +123,7 @@ pub enum AckKind {
     Exec,
     /// It has stayed alive for long enough.
     Timer,
-    /// It listens on every address that it has to, by itself.
+    /// With `--adopt`: it listens on every address.
     Listen,
     /// Its predecessor has left, and it holds the listeners.
     Takeover,
@@ -134,11 +134,12 @@ pub enum AckKind {
 /// Where a start takes its program, directory and environment from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reading {
-    /// Looked up and read anew.
+    /// From the files as they are now.
     Anew,
-    /// As the first worker of this generation had them. They are kept until
-    /// [`Action::Forget`]; what cannot be had again is taken as it is now.
+    /// As for the first worker of this generation. They are kept until
+    /// [`Action::Forget`](super::event::Action::Forget); a part that cannot be had again is
+    /// read from the files as they are now.
     AsBefore,
-    /// The same, or not at all.
+    /// The same; the start fails if a part cannot be had again.
     Exactly,
 }
