@@ -1,33 +1,33 @@
-//! How an upgrade moves on: batch by batch its replacements start, soak and are
-//! looked at, and only then the workers that they replace may leave.
+//! How an upgrade advances. Batch by batch its replacements are started, become ready, soak
+//! and are checked to be alive; only then the workers that they replace may stop.
 
-use super::Place;
-use super::Supervisor;
-use super::event::{Action, Generation, Reading, Report, Slot, Time, WorkerId};
+use super::event::{Action, Reading, Slot, Time, WorkerId};
 use super::policy::{REPARENT_GRACE, SIGNAL_GRACE};
-use super::settle::ending;
-use super::upgrade::{Hold, Question};
+use super::state::Supervisor;
+use super::upgrade::{Hold, Query};
 use super::worker::Worker;
 use std::time::Duration;
 
 impl Supervisor {
-    /// Moves the upgrade on; true if it has ended, or rests from now on.
-    pub(super) fn advance(&mut self, now: Time) -> bool {
+    /// Advances the upgrade; true if it has ended, or is on hold from now on.
+    pub(super) fn advance_upgrade(&mut self, now: Time) -> bool {
         let Some(upgrade) = &self.upgrade else { return false };
         if upgrade.failure.is_some() {
             self.end_upgrade(now);
             return true;
         }
-        if upgrade.rests() {
+        if upgrade.is_paused() {
             return false;
         }
-        let (to, looks) = (upgrade.to, self.policy.looks() && upgrade.waiting != Question::Answered);
-        // Restarts of crashed workers would be a second generation that starts.
-        for id in self.filling(|worker| worker.generation != to && worker.ready_since().is_none()) {
-            self.dismiss(id, now);
+        let to = upgrade.to;
+        let unchecked = self.policy.looks() && upgrade.accepting != Query::Answered;
+        // A crashed worker that restarts would be a second generation that starts.
+        for id in self.occupants(|worker| worker.generation != to && worker.ready_since().is_none()) {
+            self.terminate(id, now);
         }
-        if looks {
-            return self.look_waiting();
+        if unchecked {
+            self.check_accepting();
+            return false;
         }
         let Some(upgrade) = &self.upgrade else { return false };
         if upgrade.batch.is_empty() {
@@ -38,141 +38,133 @@ impl Supervisor {
             }
             if let Some(upgrade) = &mut self.upgrade {
                 upgrade.batch = batch.into_iter().collect();
-                upgrade.begun.clear();
-                upgrade.look = Question::Due;
+                upgrade.started.clear();
+                upgrade.liveness = Query::Due;
             }
         }
-        self.begin_batch(now);
-        let switches = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.switch != Question::Due);
-        match self.soaked_at_of_batch() {
-            Some((at, Question::Due)) if at <= now => {
-                self.set_look(Question::Asked);
+        self.start_batch(now);
+        let switches = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.switch != Query::Due);
+        match self.batch_soaked_at() {
+            Some((at, Query::Due)) if at <= now => {
+                self.set_liveness(Query::Sent);
                 self.actions.push(Action::LookAlive);
                 false
             }
-            // Those that serve were seen meanwhile to take longer than was known.
-            Some((at, Question::Answered)) if at > now && !switches => {
-                self.set_look(Question::Due);
+            // The serving workers were seen meanwhile to take longer than was known.
+            Some((at, Query::Answered)) if at > now && !switches => {
+                self.set_liveness(Query::Due);
                 false
             }
-            Some((_, Question::Answered)) => self.prove(now),
+            Some((_, Query::Answered)) => self.complete_batch(now),
             _ => false,
         }
     }
 
-    /// What the workers that serve do is what their replacements have to do.
-    fn look_waiting(&mut self) -> bool {
+    /// Asks which of the serving workers wait for connections on their listeners, since
+    /// their replacements have to do the same.
+    fn check_accepting(&mut self) {
         if let Some(upgrade) = &mut self.upgrade
-            && std::mem::replace(&mut upgrade.waiting, Question::Asked) == Question::Due
+            && std::mem::replace(&mut upgrade.accepting, Query::Sent) == Query::Due
         {
-            self.waits.clear();
+            self.accepting_slots.clear();
             self.actions.push(Action::LookWaiting);
         }
-        false
     }
 
-    /// The batch has proved itself. The first one of a generation that is to be held
-    /// rests; where the user does not want that any more, it goes on to the rest.
-    fn prove(&mut self, now: Time) -> bool {
+    /// The batch has soaked and is alive. Where connections are steered, they are switched
+    /// to it first. Then the upgrade is held, widened to the slots that the hold had left
+    /// out, or committed.
+    fn complete_batch(&mut self, now: Time) -> bool {
         let whole: Vec<Slot> = if self.policy.surge.is_none() { self.slots().collect() } else { Vec::new() };
         let steers = self.policy.steers();
         let Some(upgrade) = &mut self.upgrade else { return false };
-        if steers && upgrade.switch != Question::Answered {
-            if std::mem::replace(&mut upgrade.switch, Question::Asked) == Question::Due {
-                self.actions.push(Action::Switch(upgrade.to));
-            }
+        if steers && upgrade.switch != Query::Answered {
+            self.request_switch();
             return false;
         }
         match std::mem::replace(&mut upgrade.hold, Hold::No) {
-            Hold::Wanted => {
-                upgrade.hold = Hold::Held;
-                upgrade.look = Question::Due;
-                let (from, to, took) = (upgrade.from, upgrade.to, now - upgrade.since);
-                // What lies on the disk is not yet trusted.
-                for place in &mut self.places {
-                    place.reading = Reading::AsBefore;
-                }
-                self.report(Report::Held { from, to, took });
+            Hold::Requested => {
+                self.hold_upgrade(now);
                 return true;
             }
-            Hold::Waived => {
-                // What was tried is what the others are started from.
+            Hold::Committed => {
+                // The other workers are started from what the first was started from.
                 upgrade.reading = Reading::AsBefore;
                 let before = upgrade.batch.len();
                 upgrade.batch.extend(whole);
                 if upgrade.batch.len() > before {
-                    upgrade.look = Question::Due;
-                    return self.advance(now);
+                    upgrade.liveness = Query::Due;
+                    return self.advance_upgrade(now);
                 }
             }
             Hold::Held | Hold::No => {}
         }
         self.commit(now);
-        self.advance(now)
+        self.advance_upgrade(now)
     }
 
     /// The slots to replace next: the empty ones first.
     fn next_batch(&self) -> Vec<Slot> {
         let Some(upgrade) = &self.upgrade else { return Vec::new() };
-        let mut slots: Vec<Slot> = self.slots().filter(|slot| !upgrade.done.contains(slot)).collect();
-        slots.sort_by_key(|&slot| self.in_slot(slot).any(|(_, worker)| worker.fills()));
+        let mut slots: Vec<Slot> = self.slots().filter(|slot| !upgrade.replaced.contains(slot)).collect();
+        slots.sort_by_key(|&slot| self.in_slot(slot).any(|(_, worker)| worker.occupies_slot()));
         let most = if upgrade.hold == Hold::No { self.policy.surge.unwrap_or(u32::MAX) } else { 1 };
         slots.truncate(most as usize);
         slots
     }
 
-    fn begin_batch(&mut self, now: Time) {
+    /// Starts the replacements of the batch, as far as the old workers allow it.
+    fn start_batch(&mut self, now: Time) {
         let Some(upgrade) = &self.upgrade else { return };
         let (to, reading) = (upgrade.to, upgrade.reading);
-        // One that keeps ending is not asked to start what was before it.
-        let first = self.policy.stop_first || self.policy.follow && upgrade.back;
-        let waiting: Vec<Slot> = upgrade.batch.difference(&upgrade.begun).copied().collect();
+        // In a rollback a worker that keeps crashing is not asked to start its predecessor.
+        let stop_first = self.policy.stop_first || self.policy.follow && upgrade.is_rollback;
+        let waiting: Vec<Slot> = upgrade.batch.difference(&upgrade.started).copied().collect();
         for slot in waiting {
-            if first {
-                for id in self.filling(|worker| worker.slot == slot && worker.generation != to) {
-                    self.dismiss(id, now);
+            if stop_first {
+                for id in self.occupants(|worker| worker.slot == slot && worker.generation != to) {
+                    self.terminate(id, now);
                 }
                 if self.in_slot(slot).next().is_some() {
                     continue;
                 }
             }
-            match self.predecessor(slot) {
+            match self.handover_predecessor(slot) {
                 Some((_, at)) if at > now => continue,
                 Some((of, _)) => self.request_handover(of, to, slot, now),
                 None => self.spawn(to, slot, reading, now),
             }
             if let Some(upgrade) = &mut self.upgrade {
-                upgrade.begun.insert(slot);
+                upgrade.started.insert(slot);
             }
         }
     }
 
-    /// Who is to start its own successor in this slot, and the first moment at
+    /// The worker that is to start its own successor in this slot, and the first moment at
     /// which a signal does not harm it.
-    fn predecessor(&self, slot: Slot) -> Option<(WorkerId, Time)> {
+    fn handover_predecessor(&self, slot: Slot) -> Option<(WorkerId, Time)> {
         let mut here = self.in_slot(slot).filter(|_| self.policy.follow);
-        let noticed = self.alone_since.map_or(Time::ZERO, |since| since + REPARENT_GRACE);
+        let noticed = self.reparented_at.map_or(Time::ZERO, |since| since + REPARENT_GRACE);
         here.find_map(|(id, worker)| Some((id, noticed.max(worker.ready_since()? + SIGNAL_GRACE))))
     }
 
-    /// When a predecessor may be signalled that has not been.
+    /// When the next worker can be asked to start its successor.
     pub(super) fn handover_at(&self) -> Option<Time> {
         let upgrade = self.upgrade.as_ref()?;
-        let waiting = upgrade.batch.difference(&upgrade.begun);
-        waiting.filter_map(|&slot| self.predecessor(slot)).map(|(_, at)| at).min()
+        let waiting = upgrade.batch.difference(&upgrade.started);
+        waiting.filter_map(|&slot| self.handover_predecessor(slot)).map(|(_, at)| at).min()
     }
 
-    /// When every replacement of the batch has been ready for the soak time and
-    /// every worker that it replaces may be asked to stop, and how far the last
-    /// look is. To commit sooner would be to ask later, when the replacement may
-    /// have died.
-    fn soaked_at_of_batch(&self) -> Option<(Time, Question)> {
+    /// When every replacement of the batch has been ready for the soak time and every worker
+    /// that it replaces may be asked to stop; and the state of the liveness check. To commit
+    /// sooner would be to ask the old workers later, when a replacement may have died.
+    fn batch_soaked_at(&self) -> Option<(Time, Query)> {
         let upgrade = self.upgrade.as_ref()?;
-        if upgrade.batch.is_empty() || upgrade.begun != upgrade.batch || upgrade.rests() {
+        if upgrade.batch.is_empty() || upgrade.started != upgrade.batch || upgrade.is_paused() {
             return None;
         }
         let in_batch = |worker: &Worker| upgrade.batch.contains(&worker.slot);
-        let (of, took) = self.took;
+        let (of, took) = self.startup_time;
         let took = if of == upgrade.to { Duration::ZERO } else { took };
         let mut soaking = 0;
         let mut latest = Time::ZERO;
@@ -181,8 +173,8 @@ impl Supervisor {
             if worker.generation == upgrade.to {
                 soaking += 1;
                 latest = latest.max(worker.soaked_at(since, took, &self.policy));
-                if worker.of.is_some() {
-                    // If it sends its predecessor away itself, it has by then.
+                if worker.predecessor.is_some() {
+                    // A successor that sends its predecessor away itself has done so by then.
                     latest = latest.max(since + SIGNAL_GRACE);
                 }
             } else {
@@ -192,100 +184,17 @@ impl Supervisor {
         if soaking < upgrade.batch.len() {
             return None;
         }
-        Some((latest, upgrade.look))
+        Some((latest, upgrade.liveness))
     }
 
+    /// When the liveness check is due.
     pub(super) fn soaked_at(&self) -> Option<Time> {
-        self.soaked_at_of_batch().filter(|(_, look)| *look == Question::Due).map(|(at, _)| at)
+        self.batch_soaked_at().filter(|(_, liveness)| *liveness == Query::Due).map(|(at, _)| at)
     }
 
-    fn set_look(&mut self, look: Question) {
+    fn set_liveness(&mut self, liveness: Query) {
         if let Some(upgrade) = &mut self.upgrade {
-            upgrade.look = look;
+            upgrade.liveness = liveness;
         }
-    }
-
-    /// The replacements of the batch have proved themselves; those that they
-    /// replace may leave.
-    fn commit(&mut self, now: Time) {
-        let Some(upgrade) = &mut self.upgrade else { return };
-        let (to, back) = (upgrade.to, upgrade.back);
-        let batch = std::mem::take(&mut upgrade.batch);
-        upgrade.done.extend(&batch);
-        self.serving = to;
-        self.go_on_probation(now);
-        // What lies on the disk is the generation that kept ending.
-        let reading = if back { Reading::AsBefore } else { Reading::Anew };
-        for slot in batch {
-            if let Some(place) = self.place_mut(slot) {
-                *place = Place { reading, ..Place::new(to, now) };
-            }
-            for id in self.filling(|worker| worker.slot == slot && worker.generation == to) {
-                self.learn(id);
-            }
-            for id in self.filling(|worker| worker.slot == slot && worker.generation != to) {
-                self.empty(id, now);
-            }
-        }
-    }
-
-    /// The upgrade is over: everything is replaced, or what was begun is undone.
-    pub(super) fn end_upgrade(&mut self, now: Time) {
-        let Some(upgrade) = self.upgrade.take() else { return };
-        let (from, to, took) = (upgrade.from, upgrade.to, now - upgrade.since);
-        self.has_gone_live(to, now);
-        let Some(why) = upgrade.failure else {
-            return match upgrade.back {
-                true => self.gone_back(from, to, took),
-                false => self.report(Report::UpgradeDone { from, to, took }),
-            };
-        };
-        let (replaced, of) = (upgrade.done.len() as u32, self.places.len() as u32);
-        let (left, held) = (upgrade.left, upgrade.hold == Hold::Held);
-        if upgrade.switch != Question::Due {
-            self.actions.push(Action::Switch(from));
-        }
-        match upgrade.back {
-            true => self.not_gone_back(from, to, why),
-            false => self.report(Report::UpgradeFailed { from, to, why, replaced, of, took, left, held }),
-        }
-        if self.stopping {
-            return;
-        }
-        if left {
-            self.last_loss = Some(ending(why));
-            for &slot in &upgrade.batch {
-                self.crashed(slot, why, Duration::ZERO, now);
-                for id in self.filling(|worker| worker.slot == slot && worker.generation != to) {
-                    self.dismiss(id, now);
-                }
-            }
-        }
-        for &slot in &upgrade.batch {
-            for id in self.filling(|worker| worker.slot == slot && worker.generation == to) {
-                self.dismiss(id, now);
-            }
-        }
-        // What lies on the disk has just failed: an old worker that has to come
-        // back comes back as it was.
-        // One that keeps ending has its pauses.
-        let stop_first = self.policy.stop_first && !upgrade.back;
-        for slot in self.slots().filter(|slot| !upgrade.done.contains(slot)) {
-            if let Some(place) = self.place_mut(slot) {
-                place.reading = Reading::AsBefore;
-                if stop_first && upgrade.batch.contains(&slot) {
-                    place.fill_at = now;
-                }
-            }
-        }
-    }
-
-    /// The worker `of` is to start the next one itself.
-    fn request_handover(&mut self, of: WorkerId, generation: Generation, slot: Slot, now: Time) {
-        self.last_worker += 1;
-        let worker = WorkerId(self.last_worker);
-        self.workers.insert(worker, Worker::awaited(generation, slot, of, &self.policy, now));
-        self.started.insert(generation);
-        self.actions.push(Action::RequestHandover { worker, of, generation, slot });
     }
 }

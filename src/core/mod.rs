@@ -1,198 +1,93 @@
 //! The supervisor as a pure state machine.
 //!
 //! [`Supervisor::step`] is told what happened and answers what is to be done;
-//! [`Supervisor::deadline`] says when it wants to be asked again if nothing
+//! [`Supervisor::deadline`] says when it wants to be called again if nothing
 //! happens. A step is three passes: *record* the fact, *expire* deadlines that
 //! have passed, *settle* what the processes now call for. Settling looks at the whole
-//! state and not at the event, so a fact that is told late or twice strands
-//! nothing. Only `std` is used and nothing is read or written here; what a
-//! supervisor knows can be carried over to another process, for which it derives
-//! serde's traits, and those do no I/O either.
+//! state and not at the event, so that an event that is late or doubled leaves nothing
+//! waiting. Only `std` is used and nothing is read or written here. The state can be
+//! carried over to another process, for which it derives serde's traits; those do no I/O
+//! either.
+//!
+//! The two tables below are exact: `tests/sim` compares them with what it sees in random
+//! worlds. A row is what one step may do, from the state before it to the state after it.
+//!
+//! # Stages of a worker
+//!
+//! ```text
+//! none -> Spawning -> Starting -> Ready -> Draining -> Terminating -> none
+//!    \-> Awaited -----^    (Draining only with --adopt)    \-> Killed -> none
+//! ```
+//!
+//! Whenever a worker exits, it goes to `none`, or to `Remains` if processes that it started
+//! live on.
+//!
+//! | from | to | moved by |
+//! | --- | --- | --- |
+//! | none | Spawning | a slot is to be filled (`spawn`) |
+//! | none | Awaited | its predecessor is asked to start it (`request_handover`) |
+//! | none | Ready | its predecessor has started it without being asked to (`take_successor`) |
+//! | Spawning | Starting | `Spawned` |
+//! | Spawning | none | `SpawnFailed` and the start is not tried again, or it is not needed any more between two tries |
+//! | Spawning | Cancelled | it is not needed any more while a start is under way |
+//! | Spawning | Terminating | `Spawned`, and it is not needed any more in the same step |
+//! | Cancelled | none | `SpawnFailed` |
+//! | Cancelled | Terminating | `Spawned` |
+//! | Cancelled | Killed | `Spawned`, while everything is killed |
+//! | Awaited | Starting | `Spawned`: its process is known |
+//! | Awaited | none | the ack timeout, its predecessor has exited without it, or it is not needed any more |
+//! | Starting | Ready | an ack that counts, the timer, or the ack timeout if the user said `proceed` |
+//! | Starting | Terminating | the ack timeout, or it is not needed any more |
+//! | Ready | Draining | its replacement is committed, and connections are steered (`drain`) |
+//! | Ready | Terminating | its replacement is committed, it is surplus, silent or undone, it has handed over, or everything stops (`terminate`) |
+//! | Draining | Terminating | it has drained, the drain timeout, or everything stops |
+//! | Terminating | Killed | the stop timeout, `Kill`, `Hammer`, or too many generations drain (`kill`) |
+//! | Draining | Killed | `Kill`, `Hammer`, or too many generations drain |
+//! | Starting, Ready | Killed | as `Terminating`, and killed in the same step |
+//! | Starting, Ready, Draining, Terminating, Killed | none | `Exited`, and nothing is left of it |
+//! | Starting, Ready, Draining, Terminating, Killed | Remains | `Exited`, and processes that it started live on |
+//! | Remains | none | `Swept` |
+//!
+//! # Phases of the supervisor
+//!
+//! | from | to | moved by |
+//! | --- | --- | --- |
+//! | Starting | Running | every slot of the first generation is ready |
+//! | Starting | Upgrading | the same, and a kept request to upgrade begins in the same step |
+//! | Starting | Holding | the first generation is ready only in part, and an upgrade of it is held |
+//! | Running | Upgrading | an upgrade begins, or a rollback of a generation on probation |
+//! | Upgrading | Running | the upgrade is done, or it has failed and is undone |
+//! | Upgrading | Holding | the first worker of an upgrade that is to be held has soaked |
+//! | Holding | Upgrading | `Commit`, or the upgrade has failed and a kept request begins in the same step |
+//! | Holding | Running | `Rollback`, or the upgrade has failed |
+//! | Holding | Starting | `Commit`, `Rollback` or a failure of an upgrade that was held before a generation has served |
+//! | Starting, Running, Upgrading, Holding | Stopping | a request to stop, or a loss that ends the supervisor |
 
 mod batch;
 pub mod event;
+mod expire;
 mod loss;
 pub mod policy;
 mod probation;
 mod record;
 mod report;
 mod request;
+mod rollback;
 mod settle;
+mod state;
+mod transition;
+mod types;
 mod upgrade;
+mod view;
 mod worker;
 
-use event::{AckKind, Action, Ending, Event, Generation, Reading, Report, Slot, Time, WorkerId};
-use policy::{Policy, Strength};
-use probation::Probation;
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-use upgrade::{Hold, Upgrade, Wish};
-use worker::{Stage, Worker};
+pub use state::Supervisor;
+pub use view::{Phase, Shown, ShownProbation, ShownStage, StageName};
 
-/// What people are told of a worker's stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ShownStage {
-    /// It has not become ready.
-    Starting,
-    /// It serves.
-    Ready,
-    /// It finishes what it has.
-    Draining,
-    /// It was killed.
-    Killed,
-}
-
-/// Where the supervisor as a whole is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
-    /// No generation has been ready yet.
-    Starting,
-    /// A generation serves.
-    Running,
-    /// A generation serves while another starts.
-    Upgrading,
-    /// A generation serves, and one worker of the next beside it, until the user
-    /// has decided.
-    Holding,
-    /// Everything is to leave.
-    Stopping,
-}
-
-/// A worker as an observer sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shown {
-    /// Which one.
-    pub worker: WorkerId,
-    /// Its generation.
-    pub generation: Generation,
-    /// Its place.
-    pub slot: Slot,
-    /// Its stage.
-    pub stage: ShownStage,
-    /// When its program first ran; before that, when it was decided to start it.
-    pub since: Time,
-    /// What made it ready, if it has been.
-    pub ack: Option<AckKind>,
-}
-
-/// What is kept of a slot while its workers come and go.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Place {
-    /// The generation that its next worker belongs to.
-    generation: Generation,
-    /// Crashes in a row.
-    crashes: u32,
-    /// When it may be filled again.
-    fill_at: Time,
-    /// Where its next worker takes the program from.
-    reading: Reading,
-    /// The restart policy leaves it empty.
-    retired: bool,
-}
-
-impl Place {
-    /// A place that is free, for the next worker of `generation`.
-    fn new(generation: Generation, now: Time) -> Self {
-        Place { generation, crashes: 0, fill_at: now, reading: Reading::Anew, retired: false }
-    }
-}
-
-/// The state machine.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Supervisor {
-    /// Not carried over: another image has read the command line for itself.
-    #[serde(skip)]
-    policy: Policy,
-    /// A generation has been ready as a whole.
-    served: bool,
-    stopping: bool,
-    /// The generation that serves, or the first one that is to.
-    serving: Generation,
-    last_generation: Generation,
-    last_worker: u32,
-    workers: BTreeMap<WorkerId, Worker>,
-    places: Vec<Place>,
-    /// How many places there are to be once no upgrade is under way.
-    target: u32,
-    upgrade: Option<Upgrade>,
-    /// A request to upgrade that has not been taken up.
-    pending: Option<Wish>,
-    /// One came in this step.
-    upgrade_asked: bool,
-    /// A request to scale that has not come true.
-    scaling: bool,
-    known: Strength,
-    /// How long the program took of late from its start until it waited on its
-    /// listeners, or said that it is ready, and in which generation.
-    took: (Generation, Duration),
-    /// Slots of which the worker was seen to wait on its listeners when the last upgrade
-    /// began: so has whoever is started there from then on.
-    waits: BTreeSet<Slot>,
-    /// A worker of a generation that had proved itself has ended with status 0 by itself.
-    ends_well: bool,
-    /// The generation that went live of late, until it has proved itself.
-    probation: Option<Probation>,
-    /// Generations of which it is kept what they were started from.
-    started: BTreeSet<Generation>,
-    /// When a predecessor that we had asked to left its successor alone.
-    alone_since: Option<Time>,
-    interrupted: bool,
-    /// Nobody is waited for any more.
-    killing: bool,
-    /// A kill was needed after the stop began.
-    forced: bool,
-    /// Why the stop began, if nobody asked for it.
-    ending: Option<Ending>,
-    /// How the last worker was lost: our own end if the restart policy lets no
-    /// other follow it.
-    last_loss: Option<Ending>,
-    ended: bool,
-    /// Empty between two steps.
-    #[serde(skip)]
-    actions: Vec<Action>,
-}
+use event::{Action, Event, Time};
+use worker::Worker;
 
 impl Supervisor {
-    /// A supervisor of no workers; the first step starts the first generation.
-    pub fn new(policy: Policy) -> Self {
-        let target = policy.workers;
-        Supervisor {
-            policy,
-            served: false,
-            stopping: false,
-            serving: Generation(1),
-            last_generation: Generation(1),
-            last_worker: 0,
-            workers: BTreeMap::new(),
-            places: Vec::new(),
-            target,
-            upgrade: None,
-            pending: None,
-            upgrade_asked: false,
-            scaling: false,
-            known: Strength::Nothing,
-            took: (Generation(1), Duration::ZERO),
-            waits: BTreeSet::new(),
-            ends_well: false,
-            probation: None,
-            started: BTreeSet::new(),
-            alone_since: None,
-            interrupted: false,
-            killing: false,
-            forced: false,
-            ending: None,
-            last_loss: None,
-            ended: false,
-            actions: Vec::new(),
-        }
-    }
-
-    /// One that was carried over, with what the user decides by now.
-    pub fn with_policy(self, policy: Policy) -> Self {
-        Supervisor { policy, ..self }
-    }
-
     /// What follows from `event` at `now`, in order. `now` never goes back.
     pub fn step(&mut self, now: Time, event: Event) -> Vec<Action> {
         self.record(now, event);
@@ -204,113 +99,14 @@ impl Supervisor {
     /// When to call `step` with `Tick` if nothing happens before.
     pub fn deadline(&self) -> Option<Time> {
         let workers = self.workers.values().filter_map(Worker::deadline);
-        let fills = self.fillable().map(|slot| self.place(slot).fill_at);
+        let fills = self.fillable().map(|slot| self.slot_state(slot).fill_at);
         let silent = self.workers.values().filter_map(|worker| worker.silent_at(&self.policy));
         workers
             .chain(silent)
             .chain(fills)
             .chain(self.soaked_at())
             .chain(self.handover_at())
-            .chain(self.proven_at())
+            .chain(self.probation_ends_at())
             .min()
-    }
-
-    /// Where the supervisor is.
-    pub fn phase(&self) -> Phase {
-        match (self.stopping, self.served, &self.upgrade) {
-            (true, _, _) => Phase::Stopping,
-            (_, _, Some(upgrade)) if upgrade.hold == Hold::Held => Phase::Holding,
-            (_, false, _) => Phase::Starting,
-            (_, true, Some(_)) => Phase::Upgrading,
-            (_, true, None) => Phase::Running,
-        }
-    }
-
-    /// Whether a generation has ever served.
-    pub fn has_served(&self) -> bool {
-        self.served
-    }
-
-    /// The generation that serves, or the first one while it starts.
-    pub fn generation(&self) -> Generation {
-        self.serving
-    }
-
-    /// How long the program took of late from its start until it waited on its listeners,
-    /// or said that it is ready.
-    pub fn took(&self) -> Duration {
-        self.took.1
-    }
-
-    /// Whether a request to upgrade waits for the present one to end.
-    pub fn upgrade_pending(&self) -> bool {
-        self.pending.is_some()
-    }
-
-    /// The generation that each slot's next worker belongs to, unless an upgrade
-    /// replaces it: the one that serves there.
-    pub fn settled(&self) -> impl Iterator<Item = (Slot, Generation)> {
-        self.slots().map(|slot| (slot, self.place(slot).generation))
-    }
-
-    /// Every worker of which a process lives.
-    pub fn workers(&self) -> impl Iterator<Item = Shown> {
-        self.workers.iter().map(|(&id, worker)| Shown {
-            worker: id,
-            generation: worker.generation,
-            slot: worker.slot,
-            since: worker.since,
-            ack: worker.ack,
-            stage: match worker.stage {
-                Stage::Spawning { wanted: false, .. } => ShownStage::Draining,
-                Stage::Spawning { .. } | Stage::Awaited { .. } | Stage::Starting { .. } => {
-                    ShownStage::Starting
-                }
-                Stage::Ready { .. } => ShownStage::Ready,
-                Stage::Draining { .. } | Stage::Terminating { .. } | Stage::Remains { .. } => {
-                    ShownStage::Draining
-                }
-                Stage::Killed => ShownStage::Killed,
-            },
-        })
-    }
-
-    fn place(&self, slot: Slot) -> &Place {
-        &self.places[slot.0 as usize]
-    }
-
-    fn place_mut(&mut self, slot: Slot) -> Option<&mut Place> {
-        self.places.get_mut(slot.0 as usize)
-    }
-
-    fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
-        (0..self.places.len() as u32).map(Slot)
-    }
-
-    fn in_slot(&self, slot: Slot) -> impl Iterator<Item = (WorkerId, &Worker)> {
-        self.workers.iter().filter(move |(_, worker)| worker.slot == slot).map(|(&id, worker)| (id, worker))
-    }
-
-    /// Whether the worker is a replacement that the present upgrade waits for.
-    fn replaces(&self, worker: &Worker) -> bool {
-        self.upgrade
-            .as_ref()
-            .is_some_and(|upgrade| worker.generation == upgrade.to && upgrade.batch.contains(&worker.slot))
-    }
-
-    /// Nothing is being replaced at this moment.
-    fn is_at_rest(&self) -> bool {
-        self.upgrade.as_ref().is_none_or(Upgrade::rests)
-    }
-
-    /// The successor that the worker has started or is to start, unless that was
-    /// given up.
-    fn successor(&self, id: WorkerId) -> Option<WorkerId> {
-        let successor = |worker: &Worker| worker.of == Some(id) && worker.fills();
-        self.workers.iter().find(|(_, worker)| successor(worker)).map(|(&id, _)| id)
-    }
-
-    fn report(&mut self, report: Report) {
-        self.actions.push(Action::Report(report));
     }
 }

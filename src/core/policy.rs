@@ -4,69 +4,67 @@ use super::event::{AckKind, Exit, Failure};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// The kernel of a server's start and stop: signals that come sooner than this
-/// after its ack end servers whose handlers are not yet installed (seen with
-/// grace and endless).
+/// No signal is sent to a worker sooner than this after its ack: it would end servers that
+/// have not yet installed their handlers (seen with grace and endless).
 pub const SIGNAL_GRACE: Duration = Duration::from_millis(500);
 
-/// After its predecessor has gone, a server that refuses to restart while one
-/// lives may need this long to notice (gunicorn looks once a second).
+/// A server that refuses to restart while its predecessor lives may need this long to
+/// notice that the predecessor has exited (gunicorn checks once a second).
 pub const REPARENT_GRACE: Duration = Duration::from_millis(1500);
 
-/// A worker of which nothing is known but that it lives, by the timer of `auto`,
-/// must live this much longer before it replaces one that serves: a server that
+/// A worker that is ready by the timer of `auto` alone must live this much longer before
+/// it replaces one that serves: a server that
 /// cannot bind its address may try again for 2.5 s before it gives up (nginx and
 /// unicorn, five times half a second), and the timer has only waited for 2 s.
 pub const TIMER_SOAK: Duration = Duration::from_millis(1500);
 
-/// So many workers of a generation that is on probation may end by themselves; with
-/// the last of them the generation before is started again.
+/// When this many workers of a generation on probation have ended by themselves, the
+/// generation before is started again.
 pub const PROBATION_CRASHES: u32 = 3;
 
 /// A worker that has to be seen waiting on its listeners, or will be ready by the timer of
-/// `auto`, is told of when it has not been seen to for this long.
+/// `auto`, is reported when it has not been seen waiting for this long.
 pub const UNSEEN_AFTER: Duration = Duration::from_secs(2);
 
-/// A worker that is ready and has not been seen to wait on its listeners is looked at
-/// for this long, at pauses of an eighth of its age: when it first waits, says how
+/// A worker that is ready and has not been seen to wait on its listeners is probed
+/// until this age, at pauses of an eighth of its age: the first time that it waits tells how
 /// long its program takes to start.
 pub const WAIT_LOOKS: Duration = Duration::from_secs(600);
 
-/// A start that found the program being written to is tried for this long.
+/// A start whose program is being written to is tried again for this long.
 pub const BUSY_WINDOW: Duration = Duration::from_secs(2);
-/// An upgrade whose program is missing looks again for this long, since deploys
-/// move files.
+/// In an upgrade, a start whose program is missing is tried again for this long, since
+/// deploys move files.
 pub const MISSING_WINDOW: Duration = Duration::from_millis(500);
-/// The first start waits this long for the system to have a process to spare.
+/// The first start is tried again for this long while the system is short of processes
+/// or memory.
 pub const EXHAUSTED_WINDOW: Duration = Duration::from_secs(5);
 /// The pause between such attempts.
 pub const SPAWN_PAUSE: Duration = Duration::from_millis(50);
 
-/// The pause before the first look for a successor, and the longest between two:
-/// looking into /proc is cheap.
+/// The pause before the first search for a successor's process, and the longest between
+/// two. They are short, since reading /proc is cheap.
 pub const SUCCESSOR_LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
-/// When its predecessor has gone, a successor that is not ready has this long left:
-/// nobody accepts meanwhile, and what holds the listeners may be a helper that never
-/// will.
+/// When its predecessor has exited, a successor that is not ready has this long left: no
+/// process accepts meanwhile, and the one that holds the listeners may be a helper that
+/// never will.
 pub const TAKEOVER: Duration = Duration::from_secs(1);
 
 /// A worker can put its ack deadline off to at most this many ack timeouts.
 pub const EXTEND_LIMIT: u32 = 10;
 
-/// A program that listens for itself may still die of what it does next; it must
-/// live this much longer to be ready by that (seen: one that listened and died 1 ms
-/// later).
+/// With `--adopt`, a program that listens must live this much longer to be ready: its next
+/// step may fail (seen: one that listened and died 1 ms later).
 pub const SETTLE: Duration = Duration::from_millis(250);
 
-/// The pause before the first look whether an old worker has drained.
+/// The pause before the first check whether an old worker has drained.
 pub const FIRST_LOOK: Duration = Duration::from_millis(3);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Everything that the supervisor does not decide by itself. The default is none
-/// that a user could ask for.
+/// The decisions of the user. The default is not a valid policy: it has no workers.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// Workers at the beginning, at least 1.
@@ -104,7 +102,7 @@ pub struct Policy {
     pub stable: Duration,
     /// Whether a first generation that fails is tried again.
     pub retry_start: bool,
-    /// What is to be done where the program binds its own sockets.
+    /// With `--adopt`, where the program binds its own sockets: what is to be done then.
     pub adopt: Option<Adopt>,
     /// Whether the user is asked before an upgrade.
     pub pre_upgrade: bool,
@@ -114,7 +112,7 @@ pub struct Policy {
     pub worker_watchdog: Option<Duration>,
     /// How long a new generation is on probation once it serves; None: it is not.
     pub probation: Option<Duration>,
-    /// Workers are handed listeners, and it can be looked whether they wait on them.
+    /// Workers are handed listeners, and it can be seen whether they wait on them.
     pub listeners: bool,
 }
 
@@ -127,8 +125,8 @@ pub struct Adopt {
     /// How long a replacement that is ready because it listens must live beyond
     /// [`SETTLE`] before it counts.
     pub soak: Duration,
-    /// From the switch to the stop signal of an old worker that still has something;
-    /// None: for ever.
+    /// From the switch to the stop signal of an old worker that still has connections;
+    /// None: no limit.
     pub drain_timeout: Option<Duration>,
 }
 
@@ -159,7 +157,7 @@ pub enum Restart {
 /// What makes a worker ready.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
-    /// The strongest thing the program is known to do.
+    /// The strongest ack that the program is known to give makes it ready.
     pub auto: bool,
     /// The kinds that the user named; empty with `auto` alone.
     pub kinds: Vec<AckKind>,
@@ -222,8 +220,8 @@ impl Readiness {
         }
     }
 
-    /// The pauses between probes. Where acks are signals, two may have become one
-    /// on the way, and what is seen makes up for it.
+    /// The pauses between probes. Where acks are signals a probe is needed too: two pending
+    /// signals can be delivered as one.
     pub fn probe(&self) -> Option<(Duration, Duration)> {
         let useful = self.kinds.contains(&AckKind::Exec)
             || self.kinds.contains(&AckKind::Accepting)
@@ -246,14 +244,14 @@ impl Policy {
         })
     }
 
-    /// Whether workers have to do what those before them were seen to do: wait for
-    /// connections on their listeners. Where the user names what makes a worker ready, that counts.
+    /// Whether a worker must be seen waiting for connections if the worker that it replaces
+    /// was. Where the user has named what makes a worker ready, that alone counts.
     pub fn looks(&self) -> bool {
         self.readiness.auto && self.listeners
     }
 
-    /// When a worker that has just become ready, and was not seen to wait before, is
-    /// looked at again; `age` is its age.
+    /// The pause before the next probe of a ready worker of this age that was not yet seen
+    /// waiting for connections; None: it is not probed.
     pub fn wait_look(&self, age: Duration) -> Option<Duration> {
         let pause = (age / 8).max(FIRST_PAUSE);
         (self.listeners && self.readiness.probe().is_some() && age < WAIT_LOOKS).then_some(pause)

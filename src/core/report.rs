@@ -1,10 +1,10 @@
-//! What the supervisor tells people, and why things ended.
+//! What the supervisor reports, and why an upgrade or the supervisor ended.
 
-use super::event::{AckKind, Exit, Generation, Refusal, Request, Slot, WorkerId};
+use super::types::{AckKind, Exit, Generation, Refusal, Request, Slot, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Facts for people, the pid file and the service manager.
+/// Facts for users, the pid file and the service manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// A worker runs.
@@ -29,12 +29,13 @@ pub enum Report {
         from: Generation,
         /// The one of which one worker serves as well.
         to: Generation,
-        /// Since the request was taken up.
+        /// Since the upgrade began.
         took: Duration,
     },
-    /// Two generations cannot live side by side here (`--stop-first`, `--follow`, `--adopt`).
+    /// An upgrade cannot be held, since two generations cannot run at the same time
+    /// (`--stop-first`, `--follow`, `--adopt`).
     CannotHold,
-    /// Nothing is on hold that this request could be about.
+    /// No upgrade is on hold that this request could be about.
     NothingHeld(Request),
     /// The new generation serves.
     UpgradeDone {
@@ -42,14 +43,14 @@ pub enum Report {
         from: Generation,
         /// The one that serves.
         to: Generation,
-        /// Since the request was taken up.
+        /// Since the upgrade began.
         took: Duration,
     },
     /// The upgrade was undone.
     UpgradeFailed {
         /// The one that still serves.
         from: Generation,
-        /// The one that was given up.
+        /// The one that was undone.
         to: Generation,
         /// The first thing that went wrong.
         why: Failure,
@@ -57,17 +58,17 @@ pub enum Report {
         replaced: u32,
         /// Slots in all.
         of: u32,
-        /// The old one had left to the new one, and is started again.
+        /// The old worker had handed over to the new one, and is started again.
         left: bool,
         /// It was on hold.
         held: bool,
-        /// Since the request was taken up.
+        /// Since the upgrade began.
         took: Duration,
     },
-    /// A generation that went live keeps ending while it is on probation: the one
-    /// before it is started again.
+    /// The workers of a generation on probation keep ending: the generation before it is
+    /// started again.
     RollbackStarted {
-        /// The one that keeps ending.
+        /// The one whose workers keep ending.
         from: Generation,
         /// The one that is started again.
         to: Generation,
@@ -80,7 +81,7 @@ pub enum Report {
     },
     /// The generation before serves again.
     RolledBack {
-        /// The one that kept ending.
+        /// The one whose workers kept ending.
         from: Generation,
         /// The one that serves again.
         to: Generation,
@@ -89,14 +90,14 @@ pub enum Report {
     },
     /// The generation before cannot be started either.
     RollbackFailed {
-        /// The one that keeps ending, and is what comes back.
+        /// The one whose workers keep ending; it is started again.
         from: Generation,
         /// The one that was to serve again.
         to: Generation,
         /// The first thing that went wrong.
         why: Failure,
     },
-    /// A generation has not kept ending while it was on probation.
+    /// The probation of a generation has ended, and it goes on serving.
     Proven(Generation),
     /// A worker has started its own successor, which serves.
     HandedOver {
@@ -105,20 +106,20 @@ pub enum Report {
         /// The one that leaves.
         of: WorkerId,
     },
-    /// A worker has nothing left to serve, this long after the switch.
+    /// A worker has no connections left, this long after the switch.
     Drained(WorkerId, Duration),
-    /// A worker still has something to serve, this long after the switch, and is asked
-    /// to stop all the same.
+    /// A worker still has connections, this long after the switch, and is asked to stop all
+    /// the same.
     NotDrained(WorkerId, Duration),
     /// A worker is asked to stop.
     Asked(WorkerId),
-    /// A worker has not been seen to wait on its listeners yet, nor said that it is ready.
+    /// A worker has not been seen waiting for connections on its listeners yet.
     Unseen {
         /// Which one.
         worker: WorkerId,
         /// Since its start.
         after: Duration,
-        /// So long after its start it is ready all the same; None: it is not.
+        /// How long after its start the timer makes it ready; None: there is no timer.
         timer: Option<Duration>,
     },
     /// A worker did not become ready in time.
@@ -155,13 +156,13 @@ pub enum Report {
     Restarting(Slot, Duration),
     /// A worker ended and the restart policy leaves its slot empty.
     Retired(Slot),
-    /// There are to be this many workers.
+    /// A request to run this many workers was accepted.
     Scaled(u32),
-    /// What `Scaled` said has come true: this many workers are ready, and the
+    /// A request to scale is fulfilled: this many workers are ready, and the
     /// surplus was asked to leave. Fewer than were wanted are ready only where the
     /// restart policy leaves slots empty.
     ScaleDone(u32),
-    /// There cannot be more, or fewer, workers than this.
+    /// A request to scale was refused; this many workers stay.
     CannotScale(u32),
     /// A stop has begun.
     Stopping,
@@ -201,16 +202,16 @@ pub enum Failure {
     Superseded,
     /// It was on hold, and the user decided against it.
     RolledBack,
-    /// The pre-upgrade hook said no.
+    /// The pre-upgrade hook refused it.
     Refused,
-    /// New connections could not be sent to it.
+    /// New connections could not be switched to it.
     NotSwitched,
-    /// Slots that it had replaced ended this often; the last was this worker.
+    /// Workers of slots that it had replaced ended this often; this one was the last.
     Crashes(WorkerId, u32),
 }
 
 impl Failure {
-    /// Whose doing it was.
+    /// The worker that failed, if one did.
     pub fn worker(self) -> Option<WorkerId> {
         match self {
             Failure::Exited { worker, .. } | Failure::NoSuccessor { worker, .. } => Some(worker),
@@ -224,14 +225,14 @@ impl Failure {
     }
 }
 
-/// How we end.
+/// How the supervisor ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// Asked to stop; every worker left in time.
     Stopped,
     /// Asked to stop; a worker had to be killed.
     Killed,
-    /// As this worker did.
+    /// Like this worker.
     Worker(WorkerId, Exit),
     /// The first worker did not ack in time.
     NoAck(WorkerId, Duration),
@@ -239,4 +240,22 @@ pub enum Ending {
     NotStarted(WorkerId, Refusal),
     /// The last worker did not say for this long that it is alive.
     Silent(WorkerId, Duration),
+}
+
+impl Failure {
+    /// How the supervisor ends if this failure ends it.
+    pub(super) fn ending(self) -> Ending {
+        match self {
+            Failure::Exited { worker, exit, .. } | Failure::NoSuccessor { worker, exit } => {
+                Ending::Worker(worker, exit)
+            }
+            Failure::NoAck(worker, after) => Ending::NoAck(worker, after),
+            Failure::NotStarted(worker, refusal) => Ending::NotStarted(worker, refusal),
+            Failure::Silent(worker, after) => Ending::Silent(worker, after),
+            // Each of the crashes has been counted as a loss of its own.
+            Failure::Crashes(worker, _) => Ending::Worker(worker, Exit::Unseen),
+            Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,
+            Failure::Refused | Failure::NotSwitched => Ending::Stopped,
+        }
+    }
 }

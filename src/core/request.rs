@@ -1,36 +1,38 @@
-//! What is asked for: written down, or answered at once where it is about now.
+//! Requests: each is written down, or answered at once where it is about the present.
 
-use super::Supervisor;
-use super::event::{Action, Ending, Failure, Report, Request, Time, WorkerId};
+use super::event::{Action, Failure, Report, Request, Time};
 use super::policy::MOST_WORKERS;
-use super::upgrade::{Hold, Wish};
+use super::state::Supervisor;
+use super::upgrade::{Hold, UpgradeKind};
 use super::worker::Stage;
 
 impl Supervisor {
     pub(super) fn requested(&mut self, request: Request, now: Time) {
         match request {
-            request if self.stopping && is_for_later(request) => self.report(Report::Ignored(request)),
-            Request::Upgrade => self.want(Wish::Replace),
+            request if self.stopping && needs_future_workers(request) => {
+                self.report(Report::Ignored(request));
+            }
+            Request::Upgrade => self.request_upgrade(UpgradeKind::Replace),
             Request::UpgradeNow => {
                 if let Some(upgrade) = &mut self.upgrade {
                     upgrade.fail(Failure::Superseded);
                 }
-                self.want(Wish::Replace);
+                self.request_upgrade(UpgradeKind::Replace);
             }
             Request::Hold if self.policy.stop_first || self.policy.follow || self.policy.adopt.is_some() => {
                 self.report(Report::CannotHold);
             }
-            Request::Hold => self.want(Wish::Hold),
-            Request::Commit | Request::Rollback => self.decide(request),
-            Request::Stop => self.stop(now, None),
+            Request::Hold => self.request_upgrade(UpgradeKind::Hold),
+            Request::Commit | Request::Rollback => self.decide_hold(request),
+            Request::Stop => self.begin_stop(now, None),
             Request::Interrupt { told } => {
                 if std::mem::replace(&mut self.interrupted, true) {
                     self.kill_all(now);
                 } else {
                     if told {
-                        self.mark_told(now);
+                        self.mark_signalled(now);
                     }
-                    self.stop(now, None);
+                    self.begin_stop(now, None);
                 }
             }
             Request::Kill => self.kill_all(now),
@@ -54,39 +56,38 @@ impl Supervisor {
             Request::Fewer => self.scale(self.target.saturating_sub(1)),
             Request::Scale(target) => self.scale(target),
             Request::Suspend => {
-                let started = self.started();
-                self.actions.extend(started.into_iter().map(Action::Suspend));
+                let workers = self.with_process();
+                self.actions.extend(workers.into_iter().map(Action::Suspend));
                 self.actions.push(Action::SuspendSelf);
             }
             Request::Resume => {
-                let started = self.started();
-                self.actions.extend(started.into_iter().map(Action::Resume));
+                let workers = self.with_process();
+                self.actions.extend(workers.into_iter().map(Action::Resume));
             }
         }
     }
 
-    /// One that is under way goes on; the last word on what follows it counts.
-    fn want(&mut self, wish: Wish) {
-        self.pending = Some(wish);
-        self.upgrade_asked = true;
+    /// An upgrade that is under way goes on; of the requests that follow it, the last counts.
+    fn request_upgrade(&mut self, kind: UpgradeKind) {
+        self.pending = Some(kind);
+        self.upgrade_requested = true;
     }
 
-    /// What becomes of the upgrade that is on hold, or will be: nothing is waited
-    /// for then.
-    fn decide(&mut self, request: Request) {
+    /// Commits or rolls back the upgrade that is on hold, or will be.
+    fn decide_hold(&mut self, request: Request) {
         match self.upgrade.as_mut().filter(|upgrade| upgrade.hold != Hold::No) {
             None => self.report(Report::NothingHeld(request)),
-            Some(upgrade) if request == Request::Commit => upgrade.hold = Hold::Waived,
+            Some(upgrade) if request == Request::Commit => upgrade.hold = Hold::Committed,
             Some(upgrade) => {
                 upgrade.fail(Failure::RolledBack);
-                // What is on the disk has just been refused, and would go live at once.
+                // A kept request would start the files that have just been refused.
                 self.pending = None;
             }
         }
     }
 
     fn scale(&mut self, target: u32) {
-        // Two that bind their own sockets would fight over the addresses.
+        // Two workers that bind their own sockets cannot have the same addresses.
         let most = if self.policy.follow || self.policy.adopt.is_some() { 1 } else { MOST_WORKERS };
         if (self.policy.least_workers..=most).contains(&target) {
             self.target = target;
@@ -97,53 +98,14 @@ impl Supervisor {
         }
     }
 
-    /// Everything is to leave; the first reason to end is the one that counts.
-    pub(super) fn stop(&mut self, now: Time, ending: Option<Ending>) {
-        if let Some(ending) = ending {
-            self.ending.get_or_insert(ending);
-        }
-        if std::mem::replace(&mut self.stopping, true) {
-            return;
-        }
-        self.pending = None;
-        self.probation = None;
-        self.scaling = false;
-        self.report(Report::Stopping);
-        if let Some(upgrade) = &mut self.upgrade {
-            upgrade.fail(Failure::Stopped);
-        }
-        self.end_upgrade(now);
-        for id in self.ids(|_| true) {
-            self.dismiss(id, now);
-        }
-    }
-
     fn kill_all(&mut self, now: Time) {
-        self.stop(now, None);
+        self.begin_stop(now, None);
         self.killing = true;
-    }
-
-    /// The terminal has asked every worker to stop; ours would be the second
-    /// signal.
-    fn mark_told(&mut self, now: Time) {
-        for worker in self.workers.values_mut().filter(|worker| worker.runs() && !worker.asked) {
-            worker.asked = true;
-            worker.stage = Stage::Terminating {
-                ask_at: None,
-                kill_at: worker.stop_timeout(&self.policy).map(|timeout| now + timeout),
-                since: now,
-            };
-        }
-    }
-
-    fn started(&self) -> Vec<WorkerId> {
-        let started = self.workers.iter().filter(|(_, worker)| worker.has_started());
-        started.map(|(&id, _)| id).collect()
     }
 }
 
 /// Whether the request is about workers that are to serve after it.
-fn is_for_later(request: Request) -> bool {
+fn needs_future_workers(request: Request) -> bool {
     match request {
         Request::Upgrade | Request::UpgradeNow | Request::Hold | Request::Commit | Request::Rollback => true,
         Request::More | Request::Fewer | Request::Scale(_) | Request::Forward(_) => true,

@@ -1,9 +1,9 @@
 //! The last pass of a step: what the processes now call for, whatever the event.
 
-use super::event::{Action, Ending, Exit, Failure, Reading, Report, Slot, Time, WorkerId};
-use super::upgrade::{Question, Upgrade};
+use super::event::{Action, Ending, Generation, Reading, Report, Slot, Time};
+use super::state::{SlotState, Supervisor};
+use super::upgrade::Upgrade;
 use super::worker::{Stage, Worker};
-use super::{Generation, Place, Supervisor};
 use std::collections::BTreeSet;
 
 impl Supervisor {
@@ -15,87 +15,88 @@ impl Supervisor {
         if !self.stopping {
             loop {
                 self.resize(now);
-                self.begin_serving();
-                self.take_up(now);
-                self.go_back(now);
-                if !self.advance(now) {
+                self.report_serving();
+                self.start_pending_upgrade(now);
+                self.start_rollback(now);
+                if !self.advance_upgrade(now) {
                     break;
                 }
             }
-            self.serves_again(now);
-            self.fill(now);
-            self.forget();
+            self.resume_probation(now);
+            self.fill_slots(now);
+            self.forget_unneeded();
         }
-        if std::mem::take(&mut self.upgrade_asked) && self.pending.is_some() {
+        if std::mem::take(&mut self.upgrade_requested) && self.pending.is_some() {
             self.report(Report::UpgradeKept);
         }
-        self.ask(now);
-        self.finish_scaling();
+        self.perform_due(now);
+        self.report_scaled();
         self.bound_draining(now);
-        self.end();
+        self.exit_if_done();
     }
 
-    /// As many places as were asked for. An upgrade that moves goes first: it has
-    /// to know what it replaces. One that is on hold keeps the place of its worker.
+    /// Makes as many slots as were requested. An upgrade that is under way comes first,
+    /// since its slots must not change. One that is on hold keeps the slot of its worker.
     fn resize(&mut self, now: Time) {
-        if !self.is_at_rest() {
+        if !self.is_upgrade_idle() {
             return;
         }
         let held = self.upgrade.iter().flat_map(|upgrade| &upgrade.batch).map(|slot| slot.0 + 1).max();
-        // Where the files have failed, one worker more is started as the others were.
-        let failed = self.places.iter().any(|place| place.reading == Reading::AsBefore);
+        // After a failed upgrade an additional worker is started as the others were.
+        let failed = self.slot_states.iter().any(|state| state.reading == Reading::AsBefore);
         let reading = if failed { Reading::AsBefore } else { Reading::Anew };
-        while self.places.len() < self.target as usize {
-            self.places.push(Place { reading, ..Place::new(self.serving, now) });
+        while self.slot_states.len() < self.target as usize {
+            self.slot_states.push(SlotState { reading, ..SlotState::new(self.serving, now) });
         }
-        self.places.truncate(self.target.max(held.unwrap_or(0)) as usize);
-        for id in self.filling(|worker| worker.slot.0 >= self.target && !self.replaces(worker)) {
-            self.dismiss(id, now);
+        self.slot_states.truncate(self.target.max(held.unwrap_or(0)) as usize);
+        for id in self.occupants(|worker| worker.slot.0 >= self.target && !self.is_replacement(worker)) {
+            self.terminate(id, now);
         }
     }
 
-    /// A request to upgrade waits while the first generation is still starting:
-    /// there is nothing yet that could serve meanwhile. A crash back-off does
-    /// not hold it up.
-    fn take_up(&mut self, now: Time) {
-        let Some(wish) = self.pending else { return };
-        let starting = || !self.filling(|worker| worker.ready_since().is_none()).is_empty();
-        if self.upgrade.is_some() || !self.served && starting() || self.is_held_up() {
+    /// Starts the upgrade that was requested. It waits while the first generation is still
+    /// starting, since nothing could serve meanwhile; it does not wait for the pause after a
+    /// crash.
+    fn start_pending_upgrade(&mut self, now: Time) {
+        let Some(kind) = self.pending else { return };
+        let starting = || !self.occupants(|worker| worker.ready_since().is_none()).is_empty();
+        if self.upgrade.is_some() || !self.served && starting() || self.upgrade_must_wait() {
             return;
         }
         self.pending = None;
-        self.last_generation = Generation(self.last_generation.0 + 1);
-        let to = self.last_generation;
-        if !self.served && self.filling(|_| true).is_empty() {
+        let to = self.next_generation();
+        if !self.served && self.occupants(|_| true).is_empty() {
+            // There is nothing to replace: the next starts are those of the new generation.
             self.serving = to;
             self.probation = None;
-            for place in &mut self.places {
-                *place = Place::new(to, now);
+            for state in &mut self.slot_states {
+                *state = SlotState::new(to, now);
             }
             return;
         }
         self.report(Report::UpgradeStarted { from: self.serving, to });
-        self.upgrade = Some(Upgrade::new(self.serving, to, wish, !self.policy.pre_upgrade, now));
+        self.upgrade = Some(Upgrade::new(self.serving, to, kind, !self.policy.pre_upgrade, now));
         if self.policy.pre_upgrade {
             self.actions.push(Action::PreUpgrade(to));
         }
     }
 
-    /// A worker that starts its own successor has to be ready first: a second one
-    /// could not bind the same addresses. And servers refuse to restart while
-    /// their predecessor lives (nginx, gunicorn, unicorn), unless that was theirs
-    /// to send away.
-    pub(super) fn is_held_up(&self) -> bool {
-        let starts =
-            |worker: &Worker| worker.fills() && (worker.ready_since().is_none() || worker.handed_over);
+    /// Whether an upgrade has to wait for a worker. One that is to start its own successor
+    /// has to be ready first: a second one could not bind the same addresses. And servers
+    /// refuse to restart while their predecessor lives (nginx, gunicorn, unicorn), unless
+    /// they send it away themselves.
+    pub(super) fn upgrade_must_wait(&self) -> bool {
+        let starts = |worker: &Worker| {
+            worker.occupies_slot() && (worker.ready_since().is_none() || worker.handed_over)
+        };
         let leaves = |worker: &Worker| {
             matches!(worker.stage, Stage::Terminating { .. } | Stage::Killed) && !worker.handed_over
         };
         let serves = self.workers.values().any(|worker| worker.ready_since().is_some());
-        // One that listens by itself may answer before it is ready: it comes back after a crash, and is not to
-        // be sent away before its successor listens.
-        let returns = |worker: &Worker| worker.fills() && matches!(worker.stage, Stage::Starting { .. });
-        if self.policy.adopt.is_some() && self.workers.values().any(returns) {
+        // With --adopt a restarted worker may answer before it is ready, and is not to be
+        // asked to stop before its successor listens.
+        let restarts = |worker: &Worker| matches!(worker.stage, Stage::Starting { .. });
+        if self.policy.adopt.is_some() && self.workers.values().any(restarts) {
             return true;
         }
         self.policy.follow && self.workers.values().any(|worker| starts(worker) || serves && leaves(worker))
@@ -103,114 +104,86 @@ impl Supervisor {
 
     /// Slots that are to have a worker and have none.
     pub(super) fn fillable(&self) -> impl Iterator<Item = Slot> {
-        let taken =
-            self.slots_where(|worker| (worker.fills() || self.policy.stop_first) && !self.replaces(worker));
+        let taken = self.slots_where(|worker| {
+            (worker.occupies_slot() || self.policy.stop_first) && !self.is_replacement(worker)
+        });
         self.slots().filter(move |slot| {
-            let ours = match &self.upgrade {
-                Some(upgrade) if !upgrade.rests() => upgrade.done.contains(slot),
+            let wanted = match &self.upgrade {
+                Some(upgrade) if !upgrade.is_paused() => upgrade.replaced.contains(slot),
                 _ => slot.0 < self.target,
             };
-            ours && !self.stopping && !taken.contains(slot) && !self.place(*slot).retired
+            wanted && !self.stopping && !taken.contains(slot) && !self.slot_state(*slot).retired
         })
     }
 
-    fn slots_where(&self, which: impl Fn(&Worker) -> bool) -> BTreeSet<Slot> {
-        self.workers.values().filter(|worker| which(worker)).map(|worker| worker.slot).collect()
-    }
-
-    fn fill(&mut self, now: Time) {
-        let due: Vec<Slot> = self.fillable().filter(|&slot| self.place(slot).fill_at <= now).collect();
+    fn fill_slots(&mut self, now: Time) {
+        let due: Vec<Slot> = self.fillable().filter(|&slot| self.slot_state(slot).fill_at <= now).collect();
         for slot in due {
-            let place = self.place(slot);
-            let (generation, reading) = (place.generation, place.reading);
+            let state = self.slot_state(slot);
+            let (generation, reading) = (state.generation, state.reading);
             self.spawn(generation, slot, reading, now);
         }
     }
 
-    pub(super) fn spawn(&mut self, generation: Generation, slot: Slot, reading: Reading, now: Time) {
-        self.last_worker += 1;
-        let worker = WorkerId(self.last_worker);
-        let mut new = Worker::new(generation, slot, reading, self.known, now);
-        new.predecessor_took = self.took.1;
-        new.must_wait = self.policy.looks() && self.waits.contains(&slot);
-        self.workers.insert(worker, new);
-        self.started.insert(generation);
-        self.actions.push(Action::Spawn { worker, generation, slot, reading });
-    }
-
-    /// Said before a request that was kept is taken up, or else the first
-    /// generation would serve through a whole upgrade without being told of.
-    fn begin_serving(&mut self) {
-        if self.served || !self.is_at_rest() {
+    /// Reports that the first generation serves. This comes before a kept request begins,
+    /// or the report would be missing through that whole upgrade.
+    fn report_serving(&mut self) {
+        if self.served || !self.is_upgrade_idle() {
             return;
         }
-        let ready = self.slots_where(|worker| worker.ready_since().is_some() && !self.replaces(worker));
-        if !ready.is_empty() && self.slots().all(|slot| ready.contains(&slot) || self.place(slot).retired) {
+        let ready = self.slots_where(|worker| worker.ready_since().is_some() && !self.is_replacement(worker));
+        let all = self.slots().all(|slot| ready.contains(&slot) || self.slot_state(slot).retired);
+        if !ready.is_empty() && all {
             self.served = true;
             self.report(Report::Serving(self.serving));
         }
     }
 
-    /// What a request to scale asked for has come true.
-    fn finish_scaling(&mut self) {
-        if !self.scaling || !self.is_at_rest() {
+    /// Reports that a request to scale has been fulfilled.
+    fn report_scaled(&mut self) {
+        if !self.scaling || !self.is_upgrade_idle() {
             return;
         }
         let serves = |worker: &Worker| worker.ready_since().is_some() && worker.slot.0 < self.target;
-        let ready = self.slots_where(|worker| serves(worker) && !self.replaces(worker));
-        let stays = |worker: &Worker| !worker.asked && !matches!(worker.stage, Stage::Remains { .. });
-        let surplus = self
-            .slots_where(|worker| worker.slot.0 >= self.target && stays(worker) && !self.replaces(worker));
-        let mut wanted = self.slots().filter(|slot| slot.0 < self.target && !self.place(*slot).retired);
+        let ready = self.slots_where(|worker| serves(worker) && !self.is_replacement(worker));
+        let stays = |worker: &Worker| !worker.stop_sent && !matches!(worker.stage, Stage::Remains { .. });
+        let surplus = self.slots_where(|worker| {
+            worker.slot.0 >= self.target && stays(worker) && !self.is_replacement(worker)
+        });
+        let mut wanted = self.slots().filter(|slot| slot.0 < self.target && !self.slot_state(*slot).retired);
         if surplus.is_empty() && wanted.all(|slot| ready.contains(&slot)) {
             self.scaling = false;
             self.report(Report::ScaleDone(ready.len() as u32));
         }
     }
 
-    /// Second tries, stop signals and kills that are due.
-    fn ask(&mut self, now: Time) {
+    /// Performs the respawns, stop signals and kills that are due.
+    fn perform_due(&mut self, now: Time) {
         for id in self.ids(|_| true) {
             if self.killing {
                 self.kill(id, now);
             }
-            let Some(worker) = self.workers.get_mut(&id) else { continue };
-            match worker.stage {
-                Stage::Spawning { retry_at: Some(at), wanted } if at <= now => {
-                    worker.stage = Stage::Spawning { retry_at: None, wanted };
-                    let (generation, slot, reading) = (worker.generation, worker.slot, worker.reading);
-                    self.actions.push(Action::Spawn { worker: id, generation, slot, reading });
-                }
-                Stage::Terminating { ask_at: Some(at), .. } if at <= now => {
-                    if self.policy.pre_stop && worker.ack.is_some() && worker.pre_stop != Question::Answered {
-                        if std::mem::replace(&mut worker.pre_stop, Question::Asked) == Question::Due {
-                            self.actions.push(Action::PreStop(id));
-                        }
-                        continue;
-                    }
-                    let kill_at = worker.stop_timeout(&self.policy).map(|timeout| now + timeout);
-                    worker.stage = Stage::Terminating { ask_at: None, kill_at, since: now };
-                    worker.asked = true;
-                    self.actions.push(Action::Stop(id));
-                    self.report(Report::Asked(id));
-                }
+            match self.workers.get(&id).map(|worker| worker.stage) {
+                Some(Stage::Spawning { retry_at: Some(at) }) if at <= now => self.respawn(id),
+                Some(Stage::Terminating { signal_at: Some(at), .. }) if at <= now => self.send_stop(id, now),
                 _ => {}
             }
         }
     }
 
-    /// Long requests must not pile up generations without end.
+    /// Kills the oldest generations that drain while there are more of them than may be.
     fn bound_draining(&mut self, now: Time) {
-        let asked =
-            |stage: &Stage| matches!(stage, Stage::Terminating { ask_at: None, .. } | Stage::Draining { .. });
+        let drains = |stage: &Stage| {
+            matches!(stage, Stage::Terminating { signal_at: None, .. } | Stage::Draining { .. })
+        };
         while !self.stopping {
-            let draining = self.workers.values().filter(|worker| asked(&worker.stage));
+            let draining = self.workers.values().filter(|worker| drains(&worker.stage));
             let generations: BTreeSet<Generation> = draining.map(|worker| worker.generation).collect();
             let Some(&oldest) = generations.first() else { return };
             if generations.len() <= self.policy.max_draining as usize {
                 return;
             }
-            for id in self.ids(asked) {
+            for id in self.ids(drains) {
                 if self.workers.get(&id).is_some_and(|worker| worker.generation == oldest) {
                     self.kill(id, now);
                 }
@@ -218,41 +191,22 @@ impl Supervisor {
         }
     }
 
-    fn end(&mut self) {
-        let deserted = !self.places.is_empty()
-            && self.places.iter().all(|place| place.retired)
+    /// Ends the supervisor once no worker is left and none is to come.
+    fn exit_if_done(&mut self) {
+        let deserted = !self.slot_states.is_empty()
+            && self.slot_states.iter().all(|state| state.retired)
             && self.upgrade.is_none()
             && self.pending.is_none();
         if !self.workers.is_empty() || !(self.stopping || deserted) {
             return;
         }
-        let asked = if self.forced { Ending::Killed } else { Ending::Stopped };
+        let requested = if self.kill_needed { Ending::Killed } else { Ending::Stopped };
         let ending = match self.stopping {
-            true => self.ending.unwrap_or(asked),
-            false => self.last_loss.unwrap_or(asked),
+            true => self.ending.unwrap_or(requested),
+            false => self.last_loss.unwrap_or(requested),
         };
         self.ended = true;
         self.probation = None;
         self.actions.push(Action::Exit(ending));
-    }
-
-    pub(super) fn filling(&self, which: impl Fn(&Worker) -> bool) -> Vec<WorkerId> {
-        self.workers.iter().filter(|(_, worker)| worker.fills() && which(worker)).map(|(&id, _)| id).collect()
-    }
-}
-
-/// A failure that ends everything ends it like this.
-pub(super) fn ending(failure: Failure) -> Ending {
-    match failure {
-        Failure::Exited { worker, exit, .. } | Failure::NoSuccessor { worker, exit } => {
-            Ending::Worker(worker, exit)
-        }
-        Failure::NoAck(worker, after) => Ending::NoAck(worker, after),
-        Failure::NotStarted(worker, refusal) => Ending::NotStarted(worker, refusal),
-        Failure::Silent(worker, after) => Ending::Silent(worker, after),
-        // The last of them has been counted by itself.
-        Failure::Crashes(worker, _) => Ending::Worker(worker, Exit::Unseen),
-        Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,
-        Failure::Refused | Failure::NotSwitched => Ending::Stopped,
     }
 }

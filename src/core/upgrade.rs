@@ -1,4 +1,4 @@
-//! An upgrade under way: the slots of its present batch and how far it got.
+//! An upgrade under way: the slots of its present batch and how far it got. Data only.
 
 use super::event::{Failure, Generation, Reading, Slot, Time};
 use serde::{Deserialize, Serialize};
@@ -8,109 +8,103 @@ use std::collections::BTreeSet;
 /// on the surge there is one batch, and the upgrade is all or nothing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Upgrade {
-    /// The generation that served when it began.
+    /// The generation that served when the upgrade began.
     pub from: Generation,
-    /// The generation that starts.
+    /// The generation that is started.
     pub to: Generation,
-    /// When it was taken up.
+    /// When the upgrade began.
     pub since: Time,
     /// Slots whose replacements are starting or soaking.
     pub batch: BTreeSet<Slot>,
-    /// Slots of the batch whose replacement has been asked for.
-    pub begun: BTreeSet<Slot>,
+    /// Slots of the batch whose replacement has been started.
+    pub started: BTreeSet<Slot>,
     /// Slots that have been replaced.
-    pub done: BTreeSet<Slot>,
-    /// The old worker has left to its successor: there is no way back.
-    pub left: bool,
-    /// What went wrong first.
+    pub replaced: BTreeSet<Slot>,
+    /// The old worker has handed over to its successor and cannot be kept.
+    pub predecessor_left: bool,
+    /// The first failure.
     pub failure: Option<Failure>,
-    /// The last look before the old workers are asked to leave: an ack may come
-    /// from a worker that has died since.
-    pub look: Question,
-    /// New connections go to it, where they are steered.
-    #[serde(default = "Question::due")]
-    pub switch: Question,
-    /// The look at the workers that serve, before the first replacement starts.
-    pub waiting: Question,
-    /// It brings the generation before back, of which what it was started from is kept.
-    pub back: bool,
-    /// Whether the user is to have a word once the first slot has a replacement.
+    /// The check that the replacements are alive, before the old workers are asked to
+    /// leave: an ack may come from a worker that has died since.
+    pub liveness: Query,
+    /// The switch of new connections to the new generation, where they are steered.
+    pub switch: Query,
+    /// The check which of the serving workers wait for connections on their listeners,
+    /// before the first replacement starts.
+    pub accepting: Query,
+    /// The upgrade starts the previous generation again, as it was started before.
+    pub is_rollback: bool,
+    /// Whether the upgrade is held once the first slot has a replacement.
     pub hold: Hold,
-    /// Whether the user has allowed it to begin.
+    /// The pre-upgrade hook has allowed it to begin, or there is none.
     pub allowed: bool,
     /// Where its workers take the program from.
     pub reading: Reading,
 }
 
-/// Something that the caller is asked once.
+/// A query that is sent to the caller once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Question {
-    /// Not yet asked for.
+pub enum Query {
+    /// Not sent yet.
     Due,
-    /// Asked for.
-    Asked,
+    /// Sent, and not answered yet.
+    Sent,
     /// Answered.
     Answered,
 }
 
-impl Question {
-    /// What it was before there was such a question.
-    fn due() -> Self {
-        Question::Due
-    }
-}
-
-/// What an upgrade was asked for as.
+/// What a requested upgrade is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Wish {
-    /// To replace everything.
+pub enum UpgradeKind {
+    /// Replace every worker.
     Replace,
-    /// To be held at its first worker.
+    /// Start one worker, and hold.
     Hold,
 }
 
-/// Whether an upgrade stops at its first worker.
+/// Whether an upgrade is held at its first worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Hold {
-    /// It does not, or has been told to go on.
+    /// No hold was requested, or it is over.
     No,
-    /// It will, once that worker has proved itself.
-    Wanted,
-    /// It is to go on once that worker has proved itself (once more, if it was held).
-    Waived,
-    /// It does.
+    /// The upgrade will be held once its first worker has soaked.
+    Requested,
+    /// The user has committed: the upgrade goes on once its first worker has soaked and
+    /// is known to be alive, even if it was held before.
+    Committed,
+    /// The upgrade is held.
     Held,
 }
 
 impl Upgrade {
-    /// An upgrade of which nothing has happened.
-    pub fn new(from: Generation, to: Generation, wish: Wish, allowed: bool, now: Time) -> Self {
+    /// An upgrade that has started no worker yet.
+    pub fn new(from: Generation, to: Generation, kind: UpgradeKind, allowed: bool, now: Time) -> Self {
         Upgrade {
             from,
             to,
             since: now,
             batch: BTreeSet::new(),
-            begun: BTreeSet::new(),
-            done: BTreeSet::new(),
-            left: false,
+            started: BTreeSet::new(),
+            replaced: BTreeSet::new(),
+            predecessor_left: false,
             failure: None,
-            look: Question::Due,
-            switch: Question::Due,
-            waiting: Question::Due,
-            back: false,
-            hold: if wish == Wish::Hold { Hold::Wanted } else { Hold::No },
+            liveness: Query::Due,
+            switch: Query::Due,
+            accepting: Query::Due,
+            is_rollback: false,
+            hold: if kind == UpgradeKind::Hold { Hold::Requested } else { Hold::No },
             allowed,
             reading: Reading::Anew,
         }
     }
 
-    /// Nothing of it moves until the user has said something: all else goes on as if
-    /// there were no upgrade.
-    pub fn rests(&self) -> bool {
+    /// Whether the upgrade waits for the hook or for the user. Meanwhile workers are
+    /// restarted and scaled as if there were no upgrade.
+    pub fn is_paused(&self) -> bool {
         !self.allowed || self.hold == Hold::Held
     }
 
-    /// The first failure is the reason; what follows from it is not.
+    /// Makes the upgrade fail. The first failure is the reason; later ones follow from it.
     pub fn fail(&mut self, failure: Failure) {
         self.failure.get_or_insert(failure);
     }

@@ -17,6 +17,7 @@ mod rng;
 mod script;
 mod steer;
 mod tally;
+mod transitions;
 mod world;
 
 use std::io::Write;
@@ -41,7 +42,14 @@ fn every_world_keeps_the_promise() {
     let worlds = number("SIM_WORLDS").unwrap_or(WORLDS);
     let tally = live_all(worlds);
     let _ = writeln!(std::io::stderr(), "sim: {worlds} worlds: {tally}");
+    let (undocumented, unseen) = tally.transitions.undocumented_and_unseen();
+    assert_eq!(undocumented, Vec::<String>::new(), "these are missing in the tables of src/core/mod.rs");
     if worlds >= ENOUGH {
+        assert_eq!(
+            unseen,
+            Vec::<String>::new(),
+            "these rows of the tables of src/core/mod.rs never happened"
+        );
         assert_eq!(tally.never(), Vec::<String>::new(), "these never happened, so nothing was shown of them");
     }
 }

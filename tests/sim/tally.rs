@@ -1,6 +1,7 @@
 //! What the worlds have shown: an invariant about something that never happens
 //! would prove nothing.
 
+use crate::transitions::Transitions;
 use graceful_run::core::event::{AckKind, Action, Ending, Event, Failure, Report, Request};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +11,7 @@ use std::iter::Sum;
 pub struct Tally {
     steps: u64,
     seen: BTreeMap<&'static str, u64>,
+    pub transitions: Transitions,
 }
 
 /// Each of these must be seen at least once.
@@ -213,6 +215,7 @@ impl Sum for Tally {
         let mut total = Tally::default();
         for tally in tallies {
             total.steps += tally.steps;
+            total.transitions.add(tally.transitions);
             for (what, times) in tally.seen {
                 *total.seen.entry(what).or_default() += times;
             }
@@ -224,6 +227,7 @@ impl Sum for Tally {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} steps", self.steps)?;
-        self.seen.iter().try_for_each(|(what, times)| write!(f, ", {what} {times}"))
+        self.seen.iter().try_for_each(|(what, times)| write!(f, ", {what} {times}"))?;
+        write!(f, "{}", self.transitions)
     }
 }

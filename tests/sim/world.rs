@@ -9,6 +9,7 @@ use crate::policies;
 use crate::rng::Rng;
 use crate::script::{Deed, Remains, Script, refusal, wanted};
 use crate::tally::Tally;
+use crate::transitions::Snapshot;
 use graceful_run::core::Supervisor;
 use graceful_run::core::event::{
     AckKind, Action, Event, Exit, Generation, Refusal, Request, Slot, Time, Token, WorkerId,
@@ -382,7 +383,7 @@ impl<'a> World<'a> {
         }
         let again = self.rng.chance(10).then(|| self.supervisor.clone());
         self.log.steps.push((self.now, event, Vec::new()));
-        let actions = self.supervisor.step(self.now, event);
+        let actions = self.step(event);
         if let Some(last) = self.log.steps.last_mut() {
             last.2.clone_from(&actions);
         }
@@ -404,6 +405,16 @@ impl<'a> World<'a> {
             self.perform(action);
         }
         Ok(())
+    }
+
+    /// Steps the supervisor, and counts the transitions that this step shows.
+    fn step(&mut self, event: Event) -> Vec<Action> {
+        let before = Snapshot::of(&self.supervisor);
+        let actions = self.supervisor.step(self.now, event);
+        for transition in before.transitions(&self.supervisor) {
+            self.tally.transitions.see(transition);
+        }
+        actions
     }
 
     /// How they fare that were to serve what they have.
@@ -444,7 +455,7 @@ impl<'a> World<'a> {
             ));
         }
         self.log.steps.push((self.now, event, got));
-        let actions = self.supervisor.step(self.now, event);
+        let actions = self.step(event);
         self.book.step(self.now, Event::Tick, &actions, &self.supervisor)?;
         for action in actions {
             self.perform(action);
