@@ -30,7 +30,10 @@ pub struct Server {
 
 /// The server that this line of docs/servers.md runs.
 pub fn server(line: &'static str) -> Server {
-    assert!(LISTED.contains(&format!("`graceful-run {line}`")), "docs/servers.md does not have this line: {line}");
+    assert!(
+        LISTED.contains(&format!("`graceful-run {line}`")),
+        "docs/servers.md does not have this line: {line}"
+    );
     unlisted(line)
 }
 
