@@ -78,12 +78,12 @@ impl Document {
         let mut block: Option<Block> = None;
         for line in text.lines() {
             match (line.strip_prefix("```"), &mut block) {
-                (Some(info), None) => {
+                (Some(info), None) if !info.contains('`') => {
                     block = Some(Block { info: info.into(), text: String::new(), section: section.clone() });
                 }
                 (Some(_), Some(_)) => document.blocks.extend(block.take()),
                 (None, Some(block)) => block.text += &format!("{line}\n"),
-                (None, None) => {
+                (_, None) => {
                     let title = line.trim_start_matches('#').strip_prefix(' ');
                     if let Some(title) = title.filter(|_| line.starts_with('#')) {
                         document.headings.push(title.trim().to_owned());
@@ -113,13 +113,28 @@ impl Document {
 
     /// The targets of its links, other than those in code.
     fn links(&self) -> Vec<String> {
-        let mut text = String::new();
-        for (at, piece) in self.prose.split('`').enumerate() {
-            text += if at % 2 == 0 { piece } else { "code" };
-        }
+        let text = without_code(&self.prose);
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
         targets.map(|(target, _)| target.to_owned()).collect()
     }
+}
+
+/// The text with a word in the place of each code span, which as many backticks open as close it.
+fn without_code(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('`') {
+        let (before, code) = rest.split_at(at);
+        let ticks = &code[..code.len() - code.trim_start_matches('`').len()];
+        let inside = &code[ticks.len()..];
+        let closes =
+            |at: &usize| !inside[..*at].ends_with('`') && !inside[at + ticks.len()..].starts_with('`');
+        let end = inside.match_indices(ticks).map(|(at, _)| at).find(closes);
+        plain += before;
+        plain += "code";
+        rest = end.map_or(inside, |at| &inside[at + ticks.len()..]);
+    }
+    plain + rest
 }
 
 /// The anchor of a heading: lower case, without punctuation, spaces as hyphens.
@@ -178,11 +193,10 @@ fn a_link_that_leads_nowhere_is_seen() {
     assert!(broken(readme, "docs/no-such.md").is_some());
     assert!(broken(readme, "docs/guide.md#no-such").is_some());
     assert!(broken(readme, "#no-such").is_some());
-    let text =
-        "# A `b`: c\n[x](y.md) `[no](link)`\n```sh\n[no](link)\n# no heading\n```\n## A b c\n## e_f-g\n";
+    let text = "# A `b`: c\n[x](y.md) `[no](link)`\n```` ```[no](link) ```` [z](#a)\n```sh\n[no](link)\n# no heading\n```\n## A b c\n## e_f-g\n";
     let document = Document::parse(text);
     assert_eq!(document.anchors(), ["a-b-c", "a-b-c-1", "e_f-g"]);
-    assert_eq!(document.links(), ["y.md"]);
+    assert_eq!(document.links(), ["y.md", "#a"]);
 }
 
 #[test]
