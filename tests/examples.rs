@@ -370,12 +370,12 @@ fn with_surge_the_old_release_is_deployed_once_more() {
 }
 
 #[test]
-fn the_script_of_the_readme_does_the_same() {
+fn the_script_of_the_page_of_ctl_does_the_same() {
     let scene = Scene::new();
     let machine = Machine { scene: &scene, name: "shop" };
     let wrapper = machine.start();
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let mut blocks = readme.split("```").filter(|block| block.contains("deploy.lock"));
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ctl.md")).unwrap();
+    let mut blocks = page.split("```").filter(|block| block.contains("deploy.lock"));
     let script = blocks.next().expect("a script").strip_prefix("sh\n").expect("of the shell").to_owned();
     let deploy = |release: u32, script: &str| {
         let mut shell = scene.mark(Command::new("sh"));

@@ -3,7 +3,7 @@
 //! Contract: every upgrade succeeds, no client is ever refused, and no more
 //! requests fail than the server itself loses when it is asked to leave. After
 //! the stop nothing is left and the status is 0. The command lines are those of
-//! the README, word for word, and the files that they name are samples in
+//! docs/servers.md, word for word, and the files that they name are samples in
 //! `servers/`. A server that this machine does not have is left out, and said so;
 //! `GRACEFUL_RUN_REQUIRE_SERVERS=1` makes that a failure. `tests/all` installs
 //! them all.

@@ -1,4 +1,4 @@
-//! A real server: the line of the README that runs it, and what is known of it.
+//! A real server: the line of docs/servers.md that runs it, and what is known of it.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -12,11 +12,11 @@ use crate::protocol::Protocol;
 const SAMPLE_HOST: &str = "127.0.0.1";
 const SAMPLE_DIRECTORY: &str = "/srv/shop";
 
-const README: &str = include_str!("../../README.md");
+const LISTED: &str = include_str!("../../docs/servers.md");
 
 /// A real server.
 pub struct Server {
-    /// What follows `graceful-run` in the README.
+    /// What follows `graceful-run` in docs/servers.md.
     line: &'static str,
     /// What its clients speak.
     pub protocol: Protocol,
@@ -28,13 +28,16 @@ pub struct Server {
     directory: Option<&'static str>,
 }
 
-/// The server that this line of the README runs.
+/// The server that this line of docs/servers.md runs.
 pub fn server(line: &'static str) -> Server {
-    assert!(README.contains(&format!("`graceful-run {line}`")), "the README does not have this line: {line}");
+    assert!(
+        LISTED.contains(&format!("`graceful-run {line}`")),
+        "docs/servers.md does not have this line: {line}"
+    );
     unlisted(line)
 }
 
-/// A server that the README does not list.
+/// A server that docs/servers.md does not list.
 pub fn unlisted(line: &'static str) -> Server {
     Server { line, protocol: Protocol::Http, may_lose: 0, launcher: None, directory: None }
 }
