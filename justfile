@@ -8,7 +8,7 @@ ci:
 test:
     bash tests/all
 
-# Write the man page and the completions anew.
+# Generate the man pages and the completions again.
 bless:
     BLESS=1 cargo test --test generated
 

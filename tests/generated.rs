@@ -1,8 +1,7 @@
-//! What is generated from the flags and checked in: the OPTIONS of the man page,
-//! and the completions.
+//! Generated files that are checked in: the man pages and the completions.
 //!
-//! Contract: each file is what `cli.rs` and `man/graceful-run.1.in` make today;
-//! with `BLESS=1` (`just bless`) it is written instead of compared.
+//! Contract: each file is what the flags (`src/cli/`) and the templates (`man/*.1.in`)
+//! make today; with `BLESS=1` (`just bless`) it is written instead of compared.
 
 use clap::{Arg, Command, CommandFactory};
 use clap_complete::Shell;
@@ -12,17 +11,18 @@ use graceful_run::cli::doctor::Doctor;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The lines of the template that OPTIONS and the verbs of ctl take the place of.
-const PLACES: [&str; 2] = [".\\\" OPTIONS\n", ".\\\" VERBS\n"];
+/// The line of a template that the OPTIONS section replaces.
+const OPTIONS: &str = ".\\\" OPTIONS\n";
+
+/// The line of the template of ctl that the entries of its verbs replace.
+const VERBS: &str = ".\\\" VERBS\n";
 
 #[test]
-fn the_man_page_is_current() {
-    let template = fs::read_to_string(file("man/graceful-run.1.in")).expect("the template is there");
-    for place in PLACES {
-        assert_eq!(template.matches(place).count(), 1, "the template says once where {place} goes");
-    }
-    let page = template.replace(PLACES[0], &options(Cli::command()));
-    check("man/graceful-run.1", &page.replace(PLACES[1], &verbs(&Ctl::command())));
+fn the_man_pages_are_current() {
+    generate("graceful-run.1", &[(OPTIONS, options(Cli::command()))]);
+    let ctl = [(OPTIONS, options(Ctl::command())), (VERBS, verbs(&Ctl::command()))];
+    generate("graceful-run-ctl.1", &ctl);
+    generate("graceful-run-doctor.1", &[(OPTIONS, options(Doctor::command()))]);
 }
 
 #[test]
@@ -40,15 +40,27 @@ fn the_completions_are_current() {
     }
 }
 
-/// The section in roff, its headings one level below OPTIONS and its `words` in
-/// bold.
+/// The page from its template, in which each line is replaced by the text beside it.
+fn generate(page: &str, replacements: &[(&str, String)]) {
+    let template = fs::read_to_string(file(&format!("man/{page}.in"))).expect("the template is there");
+    let mut text = template;
+    for (line, replacement) in replacements {
+        assert_eq!(text.matches(line).count(), 1, "the template of {page} has this line once: {line}");
+        text = text.replace(line, replacement);
+    }
+    check(&format!("man/{page}"), &text);
+}
+
+/// The OPTIONS section in roff: the other headings are one level below it, and
+/// `words` are bold.
 fn options(command: Command) -> String {
     let mut roff = Vec::new();
     clap_mangen::Man::new(command).render_options_section(&mut roff).expect("a Vec takes it");
     let roff = String::from_utf8(roff).expect("roff is UTF-8");
     let start = roff.find(".SH OPTIONS").expect("the section has a heading");
     let mut section = String::new();
-    for line in roff[start..].lines() {
+    // A line break next to a vertical space has no effect, and lint tools complain.
+    for line in roff[start..].lines().filter(|line| *line != ".br") {
         match line.strip_prefix(".SH ").filter(|heading| *heading != "OPTIONS") {
             Some(heading) => section.push_str(&format!(".SS {}", sentence(heading.trim_matches('"')))),
             None if line.is_empty() => section.push_str(".sp"),
@@ -59,12 +71,9 @@ fn options(command: Command) -> String {
     section
 }
 
-/// The options and verbs of `graceful-run ctl` that its help shows.
+/// An entry for each verb of `graceful-run ctl` that its help shows.
 fn verbs(command: &Command) -> String {
     let mut section = String::new();
-    for argument in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
-        section += &entry(&spelled(argument), &help_of(argument));
-    }
     for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
         let mut spelling = format!("\\fB{}\\fR", verb.get_name());
         let mut about =

@@ -1,11 +1,13 @@
-//! What people are promised to find in the man page, the README and `--help`.
+//! What a reader must find in the man pages, in `docs/` and in `--help`.
 //!
-//! Contract: every flag, signal, ack kind and exit status is named where a
-//! reader looks for it, and `--help` fits a screen of 100 columns.
+//! Contract: every flag, signal, ack kind, dialect, verb and exit status is
+//! explained in the man page and in the document that is about it, and `--help`
+//! fits a screen of 100 columns.
 
 use clap::{Command, CommandFactory};
 use graceful_run::cli::Cli;
 use graceful_run::cli::ctl::Ctl;
+use graceful_run::cli::doctor::Doctor;
 use graceful_run::config::signals::{self, DEFAULTS};
 use graceful_run::error::Error;
 use std::fs;
@@ -18,25 +20,28 @@ const ACK_KINDS: [&str; 9] =
     ["auto", "notify", "fd", "fd:N", "einhorn", "parent-term", "accepting", "exec:CMD", "timer:DUR"];
 
 #[test]
-fn every_flag_is_in_the_man_page() {
-    let page = man_page();
-    let mut command = Cli::command();
-    command.build();
-    for argument in command.get_arguments().filter(|argument| !argument.is_positional()) {
-        let long = argument.get_long().expect("every option has a long form");
-        assert!(section(&page, "OPTIONS").contains(&format!("--{long}")), "--{long}");
-        assert!(argument.get_help().is_some(), "--{long} is explained");
+fn every_flag_is_in_its_man_page() {
+    for (mut command, page) in
+        [(Cli::command(), man_page()), (Ctl::command(), ctl_page()), (Doctor::command(), doctor_page())]
+    {
+        command.build();
+        let options = section(&page, "OPTIONS");
+        for argument in command.get_arguments().filter(|argument| !argument.is_positional()) {
+            let long = argument.get_long().expect("every option has a long form");
+            assert!(options.contains(&format!("--{long}")), "{}: --{long}", command.get_name());
+            assert!(argument.get_help().is_some(), "{}: --{long} is explained", command.get_name());
+        }
     }
 }
 
 #[test]
 fn every_signal_is_in_the_tables() {
     let page = man_page();
-    let readme = readme();
+    let guide = guide();
     for (signal, _) in DEFAULTS {
         let name = signals::name(signal as i32);
         assert!(has_word(section(&page, "SIGNALS"), &name), "{name} in the man page");
-        assert!(has_word(section(&readme, "## Signals"), &name), "{name} in the README");
+        assert!(has_word(&guide, &name), "{name} in the guide");
     }
 }
 
@@ -50,23 +55,23 @@ fn every_ack_kind_is_explained() {
     assert_eq!(list.split(", ").collect::<Vec<_>>(), ACK_KINDS);
 
     let page = man_page();
-    let readme = readme();
+    let guide = guide();
     for kind in ACK_KINDS {
         let name = kind.split(':').next().unwrap_or(kind);
         assert!(has_word(section(&page, "READINESS"), name), "{kind} in the man page");
-        assert!(section(&readme, "## Readiness").contains(&format!("`{kind}`")), "{kind} in the README");
+        assert!(guide.contains(&format!("`{kind}`")), "{kind} in the guide");
     }
 }
 
 #[test]
 fn every_dialect_is_explained() {
     let page = man_page();
-    let readme = readme();
+    let conventions = read("docs/conventions.md");
     let help = help();
     for dialect in graceful_run::dialect::Dialect::ALL {
         let name = dialect.name();
         assert!(has_word(section(&page, "DIALECTS"), name), "{name} in the man page");
-        assert!(section(&readme, "## Dialects").contains(&format!("`{name}`")), "{name} in the README");
+        assert!(conventions.contains(&format!("`{name}`")), "{name} in the conventions");
         assert!(help.contains(&format!("`{name}`")), "{name} in --help");
     }
 }
@@ -77,46 +82,54 @@ fn every_exit_status_is_explained() {
     let own = [Error::Usage(String::new()), held, Error::Failed(String::new())].map(|error| error.status());
     assert_eq!(own, [2, 100, 125]);
     let page = man_page();
-    let readme = readme();
+    let guide = guide();
     let help = help();
     for status in ["0", "2", "100", "124", "125", "126", "127", "128+n", "137"] {
         assert!(has_word(section(&page, "EXIT STATUS"), status), "{status} in the man page");
-        assert!(has_word(section(&readme, "## Exit status"), status), "{status} in the README");
+        assert!(has_word(&guide, status), "{status} in the guide");
         assert!(has_word(&help, status), "{status} in --help");
     }
 }
 
 #[test]
 fn every_verb_of_ctl_is_explained() {
-    let page = man_page();
-    let readme = readme();
+    let page = ctl_page();
+    let document = read("docs/ctl.md");
     let command = Ctl::command();
     for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
         let name = verb.get_name();
-        assert!(section(&page, "CONTROL").contains(&format!("\n{name}")), "{name} in the man page");
-        assert!(section(&readme, "## ctl").contains(&format!("`{name}")), "{name} in the README");
+        assert!(section(&page, "VERBS").contains(&format!("\n{name}")), "{name} in the man page");
+        assert!(document.contains(&format!("`{name}")), "{name} in docs/ctl.md");
     }
     for status in ["0", "1", "2", "3", "4", "124"] {
-        assert!(has_word(section(&page, "CONTROL"), status), "{status} in the man page");
-        assert!(has_word(section(&readme, "## ctl"), status), "{status} in the README");
+        assert!(has_word(section(&page, "EXIT STATUS"), status), "{status} in the man page");
+        assert!(has_word(&document, status), "{status} in docs/ctl.md");
     }
 }
 
 #[test]
 fn the_doctor_is_explained() {
-    let (page, readme) = (man_page(), readme());
-    for word in ["ok", "note", "missing", "--json", "0", "1"] {
-        assert!(has_word(section(&page, "DOCTOR"), word), "{word} in the man page");
-        assert!(has_word(section(&readme, "## doctor"), word), "{word} in the README");
+    let page = doctor_page();
+    let document = read("docs/doctor.md");
+    for state in ["ok", "note", "missing"] {
+        assert!(has_word(section(&page, "DESCRIPTION"), state), "{state} in the man page");
+        assert!(has_word(&document, state), "{state} in docs/doctor.md");
+    }
+    for status in ["0", "1", "2"] {
+        assert!(has_word(section(&page, "EXIT STATUS"), status), "{status} in the man page");
+    }
+    for word in ["--json", "0", "1"] {
+        assert!(has_word(&document, word), "{word} in docs/doctor.md");
     }
     assert!(help().contains("graceful-run doctor"), "--help names it");
 }
 
 #[test]
-fn the_man_page_has_its_sections_in_order() {
-    let page = man_page();
-    let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".SH ")).collect();
-    let expected = [
+fn the_man_pages_have_their_sections_in_order() {
+    let headings = |page: &str| -> Vec<String> {
+        page.lines().filter_map(|line| line.strip_prefix(".SH ")).map(str::to_owned).collect()
+    };
+    let main = [
         "NAME",
         "SYNOPSIS",
         "DESCRIPTION",
@@ -130,15 +143,46 @@ fn the_man_page_has_its_sections_in_order() {
         "ENVIRONMENT",
         "SERVICE MANAGERS",
         "HERE",
-        "CONTROL",
-        "DOCTOR",
         "EXIT STATUS",
         "FILES",
         "EXAMPLES",
         "NOTES",
         "SEE ALSO",
     ];
-    assert_eq!(headings, expected);
+    assert_eq!(headings(&man_page()), main);
+    let ctl = [
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "OPTIONS",
+        "VERBS",
+        "STATUS",
+        "REPLACING GRACEFUL-RUN ITSELF",
+        "CONTROL SOCKET",
+        "EXIT STATUS",
+        "ENVIRONMENT",
+        "FILES",
+        "EXAMPLES",
+        "SEE ALSO",
+    ];
+    assert_eq!(headings(&ctl_page()), ctl);
+    let doctor = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"];
+    assert_eq!(headings(&doctor_page()), doctor);
+}
+
+#[test]
+fn the_man_pages_refer_to_each_other() {
+    let pages = [
+        ("graceful-run", man_page()),
+        ("graceful-run-ctl", ctl_page()),
+        ("graceful-run-doctor", doctor_page()),
+    ];
+    for (name, page) in &pages {
+        for (other, _) in pages.iter().filter(|(other, _)| other != name) {
+            let reference = format!(".BR {other} (1)");
+            assert!(section(page, "SEE ALSO").contains(&reference), "{name} refers to {other}");
+        }
+    }
 }
 
 #[test]
@@ -163,7 +207,10 @@ fn variables_that_a_worker_is_given_are_in_the_man_page() {
 #[test]
 fn the_version_is_the_same_everywhere() {
     let version = env!("CARGO_PKG_VERSION");
-    assert!(man_page().contains(&format!("graceful-run {version}")), "the man page");
+    for page in [man_page(), ctl_page(), doctor_page()] {
+        let title = page.lines().find(|line| line.starts_with(".TH ")).expect("a page has a title");
+        assert!(title.contains(&format!("\"graceful-run {version}\"")), "{title}");
+    }
     assert!(read("CHANGELOG.md").contains(&format!("## [{version}]")), "the changelog");
 }
 
@@ -197,13 +244,25 @@ fn help() -> String {
     String::from_utf8(output.stdout).expect("--help is UTF-8")
 }
 
-/// With its hyphens spelled plainly.
 fn man_page() -> String {
-    read("man/graceful-run.1").replace("\\-", "-").replace("\\fB", "").replace("\\fR", "").replace("\\fI", "")
+    plain("man/graceful-run.1")
 }
 
-fn readme() -> String {
-    read("README.md")
+fn ctl_page() -> String {
+    plain("man/graceful-run-ctl.1")
+}
+
+fn doctor_page() -> String {
+    plain("man/graceful-run-doctor.1")
+}
+
+/// A man page without changes of the font, and with plain hyphens.
+fn plain(path: &str) -> String {
+    read(path).replace("\\-", "-").replace("\\fB", "").replace("\\fR", "").replace("\\fI", "")
+}
+
+fn guide() -> String {
+    read("docs/guide.md")
 }
 
 fn read(path: &str) -> String {
@@ -211,13 +270,11 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// From a heading to the next of its level.
-fn section<'a>(text: &'a str, heading: &str) -> &'a str {
-    let mark = if heading.starts_with('#') { "\n## " } else { "\n.SH " };
-    let title = heading.trim_start_matches("## ");
-    let start = text.find(&format!("{mark}{title}\n")).unwrap_or_else(|| panic!("no section {heading}"));
-    let rest = &text[start + 1..];
-    rest.find(mark).map_or(rest, |end| &rest[..end])
+/// The section of a man page with this heading.
+fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let start = page.find(&format!("\n.SH {heading}\n")).unwrap_or_else(|| panic!("no section {heading}"));
+    let rest = &page[start + 1..];
+    rest.find("\n.SH ").map_or(rest, |end| &rest[..end])
 }
 
 fn has_word(text: &str, word: &str) -> bool {

@@ -1,15 +1,15 @@
 //! The flags of `graceful-run ctl`. Their doc comments are its `--help`, and
-//! CONTROL of the man page.
+//! OPTIONS and VERBS of its man page.
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
-/// Talk to a running graceful-run
+/// Show or control a running graceful-run
 ///
-/// Every verb waits for its outcome and exits with it: a deploy script that goes on
-/// after `upgrade` knows that the new generation serves. Without --name and --socket
-/// it is the one in GRACEFUL_RUN_CONTROL (a worker's own), else the only one that
-/// runs.
+/// Every verb waits for its outcome and exits with a status that tells it: if `upgrade` exits
+/// with 0, the new generation serves. Without --name and --socket, ctl uses the
+/// socket in GRACEFUL_RUN_CONTROL, which workers find in their environment, or else
+/// the only graceful-run that is running.
 #[derive(Debug, Parser)]
 #[command(
     name = "graceful-run ctl",
@@ -21,11 +21,11 @@ use std::path::PathBuf;
     disable_help_subcommand = true
 )]
 pub struct Ctl {
-    /// The one that was started with this --name
+    /// Connect to the instance that was started with this --name
     #[arg(long, value_name = "NAME", global = true, conflicts_with = "socket")]
     pub name: Option<String>,
 
-    /// The one whose control socket is here
+    /// Connect to the instance with this control socket
     #[arg(long, value_name = "PATH", global = true)]
     pub socket: Option<PathBuf>,
 
@@ -33,98 +33,100 @@ pub struct Ctl {
     #[arg(long, global = true)]
     pub json: bool,
 
-    /// Wait for the outcome no longer than this: exit 124, and what was begun goes on [default: 0, for ever]
+    /// How long to wait for the outcome; then exit with 124, while the action goes on
+    /// [default: 0, no limit]
     #[arg(long, value_name = "DUR", global = true)]
     pub timeout: Option<String>,
 
-    /// What is asked for.
+    /// The action.
     #[command(subcommand)]
     pub verb: Verb,
 }
 
-/// What is asked for.
+/// The actions.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Show generation, workers, listeners and the last upgrade
     Status {
-        /// Show it anew each second, until it ends
+        /// Show it again every second, until graceful-run ends
         #[arg(long)]
         watch: bool,
     },
     /// Replace the serving generation; done when the new one serves
     ///
-    /// While one is under way it comes after that, and its outcome is that of the next.
+    /// If an upgrade is already under way, this one follows it, and the outcome is that of
+    /// this one.
     Upgrade {
-        /// Keep both generations until `commit` or `rollback`: one worker of the new one serves beside the old
+        /// Start only one worker of the new generation; both generations serve until `commit` or `rollback`
         #[arg(long, conflicts_with = "now")]
         hold: bool,
-        /// Supersede the one that is under way or on hold, instead of coming after it
+        /// Supersede (undo) an upgrade that is under way or on hold, instead of following it
         #[arg(long)]
         now: bool,
-        /// Whether its outcome is waited for.
+        /// Whether ctl waits for the outcome.
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Let the generation that is on hold serve alone
+    /// Complete the upgrade that is on hold: the new generation serves alone
     Commit(Waiting),
     /// Undo the upgrade that is on hold
     Rollback(Waiting),
-    /// Have so many workers; done when they are ready
+    /// Change the number of workers to N; done when they are ready
     Scale {
-        /// How many.
+        /// The new number.
         #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
         workers: u32,
-        /// Whether its outcome is waited for.
+        /// Whether ctl waits for the outcome.
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Stop the workers, and end; done when everything is gone
+    /// Stop the workers and graceful-run; done when everything has ended
     ///
-    /// Also where workers had to be killed: what graceful-run exits with is exit_status
-    /// in --json.
+    /// It also exits with 0 if workers had to be killed. The field exit_status in --json is the
+    /// exit status of graceful-run.
     Stop {
-        /// Kill them
+        /// Kill the workers
         #[arg(long)]
         now: bool,
-        /// Whether its outcome is waited for.
+        /// Whether ctl waits for the outcome.
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Pass a signal on to ready workers, whatever it does to them
+    /// Send a signal to the ready workers, whatever it does to them
     Signal {
         /// Its name or number.
         #[arg(value_name = "SIG")]
         signal: String,
     },
-    /// Kill whatever is still draining
+    /// Kill the workers that still drain
     Hammer,
-    /// Print what happens from now on, a JSON object a line
+    /// Print what happens from now on, one JSON object per line
     Events,
-    /// Replace graceful-run itself by the binary at its path; done when that has taken over
+    /// Replace graceful-run itself by the binary at its path; done when the new one has taken over
     ///
-    /// The process stays the same, with its workers, sockets and clients. One that shows
-    /// no sign of being able to take over is refused, and nothing has happened.
+    /// The process stays the same, and so do its workers, sockets and clients. A binary that fails
+    /// a test run before that is refused, and nothing changes.
     Reexec,
-    /// Hold one more socket, handed over from the next upgrade on
+    /// Bind one more socket; workers get it from the next upgrade on
     ///
-    /// Whatever is wrong with it is told at once. If the upgrade is undone it waits for
+    /// A wrong address is reported at once. If the next upgrade is undone, the socket waits for
     /// the one after it. Not with `reuseport`, `fd://` or a host name.
     Bind {
         /// As in `-b`.
         #[arg(value_name = "BIND")]
         bind: String,
     },
-    /// Let go of a socket once the next upgrade has succeeded
+    /// Close a socket once the next upgrade has succeeded
     Unbind {
         /// Its name, as in `ctl status`.
         #[arg(value_name = "NAME")]
         listener: String,
     },
-    /// Print the status as numbers for a monitor, in the text format of Prometheus
+    /// Print the status as metrics in the text format of Prometheus
     Metrics,
 }
 
-/// Of verbs that take their time.
+/// Of verbs that take time.
 #[derive(Debug, Args)]
 pub struct Waiting {
     /// Do not wait for the outcome
@@ -133,5 +135,5 @@ pub struct Waiting {
 }
 
 const STATUSES: &str = "\
-Exit status: 0 done, 1 failed or undone, 2 usage, 3 nothing is running there, 4 not permitted,
-124 still under way when --timeout ran out, 125 a failure of ctl's own. See graceful-run(1).";
+Exit status: 0 done, 1 failed or undone, 2 wrong usage, 3 no such graceful-run is running, 4 not
+permitted, 124 not finished within --timeout, 125 ctl itself failed. See graceful-run-ctl(1).";

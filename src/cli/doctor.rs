@@ -1,13 +1,14 @@
-//! The flags of `graceful-run doctor`. Their doc comments are its `--help`.
+//! The flags of `graceful-run doctor`. Their doc comments are its `--help`, and
+//! OPTIONS of its man page.
 
 use clap::Parser;
 
-/// Say what this machine or container allows, and what to change
+/// Show what this machine or container allows, and what to change
 ///
-/// A line each: its state, what it is, what was found, and in brackets what to do.
-/// `ok`: as it should be. `note`: it works, and there is something to know. `missing`:
-/// something that is named there cannot be had. Nothing is changed; as whom and where
-/// it is run makes a difference, so run it as graceful-run itself will be.
+/// Each check prints one line: its state, its name, what was found and, in brackets, what to
+/// do. `ok`: nothing to do. `note`: it works, but there is something to know. `missing`: the
+/// feature that the line names cannot be used. doctor changes nothing. The result depends on the
+/// user and the container: run it as the same user and in the same container as graceful-run.
 #[derive(Debug, Parser)]
 #[command(
     name = "graceful-run doctor",
@@ -24,4 +25,5 @@ pub struct Doctor {
 }
 
 const STATUSES: &str = "\
-Exit status: 0 everything is there, 1 something is missing, 2 usage. See graceful-run(1).";
+Exit status: 0 nothing is missing, 1 something is missing, 2 wrong usage.
+See graceful-run-doctor(1).";
