@@ -1,7 +1,14 @@
-//! The flags of `graceful-run ctl`. Their doc comments are its `--help`, and
-//! CONTROL of the man page.
+//! The flags of `graceful-run ctl`, and its verbs.
+//!
+//! Contract: [`Verb`] is the only list of verbs. clap derives the command line from it
+//! (the doc comments are `--help`, the completions and CONTROL of the man page); serde
+//! derives the members of a request on the control socket. A member that is skipped by
+//! serde concerns the client alone.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Command, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::ops::Not;
 use std::path::PathBuf;
 
 /// Talk to a running graceful-run
@@ -43,12 +50,14 @@ pub struct Ctl {
 }
 
 /// What is asked for.
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
 pub enum Verb {
     /// Show generation, workers, listeners and the last upgrade
     Status {
         /// Show it anew each second, until it ends
         #[arg(long)]
+        #[serde(skip)]
         watch: bool,
     },
     /// Replace the serving generation; done when the new one serves
@@ -57,18 +66,21 @@ pub enum Verb {
     Upgrade {
         /// Keep both generations until `commit` or `rollback`: one worker of the new one serves beside the old
         #[arg(long, conflicts_with = "now")]
+        #[serde(default, skip_serializing_if = "Not::not")]
         hold: bool,
         /// Supersede the one that is under way or on hold, instead of coming after it
         #[arg(long)]
+        #[serde(default, skip_serializing_if = "Not::not")]
         now: bool,
         /// Whether its outcome is waited for.
         #[command(flatten)]
+        #[serde(skip)]
         waiting: Waiting,
     },
     /// Let the generation that is on hold serve alone
-    Commit(Waiting),
+    Commit(#[serde(skip)] Waiting),
     /// Undo the upgrade that is on hold
-    Rollback(Waiting),
+    Rollback(#[serde(skip)] Waiting),
     /// Have so many workers; done when they are ready
     Scale {
         /// How many.
@@ -76,6 +88,7 @@ pub enum Verb {
         workers: u32,
         /// Whether its outcome is waited for.
         #[command(flatten)]
+        #[serde(skip)]
         waiting: Waiting,
     },
     /// Stop the workers, and end; done when everything is gone
@@ -85,9 +98,11 @@ pub enum Verb {
     Stop {
         /// Kill them
         #[arg(long)]
+        #[serde(default, skip_serializing_if = "Not::not")]
         now: bool,
         /// Whether its outcome is waited for.
         #[command(flatten)]
+        #[serde(skip)]
         waiting: Waiting,
     },
     /// Pass a signal on to ready workers, whatever it does to them
@@ -118,6 +133,7 @@ pub enum Verb {
     Unbind {
         /// Its name, as in `ctl status`.
         #[arg(value_name = "NAME")]
+        #[serde(rename = "name")]
         listener: String,
     },
     /// Print the status as numbers for a monitor, in the text format of Prometheus
@@ -125,11 +141,60 @@ pub enum Verb {
 }
 
 /// Of verbs that take their time.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct Waiting {
     /// Do not wait for the outcome
     #[arg(long)]
     pub no_wait: bool,
+}
+
+impl Verb {
+    /// Whether there is a verb of this name.
+    pub fn is_known(name: &str) -> bool {
+        Verb::has_subcommand(name)
+    }
+
+    /// The name of every verb, in the order of `--help`.
+    pub fn names() -> Vec<String> {
+        let command = Verb::augment_subcommands(Command::new("ctl"));
+        command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect()
+    }
+
+    /// Whether the outcome is waited for: not with `--no-wait`.
+    pub fn waits(&self) -> bool {
+        match self {
+            Verb::Upgrade { waiting, .. }
+            | Verb::Commit(waiting)
+            | Verb::Rollback(waiting)
+            | Verb::Scale { waiting, .. }
+            | Verb::Stop { waiting, .. } => !waiting.no_wait,
+            _ => true,
+        }
+    }
+}
+
+impl fmt::Display for Verb {
+    /// The verb with its arguments, as a user types them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verb::Status { .. } => f.write_str("status"),
+            Verb::Upgrade { hold: true, .. } => f.write_str("upgrade --hold"),
+            Verb::Upgrade { now: true, .. } => f.write_str("upgrade --now"),
+            Verb::Upgrade { .. } => f.write_str("upgrade"),
+            Verb::Commit(_) => f.write_str("commit"),
+            Verb::Rollback(_) => f.write_str("rollback"),
+            Verb::Scale { workers, .. } => write!(f, "scale {workers}"),
+            Verb::Stop { now: true, .. } => f.write_str("stop --now"),
+            Verb::Stop { .. } => f.write_str("stop"),
+            Verb::Signal { signal } => write!(f, "signal {signal}"),
+            Verb::Hammer => f.write_str("hammer"),
+            Verb::Events => f.write_str("events"),
+            Verb::Reexec => f.write_str("reexec"),
+            Verb::Bind { bind } => write!(f, "bind {bind}"),
+            Verb::Unbind { listener } => write!(f, "unbind {listener}"),
+            Verb::Metrics => f.write_str("metrics"),
+        }
+    }
 }
 
 const STATUSES: &str = "\

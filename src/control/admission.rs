@@ -25,7 +25,13 @@ impl Rank {
     pub(super) fn of(verb: &Verb, wait: bool) -> Rank {
         match verb {
             Verb::Events => Rank::Listens,
-            Verb::Upgrade(_) | Verb::Commit | Verb::Rollback | Verb::Scale(_) | Verb::Reexec if wait => {
+            Verb::Upgrade { .. }
+            | Verb::Commit(_)
+            | Verb::Rollback(_)
+            | Verb::Scale { .. }
+            | Verb::Reexec
+                if wait =>
+            {
                 Rank::Awaits
             }
             _ => Rank::Asks,

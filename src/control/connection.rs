@@ -8,7 +8,7 @@
 use super::admission::{MOST, MOST_WAITING, Rank};
 use super::connection_state::{ConnectionState, Outstanding};
 use super::line::{Line, Lines};
-use super::protocol::{self, Request, Verb};
+use super::protocol::{self, Request};
 use super::reply_queue::ReplyQueue;
 use super::server::{Asked, ClientId, Message};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
@@ -387,8 +387,8 @@ impl<T: Fn(Message) -> bool> Connection<T> {
             Some(Line::Whole(line)) if line.trim_ascii().is_empty() => {}
             Some(Line::Whole(line)) => {
                 desk.requests += 1;
-                match Request::read(&line).and_then(|request| Ok((request.verb()?, request))) {
-                    Ok((verb, request)) => return self.ask(desk, verb, &request),
+                match Request::read(&line) {
+                    Ok(request) => return self.ask(desk, request),
                     Err(why) => desk.refuse(why),
                 }
             }
@@ -414,13 +414,13 @@ impl<T: Fn(Message) -> bool> Connection<T> {
     }
 
     /// Asks the loop; false once nobody is there.
-    fn ask(&self, mut desk: MutexGuard<'_, ConnectionState>, verb: Verb, request: &Request) -> bool {
+    fn ask(&self, mut desk: MutexGuard<'_, ConnectionState>, request: Request) -> bool {
         // So many requests that two have the same number never come.
         let client = ClientId(self.place.number << 32 | desk.requests);
         let (way, answers) = ReplyQueue::channel();
         desk.outstanding = Some(Outstanding { client, progress: request.progress, answers, over: false });
         drop(desk);
-        if !self.rank(Rank::of(&verb, request.wait)) {
+        if !self.rank(Rank::of(&request.verb, request.wait)) {
             let why =
                 format!("{MOST_WAITING} clients wait already (the other places are for status and stop)");
             let mut desk = self.desk();
@@ -428,7 +428,8 @@ impl<T: Fn(Message) -> bool> Connection<T> {
             desk.unsent.extend(protocol::line(&protocol::Reply::failed(why)));
             return true;
         }
-        let (wait, peer, answers) = (request.wait, self.peer.clone(), way);
+        let Request { verb, wait, .. } = request;
+        let (peer, answers) = (self.peer.clone(), way);
         (self.tell)(Message::Asked(Asked { client, verb, wait, peer, answers }))
     }
 }

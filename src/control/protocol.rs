@@ -7,10 +7,15 @@
 use crate::config::signals;
 
 pub use super::status::{Address, Adopted, LastUpgrade, Listener, Probation, Status, Worker};
+pub use crate::cli::ctl::Verb;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::fmt;
+use std::ops::Not;
 
 /// The version of the protocol.
 pub const VERSION: u32 = 1;
@@ -18,112 +23,20 @@ pub const VERSION: u32 = 1;
 /// A request is at most this long, in bytes, without its newline.
 pub const LONGEST_LINE: usize = 64 * 1024;
 
-/// What can be asked for, as it is spelled.
-pub const VERBS: [&str; 13] = [
-    "status", "upgrade", "commit", "rollback", "scale", "stop", "signal", "hammer", "reexec", "events",
-    "bind", "unbind", "metrics",
-];
-
-/// A request, with its words understood.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verb {
-    /// What there is.
-    Status,
-    /// Replace the serving generation.
-    Upgrade(How),
-    /// What is on hold serves alone.
-    Commit,
-    /// What is on hold goes.
-    Rollback,
-    /// So many workers.
-    Scale(u32),
-    /// Stop the workers and end; `now`: kill them.
-    Stop {
-        /// Without waiting.
-        now: bool,
-    },
-    /// Pass a signal, by number, on to ready workers.
-    Signal(i32),
-    /// Kill whatever drains.
-    Hammer,
-    /// Become the program that now lies at our path.
-    Reexec,
-    /// Tell everything that happens from now on.
-    Events,
-    /// Hold one more socket from the next upgrade on.
-    Bind(String),
-    /// Let go of a socket from the next upgrade on.
-    Unbind(String),
-    /// Numbers for a monitor.
-    Metrics,
-}
-
-impl fmt::Display for Verb {
-    /// As ctl has it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Verb::Status => f.write_str("status"),
-            Verb::Upgrade(How::Plain) => f.write_str("upgrade"),
-            Verb::Upgrade(How::Now) => f.write_str("upgrade --now"),
-            Verb::Upgrade(How::Hold) => f.write_str("upgrade --hold"),
-            Verb::Commit => f.write_str("commit"),
-            Verb::Rollback => f.write_str("rollback"),
-            Verb::Scale(workers) => write!(f, "scale {workers}"),
-            Verb::Stop { now: false } => f.write_str("stop"),
-            Verb::Stop { now: true } => f.write_str("stop --now"),
-            Verb::Signal(signal) => write!(f, "signal {}", signals::name(*signal)),
-            Verb::Hammer => f.write_str("hammer"),
-            Verb::Reexec => f.write_str("reexec"),
-            Verb::Events => f.write_str("events"),
-            Verb::Bind(bind) => write!(f, "bind {bind}"),
-            Verb::Unbind(name) => write!(f, "unbind {name}"),
-            Verb::Metrics => f.write_str("metrics"),
-        }
-    }
-}
-
-/// The kinds of upgrade.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
-    /// After the one under way.
-    Plain,
-    /// Instead of the one under way.
-    Now,
-    /// Both generations serve until somebody decides.
-    Hold,
-}
-
-/// A request as it is written.
+/// A request: its verb, and what holds for every verb.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// [`VERSION`].
     pub version: u32,
-    /// One of [`VERBS`].
-    pub verb: String,
-    /// Of `upgrade`: keep both generations.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub hold: bool,
-    /// Of `upgrade`: supersede; of `stop`: kill.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub now: bool,
+    /// The verb, and beside it the arguments that it has.
+    #[serde(flatten)]
+    pub verb: Verb,
     /// Whether the result is the outcome, or that the request was taken.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub wait: bool,
     /// Whether events of kind `progress` are wanted meanwhile.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub progress: bool,
-    /// Of `scale`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workers: Option<u32>,
-    /// Of `signal`: a name, with or without SIG, or a number.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signal: Option<String>,
-    /// Of `bind`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bind: Option<String>,
-    /// Of `unbind`: the name of a listener.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
 }
 
 fn yes() -> bool {
@@ -135,29 +48,14 @@ fn is_true(flag: &bool) -> bool {
     *flag
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_false(flag: &bool) -> bool {
-    !*flag
-}
-
 impl Request {
-    /// A request for `verb` that waits for its outcome.
-    pub fn new(verb: &str) -> Request {
-        Request {
-            version: VERSION,
-            verb: verb.into(),
-            hold: false,
-            now: false,
-            wait: true,
-            progress: false,
-            workers: None,
-            signal: None,
-            bind: None,
-            name: None,
-        }
+    /// A request of this version.
+    pub fn new(verb: Verb) -> Request {
+        Request { version: VERSION, wait: verb.waits(), progress: false, verb }
     }
 
-    /// Reads a line.
+    /// Reads a line, and checks what the types do not: the signal of a [`Verb::Signal`]
+    /// is then the name of one.
     ///
     /// # Errors
     /// A sentence for the client: what is wrong, and what is known instead.
@@ -165,51 +63,86 @@ impl Request {
         if line.trim_ascii_start().first() != Some(&b'{') {
             return Err("a request is a JSON object in one line".into());
         }
-        // Of a later version nothing is known but that it has one.
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: Option<u64>,
-        }
-        let not_json = |error: serde_json::Error| format!("the request is not understood: {error}");
-        match serde_json::from_slice::<Versioned>(line).map_err(not_json)?.version {
-            Some(version) if version == u64::from(VERSION) => {}
+        let not_understood = |error: &str| format!("the request is not understood: {error}");
+        let members: Members =
+            serde_json::from_slice(line).map_err(|error| not_understood(&error.to_string()))?;
+        match members.get("version") {
+            // Of a later version nothing is known but that it has one.
+            Some(version) if *version == VERSION => {}
+            None | Some(Value::Null) => return Err(format!("version is missing (known: {VERSION})")),
             Some(version) => return Err(format!("version {version} is not known (known: {VERSION})")),
-            None => return Err(format!("version is missing (known: {VERSION})")),
         }
-        serde_json::from_slice(line).map_err(not_json)
-    }
-
-    /// What is asked for.
-    ///
-    /// # Errors
-    /// A sentence for the client.
-    pub fn verb(&self) -> Result<Verb, String> {
-        let needed = |what: &str| format!("'{}' needs '{what}'", self.verb);
-        Ok(match self.verb.as_str() {
-            "status" => Verb::Status,
-            "upgrade" => Verb::Upgrade(match (self.hold, self.now) {
-                (true, true) => return Err("'hold' and 'now' exclude each other".into()),
-                (true, false) => How::Hold,
-                (false, true) => How::Now,
-                (false, false) => How::Plain,
-            }),
-            "commit" => Verb::Commit,
-            "rollback" => Verb::Rollback,
-            "scale" => Verb::Scale(self.workers.ok_or_else(|| needed("workers"))?),
-            "stop" => Verb::Stop { now: self.now },
-            "signal" => {
-                let name = self.signal.as_deref().ok_or_else(|| needed("signal"))?;
-                let signal = signals::signal_by_name(name);
-                Verb::Signal(signal.ok_or_else(|| format!("there is no signal '{name}'"))? as i32)
+        // serde would take a number for the index of a verb.
+        let name = match members.get("verb") {
+            None => return Err(not_understood("missing field `verb`")),
+            Some(Value::String(name)) => name.clone(),
+            Some(_) => return Err(not_understood("`verb` is not a string")),
+        };
+        if !Verb::is_known(&name) {
+            return Err(format!("verb '{name}' is not known (known: {})", Verb::names().join(", ")));
+        }
+        let members: MapDeserializer<'_, _, serde_json::Error> = MapDeserializer::new(members.0.into_iter());
+        let mut request = Request::deserialize(members).map_err(|error| {
+            let error = error.to_string();
+            match error.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+                Some(argument) => format!("'{name}' needs '{argument}'"),
+                None => not_understood(&error),
             }
-            "hammer" => Verb::Hammer,
-            "reexec" => Verb::Reexec,
-            "events" => Verb::Events,
-            "bind" => Verb::Bind(self.bind.clone().ok_or_else(|| needed("bind"))?),
-            "unbind" => Verb::Unbind(self.name.clone().ok_or_else(|| needed("name"))?),
-            "metrics" => Verb::Metrics,
-            other => return Err(format!("verb '{other}' is not known (known: {})", VERBS.join(", "))),
-        })
+        })?;
+        match &mut request.verb {
+            Verb::Upgrade { hold: true, now: true, .. } => {
+                return Err("'hold' and 'now' exclude each other".into());
+            }
+            Verb::Signal { signal } => {
+                let known = signals::signal_by_name(signal);
+                let known = known.ok_or_else(|| format!("there is no signal '{signal}'"))?;
+                *signal = signals::name(known as i32);
+            }
+            _ => {}
+        }
+        Ok(request)
+    }
+}
+
+/// The members of a JSON object, in their order.
+///
+/// No argument of a verb is nested, so a nested value is not kept: an empty array stands
+/// for it, which no argument can be. Whatever a client nests is thereby skipped without
+/// recursion: serde would keep it for the verb, and the stack of a client's thread is
+/// too small for a value that is nested as deep as serde_json allows.
+struct Members(Vec<(String, Value)>);
+
+impl Members {
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
+        struct MembersVisitor;
+
+        impl<'de> Visitor<'de> for MembersVisitor {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                    let value = match value.get().starts_with(['[', '{']) {
+                        true => Value::Array(Vec::new()),
+                        false => serde_json::from_str(value.get()).map_err(A::Error::custom)?,
+                    };
+                    members.push((name, value));
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(MembersVisitor)
     }
 }
 
@@ -336,22 +269,22 @@ pub fn line(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::ctl::Waiting;
     use proptest::prelude::*;
 
     fn refused(line: &[u8]) -> String {
-        match Request::read(line) {
-            Err(why) => why,
-            Ok(request) => request.verb().unwrap_err(),
-        }
+        Request::read(line).unwrap_err()
     }
 
     #[test]
     fn a_request_has_defaults_and_room_for_more() {
         let line = br#"{"verb":"upgrade","version":1,"colour":{"deep":[1,2]},"now":true}"#;
         let request = Request::read(line).unwrap();
-        assert_eq!(request, Request { now: true, ..Request::new("upgrade") });
-        assert_eq!(request.verb(), Ok(Verb::Upgrade(How::Now)));
-        assert_eq!(line_of(&Request::new("status")), r#"{"version":1,"verb":"status"}"#);
+        let verb = Verb::Upgrade { hold: false, now: true, waiting: Waiting::default() };
+        assert_eq!(request, Request::new(verb));
+        let nested =
+            format!(r#"{{"version":1,"verb":"hammer","x":{}{}}}"#, "[".repeat(9000), "]".repeat(9000));
+        assert_eq!(Request::read(nested.as_bytes()).unwrap().verb, Verb::Hammer);
     }
 
     #[test]
@@ -365,6 +298,11 @@ mod tests {
             (b"{\"verb\":\"status\"}", "version is missing (known: 1)"),
             (b"{\"version\":2,\"verb\":7}", "version 2 is not known (known: 1)"),
             (b"{\"version\":1}", "missing field `verb`"),
+            (b"{\"version\":1,\"verb\":0}", "not understood: `verb` is not a string"),
+            (b"{\"version\":1,\"verb\":[\"status\"]}", "not understood: `verb` is not a string"),
+            (b"{\"version\":1,\"verb\":\"stop\",\"verb\":\"status\"}", "duplicate field `verb`"),
+            (b"{\"version\":1,\"verb\":\"unbind\"}", "'unbind' needs 'name'"),
+            (b"{\"version\":1,\"verb\":\"stop\",\"now\":{\"a\":true}}", "not understood: invalid type"),
             (b"{\"version\":1,\"verb\":\"dance\"}", "(known: status, upgrade, "),
             (b"{\"version\":1,\"verb\":\"scale\"}", "'scale' needs 'workers'"),
             (b"{\"version\":1,\"verb\":\"scale\",\"workers\":-1}", "not understood: invalid value"),
@@ -382,17 +320,49 @@ mod tests {
         assert!(refused(bomb.as_bytes()).contains("not understood"));
     }
 
+    /// The wire format of each verb, word by word.
     #[test]
-    fn every_verb_that_is_named_is_known() {
-        for name in VERBS {
-            let all = Request {
-                workers: Some(1),
-                signal: Some("USR1".into()),
-                bind: Some(":1".into()),
-                name: Some("a".into()),
-                ..Request::new(name)
-            };
-            assert!(all.verb().is_ok(), "{name}");
+    fn every_verb_is_written_and_read_as_the_protocol_has_it() {
+        let waiting = Waiting::default;
+        let verbs = [
+            (Verb::Status { watch: false }, r#""status""#),
+            (Verb::Upgrade { hold: false, now: false, waiting: waiting() }, r#""upgrade""#),
+            (Verb::Upgrade { hold: true, now: false, waiting: waiting() }, r#""upgrade","hold":true"#),
+            (Verb::Commit(waiting()), r#""commit""#),
+            (Verb::Rollback(waiting()), r#""rollback""#),
+            (Verb::Scale { workers: 3, waiting: waiting() }, r#""scale","workers":3"#),
+            (Verb::Stop { now: true, waiting: waiting() }, r#""stop","now":true"#),
+            (Verb::Signal { signal: "USR1".into() }, r#""signal","signal":"USR1""#),
+            (Verb::Hammer, r#""hammer""#),
+            (Verb::Events, r#""events""#),
+            (Verb::Reexec, r#""reexec""#),
+            (Verb::Bind { bind: ":1".into() }, r#""bind","bind":":1""#),
+            (Verb::Unbind { listener: "a".into() }, r#""unbind","name":"a""#),
+            (Verb::Metrics, r#""metrics""#),
+        ];
+        for name in Verb::names() {
+            assert!(verbs.iter().any(|(_, line)| line.starts_with(&format!("\"{name}\""))), "{name}");
+        }
+        for (verb, members) in verbs {
+            let request = Request::new(verb);
+            let line = format!("{{\"version\":1,\"verb\":{members}}}");
+            assert_eq!(line_of(&request), line);
+            assert_eq!(Request::read(line.as_bytes()), Ok(request));
+        }
+        // Only the client knows of `--no-wait` and `--watch`: the server has `wait`.
+        let commit = Request::new(Verb::Commit(Waiting { no_wait: true }));
+        assert_eq!(line_of(&commit), r#"{"version":1,"verb":"commit","wait":false}"#);
+        assert!(!Request::read(&line(&commit)).unwrap().wait);
+        let watch = Request::new(Verb::Status { watch: true });
+        assert_eq!(line_of(&watch), r#"{"version":1,"verb":"status"}"#);
+    }
+
+    #[test]
+    fn a_signal_that_was_read_has_its_own_name() {
+        for spelling in ["10", "sigusr1", "USR1"] {
+            let line = format!(r#"{{"version":1,"verb":"signal","signal":"{spelling}"}}"#);
+            let verb = Request::read(line.as_bytes()).unwrap().verb;
+            assert_eq!(verb, Verb::Signal { signal: "USR1".into() });
         }
     }
 
@@ -411,15 +381,18 @@ mod tests {
     proptest! {
         #[test]
         fn no_line_is_a_surprise(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Request::read(&bytes).and_then(|request| request.verb());
+            let _ = Request::read(&bytes);
         }
 
         #[test]
-        fn what_is_written_is_read(hold: bool, wait: bool, workers: Option<u32>, name: Option<String>) {
-            let request = Request { hold, wait, workers, name, ..Request::new("scale") };
-            let line = line(&request);
-            prop_assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
-            prop_assert_eq!(Request::read(&line).unwrap(), request);
+        fn what_is_written_is_read(wait: bool, progress: bool, workers: u32, listener: String) {
+            let waiting = Waiting::default();
+            for verb in [Verb::Scale { workers, waiting }, Verb::Unbind { listener }] {
+                let request = Request { wait, progress, ..Request::new(verb) };
+                let line = line(&request);
+                prop_assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
+                prop_assert_eq!(Request::read(&line).unwrap(), request);
+            }
         }
     }
 }

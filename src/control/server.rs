@@ -29,6 +29,7 @@ use std::time::Duration;
 
 /// After the system had no descriptor for a connection, this long passes.
 const BREATH: Duration = Duration::from_millis(100);
+/// The stack of a thread.
 const STACK: usize = 128 * 1024;
 
 /// What the threads tell the loop.
@@ -223,4 +224,23 @@ pub(super) fn progress_of((mut status, snapshot): (Status, Snapshot)) -> serde_j
         "draining": count(&["draining", "killed"], None),
         "connections": (!connections.is_empty()).then(|| connections.iter().sum::<u32>()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a client sends must not overflow the stack of its thread.
+    #[test]
+    fn every_line_is_read_within_half_the_stack() {
+        let read = || {
+            for line in ["[", "{\"a\":"].map(|open| open.repeat(9000)) {
+                let line = format!("{{\"version\":1,\"verb\":\"status\",\"x\":{line}");
+                assert!(protocol::Request::read(line.as_bytes()).unwrap_err().contains("not understood"));
+            }
+            let unknown = protocol::Request::read(br#"{"version":1,"verb":"dance"}"#);
+            assert!(unknown.unwrap_err().contains("(known: status, upgrade, "));
+        };
+        std::thread::Builder::new().stack_size(STACK / 2).spawn(read).unwrap().join().unwrap();
+    }
 }

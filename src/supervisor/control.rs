@@ -8,7 +8,7 @@ use super::pending::{Awaits, PendingRequest};
 use super::replies::workers;
 use super::status::phase_name;
 use crate::config::signals;
-use crate::control::protocol::{self, How, Reply, Verb, line};
+use crate::control::protocol::{self, Reply, Verb, line};
 use crate::control::reply_queue::ReplyQueue;
 use crate::control::server::{Asked, Message};
 use crate::core::event::{Event, Request, Token, WorkerId};
@@ -36,7 +36,7 @@ impl Run {
 
     fn asked(&mut self, mut asked: Asked) {
         asked.answers.tell_written(self.control.written());
-        let level = if matches!(asked.verb, Verb::Status | Verb::Events | Verb::Metrics) {
+        let level = if matches!(asked.verb, Verb::Status { .. } | Verb::Events | Verb::Metrics) {
             Level::Debug
         } else {
             Level::Info
@@ -47,7 +47,7 @@ impl Run {
         let phase = self.core.phase();
         let stopping = phase == Phase::Stopping;
         match asked.verb {
-            Verb::Status => {
+            Verb::Status { .. } => {
                 let (status, snapshot) = self.state();
                 asked.answers.status(status, snapshot);
             }
@@ -68,31 +68,33 @@ impl Run {
                 });
             }
             Verb::Hammer => self.hammer(asked),
-            Verb::Stop { now } => {
+            Verb::Stop { now, .. } => {
                 let request = if now { Request::Kill } else { Request::Stop };
                 self.demand(asked, request, Awaits::Stop);
             }
             _ if stopping => asked.answers.result(Reply::failed("stopping")),
-            Verb::Upgrade(How::Plain | How::Hold) if phase == Phase::Holding => {
+            Verb::Upgrade { now: false, .. } if phase == Phase::Holding => {
                 let to = self.control.to.map_or(0, |to| to.0);
                 let why =
                     format!("generation {to} is on hold (ctl commit, ctl rollback, or ctl upgrade --now)");
                 asked.answers.result(Reply::failed(why));
             }
-            Verb::Upgrade(how) => {
-                let request = match how {
-                    How::Plain => Request::Upgrade,
-                    How::Now => Request::UpgradeNow,
-                    How::Hold => Request::Hold,
+            Verb::Upgrade { hold, now, .. } => {
+                let request = match (hold, now) {
+                    (true, _) => Request::Hold,
+                    (false, true) => Request::UpgradeNow,
+                    (false, false) => Request::Upgrade,
                 };
-                self.demand(asked, request, Awaits::Next { hold: how == How::Hold });
+                self.demand(asked, request, Awaits::Next { hold });
             }
-            Verb::Commit => self.demand(asked, Request::Commit, Awaits::Commit),
-            Verb::Rollback => self.demand(asked, Request::Rollback, Awaits::Rollback),
-            Verb::Scale(workers) => self.demand(asked, Request::Scale(workers), Awaits::Scale(workers)),
-            Verb::Signal(signal) => self.pass_on(asked.answers, signal),
-            Verb::Bind(spec) => {
-                let reply = match self.bind(&spec) {
+            Verb::Commit(_) => self.demand(asked, Request::Commit, Awaits::Commit),
+            Verb::Rollback(_) => self.demand(asked, Request::Rollback, Awaits::Rollback),
+            Verb::Scale { workers, .. } => {
+                self.demand(asked, Request::Scale(workers), Awaits::Scale(workers))
+            }
+            Verb::Signal { signal } => self.pass_on(asked.answers, &signal),
+            Verb::Bind { bind } => {
+                let reply = match self.bind(&bind) {
                     Ok((name, address)) => {
                         let done =
                             format!("listening on {address} ({name}), handed over from the next upgrade on");
@@ -112,8 +114,8 @@ impl Run {
                 }
                 self.begin_reexec();
             }
-            Verb::Unbind(name) => {
-                let reply = match self.unbind(&name) {
+            Verb::Unbind { listener } => {
+                let reply = match self.unbind(&listener) {
                     Ok(done) => Reply::done(done),
                     Err(why) => Reply::failed(why),
                 };
@@ -133,13 +135,16 @@ impl Run {
         }
     }
 
-    fn pass_on(&mut self, answers: ReplyQueue, signal: i32) {
+    fn pass_on(&mut self, answers: ReplyQueue, name: &str) {
+        // A request with another name was refused when it was read.
+        let Some(signal) = signals::signal_by_name(name) else {
+            return answers.result(Reply::failed(format!("there is no signal '{name}'")));
+        };
         let ready = self.core.workers().filter(|shown| shown.stage == ShownStage::Ready).count() as u32;
         if ready == 0 {
             return answers.result(Reply::failed("no worker is ready"));
         }
-        self.step(Event::Request(Request::Forward(Token(signal))));
-        let name = signals::name(signal);
+        self.step(Event::Request(Request::Forward(Token(signal as i32))));
         let done = Reply::done(format!("{name} was sent to {}", workers(ready)));
         answers.result(Reply { workers: Some(ready), ..done });
     }
