@@ -5,7 +5,7 @@
 //! derives the members of a request on the control socket. A member that is skipped by
 //! serde concerns the client alone.
 
-use clap::{Args, Command, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Not;
@@ -149,17 +149,6 @@ pub struct Waiting {
 }
 
 impl Verb {
-    /// Whether there is a verb of this name.
-    pub fn is_known(name: &str) -> bool {
-        Verb::has_subcommand(name)
-    }
-
-    /// The name of every verb, in the order of `--help`.
-    pub fn names() -> Vec<String> {
-        let command = Verb::augment_subcommands(Command::new("ctl"));
-        command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect()
-    }
-
     /// Whether the outcome is waited for: not with `--no-wait`.
     pub fn waits(&self) -> bool {
         match self {

@@ -14,6 +14,7 @@ mod line;
 mod metrics;
 pub mod protocol;
 pub mod reply_queue;
+mod request;
 pub mod server;
 pub mod socket_stats;
 mod status;
