@@ -8,9 +8,9 @@
 use super::admission::{MOST, MOST_WAITING, Rank};
 use super::connection_state::{ConnectionState, Outstanding};
 use super::line::{Line, Lines};
+use super::message::{Asked, ClientId, Message};
 use super::protocol::{self, Request};
 use super::reply_queue::ReplyQueue;
-use super::server::{Asked, ClientId, Message};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
 use crate::reexec::quiesce::Quiesce;
 use crate::sys::peer::{self, Peer};

@@ -1,9 +1,10 @@
 //! What is known of one client and has not reached it, or the loop.
 
 use super::line::Lines;
+use super::message::ClientId;
 use super::protocol::{self, Outcome, Reply};
 use super::reply_queue::Answer;
-use super::server::{ClientId, metrics_of, progress_of, status_of};
+use super::status_reply::{metrics_reply, progress_event, status_reply};
 use crossbeam_channel::{Receiver, Sender};
 
 /// What is known of a client.
@@ -51,9 +52,9 @@ impl ConnectionState {
         let (line, written) = match answer {
             Answer::Line(line) => (line.to_vec(), None),
             Answer::LastLine(line, written) => (line.to_vec(), written),
-            Answer::Progress(about) => (protocol::line(&progress_of(*about)), None),
-            Answer::Status(about, written) => (protocol::line(&status_of(*about)), written),
-            Answer::Metrics(about, written) => (protocol::line(&metrics_of(*about)), written),
+            Answer::Progress(about) => (protocol::line(&progress_event(*about)), None),
+            Answer::Status(about, written) => (protocol::line(&status_reply(*about)), written),
+            Answer::Metrics(about, written) => (protocol::line(&metrics_reply(*about)), written),
             Answer::Result(reply, written) | Answer::LastResult(reply, written) => {
                 (protocol::line(&*reply), written)
             }

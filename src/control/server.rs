@@ -8,10 +8,9 @@
 
 use super::admission::MOST;
 use super::connection::{Connection, SavedClient, Table};
-use super::metrics;
-use super::protocol::{self, Outcome, Reply, Status, Verb};
+pub use super::message::{Asked, ClientId, Message};
+use super::protocol::{self, Outcome, Reply};
 use super::reply_queue::ReplyQueue;
-use super::socket_stats::{self, Snapshot};
 use crate::error::reason;
 use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
 use crate::reexec::quiesce::Quiesce;
@@ -20,7 +19,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
-use serde_json::value::to_raw_value;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -31,36 +29,6 @@ use std::time::Duration;
 const BREATH: Duration = Duration::from_millis(100);
 /// The stack of a thread.
 const STACK: usize = 128 * 1024;
-
-/// What the threads tell the loop.
-#[derive(Debug)]
-pub enum Message {
-    /// A client asks.
-    Asked(Asked),
-    /// It wants to know how far it is.
-    Progress(ClientId),
-    /// It does not wait any more.
-    Gone(ClientId),
-}
-
-/// One request of one client; never given out twice.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ClientId(pub(super) u64);
-
-/// A request.
-#[derive(Debug)]
-pub struct Asked {
-    /// Whose.
-    pub client: ClientId,
-    /// For what.
-    pub verb: Verb,
-    /// Whether the outcome is waited for.
-    pub wait: bool,
-    /// By whom.
-    pub peer: Peer,
-    /// Where the answers go.
-    pub answers: ReplyQueue,
-}
 
 /// The connections, for an execve(2).
 #[derive(Debug, Clone)]
@@ -193,37 +161,6 @@ fn admit(stream: &UnixStream, group: Option<Gid>) -> Result<Peer, String> {
         true => Ok(peer),
         false => Err(denied(peer.to_string())),
     }
-}
-
-pub(super) fn status_of((mut status, snapshot): (Status, Snapshot)) -> Reply {
-    socket_stats::complete(&mut status, &snapshot);
-    Reply { status: to_raw_value(&status).ok(), ..Reply::new(Outcome::Ok) }
-}
-
-pub(super) fn metrics_of((mut status, snapshot): (Status, Snapshot)) -> Reply {
-    socket_stats::complete(&mut status, &snapshot);
-    Reply { metrics: Some(metrics::render(&status)), ..Reply::new(Outcome::Ok) }
-}
-
-pub(super) fn progress_of((mut status, snapshot): (Status, Snapshot)) -> serde_json::Value {
-    socket_stats::complete(&mut status, &snapshot);
-    let newest = status.workers.iter().map(|worker| worker.generation).max().unwrap_or(status.generation);
-    let count = |stages: &[&str], generation: Option<u32>| {
-        let is = |worker: &&protocol::Worker| {
-            stages.contains(&worker.stage.as_str()) && generation.is_none_or(|it| it == worker.generation)
-        };
-        status.workers.iter().filter(is).count()
-    };
-    let connections: Vec<u32> = status.workers.iter().filter_map(|worker| worker.connections).collect();
-    serde_json::json!({
-        "event": "progress",
-        "phase": status.phase,
-        "generation": newest,
-        "ready": count(&["ready"], Some(newest)),
-        "of": count(&["starting", "ready"], Some(newest)),
-        "draining": count(&["draining", "killed"], None),
-        "connections": (!connections.is_empty()).then(|| connections.iter().sum::<u32>()),
-    })
 }
 
 #[cfg(test)]
