@@ -1,7 +1,14 @@
-//! The flags of `graceful-run ctl`. Their doc comments are its `--help`, and
-//! OPTIONS and VERBS of its man page.
+//! The flags of `graceful-run ctl`, and its verbs.
+//!
+//! Contract: [`Verb`] is the only list of verbs. clap derives the command line from it
+//! (the doc comments are `--help`, the completions and OPTIONS and VERBS of its man page); serde
+//! derives the members of a request on the control socket. A member that is skipped by
+//! serde concerns the client alone.
 
 use clap::{Args, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::ops::Not;
 use std::path::PathBuf;
 
 /// Show or control a running graceful-run
@@ -44,12 +51,14 @@ pub struct Ctl {
 }
 
 /// The actions.
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
 pub enum Verb {
     /// Show generation, workers, listeners and the last upgrade
     Status {
         /// Show it again every second, until graceful-run ends
         #[arg(long)]
+        #[serde(skip)]
         watch: bool,
     },
     /// Replace the serving generation; done when the new one serves
@@ -59,18 +68,21 @@ pub enum Verb {
     Upgrade {
         /// Start only one worker of the new generation; both generations serve until `commit` or `rollback`
         #[arg(long, conflicts_with = "now")]
+        #[serde(default, skip_serializing_if = "Not::not")]
         hold: bool,
         /// Supersede (undo) an upgrade that is under way or on hold, instead of following it
         #[arg(long)]
+        #[serde(default, skip_serializing_if = "Not::not")]
         now: bool,
         /// Whether ctl waits for the outcome.
         #[command(flatten)]
+        #[serde(skip)]
         waiting: Waiting,
     },
     /// Complete the upgrade that is on hold: the new generation serves alone
-    Commit(Waiting),
+    Commit(#[serde(skip)] Waiting),
     /// Undo the upgrade that is on hold
-    Rollback(Waiting),
+    Rollback(#[serde(skip)] Waiting),
     /// Change the number of workers to N; done when they are ready
     Scale {
         /// The new number.
@@ -78,6 +90,7 @@ pub enum Verb {
         workers: u32,
         /// Whether ctl waits for the outcome.
         #[command(flatten)]
+        #[serde(skip)]
         waiting: Waiting,
     },
     /// Stop the workers and graceful-run; done when everything has ended
@@ -87,9 +100,11 @@ pub enum Verb {
     Stop {
         /// Kill the workers
         #[arg(long)]
+        #[serde(default, skip_serializing_if = "Not::not")]
         now: bool,
         /// Whether ctl waits for the outcome.
         #[command(flatten)]
+        #[serde(skip)]
         waiting: Waiting,
     },
     /// Send a signal to the ready workers, whatever it does to them
@@ -120,6 +135,7 @@ pub enum Verb {
     Unbind {
         /// Its name, as in `ctl status`.
         #[arg(value_name = "NAME")]
+        #[serde(rename = "name")]
         listener: String,
     },
     /// Print the status as metrics in the text format of Prometheus
@@ -127,11 +143,49 @@ pub enum Verb {
 }
 
 /// Of verbs that take time.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct Waiting {
     /// Do not wait for the outcome
     #[arg(long)]
     pub no_wait: bool,
+}
+
+impl Verb {
+    /// Whether the outcome is waited for: not with `--no-wait`.
+    pub fn waits(&self) -> bool {
+        match self {
+            Verb::Upgrade { waiting, .. }
+            | Verb::Commit(waiting)
+            | Verb::Rollback(waiting)
+            | Verb::Scale { waiting, .. }
+            | Verb::Stop { waiting, .. } => !waiting.no_wait,
+            _ => true,
+        }
+    }
+}
+
+impl fmt::Display for Verb {
+    /// The verb with its arguments, as a user types them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verb::Status { .. } => f.write_str("status"),
+            Verb::Upgrade { hold: true, .. } => f.write_str("upgrade --hold"),
+            Verb::Upgrade { now: true, .. } => f.write_str("upgrade --now"),
+            Verb::Upgrade { .. } => f.write_str("upgrade"),
+            Verb::Commit(_) => f.write_str("commit"),
+            Verb::Rollback(_) => f.write_str("rollback"),
+            Verb::Scale { workers, .. } => write!(f, "scale {workers}"),
+            Verb::Stop { now: true, .. } => f.write_str("stop --now"),
+            Verb::Stop { .. } => f.write_str("stop"),
+            Verb::Signal { signal } => write!(f, "signal {signal}"),
+            Verb::Hammer => f.write_str("hammer"),
+            Verb::Events => f.write_str("events"),
+            Verb::Reexec => f.write_str("reexec"),
+            Verb::Bind { bind } => write!(f, "bind {bind}"),
+            Verb::Unbind { listener } => write!(f, "unbind {listener}"),
+            Verb::Metrics => f.write_str("metrics"),
+        }
+    }
 }
 
 const STATUSES: &str = "\

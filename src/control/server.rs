@@ -8,10 +8,9 @@
 
 use super::admission::MOST;
 use super::connection::{Connection, SavedClient, Table};
-use super::metrics;
-use super::protocol::{self, Outcome, Reply, Status, Verb};
+pub use super::message::{Asked, ClientId, Message};
+use super::protocol::{self, Outcome, Reply};
 use super::reply_queue::ReplyQueue;
-use super::socket_stats::{self, Snapshot};
 use crate::error::reason;
 use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
 use crate::reexec::quiesce::Quiesce;
@@ -20,7 +19,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
-use serde_json::value::to_raw_value;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -29,37 +27,8 @@ use std::time::Duration;
 
 /// After the system had no descriptor for a connection, this long passes.
 const BREATH: Duration = Duration::from_millis(100);
+/// The stack of a thread.
 const STACK: usize = 128 * 1024;
-
-/// What the threads tell the loop.
-#[derive(Debug)]
-pub enum Message {
-    /// A client asks.
-    Asked(Asked),
-    /// It wants to know how far it is.
-    Progress(ClientId),
-    /// It does not wait any more.
-    Gone(ClientId),
-}
-
-/// One request of one client; never given out twice.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ClientId(pub(super) u64);
-
-/// A request.
-#[derive(Debug)]
-pub struct Asked {
-    /// Whose.
-    pub client: ClientId,
-    /// For what.
-    pub verb: Verb,
-    /// Whether the outcome is waited for.
-    pub wait: bool,
-    /// By whom.
-    pub peer: Peer,
-    /// Where the answers go.
-    pub answers: ReplyQueue,
-}
 
 /// The connections, for an execve(2).
 #[derive(Debug, Clone)]
@@ -90,14 +59,14 @@ impl Clients {
 ///
 /// # Errors
 /// When no thread can be had.
-pub fn start<T>(listener: UnixListener, group: Option<Gid>, rest: &Quiesce, tell: T) -> io::Result<Clients>
+pub fn start<T>(listener: UnixListener, group: Option<Gid>, quiesce: &Quiesce, tell: T) -> io::Result<Clients>
 where
     T: Fn(Message) -> bool + Clone + Send + 'static,
 {
     let table = Table::default();
     let clients = Clients { table: table.clone() };
-    let (spare, rest) = (File::open("/dev/null").ok(), rest.clone());
-    let accept = move || accept(&listener, group, spare, &table, &rest, &tell);
+    let (spare, quiesce) = (File::open("/dev/null").ok(), quiesce.clone());
+    let accept = move || accept(&listener, group, spare, &table, &quiesce, &tell);
     std::thread::Builder::new().name("control".into()).stack_size(STACK).spawn(accept)?;
     Ok(clients)
 }
@@ -110,7 +79,7 @@ where
 pub fn resume<T>(
     listener: UnixListener,
     group: Option<Gid>,
-    rest: &Quiesce,
+    quiesce: &Quiesce,
     tell: T,
     saved: SavedClients,
     fds: &mut InheritedFds,
@@ -118,8 +87,8 @@ pub fn resume<T>(
 where
     T: Fn(Message) -> bool + Clone + Send + 'static,
 {
-    let clients = start(listener, group, rest, tell.clone())?;
-    let (connections, ways) = clients.table.restore((saved.last, saved.clients), fds, &tell, rest);
+    let clients = start(listener, group, quiesce, tell.clone())?;
+    let (connections, ways) = clients.table.restore((saved.last, saved.clients), fds, &tell, quiesce);
     connections.into_iter().for_each(serve);
     Ok((clients, ways))
 }
@@ -136,14 +105,14 @@ fn accept<T>(
     group: Option<Gid>,
     mut spare: Option<File>,
     table: &Table,
-    rest: &Quiesce,
+    quiesce: &Quiesce,
     tell: &T,
 ) where
     T: Fn(Message) -> bool + Clone + Send + 'static,
 {
     loop {
         let _ = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
-        let _busy = rest.activity();
+        let _active = quiesce.activity();
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -165,7 +134,7 @@ fn accept<T>(
                 continue;
             }
         };
-        match table.enter(stream, peer, tell.clone(), rest.clone()) {
+        match table.enter(stream, peer, tell.clone(), quiesce.clone()) {
             Ok(connection) => serve(connection),
             Err(stream) => send_away(&stream, &Reply::failed(format!("{MOST} clients wait already"))),
         }
@@ -194,33 +163,21 @@ fn admit(stream: &UnixStream, group: Option<Gid>) -> Result<Peer, String> {
     }
 }
 
-pub(super) fn status_of((mut status, snapshot): (Status, Snapshot)) -> Reply {
-    socket_stats::complete(&mut status, &snapshot);
-    Reply { status: to_raw_value(&status).ok(), ..Reply::new(Outcome::Ok) }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-pub(super) fn metrics_of((mut status, snapshot): (Status, Snapshot)) -> Reply {
-    socket_stats::complete(&mut status, &snapshot);
-    Reply { metrics: Some(metrics::render(&status)), ..Reply::new(Outcome::Ok) }
-}
-
-pub(super) fn progress_of((mut status, snapshot): (Status, Snapshot)) -> serde_json::Value {
-    socket_stats::complete(&mut status, &snapshot);
-    let newest = status.workers.iter().map(|worker| worker.generation).max().unwrap_or(status.generation);
-    let count = |stages: &[&str], generation: Option<u32>| {
-        let is = |worker: &&protocol::Worker| {
-            stages.contains(&worker.stage.as_str()) && generation.is_none_or(|it| it == worker.generation)
+    /// What a client sends must not overflow the stack of its thread.
+    #[test]
+    fn every_line_is_read_within_half_the_stack() {
+        let read = || {
+            for line in ["[", "{\"a\":"].map(|open| open.repeat(9000)) {
+                let line = format!("{{\"version\":1,\"verb\":\"status\",\"x\":{line}");
+                assert!(protocol::Request::read(line.as_bytes()).unwrap_err().contains("not understood"));
+            }
+            let unknown = protocol::Request::read(br#"{"version":1,"verb":"dance"}"#);
+            assert!(unknown.unwrap_err().contains("(known: status, upgrade, "));
         };
-        status.workers.iter().filter(is).count()
-    };
-    let connections: Vec<u32> = status.workers.iter().filter_map(|worker| worker.connections).collect();
-    serde_json::json!({
-        "event": "progress",
-        "phase": status.phase,
-        "generation": newest,
-        "ready": count(&["ready"], Some(newest)),
-        "of": count(&["starting", "ready"], Some(newest)),
-        "draining": count(&["draining", "killed"], None),
-        "connections": (!connections.is_empty()).then(|| connections.iter().sum::<u32>()),
-    })
+        std::thread::Builder::new().stack_size(STACK / 2).spawn(read).unwrap().join().unwrap();
+    }
 }

@@ -45,7 +45,7 @@ pub fn run(ctl: &Ctl) -> (u8, Option<String>) {
         Ok(limit) => limit.flatten(),
         Err(error) => return mistaken(&error.to_string()),
     };
-    let mut request = request(&ctl.verb);
+    let mut request = Request::new(ctl.verb.clone());
     if let Verb::Signal { signal } = &ctl.verb
         && signals::signal_by_name(signal).is_none()
     {
@@ -53,22 +53,21 @@ pub fn run(ctl: &Ctl) -> (u8, Option<String>) {
     }
     if let Verb::Bind { bind } = &ctl.verb {
         match from_here(bind) {
-            Ok(bind) => request.bind = Some(bind),
+            Ok(bind) => request.verb = Verb::Bind { bind },
             Err(why) => return mistaken(&why),
         }
     }
     let waited_for = ["pre-upgrade", "pre-start", "pre-stop"].map(OsString::from);
     if std::env::var_os("GRACEFUL_RUN_EVENT").is_some_and(|event| waited_for.contains(&event))
-        && matches!(&ctl.verb, Verb::Upgrade { waiting, .. } if !waiting.no_wait)
+        && matches!(ctl.verb, Verb::Upgrade { .. })
+        && request.wait
     {
         return mistaken("a hook that is waited for would wait for itself (--no-wait)");
     }
     let environment: Vec<_> = std::env::vars_os().collect();
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let ended = match find(ctl, &environment) {
-        Ok(stream) => {
-            Session { stream, buffer: Vec::new(), deadline, json: ctl.json }.run(&ctl.verb, &request)
-        }
+        Ok(stream) => Session { stream, buffer: Vec::new(), deadline, json: ctl.json }.run(&request),
         Err(not_found) => {
             let result = match not_found.status {
                 2 => Outcome::Invalid,
@@ -144,28 +143,6 @@ fn attempt(verb: &Verb) -> String {
     }
 }
 
-fn request(verb: &Verb) -> Request {
-    match verb {
-        Verb::Status { .. } => Request::new("status"),
-        Verb::Upgrade { hold, now, waiting } => {
-            Request { hold: *hold, now: *now, wait: !waiting.no_wait, ..Request::new("upgrade") }
-        }
-        Verb::Commit(waiting) => Request { wait: !waiting.no_wait, ..Request::new("commit") },
-        Verb::Rollback(waiting) => Request { wait: !waiting.no_wait, ..Request::new("rollback") },
-        Verb::Scale { workers, waiting } => {
-            Request { workers: Some(*workers), wait: !waiting.no_wait, ..Request::new("scale") }
-        }
-        Verb::Stop { now, waiting } => Request { now: *now, wait: !waiting.no_wait, ..Request::new("stop") },
-        Verb::Signal { signal } => Request { signal: Some(signal.clone()), ..Request::new("signal") },
-        Verb::Hammer => Request::new("hammer"),
-        Verb::Events => Request::new("events"),
-        Verb::Reexec => Request::new("reexec"),
-        Verb::Bind { bind } => Request { bind: Some(bind.clone()), ..Request::new("bind") },
-        Verb::Unbind { listener } => Request { name: Some(listener.clone()), ..Request::new("unbind") },
-        Verb::Metrics => Request::new("metrics"),
-    }
-}
-
 /// How it ended.
 struct Ended {
     status: u8,
@@ -190,10 +167,10 @@ struct Session {
 }
 
 impl Session {
-    fn run(mut self, verb: &Verb, request: &Request) -> Ended {
-        match verb {
-            Verb::Events => self.events(),
-            Verb::Status { watch: true } => self.watch(),
+    fn run(mut self, request: &Request) -> Ended {
+        match &request.verb {
+            Verb::Events => self.events(request),
+            Verb::Status { watch: true } => self.watch(request),
             _ => {
                 let mut ended = self.ask(request);
                 if let Some(status) = ended.reply.as_ref().and_then(|reply| reply.status.as_ref()) {
@@ -204,10 +181,7 @@ impl Session {
                 if let Some(text) = ended.reply.as_mut().and_then(|reply| reply.metrics.take()) {
                     ended.reply = Some(Reply::done(text));
                 }
-                if let Verb::Stop { waiting, .. } = verb
-                    && ended.status == 0
-                    && !waiting.no_wait
-                {
+                if matches!(request.verb, Verb::Stop { .. }) && request.wait && ended.status == 0 {
                     self.until_it_has_gone();
                 }
                 ended
@@ -242,7 +216,7 @@ impl Session {
                     break Ended { status: 1, reply: Some(Reply::failed(why)), raw: None };
                 }
                 Next::TooLate => {
-                    let asked = ["status", "metrics"].contains(&request.verb.as_str());
+                    let asked = matches!(request.verb, Verb::Status { .. } | Verb::Metrics);
                     let why = if asked { "no answer" } else { "still under way" };
                     let reply = Reply::because(Outcome::Other, why);
                     let raw = format!(r#"{{"version":{VERSION},"result":"timeout","reason":"{why}"}}"#);
@@ -255,8 +229,8 @@ impl Session {
     }
 
     /// Every line as it comes, until the other end goes.
-    fn events(&mut self) -> Ended {
-        let _ = self.stream.write_all(&line(&Request::new("events")));
+    fn events(&mut self, request: &Request) -> Ended {
+        let _ = self.stream.write_all(&line(request));
         let (mut status, mut refused) = (0, None);
         loop {
             match self.next() {
@@ -281,10 +255,10 @@ impl Session {
     }
 
     /// The status, each second, until the other end goes.
-    fn watch(&mut self) -> Ended {
+    fn watch(&mut self, request: &Request) -> Ended {
         let screen = io::stdout().is_terminal() && !self.json;
         loop {
-            let ended = self.ask(&Request::new("status"));
+            let ended = self.ask(request);
             let status = ended.reply.as_ref().and_then(|reply| reply.status.as_ref());
             let Some(status) = status else {
                 let gone = ended.status == 1 && ended.raw.is_none();
@@ -350,11 +324,10 @@ fn print(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::protocol::VERBS;
     use clap::Parser;
 
     #[test]
-    fn every_verb_is_one_of_the_protocol() {
+    fn what_is_typed_is_a_request_that_the_server_reads() {
         for words in [
             &["status"][..],
             &["status", "--watch"],
@@ -373,10 +346,11 @@ mod tests {
             &["metrics"],
         ] {
             let ctl = Ctl::try_parse_from(["ctl"].iter().chain(words)).unwrap();
-            let request = request(&ctl.verb);
-            assert!(VERBS.contains(&request.verb.as_str()), "{words:?}");
-            assert!(request.verb().is_ok(), "{words:?}");
-            assert_eq!(request.wait, !words.contains(&"--no-wait"));
+            let request = Request::new(ctl.verb);
+            let read = Request::read(&line(&request)).unwrap();
+            assert_eq!(read.wait, !words.contains(&"--no-wait"));
+            let sent = words.iter().filter(|word| !["--no-wait", "--watch"].contains(word));
+            assert_eq!(read.verb.to_string(), sent.copied().collect::<Vec<_>>().join(" "));
         }
     }
 

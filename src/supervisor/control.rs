@@ -6,7 +6,7 @@ use super::history::History;
 use super::pending::{Awaits, Pending, PendingRequest};
 use super::verdicts::Stops;
 use super::workers::Workers;
-use crate::control::instance::{self, Place};
+use crate::control::instance::{self, Instance};
 use crate::control::server::{self, ClientId, Clients, Message, SavedClients};
 use crate::core::event::{Report, Request};
 use crate::error::{Error, reason};
@@ -22,7 +22,7 @@ pub(super) struct Control {
     socket: Option<PrivateSocket>,
     clients: Option<Clients>,
     /// Holds the lock of the name.
-    place: Place,
+    instance: Instance,
     pub(super) pending: Pending,
     pub(super) history: History,
     /// Somebody has asked us to stop.
@@ -33,7 +33,7 @@ pub(super) struct Control {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     socket: Option<(SavedPrivate, SavedClients)>,
-    place: instance::Saved,
+    instance: instance::Saved,
     pending: Vec<(ClientId, Awaits)>,
     history: History,
     stop_asked: bool,
@@ -46,15 +46,16 @@ impl Control {
     /// When no thread can be had.
     pub(super) fn start(
         socket: Option<PrivateSocket>,
-        place: Place,
+        instance: Instance,
         quiesce: &Quiesce,
         tell: impl Fn(Message) -> bool + Clone + Send + 'static,
     ) -> Result<Control, Error> {
-        let start = |socket: &PrivateSocket| server::start(socket.listener()?, place.group(), quiesce, tell);
+        let start =
+            |socket: &PrivateSocket| server::start(socket.listener()?, instance.group(), quiesce, tell);
         let failed = |error: io::Error| Error::cannot("listen on the control socket", reason(&error));
         let clients = socket.as_ref().map(start).transpose().map_err(failed)?;
         let history = History::default();
-        Ok(Control { socket, clients, place, pending: Pending::new(), history, stop_asked: false })
+        Ok(Control { socket, clients, instance, pending: Pending::new(), history, stop_asked: false })
     }
 
     /// Lists the descriptors and writes down the other fields. The threads have to be quiet.
@@ -68,7 +69,7 @@ impl Control {
         };
         Ok(Saved {
             socket,
-            place: self.place.save(transfer)?,
+            instance: self.instance.save(transfer)?,
             pending: self.pending.save(),
             history: self.history.clone(),
             stop_asked: self.stop_asked,
@@ -85,12 +86,12 @@ impl Control {
         quiesce: &Quiesce,
         tell: impl Fn(Message) -> bool + Clone + Send + 'static,
     ) -> io::Result<Control> {
-        let place = Place::restore(saved.place, fds);
+        let instance = Instance::restore(saved.instance, fds);
         let (mut socket, mut clients, mut queues) = (None, None, Vec::new());
         if let Some((private, connections)) = saved.socket {
             let private = PrivateSocket::restore(private, fds);
             let listener = private.listener()?;
-            let resumed = server::resume(listener, place.group(), quiesce, tell, connections, fds)?;
+            let resumed = server::resume(listener, instance.group(), quiesce, tell, connections, fds)?;
             (socket, clients, queues) = (Some(private), Some(resumed.0), resumed.1);
         }
         let mut pending = Pending::new();
@@ -102,7 +103,7 @@ impl Control {
             }
         }
         let (history, stop_asked) = (saved.history, saved.stop_asked);
-        Ok(Control { socket, clients, place, pending, history, stop_asked })
+        Ok(Control { socket, clients, instance, pending, history, stop_asked })
     }
 
     /// Where our socket is.

@@ -9,7 +9,7 @@ use super::replies::count_of_workers;
 use super::report::event;
 use super::status::phase_name;
 use crate::config::signals;
-use crate::control::protocol::{self, How, Reply, Verb, line};
+use crate::control::protocol::{self, Reply, Verb, line};
 use crate::control::reply_queue::ReplyQueue;
 use crate::control::server::{Asked, Message};
 use crate::core::event::{Event, Request, Token, WorkerId};
@@ -36,7 +36,7 @@ impl EventLoop {
 
     fn asked(&mut self, mut asked: Asked) {
         asked.answers.tell_written(self.control.pending.written());
-        let level = if matches!(asked.verb, Verb::Status | Verb::Events | Verb::Metrics) {
+        let level = if matches!(asked.verb, Verb::Status { .. } | Verb::Events | Verb::Metrics) {
             Level::Debug
         } else {
             Level::Info
@@ -47,7 +47,7 @@ impl EventLoop {
         let phase = self.ctx.core.phase();
         let stopping = phase == Phase::Stopping;
         match asked.verb {
-            Verb::Status => {
+            Verb::Status { .. } => {
                 let (status, snapshot) = self.state();
                 asked.answers.status(status, snapshot);
             }
@@ -68,30 +68,32 @@ impl EventLoop {
                 });
             }
             Verb::Hammer => self.hammer(asked),
-            Verb::Stop { now } => {
+            Verb::Stop { now, .. } => {
                 let request = if now { Request::Kill } else { Request::Stop };
                 self.demand(asked, request, Awaits::Stop);
             }
             _ if stopping => asked.answers.result(Reply::failed("stopping")),
-            Verb::Upgrade(How::Plain | How::Hold) if phase == Phase::Holding => {
+            Verb::Upgrade { now: false, .. } if phase == Phase::Holding => {
                 let to = self.control.history.to.map_or(0, |to| to.0);
                 let why =
                     format!("generation {to} is on hold (ctl commit, ctl rollback, or ctl upgrade --now)");
                 asked.answers.result(Reply::failed(why));
             }
-            Verb::Upgrade(how) => {
-                let request = match how {
-                    How::Plain => Request::Upgrade,
-                    How::Now => Request::UpgradeNow,
-                    How::Hold => Request::Hold,
+            Verb::Upgrade { hold, now, .. } => {
+                let request = match (hold, now) {
+                    (true, _) => Request::Hold,
+                    (false, true) => Request::UpgradeNow,
+                    (false, false) => Request::Upgrade,
                 };
-                self.demand(asked, request, Awaits::Next { hold: how == How::Hold });
+                self.demand(asked, request, Awaits::Next { hold });
             }
-            Verb::Commit => self.demand(asked, Request::Commit, Awaits::Commit),
-            Verb::Rollback => self.demand(asked, Request::Rollback, Awaits::Rollback),
-            Verb::Scale(workers) => self.demand(asked, Request::Scale(workers), Awaits::Scale(workers)),
-            Verb::Signal(signal) => self.pass_on(asked.answers, signal),
-            Verb::Bind(spec) => {
+            Verb::Commit(_) => self.demand(asked, Request::Commit, Awaits::Commit),
+            Verb::Rollback(_) => self.demand(asked, Request::Rollback, Awaits::Rollback),
+            Verb::Scale { workers, .. } => {
+                self.demand(asked, Request::Scale(workers), Awaits::Scale(workers))
+            }
+            Verb::Signal { signal } => self.pass_on(asked.answers, &signal),
+            Verb::Bind { bind: spec } => {
                 let reply = match self.listening.bind(&spec, &mut self.ctx) {
                     Ok((name, address)) => {
                         let done =
@@ -114,7 +116,7 @@ impl EventLoop {
                 }
                 self.begin_reexec();
             }
-            Verb::Unbind(name) => {
+            Verb::Unbind { listener: name } => {
                 let reply = match self.listening.unbind(&name, &mut self.ctx) {
                     Ok(done) => Reply::done(done),
                     Err(why) => Reply::failed(why),
@@ -135,13 +137,17 @@ impl EventLoop {
         }
     }
 
-    fn pass_on(&mut self, answers: ReplyQueue, signal: i32) {
+    fn pass_on(&mut self, answers: ReplyQueue, name: &str) {
+        // A request with another name was refused when it was read.
+        let Some(signal) = signals::signal_by_name(name) else {
+            return answers.result(Reply::failed(format!("there is no signal '{name}'")));
+        };
         let ready = self.ctx.core.workers().filter(|shown| shown.stage == ShownStage::Ready).count() as u32;
         if ready == 0 {
             return answers.result(Reply::failed("no worker is ready"));
         }
-        self.step(Event::Request(Request::Forward(Token(signal))));
-        let name = signals::name(signal);
+        self.step(Event::Request(Request::Forward(Token(signal as i32))));
+        let name = signals::name(signal as i32);
         let done = Reply::done(format!("{name} was sent to {}", count_of_workers(ready)));
         answers.result(Reply { workers: Some(ready), ..done });
     }

@@ -25,7 +25,7 @@ use crate::ack::Directory;
 use crate::config::Config;
 use crate::config::readiness::has_listeners;
 use crate::config::signals;
-use crate::control::instance::Place;
+use crate::control::instance::Instance;
 use crate::control::protocol::Reply;
 use crate::core::Supervisor;
 use crate::core::event::{Event, Generation, Slot};
@@ -64,14 +64,14 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
         None => None,
     };
     let identity = identity.filter(|identity| !identity.is_ours());
-    let place = Place::take(&config.control, &surroundings.environment, &surroundings.directory)?;
+    let instance = Instance::take(&config.control, &surroundings.environment, &surroundings.directory)?;
     let listeners = descriptors::open_listeners(&config, &surroundings)?;
     fit(&mut config, &listeners);
     let pid_file = match &config.pid_file {
         Some(path) => Some(PidFile::prepare(&surroundings.directory.join(path))?),
         None => None,
     };
-    let socket = place.open()?;
+    let socket = instance.open()?;
     say_what_begins(&config, &listeners);
     // As long as its name leads to it from here.
     let reexec = Reexec::new(&surroundings);
@@ -86,7 +86,7 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
     let more = more_signals(&config);
     let (sender, inputs, threads) = inputs::start(&config.signals, more, listeners.paths(), watched, None)?;
     let tell = move |message| sender.send(Input::Control(message)).is_ok();
-    let control = Control::start(socket, place, threads.quiesce(), tell)?;
+    let control = Control::start(socket, instance, threads.quiesce(), tell)?;
     let capture = config.worker.capture_stderr.then(|| Capture::start(threads.quiesce())).transpose()?;
     let adoption = Adoption::start(&config, &listeners)?;
     let event_loop = assemble(Parts {

@@ -1,0 +1,36 @@
+//! What the threads of the control socket send to the loop.
+
+use super::protocol::Verb;
+use super::reply_queue::ReplyQueue;
+use crate::sys::peer::Peer;
+use serde::{Deserialize, Serialize};
+
+/// What a client's thread sends to the loop.
+#[derive(Debug)]
+pub enum Message {
+    /// A client has sent a request.
+    Asked(Asked),
+    /// The client wants an event of kind `progress`.
+    Progress(ClientId),
+    /// The client has gone: its request needs no result.
+    Gone(ClientId),
+}
+
+/// The identity of one request of one client; no two requests have the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ClientId(pub(super) u64);
+
+/// A request, and where its replies go.
+#[derive(Debug)]
+pub struct Asked {
+    /// Its identity.
+    pub client: ClientId,
+    /// The verb, with its arguments.
+    pub verb: Verb,
+    /// Whether the outcome is waited for.
+    pub wait: bool,
+    /// The process that connected.
+    pub peer: Peer,
+    /// The replies to it.
+    pub answers: ReplyQueue,
+}
