@@ -111,7 +111,7 @@ impl Table {
             Admission::Idle,
             ConnectionState::default(),
             tell,
-            rest,
+            quiesce,
         ))
     }
 
