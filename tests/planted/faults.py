@@ -207,7 +207,7 @@ FAULTS = [
      "if steers && upgrade.switch != Query::Answered {", "if steers && self.stopping {"),
     ("the switch is not waited for", "batch.rs",
      "            self.request_switch();\n            return false;\n",
-     "            self.request_switch();\n"),
+     "            self.request_switch();\n            self.commit(now);\n            return self.advance_upgrade(now);\n"),
     ("the switch comes before the last look", "batch.rs",
      "                self.set_liveness(Query::Sent);\n                self.actions.push(Action::LookAlive);\n                false\n",
      "                self.set_liveness(Query::Sent);\n                self.actions.push(Action::LookAlive);\n                self.complete_batch(now)\n"),

@@ -1,30 +1,35 @@
 //! Random worlds around the core, on a clock that only the test moves.
 //!
 //! Each seed is one world: a policy, workers with scripts of their own, requests
-//! at any moment, lost and late ticks, doubled events. After every step the
-//! [`Book`](book::Book) holds what was done against an independent account of it.
+//! at any moment, lost and late ticks, doubled events. After every step a
+//! [`Model`](model::Model) of the core checks what was done.
 //!
 //! `SIM_WORLDS=n` sets how many worlds are run, `SIM_SEED=n` replays one of them
 //! and prints its log.
 
-mod book;
-mod check;
-mod judge;
-mod life;
+mod actions;
+mod course;
+mod coverage;
+mod facts;
+mod invariants;
+mod model;
 mod policies;
 mod probation;
+mod processes;
+mod reports;
 mod rng;
+mod rollout;
 mod script;
-mod steer;
-mod tally;
+mod steering;
 mod transitions;
+mod worker;
 mod world;
 
+use coverage::Coverage;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use tally::Tally;
 use world::{Log, World};
 
 const WORLDS: u64 = 100_000;
@@ -34,15 +39,15 @@ const ENOUGH: u64 = 20_000;
 #[test]
 fn every_world_keeps_the_promise() {
     if let Some(seed) = number("SIM_SEED") {
-        let (log, outcome) = live(seed, &mut Tally::default());
+        let (log, outcome) = run(seed, &mut Coverage::default());
         let _ = writeln!(std::io::stderr(), "{log}");
         outcome.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
         return;
     }
     let worlds = number("SIM_WORLDS").unwrap_or(WORLDS);
-    let tally = live_all(worlds);
-    let _ = writeln!(std::io::stderr(), "sim: {worlds} worlds: {tally}");
-    let (undocumented, unseen) = tally.transitions.undocumented_and_unseen();
+    let coverage = run_all(worlds);
+    let _ = writeln!(std::io::stderr(), "sim: {worlds} worlds: {coverage}");
+    let (undocumented, unseen) = coverage.transitions.undocumented_and_unseen();
     assert_eq!(undocumented, Vec::<String>::new(), "these are missing in the tables of src/core/mod.rs");
     if worlds >= ENOUGH {
         assert_eq!(
@@ -50,22 +55,26 @@ fn every_world_keeps_the_promise() {
             Vec::<String>::new(),
             "these rows of the tables of src/core/mod.rs never happened"
         );
-        assert_eq!(tally.never(), Vec::<String>::new(), "these never happened, so nothing was shown of them");
+        assert_eq!(
+            coverage.never(),
+            Vec::<String>::new(),
+            "these never happened, so nothing was shown of them"
+        );
     }
 }
 
-fn live_all(worlds: u64) -> Tally {
+fn run_all(worlds: u64) -> Coverage {
     let next = AtomicU64::new(0);
     let threads = thread::available_parallelism().map_or(2, usize::from);
     thread::scope(|scope| {
         let work = || {
-            let mut tally = Tally::default();
+            let mut coverage = Coverage::default();
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= worlds {
-                    return tally;
+                    return coverage;
                 }
-                let (log, outcome) = live(seed, &mut tally);
+                let (log, outcome) = run(seed, &mut coverage);
                 if let Err(wrong) = outcome {
                     next.store(worlds, Ordering::Relaxed);
                     panic!("{log}\nseed {seed}: {wrong}\n(SIM_SEED={seed} replays it)");
@@ -78,9 +87,9 @@ fn live_all(worlds: u64) -> Tally {
 }
 
 /// One world from its beginning to its end; its log survives a panic of the core.
-fn live(seed: u64, tally: &mut Tally) -> (Log, Result<(), String>) {
+fn run(seed: u64, coverage: &mut Coverage) -> (Log, Result<(), String>) {
     let mut log = Log::default();
-    let outcome = catch_unwind(AssertUnwindSafe(|| World::new(seed, &mut log, tally).live()));
+    let outcome = catch_unwind(AssertUnwindSafe(|| World::new(seed, &mut log, coverage).run()));
     (log, outcome.unwrap_or_else(|_| Err("the core panicked".into())))
 }
 

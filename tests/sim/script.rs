@@ -1,4 +1,4 @@
-//! What one worker will do with its life.
+//! The script of one worker: what it will do from its start to its end.
 
 use crate::policies::own_kinds;
 use crate::rng::Rng;
@@ -14,7 +14,7 @@ pub struct Script {
     /// From the decision to the news that it runs, or does not.
     pub spawn_takes: Duration,
     /// What it does, this long after its start.
-    pub deeds: Vec<(Duration, Deed)>,
+    pub acts: Vec<(Duration, Act)>,
     /// How it follows its stop signal; None: it does not.
     pub on_stop: Option<(Duration, Exit)>,
     /// What it leaves behind.
@@ -24,18 +24,18 @@ pub struct Script {
     /// How many looks find it serving what it has; None: every one.
     pub serves_on: Option<u32>,
     /// Where it is to say that it is alive, it does.
-    pub beats: bool,
+    pub sends_heartbeats: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum Deed {
+pub enum Act {
     Ack(AckKind),
     Extend(Duration),
     /// It says that it is alive.
-    Beat,
+    Heartbeat,
     Exit(Exit),
     /// It starts a successor and leaves.
-    Succeed,
+    HandOver,
 }
 
 /// Processes that outlive the worker that started them.
@@ -53,36 +53,36 @@ pub enum Remains {
 impl Script {
     /// A worker that does what its supervisor hopes for.
     pub fn good(rng: &mut Rng, policy: &Policy) -> Self {
-        let mut deeds = vec![(rng.ms(&[0, 50, 300]), Deed::Ack(hoped_for(policy)))];
+        let mut acts = vec![(rng.ms(&[0, 50, 300]), Act::Ack(expected_ack(policy)))];
         if policy.listeners && policy.readiness.auto {
-            deeds.push((rng.ms(&[0, 50, 300]), Deed::Ack(AckKind::Accepting)));
+            acts.push((rng.ms(&[0, 50, 300]), Act::Ack(AckKind::Accepting)));
         }
         if policy.adopt.is_some() {
             let addresses = rng.pick(&[1, 1, 2]);
-            deeds.extend((0..addresses).map(|_| (rng.ms(&[0, 50, 200]), Deed::Ack(AckKind::Listen))));
+            acts.extend((0..addresses).map(|_| (rng.ms(&[0, 50, 200]), Act::Ack(AckKind::Listen))));
         }
         Script {
             refusal: None,
             spawn_takes: Duration::ZERO,
-            deeds,
+            acts,
             serves_on: Some(rng.pick(&[0, 1, 3, 10])),
             on_stop: Some((rng.ms(&[0, 50, 300]), Exit::Code(0))),
             remains: Remains::Nothing,
             probed: None,
-            beats: true,
+            sends_heartbeats: true,
         }
     }
 
     /// A worker that its predecessor has started, and that must be seen.
-    pub fn heir(rng: &mut Rng, policy: &Policy, good: bool) -> Self {
-        let ack = Deed::Ack(rng.pick(&[AckKind::Accepting, AckKind::Takeover]));
+    pub fn successor(rng: &mut Rng, policy: &Policy, good: bool) -> Self {
+        let ack = Act::Ack(rng.pick(&[AckKind::Accepting, AckKind::Takeover]));
         let mut script = if good { Script::good(rng, policy) } else { Script::bad(rng, policy) };
         script.spawn_takes = rng.ms(&[0, 50, 300]);
         script.refusal = None;
         if good {
-            script.deeds = vec![(rng.ms(&[0, 50, 300]), ack)];
+            script.acts = vec![(rng.ms(&[0, 50, 300]), ack)];
         } else if rng.chance(60) {
-            script.deeds.push((rng.ms(&[0, 50, 300]), ack));
+            script.acts.push((rng.ms(&[0, 50, 300]), ack));
         }
         script
     }
@@ -92,7 +92,7 @@ impl Script {
         Script {
             refusal: rng.chance(15).then(|| refusal(rng)),
             spawn_takes: if rng.chance(20) { rng.moment() } else { Duration::ZERO },
-            deeds: deeds(rng, policy),
+            acts: acts(rng, policy),
             on_stop: rng.chance(75).then(|| (rng.moment(), exit(rng))),
             remains: match rng.below(10) {
                 0 => Remains::Go(rng.moment()),
@@ -101,7 +101,7 @@ impl Script {
                 _ => Remains::Nothing,
             },
             serves_on: rng.chance(70).then(|| rng.pick(&[0, 1, 2, 20])),
-            beats: rng.chance(60),
+            sends_heartbeats: rng.chance(60),
             probed: rng.chance(50).then(|| rng.pick(&[seen, AckKind::Exec])),
         }
     }
@@ -109,7 +109,7 @@ impl Script {
 
 /// An ack that makes every worker ready under this policy, unless the clock
 /// alone does.
-fn hoped_for(policy: &Policy) -> AckKind {
+fn expected_ack(policy: &Policy) -> AckKind {
     match policy.readiness.kinds.first() {
         Some(&kind) if kind != AckKind::Timer => kind,
         _ => AckKind::Notify,
@@ -117,12 +117,12 @@ fn hoped_for(policy: &Policy) -> AckKind {
 }
 
 /// The acks that make every worker ready under this policy; a successor must be seen.
-pub fn wanted(policy: &Policy, heir: bool) -> Vec<AckKind> {
-    match (heir, policy.adopt) {
+pub fn sufficient_acks(policy: &Policy, successor: bool) -> Vec<AckKind> {
+    match (successor, policy.adopt) {
         (true, _) => vec![AckKind::Accepting],
-        (false, None) if policy.listeners => vec![hoped_for(policy), AckKind::Accepting],
-        (false, None) => vec![hoped_for(policy)],
-        (false, Some(_)) => vec![AckKind::Listen, hoped_for(policy)],
+        (false, None) if policy.listeners => vec![expected_ack(policy), AckKind::Accepting],
+        (false, None) => vec![expected_ack(policy)],
+        (false, Some(_)) => vec![AckKind::Listen, expected_ack(policy)],
     }
 }
 
@@ -141,26 +141,26 @@ fn exit(rng: &mut Rng) -> Exit {
     ])
 }
 
-fn deeds(rng: &mut Rng, policy: &Policy) -> Vec<(Duration, Deed)> {
-    let mut deeds = Vec::new();
+fn acts(rng: &mut Rng, policy: &Policy) -> Vec<(Duration, Act)> {
+    let mut acts = Vec::new();
     for _ in 0..rng.below(4) {
         let kind =
-            if rng.chance(60) { hoped_for(policy) } else { rng.pick(&own_kinds(policy.adopt.is_some())) };
-        deeds.push((rng.moment(), Deed::Ack(kind)));
+            if rng.chance(60) { expected_ack(policy) } else { rng.pick(&own_kinds(policy.adopt.is_some())) };
+        acts.push((rng.moment(), Act::Ack(kind)));
     }
     if policy.adopt.is_some() && rng.chance(80) {
         let addresses = rng.pick(&[1, 1, 1, 2, 3]);
-        deeds.extend((0..addresses).map(|_| (rng.moment(), Deed::Ack(AckKind::Listen))));
+        acts.extend((0..addresses).map(|_| (rng.moment(), Act::Ack(AckKind::Listen))));
     }
     for _ in 0..rng.below(8).saturating_sub(5) {
-        deeds.push((rng.moment(), Deed::Extend(rng.ms(&[100, 1000, 5000, 60_000]))));
+        acts.push((rng.moment(), Act::Extend(rng.ms(&[100, 1000, 5000, 60_000]))));
     }
     if policy.follow && rng.chance(30) {
-        deeds.push((rng.moment(), Deed::Succeed));
+        acts.push((rng.moment(), Act::HandOver));
     }
     if rng.chance(45) {
         let at = rng.moment() * rng.pick(&[1, 1, 1, 3]);
-        deeds.push((at, Deed::Exit(exit(rng))));
+        acts.push((at, Act::Exit(exit(rng))));
     }
-    deeds
+    acts
 }

@@ -1,13 +1,13 @@
-//! What an observer knows of one worker, from events and actions alone.
+//! The model of one worker, from events and actions alone.
 
-use crate::steer::{Emptying, SETTLE};
+use crate::steering::{Draining, SETTLE};
 use graceful_run::core::ShownStage;
 use graceful_run::core::event::{AckKind, Generation, Reading, Slot, Time, WorkerId};
 use graceful_run::core::policy::Strength;
 use std::time::Duration;
 
 #[derive(Debug, Clone)]
-pub struct Life {
+pub struct WorkerRecord {
     pub id: WorkerId,
     pub generation: Generation,
     pub slot: Slot,
@@ -33,11 +33,11 @@ pub struct Life {
     /// What makes it ready once it listens.
     pub said: Option<AckKind>,
     /// When it last said that it is alive, or became ready.
-    pub heard: Time,
+    pub last_heartbeat: Time,
     /// Its pre-stop hook has been called, and whether it has ended.
     pub pre_stop: Option<bool>,
     /// It serves what it has, and nothing new.
-    pub emptying: Option<Emptying>,
+    pub draining: Option<Draining>,
     pub stopped: Option<Time>,
     /// It is to leave because its slot went, or its upgrade was undone.
     pub surplus: bool,
@@ -47,7 +47,7 @@ pub struct Life {
     pub remains_asked: Option<Time>,
     pub remains_killed: bool,
     /// Those that it replaces were seen to wait on their listeners.
-    pub must_wait: bool,
+    pub must_accept: bool,
     /// How long after its start it first gave a sign of its own.
     pub took: Option<Duration>,
     /// The same of the workers before it.
@@ -57,12 +57,12 @@ pub struct Life {
     /// Who started it, if another worker did.
     pub of: Option<WorkerId>,
     /// It leaves to a successor, by itself.
-    pub succeeded: bool,
+    pub handed_over: bool,
     /// The stage shown after the last step.
     pub stage: ShownStage,
 }
 
-impl Life {
+impl WorkerRecord {
     pub fn new(
         id: WorkerId,
         generation: Generation,
@@ -71,7 +71,7 @@ impl Life {
         known: Strength,
         decided: Time,
     ) -> Self {
-        Life {
+        WorkerRecord {
             id,
             generation,
             slot,
@@ -88,21 +88,21 @@ impl Life {
             listens: false,
             settles: None,
             said: None,
-            heard: decided,
+            last_heartbeat: decided,
             pre_stop: None,
-            emptying: None,
+            draining: None,
             stopped: None,
             surplus: false,
             killed: false,
             exited: None,
             remains_asked: None,
             remains_killed: false,
-            must_wait: false,
+            must_accept: false,
             took: None,
             before_took: Duration::ZERO,
             unseen: false,
             of: None,
-            succeeded: false,
+            handed_over: false,
             stage: ShownStage::Starting,
         }
     }
@@ -113,7 +113,7 @@ impl Life {
     }
 
     /// No process stands behind it, and none is about to: it can be dropped.
-    pub fn is_idea(&self) -> bool {
+    pub fn has_no_process(&self) -> bool {
         self.refused_at.is_some() || self.awaited()
     }
 
@@ -128,12 +128,12 @@ impl Life {
     }
 
     /// It was on the way to serve, or served, when the step began.
-    pub fn filled(&self) -> bool {
+    pub fn occupied_slot(&self) -> bool {
         matches!(self.stage, ShownStage::Starting | ShownStage::Ready) && self.exited.is_none()
     }
 
     /// What makes one ready that has to listen by itself, now that it gives this ack.
-    pub fn hear(&mut self, kind: AckKind, counts: bool, now: Time) -> Option<AckKind> {
+    pub fn apply_ack(&mut self, kind: AckKind, counts: bool, now: Time) -> Option<AckKind> {
         match kind {
             AckKind::Listen => {
                 self.listens = true;
@@ -146,8 +146,8 @@ impl Life {
     }
 
     /// What makes one ready that has to be seen waiting; `named` if the user named this ack.
-    pub fn hear_waiting(&mut self, kind: AckKind, counts: bool, named: bool) -> Option<AckKind> {
-        if named || !self.must_wait {
+    pub fn apply_ack_until_accepting(&mut self, kind: AckKind, counts: bool, named: bool) -> Option<AckKind> {
+        if named || !self.must_accept {
             return counts.then_some(kind);
         }
         self.listens |= kind == AckKind::Accepting;

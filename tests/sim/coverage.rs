@@ -8,14 +8,14 @@ use std::fmt;
 use std::iter::Sum;
 
 #[derive(Default)]
-pub struct Tally {
+pub struct Coverage {
     steps: u64,
     seen: BTreeMap<&'static str, u64>,
     pub transitions: Transitions,
 }
 
 /// Each of these must be seen at least once.
-const WANTED: [&str; 74] = [
+const REQUIRED: [&str; 74] = [
     "upgrade failed: crashes",
     "look waiting",
     "waits",
@@ -36,9 +36,9 @@ const WANTED: [&str; 74] = [
     "look whether drained",
     "drained",
     "not drained",
-    "emptied: exited",
-    "emptied: killed",
-    "emptied: asked because everything stops",
+    "draining: exited",
+    "draining: killed",
+    "draining: asked because everything stops",
     "held",
     "held, and failed",
     "upgrade failed: rolled back",
@@ -92,7 +92,7 @@ const WANTED: [&str; 74] = [
     "ended: told by the terminal",
 ];
 
-impl Tally {
+impl Coverage {
     pub fn see(&mut self, what: &'static str) {
         *self.seen.entry(what).or_default() += 1;
     }
@@ -134,7 +134,7 @@ impl Tally {
     }
 
     pub fn never(&self) -> Vec<String> {
-        WANTED.iter().filter(|what| !self.seen.contains_key(*what)).map(|what| what.to_string()).collect()
+        REQUIRED.iter().filter(|what| !self.seen.contains_key(*what)).map(|what| what.to_string()).collect()
     }
 }
 
@@ -210,13 +210,13 @@ fn name(action: &Action) -> Option<&'static str> {
     })
 }
 
-impl Sum for Tally {
-    fn sum<I: Iterator<Item = Tally>>(tallies: I) -> Tally {
-        let mut total = Tally::default();
-        for tally in tallies {
-            total.steps += tally.steps;
-            total.transitions.add(tally.transitions);
-            for (what, times) in tally.seen {
+impl Sum for Coverage {
+    fn sum<I: Iterator<Item = Coverage>>(tallies: I) -> Coverage {
+        let mut total = Coverage::default();
+        for coverage in tallies {
+            total.steps += coverage.steps;
+            total.transitions.add(coverage.transitions);
+            for (what, times) in coverage.seen {
                 *total.seen.entry(what).or_default() += times;
             }
         }
@@ -224,7 +224,7 @@ impl Sum for Tally {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} steps", self.steps)?;
         self.seen.iter().try_for_each(|(what, times)| write!(f, ", {what} {times}"))?;

@@ -1,0 +1,306 @@
+//! The model's first part of a step: the fact that the event tells.
+
+use crate::model::{Hold, Model, ModelUpgrade, Verdict};
+use crate::worker::WorkerRecord;
+use graceful_run::core::ShownStage;
+use graceful_run::core::event::{AckKind, Ending, Event, Exit, Failure, Request, WorkerId};
+use graceful_run::core::policy::Strength;
+use std::time::Duration;
+
+impl Model {
+    pub fn take(&mut self, event: Event, stops: bool) -> Verdict {
+        let now = self.now;
+        match event {
+            Event::Request(request) => self.requested(request),
+            Event::Spawned(id) => {
+                let ack_by = self.workers.get(&id).and_then(|record| self.ack_by(record));
+                if let Some(record) = self.workers.get_mut(&id).filter(|record| record.in_flight) {
+                    record.in_flight = false;
+                    record.started = Some(now);
+                    if record.of.is_none() {
+                        record.ack_by = ack_by;
+                    }
+                }
+            }
+            Event::SpawnFailed(id, refusal) => {
+                if let Some(record) = self.workers.get_mut(&id).filter(|record| record.in_flight) {
+                    record.in_flight = false;
+                    self.in_step.refused = Some((id, refusal));
+                }
+            }
+            Event::Ack(id, kind) => self.acked(id, kind),
+            Event::Extend(id, by) => {
+                let timeout = self.policy.ack_timeout.unwrap_or_default();
+                if let Some(record) = self.workers.get_mut(&id)
+                    && record.stage == ShownStage::Starting
+                    && record.started.is_some()
+                    && let (Some(started), Some(ack_by)) = (record.counted_from(), record.ack_by)
+                {
+                    record.ack_by = Some(ack_by.max((now + by).min(started + timeout * 10)));
+                }
+            }
+            Event::Exited { worker, exit, remains } => {
+                let Some(record) = self.workers.get_mut(&worker).filter(|record| record.runs()) else {
+                    return Ok(());
+                };
+                let (filled, ready) = (record.occupied_slot(), record.ready.is_some());
+                record.exited = Some(now);
+                let unasked = filled && !record.handed_over && ready;
+                let generation = record.generation;
+                let trial = self.probation.as_ref().is_some_and(|probation| probation.of == generation);
+                self.ends_well |= unasked && exit == Exit::Code(0) && !trial && !self.stopping;
+                self.in_step.exited = Some(worker);
+                self.in_step.remains = remains.then_some(worker);
+                if filled {
+                    self.left_or_lost(worker, exit, ready);
+                }
+            }
+            Event::HandedOver(id) => self.handed_over(id),
+            Event::Swept(id) => {
+                if self.workers.get(&id).is_some_and(|record| record.exited.is_some()) {
+                    self.workers.remove(&id);
+                }
+            }
+            Event::PreUpgraded(to, allowed) => {
+                let asked = |upgrade: &&mut ModelUpgrade| upgrade.to == to && !upgrade.allowed;
+                if let Some(upgrade) = self.upgrade.as_mut().filter(asked) {
+                    match allowed {
+                        true => {
+                            upgrade.allowed = true;
+                            self.workers.retain(|_, record| record.refused_at.is_none());
+                        }
+                        false => upgrade.failure = upgrade.failure.or(Some(Failure::Refused)),
+                    }
+                }
+            }
+            Event::PreStopped(id) => {
+                if let Some(record) = self.workers.get_mut(&id)
+                    && let Some(ended) = &mut record.pre_stop
+                {
+                    *ended = true;
+                }
+            }
+            Event::Heartbeat(id) => {
+                if let Some(record) = self.workers.get_mut(&id) {
+                    record.last_heartbeat = now;
+                }
+            }
+            Event::LookedAlive
+                if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.liveness_asked) && !stops =>
+            {
+                return self.looked_alive();
+            }
+            Event::Switched(to, done) => return self.switched(to, done, stops),
+            Event::DrainLook { worker, drained, pause } => self.drain_look(worker, drained, pause),
+            Event::Waits(slot) => self.waits(slot),
+            Event::LookedWaiting => self.looked_waiting(),
+            Event::LookedAlive | Event::Tick => {}
+        }
+        Ok(())
+    }
+
+    /// A worker that ends while a successor of it runs has left to that one.
+    pub fn left_or_lost(&mut self, worker: WorkerId, exit: Exit, ready: bool) {
+        match self.successor(worker).map(|successor| (successor.id, successor.awaited())) {
+            _ if self.workers.get(&worker).is_some_and(|record| record.handed_over) => return,
+            Some((successor, false)) => {
+                if let Some(upgrade) = &mut self.upgrade {
+                    upgrade.left = true;
+                }
+                // Nobody serves while it gets ready: it has a second.
+                let until = self.now + Duration::from_secs(1);
+                if let Some(successor) = self
+                    .workers
+                    .get_mut(&successor)
+                    .filter(|successor| successor.stage == ShownStage::Starting)
+                {
+                    successor.ack_by = Some(successor.ack_by.map_or(until, |at| at.min(until)));
+                }
+                return;
+            }
+            Some((successor, true)) => {
+                self.lost(successor, Failure::NoSuccessor { worker, exit });
+                self.workers.remove(&successor);
+            }
+            None => {}
+        }
+        self.lost(worker, Failure::Exited { worker, exit, ready });
+    }
+
+    pub fn handed_over(&mut self, id: WorkerId) {
+        let successor = self.successor(id).is_some();
+        let ready = |record: &&mut WorkerRecord| record.runs() && record.stage == ShownStage::Ready;
+        let Some(record) = self.workers.get_mut(&id).filter(ready).filter(|_| self.policy.follow) else {
+            return;
+        };
+        if std::mem::replace(&mut record.handed_over, true) {
+            return;
+        }
+        match &mut self.upgrade {
+            Some(upgrade) if successor => upgrade.left = true,
+            _ => self.in_step.handed_over = Some(id).filter(|_| !self.stopping),
+        }
+    }
+
+    /// The successor of a worker, unless it has been given up.
+    pub fn successor(&self, id: WorkerId) -> Option<&WorkerRecord> {
+        self.workers.values().find(|record| record.of == Some(id) && record.occupied_slot())
+    }
+
+    /// Another upgrade has to wait: a worker that is to start its own successor is
+    /// not ready, is leaving, or has a predecessor that was sent away.
+    pub fn upgrade_must_wait(&self) -> bool {
+        let starts = |record: &WorkerRecord| {
+            record.occupied_slot() && (record.stage == ShownStage::Starting || record.handed_over)
+        };
+        let serves = self.workers.values().any(|record| record.runs() && record.stage == ShownStage::Ready);
+        let leaves = |record: &WorkerRecord| record.runs() && !record.occupied_slot() && !record.handed_over;
+        let returns = |record: &WorkerRecord| {
+            record.occupied_slot()
+                && record.stage == ShownStage::Starting
+                && record.started.is_some()
+                && record.runs()
+        };
+        if self.policy.adopt.is_some() && self.workers.values().any(returns) {
+            return true;
+        }
+        self.policy.follow && self.workers.values().any(|record| starts(record) || serves && leaves(record))
+    }
+
+    /// Those that leave by themselves are not asked to.
+    pub fn leave_unasked(&mut self, which: impl Fn(&WorkerRecord) -> bool) {
+        let now = self.now;
+        let ready = |record: &&mut WorkerRecord| {
+            record.handed_over && record.runs() && record.stage == ShownStage::Ready
+        };
+        for record in self.workers.values_mut().filter(ready).filter(|record| which(record)) {
+            record.stopped.get_or_insert(now);
+            record.stage = ShownStage::Draining;
+        }
+    }
+
+    pub fn requested(&mut self, request: Request) {
+        match request {
+            Request::Upgrade | Request::UpgradeNow | Request::Hold | Request::Commit | Request::Rollback
+                if self.stopping => {}
+            Request::Upgrade => self.want(false),
+            Request::UpgradeNow => {
+                if let Some(upgrade) = &mut self.upgrade {
+                    upgrade.failure.get_or_insert(Failure::Superseded);
+                }
+                self.want(false);
+            }
+            Request::Hold if self.policy.stop_first || self.policy.follow || self.policy.adopt.is_some() => {
+                self.in_step.cannot_hold = true;
+            }
+            Request::Hold => self.want(true),
+            Request::Commit | Request::Rollback => {
+                match self.upgrade.as_mut().filter(|upgrade| upgrade.hold != Hold::No) {
+                    None => self.in_step.nothing_held = Some(request),
+                    Some(upgrade) if request == Request::Rollback => {
+                        upgrade.failure.get_or_insert(Failure::RolledBack);
+                        self.pending = false;
+                    }
+                    Some(upgrade) => {
+                        if upgrade.hold == Hold::Held {
+                            self.workers.retain(|_, record| record.refused_at.is_none());
+                        }
+                        upgrade.hold = Hold::Committed;
+                    }
+                }
+            }
+            Request::Stop => self.stop_begins(None),
+            Request::Interrupt { told } => {
+                if std::mem::replace(&mut self.interrupted, true) {
+                    self.killing = true;
+                } else if told {
+                    let now = self.now;
+                    for record in self.workers.values_mut().filter(|record| record.runs() && !record.killed) {
+                        record.stopped.get_or_insert(now);
+                    }
+                }
+                self.stop_begins(None);
+            }
+            Request::Kill => {
+                self.killing = true;
+                self.stop_begins(None);
+            }
+            Request::Hammer => {
+                let leaves =
+                    |record: &&WorkerRecord| record.stage == ShownStage::Draining && record.started.is_some();
+                let left = self.workers.values().filter(leaves).filter(|record| !record.remains_killed);
+                self.in_step.hammered = left.map(|record| record.id).collect();
+                self.in_step.hammer = true;
+            }
+            _ => {}
+        }
+    }
+
+    pub fn want(&mut self, hold: bool) {
+        self.pending = true;
+        self.pending_hold = hold;
+    }
+
+    pub fn stop_begins(&mut self, ending: Option<Ending>) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        self.ending = ending;
+        self.in_step.stopping = true;
+        self.pending = false;
+        self.probation = None;
+        self.scaling = false;
+        self.leave_unasked(|_| true);
+        self.workers.values_mut().for_each(|record| record.draining = None);
+        if let Some(upgrade) = &mut self.upgrade {
+            upgrade.failure.get_or_insert(Failure::Stopped);
+        }
+    }
+
+    pub fn acked(&mut self, id: WorkerId, kind: AckKind) {
+        let Some(record) = self.workers.get_mut(&id).filter(|record| record.runs()) else { return };
+        if record.of.is_none() {
+            record.strength = record.strength.max(strength(kind));
+            let looks = self.policy.readiness.auto && self.policy.listeners;
+            if strength(kind) == Strength::Seen || strength(kind) == Strength::Said && !looks {
+                record.took = record.took.or(record.started.map(|started| self.now - started));
+            }
+        }
+        let (stage, known, successor) = (record.stage, record.known, record.of.is_some());
+        if stage == ShownStage::Ready {
+            self.learn(id);
+        }
+        let readiness = &self.policy.readiness;
+        let by_itself = match kind {
+            AckKind::Notify | AckKind::Fd => true,
+            AckKind::Accepting | AckKind::Listen => known != Strength::Said,
+            _ => false,
+        };
+        let seen = matches!(kind, AckKind::Accepting | AckKind::Takeover);
+        let counts = match successor {
+            true => seen,
+            false => readiness.kinds.contains(&kind) || readiness.auto && by_itself,
+        };
+        let (now, adopts) = (self.now, self.policy.adopt.is_some());
+        let named = readiness.kinds.contains(&kind);
+        let Some(record) = self.workers.get_mut(&id).filter(|_| stage == ShownStage::Starting) else {
+            return;
+        };
+        let ready = if adopts {
+            record.apply_ack(kind, counts, now)
+        } else {
+            record.apply_ack_until_accepting(kind, counts, named)
+        };
+        self.in_step.ready.extend(ready.map(|kind| (id, kind)));
+    }
+}
+
+/// What an ack proves.
+fn strength(kind: AckKind) -> Strength {
+    match kind {
+        AckKind::Notify | AckKind::Fd => Strength::Said,
+        AckKind::Accepting | AckKind::Listen => Strength::Seen,
+        AckKind::Exec | AckKind::Timer | AckKind::Takeover | AckKind::Timeout => Strength::Nothing,
+        other => unreachable!("no world sends {other:?}"),
+    }
+}

@@ -1,0 +1,308 @@
+//! The invariants after every step, and those of a world in which nothing is left to do.
+
+use crate::model::{Hold, Model, ModelUpgrade, SIGNAL_GRACE, Verdict, ensure};
+use crate::worker::WorkerRecord;
+use graceful_run::core::event::{Generation, Slot, WorkerId};
+use graceful_run::core::{Phase, Shown, ShownStage, Supervisor};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Model {
+    pub fn check_invariants(&mut self, supervisor: &Supervisor) -> Verdict {
+        ensure!(!self.in_step.stopping, "the stop was not reported");
+        ensure!(self.in_step.ready.is_empty(), "{:?} should be ready", self.in_step.ready);
+        ensure!(self.in_step.restarting.is_empty(), "{:?} was not reported", self.in_step.restarting);
+        ensure!(self.in_step.retired.is_empty(), "{:?} was not reported as left empty", self.in_step.retired);
+        ensure!(
+            self.in_step.handed_over.is_none(),
+            "the successor of {:?} was not taken over",
+            self.in_step.handed_over
+        );
+        ensure!(
+            self.in_step.drained.is_none(),
+            "it was not said that {:?} has drained",
+            self.in_step.drained
+        );
+        ensure!(self.in_step.refused.is_none(), "{:?} was not reported", self.in_step.refused);
+        ensure!(
+            self.in_step.remains.is_none(),
+            "{:?} left processes that nobody asked to stop",
+            self.in_step.remains
+        );
+        ensure!(self.in_step.pre_upgrade.is_none(), "{:?} was not asked about", self.in_step.pre_upgrade);
+        let spared = |record: &&WorkerRecord| {
+            let killed = if record.exited.is_some() { record.remains_killed } else { record.killed };
+            self.in_step.hammered.contains(&record.id) && !killed
+        };
+        let spared = self.workers.values().find(spared).map(|record| record.id);
+        ensure!(spared.is_none(), "{spared:?} was spared by the hammer");
+        ensure!(!self.in_step.held, "it was not said that the upgrade is on hold");
+        if supervisor.generation() > self.last_generation {
+            self.new_start(supervisor.generation())?;
+        }
+        self.check_switch()?;
+        self.compare_workers(supervisor)?;
+        if !self.stopping {
+            self.resume_probation();
+        }
+        self.apply_timers();
+        if self.ended {
+            return Ok(());
+        }
+        ensure!(!self.in_step.cannot_hold, "it was not said that nothing can be held");
+        ensure!(self.in_step.nothing_held.is_none(), "{:?} was not answered", self.in_step.nothing_held);
+        ensure!(self.too_many_drain().is_none(), "{:?} should be killed", self.too_many_drain());
+        self.check_probation(supervisor)?;
+        self.check_kept()?;
+        self.check_requests(supervisor)?;
+        self.check_scaling()?;
+        self.check_promise()?;
+        self.check_slots(supervisor)?;
+        self.check_deadlines(supervisor)
+    }
+
+    /// The workers that are shown are those that live, and none goes back.
+    fn compare_workers(&mut self, supervisor: &Supervisor) -> Verdict {
+        let shown: BTreeMap<WorkerId, Shown> =
+            supervisor.workers().map(|shown| (shown.worker, shown)).collect();
+        let dropped =
+            |record: &WorkerRecord| record.refused_at.is_some() || record.awaited() && self.upgrade.is_none();
+        self.workers.retain(|id, record| shown.contains_key(id) || !dropped(record));
+        ensure!(
+            shown.keys().eq(self.workers.keys()),
+            "{:?} are shown, {:?} live",
+            shown.keys(),
+            self.workers.keys()
+        );
+        for (id, shown) in shown {
+            let Some(mut record) = self.workers.remove(&id) else { continue };
+            ensure!(
+                (shown.generation, shown.slot) == (record.generation, record.slot),
+                "{shown:?} is {record:?}"
+            );
+            self.compare_stage(&mut record, shown.stage)?;
+            self.workers.insert(id, record);
+        }
+        Ok(())
+    }
+
+    fn compare_stage(&self, record: &mut WorkerRecord, stage: ShownStage) -> Verdict {
+        let id = record.id;
+        match stage {
+            ShownStage::Starting => {
+                ensure!(record.stage == stage && !record.signalled(), "{id:?} starts once more")
+            }
+            ShownStage::Ready => {
+                ensure!(
+                    record.stage == stage && record.ready.is_some() && !record.signalled(),
+                    "{id:?} is not ready"
+                )
+            }
+            ShownStage::Draining => {
+                if record.stage == ShownStage::Ready && record.exited.is_none() && !self.stopping {
+                    self.check_stop_reason(record)?;
+                }
+            }
+            ShownStage::Killed => ensure!(record.killed, "{id:?} was not killed"),
+        }
+        record.stage = stage;
+        Ok(())
+    }
+
+    /// A request to scale has come true as soon as the workers that are wanted are
+    /// ready, and every other one has been asked to leave.
+    fn check_scaling(&mut self) -> Verdict {
+        let held = |record: &WorkerRecord| self.replaces(record.id);
+        let slots = (0..self.target as usize).map(|slot| {
+            let ready =
+                |record: &WorkerRecord| record.slot.0 as usize == slot && record.stage == ShownStage::Ready;
+            let slot_model = self.slots.get(slot);
+            let retired = slot_model.is_some_and(|slot_model| slot_model.retired);
+            (self.workers.values().any(|record| ready(record) && !held(record)), retired)
+        });
+        let slots: Vec<(bool, bool)> = slots.collect();
+        let stays = |record: &WorkerRecord| {
+            record.slot.0 >= self.target && record.exited.is_none() && !record.signalled() && !held(record)
+        };
+        let upgrade = self.stopping || !self.is_upgrade_idle() || self.workers.values().any(stays);
+        let all = slots.iter().all(|(ready, retired)| *ready || *retired);
+        let count = slots.iter().filter(|(ready, _)| *ready).count() as u32;
+        let expected = (self.scaling && all && !upgrade).then_some(count);
+        ensure!(
+            self.in_step.scale_done == expected,
+            "{:?} was said, not {expected:?}",
+            self.in_step.scale_done
+        );
+        self.scaling &= expected.is_none();
+        Ok(())
+    }
+
+    /// Why a worker that was ready is to leave although nothing stops.
+    fn check_stop_reason(&self, record: &mut WorkerRecord) -> Verdict {
+        let replaced = self.in_step.committed.contains(&record.slot) && record.generation != self.serving;
+        let alone =
+            |upgrade: &&ModelUpgrade| self.policy.stop_first || self.policy.follow && upgrade.is_rollback;
+        let makes_room =
+            self.upgrade.as_ref().filter(alone).is_some_and(|upgrade| record.generation != upgrade.to);
+        let undone = self.in_step.undone == Some(record.generation);
+        let held = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.to == record.generation);
+        let shrinks = self.is_upgrade_idle() && !held && record.slot.0 >= self.target;
+        record.surplus = record.slot.0 >= self.slots.len() as u32 || shrinks || undone;
+        ensure!(
+            replaced || makes_room || record.surplus || record.handed_over,
+            "{:?} served and is to leave for no reason",
+            record.id
+        );
+        Ok(())
+    }
+
+    fn check_requests(&self, supervisor: &Supervisor) -> Verdict {
+        ensure!(
+            supervisor.generation() == self.serving,
+            "{} is shown, {} serves",
+            supervisor.generation(),
+            self.serving
+        );
+        ensure!(supervisor.upgrade_pending() == self.pending, "a request is kept: {}", !self.pending);
+        let held = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.hold == Hold::Held);
+        let phase = match (self.stopping, self.served, &self.upgrade) {
+            (true, ..) => Phase::Stopping,
+            _ if held => Phase::Holding,
+            (_, false, _) => Phase::Starting,
+            (.., Some(_)) => Phase::Upgrading,
+            (.., None) => Phase::Running,
+        };
+        ensure!(supervisor.phase() == phase, "it is {:?}, not {phase:?}", supervisor.phase());
+        let first = !self.served && self.workers.values().any(|record| record.stage == ShownStage::Starting);
+        let held_up = self.upgrade_must_wait();
+        ensure!(!self.pending || self.upgrade.is_some() || first || held_up, "a request waits for nothing");
+        Ok(())
+    }
+
+    fn check_promise(&self) -> Verdict {
+        let starting = |record: &&WorkerRecord| record.stage == ShownStage::Starting;
+        let generations: BTreeSet<Generation> =
+            self.workers.values().filter(starting).map(|record| record.generation).collect();
+        ensure!(self.mixed || generations.len() <= 1, "{generations:?} start at once");
+        Ok(())
+    }
+
+    fn check_slots(&self, supervisor: &Supervisor) -> Verdict {
+        for (slot, slot_model) in self.slots.iter().enumerate() {
+            let slot = Slot(slot as u32);
+            let here: Vec<&WorkerRecord> =
+                self.workers.values().filter(|record| record.slot == slot).collect();
+            let held =
+                here.iter().filter(|record| self.is_upgrade_idle() && self.replaces(record.id)).count();
+            let filled = here.iter().filter(|record| record.occupied_slot()).count() - held;
+            let moves = self.upgrade.as_ref().filter(|upgrade| !upgrade.is_paused());
+            let replaced = moves.is_some_and(|upgrade| !upgrade.replaced_slots.contains(&slot));
+            ensure!(filled <= if replaced { 2 } else { 1 }, "{filled} workers fill {slot:?}");
+            ensure!(!self.policy.stop_first || here.len() <= 1, "{slot:?} has two workers");
+            let free = if self.policy.stop_first { here.is_empty() } else { filled == 0 };
+            let wanted = moves.is_some() || slot.0 < self.target;
+            if free && wanted && !replaced && !slot_model.retired && !self.stopping {
+                ensure!(slot_model.latest > self.now, "{slot:?} stays empty");
+                let woken = supervisor.deadline().is_some_and(|at| at <= slot_model.latest);
+                ensure!(woken, "nothing wakes it to fill {slot:?}");
+            }
+        }
+        let starting = self.workers.values().any(|record| record.stage == ShownStage::Starting);
+        let serves = |slot: usize| {
+            self.slots[slot].retired
+                || self.workers.values().any(|record| {
+                    record.slot.0 as usize == slot
+                        && record.stage == ShownStage::Ready
+                        && !self.replaces(record.id)
+                })
+        };
+        let ready = self
+            .workers
+            .values()
+            .any(|record| record.stage == ShownStage::Ready && record.generation == self.serving);
+        let all = ready && !starting && self.is_upgrade_idle() && (0..self.slots.len()).all(serves);
+        ensure!(self.served || self.stopping || !all, "everything is ready and it was not said");
+        Ok(())
+    }
+
+    fn check_deadlines(&self, supervisor: &Supervisor) -> Verdict {
+        let now = self.now;
+        let deadline = supervisor.deadline();
+        ensure!(deadline.is_none_or(|at| at > now), "it wants to be woken at {deadline:?}, which has passed");
+        for record in self.workers.values() {
+            let id = record.id;
+            let waits = |at: std::time::Duration| at > now && deadline.is_some_and(|deadline| deadline <= at);
+            if record.stage == ShownStage::Starting && record.counted_from().is_some() {
+                ensure!(record.ack_by.is_none_or(waits), "{id:?} is waited for too long");
+                ensure!(self.timer_at(record).is_none_or(waits), "{id:?} has lived for long enough");
+                self.check_listening(record, waits)?;
+                self.check_unseen(record, waits)?;
+            }
+            if let Some(limit) = self.policy.worker_watchdog
+                && record.stage == ShownStage::Ready
+                && !record.handed_over
+            {
+                ensure!(waits(record.last_heartbeat + limit), "{id:?} is silent");
+            }
+            if let Some(draining) = record.draining.filter(|_| record.runs()) {
+                self.check_emptying(id, draining, waits)?;
+            } else if record.stage == ShownStage::Draining && record.runs() {
+                match (record.stopped, record.ready) {
+                    (Some(at), _) => {
+                        let kill_at = self.policy.stop_timeout.map(|timeout| at + timeout);
+                        ensure!(kill_at.is_none_or(waits), "{id:?} has had its time");
+                    }
+                    (None, _) if record.pre_stop == Some(false) => {}
+                    (None, Some(at)) => {
+                        ensure!(waits(at + SIGNAL_GRACE) && !self.stopping, "{id:?} was not asked to stop")
+                    }
+                    (None, None) => return Err(format!("{id:?} was not asked to stop")),
+                }
+            }
+            let waits_on = self.stopping && record.exited.is_some() && record.remains_asked.is_none();
+            ensure!(!waits_on || record.remains_killed, "what {id:?} left was not asked to stop");
+            if let (Some(at), Some(timeout), false) =
+                (record.remains_asked.or(record.exited), self.policy.stop_timeout, record.remains_killed)
+            {
+                ensure!(waits(at + timeout), "what {id:?} left has had its time");
+            }
+            ensure!(!self.killing || record.killed || !record.runs(), "{id:?} was not killed");
+        }
+        Ok(())
+    }
+
+    /// Something is on its way out.
+    pub fn drains(&self, supervisor: &Supervisor) -> bool {
+        supervisor.workers().any(|shown| shown.stage == ShownStage::Draining)
+    }
+
+    /// An upgrade rests until somebody decides on it.
+    pub fn holds(&self) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| upgrade.hold == Hold::Held)
+    }
+
+    /// Nothing is left to do: everything that was asked for has its verdict, and
+    /// there are the workers that there should be.
+    pub fn check_quiescent(&self, supervisor: &Supervisor) -> Verdict {
+        if self.ended {
+            return Ok(());
+        }
+        ensure!(!self.stopping, "a stop that does not end");
+        ensure!(!self.scaling, "a request to scale without an answer");
+        ensure!(self.upgrade.is_none() && !self.pending, "an upgrade without a verdict: {:?}", self.upgrade);
+        ensure!(self.slots.len() as u32 == self.target, "{} slots, not {}", self.slots.len(), self.target);
+        let filled: Vec<Slot> = supervisor.workers().map(|shown| shown.slot).collect();
+        let wanted = (0..self.target).filter(|&slot| !self.slots[slot as usize].retired).map(Slot);
+        let wanted: BTreeSet<Slot> = wanted.collect();
+        let filled_set: BTreeSet<Slot> = filled.iter().copied().collect();
+        ensure!(
+            filled.len() == filled_set.len() && filled_set == wanted,
+            "{filled:?} are filled, not {wanted:?}"
+        );
+        let ready = supervisor.workers().all(|shown| shown.stage == ShownStage::Ready);
+        ensure!(ready, "not every worker is ready");
+        let old = supervisor.workers().find(|shown| shown.generation != self.serving);
+        ensure!(self.mixed || old.is_none(), "{old:?} is of an old generation");
+        ensure!(self.served || self.target == 0, "nothing serves");
+        Ok(())
+    }
+}

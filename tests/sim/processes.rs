@@ -1,0 +1,194 @@
+//! What the processes of a world make of the actions.
+
+use crate::script::{Act, Remains, Script};
+use crate::world::{Process, Scheduled, World};
+use graceful_run::core::event::{AckKind, Action, Event, Exit, Generation, Slot, WorkerId};
+use std::time::Duration;
+
+impl World<'_> {
+    pub fn perform(&mut self, action: Action) {
+        match action {
+            Action::Spawn { worker, generation, .. } => self.spawn(worker, generation),
+            Action::RequestHandover { worker, of, .. } => self.request_handover(worker, of),
+            Action::TakeSuccessor { worker, .. } => {
+                let good = self.faultless || !self.rng.chance(self.bad_percent);
+                let script = Script::successor(&mut self.rng, &self.policy, good);
+                for (after, act) in script.acts.clone() {
+                    self.schedule(self.now + after, Scheduled::Act(worker, act));
+                }
+                let successor = Process {
+                    script,
+                    running: true,
+                    dead: None,
+                    told: false,
+                    remains: false,
+                    successor: true,
+                    looks: 0,
+                };
+                self.processes.insert(worker, successor);
+                self.schedule_heartbeat(worker);
+            }
+            Action::PreUpgrade(to) => {
+                let allowed = self.faultless || self.rng.chance(70);
+                let at = self.now + self.hook_takes();
+                self.schedule(at, Scheduled::Deliver(Event::PreUpgraded(to, allowed)));
+            }
+            Action::PreStop(worker) => {
+                let at = self.now + self.hook_takes();
+                self.schedule(at, Scheduled::Deliver(Event::PreStopped(worker)));
+            }
+            Action::Probe(worker) => {
+                if let Some(kind) = self.processes.get(&worker).and_then(|process| process.script.probed) {
+                    self.schedule(self.now, Scheduled::Act(worker, Act::Ack(kind)));
+                }
+            }
+            Action::LookAlive => self.look_alive(),
+            Action::LookWaiting => {
+                let at = self.now + self.answer_takes();
+                let waits = self.rng.pick(&[0, 50, 100]);
+                for slot in (0..4).map(Slot).filter(|_| self.rng.chance(waits)).collect::<Vec<_>>() {
+                    self.schedule(at, Scheduled::Deliver(Event::Waits(slot)));
+                }
+                self.schedule(at, Scheduled::Deliver(Event::LookedWaiting));
+            }
+            Action::Stop(worker) => {
+                let Some(process) = self.processes.get_mut(&worker) else { return };
+                if let Some((after, exit)) = process.script.on_stop {
+                    self.schedule(self.now + after, Scheduled::Act(worker, Act::Exit(exit)));
+                }
+            }
+            Action::Kill(worker) => {
+                self.schedule(self.now, Scheduled::Act(worker, Act::Exit(Exit::Signal(9))))
+            }
+            Action::StopRemains(worker) => {
+                if let Some(Remains::GoWhenAsked(after)) =
+                    self.processes.get(&worker).map(|p| p.script.remains)
+                {
+                    self.schedule(self.now + after, Scheduled::Deliver(Event::Swept(worker)));
+                }
+            }
+            Action::KillRemains(worker) => self.schedule(self.now, Scheduled::Deliver(Event::Swept(worker))),
+            Action::Switch(to) => {
+                let late =
+                    if self.faultless || self.rng.chance(70) { Duration::ZERO } else { self.rng.moment() };
+                let at = self.now + late;
+                let done = self.faultless || !self.rng.chance(10);
+                self.schedule(at, Scheduled::Deliver(Event::Switched(to, done)));
+            }
+            Action::LookDrained(worker) => self.look_drained(worker),
+            Action::DrainRemains(_)
+            | Action::Forget(_)
+            | Action::Forward(..)
+            | Action::Suspend(_)
+            | Action::Resume(_)
+            | Action::SuspendSelf
+            | Action::Report(_)
+            | Action::Exit(_) => {}
+        }
+    }
+
+    pub fn spawn(&mut self, worker: WorkerId, generation: Generation) {
+        let crash_looping = !self.faultless && self.crash_looping.contains(&generation);
+        let bad = !crash_looping && !self.faultless && self.rng.chance(self.bad_percent);
+        let mut script = match bad {
+            true => Script::bad(&mut self.rng, &self.policy),
+            false => Script::good(&mut self.rng, &self.policy),
+        };
+        if crash_looping {
+            let serves = self.rng.ms(&[1000, 1000, 1500, 3000]);
+            script.acts.push((serves, Act::Exit(Exit::Code(3))));
+        }
+        if self.silent && !bad && !self.faultless {
+            script.acts.retain(|(_, act)| matches!(act, Act::Ack(AckKind::Listen)));
+        }
+        if let Some((refusal, from, to)) = self.outage
+            && (from..to).contains(&self.now)
+            && !self.faultless
+        {
+            script.refusal = Some(refusal);
+        }
+        let news = match script.refusal {
+            Some(refusal) => Event::SpawnFailed(worker, refusal),
+            None => Event::Spawned(worker),
+        };
+        self.schedule(self.now + script.spawn_takes, Scheduled::Deliver(news));
+        let process = Process {
+            script,
+            running: false,
+            dead: None,
+            told: false,
+            remains: false,
+            successor: false,
+            looks: 0,
+        };
+        self.processes.insert(worker, process);
+    }
+
+    /// The old worker starts a successor and leaves, or waits to be asked to; or it
+    /// does nothing of the kind, or dies of the signal.
+    pub fn request_handover(&mut self, worker: WorkerId, of: WorkerId) {
+        let good = self.faultless || !self.rng.chance(self.bad_percent);
+        let script = Script::successor(&mut self.rng, &self.policy, good);
+        let known = self.now + script.spawn_takes;
+        let appears = good || self.rng.chance(60);
+        if appears {
+            self.schedule(known, Scheduled::Deliver(Event::Spawned(worker)));
+        }
+        if !appears && self.rng.chance(50) {
+            self.schedule(known, Scheduled::Act(of, Act::Exit(Exit::Signal(12))));
+        }
+        if appears && self.rng.chance(50) {
+            let leaves = known + self.rng.ms(&[0, 50, 300, 1000]);
+            self.schedule(leaves, Scheduled::Act(of, Act::HandOver));
+        }
+        let successor = Process {
+            script,
+            running: false,
+            dead: None,
+            told: false,
+            remains: false,
+            successor: true,
+            looks: 0,
+        };
+        self.processes.insert(worker, successor);
+    }
+
+    /// How long a hook runs.
+    pub fn hook_takes(&mut self) -> Duration {
+        if self.faultless { self.rng.ms(&[0, 50, 300]) } else { self.rng.moment() }
+    }
+
+    /// What is asked of the system is answered at once, or nearly.
+    pub fn answer_takes(&mut self) -> Duration {
+        if self.rng.chance(10) { Duration::from_millis(50) } else { Duration::ZERO }
+    }
+
+    pub fn look_drained(&mut self, worker: WorkerId) {
+        let (at, pause) = (self.now + self.answer_takes(), self.rng.ms(&[3, 50, 1000, 5000]));
+        if !self.faultless && self.rng.chance(3) {
+            // Some leave by themselves once nothing new comes.
+            self.schedule(at + pause / 2, Scheduled::Act(worker, Act::Exit(Exit::Code(0))));
+        }
+        let Some(process) = self.processes.get_mut(&worker) else { return };
+        process.looks += 1;
+        let serves_on = process.script.serves_on.or(self.faultless.then_some(0));
+        let drained = process.dead.is_some() || serves_on.is_some_and(|looks| looks < process.looks);
+        self.schedule(at, Scheduled::Deliver(Event::DrainLook { worker, drained, pause }));
+    }
+
+    pub fn look_alive(&mut self) {
+        let dead: Vec<Event> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| !process.told)
+            .filter_map(|(&worker, process)| {
+                process.dead.map(|exit| Event::Exited { worker, exit, remains: process.remains })
+            })
+            .collect();
+        for event in dead {
+            self.schedule(self.now, Scheduled::Deliver(event));
+        }
+        let at = self.now + self.answer_takes();
+        self.schedule(at, Scheduled::Deliver(Event::LookedAlive));
+    }
+}

@@ -1,0 +1,111 @@
+//! The model of an upgrade: what is committed, and which generation may begin.
+
+use crate::model::{Hold, Model, SIGNAL_GRACE, SlotModel, Verdict, ensure};
+use graceful_run::core::ShownStage;
+use graceful_run::core::event::{AckKind, Generation, Reading, Slot};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+impl Model {
+    /// The replacements that have begun now serve, or are held; each must be alive,
+    /// and have been ready for the soak.
+    pub fn commit(&mut self) -> Verdict {
+        let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
+        let batch: BTreeSet<Slot> =
+            upgrade.started_slots.difference(&upgrade.replaced_slots).copied().collect();
+        let (from, to, back) = (upgrade.from, upgrade.to, upgrade.is_rollback);
+        self.prove(&batch, to)?;
+        let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
+        upgrade.liveness_asked = false;
+        let whole = batch.len() == self.slots.len();
+        match std::mem::replace(&mut upgrade.hold, Hold::No) {
+            Hold::Requested => {
+                upgrade.hold = Hold::Held;
+                self.in_step.held = true;
+                self.slots.iter_mut().for_each(|slot_model| slot_model.reading = Reading::AsBefore);
+                return Ok(());
+            }
+            Hold::Committed => {
+                upgrade.reading = Reading::AsBefore;
+                if self.policy.surge.is_none() && !whole {
+                    return Ok(());
+                }
+            }
+            Hold::Held => return Err("a last look at what rests".into()),
+            Hold::No => {}
+        }
+        upgrade.replaced_slots.extend(&batch);
+        ensure!(
+            self.policy.surge.is_some() || whole || back,
+            "only {batch:?} were begun when the upgrade was carried out"
+        );
+        self.serving = to;
+        if !back {
+            self.begin_probation(from, to);
+        }
+        for &slot in &batch {
+            let mut serves =
+                self.workers.values().filter(|record| record.slot == slot && record.generation == to);
+            if let Some(id) = serves
+                .find(|record| record.runs() && record.stage == ShownStage::Ready)
+                .map(|record| record.id)
+            {
+                let reading = if back { Reading::AsBefore } else { Reading::Anew };
+                self.slots[slot.0 as usize] = SlotModel { reading, ..SlotModel::new(to, self.now) };
+                self.learn(id);
+            }
+        }
+        self.leave_unasked(|record| record.generation != to);
+        self.drain(&batch, to);
+        self.in_step.committed = batch;
+        Ok(())
+    }
+
+    pub fn prove(&self, batch: &BTreeSet<Slot>, to: Generation) -> Verdict {
+        for &slot in batch {
+            let mut ready =
+                self.workers.values().filter(|record| record.slot == slot && record.generation == to);
+            let Some(record) = ready.find(|record| record.runs() && record.stage == ShownStage::Ready) else {
+                return Err(format!("no replacement is ready and alive in {slot:?}"));
+            };
+            // A successor is given the time to send its predecessor away.
+            // One that has only lived, for 2 s, may still be trying to bind for 2.5 s.
+            let named = self.policy.readiness.kinds.contains(&AckKind::Timer);
+            let least = match (record.of.is_some(), record.ack == Some(AckKind::Timer) && !named) {
+                (true, _) => SIGNAL_GRACE,
+                (false, true) => Duration::from_millis(1500),
+                (false, false) => Duration::ZERO,
+            };
+            let soak = match self.policy.adopt {
+                Some(adopt) if record.ack == Some(AckKind::Listen) => adopt.soak,
+                _ => self.policy.soak.max(least),
+            };
+            let soaked =
+                record.ready.is_some_and(|ready| ready + soak <= self.now) && self.has_lived(record, to);
+            ensure!(soaked, "{:?} has not soaked", record.id);
+        }
+        Ok(())
+    }
+
+    /// A generation that was not there before: one for every request that is kept.
+    pub fn new_generation(&mut self, to: Generation) -> Verdict {
+        ensure!(to.0 == self.last_generation.0 + 1, "{to} follows {}", self.last_generation);
+        ensure!(self.pending, "{to} starts and nobody asked for it");
+        ensure!(!self.stopping, "{to} starts after the stop");
+        self.last_generation = to;
+        self.pending = false;
+        Ok(())
+    }
+
+    /// A request before anything serves, when everything waits to be restarted:
+    /// the next workers are simply those of a new generation.
+    pub fn new_start(&mut self, to: Generation) -> Verdict {
+        ensure!(!self.served && self.upgrade.is_none(), "{to} starts without an upgrade");
+        self.new_generation(to)?;
+        self.serving = to;
+        self.probation = None;
+        let now = self.now;
+        self.slots.iter_mut().for_each(|slot_model| *slot_model = SlotModel::new(to, now));
+        Ok(())
+    }
+}
