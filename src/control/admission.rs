@@ -1,30 +1,31 @@
-//! Who has a place among the clients, and who gives his up for another.
+//! Which clients may stay connected when there are too many.
 
 use super::protocol::Verb;
 use serde::{Deserialize, Serialize};
 
 /// Connections at a time.
 pub(super) const MOST: usize = 16;
-/// How many of them may wait for an outcome, or listen: the operator comes in besides.
+/// How many of them may wait for an outcome or for events: the others are kept for an
+/// operator who asks for the status or for a stop.
 pub(super) const MOST_WAITING: usize = 12;
 
-/// What a client wants of us.
+/// What a client waits for, which decides whether its connection may be closed for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Rank {
-    /// It has asked for nothing, or not yet: it goes when another one comes.
+pub(super) enum Admission {
+    /// No request is under way: its connection may be closed for a new one.
     Idle,
-    /// It has asked for what takes no time of ours.
+    /// A request that is answered at once is under way.
     Asks,
-    /// It listens to events.
+    /// It receives events.
     Listens,
-    /// It waits for an outcome.
+    /// It waits for the outcome of a request.
     Awaits,
 }
 
-impl Rank {
-    pub(super) fn of(verb: &Verb, wait: bool) -> Rank {
+impl Admission {
+    pub(super) fn of(verb: &Verb, wait: bool) -> Admission {
         match verb {
-            Verb::Events => Rank::Listens,
+            Verb::Events => Admission::Listens,
             Verb::Upgrade { .. }
             | Verb::Commit(_)
             | Verb::Rollback(_)
@@ -32,13 +33,13 @@ impl Rank {
             | Verb::Reexec
                 if wait =>
             {
-                Rank::Awaits
+                Admission::Awaits
             }
-            _ => Rank::Asks,
+            _ => Admission::Asks,
         }
     }
 
     pub(super) fn is_long(self) -> bool {
-        matches!(self, Rank::Listens | Rank::Awaits)
+        matches!(self, Admission::Listens | Admission::Awaits)
     }
 }

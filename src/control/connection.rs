@@ -1,11 +1,12 @@
 //! One client of the control socket, and the thread that serves it.
 //!
-//! Contract: whatever has been read of a client, asked for it or answered, and has
-//! not reached it yet, stands in the [`ConnectionState`]. The thread changes that only while it
-//! is busy, and waits for nobody meanwhile; so when it rests, the desk is all that
-//! there is, and another thread in another image can go on from there.
+//! Contract: what was read from a client and not yet handled, its outstanding request, and
+//! what was not yet sent to it stand in the [`ConnectionState`]. The thread changes the
+//! state only while it holds an `ActivityGuard`, and does not block meanwhile. So when the
+//! threads are quiesced, the state is complete, and a thread of the next image goes on
+//! with it.
 
-use super::admission::{MOST, MOST_WAITING, Rank};
+use super::admission::{Admission, MOST, MOST_WAITING};
 use super::connection_state::{ConnectionState, Outstanding};
 use super::line::{Line, Lines};
 use super::message::{Asked, ClientId, Message};
@@ -47,8 +48,8 @@ struct Entries {
 struct Entry {
     number: u64,
     stream: Arc<UnixStream>,
-    desk: Arc<Mutex<ConnectionState>>,
-    rank: Rank,
+    state: Arc<Mutex<ConnectionState>>,
+    admission: Admission,
 }
 
 /// A client on its way through an execve(2).
@@ -56,7 +57,7 @@ struct Entry {
 pub(super) struct SavedClient {
     stream: Fd,
     number: u64,
-    rank: Rank,
+    admission: Admission,
     buffer: Vec<u8>,
     requests: u64,
     outstanding: Option<SavedRequest>,
@@ -71,9 +72,9 @@ struct SavedRequest {
     over: bool,
 }
 
-/// An entry of the table, until its connection ends.
+/// The entry of a connection in the table: dropping it removes the entry.
 #[derive(Debug)]
-struct Place {
+struct Membership {
     table: Table,
     number: u64,
 }
@@ -107,7 +108,7 @@ impl Table {
             &mut entries,
             number,
             (stream, peer),
-            Rank::Idle,
+            Admission::Idle,
             ConnectionState::default(),
             tell,
             rest,
@@ -120,39 +121,39 @@ impl Table {
         entries: &mut Entries,
         number: u64,
         (stream, peer): (UnixStream, Peer),
-        rank: Rank,
-        desk: ConnectionState,
+        admission: Admission,
+        state: ConnectionState,
         tell: T,
         rest: Quiesce,
     ) -> Connection<T> {
-        let (stream, desk) = (Arc::new(stream), Arc::new(Mutex::new(desk)));
-        let entry = Entry { number, stream: Arc::clone(&stream), desk: Arc::clone(&desk), rank };
+        let (stream, state) = (Arc::new(stream), Arc::new(Mutex::new(state)));
+        let entry = Entry { number, stream: Arc::clone(&stream), state: Arc::clone(&state), admission };
         entries.list.push(entry);
-        Connection { stream, peer, desk, place: Place { table: self.clone(), number }, tell, rest }
+        Connection { stream, peer, state, membership: Membership { table: self.clone(), number }, tell, rest }
     }
 
     /// Lists the descriptors and writes down the rest. The threads have to rest:
-    /// answers that they have not taken are put on their desks.
+    /// answers that they have not taken are moved to their states.
     pub(super) fn save(&self, transfer: &mut FdTransfer) -> io::Result<(u64, Vec<SavedClient>)> {
         let entries = self.lock();
         let mut saved = Vec::new();
         for entry in &entries.list {
-            let mut desk = lock(&entry.desk);
-            desk.set_aside();
-            let outstanding = desk.outstanding.as_ref();
+            let mut state = lock(&entry.state);
+            state.set_aside();
+            let outstanding = state.outstanding.as_ref();
             saved.push(SavedClient {
                 stream: transfer.add(&*entry.stream)?,
                 number: entry.number,
-                rank: entry.rank,
-                buffer: desk.lines.rest().to_vec(),
-                requests: desk.requests,
+                admission: entry.admission,
+                buffer: state.lines.rest().to_vec(),
+                requests: state.requests,
                 outstanding: outstanding.map(|it| SavedRequest {
                     client: it.client,
                     progress: it.progress,
                     over: it.over,
                 }),
-                unsent: desk.unsent.clone(),
-                closing: desk.closing,
+                unsent: state.unsent.clone(),
+                closing: state.closing,
             });
         }
         Ok((entries.last, saved))
@@ -176,7 +177,7 @@ impl Table {
                 ways.push((client, way));
                 Outstanding { client, progress, answers, over }
             });
-            let desk = ConnectionState {
+            let state = ConnectionState {
                 lines: Lines::from(saved.buffer),
                 requests: saved.requests,
                 outstanding,
@@ -188,9 +189,17 @@ impl Table {
             let stream = UnixStream::from(fds.take(saved.stream));
             // It was told once, and has not changed.
             let Ok(peer) = peer::peer(&stream) else { continue };
-            let (number, rank) = (saved.number, saved.rank);
+            let (number, admission) = (saved.number, saved.admission);
             let stream = (stream, peer);
-            connections.push(self.open(&mut entries, number, stream, rank, desk, tell.clone(), rest.clone()));
+            connections.push(self.open(
+                &mut entries,
+                number,
+                stream,
+                admission,
+                state,
+                tell.clone(),
+                rest.clone(),
+            ));
         }
         (connections, ways)
     }
@@ -200,12 +209,12 @@ impl Entry {
     /// Whether it can go: `false` if it has sent nothing, `true` if the beginning of a
     /// line. Whatever it has asked for is carried out, and answered.
     fn spared(&self) -> Option<bool> {
-        (self.rank == Rank::Idle).then(|| self.has_begun(&lock(&self.desk)))?
+        (self.admission == Admission::Idle).then(|| self.has_begun(&lock(&self.state)))?
     }
 
-    fn has_begun(&self, desk: &ConnectionState) -> Option<bool> {
-        let begun = desk.lines.rest();
-        let asked = desk.outstanding.is_some() || !desk.unsent.is_empty() || begun.contains(&b'\n');
+    fn has_begun(&self, state: &ConnectionState) -> Option<bool> {
+        let begun = state.lines.rest();
+        let asked = state.outstanding.is_some() || !state.unsent.is_empty() || begun.contains(&b'\n');
         let comes = || poll(&mut [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
         (!asked && comes() == Ok(0)).then_some(!begun.is_empty())
     }
@@ -213,11 +222,11 @@ impl Entry {
     /// Whatever it sends from now on is not carried out. False if it has sent
     /// something since.
     fn send_away(&self) -> bool {
-        let mut desk = lock(&self.desk);
-        if self.has_begun(&desk).is_none() {
+        let mut state = lock(&self.state);
+        if self.has_begun(&state).is_none() {
             return false;
         }
-        desk.closing = true;
+        state.closing = true;
         let why = "sent away for another client, nothing was done (too many are connected)";
         let reply = protocol::line(&protocol::Reply::failed(why));
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -227,14 +236,14 @@ impl Entry {
     }
 }
 
-impl Drop for Place {
+impl Drop for Membership {
     fn drop(&mut self) {
         self.table.lock().list.retain(|entry| entry.number != self.number);
     }
 }
 
-fn lock(desk: &Mutex<ConnectionState>) -> MutexGuard<'_, ConnectionState> {
-    desk.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(state: &Mutex<ConnectionState>) -> MutexGuard<'_, ConnectionState> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a connection's thread knows.
@@ -242,8 +251,8 @@ fn lock(desk: &Mutex<ConnectionState>) -> MutexGuard<'_, ConnectionState> {
 pub(super) struct Connection<T> {
     stream: Arc<UnixStream>,
     peer: Peer,
-    desk: Arc<Mutex<ConnectionState>>,
-    place: Place,
+    state: Arc<Mutex<ConnectionState>>,
+    membership: Membership,
     tell: T,
     rest: Quiesce,
 }
@@ -255,21 +264,21 @@ impl<T: Fn(Message) -> bool> Connection<T> {
             if !self.send() {
                 return self.say_gone();
             }
-            let mut desk = self.desk();
-            desk.written.clear();
-            while desk.stays {
-                drop(desk);
+            let mut state = self.state();
+            state.written.clear();
+            while state.stays {
+                drop(state);
                 std::thread::park();
-                desk = self.desk();
+                state = self.state();
             }
-            let (closing, waits) = (desk.closing, desk.outstanding.as_ref().map(|it| it.over));
-            drop(desk);
+            let (closing, waits) = (state.closing, state.outstanding.as_ref().map(|it| it.over));
+            drop(state);
             let goes_on = match waits {
                 _ if closing => return,
                 Some(true) => {
                     let _busy = self.rest.busy();
-                    self.desk().outstanding = None;
-                    self.rank(Rank::Idle);
+                    self.state().outstanding = None;
+                    self.admission(Admission::Idle);
                     true
                 }
                 Some(false) => self.await_answer(),
@@ -281,26 +290,26 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         }
     }
 
-    fn desk(&self) -> MutexGuard<'_, ConnectionState> {
-        lock(&self.desk)
+    fn state(&self) -> MutexGuard<'_, ConnectionState> {
+        lock(&self.state)
     }
 
     /// False if there is no room for one more that waits.
-    fn rank(&self, rank: Rank) -> bool {
-        let mut entries = self.place.table.lock();
-        let waiting = entries.list.iter().filter(|entry| entry.rank.is_long()).count();
-        if rank.is_long() && waiting >= MOST_WAITING {
+    fn admission(&self, admission: Admission) -> bool {
+        let mut entries = self.membership.table.lock();
+        let waiting = entries.list.iter().filter(|entry| entry.admission.is_long()).count();
+        if admission.is_long() && waiting >= MOST_WAITING {
             return false;
         }
-        if let Some(entry) = entries.list.iter_mut().find(|entry| entry.number == self.place.number) {
-            entry.rank = rank;
+        if let Some(entry) = entries.list.iter_mut().find(|entry| entry.number == self.membership.number) {
+            entry.admission = admission;
         }
         true
     }
 
     fn say_gone(&self) {
         let _busy = self.rest.busy();
-        if let Some(outstanding) = self.desk().outstanding.take() {
+        if let Some(outstanding) = self.state().outstanding.take() {
             (self.tell)(Message::Gone(outstanding.client));
         }
     }
@@ -319,15 +328,15 @@ impl<T: Fn(Message) -> bool> Connection<T> {
 
     /// Sends what is to be sent. False if the client does not read it.
     fn send(&self) -> bool {
-        while !self.desk().unsent.is_empty() {
+        while !self.state().unsent.is_empty() {
             if !self.wait(PollFlags::POLLOUT, Some(PATIENCE)) {
                 return false;
             }
             let _busy = self.rest.busy();
-            let mut desk = self.desk();
+            let mut state = self.state();
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            match send(self.stream.as_raw_fd(), &desk.unsent, flags) {
-                Ok(sent) => drop(desk.unsent.drain(..sent)),
+            match send(self.stream.as_raw_fd(), &state.unsent, flags) {
+                Ok(sent) => drop(state.unsent.drain(..sent)),
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 Err(_) => return false,
             }
@@ -337,27 +346,27 @@ impl<T: Fn(Message) -> bool> Connection<T> {
 
     /// Takes the next answer, or looks whether the client is still there.
     fn await_answer(&self) -> bool {
-        let Some(answers) = self.desk().outstanding.as_ref().map(|it| it.answers.clone()) else {
+        let Some(answers) = self.state().outstanding.as_ref().map(|it| it.answers.clone()) else {
             return true;
         };
         let mut select = Select::new();
         select.recv(&answers);
         let _ = select.ready_timeout(GLANCE);
         let _busy = self.rest.busy();
-        let mut desk = self.desk();
+        let mut state = self.state();
         match answers.try_recv() {
             Ok(answer) => {
-                desk.put(answer);
+                state.put(answer);
                 true
             }
             // They may have been set aside.
-            Err(TryRecvError::Disconnected) => !desk.unsent.is_empty(),
+            Err(TryRecvError::Disconnected) => !state.unsent.is_empty(),
             Err(TryRecvError::Empty) => {
-                let Some((client, progress)) = desk.outstanding.as_ref().map(|it| (it.client, it.progress))
+                let Some((client, progress)) = state.outstanding.as_ref().map(|it| (it.client, it.progress))
                 else {
                     return true;
                 };
-                drop(desk);
+                drop(state);
                 let heard = !progress || (self.tell)(Message::Progress(client));
                 heard && !peer::has_gone(&*self.stream)
             }
@@ -367,29 +376,29 @@ impl<T: Fn(Message) -> bool> Connection<T> {
     /// Reads from the client, and asks for what it wants.
     fn read(&self) -> bool {
         let busy = self.rest.busy();
-        let mut desk = self.desk();
-        match desk.lines.take(PATIENCE) {
+        let mut state = self.state();
+        match state.lines.take(PATIENCE) {
             None => {
-                let left = desk.lines.left(PATIENCE);
-                drop(desk);
+                let left = state.lines.left(PATIENCE);
+                drop(state);
                 drop(busy);
                 self.wait(PollFlags::POLLIN, left);
                 return self.receive();
             }
             Some(Line::TooLong) => {
-                desk.refuse(format!("a request has at most {} bytes", protocol::LONGEST_LINE));
-                desk.closing = true;
+                state.refuse(format!("a request has at most {} bytes", protocol::LONGEST_LINE));
+                state.closing = true;
             }
             Some(Line::TooSlow) => {
-                desk.refuse(format!("half a request was not completed within {} s", PATIENCE.as_secs()));
-                desk.closing = true;
+                state.refuse(format!("half a request was not completed within {} s", PATIENCE.as_secs()));
+                state.closing = true;
             }
             Some(Line::Whole(line)) if line.trim_ascii().is_empty() => {}
             Some(Line::Whole(line)) => {
-                desk.requests += 1;
+                state.requests += 1;
                 match Request::read(&line) {
-                    Ok(request) => return self.ask(desk, request),
-                    Err(why) => desk.refuse(why),
+                    Ok(request) => return self.ask(state, request),
+                    Err(why) => state.refuse(why),
                 }
             }
         }
@@ -400,13 +409,13 @@ impl<T: Fn(Message) -> bool> Connection<T> {
     fn receive(&self) -> bool {
         let _busy = self.rest.busy();
         let mut bytes = [0; 4096];
-        // What has been read is on the desk, for whoever looks.
-        let mut desk = self.desk();
+        // What has been read goes to the state at once: it is saved from there.
+        let mut state = self.state();
         match recv(self.stream.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
             // Nothing more comes: what there is, is all of it.
-            Ok(0) if !desk.lines.rest().is_empty() => desk.lines.push(b"\n"),
+            Ok(0) if !state.lines.rest().is_empty() => state.lines.push(b"\n"),
             Ok(0) => return false,
-            Ok(count) => desk.lines.push(&bytes[..count]),
+            Ok(count) => state.lines.push(&bytes[..count]),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(_) => return false,
         }
@@ -414,18 +423,18 @@ impl<T: Fn(Message) -> bool> Connection<T> {
     }
 
     /// Asks the loop; false once nobody is there.
-    fn ask(&self, mut desk: MutexGuard<'_, ConnectionState>, request: Request) -> bool {
+    fn ask(&self, mut state: MutexGuard<'_, ConnectionState>, request: Request) -> bool {
         // So many requests that two have the same number never come.
-        let client = ClientId(self.place.number << 32 | desk.requests);
+        let client = ClientId(self.membership.number << 32 | state.requests);
         let (way, answers) = ReplyQueue::channel();
-        desk.outstanding = Some(Outstanding { client, progress: request.progress, answers, over: false });
-        drop(desk);
-        if !self.rank(Rank::of(&request.verb, request.wait)) {
+        state.outstanding = Some(Outstanding { client, progress: request.progress, answers, over: false });
+        drop(state);
+        if !self.admission(Admission::of(&request.verb, request.wait)) {
             let why =
                 format!("{MOST_WAITING} clients wait already (the other places are for status and stop)");
-            let mut desk = self.desk();
-            desk.outstanding = None;
-            desk.unsent.extend(protocol::line(&protocol::Reply::failed(why)));
+            let mut state = self.state();
+            state.outstanding = None;
+            state.unsent.extend(protocol::line(&protocol::Reply::failed(why)));
             return true;
         }
         let Request { verb, wait, .. } = request;

@@ -1,4 +1,5 @@
-//! What is known of one client and has not reached it, or the loop.
+//! The state of one connection: what was read and not yet handled, and what was answered
+//! and not yet sent.
 
 use super::line::Lines;
 use super::message::ClientId;
@@ -7,20 +8,22 @@ use super::reply_queue::Answer;
 use super::status_reply::{metrics_reply, progress_event, status_reply};
 use crossbeam_channel::{Receiver, Sender};
 
-/// What is known of a client.
+/// The state of one connection.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionState {
     pub(super) lines: Lines,
-    /// How many it has asked for.
+    /// How many requests were read.
     pub(super) requests: u64,
     pub(super) outstanding: Option<Outstanding>,
-    /// What it has not read.
+    /// Replies that were not yet sent.
     pub(super) unsent: Vec<u8>,
-    /// Dropped once it has that.
+    /// Completion signals: dropped once `unsent` is sent. The loop, which holds the
+    /// receiver, sees them disconnect and knows that it may exit.
     pub(super) written: Vec<Sender<()>>,
-    /// We end then, and it sees that by the end of its connection.
+    /// The process exits after this reply: the connection stays open until then, so that
+    /// its end tells the client that the process has ended.
     pub(super) stays: bool,
-    /// Nothing more is heard of it once it has that.
+    /// The connection is closed once `unsent` is sent.
     pub(super) closing: bool,
 }
 
@@ -30,7 +33,7 @@ pub(super) struct Outstanding {
     pub(super) client: ClientId,
     pub(super) progress: bool,
     pub(super) answers: Receiver<Answer>,
-    /// The result is among what it has not read.
+    /// Its result is in `unsent`.
     pub(super) over: bool,
 }
 

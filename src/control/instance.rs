@@ -1,8 +1,9 @@
-//! Where the control socket and the lock of a name lie.
+//! One running instance: the path of its control socket, and the lock of its name.
 //!
 //! Contract: the lock of a name is taken before anything else is touched, and held
-//! until we end; its file is never removed, since two could then hold it. It dies
-//! with its holder: whatever else is left of one that was killed is stale.
+//! until we end. Its file is never removed: two instances could then hold the lock of
+//! one name. The kernel releases the lock when its holder ends, so a socket that is left
+//! of a killed instance is stale.
 
 use crate::config::Control;
 use crate::error::{Error, reason};
@@ -46,19 +47,19 @@ pub fn directories(environment: &[(OsString, OsString)]) -> Vec<Directory> {
     given.into_iter().chain(bases.map(|base| Directory { path: base.join(OURS), managed: true })).collect()
 }
 
-/// Where our socket goes, with the name's lock held if there is a name.
+/// The path of our socket, and the lock of our name if there is a name.
 #[derive(Debug)]
-pub struct Place {
+pub struct Instance {
     directory: Directory,
     /// None with `--no-socket`.
     socket: Option<PathBuf>,
     group: Option<Gid>,
-    /// Whether we cannot be without it.
+    /// Whether it is an error if the socket cannot be opened.
     wanted: bool,
     lock: Option<File>,
 }
 
-/// A place on its way through an execve(2); the lock goes with the file.
+/// An [`Instance`] on its way through an execve(2); the lock belongs to the open file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     #[serde(with = "path")]
@@ -70,14 +71,18 @@ pub struct Saved {
     lock: Option<Fd>,
 }
 
-impl Place {
-    /// Decides where it is; takes the lock of the name. `base` is where relative
-    /// paths begin.
+impl Instance {
+    /// Decides where the socket goes, and takes the lock of the name. Relative paths
+    /// are relative to `base`.
     ///
     /// # Errors
     /// [`Error::Held`] if another instance has the name; [`Error::Cannot`] if its
     /// lock cannot be had, or there is no such group.
-    pub fn take(wishes: &Control, environment: &[(OsString, OsString)], base: &Path) -> Result<Place, Error> {
+    pub fn take(
+        wishes: &Control,
+        environment: &[(OsString, OsString)],
+        base: &Path,
+    ) -> Result<Instance, Error> {
         let group = wishes.group.as_deref().map(group).transpose()?;
         let asked = wishes.socket.as_ref().map(|path| base.join(path));
         let directory = match asked.as_deref().map(Path::parent) {
@@ -96,7 +101,7 @@ impl Place {
             lock(name, &place.path)
         });
         let lock = lock.transpose()?;
-        Ok(Place {
+        Ok(Instance {
             directory,
             socket: (!wishes.none).then_some(path),
             group,
@@ -120,9 +125,9 @@ impl Place {
         })
     }
 
-    /// The place as it was, with the name's lock still held.
-    pub fn restore(saved: Saved, fds: &mut InheritedFds) -> Place {
-        Place {
+    /// The instance as it was, with the lock of its name still held.
+    pub fn restore(saved: Saved, fds: &mut InheritedFds) -> Instance {
+        Instance {
             directory: Directory { path: saved.directory, managed: saved.managed },
             socket: saved.socket.map(PathBuf::from),
             group: saved.group.map(Gid::from_raw),
@@ -307,23 +312,23 @@ mod tests {
     fn a_name_is_held_once_and_its_holder_is_named() {
         let base = tempfile::tempdir().unwrap();
         let around = environment(&[("XDG_RUNTIME_DIR", base.path())]);
-        let first = Place::take(&named("web"), &around, Path::new("/")).unwrap();
-        let error = Place::take(&named("web"), &around, Path::new("/")).unwrap_err();
+        let first = Instance::take(&named("web"), &around, Path::new("/")).unwrap();
+        let error = Instance::take(&named("web"), &around, Path::new("/")).unwrap_err();
         assert_eq!(error, Error::Held { name: "web".into(), pid: Some(std::process::id() as i32) });
         assert_eq!(error.status(), 100);
-        Place::take(&named("other"), &around, Path::new("/")).unwrap();
+        Instance::take(&named("other"), &around, Path::new("/")).unwrap();
         drop(first);
-        Place::take(&named("web"), &around, Path::new("/")).unwrap();
+        Instance::take(&named("web"), &around, Path::new("/")).unwrap();
         let mode = fs::metadata(base.path().join(OURS)).unwrap().mode();
         assert_eq!(mode & 0o7777, 0o700);
     }
 
     #[test]
-    fn a_place_that_is_not_safe_is_refused() {
+    fn a_directory_that_is_not_safe_is_refused() {
         let base = tempfile::tempdir().unwrap();
         let around = environment(&[("XDG_RUNTIME_DIR", base.path())]);
         let ours = base.path().join(OURS);
-        let refused = || Place::take(&named("web"), &around, Path::new("/")).unwrap_err().to_string();
+        let refused = || Instance::take(&named("web"), &around, Path::new("/")).unwrap_err().to_string();
         std::os::unix::fs::symlink("/tmp", &ours).unwrap();
         assert!(refused().contains("it is no directory"));
         fs::remove_file(&ours).unwrap();
@@ -332,10 +337,10 @@ mod tests {
         assert!(refused().contains("others can write to it"));
         let socket = Some(ours.join("s"));
         let asked = Control { socket, ..Control::default() };
-        let place = Place::take(&asked, &around, Path::new("/")).unwrap();
-        assert!(place.open().unwrap_err().to_string().contains("everybody can write"));
-        let place = Place::take(&Control::default(), &around, Path::new("/")).unwrap();
-        assert!(place.open().unwrap().is_none(), "nobody asked for it");
+        let instance = Instance::take(&asked, &around, Path::new("/")).unwrap();
+        assert!(instance.open().unwrap_err().to_string().contains("everybody can write"));
+        let instance = Instance::take(&Control::default(), &around, Path::new("/")).unwrap();
+        assert!(instance.open().unwrap().is_none(), "nobody asked for it");
         assert!(outlook(&around).unwrap_err().to_string().contains("others can write to it"));
     }
 
@@ -357,7 +362,7 @@ mod tests {
         let around = environment(&[("RUNTIME_DIRECTORY", base.path())]);
         fs::write(base.path().join("victim"), "precious").unwrap();
         std::os::unix::fs::symlink("victim", base.path().join("web.lock")).unwrap();
-        let error = Place::take(&named("web"), &around, Path::new("/")).unwrap_err();
+        let error = Instance::take(&named("web"), &around, Path::new("/")).unwrap_err();
         assert_eq!(error.status(), 125);
         assert_eq!(fs::read_to_string(base.path().join("victim")).unwrap(), "precious");
     }

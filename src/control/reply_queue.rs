@@ -1,5 +1,5 @@
-//! What the loop sends back to a client: into a queue that has an end, and in which
-//! there is always room for the result.
+//! The queue of replies from the loop to one client. It is bounded, and keeps room for the
+//! result.
 
 use super::protocol::{Reply, Status};
 use super::socket_stats::Snapshot;
@@ -11,11 +11,13 @@ const QUEUE: usize = 512;
 /// The part of them that is kept for the result.
 const RESERVE: usize = 4;
 
-/// The way back to a client; no word of it waits.
+/// The sending end of the queue; sending never blocks.
 #[derive(Debug)]
 pub struct ReplyQueue {
     queue: Sender<Answer>,
-    /// Dropped once the last answer is written, or nobody is left to read it.
+    /// The completion signal of the result: nothing is ever sent on it. It is dropped once
+    /// the result is written to the client, or the client has gone; the loop waits for
+    /// that before it exits.
     written: Option<Sender<()>>,
 }
 
@@ -39,14 +41,14 @@ pub enum Answer {
 }
 
 impl ReplyQueue {
-    /// The way, and its end.
+    /// Both ends of a queue.
     pub fn channel() -> (ReplyQueue, Receiver<Answer>) {
         let (queue, answers) = bounded(QUEUE);
         (ReplyQueue { queue, written: None }, answers)
     }
 
-    /// Has `written` dropped once the last answer is written, or nobody is left to
-    /// read it.
+    /// Attaches the completion signal: `written` is dropped once the result is written to
+    /// the client, or the client has gone.
     pub fn tell_written(&mut self, written: Sender<()>) {
         self.written = Some(written);
     }

@@ -2,7 +2,7 @@
 //! taken over from the image before with whoever waits.
 
 use super::pending::{Awaits, Control, PendingRequest};
-use crate::control::instance::{self, Place};
+use crate::control::instance::{self, Instance};
 use crate::control::protocol::LastUpgrade;
 use crate::control::server::{self, ClientId, Message, SavedClients};
 use crate::core::event::{Generation, Time, WorkerId};
@@ -19,7 +19,7 @@ use std::io;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     socket: Option<(SavedPrivate, SavedClients)>,
-    place: instance::Saved,
+    instance: instance::Saved,
     waiters: Vec<(ClientId, Awaits)>,
     to: Option<Generation>,
     last: Option<LastUpgrade>,
@@ -44,17 +44,17 @@ impl Control {
     /// When no thread can be had.
     pub(super) fn start(
         socket: Option<PrivateSocket>,
-        place: Place,
+        instance: Instance,
         rest: &Quiesce,
         tell: impl Fn(Message) -> bool + Clone + Send + 'static,
     ) -> Result<Control, Error> {
-        let start = |socket: &PrivateSocket| server::start(socket.listener()?, place.group(), rest, tell);
+        let start = |socket: &PrivateSocket| server::start(socket.listener()?, instance.group(), rest, tell);
         let failed = |error: io::Error| Error::cannot("listen on the control socket", reason(&error));
         let clients = socket.as_ref().map(start).transpose().map_err(failed)?;
         Ok(Control {
             socket,
             clients,
-            place,
+            instance,
             waiters: Vec::new(),
             to: None,
             last: None,
@@ -80,7 +80,7 @@ impl Control {
         };
         Ok(Saved {
             socket,
-            place: self.place.save(transfer)?,
+            instance: self.instance.save(transfer)?,
             waiters: self.waiters.iter().map(|waiter| (waiter.client, waiter.waits.clone())).collect(),
             to: self.to,
             last: self.last.clone(),
@@ -104,12 +104,12 @@ impl Control {
         rest: &Quiesce,
         tell: impl Fn(Message) -> bool + Clone + Send + 'static,
     ) -> io::Result<Control> {
-        let place = Place::restore(saved.place, fds);
+        let instance = Instance::restore(saved.instance, fds);
         let (mut socket, mut clients, mut ways) = (None, None, Vec::new());
         if let Some((private, connections)) = saved.socket {
             let private = PrivateSocket::restore(private, fds);
             let listener = private.listener()?;
-            let resumed = server::resume(listener, place.group(), rest, tell, connections, fds)?;
+            let resumed = server::resume(listener, instance.group(), rest, tell, connections, fds)?;
             (socket, clients, ways) = (Some(private), Some(resumed.0), resumed.1);
         }
         let (mut waiters, written) = (Vec::new(), bounded(0));
@@ -123,7 +123,7 @@ impl Control {
         Ok(Control {
             socket,
             clients,
-            place,
+            instance,
             waiters,
             to: saved.to,
             last: saved.last,

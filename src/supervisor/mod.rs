@@ -30,7 +30,7 @@ mod status;
 use crate::ack::{self, Watcher};
 use crate::config::Config;
 use crate::config::signals;
-use crate::control::instance::Place;
+use crate::control::instance::Instance;
 use crate::core::event::{Action, Ending, Event, Generation, Slot, Time, WorkerId};
 use crate::core::{ShownStage, Supervisor};
 use crate::error::{Error, reason};
@@ -136,14 +136,14 @@ pub fn run(mut config: Config, left: Option<State>) -> Result<Verdict, Error> {
         None => None,
     };
     let identity = identity.filter(|identity| !identity.is_ours());
-    let place = Place::take(&config.control, &around.environment, &around.directory)?;
+    let instance = Instance::take(&config.control, &around.environment, &around.directory)?;
     let listeners = descriptors::open_listeners(&config, &around)?;
     startup::fit(&mut config, &listeners);
     let pid_file = match &config.pid_file {
         Some(path) => Some(PidFile::prepare(&around.directory.join(path))?),
         None => None,
     };
-    let socket = place.open()?;
+    let socket = instance.open()?;
     info!(pid = std::process::id(); "pid {}: HUP or USR2 upgrades, TERM stops", std::process::id());
     match config.follow {
         Some(signal) => {
@@ -178,7 +178,7 @@ pub fn run(mut config: Config, left: Option<State>) -> Result<Verdict, Error> {
     let more = startup::more_signals(&config);
     let (sender, inputs, threads) = inputs::start(&config.signals, more, listeners.paths(), watched, None)?;
     let tell = move |message| sender.send(Input::Control(message)).is_ok();
-    let control = pending::Control::start(socket, place, threads.rest(), tell)?;
+    let control = pending::Control::start(socket, instance, threads.rest(), tell)?;
     let processes = ProcessTable::new(command, config.follow.is_some());
     let capture = config.worker.capture_stderr.then(|| Capture::start(threads.rest())).transpose()?;
     let adopted = adopt::start(&config, &listeners)?;

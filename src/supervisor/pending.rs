@@ -6,7 +6,7 @@
 
 use super::replies::{first, last, last_lines, serves, workers};
 use super::{Run, Verdict};
-use crate::control::instance::Place;
+use crate::control::instance::Instance;
 use crate::control::protocol::{LastUpgrade, Outcome, Reply, line};
 use crate::control::reply_queue::ReplyQueue;
 use crate::control::server::{ClientId, Clients};
@@ -32,7 +32,7 @@ pub(super) struct Control {
     pub(super) socket: Option<PrivateSocket>,
     pub(super) clients: Option<Clients>,
     /// Holds the lock of the name.
-    pub(super) place: Place,
+    pub(super) instance: Instance,
     pub(super) waiters: Vec<PendingRequest>,
     /// The generation that an upgrade under way is to.
     pub(super) to: Option<Generation>,
@@ -407,8 +407,8 @@ mod tests {
 
     fn control(waits: Awaits) -> (Control, crossbeam_channel::Receiver<Answer>) {
         let nowhere = crate::config::Control { none: true, ..crate::config::Control::default() };
-        let place = Place::take(&nowhere, &[], Path::new("/")).unwrap();
-        let mut control = Control::start(None, place, &Quiesce::default(), |_| true).unwrap();
+        let instance = Instance::take(&nowhere, &[], Path::new("/")).unwrap();
+        let mut control = Control::start(None, instance, &Quiesce::default(), |_| true).unwrap();
         let (answers, received) = ReplyQueue::channel();
         control.waiters.push(PendingRequest { client: ClientId::default(), answers, waits });
         (control, received)

@@ -103,7 +103,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::ack::{Directory, Watcher};
-    use crate::control::instance::Place;
+    use crate::control::instance::Instance;
     use crate::core::event::Event;
     use crate::core::policy::Policy;
     use crate::listener::{Listeners, Repair};
@@ -131,9 +131,9 @@ mod tests {
             let listeners = Listeners::default();
             let repair = Repair::new(&listeners);
             let watcher = Watcher::start(Quiesce::default(), |_, _| {}).unwrap();
-            let place = Place::take(&crate::config::Control::default(), &[], "/".as_ref()).unwrap();
+            let instance = Instance::take(&crate::config::Control::default(), &[], "/".as_ref()).unwrap();
             let control =
-                crate::supervisor::pending::Control::start(None, place, &Quiesce::default(), |_| true)
+                crate::supervisor::pending::Control::start(None, instance, &Quiesce::default(), |_| true)
                     .unwrap();
             let state = State {
                 version: "0.1.0".into(),
