@@ -6,25 +6,21 @@
 //! threads are quiesced, the state is complete, and a thread of the next image goes on
 //! with it.
 
-use super::admission::{Admission, MOST, MOST_WAITING};
+use super::admission::{Admission, MOST_WAITING};
 use super::connection_state::{ConnectionState, Outstanding};
-use super::line::{Line, Lines};
+use super::connection_table::{Admitted, lock};
+use super::line::Line;
 use super::message::{Asked, ClientId, Message};
 use super::protocol::{self, Request};
 use super::reply_queue::ReplyQueue;
-use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
 use crate::reexec::quiesce::Quiesce;
-use crate::sys::peer::{self, Peer};
+use crate::sys::peer;
 use crossbeam_channel::{Select, TryRecvError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
-use serde::{Deserialize, Serialize};
-use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 /// How long half a request may take, and a client to read what was sent.
@@ -33,235 +29,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// and how often it hears of progress.
 const GLANCE: Duration = Duration::from_millis(250);
 
-/// Every connection, in the order of their age.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Table(Arc<Mutex<Entries>>);
-
-#[derive(Debug, Default)]
-struct Entries {
-    list: Vec<Entry>,
-    /// The number of the last one.
-    last: u64,
-}
-
-#[derive(Debug)]
-struct Entry {
-    number: u64,
-    stream: Arc<UnixStream>,
-    state: Arc<Mutex<ConnectionState>>,
-    admission: Admission,
-}
-
-/// A client on its way through an execve(2).
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct SavedClient {
-    stream: Fd,
-    number: u64,
-    admission: Admission,
-    buffer: Vec<u8>,
-    requests: u64,
-    outstanding: Option<SavedRequest>,
-    unsent: Vec<u8>,
-    closing: bool,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct SavedRequest {
-    client: ClientId,
-    progress: bool,
-    over: bool,
-}
-
-/// The entry of a connection in the table: dropping it removes the entry.
-#[derive(Debug)]
-struct Membership {
-    table: Table,
-    number: u64,
-}
-
-impl Table {
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Room for one more, if need be at the cost of the oldest that can be spared.
-    pub(super) fn enter<T>(
-        &self,
-        stream: UnixStream,
-        peer: Peer,
-        tell: T,
-        quiesce: Quiesce,
-    ) -> Result<Connection<T>, UnixStream> {
-        let mut entries = self.lock();
-        if entries.list.len() >= MOST {
-            let spared = entries.list.iter().enumerate();
-            let spared = spared.filter_map(|(index, entry)| Some((entry.spared()?, entry.number, index)));
-            let Some((.., index)) = spared.min() else { return Err(stream) };
-            if !entries.list[index].send_away() {
-                return Err(stream);
-            }
-            entries.list.remove(index);
-        }
-        entries.last += 1;
-        let number = entries.last;
-        Ok(self.open(
-            &mut entries,
-            number,
-            (stream, peer),
-            Admission::Idle,
-            ConnectionState::default(),
-            tell,
-            quiesce,
-        ))
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "it is what an entry and its connection are made of")]
-    fn open<T>(
-        &self,
-        entries: &mut Entries,
-        number: u64,
-        (stream, peer): (UnixStream, Peer),
-        admission: Admission,
-        state: ConnectionState,
-        tell: T,
-        quiesce: Quiesce,
-    ) -> Connection<T> {
-        let (stream, state) = (Arc::new(stream), Arc::new(Mutex::new(state)));
-        let entry = Entry { number, stream: Arc::clone(&stream), state: Arc::clone(&state), admission };
-        entries.list.push(entry);
-        Connection {
-            stream,
-            peer,
-            state,
-            membership: Membership { table: self.clone(), number },
-            tell,
-            quiesce,
-        }
-    }
-
-    /// Lists the descriptors and writes down the rest. The threads have to rest:
-    /// answers that they have not taken are moved to their states.
-    pub(super) fn save(&self, transfer: &mut FdTransfer) -> io::Result<(u64, Vec<SavedClient>)> {
-        let entries = self.lock();
-        let mut saved = Vec::new();
-        for entry in &entries.list {
-            let mut state = lock(&entry.state);
-            state.set_aside();
-            let outstanding = state.outstanding.as_ref();
-            saved.push(SavedClient {
-                stream: transfer.add(&*entry.stream)?,
-                number: entry.number,
-                admission: entry.admission,
-                buffer: state.lines.rest().to_vec(),
-                requests: state.requests,
-                outstanding: outstanding.map(|it| SavedRequest {
-                    client: it.client,
-                    progress: it.progress,
-                    over: it.over,
-                }),
-                unsent: state.unsent.clone(),
-                closing: state.closing,
-            });
-        }
-        Ok((entries.last, saved))
-    }
-
-    /// The connections as they were, to be served again, and the way back to those
-    /// that wait.
-    pub(super) fn restore<T: Clone>(
-        &self,
-        (last, saved): (u64, Vec<SavedClient>),
-        fds: &mut InheritedFds,
-        tell: &T,
-        quiesce: &Quiesce,
-    ) -> (Vec<Connection<T>>, Vec<(ClientId, ReplyQueue)>) {
-        let (mut connections, mut ways) = (Vec::new(), Vec::new());
-        let mut entries = self.lock();
-        entries.last = last;
-        for saved in saved {
-            let outstanding = saved.outstanding.map(|SavedRequest { client, progress, over }| {
-                let (way, answers) = ReplyQueue::channel();
-                ways.push((client, way));
-                Outstanding { client, progress, answers, over }
-            });
-            let state = ConnectionState {
-                lines: Lines::from(saved.buffer),
-                requests: saved.requests,
-                outstanding,
-                unsent: saved.unsent,
-                written: Vec::new(),
-                stays: false,
-                closing: saved.closing,
-            };
-            let stream = UnixStream::from(fds.take(saved.stream));
-            // It was told once, and has not changed.
-            let Ok(peer) = peer::peer(&stream) else { continue };
-            let (number, admission) = (saved.number, saved.admission);
-            let stream = (stream, peer);
-            connections.push(self.open(
-                &mut entries,
-                number,
-                stream,
-                admission,
-                state,
-                tell.clone(),
-                quiesce.clone(),
-            ));
-        }
-        (connections, ways)
-    }
-}
-
-impl Entry {
-    /// Whether it can go: `false` if it has sent nothing, `true` if the beginning of a
-    /// line. Whatever it has asked for is carried out, and answered.
-    fn spared(&self) -> Option<bool> {
-        (self.admission == Admission::Idle).then(|| self.has_begun(&lock(&self.state)))?
-    }
-
-    fn has_begun(&self, state: &ConnectionState) -> Option<bool> {
-        let begun = state.lines.rest();
-        let asked = state.outstanding.is_some() || !state.unsent.is_empty() || begun.contains(&b'\n');
-        let comes = || poll(&mut [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
-        (!asked && comes() == Ok(0)).then_some(!begun.is_empty())
-    }
-
-    /// Whatever it sends from now on is not carried out. False if it has sent
-    /// something since.
-    fn send_away(&self) -> bool {
-        let mut state = lock(&self.state);
-        if self.has_begun(&state).is_none() {
-            return false;
-        }
-        state.closing = true;
-        let why = "sent away for another client, nothing was done (too many are connected)";
-        let reply = protocol::line(&protocol::Reply::failed(why));
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let _ = send(self.stream.as_raw_fd(), &reply, flags);
-        let _ = self.stream.shutdown(Shutdown::Both);
-        true
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        self.table.lock().list.retain(|entry| entry.number != self.number);
-    }
-}
-
-fn lock(state: &Mutex<ConnectionState>) -> MutexGuard<'_, ConnectionState> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What a connection's thread knows.
+/// A connection, as its thread has it.
 #[derive(Debug)]
 pub(super) struct Connection<T> {
-    stream: Arc<UnixStream>,
-    peer: Peer,
-    state: Arc<Mutex<ConnectionState>>,
-    membership: Membership,
-    tell: T,
-    quiesce: Quiesce,
+    pub(super) client: Admitted,
+    /// Sends a message to the loop; false once the loop has ended.
+    pub(super) tell: T,
+    pub(super) quiesce: Quiesce,
 }
 
 impl<T: Fn(Message) -> bool> Connection<T> {
@@ -285,7 +59,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
                 Some(true) => {
                     let _active = self.quiesce.activity();
                     self.state().outstanding = None;
-                    self.admission(Admission::Idle);
+                    self.client.membership.set_admission(Admission::Idle);
                     true
                 }
                 Some(false) => self.await_answer(),
@@ -298,20 +72,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
     }
 
     fn state(&self) -> MutexGuard<'_, ConnectionState> {
-        lock(&self.state)
-    }
-
-    /// False if there is no room for one more that waits.
-    fn admission(&self, admission: Admission) -> bool {
-        let mut entries = self.membership.table.lock();
-        let waiting = entries.list.iter().filter(|entry| entry.admission.is_long()).count();
-        if admission.is_long() && waiting >= MOST_WAITING {
-            return false;
-        }
-        if let Some(entry) = entries.list.iter_mut().find(|entry| entry.number == self.membership.number) {
-            entry.admission = admission;
-        }
-        true
+        lock(&self.client.state)
     }
 
     fn say_gone(&self) {
@@ -326,7 +87,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         let timeout =
             limit.map_or(PollTimeout::NONE, |limit| PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
         loop {
-            match poll(&mut [PollFd::new(self.stream.as_fd(), events)], timeout) {
+            match poll(&mut [PollFd::new(self.client.stream.as_fd(), events)], timeout) {
                 Err(Errno::EINTR) => {}
                 ready => return ready.is_ok_and(|count| count > 0),
             }
@@ -342,7 +103,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
             let _active = self.quiesce.activity();
             let mut state = self.state();
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            match send(self.stream.as_raw_fd(), &state.unsent, flags) {
+            match send(self.client.stream.as_raw_fd(), &state.unsent, flags) {
                 Ok(sent) => drop(state.unsent.drain(..sent)),
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 Err(_) => return false,
@@ -375,7 +136,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
                 };
                 drop(state);
                 let heard = !progress || (self.tell)(Message::Progress(client));
-                heard && !peer::has_gone(&*self.stream)
+                heard && !peer::has_gone(&*self.client.stream)
             }
         }
     }
@@ -418,7 +179,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         let mut bytes = [0; 4096];
         // What has been read goes to the state at once: it is saved from there.
         let mut state = self.state();
-        match recv(self.stream.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
+        match recv(self.client.stream.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
             // Nothing more comes: what there is, is all of it.
             Ok(0) if !state.lines.rest().is_empty() => state.lines.push(b"\n"),
             Ok(0) => return false,
@@ -432,11 +193,11 @@ impl<T: Fn(Message) -> bool> Connection<T> {
     /// Asks the loop; false once nobody is there.
     fn ask(&self, mut state: MutexGuard<'_, ConnectionState>, request: Request) -> bool {
         // So many requests that two have the same number never come.
-        let client = ClientId(self.membership.number << 32 | state.requests);
+        let client = ClientId(self.client.membership.number << 32 | state.requests);
         let (way, answers) = ReplyQueue::channel();
         state.outstanding = Some(Outstanding { client, progress: request.progress, answers, over: false });
         drop(state);
-        if !self.admission(Admission::of(&request.verb, request.wait)) {
+        if !self.client.membership.set_admission(Admission::of(&request.verb, request.wait)) {
             let why =
                 format!("{MOST_WAITING} clients wait already (the other places are for status and stop)");
             let mut state = self.state();
@@ -445,7 +206,7 @@ impl<T: Fn(Message) -> bool> Connection<T> {
             return true;
         }
         let Request { verb, wait, .. } = request;
-        let (peer, answers) = (self.peer.clone(), way);
+        let (peer, answers) = (self.client.peer.clone(), way);
         (self.tell)(Message::Asked(Asked { client, verb, wait, peer, answers }))
     }
 }

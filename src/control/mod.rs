@@ -9,6 +9,7 @@
 mod admission;
 mod connection;
 mod connection_state;
+mod connection_table;
 pub mod instance;
 mod line;
 mod message;

@@ -7,7 +7,8 @@
 //! a client does or leaves undone holds up its own thread and nobody else's.
 
 use super::admission::MOST;
-use super::connection::{Connection, SavedClient, Table};
+use super::connection::Connection;
+use super::connection_table::{SavedClient, Table};
 pub use super::message::{Asked, ClientId, Message};
 use super::protocol::{self, Outcome, Reply};
 use super::reply_queue::ReplyQueue;
@@ -88,8 +89,10 @@ where
     T: Fn(Message) -> bool + Clone + Send + 'static,
 {
     let clients = start(listener, group, quiesce, tell.clone())?;
-    let (connections, ways) = clients.table.restore((saved.last, saved.clients), fds, &tell, quiesce);
-    connections.into_iter().for_each(serve);
+    let (connections, ways) = clients.table.restore((saved.last, saved.clients), fds);
+    for client in connections {
+        serve(Connection { client, tell: tell.clone(), quiesce: quiesce.clone() });
+    }
     Ok((clients, ways))
 }
 
@@ -134,8 +137,8 @@ fn accept<T>(
                 continue;
             }
         };
-        match table.enter(stream, peer, tell.clone(), quiesce.clone()) {
-            Ok(connection) => serve(connection),
+        match table.enter(stream, peer) {
+            Ok(client) => serve(Connection { client, tell: tell.clone(), quiesce: quiesce.clone() }),
             Err(stream) => send_away(&stream, &Reply::failed(format!("{MOST} clients wait already"))),
         }
     }
