@@ -1,4 +1,4 @@
-//! Arguments, configuration, run, exit.
+//! From the arguments to the exit status: parse, configure, supervise, exit.
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
@@ -10,10 +10,10 @@ use graceful_run::ctl;
 use graceful_run::doctor;
 use graceful_run::error::Error;
 use graceful_run::here;
-use graceful_run::logger::{self, Flusher};
+use graceful_run::logger;
 use graceful_run::reexec;
 use graceful_run::reexec::fd_transfer::give_up;
-use graceful_run::supervisor::State;
+use graceful_run::supervisor::{self, State};
 use graceful_run::sys::inherited;
 use log::LevelFilter;
 use std::ffi::{OsStr, OsString};
@@ -24,72 +24,94 @@ const HELP: &str = "graceful-run --help";
 const CTL_HELP: &str = "graceful-run ctl --help";
 const DOCTOR_HELP: &str = "graceful-run doctor --help";
 
+/// The exit status, and the last line that is printed before.
+type Outcome = (u8, Option<String>);
+
 fn main() -> ExitCode {
     inherited::block_all_signals();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    if arguments.get(1).is_some_and(|word| word == here::WORD) {
-        let (status, line) = here::here(&arguments[2..]);
-        return line.map_or(ExitCode::from(status), |line| last_line(None, status, &line));
+    match arguments.get(1).and_then(|word| word.to_str()).unwrap_or_default() {
+        here::WORD => exit(here::here(&arguments[2..])),
+        ctl::WORD => run_ctl(&arguments[1..]),
+        doctor::WORD => run_doctor(&arguments[1..]),
+        _ => match reexec::asked(&arguments) {
+            Some(arguments) => check_takeover(&arguments),
+            None => run(&arguments),
+        },
     }
-    if arguments.get(1).is_some_and(|word| word == ctl::WORD) {
-        inherited::unblock_all();
-        let (status, line) = match Ctl::try_parse_from(&arguments[1..]) {
-            Ok(wishes) => ctl::run(&wishes),
-            Err(error) => {
-                let options = arguments.iter().take_while(|word| *word != "--");
-                if error.use_stderr() && options.into_iter().any(|word| word == "--json") {
-                    ctl::mistake(&complaint(&error, CTL_HELP));
-                }
-                return refuse(&error, CTL_HELP);
+}
+
+/// Prints the last line, if there is one, without a log.
+fn exit((status, line): Outcome) -> ExitCode {
+    if let Some(line) = line {
+        logger::write_line(&line);
+    }
+    ExitCode::from(status)
+}
+
+fn run_ctl(arguments: &[OsString]) -> ExitCode {
+    inherited::unblock_all();
+    match Ctl::try_parse_from(arguments) {
+        Ok(cli) => exit(ctl::run(&cli)),
+        Err(error) => {
+            let options = arguments.iter().take_while(|word| *word != "--");
+            if error.use_stderr() && options.into_iter().any(|word| word == "--json") {
+                ctl::mistake(&complaint(&error, CTL_HELP));
             }
-        };
-        return line.map_or(ExitCode::from(status), |line| last_line(None, status, &line));
+            refuse(&error, CTL_HELP)
+        }
     }
-    if arguments.get(1).is_some_and(|word| word == doctor::WORD) {
-        inherited::unblock_all();
-        let (status, line) = match Doctor::try_parse_from(&arguments[1..]) {
-            Ok(wishes) => doctor::doctor(&wishes),
-            Err(error) => return refuse(&error, DOCTOR_HELP),
-        };
-        return line.map_or(ExitCode::from(status), |line| last_line(None, status, &line));
+}
+
+fn run_doctor(arguments: &[OsString]) -> ExitCode {
+    inherited::unblock_all();
+    match Doctor::try_parse_from(arguments) {
+        Ok(cli) => exit(doctor::doctor(&cli)),
+        Err(error) => refuse(&error, DOCTOR_HELP),
     }
-    if let Some(arguments) = reexec::asked(&arguments) {
-        return answer(&arguments);
-    }
-    let left = reexec::arrived().map(|read| read.and_then(|text| State::decode(&text)));
-    let left = left.map(|read| read.unwrap_or_else(|why| give_up(&why)));
-    if let Some(state) = &left {
-        inherited::restore(state.given);
-    }
-    let cli = match Cli::try_parse_from(&arguments) {
+}
+
+/// Supervises COMMAND. A process that has executed itself again (`ctl reexec`) finds the state
+/// that it had before; it cannot return an error then, and gives up instead.
+fn run(arguments: &[OsString]) -> ExitCode {
+    let state = inherited_state();
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) if left.is_some() => give_up(&complaint(&error, HELP)),
+        Err(error) if state.is_some() => give_up(&complaint(&error, HELP)),
         Err(error) => return refuse(&error, HELP),
     };
-    let separated = is_separated(&arguments, &cli.command);
+    let separated = is_separated(arguments, &cli.command);
     if !separated && cli.command.first().is_some_and(|word| word == "help") {
-        // A reader that has gone has read enough.
+        // A reader may close the pipe early.
         let _ = Cli::command().print_long_help();
         return ExitCode::SUCCESS;
     }
     let flusher = match logger::start(level(&cli), cli.log_format) {
         Ok(flusher) => flusher,
-        Err(error) => return last_line(None, 125, &Error::cannot("start the log", error).to_string()),
+        Err(error) => return exit((125, Some(Error::cannot("start the log", error).to_string()))),
     };
-    let config = Config::new(cli, separated, inherited::ignored);
-    let result = match (config, left) {
-        (Ok(config), left) => graceful_run::supervisor::run(config, left),
+    let outcome = configure_and_supervise(cli, separated, state);
+    let (status, line) = outcome.unwrap_or_else(|error| (error.status(), Some(error.to_string())));
+    match line {
+        Some(line) => flusher.last_line(&line),
+        None => flusher.flush(),
+    }
+    ExitCode::from(status)
+}
+
+fn configure_and_supervise(cli: Cli, separated: bool, state: Option<State>) -> Result<Outcome, Error> {
+    match (Config::new(cli, separated, inherited::ignored), state) {
+        (Ok(config), state) => supervisor::run(config, state),
         (Err(error), None) => Err(error),
         (Err(error), Some(_)) => give_up(&error.to_string()),
-    };
-    let (status, line) = result.unwrap_or_else(|error| (error.status(), Some(error.to_string())));
-    match line {
-        Some(line) => last_line(Some(&flusher), status, &line),
-        None => {
-            flusher.flush();
-            ExitCode::from(status)
-        }
     }
+}
+
+/// The state that this process had before it executed itself again.
+fn inherited_state() -> Option<State> {
+    let state = reexec::arrived()?.and_then(|text| State::decode(&text)).unwrap_or_else(|why| give_up(&why));
+    inherited::restore(state.given);
+    Some(state)
 }
 
 fn level(cli: &Cli) -> LevelFilter {
@@ -102,14 +124,15 @@ fn level(cli: &Cli) -> LevelFilter {
     }
 }
 
-/// Whether `--` stands before COMMAND: then its first word is never one of ours.
+/// Whether `--` stands before COMMAND: then its first word is never a subcommand of ours.
 fn is_separated(arguments: &[OsString], command: &[OsString]) -> bool {
     let before = arguments.len().checked_sub(command.len() + 1);
     before.and_then(|index| arguments.get(index)).is_some_and(|word| word == OsStr::new("--"))
 }
 
-/// Says, to ourselves in another process, whether we could take over there.
-fn answer(arguments: &[OsString]) -> ExitCode {
+/// Answers another graceful-run, which is about to execute this binary, whether that would
+/// succeed with its state and arguments.
+fn check_takeover(arguments: &[OsString]) -> ExitCode {
     let answer = reexec::check().and_then(|(text, answer)| {
         let state = State::decode(&text)?;
         let cli = Cli::try_parse_from(arguments).map_err(|error| complaint(&error, HELP))?;
@@ -121,21 +144,22 @@ fn answer(arguments: &[OsString]) -> ExitCode {
         Ok(answer) => (ExitCode::SUCCESS, answer),
         Err(why) => (ExitCode::from(125), format!("graceful-run: {why}\n")),
     };
-    // Whoever asked and does not listen has its answer in that.
+    // A process that has asked and does not read has no use for the answer.
     let _ = std::io::stdout().write_all(line.as_bytes());
     status
 }
 
-/// clap's complaint in one line of ours, or the help that was asked for.
+/// Prints clap's complaint as one line of ours, or the help that was asked for.
 fn refuse(error: &clap::Error, help: &str) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // A reader that has gone has read enough.
+        // A reader may close the pipe early.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    last_line(None, 2, &complaint(error, help))
+    exit((2, Some(complaint(error, help))))
 }
 
+/// clap's complaint in one line, with its tips and where the help is found.
 fn complaint(error: &clap::Error, help: &str) -> String {
     let text = error.to_string();
     let (complaint, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
@@ -146,12 +170,4 @@ fn complaint(error: &clap::Error, help: &str) -> String {
     let help = format!("see {help}");
     let advice: Vec<&str> = tips.chain([help.as_str()]).collect();
     format!("{complaint} ({})", advice.join("; "))
-}
-
-fn last_line(flusher: Option<&Flusher>, status: u8, line: &str) -> ExitCode {
-    match flusher {
-        Some(flusher) => flusher.last_line(line),
-        None => logger::write_line(line),
-    }
-    ExitCode::from(status)
 }

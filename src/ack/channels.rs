@@ -1,7 +1,7 @@
 //! The channels of one start, made before the fork.
 
 use super::end::End;
-use super::{Acks, Directory, Watcher, Worker};
+use super::{Acks, Directory, Watcher, Worker, kind};
 use crate::core::event::{AckKind, WorkerId};
 use crate::dialect::{Dialect, Exported, FIRST_FD, first_listener, wire};
 use crate::error::reason;
@@ -50,7 +50,7 @@ impl Acks {
         }
         if self.fd {
             let number = self.fd_number.unwrap_or_else(&mut next);
-            channels.pipe(AckKind::Fd, Some("READY_FD"), number)?;
+            channels.pipe(AckKind::Fd, number)?;
         }
         if self.einhorn {
             channels.einhorn(directory, next())?;
@@ -58,9 +58,9 @@ impl Acks {
         for dialect in &self.dialects {
             match dialect {
                 Dialect::Crank => channels.crank(next())?,
-                Dialect::Shellflip => channels.pipe(AckKind::Shellflip, Some("OXY_NOTIFY_SOCKET"), next())?,
+                Dialect::Shellflip => channels.pipe(AckKind::Shellflip, next())?,
                 Dialect::Tableflip => {
-                    channels.pipe(AckKind::Tableflip, None, TABLEFLIP_READY)?;
+                    channels.pipe(AckKind::Tableflip, TABLEFLIP_READY)?;
                     let write = channels.message(&wire::tableflip_names(listeners), TABLEFLIP_NAMES)?;
                     // Its end says that the parent has gone; until then the
                     // program forks no successor of its own.
@@ -71,7 +71,7 @@ impl Acks {
                     let number = next();
                     channels.message(&message, number)?;
                     channels.variables.push(("ECDYSIS_RUST_PIPE_FDS".into(), number.to_string()));
-                    channels.pipe(AckKind::Ecdysis, Some("ECDYSIS_RUST_PIPE_READY"), next())?;
+                    channels.pipe(AckKind::Ecdysis, next())?;
                 }
                 _ => {}
             }
@@ -106,11 +106,11 @@ impl Channels {
     }
 
     /// A pipe that the worker writes to.
-    fn pipe(&mut self, kind: AckKind, variable: Option<&str>, number: RawFd) -> io::Result<()> {
+    fn pipe(&mut self, kind: AckKind, number: RawFd) -> io::Result<()> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&read, F_SETFL(OFlag::O_NONBLOCK))?;
         self.ends.push(End::Pipe(read, kind, Vec::new()));
-        self.give(write, number, variable);
+        self.give(write, number, kind::variable(kind));
         Ok(())
     }
 
@@ -131,7 +131,7 @@ impl Channels {
             socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::SOCK_CLOEXEC)?;
         fcntl(&ours, F_SETFL(OFlag::O_NONBLOCK))?;
         self.ends.push(End::Crank(ours));
-        self.give(theirs, number, Some("NOTIFY_FD"));
+        self.give(theirs, number, kind::variable(AckKind::Crank));
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! (systemd-notify(1) exits before its datagram is read); never another user.
 
 use super::heard::{Heard, Worker};
-use super::{einhorn, notify};
+use super::{einhorn, kind, notify};
 use crate::core::event::AckKind;
 use crate::sys::notify::NotifySocket;
 use nix::errno::Errno;
@@ -208,15 +208,10 @@ fn ignore(pid: i32, worker: Worker, strangers: &mut u64) {
     );
 }
 
-/// Whether a pipe's worker has said its word. s6 wants a newline, whatever stands
-/// before or after it; the libraries write their word and nothing else.
+/// Whether `text` holds the word that is the ack of this kind. s6 asks for a newline, whatever
+/// stands before or after it; the libraries write their word and nothing else.
 fn says_ready(kind: AckKind, text: &[u8]) -> bool {
-    match kind {
-        AckKind::Tableflip => text.contains(&42),
-        AckKind::Ecdysis => text.windows(2).any(|word| word == b"OK"),
-        AckKind::Shellflip => text.contains(&b'1'),
-        _ => text.contains(&b'\n'),
-    }
+    kind::word(kind).is_some_and(|word| text.windows(word.len()).any(|part| part == word))
 }
 
 fn read_pipe(pipe: &OwnedFd, kind: AckKind, word: &mut Vec<u8>) -> Read {
@@ -234,13 +229,14 @@ fn read_pipe(pipe: &OwnedFd, kind: AckKind, word: &mut Vec<u8>) -> Read {
     }
 }
 
-/// crank's word is READY=1 in a datagram of its own.
+/// crank's word is a datagram of its own.
 fn read_crank(socket: &OwnedFd) -> Read {
+    let word = kind::word(AckKind::Crank);
     let mut read = Read::default();
     let mut buffer = [0; 4096];
     for _ in 0..BURST {
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-            Ok(count) if buffer[..count].trim_ascii() == b"READY=1" => read.ready = Some(AckKind::Crank),
+            Ok(count) if Some(buffer[..count].trim_ascii()) == word => read.ready = Some(AckKind::Crank),
             Ok(_) | Err(Errno::EINTR) => {}
             // The other end of a pair of datagram sockets gives no sign when it goes.
             Err(_) => break,

@@ -1,51 +1,51 @@
 //! What makes a worker ready, from `--ack` and the dialects.
 
 use super::value::{duration, invalid};
-use crate::ack::{self, Acks};
+use crate::ack::Acks;
+use crate::ack::kind::{self, Spelling};
 use crate::core::event::AckKind;
 use crate::core::policy::Readiness;
 use crate::dialect::Dialect;
 use crate::error::Error;
 use std::time::Duration;
 
-/// A program that gives no sign at all is taken for ready after this long.
+/// `--ack auto` takes a program that gives no sign at all for ready after this long.
 pub const AUTO_TIMER: Duration = Duration::from_secs(2);
-/// The same where it has listeners, on which it may yet be seen to wait: many take seconds
-/// to load before they do.
+/// As [`AUTO_TIMER`], for a program that has listeners: it may yet be seen to wait on them, and
+/// many programs load for seconds before they do.
 pub const AUTO_TIMER_OF_LISTENERS: Duration = Duration::from_secs(10);
-/// Looking into /proc is cheap: soon, then rarely.
-const PROBE_LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
-/// The user's own check costs a process.
+/// The first pause and the longest pause between probes of /proc, which are cheap.
+const PROBE_PROC: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+/// As [`PROBE_PROC`], for the user's own check, which costs a process.
 const PROBE_EXEC: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// The channels and the kinds that count.
+/// The channels that a worker is given, and the kinds that count.
 ///
 /// # Errors
 /// [`Error::Usage`], quoting the value.
 pub(super) fn readiness(
-    said: Vec<String>,
+    values: Vec<String>,
     dialects: &[Dialect],
     adopt: bool,
 ) -> Result<(Acks, Readiness), Error> {
-    let kinds = if said.is_empty() { own_acks(dialects) } else { said };
-    parse(&kinds, dialects, adopt)
+    let values = if values.is_empty() { default_kinds(dialects) } else { values };
+    parse(&values, dialects, adopt)
 }
 
-/// The kinds that count where the user names none. Only where every dialect has
-/// an ack of its own can that be insisted on; einhorn's is up to the program.
-fn own_acks(dialects: &[Dialect]) -> Vec<String> {
+/// The kinds that count where the user names none. An ack can be required only where every
+/// dialect has one of its own; whether a program of einhorn acks is up to the program.
+fn default_kinds(dialects: &[Dialect]) -> Vec<String> {
     let own = |dialect: &Dialect| match dialect {
-        // Workers of another user cannot send TERM, and two may become one.
+        // A worker of another user cannot send us TERM, and two pending TERMs become one.
         Dialect::Endless => Some("parent-term,accepting".into()),
         Dialect::Einhorn => None,
-        dialect => ack::kind(*dialect).map(|_| dialect.name().into()),
+        dialect => kind::of_dialect(*dialect).map(|kind| kind::name(kind).into()),
     };
     let own = dialects.iter().map(own).collect::<Option<Vec<String>>>();
     own.filter(|kinds| !kinds.is_empty()).unwrap_or_else(|| vec!["auto".into()])
 }
 
-/// `exec:` takes the rest of its value, commas included, because a command may
-/// well contain some.
+/// `exec:` takes the rest of its value, commas included, because a command may contain some.
 fn parse(values: &[String], dialects: &[Dialect], adopt: bool) -> Result<(Acks, Readiness), Error> {
     let mut acks = Acks {
         einhorn: dialects.contains(&Dialect::Einhorn),
@@ -60,18 +60,7 @@ fn parse(values: &[String], dialects: &[Dialect], adopt: bool) -> Result<(Acks, 
                 true => (text, None),
                 false => text.split_once(',').map_or((text, None), |(kind, after)| (kind, Some(after))),
             };
-            match kind {
-                "listen" if adopt => readiness.kinds.push(AckKind::Listen),
-                "listen" => return Err(invalid("--ack", value, "a listen is only seen with --adopt")),
-                "accepting" if adopt => {
-                    return Err(invalid(
-                        "--ack",
-                        value,
-                        "with --adopt the worker has its own listeners (write listen)",
-                    ));
-                }
-                _ => ack_kind(kind, value, &mut acks, &mut readiness)?,
-            }
+            add_kind(kind, value, adopt, &mut acks, &mut readiness)?;
             rest = after;
         }
     }
@@ -83,17 +72,17 @@ fn parse(values: &[String], dialects: &[Dialect], adopt: bool) -> Result<(Acks, 
             readiness.timer.get_or_insert(AUTO_TIMER);
         }
     }
-    let seen = [AckKind::ParentTerm, AckKind::Timer];
-    let look = adopt || acks.accepting || seen.iter().any(|kind| readiness.kinds.contains(kind));
-    readiness.probe = match (&acks.exec, look) {
+    let probed = [AckKind::ParentTerm, AckKind::Timer];
+    let probed = adopt || acks.accepting || probed.iter().any(|kind| readiness.kinds.contains(kind));
+    readiness.probe = match (&acks.exec, probed) {
         (Some(_), _) => Some(PROBE_EXEC),
-        (None, true) => Some(PROBE_LOOK),
+        (None, true) => Some(PROBE_PROC),
         (None, false) => None,
     };
     Ok((acks, readiness))
 }
 
-/// The program has listeners, on which it may be seen to wait.
+/// Notes that the program has listeners, on which it may be seen to wait.
 pub fn has_listeners(readiness: &mut Readiness) {
     let named = readiness.kinds.contains(&AckKind::Timer);
     if readiness.auto && !named && readiness.timer.is_some() {
@@ -101,66 +90,65 @@ pub fn has_listeners(readiness: &mut Readiness) {
     }
 }
 
-fn ack_kind(kind: &str, value: &str, acks: &mut Acks, readiness: &mut Readiness) -> Result<(), Error> {
+/// Adds the kind that `text` names, with its argument. Errors quote the whole `value`.
+fn add_kind(
+    text: &str,
+    value: &str,
+    adopt: bool,
+    acks: &mut Acks,
+    readiness: &mut Readiness,
+) -> Result<(), Error> {
     let bad = |why: &str| invalid("--ack", value, why);
-    let (name, argument) = kind.split_once(':').map_or((kind, None), |(name, rest)| (name, Some(rest)));
-    let kind = match (name, argument) {
+    let (name, argument) = text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest)));
+    match (name, argument) {
         ("auto", None) => {
             readiness.auto = true;
             return Ok(());
         }
-        ("notify", None) => {
-            acks.notify = true;
-            AckKind::Notify
-        }
-        ("fd", None) => {
-            acks.fd = true;
-            AckKind::Fd
-        }
-        ("fd", Some(number)) => {
+        ("endless", None) => return Err(bad("the ack of endless is called parent-term")),
+        _ => {}
+    }
+    let takes_argument =
+        |kind| matches!(kind::row(kind).spelling, Spelling::Optional(_) | Spelling::Argument(_));
+    let kind = kind::by_name(name).filter(|&kind| argument.is_none() || takes_argument(kind));
+    let kind = kind.ok_or_else(|| bad(&no_such_kind(text)))?;
+    let row = kind::row(kind);
+    let exported = row.dialect.is_some_and(|dialect| acks.dialects.contains(&dialect));
+    if row.spelling == Spelling::WithDialect && !exported {
+        return Err(bad(&format!("'{name}' is the ack of the dialect of that name (say --export {name})")));
+    }
+    match (kind, argument) {
+        (AckKind::Notify, _) => acks.notify = true,
+        (AckKind::Fd, None) => acks.fd = true,
+        (AckKind::Fd, Some(number)) => {
             let number = number.parse().ok().filter(|number| (3..1 << 16).contains(number));
             acks.fd = true;
             acks.fd_number = Some(number.ok_or_else(|| bad("fd:N takes a descriptor from 3 to 65535"))?);
-            AckKind::Fd
         }
-        ("einhorn", None) => {
-            acks.einhorn = true;
-            AckKind::Einhorn
+        (AckKind::Einhorn, _) => acks.einhorn = true,
+        (AckKind::Accepting, _) if adopt => {
+            return Err(bad("with --adopt the worker has its own listeners (write listen)"));
         }
-        ("parent-term", None) => AckKind::ParentTerm,
-        ("endless", None) => return Err(bad("the ack of endless is called parent-term")),
-        (name, None) if Dialect::by_name(name).and_then(ack::kind).is_some() => {
-            let dialect = Dialect::by_name(name).filter(|dialect| acks.dialects.contains(dialect));
-            dialect.and_then(ack::kind).ok_or_else(|| {
-                bad(&format!("'{name}' is the ack of the dialect of that name (say --export {name})"))
-            })?
-        }
-        ("accepting", None) => {
-            acks.accepting = true;
-            AckKind::Accepting
-        }
-        ("exec", None | Some("")) => return Err(bad("exec needs a command: exec:CMD")),
-        ("exec", Some(command)) => {
-            acks.exec = Some(command.into());
-            AckKind::Exec
-        }
-        ("timer", None | Some("")) => return Err(bad("timer needs a duration: timer:2s")),
-        ("timer", Some(length)) => {
-            readiness.timer = Some(duration("--ack timer", length)?);
-            AckKind::Timer
-        }
-        _ => {
-            let others = |kind: &AckKind| !matches!(kind, AckKind::Einhorn | AckKind::ParentTerm);
-            let own = |dialect: &Dialect| ack::kind(*dialect).filter(others).is_some();
-            let own: Vec<&str> = Dialect::ALL.into_iter().filter(own).map(Dialect::name).collect();
-            return Err(bad(&format!(
-                "no such kind as '{kind}', nor does --export bring one of that name, as it brings {} (write auto, notify, fd, fd:N, einhorn, parent-term, accepting, exec:CMD or timer:DUR)",
-                own.join(", ")
-            )));
-        }
-    };
+        (AckKind::Accepting, _) => acks.accepting = true,
+        (AckKind::Listen, _) if !adopt => return Err(bad("a listen is only seen with --adopt")),
+        (AckKind::Exec, None | Some("")) => return Err(bad("exec needs a command: exec:CMD")),
+        (AckKind::Exec, Some(command)) => acks.exec = Some(command.into()),
+        (AckKind::Timer, None | Some("")) => return Err(bad("timer needs a duration: timer:2s")),
+        (AckKind::Timer, Some(length)) => readiness.timer = Some(duration("--ack timer", length)?),
+        _ => {}
+    }
     readiness.kinds.push(kind);
     Ok(())
+}
+
+fn no_such_kind(text: &str) -> String {
+    let own = kind::names_with_dialect().join(", ");
+    let mut forms = kind::forms();
+    let last = forms.pop().unwrap_or_default();
+    format!(
+        "no such kind as '{text}', nor does --export bring one of that name, as it brings {own} (write auto, {} or {last})",
+        forms.join(", ")
+    )
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! The processes on their way through an execve(2): workers stay our children, by
-//! the same numbers.
+//! The process table across an execve(2): workers stay our children, with the same process ids.
 
-use super::{Entry, Predecessor, Process, ProcessTable};
+use super::entry::{Entry, Predecessor, Process};
+use super::table::ProcessTable;
 use crate::core::event::{Generation, Slot, Time, WorkerId};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
 use crate::sys::tree::Family;
@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-/// All that [`ProcessTable`] knows, but for what the command line says.
+/// Everything in [`ProcessTable`] that the command line does not say.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     entries: Vec<SavedEntry>,
     last_refused: Option<String>,
-    dead: Vec<(i32, WorkerId, Time)>,
-    asked: Vec<(i32, u64)>,
-    strangers: Vec<i32>,
+    recently_reaped: Vec<(i32, WorkerId, Time)>,
+    term_sent: Vec<(i32, u64)>,
+    earlier_children: Vec<i32>,
     hooks: Vec<i32>,
     upgrade_refused: Option<String>,
 }
@@ -46,11 +46,11 @@ struct SavedProcess {
     leads: bool,
     family: Family,
     check: Option<i32>,
-    asked: bool,
-    drains: bool,
+    term_sent: bool,
+    orphans_finish: bool,
     daemonised: bool,
     claimed: Vec<i32>,
-    killed: bool,
+    orphans_killed: bool,
     terms: u32,
     looks: u32,
     until_alone: Option<Fd>,
@@ -73,7 +73,7 @@ fn pids<C: FromIterator<Pid>>(numbers: Vec<i32>) -> C {
 }
 
 impl Saved {
-    /// Lists the descriptors and writes down the rest.
+    /// Lists the descriptors and copies the other values.
     ///
     /// # Errors
     /// As [`FdTransfer::add`].
@@ -82,23 +82,31 @@ impl Saved {
         Ok(Saved {
             entries: entries.collect::<io::Result<_>>()?,
             last_refused: processes.last_refused.clone(),
-            dead: processes.dead.iter().map(|&(pid, id, at)| (pid.as_raw(), id, at)).collect(),
-            asked: processes.asked.iter().map(|&(pid, born)| (pid.as_raw(), born)).collect(),
-            strangers: numbers(&processes.strangers),
+            recently_reaped: processes
+                .recently_reaped
+                .iter()
+                .map(|&(pid, id, at)| (pid.as_raw(), id, at))
+                .collect(),
+            term_sent: processes.term_sent.iter().map(|&(pid, born)| (pid.as_raw(), born)).collect(),
+            earlier_children: numbers(&processes.earlier_children),
             hooks: numbers(&processes.hooks),
             upgrade_refused: processes.upgrade_refused.clone(),
         })
     }
 
-    /// The processes as they were, for the same `command`.
+    /// The table as it was, for the same `command`.
     pub fn restore(self, command: String, follow: bool, fds: &mut InheritedFds) -> ProcessTable {
         ProcessTable {
             entries: self.entries.into_iter().map(|saved| (saved.id, restore(saved, fds))).collect(),
             command,
             last_refused: self.last_refused,
-            dead: self.dead.into_iter().map(|(pid, id, at)| (Pid::from_raw(pid), id, at)).collect(),
-            asked: self.asked.into_iter().map(|(pid, born)| (Pid::from_raw(pid), born)).collect(),
-            strangers: pids(self.strangers),
+            recently_reaped: self
+                .recently_reaped
+                .into_iter()
+                .map(|(pid, id, at)| (Pid::from_raw(pid), id, at))
+                .collect(),
+            term_sent: self.term_sent.into_iter().map(|(pid, born)| (Pid::from_raw(pid), born)).collect(),
+            earlier_children: pids(self.earlier_children),
             hooks: pids(self.hooks),
             upgrade_refused: self.upgrade_refused,
             stopping: false,
@@ -143,11 +151,11 @@ fn save_process(process: &Process, transfer: &mut FdTransfer) -> io::Result<Save
         leads: process.leads,
         family: process.family,
         check: process.check.map(Pid::as_raw),
-        asked: process.asked,
-        drains: process.drains,
+        term_sent: process.term_sent,
+        orphans_finish: process.orphans_finish,
         daemonised: process.daemonised,
         claimed: numbers(&process.claimed),
-        killed: process.killed,
+        orphans_killed: process.orphans_killed,
         terms: process.terms,
         looks: process.looks,
         until_alone: transfer.add_some(process.until_alone.as_ref())?,
@@ -169,12 +177,12 @@ fn restore_process(saved: SavedProcess, fds: &mut InheritedFds) -> Process {
         leads: saved.leads,
         family: saved.family,
         check: saved.check.map(Pid::from_raw),
-        asked: saved.asked,
-        drains: saved.drains,
+        term_sent: saved.term_sent,
+        orphans_finish: saved.orphans_finish,
         daemonised: saved.daemonised,
         accepted: BTreeMap::new(),
         claimed: pids(saved.claimed),
-        killed: saved.killed,
+        orphans_killed: saved.orphans_killed,
         terms: saved.terms,
         looks: saved.looks,
         until_alone: fds.take_some(saved.until_alone),

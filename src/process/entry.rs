@@ -1,0 +1,133 @@
+//! What is known of one start of the command, and of its process.
+
+use crate::core::event::{Generation, Slot, WorkerId};
+use crate::sys::tree::{self, Family};
+use nix::unistd::Pid;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+
+/// One start of the command.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its generation.
+    pub generation: Generation,
+    /// Its slot.
+    pub slot: Slot,
+    /// Its process, once it has been forked.
+    pub process: Option<Process>,
+    /// Why it could not be started, for people.
+    pub refused: Option<String>,
+    /// Its last `STATUS=` (sd_notify(3)).
+    pub status: Option<String>,
+    /// What it still has to do to become ready, for people.
+    pub lacks: Option<String>,
+    /// What it still has to finish while it drains, for people.
+    pub left: Option<String>,
+    /// How its process is found, if its predecessor starts it.
+    pub predecessor: Option<Predecessor>,
+}
+
+/// The worker that starts this one (`--follow`).
+#[derive(Debug)]
+pub struct Predecessor {
+    /// The worker that starts it.
+    pub of: WorkerId,
+    /// Processes that existed before it was asked to.
+    pub before: BTreeSet<Pid>,
+}
+
+/// The process of a worker, and what belongs to it.
+#[derive(Debug)]
+pub struct Process {
+    /// Its process id, which is safe to signal until it is reaped.
+    pub pid: Pid,
+    /// Whether it has been reaped: only its process group and its orphans may be left.
+    pub reaped: bool,
+    /// Whether it leads a process group that has not been seen empty. The number of an empty
+    /// group may be reused.
+    pub leads: bool,
+    /// How its descendants are recognised.
+    pub family: Family,
+    /// The user's check (`--ack exec`), while it runs.
+    pub check: Option<Pid>,
+    /// Whether its orphans have been asked to stop.
+    pub term_sent: bool,
+    /// Whether its orphans may first finish the connections that they have.
+    pub orphans_finish: bool,
+    /// Whether it has gone into the background: its orphans are the server.
+    pub daemonised: bool,
+    /// The accepted connections of its orphans, as of the last inspection.
+    pub accepted: BTreeMap<Pid, BTreeSet<u64>>,
+    /// Orphans that are its own by the time of their birth alone.
+    pub claimed: Vec<Pid>,
+    /// Whether its orphans are killed.
+    pub orphans_killed: bool,
+    /// How many TERMs it has sent to us.
+    pub terms: u32,
+    /// How often it was inspected for whether it accepts connections.
+    pub looks: u32,
+    /// Closed once no predecessor in its slot is left, which the worker is told by that.
+    pub until_alone: Option<OwnedFd>,
+    /// The pidfd, on kernels that have it: it keeps the process id from being reused.
+    pub pidfd: Option<OwnedFd>,
+    /// The start time (proc(5)), which tells it from a later process with the same id; 0 where
+    /// it is not needed.
+    pub born: u64,
+    /// With `--follow`: orphans that started from this time on are its own. It is its own start
+    /// time or, of a worker that went into the background, that of its first process.
+    pub since: u64,
+    /// The start time of its successor: orphans that started later belong to that one.
+    pub until: Option<u64>,
+    /// Whether it was started by another worker: it need not be our child.
+    pub adopted: bool,
+    /// The inodes of the listeners that it was given, or that it was last seen to hold.
+    pub listening: BTreeSet<u64>,
+    /// Those of them on which it was seen to wait for connections.
+    pub waited: BTreeSet<u64>,
+    /// The process that took over from it, until that one has an entry.
+    pub successor: Option<Pid>,
+}
+
+impl Entry {
+    /// Whether its process has been forked and not yet reaped.
+    pub(super) fn is_running(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| !process.reaped)
+    }
+}
+
+impl Process {
+    /// A process that we have started; `leads` says that it leads a process group of its own.
+    pub fn started(family: Family, leads: bool, pidfd: Option<OwnedFd>) -> Process {
+        Process {
+            pid: family.worker,
+            reaped: false,
+            leads,
+            family,
+            check: None,
+            term_sent: false,
+            orphans_finish: false,
+            daemonised: false,
+            accepted: BTreeMap::new(),
+            claimed: Vec::new(),
+            orphans_killed: false,
+            terms: 0,
+            looks: 0,
+            until_alone: None,
+            pidfd,
+            born: 0,
+            since: 0,
+            until: None,
+            adopted: false,
+            listening: BTreeSet::new(),
+            waited: BTreeSet::new(),
+            successor: None,
+        }
+    }
+
+    /// Whether it can still be signalled. The end of a process that is not our child is reported
+    /// to its parent alone, and its process id may be reused.
+    pub fn lives(&self) -> bool {
+        let same = || tree::stat(self.pid).is_some_and(|stat| stat.is_live() && stat.born == self.born);
+        !self.reaped && (!self.adopted || same())
+    }
+}
