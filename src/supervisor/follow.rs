@@ -64,11 +64,7 @@ impl Follow {
         before.extend(ctx.processes.unknown_children());
         let old = old.pid;
         self.remember_listeners(of, ctx);
-        ctx.launcher.keep_installed(generation);
-        ctx.processes.open(id, generation, slot);
-        if let Some(entry) = ctx.processes.get_mut(id) {
-            entry.predecessor = Some(Predecessor { of, before });
-        }
+        open(id, Predecessor { of, before }, generation, slot, ctx);
         info!(generation = generation.0; "{generation}: pid {old} is sent {}, to start its successor", signals::name(signal as i32));
         ctx.processes.signal(of, signal as i32);
     }
@@ -82,11 +78,7 @@ impl Follow {
         slot: Slot,
         ctx: &mut Context,
     ) {
-        ctx.launcher.keep_installed(generation);
-        ctx.processes.open(id, generation, slot);
-        if let Some(entry) = ctx.processes.get_mut(id) {
-            entry.predecessor = Some(Predecessor { of, before: BTreeSet::new() });
-        }
+        open(id, Predecessor { of, before: BTreeSet::new() }, generation, slot, ctx);
         let pid = ctx.processes.get_mut(of).and_then(|entry| entry.process.as_mut()?.successor.take());
         if let Some(pid) = pid {
             self.attach(id, of, pid, ctx);
@@ -340,5 +332,14 @@ impl Follow {
             process.since = since;
         }
         info!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {from} went into the background as pid {pid}");
+    }
+}
+
+/// Opens the entry of a worker that another one starts, or has started.
+fn open(id: WorkerId, predecessor: Predecessor, generation: Generation, slot: Slot, ctx: &mut Context) {
+    ctx.launcher.keep_installed(generation);
+    ctx.processes.open(id, generation, slot);
+    if let Some(entry) = ctx.processes.get_mut(id) {
+        entry.predecessor = Some(predecessor);
     }
 }

@@ -1,7 +1,7 @@
 //! What there is, for `ctl status`.
 
 use super::event_loop::EventLoop;
-use super::report::event;
+use crate::ack::kind;
 use crate::control::protocol::{self, LastUpgrade, Status};
 use crate::control::socket_stats::Snapshot;
 use crate::core::policy::PROBATION_CRASHES;
@@ -21,7 +21,7 @@ impl EventLoop {
             slot: shown.slot.0,
             stage: stage_name(shown.stage).into(),
             age_ms: now.saturating_sub(shown.since).as_millis() as u64,
-            ack: shown.ack.map(|kind| event::ack_name(kind).into()),
+            ack: shown.ack.map(|kind| kind::name(kind).into()),
             connections: None,
             status: ctx.processes.get(shown.worker).and_then(|entry| entry.status.clone()),
             drain: ctx.processes.get(shown.worker).and_then(|entry| entry.left.clone()),

@@ -4,9 +4,10 @@
 //! Fields and events are only ever added.
 
 use super::reason::undone;
-use super::words::{Named, how, kind_name, ms, wish};
+use super::words::{Named, how, ms, wish};
+use crate::ack::kind;
 use crate::config::Config;
-use crate::core::event::{AckKind, Failure, Report, WorkerId};
+use crate::core::event::{Failure, Report, WorkerId};
 use crate::process::ProcessTable;
 use serde_json::{Map, Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -29,11 +30,6 @@ pub fn named(name: &str, fields: Value) -> Value {
     Value::Object(event)
 }
 
-/// The word for an ack, as `--ack` has it.
-pub fn ack_name(kind: AckKind) -> &'static str {
-    kind_name(kind)
-}
-
 fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'static str, Value) {
     let of = |id: WorkerId| worker(id, processes);
     let with = |id: WorkerId, more: Value| {
@@ -46,7 +42,7 @@ fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'st
     match *report {
         Report::Started(id) => ("started", of(id)),
         Report::Ready(id, kind, after) => {
-            ("ready", with(id, json!({"ack": kind_name(kind), "after_ms": ms(after)})))
+            ("ready", with(id, json!({"ack": kind::name(kind), "after_ms": ms(after)})))
         }
         Report::Serving(generation) => ("serving", json!({"generation": generation.0})),
         Report::UpgradeStarted { from, to } => ("upgrade-started", json!({"from": from.0, "to": to.0})),

@@ -8,6 +8,7 @@ mod words;
 pub use reason::{not_rolled_back, rolled_back, undone, why_failed};
 pub use words::{UNSEEN, how, length};
 
+use crate::ack::kind as ack_kind;
 use crate::config::Config;
 use crate::core::event::{AckKind, Ending, Exit, Failure, Refusal, Report, WorkerId};
 use crate::process::ProcessTable;
@@ -15,7 +16,7 @@ use crate::profiles;
 use log::{debug, info, warn};
 use reason::lacks;
 use std::time::Duration;
-use words::{Named, kind_name, ms, wish};
+use words::{Named, ms, wish};
 
 /// Writes one log line. What becomes of the old generation, and what may be wrong,
 /// depends on the `config`.
@@ -222,7 +223,7 @@ pub fn last_words(
 
 fn ready(worker: &Named, kind: AckKind, after: Duration, config: &Config) {
     let (generation, pid) = (worker.generation, worker.pid);
-    let line = format!("{generation}: ready after {} ({}), pid {pid}", length(after), kind_name(kind));
+    let line = format!("{generation}: ready after {} ({}), pid {pid}", length(after), ack_kind::name(kind));
     match kind {
         AckKind::Timeout => {
             warn!(generation = generation.0, pid = pid; "{line}: it gave no ack, and counts as ready (--on-ack-timeout)");

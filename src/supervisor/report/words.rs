@@ -1,8 +1,8 @@
-//! The words for workers, exits, requests, ack kinds and durations that the log, the events
+//! The words for workers, exits, requests and durations that the log, the events
 //! and the reasons have in common.
 
 use crate::config::signals;
-use crate::core::event::{AckKind, Exit, Generation, Request, WorkerId};
+use crate::core::event::{Exit, Generation, Request, WorkerId};
 use crate::process::ProcessTable;
 use std::time::Duration;
 
@@ -57,26 +57,6 @@ pub(super) fn wish(request: Request) -> &'static str {
         Request::Stop | Request::Interrupt { .. } | Request::Kill => "stop",
         Request::Hammer => "hammer",
         Request::Suspend | Request::Resume => "job control",
-    }
-}
-
-pub(super) fn kind_name(kind: AckKind) -> &'static str {
-    match kind {
-        AckKind::Notify => "notify",
-        AckKind::Fd => "fd",
-        AckKind::Einhorn => "einhorn",
-        AckKind::ParentTerm => "parent-term",
-        AckKind::Goagain => "goagain",
-        AckKind::Crank => "crank",
-        AckKind::Tableflip => "tableflip",
-        AckKind::Ecdysis => "ecdysis",
-        AckKind::Shellflip => "shellflip",
-        AckKind::Accepting => "accepting",
-        AckKind::Exec => "exec",
-        AckKind::Timer => "timer",
-        AckKind::Listen => "listen",
-        AckKind::Takeover => "takeover",
-        AckKind::Timeout => "timeout",
     }
 }
 
