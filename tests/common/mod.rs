@@ -63,6 +63,13 @@ pub fn binary() -> &'static Path {
     &BINARY
 }
 
+/// Copies it. A process of its own does: what another test forks beside us would hold a file that
+/// we write to, which could not be executed then.
+pub fn copy_binary(to: impl AsRef<OsStr>) {
+    let copied = Command::new("cp").arg(binary()).arg(to).status();
+    assert!(copied.expect("cp").success(), "graceful-run is copied");
+}
+
 const BUILT: &str = env!("CARGO_BIN_EXE_graceful-run");
 
 /// An example of this package, which `cargo test` builds beside the binary.
@@ -381,6 +388,8 @@ impl Scene {
     }
 
     pub fn spawn(&self, mut command: Command) -> Wrapper {
+        let marked = command.get_envs().any(|(name, value)| name == MARK && value.is_some());
+        assert!(marked, "the command has not the scene's environment (Scene::mark)");
         let mut child = command.spawn().expect("start graceful-run");
         let pid = Pid::from_raw(child.id().cast_signed());
         let log = child.stderr.take().map(|pipe| Lines::collect("wrapper", pipe));

@@ -45,8 +45,8 @@ pub struct Wrapper {
 
 impl Wrapper {
     /// Starts the wrapper with these arguments.
-    pub fn start(built: &str, directory: &Path, configure: impl FnOnce(&mut Command)) -> Self {
-        let mut command = Command::new(binary(built));
+    pub fn start(directory: &Path, configure: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(binary());
         configure(&mut command);
         Self::of(command, directory)
     }
@@ -198,7 +198,8 @@ impl Drop for Wrapper {
 
 /// The wrapper's executable. `GRACEFUL_RUN_BINARY` names another build to test, such
 /// as one that was broken on purpose.
-pub fn binary(built: &str) -> PathBuf {
+pub fn binary() -> PathBuf {
+    let built = env!("CARGO_BIN_EXE_graceful-run");
     std::env::var_os("GRACEFUL_RUN_BINARY").map_or(PathBuf::from(built), PathBuf::from)
 }
 

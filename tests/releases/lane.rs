@@ -205,7 +205,7 @@ impl Lane {
     }
 
     fn ctl(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(wrapper::binary(env!("CARGO_BIN_EXE_graceful-run")));
+        let mut command = Command::new(wrapper::binary());
         wrapper::surroundings::surround(&mut command, self.site.path());
         command.args(["ctl", "--name", "shop"]).args(arguments).output().expect("ctl can be started")
     }
