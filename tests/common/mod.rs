@@ -287,6 +287,7 @@ fn heed_all() {
 impl Scene {
     pub fn new() -> Self {
         heed_all();
+        surroundings::has_own_run();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let mark = format!("{}-{count}", std::process::id());
@@ -513,7 +514,9 @@ impl Drop for Scene {
             fs::read_dir(self.run()).expect("run").flatten().filter(|it| !may_stay(it)).collect();
         assert!(left.is_empty(), "files are left: {left:?}");
         if surroundings::has_own_run() {
-            let left: Vec<_> = fs::read_dir("/run").expect("/run").flatten().collect();
+            let ours =
+                |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"graceful-run");
+            let left: Vec<_> = fs::read_dir("/run").expect("/run").flatten().filter(ours).collect();
             assert!(left.is_empty(), "files are left in /run: {left:?}");
         }
     }
