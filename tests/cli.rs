@@ -6,11 +6,12 @@ use common::{Scene, binary};
 use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// `graceful-run ARGS`, to its end.
 fn run<S: AsRef<OsStr>>(args: &[S]) -> Output {
-    Command::new(binary()).args(args).output().expect("start graceful-run")
+    let scene = Scene::new();
+    scene.command().args(args).stdout(Stdio::piped()).output().expect("start graceful-run")
 }
 
 fn stderr(output: &Output) -> String {
@@ -148,12 +149,13 @@ fn a_usage_error_does_nothing() {
     let scene = Scene::new();
     let trace = scene.path("trace");
     let calls = "trace=bind,listen,clone,clone3,fork,vfork,openat,unlink,mkdir,rename";
-    let status = Command::new("strace")
+    let mut strace = scene.mark(Command::new("strace"));
+    let status = strace
         .args(["-f", "-e", calls, "-o"])
         .arg(&trace)
         .arg(binary())
         .args(["-b", "127.0.0.1:0", "-b", "127.0.0.1:x", "--", "true"])
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .status();
     let Ok(status) = status else { return }; // No strace here: exit_status.rs looks at files.
     assert_eq!(status.code(), Some(2));
@@ -180,7 +182,8 @@ fn an_inherited_fd_that_is_no_socket_is_named() {
     let output = run(&["-b", "fd://77", "--", "/bin/true"]);
     assert_eq!(output.status.code(), Some(125));
     assert!(stderr(&output).contains("77"), "{}", stderr(&output));
-    let mut shell = Command::new("/bin/sh");
+    let scene = Scene::new();
+    let mut shell = scene.mark(Command::new("/bin/sh"));
     shell.args(["-c", "exec \"$@\" 8</dev/null", "sh"]).arg(binary());
     let output = shell.args(["-b", "fd://8", "--", "/bin/true"]).output().unwrap();
     assert_eq!(output.status.code(), Some(125));

@@ -502,11 +502,7 @@ fn a_client_that_is_killed_changes_nothing() {
 #[test]
 fn nothing_that_runs_is_3_and_wrong_words_are_2() {
     let scene = Scene::new();
-    let alone = |args: &[&str]| {
-        let mut command = scene.ctl_command(args);
-        // Only what runs as another user elsewhere could be found.
-        command.env("XDG_RUNTIME_DIR", scene.run()).output().unwrap()
-    };
+    let alone = |args: &[&str]| scene.ctl(args);
     let nowhere = scene.arg("no.sock");
     fails(&alone(&["--socket", &nowhere, "status"]), 3, &["nothing is running at "]);
     fails(

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Scene, am_root, binary};
+use common::{Scene, am_root, copy_binary};
 use graceful_run::sys::child::{Child, Launch, spawn};
 use graceful_run::sys::process::{self, Exit};
 use graceful_run::sys::seccomp::{self, Answer, Filter};
@@ -47,13 +47,11 @@ const NAMES: [&str; 26] = [
     "memory.oom.group",
 ];
 
-/// A scene whose `graceful-run` anybody may execute, and the path of that. A process of
-/// its own copies it: what another test forks beside us would hold a file that we write
-/// to, which could not be executed then.
+/// A scene whose `graceful-run` anybody may execute, and the path of that.
 fn scene() -> (Scene, String) {
     let scene = Scene::new();
     let program = scene.arg("graceful-run");
-    assert!(Command::new("cp").arg(binary()).arg(&program).status().expect("cp").success());
+    copy_binary(&program);
     (scene, program)
 }
 

@@ -266,7 +266,7 @@ impl Machine<'_> {
     }
 
     fn command(&self, release: u32) -> Command {
-        let mut deploy = self.scene.mark(Command::new(examples("deploy/deploy.sh")));
+        let mut deploy = self.scene.with_own_run(examples("deploy/deploy.sh"));
         deploy.arg(release.to_string()).env("SHOP", self.path("")).env("NAME", self.name).env("PATH", path());
         deploy
     }
@@ -378,7 +378,7 @@ fn the_script_of_the_page_of_ctl_does_the_same() {
     let mut blocks = page.split("```").filter(|block| block.contains("deploy.lock"));
     let script = blocks.next().expect("a script").strip_prefix("sh\n").expect("of the shell").to_owned();
     let deploy = |release: u32, script: &str| {
-        let mut shell = scene.mark(Command::new("sh"));
+        let mut shell = scene.with_own_run("sh");
         shell.args(["-c", script, "deploy", &release.to_string()]).current_dir(machine.path(""));
         shell.env("PATH", path()).output().unwrap()
     };

@@ -76,7 +76,9 @@ fn a_server_behind_timeout_takes_the_sockets() {
 /// The word with `arguments`, after the shell has done `prepare`, with a socket as fd 3.
 fn here(prepare: &str, arguments: &[&str]) -> Output {
     let socket = OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
-    Command::new("sh")
+    let scene = Scene::new();
+    let mut command = scene.mark(Command::new("sh"));
+    command
         .arg("-c")
         .arg(format!("exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=1; {prepare}\nexec \"$@\""))
         .arg("sh")
@@ -88,6 +90,7 @@ fn here(prepare: &str, arguments: &[&str]) -> Output {
         .env_remove("GRACEFUL_RUN_LISTENERS")
         .env_remove("EINHORN_MASTER_PID")
         .env_remove("GUNICORN_PID")
+        .stdout(Stdio::piped())
         .output()
         .unwrap()
 }
@@ -169,10 +172,11 @@ fn wrong_words_are_usage_errors_and_help_is_given() {
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stdout).contains("Usage: graceful-run here [--] CMD [ARG]..."));
 
-    let output = Command::new(binary()).args(["-b", "127.0.0.1:0", "here", "true"]).output().unwrap();
+    let scene = Scene::new();
+    let output = scene.command().args(["-b", "127.0.0.1:0", "here", "true"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("'here' takes none of our options"));
-    let output = Command::new(binary()).args(["--", "here"]).output().unwrap();
+    let output = scene.command().args(["--", "here"]).output().unwrap();
     assert_eq!(output.status.code(), Some(127));
 }
 

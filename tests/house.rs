@@ -126,6 +126,30 @@ fn no_test_sleeps() {
     assert!(found.is_empty(), "these wait for time to pass: {found:?}");
 }
 
+/// A graceful-run of a test must meet no other one: the harness gives its command surroundings of
+/// its own, and `Scene::spawn` looks whether a command has them.
+#[test]
+fn no_test_starts_the_binary_in_the_machine_s_surroundings() {
+    let mut seen = 0;
+    for source in sources("tests").into_iter().filter(|source| !source.path.starts_with("tests/common/")) {
+        let text = fs::read_to_string(root().join(&source.path)).expect("it was read before");
+        // Not in one piece: this file is read as well.
+        let built = concat!("CARGO_BIN", "_EXE");
+        assert!(!text.contains(built), "{} has a path of its own to graceful-run", source.path);
+        for function in source.code.split("fn ") {
+            let has = |name: &str| words(function).any(|word| word == name);
+            let starts = [".spawn()", ".output()", ".status()"].iter().any(|call| function.contains(call));
+            if has("binary") && starts {
+                seen += 1;
+                let name = function.split('(').next().unwrap_or_default();
+                let surrounded = ["mark", "surround"].iter().any(|call| has(call));
+                assert!(surrounded, "{}: {name} starts graceful-run without `Scene::mark`", source.path);
+            }
+        }
+    }
+    assert!(seen > 2, "{seen} functions are seen");
+}
+
 #[test]
 fn every_dependency_is_used() {
     let src = sources("src");

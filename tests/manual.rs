@@ -4,7 +4,10 @@
 //! explained in the man page and in the document that is about it, and `--help`
 //! fits a screen of 100 columns.
 
+mod common;
+
 use clap::{Command, CommandFactory};
+use common::Scene;
 use graceful_run::cli::Cli;
 use graceful_run::cli::ctl::Ctl;
 use graceful_run::cli::doctor::Doctor;
@@ -12,7 +15,7 @@ use graceful_run::config::signals::{self, DEFAULTS};
 use graceful_run::error::Error;
 use std::fs;
 use std::path::Path;
-use std::process;
+use std::process::Stdio;
 
 /// The kinds that `--ack` takes; `every_ack_kind_is_explained` holds the list to
 /// the message that names them.
@@ -235,11 +238,10 @@ fn help_fits_and_has_groups_and_examples() {
 
 /// What the program itself prints.
 fn help() -> String {
-    let output = process::Command::new(env!("CARGO_BIN_EXE_graceful-run"))
-        .arg("--help")
-        .env("COLUMNS", "200")
-        .output()
-        .expect("the program runs");
+    let scene = Scene::new();
+    let mut command = scene.command();
+    let output = command.arg("--help").env("COLUMNS", "200").stdout(Stdio::piped()).output();
+    let output = output.expect("the program runs");
     assert!(output.status.success() && output.stderr.is_empty());
     String::from_utf8(output.stdout).expect("--help is UTF-8")
 }

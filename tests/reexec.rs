@@ -6,7 +6,9 @@ mod common;
 #[allow(dead_code, reason = "the torture needs more of it")]
 mod load;
 
-use common::{SERVER, Scene, Signal, Wrapper, address_in, binary, matches, pid_in, quick, says, until, who};
+use common::{
+    SERVER, Scene, Signal, Wrapper, address_in, binary, copy_binary, matches, pid_in, quick, says, until, who,
+};
 use load::{Connection, Target};
 use std::fs;
 use std::io::{BufRead, BufReader, Read as _, Write as _};
@@ -21,15 +23,8 @@ const REFUSED: &str = "cannot replace ourselves: ";
 /// A copy of graceful-run that can be replaced.
 fn installed(scene: &Scene) -> PathBuf {
     let path = scene.path("graceful-run");
-    copy(&path);
+    copy_binary(&path);
     path
-}
-
-/// By a process of its own: a test beside this one may fork, and what it starts would hold a
-/// file that we write to, which could not be executed then.
-fn copy(path: &Path) {
-    let copied = std::process::Command::new("cp").arg(binary()).arg(path).status();
-    assert!(copied.expect("cp").success());
 }
 
 fn start(scene: &Scene, args: &[&str]) -> Wrapper {
@@ -300,7 +295,7 @@ fn a_binary_that_cannot_take_over_is_refused() {
     settled(&wrapper, held);
     wrapper.signal(Signal::SIGHUP);
     wrapper.log.wait(&says::ready(2));
-    copy(&path);
+    copy_binary(&path);
     reexec(&scene);
     wrapper.stop();
 }

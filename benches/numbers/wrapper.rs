@@ -108,7 +108,9 @@ pub fn bare(role: &str) -> Result<Command> {
 
 /// The same surroundings for all, whatever we were started from.
 fn quiet(command: &mut Command) -> &mut Command {
-    for name in ["NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "RUST_LOG"] {
+    for name in
+        ["NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "RUST_LOG"]
+    {
         command.env_remove(name);
     }
     command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"))

@@ -108,7 +108,7 @@ impl Server {
 
     /// graceful-run, about to start in this directory.
     pub fn supervisor(&self, directory: &Path) -> Command {
-        let built = binary(env!("CARGO_BIN_EXE_graceful-run"));
+        let built = binary();
         let mut command = match self.as_nobody {
             false => Command::new(built),
             true => {

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "every test file is a crate of its own, and none needs all of this")]
 
 pub mod says;
+pub mod surroundings;
 
 pub use nix::sys::signal::Signal;
 
@@ -60,6 +61,13 @@ pub fn binary() -> &'static Path {
     static BINARY: LazyLock<PathBuf> =
         LazyLock::new(|| std::env::var_os("GRACEFUL_RUN_BINARY").map_or(BUILT.into(), PathBuf::from));
     &BINARY
+}
+
+/// Copies it. A process of its own does: what another test forks beside us would hold a file that
+/// we write to, which could not be executed then.
+pub fn copy_binary(to: impl AsRef<OsStr>) {
+    let copied = Command::new("cp").arg(binary()).arg(to).status();
+    assert!(copied.expect("cp").success(), "graceful-run is copied");
 }
 
 const BUILT: &str = env!("CARGO_BIN_EXE_graceful-run");
@@ -279,6 +287,7 @@ fn heed_all() {
 impl Scene {
     pub fn new() -> Self {
         heed_all();
+        surroundings::has_own_run();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let mark = format!("{}-{count}", std::process::id());
@@ -373,25 +382,15 @@ impl Scene {
 
     /// A launcher that becomes `graceful-run`, or anything else, with the scene's environment.
     pub fn mark(&self, mut command: Command) -> Command {
-        let ours = [
-            "RUST_LOG",
-            "LISTEN_FDS",
-            "LISTEN_PID",
-            "LISTEN_FDNAMES",
-            "NOTIFY_SOCKET",
-            "RUNTIME_DIRECTORY",
-            "GRACEFUL_RUN_CONTROL",
-        ];
-        for name in ours {
-            command.env_remove(name);
-        }
-        command.env(MARK, &self.mark).env("XDG_RUNTIME_DIR", self.run());
-        command.current_dir(self.dir.path());
+        surroundings::surround(&mut command, &self.run());
+        command.env(MARK, &self.mark).current_dir(self.dir.path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command
     }
 
     pub fn spawn(&self, mut command: Command) -> Wrapper {
+        let marked = command.get_envs().any(|(name, value)| name == MARK && value.is_some());
+        assert!(marked, "the command has not the scene's environment (Scene::mark)");
         let mut child = command.spawn().expect("start graceful-run");
         let pid = Pid::from_raw(child.id().cast_signed());
         let log = child.stderr.take().map(|pipe| Lines::collect("wrapper", pipe));
@@ -416,9 +415,27 @@ impl Scene {
     }
 
     pub fn ctl_command(&self, args: &[&str]) -> Command {
-        let mut command = self.command();
+        let mut command = self.with_own_run(binary());
         command.arg("ctl").args(args).stdout(Stdio::piped());
         command
+    }
+
+    /// A program that asks for running instances: it finds none of the machine's. Who is not root
+    /// can have a /run of one's own in a user namespace alone, where there may be one.
+    pub fn with_own_run(&self, program: impl AsRef<OsStr>) -> Command {
+        const AS_ROOT_OF_OUR_OWN: [&str; 4] = ["--user", "--map-root-user", "--mount", "sh"];
+        static MAY: LazyLock<bool> = LazyLock::new(|| {
+            let mut tried = Command::new("unshare");
+            tried.args(AS_ROOT_OF_OUR_OWN).args(["-c", "mount -t tmpfs none /run"]).stderr(Stdio::null());
+            tried.status().is_ok_and(|status| status.success())
+        });
+        if surroundings::has_own_run() || am_root() || !*MAY {
+            return self.mark(Command::new(program));
+        }
+        let mut command = Command::new("unshare");
+        command.args(AS_ROOT_OF_OUR_OWN).args(["-c", "mount -t tmpfs none /run && exec \"$@\"", "sh"]);
+        command.arg(program);
+        self.mark(command)
     }
 
     /// `ctl status --json`
@@ -496,6 +513,12 @@ impl Drop for Scene {
         let left: Vec<_> =
             fs::read_dir(self.run()).expect("run").flatten().filter(|it| !may_stay(it)).collect();
         assert!(left.is_empty(), "files are left: {left:?}");
+        if surroundings::has_own_run() {
+            let ours =
+                |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"graceful-run");
+            let left: Vec<_> = fs::read_dir("/run").expect("/run").flatten().filter(ours).collect();
+            assert!(left.is_empty(), "files are left in /run: {left:?}");
+        }
     }
 }
 

@@ -5,6 +5,9 @@
 //! that a failing test leaves behind is stopped, with its workers, when it is
 //! dropped.
 
+#[path = "surroundings.rs"]
+pub mod surroundings;
+
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use surroundings::surround;
 
 /// How many lines of the log a failure shows.
 const SHOWN: usize = 40;
@@ -41,8 +45,8 @@ pub struct Wrapper {
 
 impl Wrapper {
     /// Starts the wrapper with these arguments.
-    pub fn start(built: &str, directory: &Path, configure: impl FnOnce(&mut Command)) -> Self {
-        let mut command = Command::new(binary(built));
+    pub fn start(directory: &Path, configure: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(binary());
         configure(&mut command);
         Self::of(command, directory)
     }
@@ -50,10 +54,10 @@ impl Wrapper {
     /// Starts the wrapper by a command of which it comes.
     pub fn of(mut command: Command, directory: &Path) -> Self {
         heed_hangup();
+        surround(&mut command, directory);
         command
             .current_dir(directory)
             .env("PWD", directory)
-            .env("XDG_RUNTIME_DIR", directory)
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -194,7 +198,8 @@ impl Drop for Wrapper {
 
 /// The wrapper's executable. `GRACEFUL_RUN_BINARY` names another build to test, such
 /// as one that was broken on purpose.
-pub fn binary(built: &str) -> PathBuf {
+pub fn binary() -> PathBuf {
+    let built = env!("CARGO_BIN_EXE_graceful-run");
     std::env::var_os("GRACEFUL_RUN_BINARY").map_or(PathBuf::from(built), PathBuf::from)
 }
 

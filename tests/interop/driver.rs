@@ -61,8 +61,8 @@ pub fn upgrade_under_load(server: &Server) {
 
 /// Starts graceful-run in this directory, which holds the server's files.
 pub fn start(prepared: &Prepared, directory: &Path) -> Wrapper {
-    Wrapper::start(env!("CARGO_BIN_EXE_graceful-run"), directory, |command: &mut Command| {
-        command.args(&prepared.arguments).env("PATH", path()).env("XDG_RUNTIME_DIR", directory);
+    Wrapper::start(directory, |command: &mut Command| {
+        command.args(&prepared.arguments).env("PATH", path());
         command.env("PYTHONPATH", directory).env("PYTHONDONTWRITEBYTECODE", "1");
     })
 }

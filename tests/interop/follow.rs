@@ -37,7 +37,7 @@ fn follow_under_load(server: &Server) {
     let directory = tempfile::tempdir().expect("a directory of our own");
     let address: SocketAddr = format!("{}:5001", host_of_our_own()).parse().expect("an address");
     let arguments = (server.arguments)(address, directory.path());
-    let mut wrapper = Wrapper::start(env!("CARGO_BIN_EXE_graceful-run"), directory.path(), |command| {
+    let mut wrapper = Wrapper::start(directory.path(), |command| {
         command.args(["--follow", "USR2"]).args(server.options).arg("--").arg(&program).args(&arguments);
         command.env("PATH", path()).env("PYTHONPATH", servers()).env("PYTHONDONTWRITEBYTECODE", "1");
     });

@@ -205,9 +205,9 @@ impl Lane {
     }
 
     fn ctl(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(wrapper::binary(env!("CARGO_BIN_EXE_graceful-run")));
-        command.args(["ctl", "--name", "shop"]).args(arguments).env("XDG_RUNTIME_DIR", self.site.path());
-        command.env_remove("RUNTIME_DIRECTORY").output().expect("ctl can be started")
+        let mut command = Command::new(wrapper::binary());
+        wrapper::surroundings::surround(&mut command, self.site.path());
+        command.args(["ctl", "--name", "shop"]).args(arguments).output().expect("ctl can be started")
     }
 
     /// Stops it: the status is 0, and neither a process nor a listener is left. A refused

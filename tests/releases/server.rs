@@ -40,11 +40,10 @@ impl Server {
     pub fn start(&self, site: &Site) -> (Wrapper, Target) {
         let address = format!("{}:8000", host_of_our_own());
         let line = self.line.replace(SAMPLE, &address);
-        let wrapper =
-            Wrapper::start(env!("CARGO_BIN_EXE_graceful-run"), site.path(), |command: &mut Command| {
-                command.args(["--name", "shop"]).args(line.split(' ')).env("PATH", path());
-                command.env("PYTHONDONTWRITEBYTECODE", "1");
-            });
+        let wrapper = Wrapper::start(site.path(), |command: &mut Command| {
+            command.args(["--name", "shop"]).args(line.split(' ')).env("PATH", path());
+            command.env("PYTHONDONTWRITEBYTECODE", "1");
+        });
         (wrapper, Target::Tcp(address.parse().expect("an address")))
     }
 }

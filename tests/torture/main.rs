@@ -183,7 +183,7 @@ fn proof(
     worker::decide(&fate, Fate::Serve)?;
 
     let before = Snapshot::take()?;
-    let mut wrapper = Wrapper::start(env!("CARGO_BIN_EXE_graceful-run"), directory, |command| {
+    let mut wrapper = Wrapper::start(directory, |command| {
         way.wrap(command, &myself, port, &path).env(worker::GATE, &gate_path).env(worker::FATE, &fate);
     });
     wrapper.await_first_ready(LIMIT)?;
