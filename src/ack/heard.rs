@@ -1,4 +1,4 @@
-//! Whose a channel is, and what is heard on it.
+//! The worker at the other end of a channel, and what it can say.
 
 use crate::core::event::{AckKind, Generation, Slot};
 use crate::sys::tree::Family;
@@ -6,40 +6,40 @@ use nix::unistd::Uid;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// Whose channels they are.
+/// The worker that a channel was made for.
 #[derive(Debug, Clone, Copy)]
 pub struct Worker {
     /// The user it was started as.
     pub uid: Uid,
     /// Its generation.
     pub generation: Generation,
-    /// Its place.
+    /// Its slot.
     pub slot: Slot,
-    /// Whether the next worker there can be given what this one stores.
+    /// Whether descriptors that it stores can be given to the next worker in its slot.
     pub stores: bool,
-    /// Its process and descendants.
+    /// How its process and descendants are recognised.
     pub family: Family,
 }
 
-/// What a worker said.
+/// A message of a worker, for the loop.
 #[derive(Debug)]
 pub enum Heard {
-    /// That it is ready.
+    /// It is ready.
     Ready(AckKind),
-    /// That it needs this much longer.
+    /// It needs this much more time.
     Extend(Duration),
-    /// Something that [`Watcher::news`](super::Watcher::news) knows.
+    /// It has a new status or watchdog ping: see [`Watcher::news`](super::Watcher::news).
     News,
-    /// That it waits until this is closed, when all that it said before has been
-    /// dealt with.
+    /// It waits until this descriptor is closed, which says that all its earlier messages have
+    /// been handled.
     Barrier(OwnedFd),
 }
 
-/// What a worker has said since it was last asked for.
+/// What a worker has said since the last call of [`Watcher::news`](super::Watcher::news).
 #[derive(Debug, Default)]
 pub struct News {
-    /// `STATUS=`, in one short line; the last one.
+    /// The last `STATUS=`, as one short line.
     pub status: Option<String>,
-    /// `WATCHDOG=1`, at least once.
+    /// Whether `WATCHDOG=1` came.
     pub beat: bool,
 }
