@@ -134,10 +134,10 @@ impl Reading {
     /// [`Refused`] when the program cannot be found or a file cannot be read.
     pub fn anew(
         worker: &config::Worker,
-        around: &Surroundings,
+        surroundings: &Surroundings,
         identity: Option<&Identity>,
     ) -> Result<Reading, Refused> {
-        let mut reading = Reading::of_hook(worker, around, identity)?;
+        let mut reading = Reading::of_hook(worker, surroundings, identity)?;
         let name = worker.command.first().map(OsString::as_os_str).unwrap_or_default();
         let path = reading.environment.get(OsStr::new("PATH"));
         let program = find(name, path, &reading.directory.logical, identity)?;
@@ -152,16 +152,20 @@ impl Reading {
     /// [`Refused`] when a file cannot be read.
     pub fn of_hook(
         worker: &config::Worker,
-        around: &Surroundings,
+        surroundings: &Surroundings,
         identity: Option<&Identity>,
     ) -> Result<Reading, Refused> {
         let directory = match &worker.chdir {
-            Some(path) => around.directory.join(path),
-            None => around.directory.clone(),
+            Some(path) => surroundings.directory.join(path),
+            None => surroundings.directory.clone(),
         };
-        let mut environment =
-            environment::read(&worker.environment, &around.environment, identity, &around.directory)
-                .map_err(|message| Refused { refusal: Refusal::Other, message })?;
+        let mut environment = environment::read(
+            &worker.environment,
+            &surroundings.environment,
+            identity,
+            &surroundings.directory,
+        )
+        .map_err(|message| Refused { refusal: Refusal::Other, message })?;
         let is_set = worker.environment.set.iter().any(|(name, _)| name == "PWD");
         if !worker.environment.clear && !is_set {
             environment.insert("PWD".into(), directory.clone().into());
