@@ -3,7 +3,7 @@
 //! Those of the worker, of its descendants, and of a helper that has already exited
 //! (systemd-notify(1) exits before its datagram is read) count; those of another user never do.
 
-use super::heard::{Heard, Worker};
+use super::message::{Heard, Worker};
 use super::{einhorn, kind, notify};
 use crate::core::event::AckKind;
 use crate::sys::notify::NotifySocket;

@@ -3,7 +3,7 @@
 
 use super::Directory;
 use super::end::{EinhornSocket, End, Line};
-use super::heard::Worker;
+use super::message::Worker;
 use super::watcher::Channel;
 use crate::core::event::{AckKind, Generation, Slot, WorkerId};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds, path};

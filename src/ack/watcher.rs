@@ -5,7 +5,7 @@
 //! ([`Watcher::news`]), so that a flood of them does not fill the loop's queue.
 
 use super::end::{End, Read, Storing};
-use super::heard::{Heard, News, Worker};
+use super::message::{Heard, News, Worker};
 use super::notify::{Change, shown};
 use super::store::{self, Kept, MOST, Store, Verdict};
 use crate::core::event::{Generation, Slot, WorkerId};
