@@ -10,7 +10,6 @@ mod channels;
 mod directory;
 mod einhorn;
 mod end;
-
 pub mod kind;
 mod message;
 pub mod notify;
