@@ -1,11 +1,9 @@
-//! `graceful-run here -- CMD`: takes the sockets, in a process behind a shell,
-//! for the program that it becomes.
+//! `graceful-run here -- CMD`: gives CMD the sockets although it runs behind a shell.
 //!
-//! LISTEN_PID names the one process that sockets are meant for, and a worker that
-//! starts through a shell or `timeout` is another. Contract: CMD is executed in
-//! this process, in the environment and with the signals that it was started
-//! with; only LISTEN_PID and LISTEN_PIDFDID become its own numbers, and
-//! EINHORN_MASTER_PID and GUNICORN_PID, where they are set, that of its parent,
+//! LISTEN_PID names the one process that may take the sockets: the worker that graceful-run has
+//! started. A server behind a shell or `timeout` is another process. Contract: CMD is executed in
+//! this process, with its environment and signals. Only LISTEN_PID and LISTEN_PIDFDID are changed,
+//! to this process, and EINHORN_MASTER_PID and GUNICORN_PID, where they are set, to its parent,
 //! with which their readers compare them. What cannot work is refused before.
 
 use crate::error::{Error, reason};
@@ -21,10 +19,10 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-/// Our word for it, as the first argument.
+/// The name of the subcommand.
 pub const WORD: &str = "here";
 
-/// Variables in which a program finds the number of its parent.
+/// Variables that hold the process id of the parent.
 const PARENTS: [&str; 2] = ["EINHORN_MASTER_PID", "GUNICORN_PID"];
 
 const HELP: &str = "\
@@ -50,12 +48,12 @@ Exit status: that of CMD; 2 usage, 125 there are no sockets, 126 or 127 CMD
 cannot be executed or is not found. See graceful-run(1).
 ";
 
-/// Becomes CMD. Returns, with a status and a last line, if that cannot be; or
-/// with neither after the help that was asked for.
+/// Executes CMD. It returns only if that fails, with the exit status and a last line, or after
+/// printing the help.
 pub fn here(arguments: &[OsString]) -> (u8, Option<String>) {
     let command = match arguments {
         [first, ..] if first == "--help" || first == "-h" => {
-            // A reader that has gone has read enough.
+            // A reader may close the pipe early.
             let _ = std::io::stdout().write_all(HELP.as_bytes());
             return (0, None);
         }
@@ -69,7 +67,7 @@ pub fn here(arguments: &[OsString]) -> (u8, Option<String>) {
     match command.first() {
         None => usage("CMD is missing (write graceful-run here -- CMD)"),
         Some(name) if name.is_empty() => usage("CMD is empty"),
-        Some(name) => match sockets().and_then(|()| become_command(name, command)) {
+        Some(name) => match check_sockets().and_then(|()| execute(name, command)) {
             Ok(failed) => failed,
             Err(error) => (error.status(), Some(error.to_string())),
         },
@@ -81,12 +79,12 @@ fn usage(message: &str) -> (u8, Option<String>) {
     (error.status(), Some(error.to_string()))
 }
 
-/// Whether what LISTEN_FDS promises has come as far as this process.
-fn sockets() -> Result<(), Error> {
+/// Checks that the sockets of LISTEN_FDS are open in this process.
+fn check_sockets() -> Result<(), Error> {
     let attempt = "take the sockets here";
     let Some(count) = std::env::var_os("LISTEN_FDS") else {
         let (why, next) = match std::env::var_os("GRACEFUL_RUN_PID") {
-            // A dialect of its own, of which only the parent's number is ours to put right.
+            // In these dialects only the process id of the parent has to be changed.
             Some(_) if PARENTS.iter().any(|name| std::env::var_os(name).is_some()) => return Ok(()),
             Some(_) if std::env::var_os("GRACEFUL_RUN_LISTENERS").is_some_and(|list| !list.is_empty()) => (
                 "the dialect hands over no LISTEN_FDS, and does not depend on the process",
@@ -125,13 +123,13 @@ fn refused(attempt: String, why: &str, next: &str) -> Error {
     Error::Cannot { attempt, why: why.into(), next: Some(next.into()) }
 }
 
-/// Returns only if no program could be executed.
-fn become_command(name: &OsStr, command: &[OsString]) -> Result<(u8, Option<String>), Error> {
+/// Returns only if CMD could not be executed.
+fn execute(name: &OsStr, command: &[OsString]) -> Result<(u8, Option<String>), Error> {
     let c_string =
         |bytes: Vec<u8>| CString::new(bytes).map_err(|error| Error::cannot("pass an argument on", error));
-    let places = places(name, std::env::var_os("PATH"));
+    let candidates = candidates(name, std::env::var_os("PATH"));
     let programs: Vec<CString> =
-        places.into_iter().map(OsString::into_vec).map(c_string).collect::<Result<_, _>>()?;
+        candidates.into_iter().map(OsString::into_vec).map(c_string).collect::<Result<_, _>>()?;
     let argv: Vec<CString> =
         command.iter().map(|word| c_string(word.as_bytes().to_vec())).collect::<Result<_, _>>()?;
     let env = environment(std::env::vars_os(), Pid::parent());
@@ -153,8 +151,8 @@ fn become_command(name: &OsStr, command: &[OsString]) -> Result<(u8, Option<Stri
     })
 }
 
-/// Where execvp(3) looks.
-fn places(name: &OsStr, path: Option<OsString>) -> Vec<OsString> {
+/// The paths that execvp(3) would try.
+fn candidates(name: &OsStr, path: Option<OsString>) -> Vec<OsString> {
     if name.as_bytes().contains(&b'/') {
         return vec![name.to_owned()];
     }
@@ -162,8 +160,8 @@ fn places(name: &OsStr, path: Option<OsString>) -> Vec<OsString> {
     std::env::split_paths(&path).map(|directory| directory.join(name).into_os_string()).collect()
 }
 
-/// What CMD finds, less the two variables that hold its own number, and with that
-/// of its parent.
+/// The environment of CMD: without the two variables that hold its process id, which are added at
+/// the execution, and with that of its parent.
 fn environment(ours: impl Iterator<Item = (OsString, OsString)>, parent: Pid) -> Vec<Vec<u8>> {
     let kept = ours.filter(|(key, _)| key != "LISTEN_PID" && key != "LISTEN_PIDFDID");
     let pair = |(key, value): (OsString, OsString)| {
@@ -201,7 +199,7 @@ mod tests {
     #[test]
     fn a_name_is_looked_for_in_path_and_a_path_is_not() {
         let path = || Some("/a:/b:".into());
-        assert_eq!(places(OsStr::new("x"), path()), ["/a/x", "/b/x", "x"]);
-        assert_eq!(places(OsStr::new("./x"), path()), ["./x"]);
+        assert_eq!(candidates(OsStr::new("x"), path()), ["/a/x", "/b/x", "x"]);
+        assert_eq!(candidates(OsStr::new("./x"), path()), ["./x"]);
     }
 }

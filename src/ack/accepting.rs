@@ -3,7 +3,7 @@
 //!
 //! Waiting is read from /proc (proc(5)): the listener's inode stands in an epoll
 //! set (`tfd:` lines of fdinfo), or a thread sits in accept, poll or select on
-//! it. io_uring is not seen. Without the right to look (Yama, another user) the
+//! it. io_uring is not seen. Without the permission to read that (Yama, another user) the
 //! answer is no.
 
 use crate::sys::proc_fd;
@@ -17,7 +17,7 @@ use std::os::unix::fs::FileExt;
 const MOST_POLLED: usize = 4096;
 
 /// Whether the process tree of `worker` waits on each of these socket inodes.
-/// Without any the answer is no: nothing has been seen.
+/// Without any inode the answer is no: nothing was seen.
 pub fn is_accepting(worker: Pid, inodes: &BTreeSet<u64>) -> bool {
     !inodes.is_empty() && unseen(worker, inodes).is_empty()
 }
@@ -29,7 +29,7 @@ pub fn waits_on_any(pid: Pid, inodes: &BTreeSet<u64>) -> bool {
     let held: BTreeSet<u64> = proc_fd::sockets(pid).intersection(inodes).copied().collect();
     let mut missing = held.clone();
     if !held.is_empty() {
-        strike_threads(pid, &mut missing);
+        remove_waited_on(pid, &mut missing);
     }
     missing.len() < held.len()
 }
@@ -42,29 +42,29 @@ pub fn unseen(worker: Pid, inodes: &BTreeSet<u64>) -> BTreeSet<u64> {
         if missing.is_empty() {
             break;
         }
-        strike_epoll(pid, &mut missing);
-        strike_threads(pid, &mut missing);
+        remove_epolled(pid, &mut missing);
+        remove_waited_on(pid, &mut missing);
     }
     missing
 }
 
-/// Whether each of these listeners is waited on, or its connections are: a
-/// worker that never rests is not seen to wait. A listener of TCP has its port.
+/// Whether the worker waits on each of these listeners, or has accepted connections of it: a
+/// worker that is always busy is never seen to wait. A listener of TCP comes with its port.
 pub fn is_serving(worker: Pid, listeners: &[(u64, Option<u16>)]) -> bool {
     let tree: Vec<Pid> = std::iter::once(worker).chain(tree::descendants(worker)).collect();
     let mut missing: BTreeSet<u64> = listeners.iter().map(|&(inode, _)| inode).collect();
     for &pid in &tree {
-        strike_epoll(pid, &mut missing);
-        strike_threads(pid, &mut missing);
+        remove_epolled(pid, &mut missing);
+        remove_waited_on(pid, &mut missing);
     }
     let busy = |port: Option<u16>| port.is_some_and(|port| listening::has_accepted(&tree, &[], port));
     let served = |&(inode, port): &(u64, Option<u16>)| !missing.contains(&inode) || busy(port);
     !listeners.is_empty() && listeners.iter().all(served)
 }
 
-/// Whether none of `pids` accepts on one of these inodes any more, though some may
-/// keep a copy of the descriptor (Go programs that have handed theirs on do). It
-/// can be told of those that wait with epoll, as long as they are not stopped.
+/// Whether none of `pids` accepts on one of these inodes any more, though some may keep a copy of
+/// the descriptor (as Go programs do that have handed their listeners over). This can be seen
+/// only of processes that wait with epoll and are not stopped.
 pub fn has_let_go(pids: &[Pid], inodes: &BTreeSet<u64>) -> bool {
     pids.iter().all(|&pid| {
         let held: BTreeSet<u64> = proc_fd::sockets(pid).intersection(inodes).copied().collect();
@@ -72,20 +72,21 @@ pub fn has_let_go(pids: &[Pid], inodes: &BTreeSet<u64>) -> bool {
             return true;
         }
         let mut missing = held.clone();
-        let waits_with_epoll = strike_epoll(pid, &mut missing);
-        strike_threads(pid, &mut missing);
+        let waits_with_epoll = remove_epolled(pid, &mut missing);
+        remove_waited_on(pid, &mut missing);
         waits_with_epoll && missing == held
     })
 }
 
-/// Strikes what an epoll set of `pid` holds; false if it has no such set.
-fn strike_epoll(pid: Pid, missing: &mut BTreeSet<u64>) -> bool {
+/// Removes from `missing` what an epoll set of `pid` holds; false if it has no such set.
+fn remove_epolled(pid: Pid, missing: &mut BTreeSet<u64>) -> bool {
     let polled = proc_fd::polled(pid);
     missing.retain(|inode| !polled.as_ref().is_some_and(|polled| polled.contains(inode)));
     polled.is_some()
 }
 
-fn strike_threads(pid: Pid, missing: &mut BTreeSet<u64>) {
+/// Removes from `missing` what a thread of `pid` waits on now.
+fn remove_waited_on(pid: Pid, missing: &mut BTreeSet<u64>) {
     for thread in entries(&format!("/proc/{pid}/task")) {
         let Ok(line) = fs::read_to_string(format!("/proc/{pid}/task/{thread}/syscall")) else { continue };
         for fd in waited_for(pid, &line) {
@@ -126,7 +127,7 @@ fn polled_by(pid: Pid, line: &str) -> Option<BTreeSet<u64>> {
     WAITS.contains(&number).then(|| proc_fd::polled_by(pid, set))
 }
 
-/// Where a system call says what it waits for.
+/// Where the arguments of a system call name the descriptors that it waits on.
 enum Call {
     /// Its first argument is the descriptor.
     One,

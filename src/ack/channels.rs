@@ -1,4 +1,4 @@
-//! The channels of one start, made before the fork.
+//! The channels of one start. They are made before the fork.
 
 use super::end::End;
 use super::{Acks, Directory, Watcher, Worker, kind};
@@ -11,26 +11,25 @@ use nix::unistd::{pipe2, write};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-/// Where tableflip looks for its pipes.
+/// The fixed descriptors of tableflip's pipes.
 const TABLEFLIP_READY: RawFd = 3;
 const TABLEFLIP_NAMES: RawFd = 4;
 
-/// What a worker is given to speak through, and what we listen to.
+/// Our ends of the channels, and what the worker is given.
 #[derive(Debug, Default)]
 pub struct Channels {
     ends: Vec<End>,
     given: Vec<(OwnedFd, RawFd)>,
     variables: Vec<(String, String)>,
-    kept: Option<OwnedFd>,
+    until_alone: Option<OwnedFd>,
 }
 
 impl Acks {
-    /// Makes the channels. Those without a number of their own are numbered with
-    /// the first that neither a listener, nor one of the `stored` descriptors after
-    /// them, nor `taken` has.
+    /// Makes the channels. A descriptor without a fixed number gets the first number that no
+    /// listener, none of the `stored` descriptors after them, and none of `taken` has.
     ///
     /// # Errors
-    /// When the system has no descriptor to spare.
+    /// When no descriptor is left.
     pub fn open(
         &self,
         directory: &Directory,
@@ -62,9 +61,9 @@ impl Acks {
                 Dialect::Tableflip => {
                     channels.pipe(AckKind::Tableflip, TABLEFLIP_READY)?;
                     let write = channels.message(&wire::tableflip_names(listeners), TABLEFLIP_NAMES)?;
-                    // Its end says that the parent has gone; until then the
-                    // program forks no successor of its own.
-                    channels.kept = Some(write);
+                    // The program takes the end of this pipe for the exit of its parent, and until
+                    // then starts no successor of its own.
+                    channels.until_alone = Some(write);
                 }
                 Dialect::Ecdysis => {
                     let message = wire::ecdysis_listeners(listeners, first.unwrap_or(FIRST_FD));
@@ -81,20 +80,20 @@ impl Acks {
 }
 
 impl Channels {
-    /// What the worker finds in its environment.
+    /// The variables for the worker's environment.
     pub fn environment(&self) -> impl Iterator<Item = (String, String)> {
         self.variables.iter().cloned()
     }
 
-    /// What the worker is given: our descriptor, and its number there.
+    /// The descriptors for the worker: ours, and the number in the worker.
     pub fn descriptors(&self) -> impl Iterator<Item = (RawFd, RawFd)> {
         self.given.iter().map(|(fd, number)| (fd.as_raw_fd(), *number))
     }
 
-    /// Has the watcher listen for `worker`. Our copy of what the worker writes
-    /// to is closed; what it reads from lives until [`Watcher::forget`], since a
-    /// pipe without a reader would kill a worker that acks twice. What comes back
-    /// is to be closed once no predecessor of the worker lives.
+    /// Has the watcher read our ends for `worker`. Our copies of the worker's ends are closed. Our
+    /// ends stay open until [`Watcher::forget`], because a pipe without a reader would kill a
+    /// worker that acks twice (SIGPIPE). The descriptor that is returned must be closed once no
+    /// predecessor of the worker lives.
     ///
     /// # Errors
     /// When the kernel cannot watch another descriptor.
@@ -102,7 +101,7 @@ impl Channels {
         for end in self.ends {
             watcher.watch(id, worker, end)?;
         }
-        Ok(self.kept)
+        Ok(self.until_alone)
     }
 
     /// A pipe that the worker writes to.
@@ -114,10 +113,10 @@ impl Channels {
         Ok(())
     }
 
-    /// A pipe with `message` in it that the worker reads from; its other end.
+    /// A pipe with `message` in it, which the worker reads. Returns the writing end.
     fn message(&mut self, message: &[u8], number: RawFd) -> io::Result<OwnedFd> {
         let (read, write_end) = pipe2(OFlag::O_CLOEXEC)?;
-        // We are not to wait for a worker that has not begun.
+        // The worker does not read yet: a write that does not fit must fail and not block.
         fcntl(&write_end, F_SETFL(OFlag::O_NONBLOCK))?;
         if write(&write_end, message)? < message.len() {
             return Err(io::Error::other("too many listeners for a pipe"));
@@ -135,10 +134,10 @@ impl Channels {
         Ok(())
     }
 
-    /// Both ways to einhorn: a socket by its path, and a connection to it.
+    /// einhorn's control socket at a path, and a connection to it.
     fn einhorn(&mut self, directory: &Directory, number: RawFd) -> io::Result<()> {
-        // Its clients know no abstract sockets; without a directory there is the
-        // connection alone.
+        // Its clients cannot use abstract sockets. Without a directory there is only the
+        // connection.
         match directory.einhorn() {
             Ok(socket) => {
                 let path = socket.path().display().to_string();

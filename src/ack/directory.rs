@@ -1,5 +1,5 @@
-//! Where the sockets that a worker speaks to lie: a directory of our own that nobody else can
-//! list, and that every user can pass through, since a worker may run as any.
+//! The directory of the sockets that workers connect to. Only we can list it, and every user can
+//! pass through it, because a worker may run as any user.
 
 use super::end::EinhornSocket;
 use crate::sys::notify::{NotifySocket, random};
@@ -11,23 +11,23 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// sockaddr_un holds 107 bytes; a socket's own name takes a slash and a number.
+/// The longest path of the directory: sockaddr_un holds 107 bytes, of which a slash and the
+/// number of the socket take 11.
 const LONGEST: usize = 107 - 11;
 
-/// The directory, made for the first socket; it goes with us.
+/// The directory. It is made for the first socket, and removed when this is dropped.
 #[derive(Debug)]
 pub struct Directory {
-    places: Vec<PathBuf>,
+    parents: Vec<PathBuf>,
     made: RefCell<Option<PathBuf>>,
-    /// Numbers are never used twice: a late message to a socket that has gone
-    /// reaches no other.
+    /// Numbers are not reused, so that a late message to a removed socket reaches no other.
     next: Cell<u32>,
 }
 
 impl Directory {
-    /// It will be in the first place that has room for it: RUNTIME_DIRECTORY,
-    /// XDG_RUNTIME_DIR, /run, /tmp; where workers are `foreign`, another user, only
-    /// one that they can pass through. Where none has, sockets are abstract.
+    /// The directory will be made in the first of RUNTIME_DIRECTORY, XDG_RUNTIME_DIR, /run and
+    /// /tmp in which that succeeds; if workers run as another user (`foreign`), only in one that
+    /// they can pass through. If it succeeds in none, sockets are abstract.
     pub fn new(environment: &[(OsString, OsString)], foreign: bool) -> Directory {
         let variable = |name: &str| {
             environment
@@ -36,31 +36,31 @@ impl Directory {
                 .map(|(_, value)| value.clone())
                 .unwrap_or_default()
         };
-        let places = split_paths(&variable("RUNTIME_DIRECTORY"))
+        let parents = split_paths(&variable("RUNTIME_DIRECTORY"))
             .chain(split_paths(&variable("XDG_RUNTIME_DIR")))
             .chain(["/run".into(), "/tmp".into()])
-            .filter(|place| place.is_absolute() && !(foreign && is_private(place)))
+            .filter(|parent| parent.is_absolute() && !(foreign && is_private(parent)))
             .collect();
-        Directory { places, made: RefCell::new(None), next: Cell::new(0) }
+        Directory { parents, made: RefCell::new(None), next: Cell::new(0) }
     }
 
-    /// Where it is, and the next number.
+    /// Its path, and the next number.
     pub(super) fn save(&self) -> (Option<PathBuf>, u32) {
         let made = self.made.take();
         self.made.replace(made.clone());
         (made, self.next.get())
     }
 
-    /// Goes on in one that was made before an execve(2).
+    /// Uses the directory that was made before an execve(2).
     pub(super) fn restore(&self, made: Option<PathBuf>, next: u32) {
         self.made.replace(made);
         self.next.set(next);
     }
 
-    /// A socket for one start.
+    /// A notify socket for one start.
     ///
     /// # Errors
-    /// When there is no descriptor to spare.
+    /// When no descriptor is left.
     pub fn socket(&self) -> io::Result<NotifySocket> {
         match self.next_path() {
             Some(path) => NotifySocket::at(path),
@@ -68,11 +68,10 @@ impl Directory {
         }
     }
 
-    /// einhorn's control socket for one start. Its clients know no other than
-    /// those with a path.
+    /// einhorn's control socket for one start. Its clients need a path.
     ///
     /// # Errors
-    /// When there is no descriptor to spare, or no directory.
+    /// When no descriptor is left, or the directory cannot be made.
     pub(super) fn einhorn(&self) -> io::Result<EinhornSocket> {
         let none = || io::Error::other("no directory for it");
         EinhornSocket::at(self.next_path().ok_or_else(none)?)
@@ -80,29 +79,29 @@ impl Directory {
 
     fn next_path(&self) -> Option<PathBuf> {
         let number = self.next.replace(self.next.get().wrapping_add(1)).to_string();
-        // Cleaners of /tmp may have taken it away since the last start.
+        // A cleaner of /tmp may have removed it since the last start.
         let made = self.made.take().filter(|path| path.is_dir());
-        let path = made.or_else(|| self.places.iter().find_map(|place| make_in(place).ok()));
+        let path = made.or_else(|| self.parents.iter().find_map(|parent| make_in(parent).ok()));
         self.made.replace(path.clone());
         path.map(|path| path.join(number))
     }
 }
 
-/// Whether others cannot pass: systemd makes RUNTIME_DIRECTORY like that when
+/// Whether other users cannot pass through: systemd makes such a RUNTIME_DIRECTORY if
 /// RuntimeDirectoryMode says so.
-fn is_private(place: &Path) -> bool {
+fn is_private(parent: &Path) -> bool {
     let searchable = |dir: &Path| fs::metadata(dir).is_ok_and(|data| data.permissions().mode() & 0o001 != 0);
-    !place.ancestors().all(searchable)
+    !parent.ancestors().all(searchable)
 }
 
-fn make_in(place: &Path) -> io::Result<PathBuf> {
+fn make_in(parent: &Path) -> io::Result<PathBuf> {
     let name = format!("graceful-run-{}-{:08x}", std::process::id(), random()? as u32);
-    let path = place.join(name);
+    let path = parent.join(name);
     if path.as_os_str().len() > LONGEST {
         return Err(io::ErrorKind::InvalidFilename.into());
     }
     DirBuilder::new().mode(0o711).create(&path)?;
-    // Whatever our umask is.
+    // The mode of mkdir(2) is cut by our umask.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o711))
         .inspect_err(|_| drop(fs::remove_dir(&path)))?;
     Ok(path)
@@ -121,49 +120,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_takes_the_place_that_we_were_given_and_leaves_nothing() {
-        let place = tempfile::tempdir().unwrap();
-        let environment = [("RUNTIME_DIRECTORY".into(), place.path().into())];
+    fn it_is_made_in_the_runtime_directory_and_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let environment = [("RUNTIME_DIRECTORY".into(), parent.path().into())];
         let directory = Directory::new(&environment, false);
         let [one, two] = [(); 2].map(|()| directory.socket().unwrap());
-        assert!(one.address().starts_with(place.path().to_str().unwrap()), "{}", one.address());
+        assert!(one.address().starts_with(parent.path().to_str().unwrap()), "{}", one.address());
         assert_ne!(one.address(), two.address());
         drop((one, two, directory));
-        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn a_place_that_a_foreign_worker_cannot_pass_is_passed_over() {
-        let place = tempfile::tempdir().unwrap();
-        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        let environment = [("RUNTIME_DIRECTORY".into(), place.path().into())];
+    fn a_parent_that_a_worker_of_another_user_cannot_pass_is_skipped() {
+        let parent = tempfile::tempdir().unwrap();
+        fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let environment = [("RUNTIME_DIRECTORY".into(), parent.path().into())];
         let foreign = Directory::new(&environment, true);
-        assert!(!foreign.places.contains(&place.path().into()), "it is 0700");
-        assert!(Directory::new(&environment, false).places.contains(&place.path().into()));
+        assert!(!foreign.parents.contains(&parent.path().into()), "it is 0700");
+        assert!(Directory::new(&environment, false).parents.contains(&parent.path().into()));
     }
 
     #[test]
-    fn without_a_place_sockets_are_abstract() {
+    fn without_a_parent_sockets_are_abstract() {
         let mut directory = Directory::new(&[], false);
-        directory.places = vec!["/nowhere".into()];
+        directory.parents = vec!["/nowhere".into()];
         let socket = directory.socket().unwrap();
         assert!(socket.address().starts_with('@'));
     }
 
     #[test]
-    fn one_that_was_cleaned_away_is_made_anew() {
-        let place = tempfile::tempdir().unwrap();
-        let environment = [("RUNTIME_DIRECTORY".into(), place.path().into())];
+    fn a_directory_that_was_removed_is_made_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let environment = [("RUNTIME_DIRECTORY".into(), parent.path().into())];
         let directory = Directory::new(&environment, false);
         drop(directory.socket().unwrap());
         fs::remove_dir_all(directory.made.borrow().as_ref().unwrap()).unwrap();
-        assert!(Path::new(directory.socket().unwrap().address()).starts_with(place.path()));
+        assert!(Path::new(directory.socket().unwrap().address()).starts_with(parent.path()));
     }
 
     #[test]
-    fn a_place_whose_name_is_too_long_is_passed_over() {
-        let place = tempfile::tempdir().unwrap();
-        let long = place.path().join("x".repeat(100));
+    fn a_parent_whose_path_is_too_long_is_skipped() {
+        let parent = tempfile::tempdir().unwrap();
+        let long = parent.path().join("x".repeat(100));
         fs::create_dir(&long).unwrap();
         assert!(make_in(&long).is_err());
         assert_eq!(fs::read_dir(long).unwrap().count(), 0);

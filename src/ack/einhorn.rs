@@ -1,4 +1,4 @@
-//! What a worker says on einhorn's control socket: one request a line, JSON or
+//! The requests of a worker on einhorn's control socket: one a line, as JSON or
 //! the YAML of einhorn's Ruby client, in which `%` and newlines are escaped.
 
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 /// The longest line that is read, in bytes; an ack has some fifty.
 pub const LONGEST: usize = 4096;
 
-/// The process that `line` says is ready; None for every other request.
+/// The process that a request reports as ready; None for any other request.
 pub fn acked(line: &[u8]) -> Option<i32> {
     let line = std::str::from_utf8(line).ok()?;
     let text = line.replace("%0A", "\n").replace("%25", "%");

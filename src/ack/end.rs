@@ -1,9 +1,9 @@
-//! Our end of a channel: what is read from it, and who may speak there.
+//! Our end of a channel: what is read from it, and whose messages count.
 //!
-//! The worker itself, a descendant, or a helper that has already gone
-//! (systemd-notify(1) exits before its datagram is read); never another user.
+//! Those of the worker, of its descendants, and of a helper that has already exited
+//! (systemd-notify(1) exits before its datagram is read) count; those of another user never do.
 
-use super::heard::{Heard, Worker};
+use super::message::{Heard, Worker};
 use super::{einhorn, kind, notify};
 use crate::core::event::AckKind;
 use crate::sys::notify::NotifySocket;
@@ -18,48 +18,48 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// Messages of one worker that are read before the others get their turn.
+/// The most messages of one worker that are read before the other workers' are.
 const BURST: usize = 16;
-/// The longest word of a pipe's dialect.
+/// The length of the longest word that is an ack on a pipe.
 const LONGEST_WORD: usize = 2;
 
-/// One end of a channel.
+/// Our end of a channel.
 #[derive(Debug)]
 pub(super) enum End {
     /// sd_notify(3).
     Notify(NotifySocket),
-    /// A pipe, the kind of its ack, and what has been read of a longer word.
+    /// A pipe, the kind of its ack, and the part of a longer word that has been read.
     Pipe(OwnedFd, AckKind, Vec<u8>),
     /// crank's pair of datagram sockets.
     Crank(OwnedFd),
     /// einhorn's control socket.
     Einhorn(EinhornSocket),
-    /// A connection to it.
+    /// A connection to that socket.
     Line(Line),
 }
 
-/// What one reading of an end brought.
+/// The result of reading an end once.
 #[derive(Debug, Default)]
 pub(super) struct Read {
     /// An ack.
     pub ready: Option<AckKind>,
-    /// Whatever else was said.
+    /// The other messages for the loop.
     pub heard: Vec<Heard>,
-    /// The worker's last words of how it is.
+    /// The last `STATUS=`.
     pub status: Option<String>,
-    /// A sign of life.
+    /// Whether a watchdog ping came.
     pub beat: bool,
-    /// To be closed once all of this has been dealt with.
+    /// A descriptor to close once all of this has been handled.
     pub barrier: Option<OwnedFd>,
-    /// Something for the store.
+    /// A request for the store.
     pub store: Option<Storing>,
     /// New connections.
     pub new: Vec<End>,
-    /// There will be no more.
+    /// Whether the other end is closed.
     pub ended: bool,
 }
 
-/// What a worker wants of the store.
+/// A worker's request for the store of descriptors.
 #[derive(Debug)]
 pub(super) struct Storing {
     pub change: notify::Change,
@@ -68,13 +68,13 @@ pub(super) struct Storing {
     pub fds: Vec<OwnedFd>,
 }
 
-/// A socket by its path, which goes with it.
+/// A listening socket; dropping it removes its path.
 #[derive(Debug)]
 pub(super) struct EinhornSocket {
     pub(super) listener: UnixListener,
     pub(super) path: PathBuf,
-    /// Given up for a moment where no other descriptor is left, so that those who
-    /// connect can be turned away instead of waking us for ever.
+    /// A descriptor in reserve. When no other is left, it is closed so that a connection can be
+    /// accepted and closed at once: a pending connection would wake us without end.
     spare: Option<OwnedFd>,
 }
 
@@ -83,15 +83,15 @@ pub(super) struct EinhornSocket {
 pub(super) struct Line {
     pub(super) stream: OwnedFd,
     pub(super) text: Vec<u8>,
-    /// What comes belongs to a line that was too long.
+    /// Whether the next bytes belong to a line that was too long.
     pub(super) skips: bool,
-    /// Who connected; None for the connection that the worker was given.
+    /// The process that connected; None for the connection that the worker was given.
     pub(super) peer: Option<i32>,
 }
 
 impl EinhornSocket {
-    /// Listens at `path`. Everybody may connect, as with a notify socket: who
-    /// counts is decided by the peer's credentials.
+    /// Listens at `path`. Every user may connect, as to a notify socket: the peer's credentials
+    /// decide whether its messages count.
     ///
     /// # Errors
     /// As bind(2).
@@ -103,7 +103,7 @@ impl EinhornSocket {
         Ok(socket)
     }
 
-    /// One that was bound before an execve(2).
+    /// A socket that was bound before an execve(2).
     pub(super) fn restore(listener: UnixListener, path: PathBuf) -> EinhornSocket {
         EinhornSocket { listener, path, spare: spare() }
     }
@@ -135,7 +135,7 @@ impl End {
         }
     }
 
-    /// Reads what is there. `strangers` counts those who may not speak here.
+    /// Reads what is there. `strangers` counts the messages of other processes, which are ignored.
     pub(super) fn read(&mut self, worker: Worker, strangers: &mut u64) -> Read {
         match self {
             End::Notify(socket) => read_notify(socket, worker, strangers),
@@ -147,9 +147,9 @@ impl End {
     }
 }
 
-/// What the datagrams say. Descriptors that are neither for the store nor the one
-/// of BARRIER=1 (sd_notify_barrier(3)) are closed here. Many may come for the
-/// store, so that one such message is read at a time.
+/// Reads datagrams. Descriptors that are neither for the store nor the one of BARRIER=1
+/// (sd_notify_barrier(3)) are closed here. A message for the store ends the reading, because it
+/// can bring many descriptors.
 fn read_notify(socket: &NotifySocket, worker: Worker, strangers: &mut u64) -> Read {
     let mut read = Read::default();
     for _ in 0..BURST {
@@ -188,15 +188,15 @@ fn read_notify(socket: &NotifySocket, worker: Worker, strangers: &mut u64) -> Re
     read
 }
 
-/// A worker's own process speaks for it as whatever user it has become. One that
-/// has gone is known by its user alone.
+/// Whether a message of process `pid` counts as the worker's. A living process must belong to
+/// the worker, whatever user it runs as; of one that has exited, only the user is known.
 fn speaks_for(pid: i32, uid: u32, worker: Worker) -> bool {
     let (pid, uid) = (Pid::from_raw(pid), Uid::from_raw(uid));
     let known = uid == worker.uid || uid.is_root() || uid == Uid::effective();
     pid.as_raw() > 0 && (worker.family.has(pid) || known && kill(pid, None) == Err(Errno::ESRCH))
 }
 
-/// The first stranger is told of, a flood is not.
+/// Ignores a message of another process. Only the first one is logged as a warning.
 fn ignore(pid: i32, worker: Worker, strangers: &mut u64) {
     *strangers += 1;
     let level = if *strangers == 1 { log::Level::Warn } else { log::Level::Trace };
@@ -229,7 +229,7 @@ fn read_pipe(pipe: &OwnedFd, kind: AckKind, word: &mut Vec<u8>) -> Read {
     }
 }
 
-/// crank's word is a datagram of its own.
+/// crank's word is a datagram.
 fn read_crank(socket: &OwnedFd) -> Read {
     let word = kind::word(AckKind::Crank);
     let mut read = Read::default();
@@ -238,7 +238,7 @@ fn read_crank(socket: &OwnedFd) -> Read {
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(count) if Some(buffer[..count].trim_ascii()) == word => read.ready = Some(AckKind::Crank),
             Ok(_) | Err(Errno::EINTR) => {}
-            // The other end of a pair of datagram sockets gives no sign when it goes.
+            // The end of a pair of datagram sockets is not told when the other end is closed.
             Err(_) => break,
         }
     }
@@ -250,8 +250,8 @@ fn spare() -> Option<OwnedFd> {
 }
 
 impl EinhornSocket {
-    /// Whoever connects must be the worker or its descendant, and live: an ack names
-    /// the process that sends it.
+    /// Accepts connections of the worker and of its descendants. The process must still live,
+    /// because an ack names the process that sends it.
     fn accept(&mut self, worker: Worker, strangers: &mut u64) -> Read {
         let mut read = Read::default();
         for _ in 0..BURST {
@@ -278,7 +278,7 @@ impl EinhornSocket {
         read
     }
 
-    /// Whether the one who waits was turned away for want of a descriptor.
+    /// Whether the connection was closed at once because no descriptor was left.
     fn turns_away(&mut self, error: &io::Error) -> bool {
         let exhausted = [Errno::EMFILE, Errno::ENFILE].map(|errno| Some(errno as i32));
         if !exhausted.contains(&error.raw_os_error()) || self.spare.take().is_none() {
@@ -291,8 +291,8 @@ impl EinhornSocket {
 }
 
 impl Line {
-    /// An ack counts from the process that it names. einhorn answers none, and
-    /// closes a connection that has brought one.
+    /// An ack counts if the process that it names has sent it. As in einhorn, it is not answered,
+    /// and the connection that has brought it is closed.
     fn read(&mut self, worker: Worker, strangers: &mut u64) -> Read {
         let mut outcome = Read::default();
         let mut buffer = [0; 1024];
@@ -336,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_dialect_has_its_word() {
+    fn each_kind_has_its_word() {
         let table: [(AckKind, &[u8], &[u8]); 4] = [
             (AckKind::Fd, b"ready\n", b"ready"),
             (AckKind::Tableflip, b"*", b"\n"),

@@ -10,8 +10,8 @@ mod channels;
 mod directory;
 mod einhorn;
 mod end;
-mod heard;
 pub mod kind;
+mod message;
 pub mod notify;
 mod saved;
 mod store;
@@ -22,7 +22,7 @@ use std::os::fd::RawFd;
 
 pub use channels::Channels;
 pub use directory::Directory;
-pub use heard::{Heard, News, Worker};
+pub use message::{Heard, News, Worker};
 pub use saved::Saved;
 pub use watcher::Watcher;
 

@@ -1,5 +1,4 @@
-//! What a worker says through its `NOTIFY_SOCKET`: the sd_notify(3) protocol,
-//! as far as a supervisor of our kind acts on it.
+//! The messages on a worker's `NOTIFY_SOCKET`: the sd_notify(3) protocol, as far as we act on it.
 
 use std::time::Duration;
 
@@ -14,23 +13,23 @@ pub struct Message {
     /// `EXTEND_TIMEOUT_USEC=`: how much time it asks for, from now on.
     pub extend: Option<Duration>,
     /// `BARRIER=1` and nothing else: the one descriptor that came with it is to
-    /// be closed once everything before has been dealt with.
+    /// be closed once everything before has been handled.
     pub barrier: bool,
     /// `STOPPING=1`.
     pub stopping: bool,
-    /// `STATUS=`: the worker's words as they are; escape them before printing.
+    /// `STATUS=` as it came: escape it before printing.
     pub status: Option<String>,
     /// `WATCHDOG=1`.
     pub watchdog: bool,
-    /// What is to become of the descriptors that came with it, or of others.
+    /// Whether the descriptors that came with it are stored, or stored ones removed.
     pub store: Option<Change>,
     /// `FDNAME=`, as it is.
     pub name: Option<String>,
-    /// `FDPOLL=0`: what is stored is kept even when its other end has gone.
+    /// `FDPOLL=0`: what is stored is kept even when its other end is closed.
     pub unpolled: bool,
 }
 
-/// What is to be done to the store.
+/// A change of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// `FDSTORE=1`.
@@ -42,7 +41,7 @@ pub enum Change {
 /// A worker's status as it is shown: this many bytes at most.
 const LONGEST_STATUS: usize = 256;
 
-/// A worker's words for people, in one line.
+/// A worker's status for people, in one line.
 pub fn shown(status: &str) -> String {
     let mut line = String::new();
     for c in status.trim().chars() {
@@ -56,9 +55,9 @@ pub fn shown(status: &str) -> String {
 }
 
 /// Reads a datagram. Lines that are no assignment, unknown keys and values that
-/// make no sense are skipped; of two lines with one key the last counts. A text
+/// are not valid are skipped; of two lines with one key the last counts. A text
 /// that is longer than 4096 bytes, is not UTF-8 or holds a NUL means nothing at
-/// all; one NUL at its very end is forgiven, as systemd does.
+/// all; one NUL at its very end is allowed, as in systemd.
 pub fn parse(text: &[u8]) -> Message {
     let mut message = Message::default();
     if text.len() > LONGEST {

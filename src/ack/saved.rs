@@ -1,9 +1,9 @@
-//! Ack channels on their way through an execve(2): what a worker has written and
-//! nobody has read waits in the kernel, what is half read goes along.
+//! The ack channels across an execve(2). What a worker has written and we have not read waits in
+//! the kernel; what is half read is saved.
 
 use super::Directory;
 use super::end::{EinhornSocket, End, Line};
-use super::heard::Worker;
+use super::message::Worker;
 use super::watcher::Channel;
 use crate::core::event::{AckKind, Generation, Slot, WorkerId};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds, path};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;
 
-/// Every channel that is watched, and where the next will lie.
+/// Every channel that is watched, and the directory of the sockets.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     channels: Vec<SavedChannel>,
@@ -31,31 +31,31 @@ struct SavedChannel {
     stores: bool,
     family: Family,
     end: SavedEnd,
-    said: bool,
-    refused: bool,
+    acked: bool,
+    warned: bool,
     strangers: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum SavedEnd {
-    Notify { socket: Fd, address: String, path: Option<Place> },
+    Notify { socket: Fd, address: String, path: Option<SavedPath> },
     Pipe(Fd, AckKind, Vec<u8>),
     Crank(Fd),
-    Einhorn(Fd, Place),
+    Einhorn(Fd, SavedPath),
     Line { stream: Fd, text: Vec<u8>, skips: bool, peer: Option<i32> },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Place(#[serde(with = "path")] PathBuf);
+struct SavedPath(#[serde(with = "path")] PathBuf);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct SavedDirectory {
-    made: Option<Place>,
+    made: Option<SavedPath>,
     next: u32,
 }
 
 impl Saved {
-    /// Lists the descriptors and writes down the rest.
+    /// Lists the descriptors and copies the other values.
     ///
     /// # Errors
     /// As [`FdTransfer::add`].
@@ -68,18 +68,17 @@ impl Saved {
             channels.map(|channel| SavedChannel::new(channel, transfer)).collect::<io::Result<_>>()
         })?;
         let (made, next) = directory.save();
-        let directory = SavedDirectory { made: made.map(Place), next };
+        let directory = SavedDirectory { made: made.map(SavedPath), next };
         Ok(Saved { channels, directory, store: watcher.save_store(transfer)? })
     }
 
-    /// Has `watcher` watch the channels again, and goes on in the directory that
-    /// was there.
+    /// Has `watcher` watch the channels again, and uses the directory that was there.
     pub fn restore(self, watcher: &super::Watcher, directory: &Directory, fds: &mut InheritedFds) {
         for saved in self.channels {
             watcher.resume(saved.restore(fds));
         }
         watcher.resume_store(self.store, fds);
-        directory.restore(self.directory.made.map(|Place(path)| path), self.directory.next);
+        directory.restore(self.directory.made.map(|SavedPath(path)| path), self.directory.next);
     }
 }
 
@@ -89,12 +88,12 @@ impl SavedChannel {
             End::Notify(socket) => SavedEnd::Notify {
                 socket: transfer.add(socket)?,
                 address: socket.address().into(),
-                path: socket.path().cloned().map(Place),
+                path: socket.path().cloned().map(SavedPath),
             },
             End::Pipe(pipe, kind, word) => SavedEnd::Pipe(transfer.add(pipe)?, *kind, word.clone()),
             End::Crank(socket) => SavedEnd::Crank(transfer.add(socket)?),
             End::Einhorn(socket) => {
-                SavedEnd::Einhorn(transfer.add(&socket.listener)?, Place(socket.path.clone()))
+                SavedEnd::Einhorn(transfer.add(&socket.listener)?, SavedPath(socket.path.clone()))
             }
             End::Line(line) => SavedEnd::Line {
                 stream: transfer.add(&line.stream)?,
@@ -112,8 +111,8 @@ impl SavedChannel {
             stores,
             family,
             end,
-            said: channel.said,
-            refused: channel.refused,
+            acked: channel.acked,
+            warned: channel.warned,
             strangers: channel.strangers,
         })
     }
@@ -121,12 +120,12 @@ impl SavedChannel {
     fn restore(self, fds: &mut InheritedFds) -> Channel {
         let end = match self.end {
             SavedEnd::Notify { socket, address, path } => {
-                let path = path.map(|Place(path)| path);
+                let path = path.map(|SavedPath(path)| path);
                 End::Notify(NotifySocket::restore(fds.take(socket), address, path))
             }
             SavedEnd::Pipe(pipe, kind, word) => End::Pipe(fds.take(pipe), kind, word),
             SavedEnd::Crank(socket) => End::Crank(fds.take(socket)),
-            SavedEnd::Einhorn(socket, Place(path)) => {
+            SavedEnd::Einhorn(socket, SavedPath(path)) => {
                 End::Einhorn(EinhornSocket::restore(fds.take(socket).into(), path))
             }
             SavedEnd::Line { stream, text, skips, peer } => {
@@ -140,7 +139,7 @@ impl SavedChannel {
             stores: self.stores,
             family: self.family,
         };
-        let (said, refused, strangers) = (self.said, self.refused, self.strangers);
-        Channel { id: self.id, worker, end, said, refused, strangers }
+        let (acked, warned, strangers) = (self.acked, self.warned, self.strangers);
+        Channel { id: self.id, worker, end, acked, warned, strangers }
     }
 }

@@ -1,9 +1,8 @@
-//! Descriptors that workers leave with us (FDSTORE=1, sd_notify(3)) for whoever
-//! comes after them in their slot, through crashes and upgrades.
+//! The store of descriptors: workers store them with us (FDSTORE=1, sd_notify(3)) for the next
+//! worker in their slot, across crashes and upgrades.
 //!
-//! What a replacement stores or removes counts for its own generation until that
-//! serves in its slot; if the upgrade is undone, it was nothing: the rest is as
-//! before. Plain data, but for the descriptors.
+//! What a replacement stores or removes counts for its own generation only, until that generation
+//! serves in the slot. If the upgrade is undone, its changes are dropped.
 
 use crate::core::event::{Generation, Slot};
 use crate::sys::fd::same_file;
@@ -14,47 +13,47 @@ use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
 use serde::{Deserialize, Serialize};
 use std::io;
 
-/// Descriptors of a slot; what comes beyond is closed.
+/// The most descriptors of a slot; further ones are closed.
 pub(super) const MOST: usize = 128;
-/// What one without a name, or with an impossible one, is called.
+/// The name of a descriptor that was stored without a name, or with one that is not allowed.
 const UNNAMED: &str = "stored";
 /// The longest name, in bytes.
 const LONGEST_NAME: usize = 255;
 
-/// All that is kept.
+/// The stored descriptors of all slots.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     kept: BTreeMap<Slot, Vec<Kept>>,
-    /// The generation that serves in each slot, so far as that was told.
+    /// The generation that serves in each slot, as of the last upgrade.
     served: BTreeMap<Slot, Generation>,
-    /// Generations that were undone: what they still store is of no use.
+    /// Generations whose upgrade was undone: nothing more of them is stored.
     undone: BTreeSet<Generation>,
 }
 
-/// What becomes of a descriptor that somebody wants to be stored.
+/// What becomes of a descriptor that a worker asks to store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It is kept.
     Kept,
-    /// The same file is there, or whoever stores it has failed.
+    /// The same file is stored already, or the upgrade to the worker's generation was undone.
     Useless,
-    /// There are too many.
+    /// Its slot has [`MOST`] descriptors.
     NoRoom,
 }
 
-/// One descriptor.
+/// A stored descriptor.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) fd: OwnedFd,
     pub(super) name: String,
     generation: Generation,
-    /// Who wants it gone, unless that one is undone.
+    /// The generation that has removed it, which counts unless that one is undone.
     removed_by: Option<Generation>,
-    /// By which its end is told; None: nobody looks for that.
+    /// The key by which the watcher reports its end; None if it is not watched.
     pub(super) key: Option<u64>,
 }
 
-/// The store on its way through an execve(2).
+/// The store across an execve(2).
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Saved {
     kept: Vec<(Slot, SavedKept)>,
@@ -68,7 +67,7 @@ struct SavedKept {
     name: String,
     generation: Generation,
     removed_by: Option<Generation>,
-    /// Whether its end is looked for.
+    /// Whether it is watched for its end.
     watched: bool,
 }
 
@@ -79,7 +78,7 @@ impl Kept {
 }
 
 impl Store {
-    /// Lists the descriptors and writes down the rest.
+    /// Lists the descriptors and copies the other values.
     pub(super) fn save(&self, transfer: &mut FdTransfer) -> io::Result<Saved> {
         let mut save = |it: &Kept| -> io::Result<SavedKept> {
             let (name, generation, removed_by) = (it.name.clone(), it.generation, it.removed_by);
@@ -91,7 +90,7 @@ impl Store {
         Ok(Saved { kept, served: self.served.clone(), undone: self.undone.clone() })
     }
 
-    /// The store as it was; `watch` gives the key of each whose end is looked for.
+    /// The store as it was; `watch` gives a key to each descriptor that is watched for its end.
     pub(super) fn restore(
         saved: Saved,
         fds: &mut InheritedFds,
@@ -106,7 +105,7 @@ impl Store {
         Store { kept, served: saved.served, undone: saved.undone }
     }
 
-    /// What would become of a descriptor.
+    /// What becomes of a descriptor if it is stored.
     pub(super) fn verdict(&self, slot: Slot, generation: Generation, fd: &OwnedFd) -> Verdict {
         let served = self.served.get(&slot).is_some_and(|served| generation <= *served);
         let same = |it: &Kept| same_file(it.fd.as_raw_fd(), fd.as_raw_fd());
@@ -118,7 +117,7 @@ impl Store {
         }
     }
 
-    /// Keeps a descriptor.
+    /// Stores a descriptor.
     pub(super) fn add(
         &mut self,
         slot: Slot,
@@ -131,7 +130,7 @@ impl Store {
         self.kept.entry(slot).or_default().push(Kept { fd, name, generation, removed_by: None, key });
     }
 
-    /// Removes what is called `name`; returns what is to be closed.
+    /// Removes the descriptors called `name`; returns those that are closed.
     pub(super) fn remove(&mut self, slot: Slot, generation: Generation, name: &str) -> Vec<Kept> {
         let served = self.served.get(&slot).is_some_and(|served| generation <= *served);
         let Some(kept) = self.kept.get_mut(&slot) else { return Vec::new() };
@@ -142,15 +141,15 @@ impl Store {
         kept.extract_if(.., gone).collect()
     }
 
-    /// What a worker of that slot and generation is to find, in the order in which
-    /// it was stored.
+    /// The descriptors that a worker of this slot and generation is given, in the order in which
+    /// they were stored.
     pub(super) fn stored(&self, slot: Slot, generation: Generation) -> impl Iterator<Item = &Kept> {
         let kept = self.kept.get(&slot).into_iter().flatten();
         kept.filter(move |it| it.is_seen_by(generation))
     }
 
-    /// An upgrade to `to` is over, and `served` serves in each slot. Returns what
-    /// is to be closed.
+    /// An upgrade to `to` has ended, and `served` lists the generation that serves in each slot.
+    /// Returns the descriptors that are closed.
     pub(super) fn settle(&mut self, to: Generation, served: &[(Slot, Generation)]) -> Vec<Kept> {
         let mut gone = Vec::new();
         for &(slot, serving) in served {
@@ -168,14 +167,14 @@ impl Store {
         if served.iter().any(|(_, serving)| *serving < to) {
             self.undone.insert(to);
         }
-        // Nobody of a generation long undone is left to speak.
+        // No worker of a generation that was undone long ago is left.
         while self.undone.len() > MOST {
             self.undone.pop_first();
         }
         gone
     }
 
-    /// Takes out what is known by this key.
+    /// Takes out the descriptor with this key.
     pub(super) fn take(&mut self, key: u64) -> Option<Kept> {
         let mut slots = self.kept.values_mut();
         slots.find_map(|kept| kept.extract_if(.., |it| it.key == Some(key)).next())

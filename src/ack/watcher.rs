@@ -1,10 +1,11 @@
-//! The one thread that listens to every worker's ack channels.
+//! The thread that reads the ack channels of all workers.
 //!
-//! It only makes events, and keeps what workers store with us. A worker that says
-//! much is told of once until somebody has asked what it was: [`Watcher::news`].
+//! It turns messages into events for the loop, and keeps the descriptors that workers store. The
+//! statuses and watchdog pings of a worker make one event until the loop has read them
+//! ([`Watcher::news`]), so that a flood of them does not fill the loop's queue.
 
 use super::end::{End, Read, Storing};
-use super::heard::{Heard, News, Worker};
+use super::message::{Heard, News, Worker};
 use super::notify::{Change, shown};
 use super::store::{self, Kept, MOST, Store, Verdict};
 use crate::core::event::{Generation, Slot, WorkerId};
@@ -32,9 +33,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Table {
     by_key: HashMap<u64, Channel>,
-    /// Never given out twice: an event that is late finds nobody.
+    /// Keys are not reused, so that a late event of a closed channel finds none.
     next_key: u64,
-    /// An entry means that [`Heard::News`] has been told.
+    /// An entry means that [`Heard::News`] has been sent.
     news: BTreeMap<WorkerId, News>,
     store: Store,
 }
@@ -44,49 +45,49 @@ pub(super) struct Channel {
     pub(super) id: WorkerId,
     pub(super) worker: Worker,
     pub(super) end: End,
-    /// Whether its ack has been passed on; a flood of others is not.
-    pub(super) said: bool,
-    /// Whether it was told that something was not stored.
-    pub(super) refused: bool,
-    /// Messages of strangers.
+    /// Whether its ack has been passed on; further acks are not.
+    pub(super) acked: bool,
+    /// Whether a warning was logged that something was not stored.
+    pub(super) warned: bool,
+    /// The number of messages of other processes.
     pub(super) strangers: u64,
 }
 
-/// Channels of one worker; it can open more by connecting, and then waits.
+/// The most channels of one worker, which opens more by connecting to einhorn's socket.
 const MOST_CHANNELS: usize = 16;
-/// What a worker said before it ended is read, so many messages at most.
-const LAST_WORDS: usize = 64;
+/// The most messages that are read from the channels of a worker that has ended.
+const MOST_LAST_MESSAGES: usize = 64;
 
 impl Watcher {
-    /// Starts the thread; `tell` is called on it and may block: only the workers
-    /// that speak are held up. It rests when it is wanted to.
+    /// Starts the thread. It calls `send`, which may block: that delays only messages of workers.
+    /// It pauses when `quiesce` asks for it.
     ///
     /// # Errors
-    /// When there is no epoll or no thread to be had.
-    pub fn start(rest: Quiesce, tell: impl Fn(WorkerId, Heard) + Send + 'static) -> io::Result<Watcher> {
+    /// When an epoll set or the thread cannot be created.
+    pub fn start(quiesce: Quiesce, send: impl Fn(WorkerId, Heard) + Send + 'static) -> io::Result<Watcher> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let shared = Arc::new(Shared { epoll, channels: Mutex::default() });
         let watcher = Watcher { shared: Arc::clone(&shared) };
         std::thread::Builder::new()
             .name("acks".into())
             .stack_size(128 * 1024)
-            .spawn(move || shared.listen(&rest, tell))?;
+            .spawn(move || shared.run(&quiesce, send))?;
         Ok(watcher)
     }
 
     pub(super) fn watch(&self, id: WorkerId, worker: Worker, end: End) -> io::Result<()> {
-        let channel = Channel { id, worker, end, said: false, refused: false, strangers: 0 };
+        let channel = Channel { id, worker, end, acked: false, warned: false, strangers: 0 };
         self.shared.watch(&mut self.shared.channels(), channel)
     }
 
-    /// What workers have stored was stored before an execve(2).
+    /// Restores the store after an execve(2).
     pub(super) fn resume_store(&self, saved: store::Saved, fds: &mut InheritedFds) {
         let mut table = self.shared.channels();
         let Table { store, next_key, .. } = &mut *table;
         *store = Store::restore(saved, fds, |fd| self.shared.watch_end(next_key, fd));
     }
 
-    /// Lists the descriptors of what is stored and writes down the rest.
+    /// Lists the stored descriptors and copies the other values, for an execve(2).
     pub(super) fn save_store(&self, transfer: &mut FdTransfer) -> io::Result<store::Saved> {
         self.shared.channels().store.save(transfer)
     }
@@ -99,11 +100,11 @@ impl Watcher {
         }
     }
 
-    pub(super) fn with_channels<T>(&self, what: impl FnOnce(&mut dyn Iterator<Item = &Channel>) -> T) -> T {
-        what(&mut self.shared.channels().by_key.values())
+    pub(super) fn with_channels<T>(&self, read: impl FnOnce(&mut dyn Iterator<Item = &Channel>) -> T) -> T {
+        read(&mut self.shared.channels().by_key.values())
     }
 
-    /// Closes the channels of a worker that has gone. What it stored last stays.
+    /// Closes the channels of a worker that has ended. What it asked to store last is stored first.
     pub fn forget(&self, id: WorkerId) {
         let mut table = self.shared.channels();
         let keys: Vec<u64> =
@@ -115,27 +116,27 @@ impl Watcher {
         table.news.remove(&id);
     }
 
-    /// What a worker has said since this was last asked.
+    /// The status and watchdog ping of a worker since the last call.
     pub fn news(&self, id: WorkerId) -> News {
         self.shared.channels().news.remove(&id).unwrap_or_default()
     }
 
-    /// Copies of what a worker of that slot and generation is to be given, with
+    /// Copies of the stored descriptors that a worker of this slot and generation is given, with
     /// their names.
     ///
     /// # Errors
-    /// When no descriptor is to be had.
+    /// When no descriptor is left.
     pub fn stored(&self, slot: Slot, generation: Generation) -> io::Result<Vec<(String, OwnedFd)>> {
         let table = self.shared.channels();
         let stored = table.store.stored(slot, generation);
         stored.map(|kept| Ok((kept.name.clone(), kept.fd.try_clone()?))).collect()
     }
 
-    /// An upgrade to `to` is over, and `served` serves in each slot: what was
-    /// stored meanwhile counts, or is dropped with what has failed.
-    pub fn settle(&self, to: Generation, served: &[(Slot, Generation)]) {
+    /// An upgrade to `to` has ended, and `serving` is the generation that serves in each slot.
+    /// Descriptors that the upgrade stored are kept if it succeeded there, and dropped if not.
+    pub fn settle(&self, to: Generation, serving: &[(Slot, Generation)]) {
         let mut table = self.shared.channels();
-        let gone = table.store.settle(to, served);
+        let gone = table.store.settle(to, serving);
         self.shared.close(gone);
     }
 }
@@ -155,13 +156,13 @@ impl Shared {
 
     fn drop_channel(&self, table: &mut Table, key: u64) {
         if let Some(channel) = table.by_key.remove(&key) {
-            // A child between its fork and its exec may hold a copy, which would
-            // keep the closed descriptor in the epoll set.
+            // A copy in a child between fork and exec would keep the closed descriptor in the
+            // epoll set.
             let _ = self.epoll.delete(channel.end.as_fd());
         }
     }
 
-    fn listen(&self, rest: &Quiesce, tell: impl Fn(WorkerId, Heard)) {
+    fn run(&self, quiesce: &Quiesce, send: impl Fn(WorkerId, Heard)) {
         let mut events = [EpollEvent::empty(); 32];
         loop {
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
@@ -169,16 +170,16 @@ impl Shared {
                 Err(Errno::EINTR) => continue,
                 Err(error) => return log::error!("cannot listen for acks any more: {error}"),
             };
-            let _busy = rest.activity();
+            let _active = quiesce.activity();
             for event in events.iter().take(count) {
                 for (id, heard) in self.read(event.data()) {
-                    tell(id, heard);
+                    send(id, heard);
                 }
             }
         }
     }
 
-    /// What a channel holds. The lock is not kept while it is told.
+    /// Reads a channel. The lock is released before the messages are sent.
     fn read(&self, key: u64) -> Vec<(WorkerId, Heard)> {
         let mut table = self.channels();
         let Some(channel) = table.by_key.get_mut(&key) else {
@@ -188,7 +189,7 @@ impl Shared {
         };
         let (id, worker) = (channel.id, channel.worker);
         let mut read = channel.end.read(worker, &mut channel.strangers);
-        if let Some(kind) = read.ready.filter(|_| !std::mem::replace(&mut channel.said, true)) {
+        if let Some(kind) = read.ready.filter(|_| !std::mem::replace(&mut channel.acked, true)) {
             read.heard.push(Heard::Ready(kind));
         }
         if let Some(storing) = read.store.take() {
@@ -196,7 +197,7 @@ impl Shared {
         }
         for end in std::mem::take(&mut read.new) {
             let open = table.by_key.values().filter(|channel| channel.id == id).count();
-            let channel = Channel { id, worker, end, said: false, refused: false, strangers: 0 };
+            let channel = Channel { id, worker, end, acked: false, warned: false, strangers: 0 };
             if open >= MOST_CHANNELS || self.watch(&mut table, channel).is_err() {
                 log::debug!("a connection of pid {} is closed: it has too many", worker.family.worker);
             }
@@ -211,16 +212,16 @@ impl Shared {
         read.heard.into_iter().map(|heard| (id, heard)).collect()
     }
 
-    /// What a worker that has ended still wanted to be stored: nothing else of its
-    /// words matters any more.
+    /// Stores what a worker that has ended asked to store; its other messages no longer matter.
     fn read_last(&self, table: &mut Table, key: u64) {
-        for _ in 0..LAST_WORDS {
+        for _ in 0..MOST_LAST_MESSAGES {
             let Some(channel) = table.by_key.get_mut(&key) else { return };
             if !channel.worker.stores || !matches!(channel.end, End::Notify(_)) {
                 return;
             }
-            let (worker, mut nobody) = (channel.worker, 1);
-            let Some(storing) = channel.end.read(worker, &mut nobody).store else { return };
+            // Not 0, so that no stranger is warned of.
+            let (worker, mut strangers) = (channel.worker, 1);
+            let Some(storing) = channel.end.read(worker, &mut strangers).store else { return };
             self.store(table, key, storing);
         }
     }
@@ -231,7 +232,7 @@ impl Shared {
         let Worker { generation, slot, stores, family, .. } = channel.worker;
         let pid = family.worker;
         if !stores {
-            if !std::mem::replace(&mut channel.refused, true) {
+            if !std::mem::replace(&mut channel.warned, true) {
                 log::warn!("{generation}: pid {pid}: FDSTORE is for --export listen-fds; nothing is stored");
             }
             return;
@@ -243,7 +244,7 @@ impl Shared {
             match store.verdict(slot, generation, &fd) {
                 Verdict::Useless => {}
                 Verdict::NoRoom => {
-                    if !std::mem::replace(&mut channel.refused, true) {
+                    if !std::mem::replace(&mut channel.warned, true) {
                         log::warn!(
                             "{generation}: pid {pid}: {MOST} descriptors are stored; others are closed"
                         );
@@ -257,8 +258,8 @@ impl Shared {
         }
     }
 
-    /// The key by which the end of what is stored is told; nothing else of it is. A
-    /// regular file has none: EPERM.
+    /// Watches a stored descriptor for its end (EPOLLHUP) only, and returns its key; a regular
+    /// file cannot be watched (EPERM).
     fn watch_end(&self, next_key: &mut u64, fd: &OwnedFd) -> Option<u64> {
         let key = *next_key;
         let watched = self.epoll.add(fd, EpollEvent::new(EpollFlags::empty(), key));
@@ -266,7 +267,7 @@ impl Shared {
         watched.ok().map(|()| key)
     }
 
-    /// A copy in a worker would keep a closed descriptor in the epoll set.
+    /// Closes stored descriptors. A copy in a worker would keep them in the epoll set.
     fn close(&self, stored: impl IntoIterator<Item = Kept>) {
         for kept in stored {
             if kept.key.is_some() {
@@ -276,16 +277,16 @@ impl Shared {
     }
 }
 
-/// Keeps what was said; true if somebody has to be told that there is something.
+/// Keeps the status and the watchdog ping; true if the loop has to be told that there is one.
 fn note(table: &mut Table, id: WorkerId, read: &mut Read) -> bool {
     if !read.beat && read.status.is_none() {
         return false;
     }
-    let told = table.news.contains_key(&id);
+    let known = table.news.contains_key(&id);
     let news = table.news.entry(id).or_default();
     news.beat |= read.beat;
     if let Some(status) = read.status.take() {
         news.status = Some(shown(&status));
     }
-    !told
+    !known
 }

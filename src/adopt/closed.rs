@@ -1,5 +1,5 @@
-//! Sockets that a worker has closed while it lives, which nobody tells us: we hold copies, so
-//! connections would go on queueing in them.
+//! Finds sockets that a living worker has closed. We hold copies of them, so that connections would
+//! still come into their queues; the kernel does not report the close.
 
 use super::{Adopt, Group, report};
 use crate::core::event::WorkerId;
@@ -8,26 +8,26 @@ use log::info;
 use std::collections::BTreeSet;
 
 impl Adopt {
-    /// Every socket that workers have bound and that is steered.
+    /// The inodes of all steered sockets.
     pub fn inodes(&self) -> BTreeSet<u64> {
         self.groups.values().flat_map(|group| group.inodes()).collect()
     }
 
-    /// Whether a worker that serves has several sockets at one address, of which it may close one
-    /// without our being told.
+    /// Whether a worker that serves has several sockets at one address, and may have closed one of
+    /// them.
     pub fn has_several(&self) -> bool {
         let several = |group: &Group| group.serving().is_some_and(|id| group.sockets(id).count() > 1);
         self.groups.values().any(several)
     }
 
-    /// Whether there is anything that could be closed, or is to be held.
+    /// Whether there is any socket that may be closed, or may become shared.
     pub fn has_any(&self) -> bool {
         !self.groups.is_empty() || !self.shared.new.is_empty()
     }
 
-    /// Sockets that their workers have closed leave their groups: new connections would wait in them
-    /// for ever. Only two looks in a row that find nobody who holds one count: it may be on its way from
-    /// one process to another.
+    /// Removes sockets that their workers have closed from their groups: new connections would wait
+    /// in them for ever. A socket counts as closed if two inspections in a row find no process that
+    /// holds it, because it may be on its way from one process to another.
     pub fn forget_closed(&mut self) {
         self.settle_late();
         let before = std::mem::take(&mut self.suspects);
@@ -49,9 +49,9 @@ impl Adopt {
             if group.sockets(id).all(|(left, _)| left == inode) {
                 info!("the worker has closed {key}");
                 report(group.remove(id), "close the socket of a worker");
-                self.unheard(id, &key);
+                self.remove_address(id, &key);
             }
         }
-        self.tidy();
+        self.drop_empty_groups();
     }
 }

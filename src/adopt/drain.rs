@@ -1,10 +1,11 @@
-//! How it is seen that an old worker has nothing left: no handshake that its listeners have begun,
-//! nothing in their queues, no connection at which it or its peer has still something to say.
+//! Inspects what an old worker still has to serve: handshakes that its listeners have begun,
+//! connections in their queues, and accepted connections on which it or its peer still has to
+//! send something.
 //!
-//! A connection goes from the one to the next while we look, so that is the order in which they
-//! are looked at. What goes sideways, say from a process to another through a unix socket, or past
-//! a look of the kernel's at a table that changes, is caught by a second look: only two in a row
-//! that find nothing count. What cannot be seen is never taken to be nothing.
+//! A connection moves through these in this order, so they are inspected in this order. A
+//! connection can be missed if it moves otherwise, say from one process to another through a unix
+//! socket, or because the kernel's table changes while it is read. Therefore only two inspections
+//! in a row that find nothing count. What cannot be seen never counts as nothing.
 
 use crate::core::event::Time;
 use crate::sys::fd;
@@ -19,59 +20,59 @@ use std::time::Duration;
 /// sent again, after one second and after three.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 
-/// The pauses between looks: doubled from the first to the longest.
+/// The pauses between inspections: doubled from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(3);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-/// Looks may take a sixtieth of a core, whatever one costs.
+/// Inspections may take a sixtieth of a core, whatever one of them costs.
 const SPARE: u32 = 60;
-/// But not before they have cost this much together: most drains are over by then.
+/// That limit applies once they have cost this much together: most drains are over by then.
 const FREE: Duration = Duration::from_millis(10);
 
-/// Longer than any acknowledgement is put off (TCP_DELACK_MAX, 200 ms, and a tick).
+/// Longer than any acknowledgement is delayed (TCP_DELACK_MAX, 200 ms, and a tick).
 const ACKNOWLEDGED: Duration = Duration::from_millis(250);
-/// Where it cannot be told who spoke last, the silence must be this many times as long.
+/// Where it is not known which side sent last, the connection must be idle this many times as long.
 const DOUBT: u32 = 10;
 
-/// An old worker that is being emptied.
+/// The drain of an old worker.
 #[derive(Debug)]
 pub struct Drain {
     ports: BTreeSet<u16>,
     begun: Time,
-    /// Those under way at the beginning, which are the old listeners'; None if unknown.
+    /// The handshakes under way at the beginning, which are the old listeners'; None if unknown.
     handshakes: Option<BTreeSet<Flow>>,
-    /// How many looks in a row have found nothing.
+    /// How many inspections in a row have found nothing.
     quiet: u32,
     back_off: Duration,
-    /// CPU time of all looks.
+    /// CPU time of all inspections.
     spent: Duration,
-    /// CPU time of those looks since the last pause that was as long as they called for.
+    /// CPU time of the inspections since the last pause that was as long as it should be.
     owed: Duration,
 }
 
-/// What one look has found.
+/// The result of one inspection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Left {
     /// Handshakes under way.
     pub arriving: u32,
     /// Connections that wait to be accepted.
     pub waiting: u32,
-    /// Connections with something still to come.
+    /// Connections on which something is still to be sent.
     pub busy: u32,
-    /// Connections that wait for a request, and do not count.
+    /// Connections that are idle between requests, and do not count.
     pub idle: u32,
-    /// What of all that could be seen.
+    /// How much of that could be seen.
     pub sight: Sight,
 }
 
-/// What could be seen of connections, the best first.
+/// How much could be seen of connections, the most first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sight {
-    /// Whose they are.
+    /// Connections and their workers.
     Clear,
-    /// Not whose they are, for `/proc` does not show what the worker holds: all on its ports are
-    /// counted, those of its successor among them.
+    /// Connections, but not their workers, because `/proc` does not show the worker's descriptors:
+    /// all on its ports count, even those of its replacement.
     Ports,
-    /// Nothing, for the kernel does not tell of sockets: there may be any number.
+    /// Nothing, because the kernel does not list sockets: there may be any number.
     Nothing,
 }
 
@@ -101,9 +102,9 @@ impl Drain {
         }
     }
 
-    /// Looks once at what is left. `root` is the worker's process, `others` are the workers that
+    /// Inspects once what is left. `root` is the worker's process, `others` are the workers that
     /// are not it, `listeners` are duplicates of its listening sockets. A connection on which
-    /// nothing has moved for `idle` is let go if it is not the worker's turn to speak.
+    /// nothing was sent for `idle` does not count unless the worker is to send next.
     pub fn look<'a>(
         &mut self,
         root: Pid,
@@ -127,14 +128,14 @@ impl Drain {
         left
     }
 
-    /// Whether the last two looks have found nothing.
+    /// Whether the last two inspections have found nothing.
     pub fn is_drained(&self) -> bool {
         self.quiet >= 2
     }
 
-    /// How long to wait before the next look. It grows while something is left, and with what
-    /// looks cost, so that they take a small part of a core, however many connections there
-    /// are. Only the look that is to confirm another may come at once, on credit.
+    /// How long to wait before the next inspection. It grows while something is left, and with what
+    /// inspections cost, so that they take a small part of a core, however many connections there
+    /// are. Only the inspection that is to confirm another may come at once.
     pub fn pause(&self) -> Duration {
         if self.quiet == 1 {
             FIRST_PAUSE
@@ -153,7 +154,7 @@ impl Drain {
             Some(under_way) if under_way.is_empty() => {}
             Some(under_way) => match flows::arriving(&self.ports) {
                 Ok(arriving) => {
-                    // One that begins anew between the same ends is somebody else's.
+                    // A new handshake between the same ends belongs to the new listeners.
                     under_way.retain(|flow| arriving.contains(flow));
                     left.arriving = under_way.len() as u32;
                 }
@@ -167,7 +168,7 @@ impl Drain {
         let held = flows::held(root, others)
             .inspect_err(|error| log::debug!("cannot see what process {root} and its children hold: {error}"))
             .ok();
-        // The kernel goes through the whole of its table, which is spared a worker that has gone.
+        // The kernel reads its whole table for this: not for a worker that has ended.
         if held.as_ref().is_some_and(HashSet::is_empty) {
             return;
         }
@@ -196,7 +197,7 @@ impl Left {
     }
 }
 
-/// What waits at a listener; one that somebody has shut down has lost its queue.
+/// The connections in the queue of a listener; after shutdown(2) it has no queue.
 fn waiting(listener: BorrowedFd<'_>) -> u32 {
     fd::tcp_queue(listener).ok().flatten().map_or(0, |queue| queue.length)
 }

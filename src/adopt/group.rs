@@ -1,11 +1,10 @@
-//! The listening sockets of one address, of all workers, and which worker's new
-//! connections go to.
+//! The SO_REUSEPORT group of one address: the listening sockets of all workers there, and the
+//! worker that new connections go to.
 //!
-//! The kernel knows its members by index, and this is the same list: a socket joins at
-//! its end, and when one leaves, the last takes its place. The sockets of the worker
-//! that serves are *selected*, by a program that names their indices. At every moment
-//! between two system calls a new connection reaches a selected socket, or one that was
-//! selected until this very call.
+//! The kernel numbers the members, and this is the same list: a new socket is added at the end,
+//! and when one leaves, the last takes its index. The sockets of the worker that serves are
+//! *selected* by a program that names their indices. Between any two system calls a new
+//! connection reaches a selected socket, or one that was selected until the last call.
 //!
 //! A socket that leaves while a selected one is the last changes the index of that, and
 //! the program cannot change in the same moment. Where two or more are selected, the last
@@ -14,16 +13,16 @@
 //! has followed the one that has this socket. There are no more of them than the worker
 //! before that one had sockets.
 //!
-//! A worker that calls shutdown(2) on a listener of its own leaves at its own time; that is
-//! seen before the next change, and of several such the order is a guess. Not seen here: a stranger
-//! who joins the group.
+//! A worker that calls shutdown(2) on its listener leaves the group by that. This is noticed before
+//! the next change; of several such sockets the order is a guess. A stranger that joins the group
+//! is not noticed here.
 
 use crate::core::event::WorkerId;
 use crate::sys::{fd, steering};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// What the kernel does to a member of a group.
+/// The system calls on a member of a group.
 pub trait Socket {
     /// Has new connections of its group go to the members at `indices`.
     ///
@@ -31,14 +30,14 @@ pub trait Socket {
     /// As [`steering::attach`].
     fn attach(&self, indices: &[u32]) -> io::Result<()>;
 
-    /// It leaves the group, also if it is held elsewhere, and the last takes its place.
+    /// The socket leaves the group, even if other processes hold it; the last member takes its index.
     ///
     /// # Errors
     /// As [`steering::leave`]: it is in no group.
     fn leave(&self) -> io::Result<()>;
 
-    /// Whether it still listens: its worker may have left the group by itself, with
-    /// shutdown(2). Where that is not known, it does.
+    /// Whether it still listens: its worker may have called shutdown(2), and so have left the
+    /// group. True where that is not known.
     fn listens(&self) -> bool {
         true
     }
@@ -66,11 +65,11 @@ struct Member<S> {
     worker: Option<WorkerId>,
 }
 
-/// See the head of the file. Where the kernel refuses a program, the processes hold what
-/// is wanted, no socket leaves, and the next call tries again.
+/// A group. If the kernel refuses a program, this keeps the state that is wanted, no socket leaves,
+/// and the next call tries again.
 #[derive(Debug)]
 pub struct Group<S = OwnedFd> {
-    /// As the kernel has them.
+    /// In the order of their indices in the kernel.
     members: Vec<Member<S>>,
     serving: Option<WorkerId>,
     /// The indices in the kernel's program; none as long as there is no program.
@@ -84,11 +83,11 @@ impl<S> Default for Group<S> {
 }
 
 impl<S: Socket> Group<S> {
-    /// A socket of `worker` has just been told to listen, and so is the kernel's last
-    /// member. It is selected if `worker` serves, and the first of all serves.
+    /// A socket of `worker` has just begun to listen, and so is the kernel's last member. It is
+    /// selected if `worker` serves. The worker of the first socket serves.
     ///
     /// # Errors
-    /// Whatever the kernel says of its program. The socket is a member all the same.
+    /// The kernel's error for the program. The socket is a member all the same.
     pub fn join(&mut self, socket: S, inode: u64, worker: WorkerId) -> io::Result<()> {
         self.notice();
         self.members.push(Member { socket, inode, worker: Some(worker) });
@@ -96,11 +95,11 @@ impl<S: Socket> Group<S> {
         self.pin()
     }
 
-    /// New connections go to the sockets of `to` from now on, in one step. False if it
-    /// has none here: then all stays as it is.
+    /// New connections go to the sockets of `to` from now on, in one step. False, and nothing
+    /// changes, if it has none here.
     ///
     /// # Errors
-    /// Whatever the kernel says of its program; all stays as it is.
+    /// The kernel's error for the program; nothing has changed then.
     pub fn steer(&mut self, to: WorkerId) -> io::Result<bool> {
         self.notice();
         if self.sockets(to).next().is_none() {
@@ -111,11 +110,11 @@ impl<S: Socket> Group<S> {
         Ok(true)
     }
 
-    /// The sockets of `worker`, which is gone, leave, or become tombstones. If it served,
+    /// The sockets of `worker`, which has ended, leave or become tombstones. If it served,
     /// the newest of the others serves; without others no tombstone stays either.
     ///
     /// # Errors
-    /// Whatever the kernel says of its program. What has not left is a tombstone.
+    /// The kernel's error for the program. A socket that has not left is a tombstone.
     pub fn remove(&mut self, worker: WorkerId) -> io::Result<()> {
         self.notice();
         for member in self.members.iter_mut().filter(|member| member.worker == Some(worker)) {
@@ -127,8 +126,8 @@ impl<S: Socket> Group<S> {
         self.bury()
     }
 
-    /// The sockets of `worker`, which is gone, become tombstones for now: somebody else has a socket
-    /// in the group, which would take the place of one that leaves.
+    /// The sockets of `worker`, which has ended, become tombstones for now: a stranger has a socket
+    /// in the group, which would take the index of one that leaves.
     pub fn entomb(&mut self, worker: WorkerId) {
         for member in self.members.iter_mut().filter(|member| member.worker == Some(worker)) {
             member.worker = None;
@@ -156,12 +155,12 @@ impl<S: Socket> Group<S> {
         self.bury()
     }
 
-    /// Tombstones leave where that is safe now. To be called after the sockets of a new
-    /// worker have joined and before they are selected: these come to stand before those
-    /// that leave later, so that [`remove`](Self::remove) is held up by none of them.
+    /// Tombstones leave where that is safe now. This must be called after the sockets of a new
+    /// worker have joined and before they are selected: they get lower indices than those that
+    /// leave later, so that none of them delays [`remove`](Self::remove).
     ///
     /// # Errors
-    /// Whatever the kernel says of its program.
+    /// The kernel's error for the program.
     pub fn bury(&mut self) -> io::Result<()> {
         self.pin()?;
         while let Some(index) = self.tombstone() {
@@ -172,9 +171,8 @@ impl<S: Socket> Group<S> {
         Ok(())
     }
 
-    /// The one to leave next: the last member if it is one, or else the one with the lowest
-    /// index, so that those who stay come to stand before all others, where they are in
-    /// nobody's way.
+    /// The tombstone that leaves next: the last member if it is one, else the one with the lowest
+    /// index, so that the members that stay get the lowest indices.
     fn tombstone(&self) -> Option<usize> {
         let is_one = |member: &Member<S>| member.worker.is_none();
         match self.members.last().is_some_and(is_one) {
@@ -183,17 +181,17 @@ impl<S: Socket> Group<S> {
         }
     }
 
-    /// The next socket of `from`, a worker that died, with its inode: to be put in place
-    /// of one that a worker started instead has just bound.
+    /// The next socket of `from`, a worker that died, with its inode. It replaces the socket that
+    /// the worker after it has just bound.
     pub fn inherit(&self, from: WorkerId) -> Option<(u64, &S)> {
         self.sockets(from).next()
     }
 
-    /// It was: the socket is one of `to`, at its place, with all that waits in it. If it
-    /// was selected, `to` serves, so that no new connection goes to what is not inherited yet.
+    /// The socket belongs to `to` now; its index and its queue stay. If it was selected, `to`
+    /// serves, so that no new connection goes to sockets that are not inherited yet.
     ///
     /// # Errors
-    /// Whatever the kernel says of its program. The socket is one of `to` all the same.
+    /// The kernel's error for the program. The socket belongs to `to` all the same.
     pub fn inherited(&mut self, inode: u64, to: WorkerId) -> io::Result<()> {
         let owned = |member: &&mut Member<S>| member.inode == inode && member.worker.is_some();
         let Some(member) = self.members.iter_mut().find(owned) else { return Ok(()) };
@@ -203,8 +201,8 @@ impl<S: Socket> Group<S> {
         self.pin()
     }
 
-    /// What has left by itself is no member any more: the last has taken its place. The program
-    /// is not what it was then. To be called before such a socket is told to listen again.
+    /// Drops members that have left by themselves: the last member has taken the index of each, and
+    /// the program must be attached again. This must be called before such a socket listens again.
     pub fn notice(&mut self) {
         while let Some(index) = self.members.iter().position(|member| !member.socket.listens()) {
             self.members.swap_remove(index);
@@ -212,8 +210,8 @@ impl<S: Socket> Group<S> {
         }
     }
 
-    /// The kernel's program names those that are selected. Nothing is asked of it where
-    /// it does already, or where nothing is.
+    /// Attaches the program that names the selected members, unless it is attached already or none
+    /// is selected.
     fn pin(&mut self) -> io::Result<()> {
         self.attach(self.selected())
     }
@@ -230,21 +228,20 @@ impl<S: Socket> Group<S> {
         (0..).zip(&self.members).filter(|(_, member)| selected(member)).map(|(index, _)| index).collect()
     }
 
-    /// The member at `index`, a tombstone, leaves, unless a new connection would be led
-    /// astray by that: then it says false. The program names those that are selected,
-    /// before and after.
+    /// The tombstone at `index` leaves. False if it cannot, because a new connection could reach a
+    /// socket that is not selected. The program names the selected members before and after.
     fn expel(&mut self, index: usize) -> io::Result<bool> {
         let last = self.members.len() - 1;
         let mut selected = self.selected();
         if selected.pop_if(|selected| *selected as usize == last).is_some() {
             match selected.is_empty() {
                 false => self.attach(selected)?,
-                // Of two, the one that stays is what an index beyond it means.
+                // Of two members one stays, and an index beyond it leads to that one.
                 true if last == 1 => {}
                 true => return Ok(false),
             }
         }
-        // What is in no group any more need not leave it.
+        // An error says that it has left already.
         let _ = self.members.swap_remove(index).socket.leave();
         if self.members.is_empty() {
             // The kernel forgets the program with the last member.
@@ -256,8 +253,8 @@ impl<S: Socket> Group<S> {
 }
 
 impl<S> Group<S> {
-    /// One that was carried over: its members in the order of their indices, with inode and worker,
-    /// and the indices in the kernel's program.
+    /// A group as it was before an execve(2): its members in the order of their indices, with inode
+    /// and worker, and the indices in the kernel's program.
     pub fn restore(
         members: Vec<(S, u64, Option<WorkerId>)>,
         serving: Option<WorkerId>,
@@ -267,7 +264,7 @@ impl<S> Group<S> {
         Group { members: members.into_iter().map(member).collect(), serving, attached }
     }
 
-    /// What [`restore`](Self::restore) wants to know of the members.
+    /// The members, as [`restore`](Self::restore) takes them.
     pub fn members(&self) -> impl Iterator<Item = (&S, u64, Option<WorkerId>)> {
         self.members.iter().map(|member| (&member.socket, member.inode, member.worker))
     }
@@ -282,7 +279,7 @@ impl<S> Group<S> {
         self.serving
     }
 
-    /// Whether the socket is a member, be it a tombstone.
+    /// Whether the socket is a member, as a tombstone too.
     pub fn knows(&self, inode: u64) -> bool {
         self.inodes().any(|known| known == inode)
     }
@@ -292,7 +289,7 @@ impl<S> Group<S> {
         self.members.iter().find(|member| member.inode == inode).map(|member| &member.socket)
     }
 
-    /// Whose the socket is; nobody's if it is a tombstone.
+    /// The worker of a socket; None for a tombstone.
     pub fn owner(&self, inode: u64) -> Option<WorkerId> {
         self.members.iter().find(|member| member.inode == inode)?.worker
     }
@@ -303,13 +300,13 @@ impl<S> Group<S> {
         own.map(|member| (member.inode, &member.socket))
     }
 
-    /// Every socket that is somebody's, with its worker.
+    /// Every socket that is no tombstone, with its worker.
     pub fn owned(&self) -> impl Iterator<Item = (WorkerId, u64)> {
         self.members.iter().filter_map(|member| Some((member.worker?, member.inode)))
     }
 
-    /// All members in the order of their indices, tombstones too: what the kernel has, if
-    /// there is no stranger.
+    /// All members in the order of their indices, tombstones too. The kernel has the same, unless
+    /// there is a stranger.
     pub fn inodes(&self) -> impl Iterator<Item = u64> {
         self.members.iter().map(|member| member.inode)
     }

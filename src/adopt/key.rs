@@ -1,5 +1,5 @@
-//! What an address is to the kernel: sockets of one key stand in one reuseport group,
-//! or are one socket.
+//! The key of an address: sockets of the same key are in one SO_REUSEPORT group, or are one
+//! socket.
 
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockRef, Type};
@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::sys::seccomp::{self, Call};
 
-/// How a socket carries what it carries.
+/// The transport of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Transport {
     /// TCP: it listens.
@@ -18,14 +18,14 @@ pub enum Transport {
     Datagram,
 }
 
-/// An address of the internet as a socket has it.
+/// An IP address as a socket is bound to it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key {
     /// TCP or UDP.
     pub transport: Transport,
     /// The address and the port, of IPv6 with its scope.
     pub address: SocketAddr,
-    /// It takes no IPv4 (IPV6_V6ONLY).
+    /// Whether it takes IPv6 only (IPV6_V6ONLY).
     pub v6only: bool,
     /// The interface that it is bound to (SO_BINDTODEVICE).
     pub device: Vec<u8>,
@@ -46,8 +46,7 @@ impl fmt::Display for Key {
 }
 
 impl Key {
-    /// The key of `socket` once it is bound to `address`; None if it is not of a kind
-    /// that we adopt.
+    /// The key of `socket` once it is bound to `address`; None if its kind is not adopted.
     fn new(socket: BorrowedFd<'_>, address: SocketAddr) -> Option<Key> {
         let socket = SockRef::from(&socket);
         let transport = match socket.r#type().ok()? {
@@ -68,14 +67,14 @@ impl Key {
         Some(Key { transport, address, v6only, device })
     }
 
-    /// Of a socket that is bound. None for one that is not, or of another kind.
+    /// The key of a bound socket; None if it is not bound, or its kind is not adopted.
     pub fn of_bound(socket: BorrowedFd<'_>) -> Option<Key> {
         let address = SockRef::from(&socket).local_addr().ok()?.as_socket()?;
         Key::new(socket, address)
     }
 
-    /// Of a socket that is to be bound as `call` says, whose address is at `at`. None where we
-    /// have no part in it: other families, and ports that the kernel chooses.
+    /// The key of a socket that `call` binds to the address at `at`. None for what is not adopted:
+    /// other families, and ports that the kernel chooses.
     ///
     /// # Errors
     /// Where the caller's memory cannot be read.

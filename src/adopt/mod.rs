@@ -1,14 +1,15 @@
-//! Servers that bind their own sockets and know nothing of it: what they ask the kernel
-//! for, we see, and the listening itself we do for them, on a copy of the socket.
+//! `--adopt`: graceful upgrades of servers that bind their own sockets. The kernel hands us the
+//! bind(2) and listen(2) calls of the workers (seccomp(2)), and we call listen(2) for them, on a
+//! copy of the socket.
 //!
-//! So we know every address of a worker and, with *steer*, the order in which its
-//! sockets joined the kernel's group of the address ([`group`]): new connections go to
-//! one worker's sockets, from one moment on to those of its replacement, while the old
-//! one [drains](drain). Sockets that cannot be in such a group, of UDP, and all of them
-//! with *share*, are one socket of all generations ([`shared`]).
+//! So every address of a worker is known and, with *steer*, the order in which its sockets joined
+//! the kernel's SO_REUSEPORT group of the address ([`group`]). New connections go to one worker's
+//! sockets and, from the switch on, to those of its replacement, while the old worker
+//! [drains](drain). UDP sockets cannot be steered in this way: they, and with *share* all sockets,
+//! are one socket that all generations use ([`shared`]).
 //!
-//! Nothing here is a barrier: what is not understood is let through, and the worker is as
-//! it would be without us. Only the main thread calls.
+//! This is no security boundary: a call that is not understood is let through unchanged. Only the
+//! main thread calls this module.
 
 mod closed;
 pub mod drain;
@@ -18,15 +19,16 @@ mod replace;
 mod saved;
 mod shared;
 mod sharing;
+mod status;
 mod strangers;
 mod syscalls;
 
 pub use saved::Saved;
+pub use status::Shown;
 
 use crate::config;
 use crate::core::event::{Time, WorkerId};
 use crate::sys::connections::ListenPorts;
-use crate::sys::steering;
 use drain::Drain;
 use group::Group;
 use key::{Key, Transport};
@@ -38,82 +40,66 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The pause between looks at a worker that was to drain and serves again.
+/// The pause between inspections of a worker that was to drain and serves again.
 const SERVES_AGAIN: Duration = Duration::from_millis(250);
 
-/// Every worker whose calls we hear of, and the sockets that they have.
+/// The workers whose system calls we see, and their sockets.
 #[derive(Debug)]
 pub struct Adopt {
     config: config::Adopt,
     /// The listening sockets of each address, where they are steered.
     groups: BTreeMap<Key, Group>,
-    /// The sockets that all generations have in common.
+    /// The sockets that all generations use.
     shared: Shared,
     workers: BTreeMap<WorkerId, Adopted>,
     /// The worker that serves.
     serving: Option<WorkerId>,
-    /// Where it listens: so has the next one to.
+    /// The addresses at which it listens, and its replacement has to.
     wanted: BTreeSet<Key>,
-    /// Sockets that nobody was seen to hold at the last look.
+    /// Sockets that no process held at the last inspection.
     suspects: BTreeSet<u64>,
-    /// A socket of our network.
+    /// A socket of our own, to compare network namespaces with.
     ours: Option<OwnedFd>,
-    /// The time of what happens.
+    /// The time of the current call.
     now: Time,
-    /// Everything is to end, and nothing is held any more.
+    /// Everything is to stop, and no socket is kept any more.
     stopping: bool,
 }
 
-/// A worker, until nothing that it has started is left.
+/// A worker, until none of its processes is left.
 #[derive(Debug)]
 struct Adopted {
-    /// Where its calls are answered.
+    /// The seccomp listener on which its calls arrive and are answered.
     calls: Arc<OwnedFd>,
     /// Its own process.
     root: Pid,
-    /// The ports that it has asked for. What it listens on beside them the kernel has chosen.
+    /// The ports that it has asked for. Any other port that it listens on was chosen by the
+    /// kernel.
     ports: BTreeSet<u16>,
-    /// Where it listens.
+    /// The addresses at which it listens.
     listens: BTreeSet<Key>,
-    /// Sockets of a worker that has gone that it was given at its bind(2): they listen already, so
-    /// it need not call listen(2) (gunicorn asks SO_ACCEPTCONN first).
+    /// Sockets of a worker that has ended, which replaced its own at bind(2). They listen already,
+    /// so it need not call listen(2) (gunicorn asks SO_ACCEPTCONN first).
     inherited: BTreeMap<Key, u64>,
-    /// Where it does and we have no part in it.
+    /// The addresses at which it listens without being adopted.
     others: BTreeSet<Key>,
-    /// Where it began to until `start`: what it opens later, for a debugger perhaps, its
-    /// successor need not have.
+    /// The addresses at which it listened by `start`. Those that it opens later, for a debugger
+    /// perhaps, are not asked of its replacement.
     early: BTreeSet<Key>,
     start: Option<Time>,
     ready: bool,
-    /// It was asked to stop: what comes to it may be lost.
+    /// It was asked to stop: connections that come to it may be lost.
     asked: bool,
     /// Its own process has ended.
     gone: bool,
     drain: Option<Drain>,
-    /// What people have been told of it.
-    told: Vec<String>,
-}
-
-/// An address, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
-    /// What is listened on.
-    pub address: String,
-    /// All generations share its sockets.
-    pub shared: bool,
-    /// Whose sockets new connections go to; None where all share them.
-    pub serving: Option<WorkerId>,
-    /// How many sockets those are.
-    pub sockets: usize,
-    /// How many there are of workers that drain or start, and of those that have gone.
-    pub others: usize,
-    /// How many connections wait to be accepted by the worker that serves.
-    pub queue: Option<u32>,
+    /// The warnings that were logged about it.
+    warnings: Vec<String>,
 }
 
 impl Adopt {
-    /// What nobody has bound yet. `ours` are the sockets that are put in the place of
-    /// workers' own.
+    /// No worker has bound anything yet. `ours` are our sockets, which replace those of workers
+    /// at the same address.
     pub fn new<'a>(config: config::Adopt, ours: impl Iterator<Item = std::os::fd::BorrowedFd<'a>>) -> Adopt {
         let shared = Shared::new(ours);
         Adopt {
@@ -124,14 +110,14 @@ impl Adopt {
             workers: BTreeMap::new(),
             serving: None,
             suspects: BTreeSet::new(),
-            ours: socket_of_ours(),
+            ours: any_socket(),
             now: Time::ZERO,
             stopping: false,
         }
     }
 
-    /// A worker has been started, as the process `root`, whose calls come through `calls`. What it
-    /// listens on until `start` belongs to it; None: whenever.
+    /// A worker has been started as the process `root`; its calls arrive on `calls`. The addresses
+    /// at which it listens by `start` are asked of its replacement; None: all.
     pub fn open(&mut self, id: WorkerId, root: Pid, calls: Arc<OwnedFd>, start: Option<Time>) {
         let worker = Adopted {
             calls,
@@ -146,49 +132,20 @@ impl Adopt {
             asked: false,
             gone: false,
             drain: None,
-            told: Vec::new(),
+            warnings: Vec::new(),
         };
         self.workers.insert(id, worker);
     }
 
-    /// Whether the worker listens wherever it has to.
+    /// Whether the worker listens at every address that it has to.
     pub fn listens(&self, id: WorkerId) -> bool {
         self.workers.get(&id).is_some_and(|worker| {
             !worker.listens.is_empty() && self.wanted.iter().all(|key| worker.listens.contains(key))
         })
     }
 
-    /// What keeps it from that, for people.
-    pub fn lacks(&self, id: WorkerId) -> Option<String> {
-        let worker = self.workers.get(&id)?;
-        let list = |keys: &mut dyn Iterator<Item = &Key>| {
-            keys.map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
-        let missing = list(&mut self.wanted.difference(&worker.listens));
-        let listens = list(&mut worker.listens.iter());
-        let others = list(&mut worker.others.iter());
-        let nothing = if let Some(told) = worker.told.last() {
-            told.clone()
-        } else if others.is_empty() {
-            "it was never seen to listen".to_owned()
-        } else {
-            format!("it listens on {others} alone, which --port leaves out")
-        };
-        Some(match (worker.listens.is_empty(), missing.is_empty()) {
-            (true, true) if others.is_empty() && worker.told.is_empty() => {
-                format!(
-                    "{nothing} on a TCP port (a unix socket, port 0, io_uring, a 32-bit program? Those are not adopted: let it have its sockets from -b; or it needs a longer --ack-timeout)"
-                )
-            }
-            (true, true) => nothing,
-            (true, false) => format!("{nothing}, and is to listen on {missing}"),
-            (false, false) => format!("it is to listen on {missing}, and listens on {listens}"),
-            (false, true) => return None,
-        })
-    }
-
-    /// It listens there.
-    fn heard(&mut self, id: WorkerId, key: Key) {
+    /// Notes that the worker listens at an address.
+    fn add_address(&mut self, id: WorkerId, key: Key) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.start.is_none_or(|start| self.now <= start) {
             worker.early.insert(key.clone());
@@ -199,8 +156,8 @@ impl Adopt {
         worker.listens.insert(key);
     }
 
-    /// It does so no longer.
-    fn unheard(&mut self, id: WorkerId, key: &Key) {
+    /// Notes that it does so no longer.
+    fn remove_address(&mut self, id: WorkerId, key: &Key) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.listens.remove(key);
         worker.early.remove(key);
@@ -209,14 +166,14 @@ impl Adopt {
         }
     }
 
-    /// The worker is ready. `lone` if it serves from now on without having replaced another.
+    /// The worker is ready. `lone` says that it serves from now on and replaces no other.
     pub fn ready(&mut self, id: WorkerId, lone: bool) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.ready = true;
         let root = worker.root;
-        // Sockets that it binds in passing, as resolvers do, are none that it serves with.
+        // Sockets that it has bound and closed again, as resolvers do, do not serve.
         for key in self.shared.settle(id, root) {
-            self.unheard(id, &key);
+            self.remove_address(id, &key);
         }
         if lone {
             self.serves(id);
@@ -236,17 +193,17 @@ impl Adopt {
         }
     }
 
-    /// What has died has been replaced, and nobody is given what it had any more.
+    /// Workers that died have been replaced: their sockets are given to no other any more.
     pub fn clear_up(&mut self) {
         let gone: Vec<WorkerId> = self.gone().collect();
-        gone.into_iter().for_each(|gone| self.leave(gone));
+        gone.into_iter().for_each(|gone| self.remove_sockets(gone));
     }
 
-    /// New connections go to `to` from now on, at once wherever it listens; `back` if they did
-    /// before, and all is to be as it was.
+    /// New connections go to `to` from now on, at every address at which it listens. `back` says
+    /// that an earlier switch is undone.
     ///
     /// # Errors
-    /// Why that cannot be, for people; all is as it was.
+    /// Why that cannot be, for people; nothing has changed then.
     pub fn switch(&mut self, to: WorkerId, back: bool, now: Time) -> Result<(), String> {
         if !back {
             self.check_strangers()?;
@@ -281,15 +238,15 @@ impl Adopt {
         Ok(())
     }
 
-    /// Looks whether the worker has something left to serve, `others` being the processes of the
-    /// others. When it has, what that is, for people, and when to look again.
+    /// Inspects whether the worker has connections left, where `others` are the processes of the
+    /// other workers. If so, returns what it has left and the pause before the next inspection.
     pub fn look_drained(
         &mut self,
         id: WorkerId,
         others: &BTreeSet<Pid>,
         now: Time,
     ) -> Option<(drain::Left, Duration)> {
-        // Its successor has died, and new connections come to it again.
+        // Its replacement has died, and new connections come to it again.
         if self.groups.iter().any(|(key, group)| self.wanted.contains(key) && group.serving() == Some(id)) {
             let left = drain::Left { arriving: 0, waiting: 0, busy: 1, idle: 0, sight: drain::Sight::Clear };
             return Some((left, SERVES_AGAIN));
@@ -297,7 +254,8 @@ impl Adopt {
         let idle = self.config.idle;
         let listeners = self.groups.values().flat_map(|group| group.sockets(id)).map(|(_, fd)| fd.as_fd());
         let drain = self.workers.get_mut(&id)?.drain.as_mut()?;
-        // Whatever is below us and below no other worker: it may have left something to us.
+        // All processes below us that belong to no other worker count: orphans of it are our
+        // children.
         let left = drain.look(Pid::this(), others, listeners, idle, now);
         (!drain.is_drained()).then(|| (left, drain.pause()))
     }
@@ -309,29 +267,28 @@ impl Adopt {
         }
     }
 
-    /// The worker's own process has ended. Where it served, nobody else listens, and the one
-    /// that is started in its place has to, what comes waits in its queue for that.
+    /// The worker's own process has ended. Its socket is kept where it served, no other worker
+    /// listens, and its replacement has to: connections wait in its queue for the replacement.
     pub fn ended(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.gone = true;
         worker.drain = None;
-        // A successor that listens elsewhere has not taken these over, but nobody waits for them.
-        let awaited = |key: &Key, group: &Group| {
+        let is_kept = |key: &Key, group: &Group| {
             let stays = |owner| owner != id && self.workers.get(&owner).is_some_and(|other| !other.asked);
             let others = || group.inodes().any(|inode| group.owner(inode).is_some_and(stays));
             self.wanted.contains(key) && group.serving() == Some(id) && !others()
         };
-        let over: Vec<Key> = self
+        let dropped: Vec<Key> = self
             .groups
             .iter()
-            .filter(|(key, group)| !awaited(key, group))
+            .filter(|(key, group)| !is_kept(key, group))
             .map(|(key, _)| key.clone())
             .collect();
-        over.iter().for_each(|key| self.take_out(key, id));
-        self.tidy();
+        dropped.iter().for_each(|key| self.take_out(key, id));
+        self.drop_empty_groups();
     }
 
-    /// Nothing that the worker has started is left.
+    /// No process of the worker is left.
     pub fn over(&mut self, id: WorkerId) {
         self.ended(id);
         let served = self.groups.values().any(|group| group.serving() == Some(id));
@@ -340,19 +297,20 @@ impl Adopt {
         }
     }
 
-    /// Its sockets go.
-    fn leave(&mut self, id: WorkerId) {
+    /// Removes the sockets of a worker.
+    fn remove_sockets(&mut self, id: WorkerId) {
         let keys: Vec<Key> = self.groups.keys().cloned().collect();
         keys.iter().for_each(|key| self.take_out(key, id));
         self.workers.remove(&id);
-        self.tidy();
+        self.drop_empty_groups();
     }
 
-    fn tidy(&mut self) {
+    fn drop_empty_groups(&mut self) {
         self.groups.retain(|_, group| !group.is_empty());
     }
 
-    /// Everything is to end: what the workers close is closed, and nobody waits in vain.
+    /// Everything is to stop: no socket is kept, so that no client waits in a queue that is not
+    /// served any more.
     pub fn stop(&mut self) {
         self.stopping = true;
         self.groups.clear();
@@ -363,7 +321,7 @@ impl Adopt {
         self.workers.iter().filter(|(_, worker)| worker.gone).map(|(&id, _)| id)
     }
 
-    /// What connections come in through.
+    /// The listeners and ports at which connections come in.
     pub fn listen_ports(&self) -> ListenPorts {
         let mut listen_ports = ListenPorts::default();
         for (key, group) in &self.groups {
@@ -379,55 +337,24 @@ impl Adopt {
         listen_ports
     }
 
-    /// Every address, for people.
-    pub fn addresses(&self) -> Vec<Shown> {
-        let steered = self.groups.iter().map(|(key, group)| {
-            let sockets = group.serving().map_or(0, |id| group.sockets(id).count());
-            let others = group.len() - sockets;
-            let own = group.serving().into_iter().flat_map(|id| group.sockets(id));
-            let queue = own.filter_map(|(_, socket)| steering::waiting(socket.as_fd()).ok()).sum();
-            let (address, serving) = (key.to_string(), group.serving());
-            Shown { address, shared: false, serving, sockets, others, queue: Some(queue) }
-        });
-        let shared = self.shared.counts().map(|(key, sockets, queue)| Shown {
-            address: key.to_string(),
-            shared: true,
-            serving: None,
-            sockets,
-            others: 0,
-            queue,
-        });
-        steered.chain(shared).collect()
-    }
-
-    /// How sockets are adopted, as `--adopt` has it.
-    pub fn mode(&self) -> &'static str {
-        if self.config.share { "share" } else { "steer" }
-    }
-
-    /// Every worker whose calls are to be heard, and through what.
+    /// The workers whose calls are to be answered, each with its seccomp listener.
     pub fn callers(&self) -> impl Iterator<Item = (WorkerId, Arc<OwnedFd>)> {
         self.workers.iter().map(|(&id, worker)| (id, Arc::clone(&worker.calls)))
     }
 
-    /// Tells people once of a worker.
-    fn tell(&mut self, id: WorkerId, line: String) {
+    /// Logs a warning about a worker, each only once.
+    fn warn_once(&mut self, id: WorkerId, line: String) {
         if let Some(worker) = self.workers.get_mut(&id)
-            && !worker.told.contains(&line)
+            && !worker.warnings.contains(&line)
         {
             warn!("{line}");
-            worker.told.push(line);
+            worker.warnings.push(line);
         }
-    }
-
-    /// What was told of the worker last.
-    pub fn told(&self, id: WorkerId) -> Option<&str> {
-        self.workers.get(&id)?.told.last().map(String::as_str)
     }
 }
 
-/// Whose network is ours.
-fn socket_of_ours() -> Option<OwnedFd> {
+/// Any socket of our network namespace.
+fn any_socket() -> Option<OwnedFd> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
     socket
         .or_else(|_| socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None))

@@ -1,4 +1,4 @@
-//! A socket of a worker is replaced by one of ours, in the worker itself.
+//! Replaces a socket of a worker with one of ours, in the worker's own descriptor table.
 
 use crate::error::reason;
 use crate::sys::fd;
@@ -9,15 +9,16 @@ use nix::fcntl::{F_GETFL, F_SETFL, OFlag, fcntl};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// Whether the caller would not go on with its own socket beside one that is put in its place.
+/// Whether the caller would use the replacement: it must hold its own socket by this descriptor
+/// alone, with no copy and no epoll set.
 pub(super) fn can_be_replaced(call: &Call, socket: &OwnedFd) -> bool {
     let process = seccomp::process_of(call.thread).unwrap_or(call.thread);
     fd::identity(socket.as_raw_fd()).is_ok_and(|(_, inode)| proc_fd::is_held_once(process, inode))
 }
 
-/// Puts `ours` in the place of the caller's own socket. Of the flags that the
-/// two do not share, close-on-exec is the descriptor's, and `nonblock` is set: a server that asked
-/// for it would wait for ever. It is taken away only where nobody else has the socket: `alone`.
+/// Replaces the caller's own socket with `ours`. Close-on-exec stays as it was. O_NONBLOCK is set
+/// if the caller had set it (`nonblock`), because it would block otherwise; it is cleared only if
+/// no other process uses the socket (`alone`).
 pub(super) fn replace(
     calls: &Arc<OwnedFd>,
     call: &Call,
@@ -35,7 +36,7 @@ pub(super) fn replace(
     seccomp::put(calls.as_fd(), call.id, ours, call.number, close).is_ok()
 }
 
-/// Why a call could not be looked at.
+/// The message for a call whose socket could not be inspected.
 pub(super) fn unseen(call: &Call, errno: Errno) -> String {
     let next = match errno {
         Errno::EPERM | Errno::EACCES => {

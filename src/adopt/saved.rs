@@ -1,5 +1,5 @@
-//! What is adopted, on its way through an execve(2): calls that nobody has received wait
-//! in the kernel, and so do their callers.
+//! The adopted sockets across an execve(2). Calls that were not received yet wait in the kernel,
+//! with their callers.
 
 use super::drain::Drain;
 use super::group::Group;
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-/// Everything that is adopted.
+/// Every adopted socket, and the workers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     groups: Vec<SavedGroup>,
@@ -29,7 +29,7 @@ pub struct Saved {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct SavedGroup {
     key: Key,
-    /// In the order of their indices, with their inodes; nobody's is a tombstone.
+    /// In the order of their indices, with their inodes; one without a worker is a tombstone.
     members: Vec<(Fd, u64, Option<WorkerId>)>,
     serving: Option<WorkerId>,
     attached: Vec<u32>,
@@ -59,7 +59,7 @@ struct SavedWorker {
 }
 
 impl Saved {
-    /// Lists the descriptors and writes down the rest.
+    /// Lists the descriptors and copies the other values.
     ///
     /// # Errors
     /// As [`FdTransfer::add`].
@@ -130,7 +130,7 @@ impl Saved {
                 ready: saved.ready,
                 gone: saved.gone,
                 drain: saved.drains.then(|| Drain::begin(ports.clone(), now)),
-                told: Vec::new(),
+                warnings: Vec::new(),
                 others: BTreeSet::new(),
             };
             (saved.id, worker)
@@ -143,7 +143,7 @@ impl Saved {
             serving: self.serving,
             wanted: self.wanted.into_iter().collect(),
             suspects: BTreeSet::new(),
-            ours: super::socket_of_ours(),
+            ours: super::any_socket(),
             now,
             stopping: false,
         }

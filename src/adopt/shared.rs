@@ -1,5 +1,5 @@
-//! Sockets that all generations have in common: the k-th that a worker binds to an
-//! address is replaced by the k-th that we have of it.
+//! The sockets that all generations share: the k-th socket that a worker binds to an address is
+//! replaced by the k-th shared socket of that address.
 
 use super::key::{Key, Transport};
 use crate::core::event::WorkerId;
@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// The sockets, and what workers that start have bound.
+/// The shared sockets, and those that starting workers have bound.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub(super) sockets: BTreeMap<Key, Vec<Socket>>,
-    /// Ours once the worker is ready, if it still has them then: one that it closes again, to see whether
-    /// an address is free, is to be free.
+    /// They become shared once the worker is ready, if it still has them. A socket that it closes
+    /// again, to test whether an address is free, must leave the address free.
     pub(super) new: Vec<New>,
 }
 
-/// A socket that a worker has bound to an address of which we have none.
+/// A socket that a worker has bound to an address that has no shared socket yet.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct New {
     pub(super) worker: WorkerId,
@@ -33,7 +33,7 @@ pub(super) struct New {
 pub(super) struct Socket {
     pub(super) fd: OwnedFd,
     pub(super) inode: u64,
-    /// It was bound by us.
+    /// Whether we have bound it (`-b`).
     pub(super) ours: bool,
 }
 
@@ -54,7 +54,7 @@ impl Shared {
         }
     }
 
-    /// Every socket.
+    /// Every shared socket.
     pub(super) fn all(&self) -> impl Iterator<Item = (&Key, u64)> {
         self.sockets.iter().flat_map(|(key, sockets)| sockets.iter().map(move |socket| (key, socket.inode)))
     }
@@ -69,7 +69,7 @@ impl Shared {
         self.sockets.values().flatten().filter(|socket| socket.ours).map(|socket| socket.inode)
     }
 
-    /// Every address, with how many sockets it has and, of TCP, how many connections wait there.
+    /// Every address, with the number of its sockets and, for TCP, of the connections in their queues.
     pub(super) fn counts(&self) -> impl Iterator<Item = (&Key, usize, Option<u32>)> {
         self.sockets.iter().map(|(key, sockets)| {
             let waiting =
@@ -86,8 +86,8 @@ impl Shared {
         self.all().any(|(_, known)| known == inode)
     }
 
-    /// The worker, whose process is `root`, is ready: what it has bound and still holds is ours as
-    /// well. The addresses of what it does not.
+    /// The worker, whose process is `root`, is ready: the sockets that it has bound and still holds
+    /// become shared. Returns the addresses of those that it has closed.
     pub(super) fn settle(&mut self, id: WorkerId, root: Pid) -> Vec<Key> {
         let (own, others): (Vec<New>, Vec<New>) =
             std::mem::take(&mut self.new).into_iter().partition(|new| new.worker == id);
@@ -103,7 +103,7 @@ impl Shared {
                 _ => lost.push(new.key),
             }
         }
-        // Of what it was given it may have closed some.
+        // It may also have closed shared sockets that it was given.
         if let Ok(held) = flows::held(root, &BTreeSet::new()) {
             for (key, sockets) in
                 self.sockets.iter_mut().filter(|(key, _)| key.transport == Transport::Datagram)

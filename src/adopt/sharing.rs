@@ -1,5 +1,5 @@
-//! How the sockets that all generations have in common come about: what a worker binds is
-//! replaced by ours, or becomes ours.
+//! How sockets become shared by all generations: a socket that a worker binds is replaced by the
+//! shared one of its address or, if there is none, becomes the shared one.
 
 use super::Adopt;
 use super::key::{Key, Transport};
@@ -26,13 +26,13 @@ impl Adopt {
         socket: OwnedFd,
     ) -> Answer {
         let Ok((_, inode)) = fd::identity(socket.as_raw_fd()) else { return Answer::Continue };
-        // A call that was interrupted and is made again.
+        // The call was interrupted and is repeated.
         if self.shared.knows(inode) {
             return Answer::Done;
         }
         let Some(worker) = self.workers.get(&id) else { return Answer::Continue };
         let sockets = self.shared.sockets.get(&key).map(Vec::as_slice).unwrap_or_default();
-        // What it holds is known by a look at all of it, which is spared a resolver.
+        // All its descriptors must be read to know this; a resolver, say, is not delayed by that.
         let held = match sockets.is_empty() {
             true => HashSet::new(),
             false => flows::held(worker.root, &BTreeSet::new()).unwrap_or_default(),
@@ -41,7 +41,7 @@ impl Adopt {
             if key.transport == Transport::Datagram {
                 self.note(id, call, key.clone(), inode);
             }
-            self.tell_near(id, &key);
+            self.warn_of_overlap(id, &key);
             return Answer::Continue;
         };
         if !can_be_replaced(call, &socket) {
@@ -51,20 +51,20 @@ impl Adopt {
         if !replace(calls, call, ours.fd.as_fd(), nonblock, false) {
             return Answer::Continue;
         }
-        // UDP has nothing more to do; and some servers that find a socket to listen already
-        // leave it at that.
+        // UDP does not listen, and some servers do not call listen(2) on a socket that listens
+        // already.
         if key.transport == Transport::Datagram || listens(ours.fd.as_fd()) {
-            self.heard(id, key);
+            self.add_address(id, key);
         }
         Answer::Done
     }
 
-    /// The caller waits on its socket already (epoll(7)), which one of ours in its place would not
-    /// change. Datagrams can go to both, as long as there are two.
+    /// The caller already waits on its own socket (epoll(7)), so that replacing it would not help.
+    /// Its socket is bound beside the shared one; datagrams then go to both.
     fn bind_beside(&mut self, id: WorkerId, call: &Call, key: Key, socket: &OwnedFd, inode: u64) -> Answer {
         let sockets = self.shared.sockets.get(&key).map(Vec::as_slice).unwrap_or_default();
         if key.transport == Transport::Stream || sockets.iter().any(|socket| socket.ours) {
-            self.tell(id, format!(
+            self.warn_once(id, format!(
                 "pid {} waits on its socket before it binds it to {key}: a shared one cannot be put in its place (leave -b and --adopt=share out)",
                 call.thread
             ));
@@ -76,14 +76,14 @@ impl Adopt {
             .chain([socket.as_fd()])
             .find_map(|socket| steering::reuseport(socket).err());
         if let Some(errno) = failed {
-            self.tell(id, format!("cannot set SO_REUSEPORT for {key}: {errno}"));
+            self.warn_once(id, format!("cannot set SO_REUSEPORT for {key}: {errno}"));
         }
         self.note(id, call, key, inode);
         Answer::Continue
     }
 
-    /// What the worker that serves has bound since the last look, as servers do that serve something
-    /// else first, is held as well.
+    /// Also keeps the sockets that the worker that serves has bound since the last call: some
+    /// servers bind one only later.
     pub(super) fn settle_late(&mut self) {
         self.shared.new.retain(|new| self.workers.get(&new.worker).is_some_and(|worker| !worker.gone));
         let Some(id) = self.serving.filter(|id| self.shared.new.iter().any(|new| new.worker == *id)) else {
@@ -91,12 +91,12 @@ impl Adopt {
         };
         let Some(worker) = self.workers.get(&id) else { return };
         for key in self.shared.settle(id, worker.root) {
-            self.unheard(id, &key);
+            self.remove_address(id, &key);
         }
     }
 
     fn note(&mut self, id: WorkerId, call: &Call, key: Key, inode: u64) {
-        /// More than a server has, and less than a resolver binds in passing.
+        /// More than a server has, and fewer than a resolver binds.
         const MOST: usize = 64;
         if self.shared.new.iter().filter(|new| new.worker == id).count() >= MOST {
             return;
@@ -114,7 +114,7 @@ impl Adopt {
         inode: u64,
         backlog: i32,
     ) -> Answer {
-        // One of ours has the backlog that the user wants.
+        // Our own socket has the backlog that the user has chosen.
         let ours = self.shared.all_ours().any(|ours| ours == inode) && listens(socket.as_fd());
         if !ours && let Err(errno) = steering::relisten(socket.as_fd(), backlog) {
             return Answer::Failed(errno);
@@ -125,11 +125,11 @@ impl Adopt {
                 false => self.note(id, call, key.clone(), inode),
             }
         }
-        self.heard(id, key);
+        self.add_address(id, key);
         Answer::Done
     }
 
-    /// Looks at what was bound since. True if the worker has one more address by that.
+    /// Inspects what was bound since then. True if the worker has one more address.
     pub fn look_bound(&mut self, id: WorkerId, now: Time) -> bool {
         self.now = now;
         let bound = |new: &&New| {
@@ -140,11 +140,11 @@ impl Adopt {
         let keys: Vec<Key> = self.shared.new.iter().filter(bound).map(|new| new.key.clone()).collect();
         let before = self.workers.get(&id).map_or(0, |worker| worker.listens.len());
         let keys: Vec<Key> = keys.into_iter().chain(self.waited_for(id)).collect();
-        keys.into_iter().for_each(|key| self.heard(id, key));
+        keys.into_iter().for_each(|key| self.add_address(id, key));
         self.workers.get(&id).is_some_and(|worker| worker.listens.len() > before)
     }
 
-    /// Where the worker was given a socket that listened already, and waits on it.
+    /// The addresses at which the worker was given a socket that listened already, and waits on it.
     fn waited_for(&self, id: WorkerId) -> Vec<Key> {
         let Some(worker) = self.workers.get(&id) else { return Vec::new() };
         let waits = |inode: u64| accepting::is_accepting(worker.root, &BTreeSet::from([inode]));
@@ -152,9 +152,9 @@ impl Adopt {
         inherited.filter(|(_, inode)| waits(**inode)).map(|(key, _)| key.clone()).collect()
     }
 
-    /// A worker that binds something else than what we hold of the same port will fail, and not
-    /// say why.
-    fn tell_near(&mut self, id: WorkerId, key: &Key) {
+    /// Warns if a worker binds another address than the shared one of the same port: its bind(2)
+    /// will fail, and the server may not report why.
+    fn warn_of_overlap(&mut self, id: WorkerId, key: &Key) {
         let near = self
             .shared
             .sockets
@@ -170,6 +170,6 @@ impl Adopt {
         let line = format!(
             "the worker binds {key}, and -b holds {held}: they are not the same (write -b '{write}')"
         );
-        self.tell(id, line);
+        self.warn_once(id, line);
     }
 }

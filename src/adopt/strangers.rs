@@ -1,5 +1,5 @@
-//! Sockets of somebody else at our addresses: with SO_REUSEPORT the kernel lets in whoever
-//! is of the same user.
+//! Strangers: sockets of other programs at our addresses. With SO_REUSEPORT the kernel lets any
+//! program of the same user bind them.
 
 use super::key::{Key, Transport};
 use super::{Adopt, Group, report};
@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 impl Adopt {
-    /// Somebody else's socket in one of our groups would get a share of the connections,
-    /// and its index would be one of ours to us.
+    /// Fails if a stranger is in one of our groups: it would get a share of the connections, and the
+    /// indices of the members would be wrong.
     pub(super) fn check_strangers(&self) -> Result<(), String> {
         match self.groups.keys().find_map(|key| Some((key, self.stranger(key)?))) {
             Some((key, inode)) => Err(format!(
@@ -21,7 +21,7 @@ impl Adopt {
         }
     }
 
-    /// A socket at the address that is none of ours.
+    /// The inode of a stranger at this address.
     pub(super) fn stranger(&self, key: &Key) -> Option<u64> {
         if key.transport == Transport::Datagram {
             return None;

@@ -1,4 +1,4 @@
-//! What a worker hears when it binds or listens.
+//! The answers to the bind(2) and listen(2) calls of workers.
 
 use super::key::{Key, Transport};
 use super::replace::{can_be_replaced, replace, unseen};
@@ -15,15 +15,15 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 impl Adopt {
-    /// Answers a call of a process of the worker. True if it listens on one more address by
-    /// that.
+    /// Answers a call of a process of the worker. True if the worker listens at one more address
+    /// now.
     pub fn call(&mut self, id: WorkerId, call: &Call, now: Time) -> bool {
         self.now = now;
         let Some(calls) = self.workers.get(&id).map(|worker| Arc::clone(&worker.calls)) else { return false };
         let before = self.workers.get(&id).map_or(0, |worker| worker.listens.len());
         let answer = match borrow::borrow(call.thread, call.number) {
-            Ok(socket) if !self.is_near(&socket) => {
-                self.tell(id, format!(
+            Ok(socket) if !self.is_of_our_network(&socket) => {
+                self.warn_once(id, format!(
                     "pid {} binds in another network namespace: what it binds is not adopted (run graceful-run in there)",
                     call.thread
                 ));
@@ -35,21 +35,21 @@ impl Adopt {
             },
             Ok(_) | Err(Errno::ESRCH | Errno::EBADF | Errno::ENOTSOCK) => Answer::Continue,
             Err(errno) => {
-                self.tell(id, unseen(call, errno));
+                self.warn_once(id, unseen(call, errno));
                 Answer::Continue
             }
         };
-        // Whoever has gone meanwhile waits for no answer.
+        // The caller may have ended meanwhile.
         let _ = seccomp::answer(calls.as_fd(), call.id, answer);
         self.workers.get(&id).is_some_and(|worker| worker.listens.len() > before)
     }
 
-    /// Whether the socket is of our network: of another one we could not see who is connected.
-    fn is_near(&self, socket: &OwnedFd) -> bool {
+    /// Whether the socket is of our network namespace: connections of another cannot be listed.
+    fn is_of_our_network(&self, socket: &OwnedFd) -> bool {
         self.ours.as_ref().is_none_or(|ours| fd::same_network(ours.as_fd(), socket.as_fd()))
     }
 
-    fn concerns(&self, key: &Key) -> bool {
+    fn is_adopted(&self, key: &Key) -> bool {
         self.config.ports.is_empty() || self.config.ports.contains(&key.address.port())
     }
 
@@ -59,16 +59,16 @@ impl Adopt {
 
     fn bind(&mut self, id: WorkerId, call: &Call, socket: OwnedFd, at: u64, length: usize) -> Answer {
         let key = match Key::of_call(socket.as_fd(), call, at, length) {
-            Ok(Some(key)) if self.concerns(&key) => key,
+            Ok(Some(key)) if self.is_adopted(&key) => key,
             Ok(_) => return Answer::Continue,
             Err(errno) => {
-                self.tell(id, unseen(call, errno));
+                self.warn_once(id, unseen(call, errno));
                 return Answer::Continue;
             }
         };
         let Some(worker) = self.workers.get_mut(&id) else { return Answer::Continue };
         let calls = Arc::clone(&worker.calls);
-        // What was read by a number is of the caller if it still waits.
+        // Only if the caller still waits was its memory, and not that of another process, read.
         if !seccomp::still_waits(calls.as_fd(), call.id) {
             return Answer::Continue;
         }
@@ -81,8 +81,8 @@ impl Adopt {
             && let Some(ours) = group.socket(inode)
         {
             let own = fcntl(&socket, F_GETFL).unwrap_or(0) & OFlag::O_NONBLOCK.bits();
-            // What the caller already waits on with epoll(7) would be another socket than the one that it
-            // listens on: then it has its own, and what waits for the one that has gone is lost.
+            // A caller that already waits on its own socket with epoll(7) keeps it. The connections
+            // in the queue of the other are lost then.
             if can_be_replaced(call, &socket) && replace(&calls, call, ours.as_fd(), own != 0, true) {
                 report(group.inherited(inode, id), "steer connections to a worker");
                 if let Some(worker) = self.workers.get_mut(&id) {
@@ -92,13 +92,14 @@ impl Adopt {
             }
         }
         if let Err(errno) = steering::reuseport(socket.as_fd()) {
-            self.tell(id, format!("cannot set SO_REUSEPORT for {key}: {}", reason(&errno.into())));
+            self.warn_once(id, format!("cannot set SO_REUSEPORT for {key}: {}", reason(&errno.into())));
         }
         Answer::Continue
     }
 
-    /// Nobody serves here but a worker that has died: connections go to this one at once, ready or not.
-    fn follow_the_dead(&mut self, id: WorkerId, key: &Key) {
+    /// If the worker that serves at this address has died, connections go to this worker at once,
+    /// ready or not.
+    fn replace_dead_worker(&mut self, id: WorkerId, key: &Key) {
         let Some(from) = self.dead_at(key) else { return };
         if let Some(group) = self.groups.get_mut(key) {
             report(group.steer(id).map(drop), "steer connections to a worker");
@@ -112,8 +113,8 @@ impl Adopt {
         self.groups.get(key)?.serving().filter(dead)
     }
 
-    /// A socket of this address that a worker which has died has left, or that this one has closed itself:
-    /// what waits in it is for whoever binds the address next.
+    /// A socket of this address that a dead worker has left, or that this worker has closed itself.
+    /// The connections in its queue are for the worker that binds the address next.
     fn without_owner(&self, id: WorkerId, key: &Key) -> Option<u64> {
         let group = self.groups.get(key)?;
         if let Some(from) = self.dead_at(key)
@@ -128,9 +129,9 @@ impl Adopt {
 
     fn listen(&mut self, id: WorkerId, call: &Call, socket: OwnedFd, backlog: i32) -> Answer {
         let Some(key) = Key::of_bound(socket.as_fd()) else { return Answer::Continue };
-        // The next generation would not get a port that the kernel has chosen.
+        // A port that the kernel has chosen is another one in the next generation.
         let asked = |worker: &Adopted| worker.ports.contains(&key.address.port());
-        if !self.concerns(&key) {
+        if !self.is_adopted(&key) {
             if let Some(worker) = self.workers.get_mut(&id) {
                 worker.others.insert(key);
             }
@@ -148,15 +149,15 @@ impl Adopt {
         }
         let known = self.groups.get(&key).is_some_and(|group| group.knows(inode));
         if !known {
-            // With SO_REUSEPORT set the kernel no longer tells a second server of one user.
+            // With SO_REUSEPORT the kernel no longer refuses a second server of the same user.
             if let Some(stranger) = self.occupant(&key) {
-                self.tell(id, format!(
+                self.warn_once(id, format!(
                     "cannot listen on {key}: somebody else does (socket {stranger}; ss -ltnpe says who), and connections could not be steered"
                 ));
                 return Answer::Failed(Errno::EADDRINUSE);
             }
             if let Err(errno) = steering::reuseport(socket.as_fd()) {
-                self.tell(id, format!("cannot set SO_REUSEPORT for {key}: {}", reason(&errno.into())));
+                self.warn_once(id, format!("cannot set SO_REUSEPORT for {key}: {}", reason(&errno.into())));
             }
         }
         if let Err(errno) = steering::relisten(socket.as_fd(), backlog) {
@@ -165,9 +166,9 @@ impl Adopt {
         if !known {
             let joined = self.groups.entry(key.clone()).or_default().join(socket, inode, id);
             report(joined, "steer connections to a worker");
-            self.follow_the_dead(id, &key);
+            self.replace_dead_worker(id, &key);
         }
-        self.heard(id, key);
+        self.add_address(id, key);
         Answer::Done
     }
 }

@@ -1,4 +1,4 @@
-//! `--adopt`: what it goes with, and what it asks of the core.
+//! `--adopt`: the options that it cannot be combined with, and its policy.
 
 use super::value::{duration, timeout};
 use crate::cli::{self, Cli};
@@ -7,19 +7,19 @@ use crate::error::Error;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// How the sockets of a worker that binds them itself become ours too.
+/// How the sockets that a worker binds itself are adopted.
 #[derive(Debug, Clone)]
 pub struct Adopt {
     /// All generations share one socket; otherwise each has its own.
     pub share: bool,
-    /// The ports that this is about; empty: all.
+    /// The ports that are adopted; empty: all.
     pub ports: BTreeSet<u16>,
-    /// A connection that has been quiet for so long after the server's last word
+    /// A connection that has been idle for this long, after the server was the last to send,
     /// counts as drained.
     pub idle: Duration,
 }
 
-/// What was said of it, and the policy that it makes.
+/// The configuration, and the policy of the core.
 ///
 /// # Errors
 /// [`Error::Usage`], naming what it cannot go with.

@@ -1,4 +1,4 @@
-//! What the user decided of the control socket and the name.
+//! The configuration of the control socket and the name.
 
 use super::value::invalid;
 use crate::cli::Cli;
@@ -18,7 +18,7 @@ pub struct Control {
     pub group: Option<String>,
 }
 
-/// Checks what can be checked without a look at the machine.
+/// Checks what can be checked without reading the file system.
 ///
 /// # Errors
 /// [`Error::Usage`], naming the argument.
@@ -40,7 +40,7 @@ pub(super) fn control(cli: &mut Cli) -> Result<Control, Error> {
     })
 }
 
-/// Whether `name` can be a name: it is part of file names.
+/// Whether `name` can be used as a name: it becomes a part of file names.
 pub fn is_name(name: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !name.is_empty() && name.chars().all(fits)

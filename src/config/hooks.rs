@@ -1,4 +1,4 @@
-//! The user's own commands at the turns of a worker's life, from `--hook`.
+//! The user's hooks (`--hook`): commands that run at events of a worker's life.
 
 use super::value::{duration, invalid};
 use crate::error::Error;
@@ -33,7 +33,7 @@ impl Occasion {
         Occasion::UpgradeFailed,
     ];
 
-    /// As users write it.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Occasion::PreUpgrade => "pre-upgrade",
@@ -55,12 +55,12 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    /// From each `EVENT=CMD`.
+    /// The hooks of each `EVENT=CMD`.
     ///
     /// # Errors
-    /// [`Error::Usage`] for an event that there is not, and for an empty command.
-    pub(super) fn new(said: &[String], timeout: &str) -> Result<Hooks, Error> {
-        let commands = said.iter().map(|text| hook(text)).collect::<Result<_, Error>>()?;
+    /// [`Error::Usage`] for an unknown event, and for an empty command.
+    pub(super) fn new(given: &[String], timeout: &str) -> Result<Hooks, Error> {
+        let commands = given.iter().map(|text| hook(text)).collect::<Result<_, Error>>()?;
         let limit = duration("--hook-timeout", timeout)?;
         if limit.is_zero() {
             return Err(invalid("--hook-timeout", timeout, "a hook that hangs would never be given up"));
@@ -73,7 +73,7 @@ impl Hooks {
         self.commands.iter().filter(move |(on, _)| *on == occasion).map(|(_, command)| command.as_str())
     }
 
-    /// How long those of one event may take together.
+    /// How long the hooks of one event may take together.
     pub fn longest(&self, occasion: Occasion) -> Duration {
         self.timeout * self.of(occasion).count() as u32
     }
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hook_that_is_none_lists_the_events() {
+    fn a_hook_that_is_not_valid_lists_the_events() {
         for wrong in ["", "pre-stop", "prestop=true", "=true", "pre-stop=", "pre-stop= "] {
             let error = Hooks::new(&[wrong.into()], "30s").unwrap_err();
             assert_eq!(error.status(), 2, "{wrong}");

@@ -1,5 +1,5 @@
-//! What the arguments mean together, checked; plain data. Nothing is bound,
-//! started or written here, so every error is one of usage.
+//! The configuration: checks the arguments and what they mean together. Nothing is bound, started
+//! or written here, so every error is one of usage.
 
 mod adopt;
 mod control;
@@ -27,50 +27,51 @@ pub use adopt::Adopt;
 pub use control::{Control, is_name};
 pub use value::timeout;
 
-/// What a worker may take to stop if nobody says otherwise.
+/// The default of `--stop-timeout`.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a replacement must live after its ack if nobody says otherwise.
+/// The default of `--soak`.
 const SOAK: &str = "500ms";
-/// What a worker may take to become ready if nobody says otherwise.
+/// The default of `--ack-timeout`.
 const ACK_TIMEOUT: &str = "30s";
-/// grace waits 60 s for requests, then 60 s for what it has cut.
+/// The default of `--stop-timeout` for a worker that acks by parent-term, as grace does: it waits
+/// 60 s for requests, and 60 s after it has cut them.
 const PARENT_TERM_STOP_TIMEOUT: Duration = Duration::from_secs(121);
-/// A worker that is listened to ten times a second would often seem silent.
+/// The shortest `--worker-watchdog`: with a shorter one, a busy worker would often miss it.
 const SHORTEST_WATCHDOG: Duration = Duration::from_millis(100);
 
-/// Words that are commands of ours.
-const OUR_WORDS: [&str; 3] = ["ctl", "here", "doctor"];
+/// The subcommands.
+const SUBCOMMANDS: [&str; 3] = ["ctl", "here", "doctor"];
 
-/// Everything that `run` needs.
+/// The configuration of a supervisor.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// What the core decides by.
+    /// The policy of the core.
     pub policy: Policy,
-    /// The sockets to hold, in order.
+    /// The sockets to bind, in order.
     pub binds: Vec<Bind>,
     /// How a worker is started.
     pub worker: Worker,
     /// The ack channels that a worker is given.
     pub acks: Acks,
-    /// How listeners are handed over.
+    /// The dialects in which listeners are passed.
     pub dialects: Vec<Dialect>,
-    /// What asks a worker to stop.
+    /// The signal that asks a worker to stop.
     pub stop_signal: Signal,
-    /// Whether somebody has chosen that: the user or a dialect.
+    /// Whether the user or a dialect has chosen it.
     pub stop_signal_chosen: bool,
-    /// What becomes of sockets that workers bind themselves.
+    /// `--adopt`: how sockets that workers bind themselves are adopted.
     pub adopt: Option<Adopt>,
-    /// What asks a worker to start its own successor.
+    /// `--follow`: the signal that asks a worker to start its own successor.
     pub follow: Option<Signal>,
-    /// What signals to us mean.
+    /// The meanings of the signals that we get.
     pub signals: Table,
-    /// What causes an upgrade when it changes.
+    /// The paths whose change causes an upgrade.
     pub watch: Vec<PathBuf>,
-    /// Where our process id goes.
+    /// The pid file.
     pub pid_file: Option<PathBuf>,
     /// The control socket and the name.
     pub control: Control,
-    /// The user's own commands.
+    /// The user's hooks.
     pub hooks: Hooks,
 }
 
@@ -81,13 +82,13 @@ pub struct Worker {
     pub command: Vec<OsString>,
     /// The directory, as it was written.
     pub chdir: Option<PathBuf>,
-    /// Where its environment comes from.
+    /// The sources of its environment.
     pub environment: Environment,
-    /// As whom it runs.
+    /// The user that it runs as.
     pub user: Option<String>,
     /// Its umask.
     pub umask: Option<u32>,
-    /// Whether it can gain privileges by executing.
+    /// Whether it may not gain privileges by execve(2) (no_new_privs).
     pub no_new_privs: bool,
     /// Descriptors of ours that it is given.
     pub pass_fds: Vec<i32>,
@@ -99,16 +100,16 @@ pub struct Worker {
     pub capture_stderr: bool,
 }
 
-/// Where a worker's environment comes from, in the order of application.
+/// The sources of a worker's environment, in the order in which they are applied.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
-    /// Begin with nothing of ours.
+    /// Whether our own environment is left out.
     pub clear: bool,
     /// Variables of ours that are left out.
     pub drop: Vec<OsString>,
     /// Files of K=V lines.
     pub files: Vec<PathBuf>,
-    /// Directories of one file a variable.
+    /// Directories with one file for each variable.
     pub dirs: Vec<PathBuf>,
     /// Variables from the command line.
     pub set: Vec<(OsString, OsString)>,
@@ -122,7 +123,7 @@ impl Config {
     /// [`Error::Usage`], naming the argument.
     pub fn new(mut cli: Cli, separated: bool, ignored: impl Fn(i32) -> bool) -> Result<Config, Error> {
         let first = cli.command.first().map(OsString::as_os_str).unwrap_or_default();
-        if !separated && OUR_WORDS.iter().any(|word| first == *word) {
+        if !separated && SUBCOMMANDS.iter().any(|word| first == *word) {
             let word = first.to_string_lossy();
             let form = match &*word {
                 "here" => "here -- CMD",
@@ -138,7 +139,7 @@ impl Config {
         }
         let (adopt, policy_of_adopt) = adopt::adopt(&cli)?.unzip();
         let dialects = match cli.export.is_empty() {
-            // It would take them for its own, beside those that it binds.
+            // With --adopt the program binds its own sockets, and is given none.
             true if adopt.is_some() => Vec::new(),
             true => vec![Dialect::ListenFds],
             false => check::dialects(&cli.export.join(","))
@@ -161,8 +162,8 @@ impl Config {
         {
             return Err(invalid("--user", user, "not of the form USER or USER:GROUP"));
         }
-        let bad = |name: &&OsString| name.is_empty() || name.as_bytes().contains(&b'=');
-        if let Some(name) = cli.drop_env.iter().find(bad) {
+        let is_bad = |name: &&OsString| name.is_empty() || name.as_bytes().contains(&b'=');
+        if let Some(name) = cli.drop_env.iter().find(is_bad) {
             return Err(invalid("--drop-env", &name.to_string_lossy(), "not the name of a variable"));
         }
         let follow = follow(&cli)?;
@@ -192,7 +193,7 @@ impl Config {
                 on_ack_timeout: match cli.on_ack_timeout {
                     Some(cli::OnAckTimeout::Abort) => Some(OnAckTimeout::Abort),
                     Some(cli::OnAckTimeout::Proceed) => Some(OnAckTimeout::Proceed),
-                    // What does not listen can never be replaced without a loss.
+                    // A worker that does not listen could not be replaced without lost connections.
                     None => adopt.as_ref().map(|_| OnAckTimeout::Abort),
                 },
                 soak: duration("--soak", cli.soak.as_deref().unwrap_or(SOAK))?,
@@ -213,7 +214,7 @@ impl Config {
                 pre_upgrade: hooks.has(Occasion::PreUpgrade),
                 pre_stop: hooks.has(Occasion::PreStop),
                 probation: timeout("--probation", &cli.probation)?,
-                // Known when there are some: see `fit` of the loop.
+                // Set once the listeners are open.
                 listeners: false,
                 worker_watchdog: watchdog(cli.worker_watchdog.as_deref(), follow.is_some(), &acks)?,
             },
@@ -245,7 +246,7 @@ impl Config {
     }
 }
 
-/// One program at a time binds its own sockets, and hands them on itself.
+/// `--follow`: one program binds its own sockets, and passes them to its successor itself.
 fn follow(cli: &Cli) -> Result<Option<Signal>, Error> {
     let Some(name) = &cli.follow else { return Ok(None) };
     let against = [
@@ -274,10 +275,10 @@ fn bind(text: &OsStr) -> Result<Bind, Error> {
     utf8.ok_or_else(|| invalid("--bind", &text.to_string_lossy(), "it is not UTF-8"))?.parse()
 }
 
-/// How long a worker may be silent, if it can speak at all.
-fn watchdog(said: Option<&str>, follow: bool, acks: &Acks) -> Result<Option<Duration>, Error> {
+/// How long a worker may send no watchdog ping, which needs NOTIFY_SOCKET.
+fn watchdog(given: Option<&str>, follow: bool, acks: &Acks) -> Result<Option<Duration>, Error> {
     const OPTION: &str = "--worker-watchdog";
-    let Some(text) = said else { return Ok(None) };
+    let Some(text) = given else { return Ok(None) };
     let every = duration(OPTION, text)?;
     match every {
         _ if follow => {
@@ -313,16 +314,16 @@ fn variable(pair: &OsStr) -> Result<(OsString, OsString), Error> {
     Ok((OsStr::from_bytes(&bytes[..at]).into(), OsStr::from_bytes(&bytes[at + 1..]).into()))
 }
 
-/// The user's, or that of the dialects that have one, where they agree.
-fn stop_signal(said: Option<&str>, dialects: &[Dialect]) -> Result<Option<Signal>, Error> {
-    if let Some(name) = said {
+/// The stop signal of the user, or of the dialects that have one, if they agree.
+fn stop_signal(given: Option<&str>, dialects: &[Dialect]) -> Result<Option<Signal>, Error> {
+    if let Some(name) = given {
         let signal = signals::signal_by_name(name);
         return signal
             .map(Some)
             .ok_or_else(|| invalid("--stop-signal", name, "no such signal (write TERM, QUIT, INT or USR1)"));
     }
-    // Its own clients trap USR2 alone; beside others it is one of several words
-    // for the sockets, and TERM is what most understand.
+    // Clients of einhorn handle USR2 only. If other dialects are given too, the program may be of
+    // any of them, and most handle TERM.
     if dialects == [Dialect::Einhorn] {
         return Ok(Some(Signal::SIGUSR2));
     }
@@ -341,10 +342,10 @@ fn stop_signal(said: Option<&str>, dialects: &[Dialect]) -> Result<Option<Signal
 
 /// How long a worker may take to stop, and how long one that acks by parent-term.
 fn stop_timeouts(
-    said: Option<String>,
+    given: Option<String>,
     dialects: &[Dialect],
 ) -> Result<(Option<Duration>, Option<Duration>), Error> {
-    if let Some(text) = said {
+    if let Some(text) = given {
         let timeout = timeout("--stop-timeout", &text)?;
         return Ok((timeout, timeout));
     }

@@ -1,4 +1,4 @@
-//! What each signal to us means, and why: the one table.
+//! The table of signals: what each signal that we get means.
 
 use crate::core::event::{Request, Token};
 use crate::error::Error;
@@ -14,9 +14,9 @@ pub enum Meaning {
     StartAlongside,
     /// Stop every worker, then exit.
     Stop,
-    /// The same without waiting.
+    /// Kill every worker, then exit.
     Kill,
-    /// Kill whatever is draining.
+    /// Kill the workers that drain.
     Hammer,
     /// Pass it, or another signal, on to ready workers.
     Forward(Signal),
@@ -28,15 +28,15 @@ pub enum Meaning {
     Suspend,
     /// Continue the workers.
     Resume,
-    /// Nothing.
+    /// It is ignored.
     Ignore,
 }
 
 /// The rows that a user finds in the manual, in its order.
 ///
-/// USR2 and HUP are what start_server, unicorn, nginx and systemd's reload use.
+/// USR2 and HUP are the signals that start_server, unicorn, nginx and systemd's reload use.
 /// USR1 and WINCH belong to the server (reopen logs, window size). TTIN, TTOU
-/// and ALRM are unicorn's and einhorn's words for more, fewer and hammer.
+/// and ALRM are unicorn's and einhorn's signals for more, fewer and hammer.
 pub const DEFAULTS: [(Signal, Meaning); 12] = [
     (Signal::SIGUSR2, Meaning::Upgrade),
     (Signal::SIGHUP, Meaning::Upgrade),
@@ -58,7 +58,7 @@ pub const DEFAULTS: [(Signal, Meaning); 12] = [
 const TERMINAL: [Signal; 6] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
-/// Signals whose meaning is the kernel's, or ours alone.
+/// Signals whose meaning is fixed, by the kernel or by us.
 const FIXED: [Signal; 8] = [
     Signal::SIGKILL,
     Signal::SIGSTOP,
@@ -96,13 +96,12 @@ impl Table {
         Ok(Table { rows })
     }
 
-    /// The signals to listen for: also those that mean nothing, since their
-    /// default would end us.
+    /// The signals to catch, also those that are ignored, because their default would end us.
     pub fn signals(&self) -> impl Iterator<Item = Signal> {
         self.rows.keys().copied()
     }
 
-    /// Whether `signal` means nothing.
+    /// Whether `signal` is ignored.
     pub fn ignores(&self, signal: Signal) -> bool {
         self.rows.get(&signal) == Some(&Meaning::Ignore)
     }

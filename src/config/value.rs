@@ -1,4 +1,4 @@
-//! Values of flags that are read alike wherever they stand.
+//! Values that several options have in common.
 
 use crate::error::Error;
 use std::time::Duration;

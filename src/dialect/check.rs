@@ -1,22 +1,21 @@
-//! What cannot be had: dialects that contradict each other, and listeners that a
-//! dialect cannot carry. It is asked before anything is bound.
+//! Checks, before anything is bound: dialects that exclude each other, and listeners that a dialect
+//! cannot pass.
 
 use super::{Dialect, Kind};
 
-/// A listener that is going to be: its address as it was written, and what it is.
+/// A listener that is not bound yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sketch {
     /// As the user wrote it.
     pub written: String,
-    /// What it will be.
+    /// The kind of its socket.
     pub kind: Kind,
 }
 
 /// The dialects that a comma-separated list names, in its order, each once.
 ///
 /// # Errors
-/// A message that names the word that is none, or two dialects that cannot be
-/// had together.
+/// A message that names the unknown dialect, or two dialects that exclude each other.
 pub fn dialects(list: &str) -> Result<Vec<Dialect>, String> {
     let mut dialects = Vec::new();
     for name in list.split(',') {
@@ -36,7 +35,7 @@ pub fn dialects(list: &str) -> Result<Vec<Dialect>, String> {
     }
 }
 
-/// Whether `dialects` can carry these listeners.
+/// Checks that `dialects` can pass these listeners.
 ///
 /// # Errors
 /// A message that names the dialect and the listener.
@@ -58,7 +57,7 @@ pub fn listeners(dialects: &[Dialect], listeners: &[Sketch]) -> Result<(), Strin
     Ok(())
 }
 
-/// Why the dialect cannot carry the listener.
+/// Why the dialect cannot pass the listener.
 fn refuses(dialect: Dialect, listener: &Sketch) -> Option<&'static str> {
     let written = listener.written.as_str();
     let path = matches!(listener.kind, Kind::Unix | Kind::UnixDatagram | Kind::UnixSeqpacket);

@@ -1,9 +1,9 @@
-//! Dialects: how listeners are spelled for a worker, and what else each
-//! convention brings. Pure; the descriptors themselves are placed by
-//! [`sys::child`](crate::sys::child), the channels made by [`ack`](crate::ack).
+//! Dialects: the conventions by which a worker is told its listeners. Pure;
+//! [`sys::child`](crate::sys::child) places the descriptors, and [`ack`](crate::ack) makes the ack
+//! channels.
 //!
-//! Here is what each dialect is and wants; [`spell`] writes its variables,
-//! [`wire`] the two binary messages, [`check`] refuses what cannot be had.
+//! This file has the properties of each dialect; [`spell`] makes the variables, [`wire`] the two
+//! binary messages, and [`check`] refuses what a dialect cannot pass.
 
 pub mod check;
 pub mod spell;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// The first descriptor of a listener (SD_LISTEN_FDS_START).
 pub const FIRST_FD: i32 = 3;
-/// The same beside tableflip, whose pipes are 3 and 4.
+/// The first descriptor of a listener with tableflip, whose pipes are 3 and 4.
 const FIRST_FD_AFTER_PIPES: i32 = 5;
 
 /// The real-time signal by which a goagain program says that it is ready: 37,
@@ -61,7 +61,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Each of them, in the order of the manual.
+    /// Every dialect, in the order of the manual.
     pub const ALL: [Dialect; 17] = [
         Dialect::ListenFds,
         Dialect::Einhorn,
@@ -82,7 +82,7 @@ impl Dialect {
         Dialect::Stdin,
     ];
 
-    /// Its word on the command line.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Dialect::ListenFds => "listen-fds",
@@ -124,19 +124,17 @@ impl Dialect {
         }
     }
 
-    /// How long its programs may take to stop by their own timeout; None where
-    /// they have none of note.
+    /// How long its programs take to stop by their own timeout; None where it is unknown or short.
     pub fn stop_timeout(self) -> Option<Duration> {
         match self {
-            // Its TerminateTimeout is 30 s, endless' hammer falls after 60 s.
+            // overseer's TerminateTimeout is 30 s; endless ends its requests after 60 s.
             Dialect::Overseer => Some(Duration::from_secs(31)),
             Dialect::Endless => Some(Duration::from_secs(61)),
             _ => None,
         }
     }
 
-    /// Whether its programs need the listeners to be non-blocking and do not see
-    /// to that themselves.
+    /// Whether its programs need non-blocking listeners and do not set that themselves.
     pub fn nonblock(self) -> bool {
         self == Dialect::Nginx
     }
@@ -146,8 +144,8 @@ impl Dialect {
         matches!(self, Dialect::ListenerJson | Dialect::Goagain | Dialect::Crank | Dialect::Stdin)
     }
 
-    /// Whether its variables without a listener would deceive a program; the
-    /// others let it ack all the same.
+    /// Whether its variables mislead a program that is given no listener; those of the others let
+    /// it ack without one.
     fn needs_listener(self) -> bool {
         !matches!(
             self,
@@ -174,7 +172,7 @@ impl Dialect {
     }
 }
 
-/// What sort of socket a listener is.
+/// The kind of socket that a listener is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A stream of IP.
@@ -189,7 +187,7 @@ pub enum Kind {
     UnixSeqpacket,
 }
 
-/// A listener as far as a dialect spells it.
+/// A listener, as a dialect describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exported<'a> {
     /// Its name.
@@ -199,14 +197,13 @@ pub struct Exported<'a> {
     /// Its address as the user wrote it, with the real port: `:5001`,
     /// `localhost:5001`. Programs that compare texts compare with this one.
     pub written: &'a str,
-    /// What it is.
+    /// The kind of its socket.
     pub kind: Kind,
-    /// Its address, if it is one of IP.
+    /// Its IP address, if it has one.
     pub inet: Option<SocketAddr>,
 }
 
-/// The number of the first listener for these dialects; None where descriptor 0
-/// is all that there is.
+/// The number of the first listener for these dialects; None where only descriptor 0 is used.
 pub fn first_listener(dialects: &[Dialect]) -> Option<i32> {
     if dialects.is_empty() || dialects == [Dialect::Stdin] {
         return None;
@@ -215,8 +212,8 @@ pub fn first_listener(dialects: &[Dialect]) -> Option<i32> {
     Some(if pipes { FIRST_FD_AFTER_PIPES } else { FIRST_FD })
 }
 
-/// Variables of any dialect that must not reach a worker from outside: they
-/// would tell it about sockets, or a parent, that it does not have.
+/// Whether a variable of some dialect must not be inherited by a worker: it would describe sockets,
+/// or a parent, that the worker does not have.
 pub fn is_foreign(variable: &[u8]) -> bool {
     const NAMES: [&[u8]; 18] = [
         b"NOTIFY_FD",
@@ -254,8 +251,8 @@ pub fn is_foreign(variable: &[u8]) -> bool {
     named || is_ours(variable)
 }
 
-/// Variables that we alone set: no file and no option may take a worker's
-/// sockets away from it.
+/// Whether only we may set a variable: no file and no option may override it, because the worker
+/// would lose its sockets.
 pub fn is_ours(variable: &[u8]) -> bool {
     const NAMES: [&[u8]; 7] = [
         b"LISTEN_PID",

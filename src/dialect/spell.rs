@@ -1,25 +1,25 @@
-//! The variables of each dialect. Those of its ack channel come from
-//! [`ack`](crate::ack), and LISTEN_PID and LISTEN_PIDFDID, which only the
-//! worker's own process can know, are written after the fork.
+//! The environment variables of each dialect. Those of its ack channel come from
+//! [`ack`](crate::ack). LISTEN_PID and LISTEN_PIDFDID are known only in the worker's own process,
+//! and are written after the fork.
 
 use super::{Dialect, Exported, GOAGAIN_SIGNAL, Kind, first_listener};
 
-/// What a dialect tells beside the listeners.
+/// What a dialect needs to know beside the listeners.
 #[derive(Debug, Clone, Copy)]
 pub struct Start<'a> {
     /// Our process id: the parent that some programs look for.
     pub supervisor: u32,
     /// The generation of the worker.
     pub generation: u32,
-    /// Its place.
+    /// Its slot.
     pub slot: u32,
     /// Our name, or the base name of COMMAND.
     pub name: &'a str,
-    /// Where the program lies.
+    /// The path of the program.
     pub program: &'a str,
     /// SHA-1 of the program's file, in hexadecimal.
     pub binary_id: &'a str,
-    /// The names of what earlier workers have stored: after the listeners.
+    /// The names of the stored descriptors, which follow the listeners.
     pub stored: &'a [String],
 }
 
@@ -30,7 +30,7 @@ type Variables = Vec<(String, String)>;
 pub fn environment(dialects: &[Dialect], listeners: &[Exported], start: &Start) -> Variables {
     let first = first_listener(dialects).unwrap_or(0);
     let numbered: Vec<(i32, Exported)> = (first..).zip(listeners.iter().copied()).collect();
-    dialects.iter().flat_map(|&dialect| spell(dialect, &numbered, start)).collect()
+    dialects.iter().flat_map(|&dialect| variables_of(dialect, &numbered, start)).collect()
 }
 
 /// The value of GRACEFUL_RUN_LISTENERS: `name=address`, separated by spaces.
@@ -40,11 +40,11 @@ pub fn listener_list(listeners: &[Exported]) -> String {
     pairs.join(" ")
 }
 
-fn spell(dialect: Dialect, listeners: &[(i32, Exported)], start: &Start) -> Variables {
+fn variables_of(dialect: Dialect, listeners: &[(i32, Exported)], start: &Start) -> Variables {
     let count = listeners.len();
     let numbers = |separator: &str| joined(listeners, separator, |number, _| number.to_string());
     match dialect {
-        // A reader takes LISTEN_FDS=0 for an error.
+        // Programs take LISTEN_FDS=0 for an error.
         Dialect::ListenFds | Dialect::Crank | Dialect::Shellflip if count + start.stored.len() == 0 => {
             Vec::new()
         }
@@ -59,7 +59,7 @@ fn spell(dialect: Dialect, listeners: &[(i32, Exported)], start: &Start) -> Vari
             ("SERVER_STARTER_PORT", joined(listeners, ";", server_starter_pair)),
             ("SERVER_STARTER_GENERATION", start.generation.to_string()),
         ]),
-        // It numbers sockets by this order; of one alone it knows the number.
+        // endless numbers its sockets in this order, and knows the number of a single one.
         Dialect::Endless if count > 1 => pairs([
             ("ENDLESS_CONTINUE", "1".into()),
             ("ENDLESS_SOCKET_ORDER", joined(listeners, ",", |_, listener| listener.written.into())),
@@ -69,7 +69,7 @@ fn spell(dialect: Dialect, listeners: &[(i32, Exported)], start: &Start) -> Vari
             ("OVERSEER_IS_SLAVE", "1".into()),
             ("OVERSEER_NUM_FDS", count.to_string()),
             ("OVERSEER_SLAVE_ID", start.generation.to_string()),
-            // The same two by the names that its newest release looks for first.
+            // The same two, by the names that its newest release reads first.
             ("OVERSEER_IS_WORKER", "1".into()),
             ("OVERSEER_WORKER_ID", start.generation.to_string()),
             ("OVERSEER_BIN_ID", start.binary_id.into()),
@@ -105,8 +105,8 @@ fn joined(listeners: &[(i32, Exported)], separator: &str, text: impl Fn(i32, &Ex
     texts.join(separator)
 }
 
-/// EINHORN_FDS is read by programs of before einhorn 1.0, EINHORN_FD_FAMILY_n by
-/// those that cannot ask the socket.
+/// Programs older than einhorn 1.0 read EINHORN_FDS; those that cannot ask the socket for its
+/// family read EINHORN_FD_FAMILY_n.
 fn einhorn(listeners: &[(i32, Exported)], start: &Start) -> Variables {
     let mut variables = pairs([
         ("EINHORN_MASTER_PID", start.supervisor.to_string()),
@@ -126,7 +126,7 @@ fn einhorn(listeners: &[(i32, Exported)], start: &Start) -> Variables {
     variables
 }
 
-/// start_server spells a port as it was given to it: alone where no host was.
+/// start_server writes an address as it was given: the port alone if no host was given.
 fn server_starter_pair(number: i32, listener: &Exported) -> String {
     let written = match listener.inet {
         Some(_) => listener.written.strip_prefix(':').unwrap_or(listener.written),
@@ -135,7 +135,7 @@ fn server_starter_pair(number: i32, listener: &Exported) -> String {
     format!("{written}={number}")
 }
 
-/// php-fpm knows a socket by its address in numbers, without brackets.
+/// php-fpm identifies a socket by its numeric address, without brackets.
 fn php_fpm_pair(number: i32, listener: &Exported) -> String {
     match listener.inet {
         Some(inet) => format!("{}:{}={number}", inet.ip(), inet.port()),
@@ -143,7 +143,7 @@ fn php_fpm_pair(number: i32, listener: &Exported) -> String {
     }
 }
 
-/// `PUMA_INHERIT_n=fd:url`, where the url is that of puma's own `bind`.
+/// `PUMA_INHERIT_n=fd:url`, with the url of puma's own `bind`.
 fn puma(listeners: &[(i32, Exported)]) -> Variables {
     let url = |listener: &Exported| match listener.inet {
         Some(_) if listener.written.starts_with(':') => format!("tcp://{}", listener.address),
@@ -161,12 +161,12 @@ fn listener_json(number: i32, listener: &Exported) -> String {
     format!(r#"{{"addr":{addr},"fd":{number},"filename":{name}}}"#)
 }
 
-/// The name that Go gives to the file of a listener.
+/// The file name that Go gives to a listener.
 fn go_name(listener: &Exported) -> String {
     format!("{}:{}->", network(listener.kind), listener.address)
 }
 
-/// What Go calls the network of such a socket.
+/// The name of the network in Go.
 pub(super) fn network(kind: Kind) -> &'static str {
     match kind {
         Kind::Tcp => "tcp",
@@ -177,7 +177,7 @@ pub(super) fn network(kind: Kind) -> &'static str {
     }
 }
 
-/// RFC 8259: what may not stand in a string is escaped.
+/// A JSON string (RFC 8259).
 fn json_string(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {

@@ -1,10 +1,10 @@
-//! The two dialects that name their listeners in a message on a pipe.
+//! The messages of the two dialects that list their listeners on a pipe: tableflip and ecdysis.
 
 use super::spell::network;
 use super::{Exported, Kind};
 use std::net::SocketAddr;
 
-/// What tableflip decodes on descriptor 4: Go's gob encoding of `[][]string`,
+/// The message that tableflip reads on descriptor 4: Go's gob encoding of `[][]string`,
 /// one `{kind, network, address}` a descriptor from 5 on. The address is a key
 /// that it compares as text with that of its own Listen.
 pub fn tableflip_names(listeners: &[Exported]) -> Vec<u8> {
@@ -47,7 +47,7 @@ fn gob_number(message: &mut Vec<u8>, number: u64) {
     message.extend(bytes);
 }
 
-/// What ecdysis decodes: bincode of its list of descriptors and addresses, which
+/// The message that ecdysis reads: bincode of its list of descriptors and addresses, which
 /// it compares with those that it is to listen on. `first` is the number of the
 /// first listener.
 pub fn ecdysis_listeners(listeners: &[Exported], first: i32) -> Vec<u8> {

@@ -1,12 +1,11 @@
-//! `--capture-stderr`: what a worker wrote last, for those who ask why it failed.
+//! `--capture-stderr`: keeps the last lines that a worker wrote, for the message of its failure.
 //!
-//! Its stderr is then a pipe of ours. A thread copies what comes to our own stderr
-//! and keeps the last lines of each worker. As long as our stderr takes nothing the
-//! thread waits, the pipes fill, and workers that write wait with it: as they
-//! would if they wrote there themselves. The loop never does.
+//! The worker's stderr is then a pipe of ours. A thread copies it to our own stderr and keeps the
+//! last lines of each worker. While our stderr blocks, the thread waits, the pipes fill, and
+//! workers that write wait, as they would if they wrote there themselves. The loop never waits.
 //!
-//! A pipe is read until its last writer has gone, which may be a process that the
-//! worker left behind: to close it before would kill that one as it writes.
+//! A pipe is read until its last writer has closed it, which may be an orphan of the worker: an
+//! earlier close would kill the orphan when it writes (SIGPIPE).
 
 use crate::core::event::WorkerId;
 use crate::error::{Error, reason};
@@ -29,22 +28,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Lines that are kept of a worker.
+/// The number of lines that are kept of a worker.
 const LINES: usize = 20;
-/// What is kept of those that have gone while our stderr takes nothing.
+/// The most bytes that wait for our stderr, while it blocks.
 const MOST_WAITING: usize = 256 << 10;
-/// Bytes of a line that are kept.
+/// The most bytes of a line that are kept.
 const LONGEST: usize = 1024;
-/// What is read at once.
+/// The most bytes of one read(2).
 const CHUNK: usize = 16 << 10;
-/// What a pipe holds: pipe(7).
+/// The capacity of a pipe: pipe(7).
 const PIPE: usize = 64 << 10;
-/// What is written at once: PIPE_BUF, which a pipe takes whole and, where there is
-/// room at all, at once.
+/// The bytes of one write(2): PIPE_BUF, which a pipe takes whole, and does not block on once
+/// poll(2) reports room.
 const PIECE: usize = 4096;
-/// How long the last of it may take to be written at our end.
+/// How long writing the rest may take when we exit.
 const FLUSH: Duration = Duration::from_secs(1);
-/// The wake-up's key; no worker has it.
+/// The key of the wake-up in the epoll set; no worker has it.
 const WAKE: u64 = u64::MAX;
 
 /// The pipes, and the thread that reads them.
@@ -64,16 +63,16 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Table {
     sources: BTreeMap<u32, Source>,
-    /// Read, and not written to our stderr.
+    /// Bytes that were read and not yet written to our stderr.
     waiting: Vec<u8>,
-    /// Bytes for which there was no room.
+    /// The number of bytes for which there was no room.
     lost: usize,
-    /// We end: whatever is in the pipes is written, and that is all.
+    /// We exit: the thread writes what is in the pipes, and ends.
     ends: bool,
 }
 
 impl Table {
-    /// Keeps this for our stderr, as far as there is room.
+    /// Keeps `text` for our stderr, as far as there is room.
     fn keep(&mut self, text: &[u8]) {
         let (kept, lost) = text.split_at(text.len().min(MOST_WAITING.saturating_sub(self.waiting.len())));
         self.waiting.extend(kept);
@@ -84,23 +83,22 @@ impl Table {
 /// The stderr of one worker.
 #[derive(Debug, Default)]
 struct Source {
-    /// None once its last writer has gone.
+    /// None once its last writer has closed it.
     pipe: Option<OwnedFd>,
     ring: Ring,
-    /// Nobody will ask any more.
+    /// The worker has ended: its lines are not asked for any more.
     forgotten: bool,
 }
 
-/// The last lines of what has been pushed.
+/// The last lines of a text that comes in pieces.
 #[derive(Debug, Default)]
 struct Ring {
     lines: VecDeque<Vec<u8>>,
-    /// The last of them has not ended.
+    /// Whether the last line has not ended.
     open: bool,
 }
 
-/// The pipes on their way through an execve(2), with what was read and not yet
-/// written.
+/// The pipes across an execve(2), with what was read and not yet written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     sources: Vec<SavedSource>,
@@ -120,22 +118,22 @@ impl Capture {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When there is no epoll, no eventfd or no thread to be had.
-    pub fn start(rest: &Quiesce) -> Result<Capture, Error> {
+    /// When the epoll set, the eventfd or the thread cannot be created.
+    pub fn start(quiesce: &Quiesce) -> Result<Capture, Error> {
         let failed = |error: io::Error| Error::cannot("capture stderr", reason(&error));
         let shared = Shared::new().map_err(failed)?;
         let (finish, finished) = bounded(1);
-        let (reader, rest) = (Arc::clone(&shared), rest.clone());
+        let (reader, quiesce) = (Arc::clone(&shared), quiesce.clone());
         let thread = std::thread::Builder::new().name("stderr".into()).stack_size(128 * 1024);
-        thread.spawn(move || reader.copy(&rest, &finish)).map_err(failed)?;
+        thread.spawn(move || reader.copy(&quiesce, &finish)).map_err(failed)?;
         Ok(Capture { shared, finished })
     }
 
-    /// A pipe for the stderr of a worker that is about to start as `identity`: our
-    /// end and its own. It belongs to that user, for servers open /dev/stderr anew.
+    /// A pipe for the stderr of a worker that starts as `identity`: our end and its end. It belongs
+    /// to that user, because servers open /dev/stderr again.
     ///
     /// # Errors
-    /// pipe2(2)'s and fchown(2)'s.
+    /// As pipe2(2) and fchown(2).
     pub fn pipe(identity: Option<&Identity>) -> io::Result<(OwnedFd, OwnedFd)> {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
         fcntl(&ours, F_SETFL(OFlag::O_NONBLOCK))?;
@@ -145,7 +143,7 @@ impl Capture {
         Ok((ours, theirs))
     }
 
-    /// Reads this pipe from now on.
+    /// Has the thread read this pipe.
     ///
     /// # Errors
     /// When the kernel cannot watch another descriptor.
@@ -161,7 +159,7 @@ impl Capture {
     pub fn last_lines(&self, id: WorkerId) -> Vec<String> {
         let mut table = self.shared.table();
         let Some(source) = table.sources.get_mut(&id.0) else { return Vec::new() };
-        let (rest, _) = source.rest();
+        let (rest, _) = source.read_all();
         let lines = source.ring.lines();
         if !rest.is_empty() {
             table.keep(&rest);
@@ -170,7 +168,7 @@ impl Capture {
         lines
     }
 
-    /// Lists the descriptors and writes down the rest, for an execve(2).
+    /// Lists the descriptors and copies the other values, for an execve(2).
     ///
     /// # Errors
     /// As [`FdTransfer::add`].
@@ -185,7 +183,7 @@ impl Capture {
         Ok(Saved { sources, waiting: table.waiting.clone() })
     }
 
-    /// Goes on with what was there.
+    /// Restores the pipes and lines after an execve(2).
     pub fn restore(&self, saved: Saved, fds: &mut InheritedFds) {
         let mut table = self.shared.table();
         for SavedSource { id, pipe, lines, open, forgotten } in saved.sources {
@@ -202,13 +200,13 @@ impl Capture {
         let _ = self.shared.wake.write(1);
     }
 
-    /// Forgets the lines of a worker that has gone.
+    /// Forgets the lines of a worker that has ended.
     pub fn forget(&self, id: WorkerId) {
         let mut table = self.shared.table();
         let Some(source) = table.sources.get_mut(&id.0) else { return };
         source.forgotten = true;
-        // While our stderr takes nothing, the thread does not come to it.
-        let (rest, ended) = source.rest();
+        // While our stderr blocks, the thread does not read this pipe.
+        let (rest, ended) = source.read_all();
         if let Some(pipe) = source.pipe.take_if(|_| ended) {
             let _ = self.shared.epoll.delete(&pipe);
         }
@@ -241,7 +239,7 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn copy(&self, rest: &Quiesce, finish: &Sender<()>) {
+    fn copy(&self, quiesce: &Quiesce, finish: &Sender<()>) {
         let mut events = [EpollEvent::empty(); 32];
         loop {
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
@@ -250,10 +248,10 @@ impl Shared {
                 Err(error) => return log::error!("cannot capture stderr any more: {error}"),
             };
             for event in events.iter().take(count) {
-                let busy = rest.activity();
+                let active = quiesce.activity();
                 let ends = self.take(event.data());
-                drop(busy);
-                self.write(rest);
+                drop(active);
+                self.write(quiesce);
                 if ends {
                     let _ = finish.send(());
                     return;
@@ -262,14 +260,14 @@ impl Shared {
         }
     }
 
-    /// Takes what this pipe has; true if we end.
+    /// Reads the pipe with this key; true if we exit.
     fn take(&self, key: u64) -> bool {
         let mut table = self.table();
         let Table { sources, waiting, ends, .. } = &mut *table;
         if key == WAKE {
             let _ = self.wake.read();
             if *ends {
-                sources.values_mut().for_each(|source| waiting.extend(source.rest().0));
+                sources.values_mut().for_each(|source| waiting.extend(source.read_all().0));
             }
             return *ends;
         }
@@ -277,8 +275,8 @@ impl Shared {
         let Some(source) = sources.get_mut(&id) else { return false };
         let ended = source.read(CHUNK, waiting);
         if let Some(pipe) = source.pipe.take_if(|_| ended) {
-            // A child between its fork and its exec may hold a copy, which would
-            // keep the closed descriptor in the epoll set.
+            // A copy in a child between fork and exec would keep the closed descriptor in the
+            // epoll set.
             let _ = self.epoll.delete(&pipe);
         }
         if ended && source.forgotten {
@@ -287,19 +285,18 @@ impl Shared {
         false
     }
 
-    /// Writes what waits to our stderr, as long as somebody reads it: piece by piece,
-    /// so that none is half written when the thread comes to rest. The lock is not
-    /// kept meanwhile.
-    fn write(&self, rest: &Quiesce) {
+    /// Writes what waits to our stderr. It does so in pieces, so that none is half written when
+    /// the thread has to pause. The lock is released meanwhile.
+    fn write(&self, quiesce: &Quiesce) {
         let stderr = io::stderr();
         while !self.table().waiting.is_empty() {
             let _ = poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
-            let _busy = rest.activity();
+            let _active = quiesce.activity();
             let piece: Vec<u8> = self.table().waiting.iter().take(PIECE).copied().collect();
             let written = match write(&stderr, &piece) {
                 Ok(length) => length,
                 Err(Errno::EINTR | Errno::EAGAIN) => 0,
-                // Nobody reads it.
+                // Our stderr is closed, or its reader is.
                 Err(_) => piece.len(),
             };
             self.table().waiting.drain(..written);
@@ -312,8 +309,8 @@ impl Shared {
 }
 
 impl Source {
-    /// Everything that the pipe holds at this moment, and whether that is all.
-    fn rest(&mut self) -> (Vec<u8>, bool) {
+    /// Everything that the pipe holds at this moment, and whether its last writer has closed it.
+    fn read_all(&mut self) -> (Vec<u8>, bool) {
         let mut text = Vec::new();
         while text.len() <= PIPE {
             let before = text.len();
@@ -327,7 +324,7 @@ impl Source {
         (text, false)
     }
 
-    /// Appends at most so much of the pipe; true if there will be no more.
+    /// Appends at most this many bytes of the pipe; true if its last writer has closed it.
     fn read(&mut self, most: usize, text: &mut Vec<u8>) -> bool {
         let Some(pipe) = &self.pipe else { return true };
         let mut chunk = vec![0; most];

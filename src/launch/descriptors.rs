@@ -1,5 +1,5 @@
-//! The numbers that a worker is given: listeners from where their dialect wants
-//! them, then what the user names. They are checked before anything is bound.
+//! The numbers of the descriptors that a worker is given: the listeners, from the first number of
+//! their dialect on, then those that the user names. They are checked before anything is bound.
 
 use super::Surroundings;
 use crate::config::Config;
@@ -11,14 +11,14 @@ use crate::sys::fd;
 use log::warn;
 use std::collections::BTreeSet;
 
-/// Every number that a worker is given must be given once.
+/// Opens the listeners, after checking that every number is given to the worker once.
 ///
 /// # Errors
-/// [`Error::Usage`] for a number that is given twice; whatever keeps a listener
-/// from being opened.
-pub fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listeners, Error> {
+/// [`Error::Usage`] for a number that is given twice; the error of a listener that cannot be
+/// opened.
+pub fn open_listeners(config: &Config, surroundings: &Surroundings) -> Result<Listeners, Error> {
     let variable = |name: &str| {
-        around.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
+        surroundings.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     };
     let upstream = Upstream::read(
         variable("LISTEN_PID"),
@@ -39,8 +39,8 @@ pub fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listener
         None => FIRST_FD,
     };
     let mut taken = BTreeSet::new();
-    let asked = config.acks.fd_number.into_iter().chain(config.worker.pass_fds.iter().copied());
-    for number in asked {
+    let numbers = config.acks.fd_number.into_iter().chain(config.worker.pass_fds.iter().copied());
+    for number in numbers {
         if number < end || !taken.insert(number) {
             return Err(Error::Usage(format!(
                 "descriptor {number} cannot be given to the worker twice (0 to {} are taken by the standard streams and the listeners)",
@@ -59,5 +59,5 @@ pub fn open_listeners(config: &Config, around: &Surroundings) -> Result<Listener
     {
         return Err(Error::Usage("--ack accepting needs a listener to look for (give one with -b)".into()));
     }
-    Listeners::open(upstream, &config.binds, &around.directory, config.policy.workers, &config.dialects)
+    Listeners::open(upstream, &config.binds, &surroundings.directory, config.policy.workers, &config.dialects)
 }

@@ -1,5 +1,5 @@
-//! A worker's environment: ours, less what must not pass, then the user's files
-//! and words. Files are read here, so at every start.
+//! A worker's environment: our own without the variables that must not be inherited, then the
+//! user's files and `--env`. The files are read at every start.
 
 use crate::config::Environment;
 use crate::dialect;
@@ -15,7 +15,7 @@ use std::path::Path;
 /// Variables by name.
 pub type Variables = BTreeMap<OsString, OsString>;
 
-/// For `#[serde(with)]`: a list, since a name need not be UTF-8.
+/// For `#[serde(with)]`: a list of pairs, because names need not be UTF-8.
 pub(super) mod pairs {
     use crate::launch::environment::Variables;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -30,15 +30,15 @@ pub(super) mod pairs {
     }
 }
 
-/// What the dynamic loader, the C library and shells read, and a program that
-/// runs as somebody else should not find by accident (sudo's list).
+/// Variables that the dynamic loader, the C library and shells read, and that a program of
+/// another user should not inherit by accident (sudo's list).
 fn is_unsafe_across_users(variable: &[u8]) -> bool {
     const NAMES: [&[u8]; 7] = [b"BASH_ENV", b"ENV", b"IFS", b"TMPDIR", b"GCONV_PATH", b"LOCPATH", b"NLSPATH"];
     NAMES.contains(&variable) || variable.starts_with(b"LD_") || variable.starts_with(b"MALLOC_")
 }
 
-/// The variables of a worker, before those of its dialect. `ours` is what we
-/// were started with; `base` is where relative paths begin.
+/// The variables of a worker, before those of its dialect. `ours` is our own environment, and
+/// relative paths begin at `base`.
 ///
 /// # Errors
 /// A message that names the file and the line.

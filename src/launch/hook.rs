@@ -1,10 +1,10 @@
-//! What a hook of the user's is told about the event for which it runs.
+//! What a hook is told about the event for which it runs.
 
 use crate::config::hooks::Occasion;
 use crate::core::event::{Generation, Slot};
 use serde::{Deserialize, Serialize};
 
-/// What hooks are told, in variables.
+/// The event, as the variables of a hook describe it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HookContext {
     /// The event.

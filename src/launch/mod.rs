@@ -1,6 +1,6 @@
-//! What a worker is started from: the program, the directory and the
-//! environment, looked up anew at every start, so that a switched symlink, a
-//! renamed-over binary and changed settings are picked up.
+//! What a worker is started from: the program, the directory and the environment. They are read
+//! again at every start, so that a symlink that was switched, a binary that was replaced and
+//! settings that were changed take effect.
 
 pub mod capture;
 pub mod descriptors;
@@ -31,24 +31,24 @@ use std::sync::Arc;
 use crate::reexec::fd_transfer::path;
 use serde::{Deserialize, Serialize};
 
-/// Where PATH is not set, execvp(3) looks here.
+/// The search path of execvp(3) where PATH is not set.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// What runs a command of the user's own.
+/// The shell that runs hooks and checks.
 pub const SHELL: &str = "/bin/sh";
 
-/// What was around us when we were started.
+/// The directory and the environment in which we were started.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
-    /// The directory as the user sees it, symlinks and all.
+    /// The directory by the path that the user sees, with its symlinks.
     pub directory: PathBuf,
     /// Our environment.
     pub environment: Vec<(OsString, OsString)>,
 }
 
 impl Surroundings {
-    /// Looks around. $PWD is believed only if it is the directory that we are
-    /// in; a directory that has been deleted is `/`.
+    /// Reads both. $PWD is used only if it is the current directory; a directory that has been
+    /// deleted counts as `/`.
     pub fn look() -> Surroundings {
         let logical = std::env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute());
         let same = |path: &PathBuf| match (fs::metadata(path), fs::metadata(".")) {
@@ -63,22 +63,22 @@ impl Surroundings {
     }
 }
 
-/// One reading of everything that a start depends on.
+/// The program, directory and environment of a start, as they were read at one time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Reading {
-    program: Place,
-    directory: Place,
+    program: ResolvedPath,
+    directory: ResolvedPath,
     #[serde(with = "environment::pairs")]
     environment: Variables,
-    /// The command, where it is not as the user wrote it.
+    /// The command, if it differs from what the user wrote.
     command: Option<Vec<OsString>>,
-    /// What it is executed from, where its name leads to another file by now.
+    /// The file that is executed, if its path leads to another file by now.
     #[serde(skip)]
     image: Option<Arc<OwnedFd>>,
     pins: Option<Pins>,
 }
 
-/// What there was at the time of a reading, so that it can be started once more.
+/// The files of a reading, kept so that the same can be started once more.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Pins {
     program: Program,
@@ -86,12 +86,12 @@ struct Pins {
     environment: Vec<(OsString, Pinned)>,
 }
 
-/// A path as it is written, and what it led to when it was read.
+/// A path as it is written, and the file that it led to when it was read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Place {
+struct ResolvedPath {
     #[serde(with = "path")]
     logical: PathBuf,
-    /// Without links before the last name.
+    /// Without symlinks before the last component.
     #[serde(with = "path")]
     named: PathBuf,
     #[serde(with = "path")]
@@ -107,68 +107,72 @@ pub struct Refused {
     pub message: String,
 }
 
-impl Place {
-    fn new(logical: PathBuf) -> Place {
+impl ResolvedPath {
+    fn new(logical: PathBuf) -> ResolvedPath {
         let real = fs::canonicalize(&logical).unwrap_or_else(|_| logical.clone());
         let named = without_links(&logical).unwrap_or_else(|| real.clone());
-        Place { logical, named, real }
+        ResolvedPath { logical, named, real }
     }
 
-    /// What it led to at the time, by the name in use if that still leads there, in the same
-    /// directory; else by that name where it was.
-    fn as_before(&self) -> Place {
-        match Place::new(self.logical.clone()) {
+    /// A path to the file that it led to: the path as written if that still leads there through
+    /// the same directory; else the path without symlinks.
+    fn as_before(&self) -> ResolvedPath {
+        match ResolvedPath::new(self.logical.clone()) {
             same if same.real == self.real && same.named == self.named => same,
             _ if fs::canonicalize(&self.named).is_ok_and(|real| real == self.real) => {
-                Place { logical: self.named.clone(), ..self.clone() }
+                ResolvedPath { logical: self.named.clone(), ..self.clone() }
             }
-            _ => Place { logical: self.real.clone(), ..self.clone() },
+            _ => ResolvedPath { logical: self.real.clone(), ..self.clone() },
         }
     }
 }
 
 impl Reading {
-    /// Reads everything anew.
+    /// Reads everything as it is now.
     ///
     /// # Errors
     /// [`Refused`] when the program cannot be found or a file cannot be read.
     pub fn anew(
         worker: &config::Worker,
-        around: &Surroundings,
+        surroundings: &Surroundings,
         identity: Option<&Identity>,
     ) -> Result<Reading, Refused> {
-        let mut reading = Reading::of_hook(worker, around, identity)?;
+        let mut reading = Reading::of_hook(worker, surroundings, identity)?;
         let name = worker.command.first().map(OsString::as_os_str).unwrap_or_default();
         let path = reading.environment.get(OsStr::new("PATH"));
         let program = find(name, path, &reading.directory.logical, identity)?;
-        reading.program = Place::new(program);
+        reading.program = ResolvedPath::new(program);
         Ok(reading)
     }
 
-    /// The same for a command of the user's own, which sh runs: it may be there to
-    /// bring the program.
+    /// As [`anew`](Self::anew), for a hook, which the shell runs. The program of the workers is not
+    /// looked up, because the hook may be there to install it.
     ///
     /// # Errors
     /// [`Refused`] when a file cannot be read.
     pub fn of_hook(
         worker: &config::Worker,
-        around: &Surroundings,
+        surroundings: &Surroundings,
         identity: Option<&Identity>,
     ) -> Result<Reading, Refused> {
         let directory = match &worker.chdir {
-            Some(path) => around.directory.join(path),
-            None => around.directory.clone(),
+            Some(path) => surroundings.directory.join(path),
+            None => surroundings.directory.clone(),
         };
-        let mut environment =
-            environment::read(&worker.environment, &around.environment, identity, &around.directory)
-                .map_err(|message| Refused { refusal: Refusal::Other, message })?;
-        let said = worker.environment.set.iter().any(|(name, _)| name == "PWD");
-        if !worker.environment.clear && !said {
+        let mut environment = environment::read(
+            &worker.environment,
+            &surroundings.environment,
+            identity,
+            &surroundings.directory,
+        )
+        .map_err(|message| Refused { refusal: Refusal::Other, message })?;
+        let is_set = worker.environment.set.iter().any(|(name, _)| name == "PWD");
+        if !worker.environment.clear && !is_set {
             environment.insert("PWD".into(), directory.clone().into());
         }
         Ok(Reading {
-            program: Place::new(SHELL.into()),
-            directory: Place::new(directory),
+            program: ResolvedPath::new(SHELL.into()),
+            directory: ResolvedPath::new(directory),
             environment,
             command: None,
             image: None,
@@ -176,7 +180,7 @@ impl Reading {
         })
     }
 
-    /// Keeps what there is now, for [`Reading::as_before`].
+    /// Keeps the files as they are now, for [`as_before`](Self::as_before).
     pub fn pin(&mut self, command: &[OsString]) {
         let directory = &self.directory.real;
         let variables = self.environment.iter();
@@ -188,8 +192,8 @@ impl Reading {
         });
     }
 
-    /// The same program, arguments, directory and environment once more, even where names
-    /// lead elsewhere by now.
+    /// The same program, arguments, directory and environment, even where their paths lead to
+    /// other files by now.
     pub fn as_before(&self) -> Reading {
         let mut reading = Reading {
             program: self.program.as_before(),
@@ -209,10 +213,10 @@ impl Reading {
         reading
     }
 
-    /// The same, where all of it can be had.
+    /// As [`as_before`](Self::as_before), if none of it is lost.
     ///
     /// # Errors
-    /// [`Refused`], naming what is not as it was.
+    /// [`Refused`], naming the files that are lost.
     pub fn exactly(&self) -> Result<Reading, Refused> {
         let lost = self.lost();
         if lost.is_empty() {
@@ -230,8 +234,8 @@ impl Reading {
         })
     }
 
-    /// Files of it that are no longer what they were, and of which another start would
-    /// make what they are now.
+    /// Its files that have been changed or removed, so that another start would use what is there
+    /// now.
     pub fn lost(&self) -> Vec<PathBuf> {
         let Some(pins) = &self.pins else { return Vec::new() };
         let program = &self.program.real;
@@ -245,7 +249,7 @@ impl Reading {
         lost
     }
 
-    /// The files that a start is made of, for a comparison.
+    /// The files of a start, for comparison with another.
     pub fn files(&self) -> Vec<(PathBuf, Option<FileId>)> {
         let Some(pins) = &self.pins else { return Vec::new() };
         let program = (self.program.real.clone(), pins.program.file());
@@ -253,31 +257,31 @@ impl Reading {
         std::iter::once(program).chain(arguments).collect()
     }
 
-    /// The server writes to this file itself: that it changes says nothing.
+    /// Notes that the server itself writes to this file: that it changes is no reason for anything.
     pub fn is_written(&mut self, path: &Path) {
         if let Some(pins) = &mut self.pins {
             pins.arguments.iter_mut().for_each(|word| word.is_written(path));
         }
     }
 
-    /// The descriptor of the program, where it is kept open.
+    /// The descriptor of the program, if it is kept open.
     pub fn held(&self) -> Option<&Arc<OwnedFd>> {
         self.pins.as_ref()?.program.image()
     }
 
-    /// Goes on with a descriptor of the program that was kept over an execve(2).
+    /// Takes the descriptor of the program that was kept across an execve(2).
     pub fn hold(&mut self, image: OwnedFd) {
         if let Some(pins) = &mut self.pins {
             pins.program.hold(image);
         }
     }
 
-    /// The command and its arguments, where they are not as the user wrote them.
+    /// The command and its arguments, if they differ from what the user wrote.
     pub fn command(&self) -> Option<&[OsString]> {
         self.command.as_deref()
     }
 
-    /// What is to be executed in the place of what lies at [`Reading::program`].
+    /// The file to execute instead of the one at [`program`](Self::program).
     pub fn image(&self) -> Option<&Arc<OwnedFd>> {
         self.image.as_ref()
     }
@@ -287,7 +291,7 @@ impl Reading {
         &self.program.logical
     }
 
-    /// Where that path led.
+    /// The file that this path led to.
     pub fn real_program(&self) -> &Path {
         &self.program.real
     }
@@ -326,8 +330,8 @@ fn may_execute(file: &Path, identity: &Identity) -> bool {
     data.mode() & bits != 0
 }
 
-/// The program's path. One with a slash is left to execve(2) to judge; another
-/// is looked for in the worker's PATH.
+/// The program's path. A name with a slash is a path, which execve(2) will check; another is
+/// searched in the worker's PATH.
 fn find(
     name: &OsStr,
     path: Option<&OsString>,
@@ -339,7 +343,8 @@ fn find(
     }
     let default = OsString::from(DEFAULT_PATH);
     let path = path.unwrap_or(&default);
-    // What we may execute as root the worker may not: execvp(3) would go on.
+    // The worker may not be permitted to execute what we, as root, are. As execvp(3) does, the
+    // search then goes on.
     let mut found = which::which_in_all(name, Some(path), directory).into_iter().flatten();
     let first = found.next();
     let may = |file: &PathBuf| identity.is_none_or(|identity| may_execute(file, identity));

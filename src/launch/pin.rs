@@ -1,12 +1,11 @@
-//! What a start was made of, so that the same can be started once more when links and
-//! files are others by then.
+//! Keeps the files of a start, so that the same can be started again after symlinks were switched
+//! and files replaced.
 //!
-//! Contract: a path through symbolic links, in an argument or a variable, is followed
-//! once, when its generation is first started, and replaced by where it led if it leads
-//! elsewhere later. A native program is kept open: it can be executed although another
-//! file, or none, has its name by now (execveat(2)). A script cannot, for its interpreter
-//! opens it by its name; nor can a file that was written over, or one that an interpreter
-//! loads by itself. What cannot be had again is named.
+//! Contract: a path through symbolic links, in an argument or a variable, is resolved once, when
+//! its generation is first started, and replaced by the result if it leads elsewhere later. A
+//! native program is kept open: it can be executed (execveat(2)) even if another file, or none,
+//! has its name by now. A script cannot, because its interpreter opens it by name; nor can a file
+//! that was overwritten, or one that an interpreter loads by itself. Files that are lost are named.
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -22,10 +21,10 @@ use std::sync::Arc;
 
 use crate::reexec::fd_transfer::path;
 
-/// What lies there leads to another file in each process.
+/// Directories whose entries lead to another file in each process.
 const NOT_FILES: [&str; 3] = ["/dev", "/proc", "/sys"];
 
-/// A file as it was: by name it may be another one later.
+/// The identity and the state of a file, to recognise that it was replaced or changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileId {
     device: u64,
@@ -35,7 +34,7 @@ pub struct FileId {
 }
 
 impl FileId {
-    /// What `path` leads to; None where nothing is.
+    /// The file that `path` leads to; None if there is none.
     pub fn of(path: &Path) -> Option<FileId> {
         FileId::new(&fs::metadata(path).ok()?)
     }
@@ -48,20 +47,20 @@ impl FileId {
         Some(FileId {
             device: data.dev(),
             inode: data.ino(),
-            // That of a directory changes with its entries, which are not meant.
+            // Size and time of a directory change with its entries, which do not count.
             size: if data.is_file() { data.size() } else { 0 },
             modified: if data.is_file() { (data.mtime(), data.mtime_nsec()) } else { (0, 0) },
         })
     }
 }
 
-/// A path within a text, and what it led to.
+/// A path within a text, and the file that it led to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Pin {
-    /// Which part of the text it is.
+    /// The number of the part of the text.
     part: usize,
-    /// The same file without links before the last name, which a program may go by (a virtual
-    /// environment, a binary of many names).
+    /// The same file without symlinks before the last component. A program may depend on that
+    /// component (a virtual environment, a binary with several names).
     #[serde(with = "path")]
     named: PathBuf,
     #[serde(with = "path")]
@@ -77,12 +76,12 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// Follows the paths in `text`, relative ones from `directory`. `files` says whether
-    /// those that lead through no link are of interest too.
+    /// Resolves the paths in `text`, relative ones from `directory`. `files` says whether paths
+    /// without symlinks are kept too.
     pub fn new(text: &OsStr, directory: &Path, files: bool) -> Pinned {
         let pin = |(part, bytes): (usize, &[u8])| {
-            let (named, real) = follow(bytes, directory)?;
-            let through_links = real != plain(&directory.join(OsStr::from_bytes(bytes)));
+            let (named, real) = resolve(bytes, directory)?;
+            let through_links = real != normalised(&directory.join(OsStr::from_bytes(bytes)));
             let file = FileId::of(&real)?;
             let wanted = through_links || files && real.is_file();
             wanted.then_some(Pin { part, named, real, file })
@@ -96,10 +95,10 @@ impl Pinned {
         self.pins.is_empty()
     }
 
-    /// The text, in which what leads elsewhere by now is replaced by where it led, even if nothing
-    /// is there any more: what is elsewhere may be what has just been refused. A word without a
-    /// slash may be no path at all, and is left alone. `name` says that the last name of a path
-    /// is to stay, for the program goes by it.
+    /// The text, with each path that leads elsewhere by now replaced by the file that it led to,
+    /// even if that is gone: the other file may be the release that has just failed. A word
+    /// without a slash may be no path, and stays. `name` says that the last component of a path
+    /// stays, because the program depends on it.
     pub fn as_before(&self, directory: &Path, name: bool) -> OsString {
         let text = self.text.as_bytes();
         let mut written = Vec::with_capacity(text.len());
@@ -109,7 +108,7 @@ impl Pinned {
             written.extend_from_slice(&text[end..start]);
             end = start + bytes.len();
             let pin = self.pins.iter().find(|pin| pin.part == part && bytes.contains(&b'/'));
-            let now = follow(bytes, directory);
+            let now = resolve(bytes, directory);
             let before = pin.and_then(|pin| match &now {
                 Some((named, real)) if *named == pin.named && (name || *real == pin.real) => None,
                 _ if name || leads_to(&pin.named, &pin.real) => Some(&pin.named),
@@ -121,25 +120,25 @@ impl Pinned {
         OsString::from_vec(written)
     }
 
-    /// Files that are no longer what they were, and words that would be taken for others: a link
-    /// of that name leads elsewhere.
+    /// The files that were changed or removed, and the words without a slash that name a symlink
+    /// which leads elsewhere by now.
     pub fn lost(&self, directory: &Path) -> Vec<PathBuf> {
         let parts = parts(self.text.as_bytes());
         let lost = |pin: &Pin| {
             let word = parts.get(pin.part).filter(|part| !part.contains(&b'/'))?;
-            follow(word, directory).filter(|(_, real)| *real != pin.real)?;
+            resolve(word, directory).filter(|(_, real)| *real != pin.real)?;
             Some(directory.join(OsStr::from_bytes(word)))
         };
         let changed = |pin: &Pin| (FileId::of(&pin.real) != Some(pin.file)).then(|| pin.real.clone());
         self.pins.iter().filter_map(|pin| changed(pin).or_else(|| lost(pin))).collect()
     }
 
-    /// The server writes to this file itself: that it changes says nothing.
+    /// Forgets a file that the server itself writes to: a change of it does not count.
     pub fn is_written(&mut self, path: &Path) {
         self.pins.retain(|pin| pin.real != path);
     }
 
-    /// What the paths lead to, for a comparison.
+    /// The files that the paths led to, for comparison with another start.
     pub fn files(&self) -> impl Iterator<Item = (PathBuf, Option<FileId>)> {
         self.pins.iter().map(|pin| (pin.real.clone(), Some(pin.file)))
     }
@@ -156,9 +155,9 @@ fn parts(text: &[u8]) -> Vec<&[u8]> {
     value.split(|&byte| byte == b':').filter(|part| !part.is_empty()).collect()
 }
 
-/// Where a path leads, by its own last name and without any link; None if nothing is there, or
-/// it is no file that others can see.
-fn follow(bytes: &[u8], directory: &Path) -> Option<(PathBuf, PathBuf)> {
+/// The file that a path leads to: with its own last component, and without any symlink. None if
+/// there is none, or each process has its own.
+fn resolve(bytes: &[u8], directory: &Path) -> Option<(PathBuf, PathBuf)> {
     let path = directory.join(OsStr::from_bytes(bytes));
     if NOT_FILES.iter().any(|root| path.starts_with(root)) {
         return None;
@@ -167,7 +166,7 @@ fn follow(bytes: &[u8], directory: &Path) -> Option<(PathBuf, PathBuf)> {
     Some((without_links(&path).unwrap_or_else(|| real.clone()), real))
 }
 
-/// A path without links before its last name.
+/// A path without symlinks before its last component.
 pub fn without_links(path: &Path) -> Option<PathBuf> {
     Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?))
 }
@@ -177,7 +176,7 @@ fn leads_to(path: &Path, real: &Path) -> bool {
 }
 
 /// The path without `.` and doubled slashes.
-fn plain(path: &Path) -> PathBuf {
+fn normalised(path: &Path) -> PathBuf {
     path.components().collect()
 }
 
@@ -185,7 +184,7 @@ fn plain(path: &Path) -> PathBuf {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Program {
     file: Option<FileId>,
-    /// It is native code, and kept open. Not written down: a descriptor goes its own way.
+    /// The open file, if it is native code. Its descriptor is passed on separately.
     #[serde(skip)]
     image: Option<Arc<OwnedFd>>,
 }
@@ -198,12 +197,12 @@ impl Program {
         Program { file: FileId::of(real), image: image.map(Arc::new) }
     }
 
-    /// The descriptor to execute where the name leads to another file.
+    /// The descriptor to execute if the path leads to another file.
     pub fn image(&self) -> Option<&Arc<OwnedFd>> {
         self.image.as_ref()
     }
 
-    /// Goes on with a descriptor that was kept over an execve(2).
+    /// Takes the descriptor that was kept across an execve(2).
     pub fn hold(&mut self, image: OwnedFd) {
         self.image = Some(Arc::new(image));
     }
@@ -213,7 +212,7 @@ impl Program {
         FileId::of(path).is_some_and(|file| Some(file) == self.file)
     }
 
-    /// Whether what is kept open was written over.
+    /// Whether it was overwritten or, if it is not kept open, replaced.
     pub fn is_lost(&self, path: &Path) -> bool {
         match &self.image {
             Some(image) => FileId::of_descriptor(image) != self.file,
@@ -221,7 +220,7 @@ impl Program {
         }
     }
 
-    /// What it is, for a comparison.
+    /// Its identity, for comparison with another start.
     pub fn file(&self) -> Option<FileId> {
         self.file
     }

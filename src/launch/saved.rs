@@ -1,4 +1,4 @@
-//! What generations were started from, on its way through an execve(2).
+//! What the generations were started from, across an execve(2).
 
 use super::Reading;
 use crate::core::event::Generation;
@@ -12,7 +12,7 @@ use std::io;
 pub struct Saved(Vec<(Generation, Reading, Option<Fd>)>);
 
 impl Saved {
-    /// Lists the descriptors and writes down the rest.
+    /// Lists the descriptors and copies the other values.
     ///
     /// # Errors
     /// As [`FdTransfer::add`].

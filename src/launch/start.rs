@@ -1,4 +1,5 @@
-//! A reading, the listeners and the ack channels become one start.
+//! Makes the start of a worker, a check or a hook, from what was read, the listeners and the ack
+//! channels.
 
 use super::hook::HookContext;
 use super::{Reading, Refused, SHELL};
@@ -19,26 +20,26 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::Duration;
 
-/// What every start has in common.
+/// What all starts have in common.
 #[derive(Debug)]
 pub struct Common {
     /// As the user configured it.
     pub worker: config::Worker,
-    /// As whom it runs, if not as we do.
+    /// The user that it runs as, if it is not ours.
     pub identity: Option<Identity>,
     /// The listeners that are handed over.
     pub listeners: Listeners,
-    /// How they are spelled.
+    /// The dialects in which they are passed.
     pub dialects: Vec<Dialect>,
     /// `--name`
     pub name: Option<String>,
     /// Our control socket.
     pub control: Option<String>,
-    /// How often a worker has to say that it lives.
+    /// How often a worker has to send a watchdog ping.
     pub watchdog: Option<Duration>,
-    /// Workers bind their own sockets, and we hear of it.
+    /// Whether workers bind their own sockets and we see their system calls (`--adopt`).
     pub adopt: bool,
-    /// Workers execute themselves again, some of them by their first argument.
+    /// Whether workers start their own successors (`--follow`); some execute their first argument.
     pub follow: bool,
 }
 
@@ -68,9 +69,8 @@ impl Common {
         self.listeners.of(generation.0).map(|listener| listener.exported()).collect()
     }
 
-    /// The variables by which a worker knows its place, sorted out from those of
-    /// its dialect and channels because a check is given them too.
-    fn place(&self, generation: Generation, slot: Slot) -> Vec<(String, String)> {
+    /// The variables about ourselves, which checks and hooks are given too.
+    fn own_variables(&self, generation: Generation, slot: Slot) -> Vec<(String, String)> {
         let mut variables = vec![
             ("GRACEFUL_RUN_GENERATION".into(), generation.0.to_string()),
             ("GRACEFUL_RUN_SLOT".into(), slot.0.to_string()),
@@ -84,14 +84,14 @@ impl Common {
         variables
     }
 
-    /// Whether workers can be given what earlier ones have stored: LISTEN_FDS may
-    /// count more than the listeners.
+    /// Whether workers can be given descriptors that earlier ones have stored: only where
+    /// LISTEN_FDS may count more than the listeners.
     pub fn stores(&self) -> bool {
         let dialects = &self.dialects;
         dialects.contains(&Dialect::ListenFds) && !dialects.contains(&Dialect::Crank) && !self.follow
     }
 
-    /// The start of a worker, which is given what is `stored` after the listeners.
+    /// The start of a worker, which is given the `stored` descriptors after the listeners.
     ///
     /// # Errors
     /// [`Refused`] when the directory cannot be entered or a variable cannot be
@@ -106,7 +106,7 @@ impl Common {
         slot: Slot,
     ) -> Result<Launch, Refused> {
         let exported = self.exported(generation);
-        let mut variables = self.place(generation, slot);
+        let mut variables = self.own_variables(generation, slot);
         variables.push(("GRACEFUL_RUN_START".into(), id.0.to_string()));
         let names: Vec<String> = stored.iter().map(|(name, _)| name.clone()).collect();
         variables.extend(self.dialect_variables(reading, &exported, &names, generation, slot)?);
@@ -130,7 +130,7 @@ impl Common {
         if self.follow
             && let Some(name) = command.first_mut().filter(|name| !name.as_bytes().contains(&b'/'))
         {
-            // nginx does so without a look into PATH.
+            // nginx does so without searching PATH.
             *name = reading.program().into();
         }
         let mut launch = self.launch(reading, reading.program(), &command, variables)?;
@@ -177,8 +177,8 @@ impl Common {
         Ok(spell::environment(&self.dialects, listeners, &start))
     }
 
-    /// The start of the user's own check of the worker `pid`: by sh, in the
-    /// worker's environment, without its descriptors.
+    /// The start of the user's own check of the worker `pid`: a shell, in the worker's environment
+    /// but without its descriptors.
     ///
     /// # Errors
     /// As for a worker.
@@ -190,21 +190,21 @@ impl Common {
         slot: Slot,
         pid: i32,
     ) -> Result<Launch, Refused> {
-        let mut variables = self.place(generation, slot);
+        let mut variables = self.own_variables(generation, slot);
         variables.push(("GRACEFUL_RUN_WORKER".into(), pid.to_string()));
         self.shell(reading, command, variables)
     }
 
-    /// The start of a hook: as that of a check, and told what it is `about`.
+    /// The start of a hook, as of a check, with the variables of the `context`.
     ///
     /// # Errors
     /// As for a worker.
-    pub fn hook(&self, reading: &Reading, command: &str, about: &HookContext) -> Result<Launch, Refused> {
-        let mut variables = self.place(about.generation, about.slot.unwrap_or(Slot(0)));
-        variables.retain(|(name, _)| about.slot.is_some() || name != "GRACEFUL_RUN_SLOT");
-        variables.push(("GRACEFUL_RUN_EVENT".into(), about.occasion.name().into()));
-        let worker = about.worker.map(|pid| ("GRACEFUL_RUN_WORKER".into(), pid.to_string()));
-        let reason = about.reason.clone().map(|reason| ("GRACEFUL_RUN_REASON".into(), reason));
+    pub fn hook(&self, reading: &Reading, command: &str, context: &HookContext) -> Result<Launch, Refused> {
+        let mut variables = self.own_variables(context.generation, context.slot.unwrap_or(Slot(0)));
+        variables.retain(|(name, _)| context.slot.is_some() || name != "GRACEFUL_RUN_SLOT");
+        variables.push(("GRACEFUL_RUN_EVENT".into(), context.occasion.name().into()));
+        let worker = context.worker.map(|pid| ("GRACEFUL_RUN_WORKER".into(), pid.to_string()));
+        let reason = context.reason.clone().map(|reason| ("GRACEFUL_RUN_REASON".into(), reason));
         variables.extend(worker.into_iter().chain(reason));
         self.shell(reading, command, variables)
     }
@@ -253,7 +253,7 @@ impl Common {
     }
 }
 
-/// SHA-1 of a program, by which overseer's programs know their own release.
+/// SHA-1 of a program, by which overseer's programs recognise their own release.
 fn sha1(program: &Path) -> Result<String, Refused> {
     let bytes = std::fs::read(program).map_err(|error| Refused {
         refusal: Refusal::Other,
@@ -276,7 +276,7 @@ fn c_string(bytes: impl Into<Vec<u8>>) -> Result<CString, Refused> {
     })
 }
 
-/// What a failed start means, and what a person can do about it.
+/// Why a start failed, and what the user can do about it.
 pub fn refused(error: &SpawnError, reading: &Reading) -> Refused {
     let program = reading.program().display();
     let refusal = match (error.step, error.errno) {

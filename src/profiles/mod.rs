@@ -1,18 +1,18 @@
-//! What is known of servers by the names of their programs, for advice in the
-//! log: nothing is done otherwise because of a name.
+//! Profiles of known servers, found by the name of the program. They give advice in the log, and
+//! change nothing else.
 
 use crate::config::signals;
 use crate::dialect::Dialect;
 use nix::sys::signal::Signal;
 use std::path::Path;
 
-/// What one server is known to do.
+/// The profile of one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Habit {
-    /// Its program, a version at the end of the name left out.
+    /// The name of its program, without a version at the end.
     pub name: &'static str,
-    /// What keeps it from going into the background: what daemonises is no child
-    /// of ours, and a supervisor of nothing.
+    /// How it is kept in the foreground: a server in the background is not our child and cannot
+    /// be supervised.
     pub foreground: Option<&'static str>,
     /// The dialects that it understands, the best first; empty: not known.
     pub dialects: &'static [Dialect],
@@ -65,7 +65,7 @@ impl Habit {
     }
 }
 
-/// The habit of `command`, where we know it.
+/// The profile of `command`, if there is one.
 pub fn habit(command: &str) -> Option<Habit> {
     let name = file_name(command);
     let unversioned = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
@@ -73,14 +73,14 @@ pub fn habit(command: &str) -> Option<Habit> {
     HABITS.into_iter().find(|habit| [name, unversioned].contains(&habit.name))
 }
 
-/// How `command` is kept in the foreground, or what else may have made it leave
-/// processes behind: in brackets, after a blank.
+/// How `command` is kept in the foreground, or why else it may have left orphans: in brackets,
+/// after a blank.
 pub fn stays(command: &str) -> String {
     let how = habit(command).and_then(|habit| Some(format!(" ({}: {})", habit.name, habit.foreground?)));
     how.unwrap_or_else(|| gives_way(command).into())
 }
 
-/// What makes a shell give way to the server: in brackets, after a blank.
+/// How a shell is made to execute the server in its own process: in brackets, after a blank.
 pub fn gives_way(command: &str) -> &'static str {
     const SHELLS: [&str; 6] = ["sh", "ash", "bash", "dash", "ksh", "zsh"];
     let name = file_name(command);
@@ -90,8 +90,7 @@ pub fn gives_way(command: &str) -> &'static str {
     }
 }
 
-/// Why `command` may have been given listeners by these `dialects`, and not be
-/// seen to wait on them.
+/// Why `command` may not wait on the listeners that it was given in these `dialects`.
 pub fn doubt(command: &str, dialects: &[Dialect]) -> String {
     let known = habit(command);
     let best = known.and_then(|habit| Some((habit, habit.dialects.first()?)));
@@ -105,8 +104,7 @@ pub fn doubt(command: &str, dialects: &[Dialect]) -> String {
     }
 }
 
-/// What a stop by TERM, which nobody has chosen, does to the requests of
-/// `command`.
+/// What TERM, if it was not chosen, does to the requests of `command`.
 pub fn cut_by_term(command: &str) -> Option<String> {
     let habit = habit(command)?;
     let signal = signals::name(habit.stop? as i32);

@@ -1,10 +1,10 @@
-//! What the service manager above us is told (sd_notify(3)), by us alone: a
-//! worker never sees its socket. Without NOTIFY_SOCKET nothing happens.
+//! Notifications to the service manager that started us (sd_notify(3)). Only this process sends
+//! them: workers never see the manager's socket. Without NOTIFY_SOCKET nothing happens.
 //!
-//! Every RELOADING=1 is followed by a READY=1, whatever became of the upgrade, and
-//! STOPPING=1 is the last state. WATCHDOG=1 is asked for by the loop, so that a
-//! loop that hangs is silent. A thread sends, since a manager that does not read
-//! must not hold up the loop. MAINPID= is never sent: our pid does not change.
+//! Contract: every RELOADING=1 is followed by a READY=1, whether the upgrade succeeded or not,
+//! and STOPPING=1 is the last state. The loop itself triggers WATCHDOG=1, so that a loop that
+//! hangs stops sending it. A thread sends, because a manager that does not read must not block
+//! the loop. MAINPID= is never sent: our process id does not change.
 
 use super::patience::Patience;
 use crossbeam_channel::{Sender, TrySendError, bounded};
@@ -17,38 +17,39 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-/// States that wait for a slow manager; it needs the last ones only.
+/// The length of the queue to the thread. A manager that falls behind needs the last states only.
 const QUEUE: usize = 64;
-/// How long our last word may take.
+/// How long sending may take when we exit.
 const FLUSH: Duration = Duration::from_secs(1);
-/// How long we wait for the manager before we are replaced.
-const BRIEFLY: Duration = Duration::from_millis(50);
-/// The pause between two tries to get rid of the last state.
-const AGAIN: Duration = Duration::from_secs(1);
-/// Words of workers are passed on no more often than this.
+/// How long sending may take before a re-execution.
+const REEXEC_FLUSH: Duration = Duration::from_millis(50);
+/// The pause before the last state is tried again, after the queue was full.
+const RETRY: Duration = Duration::from_secs(1);
+/// The shortest pause between two STATUS= of workers that are passed on.
 const STATUS_PAUSE: Duration = Duration::from_millis(500);
 
-/// The way to the service manager, if there is one.
+/// The connection to the service manager, if there is one.
 #[derive(Debug)]
 pub struct ServiceManager {
     queue: Option<Sender<Message>>,
-    /// The last state, which found the queue full: it stands for those before it.
-    kept: Option<(String, Instant)>,
-    /// The pause between two pings, and when the next is due.
+    /// The last state, if the queue was full, and when it is tried again. It replaces the states
+    /// before it.
+    unsent: Option<(String, Instant)>,
+    /// The pause between two WATCHDOG=1, and when the next is due.
     pings: Option<(Duration, Instant)>,
     patience: Option<Patience>,
-    /// The last state that the thread was given.
+    /// The last state that was queued.
     last: String,
-    /// A status that waits for the pause to be over.
+    /// A status that waits for [`STATUS_PAUSE`] to pass.
     status: Option<String>,
     status_at: Instant,
     stopping: bool,
 }
 
-/// What is left to say when we are replaced.
+/// What is still to be sent, across an execve(2).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
-    kept: Option<String>,
+    unsent: Option<String>,
     patience: Option<super::patience::Saved>,
     status: Option<String>,
 }
@@ -71,7 +72,7 @@ impl ServiceManager {
         ServiceManager {
             pings: every.filter(|_| queue.is_some()).map(|every| (every, now)),
             queue,
-            kept: None,
+            unsent: None,
             patience: None,
             last: String::new(),
             status: None,
@@ -80,85 +81,86 @@ impl ServiceManager {
         }
     }
 
-    /// Waits for a moment until everything is sent. True if it was.
+    /// Waits until everything is sent, for [`REEXEC_FLUSH`] at most. True if it was.
     pub fn flush(&self) -> bool {
-        let (done, sent) = bounded(1);
+        let (done, flushed) = bounded(1);
         let Some(queue) = &self.queue else { return true };
-        queue.send_timeout(Message::Flush(done), BRIEFLY).is_ok() && sent.recv_timeout(BRIEFLY).is_ok()
+        queue.send_timeout(Message::Flush(done), REEXEC_FLUSH).is_ok()
+            && flushed.recv_timeout(REEXEC_FLUSH).is_ok()
     }
 
-    /// What is left to say, for an execve(2). Unless all was `sent`, the last state
-    /// stands for those before it.
+    /// What is still to be sent, for an execve(2). Unless everything was `sent`, the last state
+    /// is sent again, for it replaces those before it.
     pub fn save(&self, sent: bool) -> Saved {
-        let unsent = || Some(self.last.clone()).filter(|last| !sent && !last.is_empty());
+        let last = || Some(self.last.clone()).filter(|last| !sent && !last.is_empty());
         Saved {
-            kept: self.kept.as_ref().map(|(state, _)| state.clone()).or_else(unsent),
+            unsent: self.unsent.as_ref().map(|(state, _)| state.clone()).or_else(last),
             patience: self.patience.map(|patience| patience.save(Instant::now())),
             status: self.status.clone(),
         }
     }
 
-    /// Goes on from what was left.
+    /// The connection as it was saved.
     pub fn restore(environment: &[(OsString, OsString)], saved: Saved) -> ServiceManager {
         let now = Instant::now();
-        let mut upward = ServiceManager::new(environment);
-        upward.kept = saved.kept.map(|state| (state, now));
-        upward.patience = saved.patience.map(|left| Patience::restore(left, now));
-        upward.status = saved.status;
-        upward
+        let mut manager = ServiceManager::new(environment);
+        manager.unsent = saved.unsent.map(|state| (state, now));
+        manager.patience = saved.patience.map(|left| Patience::restore(left, now));
+        manager.status = saved.status;
+        manager
     }
 
-    /// The first generation starts, which we wait for no longer than `limit`; None:
-    /// the manager's own patience counts.
+    /// The first generation starts. We wait for it no longer than `limit`; with None, the
+    /// manager's own timeout alone decides.
     pub fn starting(&mut self, limit: Option<Duration>) {
         self.patience = limit.map(|limit| Patience::new(Instant::now(), limit));
     }
 
-    /// A generation serves, or an upgrade was undone and the old one still does.
+    /// A generation serves: a new one, or the old one after an upgrade that was undone.
     pub fn ready(&mut self, status: &str) {
         self.patience = None;
         self.status = None;
-        self.tell(format!("READY=1\nSTATUS={status}\n"));
+        self.send_unless_stopping(format!("READY=1\nSTATUS={status}\n"));
     }
 
-    /// An upgrade begins; `Type=notify-reload` wants the time of it. A step of it
-    /// takes no longer than `limit`.
+    /// An upgrade begins. `Type=notify-reload` needs the time of that. Each step takes no longer
+    /// than `limit`.
     pub fn reloading(&mut self, status: &str, limit: Option<Duration>) {
         if let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) {
             let micros = Duration::from(now).as_micros();
             self.status = None;
-            self.tell(format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS={status}\n"));
+            self.send_unless_stopping(format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS={status}\n"));
             self.starting(limit);
         }
     }
 
-    /// What is waited for takes no longer than `limit` from now on.
+    /// The start, upgrade or stop may take `limit` from now on.
     pub fn prolong(&mut self, limit: Option<Duration>) {
         if let (Some(patience), Some(limit)) = (&mut self.patience, limit) {
             patience.prolong(Instant::now(), limit);
         }
     }
 
-    /// The stop begins, which takes no longer than `limit`: the last state.
+    /// The stop begins, and takes no longer than `limit`. No state follows.
     pub fn stopping(&mut self, limit: Option<Duration>) {
         self.status = None;
-        self.tell("STOPPING=1\nSTATUS=stopping\n".into());
+        self.send_unless_stopping("STOPPING=1\nSTATUS=stopping\n".into());
         self.stopping = true;
         self.starting(limit);
     }
 
-    /// What goes on, in words of one line.
+    /// Reports a status of one line (STATUS=).
     pub fn status(&mut self, status: String) {
         if !self.stopping && self.queue.is_some() {
             self.status = Some(status);
         }
     }
 
-    /// Sends what is due. The loop calls it, in each turn.
+    /// Sends what is due. The loop calls this in each turn.
     pub fn turn(&mut self) {
         let Some(queue) = &self.queue else { return };
         let now = Instant::now();
-        if let Some((state, _)) = self.kept.take_if(|(_, at)| *at <= now) {
+        if let Some((state, _)) = self.unsent.take_if(|(_, at)| *at <= now) {
             return self.send(state);
         }
         let mut lines = Vec::new();
@@ -173,7 +175,7 @@ impl ServiceManager {
             self.status_at = now + STATUS_PAUSE;
             lines.push(format!("STATUS={status}\n"));
         }
-        // None of these is worth anything to one who has not read what came before.
+        // A manager that has not read earlier messages gains nothing by these.
         for line in lines.into_iter().filter(|_| queue.len() < QUEUE / 2) {
             let _ = queue.try_send(Message::State(line));
         }
@@ -182,15 +184,15 @@ impl ServiceManager {
     /// How long the loop may wait before the next [`turn`](Self::turn).
     pub fn wait(&self) -> Option<Duration> {
         self.queue.as_ref()?;
-        let kept = self.kept.as_ref().map(|(_, at)| *at);
+        let unsent = self.unsent.as_ref().map(|(_, at)| *at);
         let ping = self.pings.map(|(_, due)| due);
         let status = self.status.as_ref().map(|_| self.status_at);
         let request = self.patience.as_ref().and_then(Patience::due);
-        let next = [kept, ping, status, request].into_iter().flatten().min()?;
+        let next = [unsent, ping, status, request].into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
-    fn tell(&mut self, state: String) {
+    fn send_unless_stopping(&mut self, state: String) {
         if !self.stopping {
             self.send(state);
         }
@@ -199,10 +201,10 @@ impl ServiceManager {
     fn send(&mut self, state: String) {
         let Some(queue) = &self.queue else { return };
         self.last.clone_from(&state);
-        self.kept = match queue.try_send(Message::State(state)) {
+        self.unsent = match queue.try_send(Message::State(state)) {
             Err(TrySendError::Full(Message::State(state))) => {
                 log::debug!("the service manager does not read what it is told");
-                Some((state, Instant::now() + AGAIN))
+                Some((state, Instant::now() + RETRY))
             }
             _ => None,
         };
@@ -210,11 +212,11 @@ impl ServiceManager {
 }
 
 impl Drop for ServiceManager {
-    /// Returns once everything is sent, or after a second.
+    /// Returns once everything is sent, or after [`FLUSH`].
     fn drop(&mut self) {
         let (done, sent) = bounded(1);
         let Some(queue) = &self.queue else { return };
-        if let Some((state, _)) = self.kept.take()
+        if let Some((state, _)) = self.unsent.take()
             && queue.send_timeout(Message::State(state), FLUSH).is_err()
         {
             return;
@@ -225,11 +227,11 @@ impl Drop for ServiceManager {
     }
 }
 
-/// Half of what the manager allows, if it means us.
+/// The pause between two WATCHDOG=1: half of what the manager allows, if it watches us.
 fn ping_pause(micros: Option<&OsStr>, pid: Option<&OsStr>, ours: u32) -> Option<Duration> {
     let micros: u64 = micros?.to_str()?.parse().ok().filter(|&micros| micros > 0)?;
-    let means_us = pid.is_none_or(|pid| pid.to_str().is_some_and(|pid| pid.parse() == Ok(ours)));
-    means_us.then_some(Duration::from_micros(micros) / 2)
+    let is_ours = pid.is_none_or(|pid| pid.to_str().is_some_and(|pid| pid.parse() == Ok(ours)));
+    is_ours.then_some(Duration::from_micros(micros) / 2)
 }
 
 fn connect(address: &OsStr) -> Option<Sender<Message>> {
@@ -246,7 +248,7 @@ fn connect(address: &OsStr) -> Option<Sender<Message>> {
     let socket =
         socket().inspect_err(|error| log::debug!("cannot reach the service manager: {error}")).ok()?;
     let (queue, messages) = bounded(QUEUE);
-    let thread = std::thread::Builder::new().name("upward".into()).stack_size(128 * 1024);
+    let thread = std::thread::Builder::new().name("manager".into()).stack_size(128 * 1024);
     let started = thread.spawn(move || {
         for message in messages {
             match message {
@@ -272,58 +274,58 @@ mod tests {
         let path = place.path().join("notify");
         let name = format!("graceful-run-test-{}", std::process::id());
         let abstract_name = SocketAddr::from_abstract_name(&name).unwrap();
-        for (manager, address) in [
+        for (socket, address) in [
             (UnixDatagram::bind(&path).unwrap(), path.clone().into_os_string()),
             (UnixDatagram::bind_addr(&abstract_name).unwrap(), format!("@{name}").into()),
         ] {
-            let mut upward = ServiceManager::new(&at(&address));
-            upward.ready("generation 1 serves");
-            upward.reloading("generation 2 starts", None);
-            upward.stopping(None);
-            drop(upward);
+            let mut manager = ServiceManager::new(&at(&address));
+            manager.ready("generation 1 serves");
+            manager.reloading("generation 2 starts", None);
+            manager.stopping(None);
+            drop(manager);
             for start in
                 ["READY=1\nSTATUS=generation 1 serves\n", "RELOADING=1\nMONOTONIC_USEC=", "STOPPING=1\n"]
             {
                 let mut text = [0; 256];
-                let length = manager.recv(&mut text).unwrap();
+                let length = socket.recv(&mut text).unwrap();
                 assert!(text[..length].starts_with(start.as_bytes()), "{start}");
             }
         }
     }
 
     #[test]
-    fn a_manager_that_does_not_read_holds_up_nothing() {
+    fn a_manager_that_does_not_read_blocks_nothing() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("notify");
-        let _manager = UnixDatagram::bind(&path).unwrap();
-        let mut upward = ServiceManager::new(&at(path.as_os_str()));
+        let _socket = UnixDatagram::bind(&path).unwrap();
+        let mut manager = ServiceManager::new(&at(path.as_os_str()));
         for _ in 0..10_000 {
-            upward.ready("still here");
-            upward.turn();
+            manager.ready("still here");
+            manager.turn();
         }
     }
 
-    /// The states between are of no use to one who reads only now.
+    /// A manager that reads late has no use for the states between.
     #[test]
-    fn one_who_reads_late_learns_the_last_state() {
+    fn a_manager_that_reads_late_learns_the_last_state() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("notify");
-        let manager = UnixDatagram::bind(&path).unwrap();
-        let mut upward = ServiceManager::new(&at(path.as_os_str()));
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let mut manager = ServiceManager::new(&at(path.as_os_str()));
         for number in 0..10_000 {
-            upward.reloading("starts", None);
-            upward.ready(&format!("generation {number} serves"));
+            manager.reloading("starts", None);
+            manager.ready(&format!("generation {number} serves"));
         }
         let reader = std::thread::spawn(move || {
             let mut text = [0; 256];
             loop {
-                let length = manager.recv(&mut text).unwrap();
+                let length = socket.recv(&mut text).unwrap();
                 if text[..length].ends_with(b"generation 9999 serves\n") {
                     return;
                 }
             }
         });
-        drop(upward);
+        drop(manager);
         reader.join().unwrap();
     }
 
@@ -331,19 +333,19 @@ mod tests {
     fn nothing_is_said_after_the_last_state() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("notify");
-        let manager = UnixDatagram::bind(&path).unwrap();
-        let mut upward = ServiceManager::new(&at(path.as_os_str()));
-        upward.stopping(None);
-        upward.stopping(None);
-        upward.ready("too late");
-        upward.status("too late as well".into());
-        upward.turn();
-        drop(upward);
-        manager.set_nonblocking(true).unwrap();
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let mut manager = ServiceManager::new(&at(path.as_os_str()));
+        manager.stopping(None);
+        manager.stopping(None);
+        manager.ready("too late");
+        manager.status("too late as well".into());
+        manager.turn();
+        drop(manager);
+        socket.set_nonblocking(true).unwrap();
         let mut text = [0; 256];
-        let length = manager.recv(&mut text).unwrap();
+        let length = socket.recv(&mut text).unwrap();
         assert!(text[..length].starts_with(b"STOPPING=1\n"));
-        assert!(manager.recv(&mut text).is_err());
+        assert!(socket.recv(&mut text).is_err());
     }
 
     #[test]

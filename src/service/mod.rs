@@ -1,5 +1,4 @@
-//! The service manager that has started us, if there is one, and the pid file:
-//! whatever others supervise us by.
+//! How others supervise this process: the service manager that started it, and the pid file.
 
 pub mod manager;
 mod patience;

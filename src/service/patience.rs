@@ -1,18 +1,18 @@
-//! When a service manager is asked for more time (EXTEND_TIMEOUT_USEC).
+//! When the service manager is asked for more time (EXTEND_TIMEOUT_USEC).
 //!
-//! Only for what really takes long, and no longer than we ourselves wait: what
-//! hangs beyond that is the manager's to see.
+//! It is asked only while a start, upgrade or stop takes long, and never beyond our own limit:
+//! if we hang, the manager's timeout must still end us.
 
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-/// A start or a stop that is done by then asks for nothing.
+/// The pause before the first request: most starts and stops are over by then.
 const FIRST: Duration = Duration::from_secs(2);
 /// The pause between two requests.
 const EVERY: Duration = Duration::from_secs(10);
-/// What each asks for, from its own moment on: more than two pauses.
+/// What each request asks for, counted from the request: more than two pauses.
 const BY: Duration = Duration::from_secs(25);
-/// What comes after our own limit: the kill, and what it leaves to be done.
+/// The time after our own limit that the kill and its consequences take.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// One start, upgrade or stop that the manager waits for.
@@ -22,7 +22,7 @@ pub(super) struct Patience {
     until: Instant,
 }
 
-/// The same, as time that is left.
+/// The same, as the remaining time.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Saved {
     next: Duration,
@@ -30,18 +30,18 @@ pub struct Saved {
 }
 
 impl Patience {
-    /// What is left of it at `now`.
+    /// The remaining time at `now`.
     pub(super) fn save(&self, now: Instant) -> Saved {
         let left = |at: Instant| at.saturating_duration_since(now);
         Saved { next: left(self.next), until: left(self.until) }
     }
 
-    /// The same from `now` on.
+    /// The same, with the remaining time counted from `now`.
     pub(super) fn restore(saved: Saved, now: Instant) -> Patience {
         Patience { next: now + saved.next, until: now + saved.until }
     }
 
-    /// From `now` on, for `limit` at most.
+    /// Something begins `now` that takes `limit` at most.
     pub(super) fn new(now: Instant, limit: Duration) -> Patience {
         Patience { next: now + FIRST, until: now + limit + MARGIN }
     }
@@ -51,12 +51,12 @@ impl Patience {
         self.until = self.until.max(now + limit + MARGIN);
     }
 
-    /// When there is something to ask for next.
+    /// When the next request is due.
     pub(super) fn due(&self) -> Option<Instant> {
         (self.next < self.until).then_some(self.next)
     }
 
-    /// What to ask for at `now`, if it is due.
+    /// How much more time is requested at `now`, if a request is due.
     pub(super) fn ask(&mut self, now: Instant) -> Option<Duration> {
         self.due().filter(|due| *due <= now)?;
         self.next = now + EVERY;
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_look_asks_once() {
+    fn a_late_call_asks_once() {
         let now = Instant::now();
         let mut patience = Patience::new(now, 60 * SECOND);
         assert_eq!(patience.ask(now + 50 * SECOND), Some(15 * SECOND));

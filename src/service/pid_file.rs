@@ -1,5 +1,5 @@
-//! `--pid-file`: written atomically once the first generation is ready, so that
-//! who reads it can trust it, and removed at the end only if it is still ours.
+//! `--pid-file`: written atomically once the first generation is ready, so that a reader can
+//! trust it, and removed at the end only if the file is still ours.
 
 use crate::error::{Error, reason};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds, path};
@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 pub struct PidFile {
     path: PathBuf,
     temporary: PathBuf,
-    /// What we wrote. Kept open, so that no other file can get its inode number
-    /// while we tell ours by it, and locked, so that a second instance sees us.
+    /// The file that we wrote. It is kept open so that its inode number, by which we recognise
+    /// it, is not reused, and locked so that a second instance notices us.
     file: File,
 }
 
-/// A pid file on its way through an execve(2); its lock goes with the file.
+/// A pid file across an execve(2); its lock stays with the open file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     #[serde(with = "path")]
@@ -54,14 +54,14 @@ impl PidFile {
         if path.is_dir() || path.as_os_str().as_bytes().ends_with(b"/") {
             return Err(failed(io::Error::from_raw_os_error(libc::EISDIR)));
         }
-        if let Some(what) = foreign(path) {
+        if let Some(kind) = not_a_file(path) {
             return Err(Error::Cannot {
                 attempt: format!("write pid file {}", path.display()),
-                why: format!("{what} is there"),
+                why: format!("{kind} is there"),
                 next: Some("leave --pid-file out to have none".into()),
             });
         }
-        if is_held(path) {
+        if is_locked(path) {
             return Err(Error::Cannot {
                 attempt: format!("write pid file {}", path.display()),
                 why: "another graceful-run holds it".into(),
@@ -72,17 +72,16 @@ impl PidFile {
         name.push(format!(".{}", std::process::id()));
         let temporary = directory.join(name);
         let _ = fs::remove_file(&temporary);
-        let file =
+        let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary).map_err(failed)?;
-        let mut file = file;
-        // A file system without locks costs the check, not the file.
+        // On a file system without locks there is no such check, but still a pid file.
         let _ = file.try_lock();
         let written = file.write_all(content().as_bytes());
         let prepared = PidFile { path: path.into(), temporary, file };
         written.map(|()| prepared).map_err(failed)
     }
 
-    /// Lists its descriptor and writes down the rest, for an execve(2).
+    /// Lists its descriptor and copies the other values, for an execve(2).
     ///
     /// # Errors
     /// As [`FdTransfer::add`].
@@ -94,19 +93,19 @@ impl PidFile {
         })
     }
 
-    /// The one that was prepared, or in place, before an execve(2).
+    /// The pid file as it was before an execve(2).
     pub fn restore(saved: Saved, fds: &mut InheritedFds) -> PidFile {
         let file = fds.take(saved.file).into();
         PidFile { path: saved.path, temporary: saved.temporary, file }
     }
 
-    /// Puts it in place (rename(2)).
+    /// Moves the file to its path (rename(2)).
     ///
     /// # Errors
-    /// The kernel's.
+    /// As rename(2), or when something else than a file is at the path.
     pub fn publish(&self) -> io::Result<()> {
-        if let Some(what) = foreign(&self.path) {
-            return Err(io::Error::other(format!("{what} is there now")));
+        if let Some(kind) = not_a_file(&self.path) {
+            return Err(io::Error::other(format!("{kind} is there now")));
         }
         fs::rename(&self.temporary, &self.path)
     }
@@ -116,8 +115,9 @@ fn content() -> String {
     format!("{}\n", std::process::id())
 }
 
-/// What is never replaced: anything but a file, or a link that somebody planted.
-fn foreign(path: &Path) -> Option<&'static str> {
+/// What is at the path, if it is neither a file nor a symbolic link: that is never replaced.
+/// A link is replaced and not followed.
+fn not_a_file(path: &Path) -> Option<&'static str> {
     let found = fs::symlink_metadata(path).ok()?.file_type();
     match found {
         _ if found.is_file() || found.is_symlink() => None,
@@ -128,9 +128,9 @@ fn foreign(path: &Path) -> Option<&'static str> {
     }
 }
 
-/// Whether somebody has locked what lies there (flock(2)). Nothing is followed or
-/// waited for.
-fn is_held(path: &Path) -> bool {
+/// Whether another process has locked the file (flock(2)). The open follows no link and does not
+/// block.
+fn is_locked(path: &Path) -> bool {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let there = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
     there.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
@@ -144,7 +144,7 @@ impl Drop for PidFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.temporary);
         let there = fs::symlink_metadata(&self.path).ok().map(|data| (data.dev(), data.ino()));
-        // What is there now is opened only if it is our file: another could keep us waiting.
+        // The file is opened only if it is ours: opening another one, a fifo say, could block.
         let ours = || fs::read_to_string(&self.path).is_ok_and(|text| text == content());
         if there.is_some() && there == identity(&self.file) && ours() {
             let _ = fs::remove_file(&self.path);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn it_appears_whole_and_goes_with_us() {
+    fn it_appears_whole_and_is_removed_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         let file = PidFile::prepare(&path).unwrap();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_elses_stays() {
+    fn another_file_at_the_path_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         let file = PidFile::prepare(&path).unwrap();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_at_its_place_is_replaced_and_not_followed() {
+    fn a_link_at_its_path_is_replaced_and_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let (path, victim) = (dir.path().join("pid"), dir.path().join("victim"));
         fs::write(&victim, "precious").unwrap();
