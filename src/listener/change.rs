@@ -8,7 +8,8 @@
 //! generation that have to be started again get what they had.
 
 use super::address::{Address, Bind, Host};
-use super::lifetime::From;
+use super::baseline::Baseline;
+use super::lifetime::FirstGeneration;
 use super::open::{open, plan};
 use super::{Listener, Listeners};
 use crate::dialect::{Dialect, check};
@@ -18,12 +19,12 @@ use std::path::Path;
 impl Listener {
     /// Whether workers of this generation are given it.
     pub fn is_for(&self, generation: u32) -> bool {
-        self.since.holds(generation) && !self.until.is_some_and(|until| until.holds(generation))
+        self.since.includes(generation) && !self.until.is_some_and(|until| until.includes(generation))
     }
 
     /// Whether it waits for the next upgrade to be handed over.
     pub fn is_new(&self) -> bool {
-        self.since == From::Next
+        self.since == FirstGeneration::Next
     }
 
     /// Whether it goes with the next upgrade.
@@ -81,7 +82,7 @@ impl Listeners {
         let named = |listener: &Listener| bind.name.as_ref().is_none_or(|name| listener.name == *name);
         let stays = |listener: &Listener| {
             let there = listener.written == written || listener.address == written;
-            listener.until == Some(From::Next) && there && named(listener)
+            listener.until == Some(FirstGeneration::Next) && there && named(listener)
         };
         if let Some(place) = self.list.iter().position(stays) {
             self.list[place].until = None;
@@ -103,19 +104,20 @@ impl Listeners {
         let unnamed = || (self.list.len()..).map(|number| format!("socket{number}")).find(free);
         let name = bind.name.clone().or_else(unnamed).unwrap_or_default();
         let mut listener = open(&bind, plan, name, 1, &self.list)?;
-        listener.since = From::Next;
+        listener.since = FirstGeneration::Next;
         listener.origin = bind.to_string();
+        listener.baseline = Baseline::new(&listener.sockets);
         self.list.push(listener);
         Ok((&self.list[self.list.len() - 1], true))
     }
 
-    /// Has the listener of this name leave with the next upgrade. One that waited for
-    /// that to come goes at once, and its place in the list is returned.
+    /// Takes the listener of this name away with the next upgrade. One that no worker was
+    /// given yet is closed at once, which is returned.
     ///
     /// # Errors
     /// A message: there is no such listener, or several, or none would be left where
     /// the workers need one.
-    pub fn withdraw(&mut self, name: &str, dialects: &[Dialect]) -> Result<Option<usize>, String> {
+    pub fn withdraw(&mut self, name: &str, dialects: &[Dialect]) -> Result<bool, String> {
         let places = self.list.iter().enumerate();
         let mut places = places.filter(|(_, it)| it.name == name && !it.is_leaving()).map(|(place, _)| place);
         let Some(place) = places.next() else {
@@ -133,10 +135,10 @@ impl Listeners {
         check::listeners(dialects, &sketches)?;
         if self.list[place].is_new() {
             self.list.remove(place);
-            return Ok(Some(place));
+            return Ok(true);
         }
-        self.list[place].until = Some(From::Next);
-        Ok(None)
+        self.list[place].until = Some(FirstGeneration::Next);
+        Ok(false)
     }
 
     /// An upgrade to this generation begins: what waited for one belongs to it.
@@ -147,29 +149,23 @@ impl Listeners {
         }
     }
 
-    /// It was undone as a whole. The places in the list that were emptied, the last
-    /// first: one that came with it and was not wanted any more goes as well.
-    pub fn undo(&mut self, to: u32) -> Vec<usize> {
+    /// That upgrade was undone as a whole. A listener that came with it and was taken away
+    /// again is closed.
+    pub fn undo(&mut self, to: u32) {
         for listener in &mut self.list {
             listener.since.undo(to);
             listener.until.iter_mut().for_each(|until| until.undo(to));
         }
-        let gone = |listener: &Listener| listener.is_new() && listener.is_leaving();
-        let places: Vec<usize> = (0..self.list.len()).rev().filter(|&at| gone(&self.list[at])).collect();
-        places.iter().for_each(|&place| drop(self.list.remove(place)));
-        places
+        self.list.retain(|listener| !(listener.is_new() && listener.is_leaving()));
     }
 
-    /// Every worker that serves is of this generation: what none of them was given is
-    /// closed. The places in the list that were emptied, the last first.
-    pub fn close_for(&mut self, generation: u32) -> Vec<usize> {
-        let closed = |listener: &Listener| listener.until.is_some_and(|until| until.holds(generation));
-        let places: Vec<usize> = (0..self.list.len()).rev().filter(|&at| closed(&self.list[at])).collect();
-        for &place in &places {
-            let listener = self.list.remove(place);
+    /// Every worker that serves is of this generation: listeners that none of them was given
+    /// are closed.
+    pub fn close_for(&mut self, generation: u32) {
+        let closed = |listener: &mut Listener| listener.until.is_some_and(|until| until.includes(generation));
+        for listener in self.list.extract_if(.., closed) {
             log::info!("{listener} is closed");
         }
-        places
     }
 }
 
@@ -200,7 +196,7 @@ mod tests {
     fn a_change_is_part_of_the_next_upgrade_that_succeeds() {
         let mut listeners = some(&["a=127.0.0.1:0", "b=127.0.0.1:0"]);
         assert_eq!(add(&mut listeners, "127.0.0.1:0"), Ok("socket2".into()));
-        assert_eq!(listeners.withdraw("a", &[]), Ok(None));
+        assert_eq!(listeners.withdraw("a", &[]), Ok(false));
         assert_eq!(names(&listeners, 1), ["a", "b"]);
         listeners.begin(2);
         assert_eq!(
@@ -208,9 +204,10 @@ mod tests {
             (vec!["a".into(), "b".into()], vec!["b".into(), "socket2".into()])
         );
         listeners.undo(2);
-        assert_eq!((names(&listeners, 1), listeners.close_for(1)), (vec!["a".into(), "b".into()], vec![]));
+        listeners.close_for(1);
+        assert_eq!((names(&listeners, 1), listeners.len()), (vec!["a".into(), "b".into()], 3));
         listeners.begin(3);
-        assert_eq!(listeners.close_for(3), [0]);
+        listeners.close_for(3);
         assert_eq!((names(&listeners, 3), listeners.len()), (vec!["b".into(), "socket2".into()], 2));
     }
 
@@ -218,7 +215,7 @@ mod tests {
     fn one_that_nobody_was_given_goes_at_once() {
         let mut listeners = some(&["a=127.0.0.1:0"]);
         add(&mut listeners, "b=127.0.0.1:0").unwrap();
-        assert_eq!(listeners.withdraw("b", &[]), Ok(Some(1)));
+        assert_eq!(listeners.withdraw("b", &[]), Ok(true));
         assert_eq!(listeners.len(), 1);
     }
 
@@ -226,12 +223,13 @@ mod tests {
     fn one_that_was_to_go_can_stay() {
         let mut listeners = some(&["a=127.0.0.1:0", "b=127.0.0.1:0"]);
         let address = listeners.iter().next().unwrap().address().to_owned();
-        assert_eq!(listeners.withdraw("a", &[]), Ok(None));
+        assert_eq!(listeners.withdraw("a", &[]), Ok(false));
         assert!(listeners.withdraw("b", &[]).unwrap_err().contains("the last one"));
         assert!(add(&mut listeners, &format!("c={address}")).unwrap_err().to_string().contains("in use"));
         assert_eq!(add(&mut listeners, &address), Ok("a".into()));
         listeners.begin(2);
-        assert_eq!((names(&listeners, 2), listeners.close_for(2)), (vec!["a".into(), "b".into()], vec![]));
+        listeners.close_for(2);
+        assert_eq!((names(&listeners, 2), listeners.len()), (vec!["a".into(), "b".into()], 2));
     }
 
     #[test]
@@ -239,8 +237,9 @@ mod tests {
         let mut listeners = some(&["a=127.0.0.1:0"]);
         add(&mut listeners, "b=127.0.0.1:0").unwrap();
         listeners.begin(2);
-        assert_eq!(listeners.withdraw("b", &[]), Ok(None));
-        assert_eq!(listeners.undo(2), [1]);
+        assert_eq!(listeners.withdraw("b", &[]), Ok(false));
+        listeners.undo(2);
+        assert_eq!(names(&listeners, 1), ["a"]);
         assert_eq!(listeners.len(), 1);
     }
 
@@ -259,7 +258,7 @@ mod tests {
         let address = listeners.iter().next().unwrap().address().to_owned();
         assert!(add(&mut listeners, &address).unwrap_err().to_string().contains("in use"));
         assert!(listeners.withdraw("c", &[]).unwrap_err().contains("there are: a, b"));
-        assert_eq!(listeners.withdraw("a", &[]), Ok(None));
+        assert_eq!(listeners.withdraw("a", &[]), Ok(false));
         assert!(listeners.withdraw("a", &[]).is_err(), "twice");
         assert!(listeners.withdraw("b", &[]).unwrap_err().contains("the last one"));
         assert_eq!(listeners.len(), 2);

@@ -4,29 +4,29 @@ use serde::{Deserialize, Serialize};
 
 /// The first generation that something holds for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum From {
+pub enum FirstGeneration {
     /// That of the next upgrade, whichever number it gets.
     Next,
     /// This one.
     Generation(u32),
 }
 
-impl From {
-    pub(super) fn holds(self, generation: u32) -> bool {
-        matches!(self, From::Generation(first) if first <= generation)
+impl FirstGeneration {
+    pub(super) fn includes(self, generation: u32) -> bool {
+        matches!(self, FirstGeneration::Generation(first) if first <= generation)
     }
 
     /// The next upgrade has begun.
     pub(super) fn begin(&mut self, to: u32) {
-        if *self == From::Next {
-            *self = From::Generation(to);
+        if *self == FirstGeneration::Next {
+            *self = FirstGeneration::Generation(to);
         }
     }
 
     /// It was undone.
     pub(super) fn undo(&mut self, to: u32) {
-        if *self == From::Generation(to) {
-            *self = From::Next;
+        if *self == FirstGeneration::Generation(to) {
+            *self = FirstGeneration::Next;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The listeners, in the order of the descriptors that a worker gets.
 
-use super::lifetime::From;
+use super::baseline::Baseline;
+use super::lifetime::FirstGeneration;
 use super::options::Family;
 use super::path::{BoundPath, PathBind};
 use crate::dialect::{Exported, Kind};
@@ -60,9 +61,11 @@ pub struct Listener {
     pub(super) inet: Option<SocketAddr>,
     pub(super) reuseport: bool,
     pub(super) v6only: bool,
+    /// What workers found, and what was logged of their changes.
+    pub(super) baseline: Baseline,
     /// Which generations are given it.
-    pub(super) since: From,
-    pub(super) until: Option<From>,
+    pub(super) since: FirstGeneration,
+    pub(super) until: Option<FirstGeneration>,
 }
 
 impl Listener {

@@ -8,11 +8,12 @@
 //! Every socket is close-on-exec, and blocking unless its BIND says otherwise.
 //! It is made once and stays the same until we exit, whatever the number of
 //! generations: so a unix path keeps its inode and a `reuseport` socket its
-//! place in the group. What workers do to it meanwhile, [`Repair`]
-//! undoes. The path goes when [`Listeners`] is dropped, and only if it is still ours;
-//! `process::exit` does not drop, so drop before it.
+//! place in the group. [`repair`] undoes what workers do to it meanwhile. The path is
+//! removed when [`Listeners`] is dropped, and only if it is still ours; `process::exit`
+//! does not drop, so drop before it.
 
 pub mod address;
+mod baseline;
 pub mod change;
 mod hard_link;
 mod inet;
@@ -34,7 +35,6 @@ pub mod upstream;
 pub use address::Bind;
 pub use list::{Listener, Listeners};
 pub use private::{PrivateSocket, SavedPrivate};
-pub use repair::Repair;
 pub use saved::Saved;
 pub use upstream::Upstream;
 

@@ -10,8 +10,9 @@ use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::address::{Address, Bind, UnixKind, check_length};
+use super::baseline::Baseline;
 use super::inherit::{self, Inherited};
-use super::lifetime::From;
+use super::lifetime::FirstGeneration;
 use super::options::{Options, digits};
 use super::path::{self, BoundPath, PathBind, Permissions, START_PATIENCE};
 use super::socket_file::SERVING_PATIENCE;
@@ -89,6 +90,9 @@ impl Listeners {
             let name = bind.name.clone().unwrap_or_else(|| format!("socket{}", list.len()));
             let listener = open(bind, plan, name, slots.max(1), &list)?;
             list.push(listener);
+        }
+        for listener in &mut list {
+            listener.baseline = Baseline::new(&listener.sockets);
         }
         Ok(Listeners { list })
     }
@@ -318,7 +322,8 @@ impl Listener {
             inet: None,
             reuseport: false,
             v6only: false,
-            since: From::Generation(0),
+            baseline: Baseline::default(),
+            since: FirstGeneration::Generation(0),
             until: None,
         }
     }
@@ -336,6 +341,7 @@ impl Listener {
         self.path = Some(bound);
         self.backlog = backlog;
         self.sockets = vec![socket.into()];
+        self.baseline.replace_sockets(&self.sockets);
         Ok(())
     }
 }

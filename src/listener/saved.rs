@@ -1,24 +1,23 @@
 //! Listeners on their way through an execve(2): the sockets stay open, so their
 //! queues, the inode of a path and the place in a `reuseport` group stay.
 
-use super::lifetime::From;
+use super::baseline::{Baseline, Flag};
+use super::lifetime::FirstGeneration;
 use super::path::BoundPath;
 use super::path::PathBind;
-use super::repair::Repair;
 use super::{Kind, Listener, Listeners};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds, path};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-/// All of them, with what is known of what workers did to them. What the log has
-/// said already may be said once more.
+/// All of them, with their baselines. What was logged already may be logged once more.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     list: Vec<SavedListener>,
-    repair: super::repair::Saved,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,8 +36,9 @@ struct SavedListener {
     inet: Option<SocketAddr>,
     reuseport: bool,
     v6only: bool,
-    since: From,
-    until: Option<From>,
+    flags: Vec<Flag>,
+    since: FirstGeneration,
+    until: Option<FirstGeneration>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -78,9 +78,9 @@ impl Saved {
     ///
     /// # Errors
     /// As [`FdTransfer::add`].
-    pub fn new(listeners: &Listeners, repair: &Repair, transfer: &mut FdTransfer) -> io::Result<Saved> {
+    pub fn new(listeners: &Listeners, transfer: &mut FdTransfer) -> io::Result<Saved> {
         let list = listeners.iter().map(|listener| save(listener, transfer)).collect::<io::Result<_>>()?;
-        Ok(Saved { list, repair: repair.save() })
+        Ok(Saved { list })
     }
 
     /// Whether everything is known here that it names.
@@ -101,10 +101,8 @@ impl Saved {
     }
 
     /// The listeners as they were.
-    pub fn restore(self, fds: &mut InheritedFds) -> (Listeners, Repair) {
-        let listeners = Listeners { list: self.list.into_iter().map(|saved| restore(saved, fds)).collect() };
-        let repair = Repair::restore(&self.repair, &listeners);
-        (listeners, repair)
+    pub fn restore(self, fds: &mut InheritedFds) -> Listeners {
+        Listeners { list: self.list.into_iter().map(|saved| restore(saved, fds)).collect() }
     }
 }
 
@@ -125,16 +123,18 @@ fn save(listener: &Listener, transfer: &mut FdTransfer) -> io::Result<SavedListe
         inet: listener.inet,
         reuseport: listener.reuseport,
         v6only: listener.v6only,
+        flags: listener.baseline.flags.clone(),
         since: listener.since,
         until: listener.until,
     })
 }
 
 fn restore(saved: SavedListener, fds: &mut InheritedFds) -> Listener {
-    let sockets = saved.sockets.into_iter().map(|fd| fds.take(fd)).collect();
+    let sockets: Vec<OwnedFd> = saved.sockets.into_iter().map(|fd| fds.take(fd)).collect();
     let path = saved.path.map(|path| path.restore(fds));
     Listener {
         path,
+        baseline: Baseline::restore(&sockets, saved.flags),
         sockets,
         name: saved.name,
         address: saved.address,
@@ -175,11 +175,10 @@ mod tests {
                 .map(|bind| bind.parse().unwrap());
         let listeners =
             Listeners::open(Upstream::default(), &binds, place.path(), 1, &[Dialect::ListenFds]).unwrap();
-        let repair = Repair::new(&listeners);
         let mut transfer = FdTransfer::default();
-        let saved = Saved::new(&listeners, &repair, &mut transfer).unwrap();
+        let saved = Saved::new(&listeners, &mut transfer).unwrap();
         assert_eq!(transfer.listed().len(), 4, "three sockets and a directory");
-        let before = format!("{listeners:?} {repair:?}");
+        let before = format!("{listeners:?}");
         // As execve(2) does it: nothing is dropped.
         std::mem::forget(listeners);
         let text = serde_json::to_string(&saved).unwrap();
@@ -187,8 +186,8 @@ mod tests {
         saved.check().unwrap();
         assert_eq!(saved.paths(), std::slice::from_ref(&at));
         let mut fds = InheritedFds::new(transfer.listed()).unwrap();
-        let (listeners, repair) = saved.restore(&mut fds);
-        assert_eq!(format!("{listeners:?} {repair:?}"), before);
+        let listeners = saved.restore(&mut fds);
+        assert_eq!(format!("{listeners:?}"), before);
         assert!(at.exists());
         drop(listeners);
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "they are ours to remove");

@@ -3,7 +3,7 @@
 
 use super::entry::{Entry, Process};
 use crate::core::event::{Generation, Slot, Time, WorkerId};
-use crate::listener::repair::Look;
+use crate::listener::repair::Occasion;
 use crate::sys::process;
 use crate::sys::tree::{self, Lineage, Sender};
 use nix::sys::signal::Signal;
@@ -139,7 +139,7 @@ impl ProcessTable {
     }
 
     /// Which listeners are checked when this worker starts, becomes ready or ends.
-    pub fn look(&self, id: WorkerId) -> Look {
+    pub fn look(&self, id: WorkerId) -> Occasion {
         let entry = self.get(id);
         let starting = entry.is_none_or(|entry| entry.process.is_none());
         let running = self.entries.values().filter(|entry| entry.is_running());
@@ -147,7 +147,7 @@ impl ProcessTable {
             Some(entry) => Some(entry.generation),
             None => running.map(|entry| entry.generation).max(),
         };
-        Look { generation, slot: entry.map_or(0, |entry| entry.slot.0), starting }
+        Occasion { generation, slot: entry.map_or(0, |entry| entry.slot.0), starting }
     }
 
     /// The ids of all entries.

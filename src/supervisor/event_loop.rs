@@ -19,7 +19,7 @@ use super::workers::Workers;
 use crate::core::ShownStage;
 use crate::core::event::{Ending, Event, Time, WorkerId};
 use crate::error::Error;
-use crate::listener::repair::Look;
+use crate::listener::repair::Occasion;
 use crate::sys::memory;
 use crossbeam_channel::Receiver;
 use std::collections::BTreeSet;
@@ -119,7 +119,7 @@ impl EventLoop {
                 }
             }
             Some(Input::PathGone) => {
-                self.listening.check(Look::at_paths(&self.ctx.core), &mut self.ctx);
+                self.listening.check(Occasion::path_removed(&self.ctx.core), &mut self.ctx);
             }
             None => self.ctx.queue(Event::Tick),
         }

@@ -154,7 +154,7 @@ impl EventLoop {
                 rolled_back: self.rolled_back.clone(),
                 waited: self.readiness.save(),
                 identity: common.identity.clone(),
-                listeners: listener::Saved::new(&common.listeners, &self.listening.repair, transfer)?,
+                listeners: listener::Saved::new(&common.listeners, transfer)?,
                 acks: ack::Saved::new(&self.workers.watcher, &self.workers.directory, transfer)?,
                 hooks: self.hooks.save(),
                 control: self.control.save(transfer)?,

@@ -9,8 +9,8 @@ use super::context::Context;
 use crate::core::event::{Failure, Report, Time};
 use crate::dialect::first_listener;
 use crate::error::Error;
-use crate::listener::repair::Look;
-use crate::listener::{Bind, Repair};
+use crate::listener::Bind;
+use crate::listener::repair::Occasion;
 use log::info;
 use std::time::Duration;
 
@@ -18,21 +18,20 @@ use std::time::Duration;
 const LONGEST_DELAY: Duration = Duration::from_millis(50);
 
 pub(super) struct Listening {
-    pub(super) repair: Repair,
     /// The check that was put off, and since when.
-    due: Option<(Look, Time)>,
+    due: Option<(Occasion, Time)>,
     /// There was a check before a start, and nothing has been waited for since.
     checked_for_start: bool,
 }
 
 impl Listening {
-    pub(super) fn new(repair: Repair) -> Listening {
-        Listening { repair, due: None, checked_for_start: false }
+    pub(super) fn new() -> Listening {
+        Listening { due: None, checked_for_start: false }
     }
 
     /// Checks the listeners on this occasion, or puts that off. With `reuseport` each worker has
     /// a socket of its own, which only it can harm: that one is checked at once.
-    pub(super) fn check(&mut self, occasion: Look, ctx: &mut Context) {
+    pub(super) fn check(&mut self, occasion: Occasion, ctx: &mut Context) {
         if ctx.launcher.common.listeners.iter().any(|listener| listener.reuseport()) {
             return self.check_now(occasion, ctx);
         }
@@ -62,9 +61,9 @@ impl Listening {
         }
     }
 
-    fn check_now(&mut self, occasion: Look, ctx: &mut Context) {
+    fn check_now(&mut self, occasion: Occasion, ctx: &mut Context) {
         if !ctx.processes.stopping {
-            self.repair.look(&mut ctx.launcher.common.listeners, occasion);
+            ctx.launcher.common.listeners.check(occasion);
         }
     }
 
@@ -76,20 +75,14 @@ impl Listening {
             Report::UpgradeStarted { to, .. } => listeners.begin(to.0),
             Report::UpgradeFailed { to, replaced, why, .. } => {
                 if replaced == 0 {
-                    for place in listeners.undo(to.0) {
-                        self.repair.remove(place);
-                    }
+                    listeners.undo(to.0);
                 }
                 // What an accept(2) that finds nothing may have to do with.
                 if matches!(why, Failure::Exited { ready: false, .. } | Failure::NoAck(..)) {
-                    self.repair.hint(listeners, to);
+                    listeners.hint(to);
                 }
             }
-            Report::UpgradeDone { to, .. } => {
-                for place in listeners.close_for(to.0) {
-                    self.repair.remove(place);
-                }
-            }
+            Report::UpgradeDone { to, .. } => listeners.close_for(to.0),
             Report::Ready(worker, ..) | Report::Gone { worker, .. } => {
                 self.check(ctx.processes.look(worker), ctx);
             }
@@ -128,10 +121,7 @@ impl Listening {
             error => error.to_string(),
         })?;
         match new {
-            true => {
-                info!("listening on {listener}, for the workers of the next upgrade");
-                self.repair.add(listener);
-            }
+            true => info!("listening on {listener}, for the workers of the next upgrade"),
             false => info!("{listener} stays"),
         }
         Ok((listener.name().to_owned(), listener.address().to_owned()))
@@ -143,11 +133,8 @@ impl Listening {
     /// Why not; nothing has changed then.
     pub(super) fn unbind(&mut self, name: &str, ctx: &mut Context) -> Result<String, String> {
         let done = match ctx.launcher.common.listeners.withdraw(name, &ctx.config.dialects)? {
-            Some(place) => {
-                self.repair.remove(place);
-                format!("{name} is closed: no worker had it")
-            }
-            None => format!("{name} is closed once the next upgrade has succeeded"),
+            true => format!("{name} is closed: no worker had it"),
+            false => format!("{name} is closed once the next upgrade has succeeded"),
         };
         info!("{done}");
         Ok(done)

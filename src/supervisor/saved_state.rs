@@ -104,7 +104,7 @@ mod tests {
     use crate::control::instance::Instance;
     use crate::core::event::Event;
     use crate::core::policy::Policy;
-    use crate::listener::{Listeners, Repair};
+    use crate::listener::Listeners;
     use crate::process::ProcessTable;
     use crate::reexec::fd_transfer::FdTransfer;
     use crate::reexec::quiesce::Quiesce;
@@ -127,7 +127,6 @@ mod tests {
                 }
             }
             let listeners = Listeners::default();
-            let repair = Repair::new(&listeners);
             let watcher = Watcher::start(Quiesce::default(), |_, _| {}).unwrap();
             let instance = Instance::take(&crate::config::Control::default(), &[], "/".as_ref()).unwrap();
             let control = control::Control::start(None, instance, &Quiesce::default(), |_| true).unwrap();
@@ -143,7 +142,7 @@ mod tests {
                 rolled_back: RolledBack::default(),
                 waited: BTreeMap::new(),
                 identity: None,
-                listeners: listener::Saved::new(&listeners, &repair, &mut transfer).unwrap(),
+                listeners: listener::Saved::new(&listeners, &mut transfer).unwrap(),
                 acks: ack::Saved::new(&watcher, &Directory::new(&[], false), &mut transfer).unwrap(),
                 hooks: HookQueue::default(),
                 control: control.save(&mut transfer).unwrap(),

@@ -34,8 +34,8 @@ use crate::error::{Error, reason};
 use crate::launch::capture::Capture;
 use crate::launch::start::Common;
 use crate::launch::{Reading, Surroundings, descriptors};
-use crate::listener::repair::Look;
-use crate::listener::{Listeners, Repair};
+use crate::listener::Listeners;
+use crate::listener::repair::Occasion;
 use crate::process::ProcessTable;
 use crate::profiles;
 use crate::reexec as image;
@@ -96,7 +96,6 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
         surroundings,
         identity,
         readings: BTreeMap::new(),
-        repair: Repair::new(&listeners),
         listeners,
         directory,
         capture,
@@ -153,7 +152,7 @@ pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<I
     let tell = move |message| sender.send(Input::Control(message)).is_ok();
     let control = Control::restore(state.control, &mut fds, threads.quiesce(), tell);
     let control = control.unwrap_or_else(|error| give_up(&reason(&error)));
-    let (listeners, repair) = state.listeners.restore(&mut fds);
+    let listeners = state.listeners.restore(&mut fds);
     fit(&mut config, &listeners);
     let directory = Directory::new(&surroundings.environment, state.identity.is_some());
     state.acks.restore(&threads.watcher, &directory, &mut fds);
@@ -173,7 +172,6 @@ pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<I
         identity: state.identity,
         readings: state.readings.restore(&mut fds),
         listeners,
-        repair,
         directory,
         capture,
         waited: state.waited,
@@ -206,7 +204,6 @@ struct Parts {
     identity: Option<Identity>,
     readings: BTreeMap<Generation, Reading>,
     listeners: Listeners,
-    repair: Repair,
     directory: Directory,
     capture: Option<Capture>,
     waited: BTreeMap<Slot, BTreeSet<u64>>,
@@ -236,7 +233,7 @@ fn assemble(parts: Parts) -> EventLoop {
         workers: Workers::new(threads.watcher.clone(), parts.capture, parts.directory, watchdog),
         readiness: Readiness::new(parts.waited),
         orphans: Orphans::new(),
-        listening: Listening::new(parts.repair),
+        listening: Listening::new(),
         hooks: Hooks::new(parts.hooks),
         rolled_back: parts.rolled_back,
         adoption: parts.adoption,
@@ -269,7 +266,7 @@ impl EventLoop {
         pending.reexecuted(&Reply::done(done));
         self.reap();
         self.look_for_lost();
-        self.listening.check(Look::at_paths(&self.ctx.core), &mut self.ctx);
+        self.listening.check(Occasion::path_removed(&self.ctx.core), &mut self.ctx);
     }
 }
 
