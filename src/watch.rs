@@ -46,11 +46,11 @@ const ITSELF: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF
     .union(AddWatchFlags::IN_UNMOUNT)
     .union(AddWatchFlags::IN_Q_OVERFLOW);
 
-/// Calls `tell` on a thread of its own with the paths that lead to something else
+/// Calls `notify` on a thread of its own with the paths that lead to something else
 /// than before, or to a file that was written or a directory that has other
 /// entries: all that change within a short time at once. One that has gone is
 /// told when it is there again. What is `known` of before counts as that, and is
-/// what the paths have been told to lead to. `tell` returns whether it wants to hear
+/// what the paths have been told to lead to. `notify` returns whether it wants to hear
 /// more.
 ///
 /// # Errors
@@ -58,18 +58,18 @@ const ITSELF: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF
 pub fn changes(
     paths: Vec<PathBuf>,
     known: Known,
-    rest: &Quiesce,
-    tell: impl Fn(Vec<PathBuf>) -> bool + Send + 'static,
+    quiesce: &Quiesce,
+    notify: impl Fn(Vec<PathBuf>) -> bool + Send + 'static,
 ) -> io::Result<()> {
     let mut watch = Watch::new(paths, CONTENTS)?;
-    let rest = rest.clone();
+    let quiesce = quiesce.clone();
     if known.list().len() != watch.paths.len() {
-        *known.list() = watch.paths.iter().map(|path| look(path)).collect();
+        *known.list() = watch.paths.iter().map(|path| fingerprint(path)).collect();
     }
     let run = move || {
         loop {
-            let now: Vec<Option<u64>> = watch.paths.iter().map(|path| look(path)).collect();
-            let busy = rest.activity();
+            let now: Vec<Option<u64>> = watch.paths.iter().map(|path| fingerprint(path)).collect();
+            let busy = quiesce.activity();
             let mut changed = Vec::new();
             for ((path, now), known) in watch.paths.iter().zip(now).zip(&mut *known.list()) {
                 if now.is_some() && now != *known {
@@ -77,11 +77,11 @@ pub fn changes(
                     changed.push(path.clone());
                 }
             }
-            if !changed.is_empty() && !tell(changed) {
+            if !changed.is_empty() && !notify(changed) {
                 return;
             }
             drop(busy);
-            if watch.settle().is_err() {
+            if watch.wait_for_change().is_err() {
                 return;
             }
         }
@@ -89,18 +89,18 @@ pub fn changes(
     Builder::new().name("watch".into()).stack_size(128 * 1024).spawn(run).map(drop)
 }
 
-/// Calls `tell` on a thread of its own as soon as one of the paths may lead to
-/// something else. `tell` returns whether it wants to hear more.
+/// Calls `notify` on a thread of its own as soon as one of the paths may lead to
+/// something else. `notify` returns whether it wants to hear more.
 ///
 /// # Errors
 /// As for [`changes`].
-pub fn names(paths: Vec<PathBuf>, tell: impl Fn() -> bool + Send + 'static) -> io::Result<()> {
+pub fn names(paths: Vec<PathBuf>, notify: impl Fn() -> bool + Send + 'static) -> io::Result<()> {
     let mut watch = Watch::new(paths, NAMES)?;
     let run = move || {
         while let Ok(events) = watch.inotify.read_events() {
             if watch.concerns(&events) {
-                watch.refresh_or_say();
-                if !tell() {
+                watch.refresh_or_warn();
+                if !notify() {
                     return;
                 }
             }
@@ -119,7 +119,7 @@ pub fn advice(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// What each path has been told to lead to.
+/// For each path the fingerprint that was reported last.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     list: Arc<Mutex<Vec<Option<u64>>>>,
@@ -166,7 +166,7 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Watches the directories that matter now, and no others.
+    /// Watches the directories on the way of each path as it is now, and no others.
     fn refresh(&mut self) -> io::Result<()> {
         let mut wanted = self.wanted();
         for _ in 0..TRIES {
@@ -181,7 +181,7 @@ impl Watch {
         Ok(())
     }
 
-    fn refresh_or_say(&mut self) {
+    fn refresh_or_warn(&mut self) {
         if let Err(error) = self.refresh() {
             log::warn!("not every change is seen from now on: {}", crate::error::reason(&error));
         }
@@ -236,8 +236,8 @@ impl Watch {
         })
     }
 
-    /// Returns when something has happened and then nothing for a while.
-    fn settle(&mut self) -> nix::Result<()> {
+    /// Returns after an event that concerns a path, once nothing more has happened for [`QUIET`].
+    fn wait_for_change(&mut self) -> nix::Result<()> {
         loop {
             let events = self.inotify.read_events()?;
             if self.concerns(&events) {
@@ -246,7 +246,7 @@ impl Watch {
         }
         let began = Instant::now();
         let mut quiet = began + QUIET;
-        self.refresh_or_say();
+        self.refresh_or_warn();
         loop {
             let left = quiet.min(began + LONGEST).saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
@@ -260,7 +260,7 @@ impl Watch {
             let events = self.inotify.read_events()?;
             if self.concerns(&events) {
                 quiet = Instant::now() + QUIET;
-                self.refresh_or_say();
+                self.refresh_or_warn();
             }
         }
     }
@@ -274,8 +274,8 @@ impl Interest {
     }
 }
 
-/// The way to `path`: each name and the real directory that it stands in, as far
-/// as there is one; and what it leads to.
+/// Resolves `path`: each name with the real directory that it is in, as far as these exist;
+/// and the file at the end.
 fn walk(path: &Path) -> (Vec<(PathBuf, OsString)>, Option<PathBuf>) {
     let mut steps = Vec::new();
     let mut here = PathBuf::from("/");
@@ -319,8 +319,8 @@ fn names_of(path: &Path) -> impl Iterator<Item = OsString> {
     })
 }
 
-/// What `path` leads to, in one number; None: nothing.
-fn look(path: &Path) -> Option<u64> {
+/// The fingerprint of what `path` leads to; None: it leads to nothing.
+fn fingerprint(path: &Path) -> Option<u64> {
     let end = walk(path).1?;
     let file = fs::metadata(&end).ok()?;
     let mut number = DefaultHasher::new();
@@ -378,20 +378,20 @@ mod tests {
     }
 
     #[test]
-    fn a_look_tells_what_is_new() {
+    fn a_fingerprint_changes_with_what_the_path_leads_to() {
         let place = tempfile::tempdir().unwrap();
         let (file, link) = (place.path().join("file"), place.path().join("link"));
-        assert_eq!(look(&file), None);
+        assert_eq!(fingerprint(&file), None);
         fs::write(&file, "one").unwrap();
-        let first = look(&file);
-        assert!(first.is_some() && first == look(&file));
-        let directory = look(place.path());
+        let first = fingerprint(&file);
+        assert!(first.is_some() && first == fingerprint(&file));
+        let directory = fingerprint(place.path());
         symlink("file", &link).unwrap();
-        assert_eq!(look(&link), first, "what it leads to");
-        assert_ne!(look(place.path()), directory);
+        assert_eq!(fingerprint(&link), first, "what it leads to");
+        assert_ne!(fingerprint(place.path()), directory);
         fs::remove_file(&link).unwrap();
-        assert_eq!(look(place.path()), directory, "as if nothing had been");
+        assert_eq!(fingerprint(place.path()), directory, "as if nothing had been");
         fs::write(&file, "other").unwrap();
-        assert!(look(&file) != first && look(place.path()) != directory);
+        assert!(fingerprint(&file) != first && fingerprint(place.path()) != directory);
     }
 }

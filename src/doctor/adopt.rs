@@ -27,36 +27,36 @@ const STEERING: &Subject = &Subject("reuseport program", ADOPT);
 const TCP: &Subject = &Subject("sock_diag of tcp", ADOPT);
 const UNIX: &Subject = &Subject("sock_diag of unix", "ctl status");
 
-/// How deep a tree of processes is looked through.
+/// The most ancestors that are searched.
 const DEEPEST: usize = 64;
 
-/// Everything about it.
+/// All checks for `--adopt`.
 pub fn checks(machine: &Machine) -> Vec<Check> {
     let release = uname().map(|name| name.release().to_string_lossy().into_owned());
     let seen = probe::see_a_bind();
     let mut checks = vec![kernel(&release.unwrap_or_default()), seccomp(seen), privileges(machine, seen)];
-    match probe::look_into_a_child() {
-        Ok(looks) => {
+    match probe::access_a_child() {
+        Ok(access) => {
             checks.extend([
-                call(PIDFD, looks.pidfd),
-                call(GETFD, looks.descriptor),
-                call(READV, looks.memory),
+                call(PIDFD, access.pidfd),
+                call(GETFD, access.descriptor),
+                call(READV, access.memory),
             ]);
         }
-        Err(errno) => checks.push(childless(GETFD, errno)),
+        Err(errno) => checks.push(no_child(GETFD, errno)),
     }
     checks.push(yama(machine.number("proc/sys/kernel/yama/ptrace_scope"), machine.can(SYS_PTRACE)));
     match probe::listener() {
         Ok(listener) => {
             checks.push(steering(steering::attach(listener.as_fd(), &[0])));
-            checks.push(told(TCP, tells_of(&listener)));
+            checks.push(diag_check(TCP, is_listed(&listener)));
         }
         Err(errno) => checks.push(STEERING.note(
             format!("cannot be tried, as there is no port on 127.0.0.1: {}", reason(&errno.into())),
             "ip link set lo up",
         )),
     }
-    checks.push(told(
+    checks.push(diag_check(
         UNIX,
         UnixDatagram::unbound().and_then(|socket| {
             let inode = inode(&socket)?;
@@ -66,8 +66,8 @@ pub fn checks(machine: &Machine) -> Vec<Check> {
     checks
 }
 
-/// Whether the kernel, asked as for strangers, tells of the listener.
-fn tells_of(listener: &OwnedFd) -> io::Result<bool> {
+/// Whether sock_diag(7) lists the listener.
+fn is_listed(listener: &OwnedFd) -> io::Result<bool> {
     let inode = inode(listener)?;
     let port = getsockname::<SockaddrIn>(listener.as_raw_fd())?.port();
     Ok(flows::listening(libc::AF_INET, port)?.iter().any(|found| found.inode == inode))
@@ -113,18 +113,18 @@ fn seccomp(seen: Result<bool, Unseen>) -> Check {
             )
         }
         Err(Unseen::Filter(errno)) => {
-            SECCOMP.missing(format!("no filter: {}", said(errno)), advice(errno, PROFILE))
+            SECCOMP.missing(format!("no filter: {}", text(errno)), advice(errno, PROFILE))
         }
         Err(Unseen::Call(errno)) => {
-            SECCOMP.missing(format!("a bind(2) was not seen: {}", said(errno)), PROFILE)
+            SECCOMP.missing(format!("a bind(2) was not seen: {}", text(errno)), PROFILE)
         }
-        Err(Unseen::Child(errno)) => childless(SECCOMP, errno),
+        Err(Unseen::Child(errno)) => no_child(SECCOMP, errno),
     }
 }
 
-fn childless(subject: &'static Subject, errno: Errno) -> Check {
+fn no_child(subject: &'static Subject, errno: Errno) -> Check {
     subject.note(
-        format!("cannot be tried, as no child can be started: {}", said(errno)),
+        format!("cannot be tried, as no child can be started: {}", text(errno)),
         "look at RLIMIT_NPROC, RLIMIT_NOFILE and the pids of the control group",
     )
 }
@@ -164,7 +164,7 @@ fn call(subject: &'static Subject, result: nix::Result<()>) -> Check {
         in Kubernetes capabilities: add: [SYS_PTRACE]";
     match result {
         Ok(()) => subject.ok("works on a child"),
-        Err(errno) => subject.missing(said(errno), advice(errno, PROFILE)),
+        Err(errno) => subject.missing(text(errno), advice(errno, PROFILE)),
     }
 }
 
@@ -188,11 +188,11 @@ fn yama(scope: Option<u64>, can: Option<bool>) -> Check {
 fn steering(result: nix::Result<()>) -> Check {
     match result {
         Ok(()) => STEERING.ok("can be attached to a group of listeners"),
-        Err(errno) => STEERING.missing(said(errno), "setsockopt(2) has to allow SO_ATTACH_REUSEPORT_CBPF"),
+        Err(errno) => STEERING.missing(text(errno), "setsockopt(2) has to allow SO_ATTACH_REUSEPORT_CBPF"),
     }
 }
 
-fn told(subject: &'static Subject, result: io::Result<bool>) -> Check {
+fn diag_check(subject: &'static Subject, result: io::Result<bool>) -> Check {
     const MODULE: &str = "modprobe tcp_diag unix_diag on the host";
     let (found, advice) = match result {
         Ok(true) => return subject.ok("tells of a socket of ours"),
@@ -214,7 +214,7 @@ fn advice(errno: Errno, usual: &'static str) -> &'static str {
     }
 }
 
-fn said(errno: Errno) -> String {
+fn text(errno: Errno) -> String {
     reason(&errno.into())
 }
 
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gains_no_privileges_is_told() {
+    fn who_gains_no_privileges_is_diag_check() {
         let (_root, plain) = machine(&[], &[]);
         assert_eq!(privileges(&plain, Ok(false)).state, State::Ok);
         assert!(privileges(&plain, Ok(true)).found.contains("we lack CAP_SYS_ADMIN"));
@@ -286,9 +286,9 @@ mod tests {
 
     #[test]
     fn sockets_that_are_not_told_of_matter_to_adopt() {
-        assert_eq!(told(TCP, Ok(false)).state, State::Missing);
-        assert_eq!(told(UNIX, Ok(false)).state, State::Note);
-        assert_eq!(told(UNIX, Err(Errno::ENOENT.into())).found, "no such file or directory");
-        assert_eq!(told(TCP, Ok(true)).state, State::Ok);
+        assert_eq!(diag_check(TCP, Ok(false)).state, State::Missing);
+        assert_eq!(diag_check(UNIX, Ok(false)).state, State::Note);
+        assert_eq!(diag_check(UNIX, Err(Errno::ENOENT.into())).found, "no such file or directory");
+        assert_eq!(diag_check(TCP, Ok(true)).state, State::Ok);
     }
 }

@@ -1,37 +1,37 @@
-//! What a look at one thing has found, and how it is told.
+//! The result of one check, and its line in the report.
 
 use serde::Serialize;
 use std::fmt;
 
-/// How it stands with one thing.
+/// The state of one subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// As it should be.
     Ok,
-    /// It works, and there is something to know, or it could not be looked at.
+    /// It works, and there is something to know; or it could not be checked.
     Note,
-    /// Something cannot be had.
+    /// A feature that needs it is not available.
     Missing,
 }
 
-/// One thing that was looked at.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// What it is.
     pub name: &'static str,
-    /// How it stands with it.
+    /// Its state.
     pub state: State,
     /// What was found.
     pub found: String,
     /// What to do about it.
     pub advice: Option<&'static str>,
-    /// What of ours uses it.
+    /// The feature of ours that uses it.
     #[serde(rename = "for")]
     pub used_by: &'static str,
 }
 
-/// A thing to look at: its name, and what of ours uses it.
+/// The subject of a check: its name, and the feature of ours that uses it.
 #[derive(Debug)]
 pub struct Subject(pub &'static str, pub &'static str);
 
@@ -46,7 +46,7 @@ impl Subject {
         self.check(State::Note, found.into(), Some(advice))
     }
 
-    /// What uses it cannot be had until something is done.
+    /// The feature that uses it is not available until something is done.
     pub fn missing(&self, found: impl Into<String>, advice: &'static str) -> Check {
         self.check(State::Missing, found.into(), Some(advice))
     }

@@ -21,7 +21,7 @@ const ENOUGH_FILES: u64 = 1024;
 /// Threads count as well, of which some servers have hundreds.
 const ENOUGH_TASKS: u64 = 256;
 
-/// Everything about it.
+/// All checks of limits.
 pub fn checks(machine: &Machine) -> Vec<Check> {
     let limit = |resource| {
         let (soft, hard) = getrlimit(resource).unwrap_or((RLIM_INFINITY, RLIM_INFINITY));

@@ -1,14 +1,13 @@
 //! The machine as files and variables show it to us.
 //!
-//! Whatever cannot be read is not there: a poor environment makes for a poorer
-//! report, and for no failure.
+//! A file that cannot be read counts as missing: the report says less then, and does not fail.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-/// More than any file that is read here has.
+/// Longer than any file that is read here.
 const LONGEST: u64 = 1 << 20;
 
 /// CAP_NET_BIND_SERVICE and CAP_SYS_PTRACE of capabilities(7).
@@ -16,7 +15,7 @@ pub const NET_BIND_SERVICE: u32 = 10;
 /// See [`NET_BIND_SERVICE`].
 pub const SYS_PTRACE: u32 = 19;
 
-/// Where to look.
+/// The root of the files, and the environment.
 #[derive(Debug)]
 pub struct Machine {
     root: PathBuf,

@@ -1,10 +1,10 @@
 //! `graceful-run doctor`: what this machine and its container allow, and what to
 //! change.
 //!
-//! Contract: every look ends in a line, whatever it met; nothing outlives it and
+//! Contract: every check gives a line, whatever it finds; nothing outlives a check and
 //! nothing is changed. What can be tried is tried, as graceful-run would do it and
 //! on a child or a socket of our own; the rest is read from `/proc` and the
-//! environment. The exit status is 1 if something of ours cannot be had.
+//! environment. The exit status is 1 if a feature of ours is not available.
 
 mod adopt;
 mod check;
@@ -20,7 +20,7 @@ use machine::Machine;
 use serde::Serialize;
 use std::io::Write;
 
-/// Our word for it, as the first argument.
+/// The first argument that selects this command.
 pub const WORD: &str = "doctor";
 
 /// Fields are only ever added.
@@ -30,18 +30,18 @@ struct Report<'a> {
     checks: &'a [Check],
 }
 
-/// Looks at everything and tells it on stdout. Our exit status, and our last line on
-/// stderr. To be called while there is one thread: it forks.
-pub fn doctor(wishes: &Doctor) -> (u8, Option<String>) {
+/// Makes every check and prints the report on stdout. Returns our exit status, and our last
+/// line on stderr. To be called while there is one thread, because it forks.
+pub fn doctor(flags: &Doctor) -> (u8, Option<String>) {
     inherited::hear_of_children();
     let machine = Machine::new("/", std::env::vars_os().collect());
     let all = [adopt::checks, network::checks, limits::checks, surroundings::checks];
     let checks: Vec<Check> = all.into_iter().flat_map(|checks| checks(&machine)).collect();
-    let text = match wishes.json {
+    let text = match flags.json {
         true => serde_json::to_string(&Report { version: 1, checks: &checks }).unwrap_or_default() + "\n",
         false => checks.iter().map(|check| format!("{check}\n")).collect(),
     };
-    // A reader that has gone has read enough.
+    // A reader that closes the pipe early (head(1)) is no error of ours.
     let _ = std::io::stdout().write_all(text.as_bytes());
     verdict(&checks)
 }

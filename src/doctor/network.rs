@@ -12,7 +12,7 @@ const LOW_PORTS: Subject = Subject("ports below 1024", "-b");
 /// before Linux 5.4 is 128.
 const FEW: u64 = 1024;
 
-/// Everything about it.
+/// All checks of the network.
 pub fn checks(machine: &Machine) -> Vec<Check> {
     let ipv4 = |name: &str| machine.number(&format!("proc/sys/net/ipv4/{name}"));
     let backlog = machine.number("proc/sys/net/core/somaxconn");

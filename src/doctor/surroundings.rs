@@ -15,7 +15,7 @@ const CONTAINER: &Subject = &Subject("container", "docker, podman, Kubernetes");
 const MANAGER: &Subject = &Subject("service manager", "Type=notify");
 const CONTROL: &Subject = &Subject("control socket", "ctl");
 
-/// Everything about it.
+/// All checks of our surroundings.
 pub fn checks(machine: &Machine) -> Vec<Check> {
     vec![
         proc(machine.has("proc/self/stat"), &machine.read("proc/self/mountinfo").unwrap_or_default()),

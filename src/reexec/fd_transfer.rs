@@ -4,7 +4,7 @@
 //! Contract: a descriptor is close-on-exec but for the moment of the execve(2)
 //! for which it was listed, so that no worker ever gets a copy. It travels as
 //! an [`Fd`], plain data: its number, and the file that it has to be on the
-//! other side. There all of them are looked at before the first is taken, and
+//! other side. There all of them are checked before the first is taken, and
 //! each is taken once; from then on it has an owner like any other.
 
 use crate::logger;
@@ -19,12 +19,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fd {
     number: RawFd,
-    /// What fstat(2) says that it is. Kinds without an inode of their own (pidfds
+    /// Device and inode, from fstat(2). Kinds of files without an inode of their own (pidfds
     /// before Linux 6.9) share one.
     file: (u64, u64),
 }
 
-/// Lists what is kept over the next execve(2).
+/// The list of descriptors to keep over the next execve(2).
 #[derive(Debug, Default)]
 pub struct FdTransfer {
     listed: Vec<Fd>,
@@ -43,7 +43,7 @@ impl FdTransfer {
         Ok(fd)
     }
 
-    /// The same of one that there may be.
+    /// As [`add`](FdTransfer::add), for an optional descriptor.
     ///
     /// # Errors
     /// As [`FdTransfer::add`].
@@ -66,17 +66,17 @@ impl FdTransfer {
     }
 }
 
-/// What has come through an execve(2) and has no owner yet.
+/// Descriptors that were kept over an execve(2) and have no owner yet.
 #[derive(Debug)]
 pub struct InheritedFds {
     waiting: BTreeMap<RawFd, Fd>,
 }
 
 impl InheritedFds {
-    /// Looks at all that were listed, and makes them close-on-exec.
+    /// Checks all descriptors that were listed, and makes them close-on-exec.
     ///
     /// # Errors
-    /// Which one is missing, is listed twice or is not what it was. None has an
+    /// The one that is missing, is listed twice or is another file than before. None has an
     /// owner then.
     pub fn new(listed: &[Fd]) -> Result<InheritedFds, String> {
         let mut waiting = BTreeMap::new();
@@ -96,8 +96,8 @@ impl InheritedFds {
         Ok(InheritedFds { waiting })
     }
 
-    /// The owner of one of them. What was never listed or has been taken is a
-    /// mistake of whoever wrote the state: see [`give_up`].
+    /// The owner of one of them. One that was never listed, or was taken before, is a
+    /// mistake in the state: see [`give_up`].
     pub fn take(&mut self, fd: Fd) -> OwnedFd {
         match self.waiting.remove(&fd.number) {
             Some(listed) if listed == fd => fd::take_ownership(fd.number),
@@ -105,14 +105,14 @@ impl InheritedFds {
         }
     }
 
-    /// The same of one that there may be.
+    /// As [`take`](InheritedFds::take), for an optional descriptor.
     pub fn take_some(&mut self, fd: Option<Fd>) -> Option<OwnedFd> {
         fd.map(|fd| self.take(fd))
     }
 }
 
 impl Drop for InheritedFds {
-    /// Nobody here knows what they are for.
+    /// Closes those that were not taken: this image has no use for them.
     fn drop(&mut self) {
         for &number in self.waiting.keys() {
             drop(fd::take_ownership(number));

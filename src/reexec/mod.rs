@@ -25,7 +25,7 @@ use std::os::fd::RawFd;
 /// In our environment: the process that the state is for, and its descriptor.
 /// Workers never see it.
 pub const VARIABLE: &str = "GRACEFUL_RUN_REEXEC";
-/// The first argument of a child that is only to say whether it could take over.
+/// The first argument of a child that only answers whether it could take over.
 pub const CHECK: &str = "reexec-check";
 
 /// The value of [`VARIABLE`].
@@ -33,8 +33,8 @@ pub fn spell(pid: u32, fd: RawFd) -> String {
     format!("{pid}:{fd}")
 }
 
-/// The descriptor in a value of [`VARIABLE`] that is meant for the process `pid`;
-/// what another process has left there is for nobody.
+/// The descriptor in a value of [`VARIABLE`] that is meant for the process `pid`. A value that
+/// another process has left in the environment is ignored.
 fn parse(value: &OsStr, pid: u32) -> Option<RawFd> {
     let (whose, fd) = value.to_str()?.split_once(':')?;
     (whose.parse() == Ok(pid)).then(|| fd.parse().ok())?.filter(|&fd| fd > libc::STDERR_FILENO)

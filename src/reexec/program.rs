@@ -14,7 +14,7 @@ use crate::error::reason;
 use crate::sys::process;
 use nix::unistd::Uid;
 
-/// A file as it was looked at.
+/// The identity of a file: another file or another content differs in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
     file: (u64, u64),
@@ -43,7 +43,7 @@ pub fn find(first: &OsStr, directory: &Path, path: Option<&OsString>) -> Option<
         .map(|path| path.components().collect())
 }
 
-/// Looks at the file that is there now.
+/// Reads the identity of the file that is there now.
 ///
 /// # Errors
 /// In words, with the path.

@@ -1,7 +1,6 @@
-//! How the threads that make inputs are brought to rest before we are replaced:
-//! each at a point at which whatever it has read from the system is on the
-//! channel. Then nothing is lost in an execve(2), which ends every thread but the
-//! main one.
+//! Quiescing the input threads before an execve(2): each stops at a point where all that it
+//! has read from the system is on the channel. So nothing is lost in the execve(2), which
+//! ends every thread but the main one.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -23,44 +22,43 @@ struct State {
     busy: usize,
 }
 
-/// Held by a thread while it has something in its hands.
+/// Held by a thread from before it reads an input until that input is on the channel.
 #[derive(Debug)]
 pub struct ActivityGuard {
-    rest: Quiesce,
+    quiesce: Quiesce,
 }
 
 impl Quiesce {
-    /// The loop wants the threads to rest.
+    /// The loop asks the threads to stop reading.
     pub fn begin(&self) {
         self.state().wanted = true;
     }
 
-    /// Lets them go on.
+    /// Lets the threads continue.
     pub fn end(&self) {
         self.state().wanted = false;
         self.shared.over.notify_all();
     }
 
-    /// Whether all of them rest.
+    /// Whether all threads have stopped.
     pub fn is_quiet(&self) -> bool {
         let state = self.state();
         state.wanted && state.busy == 0
     }
 
-    /// Whether a thread that holds a [`ActivityGuard`] for good is to let go of it.
+    /// Whether the threads are asked to stop, for one that holds an [`ActivityGuard`] all the time.
     pub fn is_wanted(&self) -> bool {
         self.state().wanted
     }
 
-    /// Called by a thread before it reads something: returns once no rest is
-    /// wanted.
+    /// Called by a thread before it reads an input. It returns once the threads need not stop.
     pub fn activity(&self) -> ActivityGuard {
         let mut state = self.state();
         while state.wanted {
             state = self.shared.over.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.busy += 1;
-        ActivityGuard { rest: self.clone() }
+        ActivityGuard { quiesce: self.clone() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -70,7 +68,7 @@ impl Quiesce {
 
 impl Drop for ActivityGuard {
     fn drop(&mut self) {
-        self.rest.state().busy -= 1;
+        self.quiesce.state().busy -= 1;
     }
 }
 
@@ -80,21 +78,21 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn rest_comes_when_hands_are_empty_and_ends_for_all() {
-        let rest = Quiesce::default();
-        let busy = rest.activity();
-        rest.begin();
-        assert!(!rest.is_quiet() && rest.is_wanted());
+    fn all_is_quiet_once_no_guard_is_held_until_the_end() {
+        let quiesce = Quiesce::default();
+        let busy = quiesce.activity();
+        quiesce.begin();
+        assert!(!quiesce.is_quiet() && quiesce.is_wanted());
         drop(busy);
-        assert!(rest.is_quiet());
-        let (theirs, (done, is_done)) = (rest.clone(), channel());
+        assert!(quiesce.is_quiet());
+        let (theirs, (done, is_done)) = (quiesce.clone(), channel());
         std::thread::spawn(move || {
             let busy = theirs.activity();
             let _ = done.send(busy);
         });
-        assert!(rest.is_quiet(), "nobody begins anything meanwhile");
-        rest.end();
+        assert!(quiesce.is_quiet(), "nobody begins anything meanwhile");
+        quiesce.end();
         drop(is_done.recv().unwrap());
-        assert!(!rest.is_quiet());
+        assert!(!quiesce.is_quiet());
     }
 }

@@ -1,7 +1,7 @@
 //! Copies of descriptors that other processes hold: pidfd_getfd(2).
 //!
-//! What the owner closes while we hold a copy is closed with ours: a copy that is only
-//! looked at is let go at once.
+//! A socket that its owner closes stays open as long as we have a copy. So a copy that is
+//! made only to inspect the socket is closed at once.
 
 use super::{fd, proc_fd, seccomp};
 use libc::{c_int, c_uint};
@@ -34,7 +34,7 @@ pub fn borrow(thread: Pid, number: RawFd) -> nix::Result<OwnedFd> {
 pub fn by_inode(process: Pid, inode: u64) -> Option<OwnedFd> {
     let (number, _) = proc_fd::descriptors(process).find(|&(_, found)| found == inode)?;
     let socket = borrow(process, number).ok()?;
-    // It may have been closed, and the number given to another, since we have looked.
+    // The number may have been closed and used again since it was read.
     let same = fd::identity(socket.as_raw_fd()).is_ok_and(|(_, found)| found == inode);
     same.then_some(socket)
 }

@@ -1,11 +1,16 @@
-//! Memory at rest.
+//! The memory of program text that only the start needs.
+//!
+//! This is kept although the kernel could reclaim such pages by itself: it does so only under
+//! memory pressure, and until then they count as our resident memory. The dynamic loader and
+//! the shared libraries are part of that text. A static build has neither, and may make this
+//! file needless.
 
 use std::fs;
 
-/// Lets go of program text that only the start needed: arguments, look-ups, the
-/// dynamic loader. What is needed again comes back from the page cache, without
-/// reading a disk (madvise(2), MADV_DONTNEED). Only executable mappings of files
-/// are touched, since nothing writes to those. Without /proc it does nothing.
+/// Releases the pages of program text that only the start needed: the parsing of arguments,
+/// look-ups, the dynamic loader (madvise(2), MADV_DONTNEED). A page that is needed again comes
+/// from the page cache, without reading a disk. Only executable mappings of files are
+/// released, since nothing writes to those. Without /proc it does nothing.
 pub fn let_go_of_text() {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for (start, end) in maps.lines().filter_map(text_mapping) {

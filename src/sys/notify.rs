@@ -41,7 +41,7 @@ pub struct NotifySocket {
     path: Option<PathBuf>,
 }
 
-/// What somebody sent.
+/// A message, with its sender.
 #[derive(Debug)]
 pub struct Datagram {
     /// The sender, as the kernel saw it; 0 for one outside our pid namespace.
@@ -61,7 +61,7 @@ impl NotifySocket {
     /// Binds a new socket to an abstract address; close-on-exec and non-blocking.
     ///
     /// # Errors
-    /// EMFILE and its kin; EADDRINUSE does not happen.
+    /// EMFILE and the like. EADDRINUSE does not happen: the address is random.
     pub fn new() -> io::Result<Self> {
         let name = format!("graceful-run/{:032x}", random()?);
         let address = UnixAddr::new_abstract(name.as_bytes())?;

@@ -133,9 +133,9 @@ fn bind_nothing(filter: &Filter, report: RawFd) -> c_int {
     }
 }
 
-/// What of a child can be had.
+/// Which ways to access a child work.
 #[derive(Debug)]
-pub struct Looks {
+pub struct Access {
     /// pidfd_open(2).
     pub pidfd: nix::Result<()>,
     /// pidfd_getfd(2).
@@ -144,11 +144,11 @@ pub struct Looks {
     pub memory: nix::Result<()>,
 }
 
-/// Looks into a child of ours.
+/// Tries each way to access a child of ours.
 ///
 /// # Errors
 /// fork(2)'s and pipe2(2)'s.
-pub fn look_into_a_child() -> nix::Result<Looks> {
+pub fn access_a_child() -> nix::Result<Access> {
     let (inherited, _other) = pipe2(OFlag::O_CLOEXEC)?;
     let child = Child::new(|| {
         loop {
@@ -157,7 +157,7 @@ pub fn look_into_a_child() -> nix::Result<Looks> {
         }
     })?;
     let read = seccomp::address(child.0, MARK.as_ptr() as u64, MARK.len());
-    Ok(Looks {
+    Ok(Access {
         pidfd: borrow::pidfd(child.0, 0).map(drop),
         descriptor: borrow::borrow(child.0, inherited.as_raw_fd()).map(drop),
         memory: read.and_then(|read| if read == MARK { Ok(()) } else { Err(Errno::EIO) }),

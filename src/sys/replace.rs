@@ -1,4 +1,4 @@
-//! This process becomes another program, as it was started itself.
+//! Executing another program in this process, with the signals that we were started with.
 
 use std::ffi::CString;
 

@@ -1,4 +1,4 @@
-//! Who descends from whom, read from `/proc`.
+//! The tree of processes, read from `/proc`.
 //!
 //! Everything here is evidence about a moment that has passed. Without `/proc`
 //! all of it is empty or false: what must be right cannot rest on it.
@@ -12,8 +12,8 @@ use super::process::number;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-/// How many ancestors are looked at: deeper than any tree of servers, and an end
-/// when pids are reused while we look.
+/// The most ancestors that are read: deeper than any tree of servers, and a bound
+/// when pids are reused while we read.
 const DEEPEST: usize = 64;
 
 /// A worker, as its descendants can be recognised.
