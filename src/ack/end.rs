@@ -3,7 +3,7 @@
 //! Those of the worker, of its descendants, and of a helper that has already exited
 //! (systemd-notify(1) exits before its datagram is read) count; those of another user never do.
 
-use super::message::{Heard, Worker};
+use super::message::{Worker, WorkerMessage};
 use super::{einhorn, kind, notify};
 use crate::core::event::AckKind;
 use crate::sys::notify::NotifySocket;
@@ -44,7 +44,7 @@ pub(super) struct Read {
     /// An ack.
     pub ready: Option<AckKind>,
     /// The other messages for the loop.
-    pub heard: Vec<Heard>,
+    pub heard: Vec<WorkerMessage>,
     /// The last `STATUS=`.
     pub status: Option<String>,
     /// Whether a watchdog ping came.
@@ -174,7 +174,7 @@ fn read_notify(socket: &NotifySocket, worker: Worker, strangers: &mut u64) -> Re
         }
         read.beat |= message.watchdog;
         read.status = message.status.or(read.status);
-        read.heard.extend(message.extend.map(Heard::Extend));
+        read.heard.extend(message.extend.map(WorkerMessage::Extend));
         if message.barrier && datagram.fds.len() == 1 {
             read.barrier = datagram.fds.pop();
             break;

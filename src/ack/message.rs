@@ -23,21 +23,21 @@ pub struct Worker {
 
 /// A message of a worker, for the loop.
 #[derive(Debug)]
-pub enum Heard {
+pub enum WorkerMessage {
     /// It is ready.
     Ready(AckKind),
     /// It needs this much more time.
     Extend(Duration),
-    /// It has a new status or watchdog ping: see [`Watcher::news`](super::Watcher::news).
-    News,
+    /// It has a new status or watchdog ping: see [`Watcher::take_status`](super::Watcher::take_status).
+    NewStatus,
     /// It waits until this descriptor is closed, which says that all its earlier messages have
     /// been handled.
     Barrier(OwnedFd),
 }
 
-/// What a worker has said since the last call of [`Watcher::news`](super::Watcher::news).
+/// What a worker has said since the last call of [`Watcher::take_status`](super::Watcher::take_status).
 #[derive(Debug, Default)]
-pub struct News {
+pub struct WorkerStatus {
     /// The last `STATUS=`, as one short line.
     pub status: Option<String>,
     /// Whether `WATCHDOG=1` came.

@@ -2,10 +2,10 @@
 //!
 //! It turns messages into events for the loop, and keeps the descriptors that workers store. The
 //! statuses and watchdog pings of a worker make one event until the loop has read them
-//! ([`Watcher::news`]), so that a flood of them does not fill the loop's queue.
+//! ([`Watcher::take_status`]), so that a flood of them does not fill the loop's queue.
 
 use super::end::{End, Read, Storing};
-use super::message::{Heard, News, Worker};
+use super::message::{Worker, WorkerMessage, WorkerStatus};
 use super::notify::{Change, shown};
 use super::store::{self, Kept, MOST, Store, Verdict};
 use crate::core::event::{Generation, Slot, WorkerId};
@@ -35,8 +35,8 @@ struct Table {
     by_key: HashMap<u64, Channel>,
     /// Keys are not reused, so that a late event of a closed channel finds none.
     next_key: u64,
-    /// An entry means that [`Heard::News`] has been sent.
-    news: BTreeMap<WorkerId, News>,
+    /// An entry means that [`WorkerMessage::NewStatus`] has been sent.
+    news: BTreeMap<WorkerId, WorkerStatus>,
     store: Store,
 }
 
@@ -64,7 +64,10 @@ impl Watcher {
     ///
     /// # Errors
     /// When an epoll set or the thread cannot be created.
-    pub fn start(quiesce: Quiesce, send: impl Fn(WorkerId, Heard) + Send + 'static) -> io::Result<Watcher> {
+    pub fn start(
+        quiesce: Quiesce,
+        send: impl Fn(WorkerId, WorkerMessage) + Send + 'static,
+    ) -> io::Result<Watcher> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let shared = Arc::new(Shared { epoll, channels: Mutex::default() });
         let watcher = Watcher { shared: Arc::clone(&shared) };
@@ -117,7 +120,7 @@ impl Watcher {
     }
 
     /// The status and watchdog ping of a worker since the last call.
-    pub fn news(&self, id: WorkerId) -> News {
+    pub fn take_status(&self, id: WorkerId) -> WorkerStatus {
         self.shared.channels().news.remove(&id).unwrap_or_default()
     }
 
@@ -162,7 +165,7 @@ impl Shared {
         }
     }
 
-    fn run(&self, quiesce: &Quiesce, send: impl Fn(WorkerId, Heard)) {
+    fn run(&self, quiesce: &Quiesce, send: impl Fn(WorkerId, WorkerMessage)) {
         let mut events = [EpollEvent::empty(); 32];
         loop {
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
@@ -180,7 +183,7 @@ impl Shared {
     }
 
     /// Reads a channel. The lock is released before the messages are sent.
-    fn read(&self, key: u64) -> Vec<(WorkerId, Heard)> {
+    fn read(&self, key: u64) -> Vec<(WorkerId, WorkerMessage)> {
         let mut table = self.channels();
         let Some(channel) = table.by_key.get_mut(&key) else {
             let ended = table.store.take(key);
@@ -190,7 +193,7 @@ impl Shared {
         let (id, worker) = (channel.id, channel.worker);
         let mut read = channel.end.read(worker, &mut channel.strangers);
         if let Some(kind) = read.ready.filter(|_| !std::mem::replace(&mut channel.acked, true)) {
-            read.heard.push(Heard::Ready(kind));
+            read.heard.push(WorkerMessage::Ready(kind));
         }
         if let Some(storing) = read.store.take() {
             self.store(&mut table, key, storing);
@@ -206,9 +209,9 @@ impl Shared {
             self.drop_channel(&mut table, key);
         }
         if note(&mut table, id, &mut read) {
-            read.heard.push(Heard::News);
+            read.heard.push(WorkerMessage::NewStatus);
         }
-        read.heard.extend(read.barrier.map(Heard::Barrier));
+        read.heard.extend(read.barrier.map(WorkerMessage::Barrier));
         read.heard.into_iter().map(|heard| (id, heard)).collect()
     }
 

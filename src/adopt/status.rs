@@ -25,7 +25,7 @@ pub struct Shown {
 
 impl Adopt {
     /// Why the worker does not listen at every address that it has to, for people.
-    pub fn lacks(&self, id: WorkerId) -> Option<String> {
+    pub fn unmet(&self, id: WorkerId) -> Option<String> {
         let worker = self.workers.get(&id)?;
         let list = |keys: &mut dyn Iterator<Item = &Key>| {
             keys.map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -80,7 +80,7 @@ impl Adopt {
     }
 
     /// The last warning about the worker.
-    pub fn told(&self, id: WorkerId) -> Option<&str> {
+    pub fn last_warning(&self, id: WorkerId) -> Option<&str> {
         self.workers.get(&id)?.warnings.last().map(String::as_str)
     }
 }

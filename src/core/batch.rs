@@ -1,7 +1,7 @@
 //! How an upgrade advances. Batch by batch its replacements are started, become ready, soak
 //! and are checked to be alive; only then the workers that they replace may stop.
 
-use super::event::{Action, Reading, Slot, Time, WorkerId};
+use super::event::{Action, LaunchSource, Slot, Time, WorkerId};
 use super::policy::{REPARENT_GRACE, SIGNAL_GRACE};
 use super::state::Supervisor;
 use super::upgrade::{Hold, Query};
@@ -89,7 +89,7 @@ impl Supervisor {
             }
             Hold::Committed => {
                 // The other workers are started from what the first was started from.
-                upgrade.reading = Reading::AsBefore;
+                upgrade.reading = LaunchSource::AsBefore;
                 let before = upgrade.batch.len();
                 upgrade.batch.extend(whole);
                 if upgrade.batch.len() > before {

@@ -4,7 +4,9 @@
 //! caller that knows them keeps its own tables by [`WorkerId`].
 
 pub use super::report::{Ending, Failure, Report};
-pub use super::types::{AckKind, Exit, Generation, Reading, Refusal, Request, Slot, Time, Token, WorkerId};
+pub use super::types::{
+    AckKind, Exit, Generation, LaunchSource, Refusal, Request, Slot, Time, Token, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -78,7 +80,7 @@ pub enum Action {
         /// Its slot.
         slot: Slot,
         /// Where the program, directory and environment come from.
-        reading: Reading,
+        reading: LaunchSource,
     },
     /// Have the worker `of` start its own successor, and search for the successor's process
     /// with each `Probe`; answer `Spawned` once it is known, then `Ack`.

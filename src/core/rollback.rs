@@ -8,7 +8,7 @@
 //! has the same probation as one that takes a second. Requests of the user come first, and
 //! a rollback that failed is tried again with the next crash.
 
-use super::event::{Action, Exit, Failure, Generation, Reading, Report, Slot, Time};
+use super::event::{Action, Exit, Failure, Generation, LaunchSource, Report, Slot, Time};
 use super::policy::PROBATION_CRASHES;
 use super::probation::Probation;
 use super::state::Supervisor;
@@ -124,7 +124,7 @@ impl Supervisor {
             is_rollback: true,
             replaced,
             accepting: Query::Answered,
-            reading: Reading::Exactly,
+            reading: LaunchSource::Exactly,
             ..Upgrade::new(from, to, UpgradeKind::Replace, true, now)
         });
     }

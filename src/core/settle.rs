@@ -1,6 +1,6 @@
 //! The last pass of a step: what the processes now call for, whatever the event.
 
-use super::event::{Action, Ending, Generation, Reading, Report, Slot, Time};
+use super::event::{Action, Ending, Generation, LaunchSource, Report, Slot, Time};
 use super::state::{SlotState, Supervisor};
 use super::upgrade::Upgrade;
 use super::worker::{Stage, Worker};
@@ -43,8 +43,8 @@ impl Supervisor {
         }
         let held = self.upgrade.iter().flat_map(|upgrade| &upgrade.batch).map(|slot| slot.0 + 1).max();
         // After a failed upgrade an additional worker is started as the others were.
-        let failed = self.slot_states.iter().any(|state| state.reading == Reading::AsBefore);
-        let reading = if failed { Reading::AsBefore } else { Reading::Anew };
+        let failed = self.slot_states.iter().any(|state| state.reading == LaunchSource::AsBefore);
+        let reading = if failed { LaunchSource::AsBefore } else { LaunchSource::Anew };
         while self.slot_states.len() < self.target as usize {
             self.slot_states.push(SlotState { reading, ..SlotState::new(self.serving, now) });
         }

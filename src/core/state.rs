@@ -1,6 +1,6 @@
 //! What the supervisor knows, and how it is searched. Nothing is decided here.
 
-use super::event::{Action, Ending, Generation, Reading, Report, Slot, Time, WorkerId};
+use super::event::{Action, Ending, Generation, LaunchSource, Report, Slot, Time, WorkerId};
 use super::policy::{Policy, Strength};
 use super::probation::Probation;
 use super::upgrade::{Upgrade, UpgradeKind};
@@ -19,7 +19,7 @@ pub(super) struct SlotState {
     /// When it may be filled again.
     pub fill_at: Time,
     /// Where its next worker takes the program from.
-    pub reading: Reading,
+    pub reading: LaunchSource,
     /// The restart policy leaves it empty.
     pub retired: bool,
 }
@@ -27,7 +27,7 @@ pub(super) struct SlotState {
 impl SlotState {
     /// An empty slot, for the next worker of `generation`.
     pub fn new(generation: Generation, now: Time) -> Self {
-        SlotState { generation, crashes: 0, fill_at: now, reading: Reading::Anew, retired: false }
+        SlotState { generation, crashes: 0, fill_at: now, reading: LaunchSource::Anew, retired: false }
     }
 }
 

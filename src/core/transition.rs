@@ -5,7 +5,9 @@
 //! pushed here, together with the change of stage that goes with it. The other files of
 //! the core note facts and decide; they call these functions to act.
 
-use super::event::{AckKind, Action, Ending, Failure, Generation, Reading, Report, Slot, Time, WorkerId};
+use super::event::{
+    AckKind, Action, Ending, Failure, Generation, LaunchSource, Report, Slot, Time, WorkerId,
+};
 use super::policy::{FIRST_LOOK, SPAWN_PAUSE};
 use super::state::{SlotState, Supervisor};
 use super::upgrade::{Hold, Query, Upgrade};
@@ -25,7 +27,7 @@ impl Supervisor {
     }
 
     /// Starts a worker in this slot.
-    pub(super) fn spawn(&mut self, generation: Generation, slot: Slot, reading: Reading, now: Time) {
+    pub(super) fn spawn(&mut self, generation: Generation, slot: Slot, reading: LaunchSource, now: Time) {
         let id = self.next_worker();
         let mut worker = Worker::new(generation, slot, reading, self.known_strength, now);
         worker.predecessor_startup_time = self.startup_time.1;
@@ -202,7 +204,7 @@ impl Supervisor {
         let (from, to, took) = (upgrade.from, upgrade.to, now - upgrade.since);
         // The files on the disk are those of the new generation, which is not trusted yet.
         for state in &mut self.slot_states {
-            state.reading = Reading::AsBefore;
+            state.reading = LaunchSource::AsBefore;
         }
         self.report(Report::Held { from, to, took });
     }
@@ -216,7 +218,7 @@ impl Supervisor {
         self.serving = to;
         self.begin_probation(now);
         // After a rollback the files on the disk are those of the generation that crashed.
-        let reading = if is_rollback { Reading::AsBefore } else { Reading::Anew };
+        let reading = if is_rollback { LaunchSource::AsBefore } else { LaunchSource::Anew };
         for slot in batch {
             if let Some(state) = self.slot_state_mut(slot) {
                 *state = SlotState { reading, ..SlotState::new(to, now) };
@@ -278,7 +280,7 @@ impl Supervisor {
             if let Some(state) = self.slot_state_mut(slot) {
                 // The files on the disk have just failed: what is started again is what was
                 // started before.
-                state.reading = Reading::AsBefore;
+                state.reading = LaunchSource::AsBefore;
                 if stop_first && upgrade.batch.contains(&slot) {
                     state.fill_at = now;
                 }

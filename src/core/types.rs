@@ -133,7 +133,7 @@ pub enum AckKind {
 
 /// Where a start takes its program, directory and environment from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reading {
+pub enum LaunchSource {
     /// From the files as they are now.
     Anew,
     /// As for the first worker of this generation. They are kept until

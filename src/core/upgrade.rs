@@ -1,6 +1,6 @@
 //! An upgrade under way: the slots of its present batch and how far it got. Data only.
 
-use super::event::{Failure, Generation, Reading, Slot, Time};
+use super::event::{Failure, Generation, LaunchSource, Slot, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ pub struct Upgrade {
     /// The pre-upgrade hook has allowed it to begin, or there is none.
     pub allowed: bool,
     /// Where its workers take the program from.
-    pub reading: Reading,
+    pub reading: LaunchSource,
 }
 
 /// A query that is sent to the caller once.
@@ -94,7 +94,7 @@ impl Upgrade {
             is_rollback: false,
             hold: if kind == UpgradeKind::Hold { Hold::Requested } else { Hold::No },
             allowed,
-            reading: Reading::Anew,
+            reading: LaunchSource::Anew,
         }
     }
 

@@ -1,7 +1,7 @@
 //! One worker and the stage of its life. The table of stages stands at the head of
 //! [`core`](super).
 
-use super::event::{AckKind, Generation, Reading, Refusal, Slot, Time, WorkerId};
+use super::event::{AckKind, Generation, LaunchSource, Refusal, Slot, Time, WorkerId};
 use super::policy::{
     BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, MISSING_WINDOW, OnAckTimeout, Policy, SETTLE, SIGNAL_GRACE,
     SUCCESSOR_LOOK, Strength, TAKEOVER, UNSEEN_AFTER,
@@ -32,7 +32,7 @@ pub struct Worker {
     /// What was known of the program when the worker was started.
     pub known_strength: Strength,
     /// Where its program comes from.
-    pub reading: Reading,
+    pub reading: LaunchSource,
     /// The worker that started it, if another worker did.
     pub predecessor: Option<WorkerId>,
     /// It has given its listeners to a successor and leaves by itself: a stop
@@ -136,7 +136,7 @@ impl Worker {
     pub fn new(
         generation: Generation,
         slot: Slot,
-        reading: Reading,
+        reading: LaunchSource,
         known_strength: Strength,
         now: Time,
     ) -> Self {
@@ -178,7 +178,7 @@ impl Worker {
         Worker {
             stage: Stage::Awaited { ack_by, probe: (now + first, first) },
             predecessor: Some(predecessor),
-            ..Worker::new(generation, slot, Reading::Anew, Strength::Nothing, now)
+            ..Worker::new(generation, slot, LaunchSource::Anew, Strength::Nothing, now)
         }
     }
 
@@ -188,7 +188,7 @@ impl Worker {
             stage: Stage::Ready { since: now, probe_at: None },
             ack: Some(AckKind::Takeover),
             predecessor: Some(predecessor),
-            ..Worker::new(generation, slot, Reading::Anew, Strength::Nothing, now)
+            ..Worker::new(generation, slot, LaunchSource::Anew, Strength::Nothing, now)
         }
     }
 

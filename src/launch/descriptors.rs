@@ -1,7 +1,7 @@
 //! The numbers of the descriptors that a worker is given: the listeners, from the first number of
 //! their dialect on, then those that the user names. They are checked before anything is bound.
 
-use super::Surroundings;
+use super::InheritedContext;
 use crate::config::Config;
 use crate::core::event::AckKind;
 use crate::dialect::{FIRST_FD, first_listener};
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 /// # Errors
 /// [`Error::Usage`] for a number that is given twice; the error of a listener that cannot be
 /// opened.
-pub fn open_listeners(config: &Config, surroundings: &Surroundings) -> Result<Listeners, Error> {
+pub fn open_listeners(config: &Config, surroundings: &InheritedContext) -> Result<Listeners, Error> {
     let variable = |name: &str| {
         surroundings.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     };

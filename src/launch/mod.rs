@@ -39,17 +39,17 @@ pub const SHELL: &str = "/bin/sh";
 
 /// The directory and the environment in which we were started.
 #[derive(Debug, Clone)]
-pub struct Surroundings {
+pub struct InheritedContext {
     /// The directory by the path that the user sees, with its symlinks.
     pub directory: PathBuf,
     /// Our environment.
     pub environment: Vec<(OsString, OsString)>,
 }
 
-impl Surroundings {
+impl InheritedContext {
     /// Reads both. $PWD is used only if it is the current directory; a directory that has been
     /// deleted counts as `/`.
-    pub fn look() -> Surroundings {
+    pub fn read() -> InheritedContext {
         let logical = std::env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute());
         let same = |path: &PathBuf| match (fs::metadata(path), fs::metadata(".")) {
             (Ok(there), Ok(here)) => (there.dev(), there.ino()) == (here.dev(), here.ino()),
@@ -59,13 +59,13 @@ impl Surroundings {
             .filter(same)
             .or_else(|| std::env::current_dir().ok())
             .unwrap_or_else(|| PathBuf::from("/"));
-        Surroundings { directory, environment: std::env::vars_os().collect() }
+        InheritedContext { directory, environment: std::env::vars_os().collect() }
     }
 }
 
 /// The program, directory and environment of a start, as they were read at one time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Reading {
+pub struct LaunchSpec {
     program: ResolvedPath,
     directory: ResolvedPath,
     #[serde(with = "environment::pairs")]
@@ -127,17 +127,17 @@ impl ResolvedPath {
     }
 }
 
-impl Reading {
+impl LaunchSpec {
     /// Reads everything as it is now.
     ///
     /// # Errors
     /// [`Refused`] when the program cannot be found or a file cannot be read.
     pub fn anew(
         worker: &config::Worker,
-        surroundings: &Surroundings,
+        surroundings: &InheritedContext,
         identity: Option<&Identity>,
-    ) -> Result<Reading, Refused> {
-        let mut reading = Reading::of_hook(worker, surroundings, identity)?;
+    ) -> Result<LaunchSpec, Refused> {
+        let mut reading = LaunchSpec::of_hook(worker, surroundings, identity)?;
         let name = worker.command.first().map(OsString::as_os_str).unwrap_or_default();
         let path = reading.environment.get(OsStr::new("PATH"));
         let program = find(name, path, &reading.directory.logical, identity)?;
@@ -152,9 +152,9 @@ impl Reading {
     /// [`Refused`] when a file cannot be read.
     pub fn of_hook(
         worker: &config::Worker,
-        surroundings: &Surroundings,
+        surroundings: &InheritedContext,
         identity: Option<&Identity>,
-    ) -> Result<Reading, Refused> {
+    ) -> Result<LaunchSpec, Refused> {
         let directory = match &worker.chdir {
             Some(path) => surroundings.directory.join(path),
             None => surroundings.directory.clone(),
@@ -170,7 +170,7 @@ impl Reading {
         if !worker.environment.clear && !is_set {
             environment.insert("PWD".into(), directory.clone().into());
         }
-        Ok(Reading {
+        Ok(LaunchSpec {
             program: ResolvedPath::new(SHELL.into()),
             directory: ResolvedPath::new(directory),
             environment,
@@ -194,8 +194,8 @@ impl Reading {
 
     /// The same program, arguments, directory and environment, even where their paths lead to
     /// other files by now.
-    pub fn as_before(&self) -> Reading {
-        let mut reading = Reading {
+    pub fn as_before(&self) -> LaunchSpec {
+        let mut reading = LaunchSpec {
             program: self.program.as_before(),
             directory: self.directory.as_before(),
             ..self.clone()
@@ -217,7 +217,7 @@ impl Reading {
     ///
     /// # Errors
     /// [`Refused`], naming the files that are lost.
-    pub fn exactly(&self) -> Result<Reading, Refused> {
+    pub fn exactly(&self) -> Result<LaunchSpec, Refused> {
         let lost = self.lost();
         if lost.is_empty() {
             return Ok(self.as_before());

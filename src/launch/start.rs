@@ -2,7 +2,7 @@
 //! channels.
 
 use super::hook::HookContext;
-use super::{Reading, Refused, SHELL};
+use super::{LaunchSpec, Refused, SHELL};
 use crate::ack::Channels;
 use crate::config;
 use crate::core::event::{Generation, Refusal, Slot, WorkerId};
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 /// What all starts have in common.
 #[derive(Debug)]
-pub struct Common {
+pub struct LaunchSettings {
     /// As the user configured it.
     pub worker: config::Worker,
     /// The user that it runs as, if it is not ours.
@@ -43,15 +43,15 @@ pub struct Common {
     pub follow: bool,
 }
 
-impl Common {
+impl LaunchSettings {
     /// As `config` says; `control` is the path of our own socket.
     pub fn new(
         config: &config::Config,
         identity: Option<Identity>,
         listeners: Listeners,
         control: Option<&str>,
-    ) -> Common {
-        Common {
+    ) -> LaunchSettings {
+        LaunchSettings {
             worker: config.worker.clone(),
             identity,
             listeners,
@@ -98,7 +98,7 @@ impl Common {
     /// spelled.
     pub fn worker(
         &self,
-        reading: &Reading,
+        reading: &LaunchSpec,
         channels: &Channels,
         stored: &[(String, OwnedFd)],
         id: WorkerId,
@@ -152,7 +152,7 @@ impl Common {
 
     fn dialect_variables(
         &self,
-        reading: &Reading,
+        reading: &LaunchSpec,
         listeners: &[Exported],
         stored: &[String],
         generation: Generation,
@@ -184,7 +184,7 @@ impl Common {
     /// As for a worker.
     pub fn check(
         &self,
-        reading: &Reading,
+        reading: &LaunchSpec,
         command: &str,
         generation: Generation,
         slot: Slot,
@@ -199,7 +199,12 @@ impl Common {
     ///
     /// # Errors
     /// As for a worker.
-    pub fn hook(&self, reading: &Reading, command: &str, context: &HookContext) -> Result<Launch, Refused> {
+    pub fn hook(
+        &self,
+        reading: &LaunchSpec,
+        command: &str,
+        context: &HookContext,
+    ) -> Result<Launch, Refused> {
         let mut variables = self.own_variables(context.generation, context.slot.unwrap_or(Slot(0)));
         variables.retain(|(name, _)| context.slot.is_some() || name != "GRACEFUL_RUN_SLOT");
         variables.push(("GRACEFUL_RUN_EVENT".into(), context.occasion.name().into()));
@@ -211,7 +216,7 @@ impl Common {
 
     fn shell(
         &self,
-        reading: &Reading,
+        reading: &LaunchSpec,
         command: &str,
         variables: Vec<(String, String)>,
     ) -> Result<Launch, Refused> {
@@ -221,7 +226,7 @@ impl Common {
 
     fn launch(
         &self,
-        reading: &Reading,
+        reading: &LaunchSpec,
         program: &Path,
         arguments: &[OsString],
         ours: Vec<(String, String)>,
@@ -277,7 +282,7 @@ fn c_string(bytes: impl Into<Vec<u8>>) -> Result<CString, Refused> {
 }
 
 /// Why a start failed, and what the user can do about it.
-pub fn refused(error: &SpawnError, reading: &Reading) -> Refused {
+pub fn refused(error: &SpawnError, reading: &LaunchSpec) -> Refused {
     let program = reading.program().display();
     let refusal = match (error.step, error.errno) {
         (Step::Exec, Errno::ENOENT | Errno::ENOTDIR) => Refusal::NotFound,

@@ -20,9 +20,9 @@ pub struct Entry {
     /// Its last `STATUS=` (sd_notify(3)).
     pub status: Option<String>,
     /// What it still has to do to become ready, for people.
-    pub lacks: Option<String>,
+    pub unmet: Option<String>,
     /// What it still has to finish while it drains, for people.
-    pub left: Option<String>,
+    pub remaining: Option<String>,
     /// How its process is found, if its predecessor starts it.
     pub predecessor: Option<Predecessor>,
 }
@@ -45,7 +45,7 @@ pub struct Process {
     pub reaped: bool,
     /// Whether it leads a process group that has not been seen empty. The number of an empty
     /// group may be reused.
-    pub leads: bool,
+    pub leads_group: bool,
     /// How its descendants are recognised.
     pub family: Family,
     /// The user's check (`--ack exec`), while it runs.
@@ -65,7 +65,7 @@ pub struct Process {
     /// How many TERMs it has sent to us.
     pub terms: u32,
     /// How often it was inspected for whether it accepts connections.
-    pub looks: u32,
+    pub accept_checks: u32,
     /// Closed once no predecessor in its slot is left, which the worker is told by that.
     pub until_alone: Option<OwnedFd>,
     /// The pidfd, on kernels that have it: it keeps the process id from being reused.
@@ -75,11 +75,11 @@ pub struct Process {
     pub born: u64,
     /// With `--follow`: orphans that started from this time on are its own. It is its own start
     /// time or, of a worker that went into the background, that of its first process.
-    pub since: u64,
+    pub owns_from: u64,
     /// The start time of its successor: orphans that started later belong to that one.
-    pub until: Option<u64>,
+    pub owns_until: Option<u64>,
     /// Whether it was started by another worker: it need not be our child.
-    pub adopted: bool,
+    pub not_our_child: bool,
     /// The inodes of the listeners that it was given, or that it was last seen to hold.
     pub listening: BTreeSet<u64>,
     /// Those of them on which it was seen to wait for connections.
@@ -101,7 +101,7 @@ impl Process {
         Process {
             pid: family.worker,
             reaped: false,
-            leads,
+            leads_group: leads,
             family,
             check: None,
             term_sent: false,
@@ -111,13 +111,13 @@ impl Process {
             claimed: Vec::new(),
             orphans_killed: false,
             terms: 0,
-            looks: 0,
+            accept_checks: 0,
             until_alone: None,
             pidfd,
             born: 0,
-            since: 0,
-            until: None,
-            adopted: false,
+            owns_from: 0,
+            owns_until: None,
+            not_our_child: false,
             listening: BTreeSet::new(),
             waited: BTreeSet::new(),
             successor: None,
@@ -128,6 +128,6 @@ impl Process {
     /// to its parent alone, and its process id may be reused.
     pub fn lives(&self) -> bool {
         let same = || tree::stat(self.pid).is_some_and(|stat| stat.is_live() && stat.born == self.born);
-        !self.reaped && (!self.adopted || same())
+        !self.reaped && (!self.not_our_child || same())
     }
 }

@@ -16,7 +16,7 @@ use std::iter;
 
 impl ProcessTable {
     /// Workers that have been reaped and may have orphans.
-    pub fn leftovers(&self) -> Vec<WorkerId> {
+    pub fn reaped_workers(&self) -> Vec<WorkerId> {
         let reaped = |entry: &Entry| entry.process.as_ref().is_some_and(|process| process.reaped);
         self.entries.iter().filter(|(_, entry)| reaped(entry)).map(|(&id, _)| id).collect()
     }
@@ -30,7 +30,8 @@ impl ProcessTable {
                 all.filter(|&pid| self.start_of(pid) == Some(process.family.start)).collect()
             }
             (false, true) => {
-                let in_its_time = |born| born >= process.since && process.until.is_none_or(|end| born < end);
+                let in_its_time =
+                    |born| born >= process.owns_from && process.owns_until.is_none_or(|end| born < end);
                 let is_its_own = |pid: &Pid| tree::stat(*pid).is_some_and(|stat| in_its_time(stat.born));
                 self.unknown_children().into_iter().filter(is_its_own).collect()
             }
@@ -56,7 +57,7 @@ impl ProcessTable {
     /// A worker has gone into the background: it exited with status 0 and was not asked to stop.
     /// The children that we got since its start, and that no other worker is the origin of,
     /// become its orphans.
-    pub fn claim(&mut self, id: WorkerId) {
+    pub fn claim_orphans(&mut self, id: WorkerId) {
         let Some(born) = self.process(id).map(|process| process.born) else { return };
         let families: Vec<Family> = self.processes().map(|process| process.family).collect();
         let traceless = |pid: &Pid| !families.iter().any(|family| family.left_behind(*pid));
@@ -84,7 +85,7 @@ impl ProcessTable {
 
     /// A worker that was asked to stop has left orphans, which may finish the connections that
     /// they have.
-    pub fn drain_remains(&mut self, id: WorkerId) {
+    pub fn let_remains_finish(&mut self, id: WorkerId) {
         if let Some(process) = self.process(id) {
             let named = |pid: &Pid| format!("pid {pid} ({})", tree::name(*pid));
             let left: Vec<String> = self.orphans(process).iter().map(named).collect();
@@ -129,7 +130,7 @@ impl ProcessTable {
     }
 
     /// Asks every child that belongs to no worker to stop, or kills it. True if there is any.
-    pub fn end_strays(&mut self, kill: bool) -> bool {
+    pub fn end_unknown_children(&mut self, kill: bool) -> bool {
         let unknown = self.unknown_children();
         for &pid in &unknown {
             match kill {
@@ -141,23 +142,23 @@ impl ProcessTable {
     }
 
     /// Whether a process of a reaped worker is left: its group, or an orphan.
-    pub fn remains(&mut self, id: WorkerId) -> bool {
+    pub fn has_remains(&mut self, id: WorkerId) -> bool {
         let Some(process) = self.process_mut(id) else { return false };
-        process.leads = process.leads
+        process.leads_group = process.leads_group
             && process::group_exists(process.pid)
             && tree::group_lives(process.pid).unwrap_or(true);
-        let leads = process.leads;
+        let leads = process.leads_group;
         leads || self.process(id).is_some_and(|process| !self.orphans(process).is_empty())
     }
 
     /// Asks the processes that a reaped worker has left to stop, or kills them.
     pub fn end_remains(&mut self, id: WorkerId, signal: Signal) {
-        if !self.remains(id) {
+        if !self.has_remains(id) {
             return;
         }
         let Some(process) = self.process(id) else { return };
         let (pid, leads, orphans, finish) =
-            (process.pid, process.leads, self.orphans(process), process.orphans_finish);
+            (process.pid, process.leads_group, self.orphans(process), process.orphans_finish);
         let prefix = self.prefix(id);
         let asks = signal == Signal::SIGTERM;
         // An orphan that was sent TERM before, because it accepted connections, has had the same
@@ -181,7 +182,7 @@ impl ProcessTable {
 
     /// Orphans that became our children since [`end_remains`](Self::end_remains), because their
     /// parents ended, are treated alike.
-    pub fn end_newcomers(&mut self, id: WorkerId) {
+    pub fn end_new_orphans(&mut self, id: WorkerId) {
         let Some(process) = self.process(id) else { return };
         if process.orphans_killed {
             return self.end_remains(id, Signal::SIGKILL);

@@ -98,14 +98,14 @@ impl ProcessTable {
             process: None,
             refused: None,
             status: None,
-            lacks: None,
-            left: None,
+            unmet: None,
+            remaining: None,
             predecessor: None,
         });
     }
 
     /// Notes why a start was refused.
-    pub fn refuse(&mut self, id: WorkerId, message: String) {
+    pub fn set_start_error(&mut self, id: WorkerId, message: String) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.refused = Some(message.clone());
         }
@@ -113,18 +113,18 @@ impl ProcessTable {
     }
 
     /// Why the start of a worker was refused.
-    pub fn refused(&self, id: WorkerId) -> &str {
+    pub fn start_error(&self, id: WorkerId) -> &str {
         let entry = self.entries.get(&id).and_then(|entry| entry.refused.as_ref());
         entry.or(self.last_refused.as_ref()).map_or("cannot start the command", String::as_str)
     }
 
     /// Notes why the user's hook refused an upgrade.
-    pub fn refuse_upgrade(&mut self, message: String) {
+    pub fn set_upgrade_refusal(&mut self, message: String) {
         self.upgrade_refused = Some(message);
     }
 
     /// Why the user's hook refused an upgrade last.
-    pub fn upgrade_refused(&self) -> &str {
+    pub fn upgrade_refusal(&self) -> &str {
         self.upgrade_refused.as_deref().unwrap_or("the pre-upgrade hook said no")
     }
 
@@ -156,7 +156,7 @@ impl ProcessTable {
     }
 
     /// The ids of the entries for which `is_kept` is false.
-    pub fn gone(&self, is_kept: impl Fn(WorkerId) -> bool) -> Vec<WorkerId> {
+    pub fn ids_unless(&self, is_kept: impl Fn(WorkerId) -> bool) -> Vec<WorkerId> {
         self.entries.keys().copied().filter(|&id| !is_kept(id)).collect()
     }
 
@@ -279,7 +279,7 @@ impl ProcessTable {
     /// where several workers share the group, to the worker's own tree.
     pub fn signal_group(&self, id: WorkerId, signal: Signal) {
         let Some(process) = self.process(id).filter(|process| process.lives()) else { return };
-        if process.leads {
+        if process.leads_group {
             warn_of_failure(process.pid, process::signal_group(process.pid, signal as i32));
         } else if self.follow {
             for pid in self.own_tree(id).into_iter().skip(1) {

@@ -80,7 +80,7 @@ impl EventLoop {
                 Event::Spawned(id)
             }
             Err(Refused { refusal, message }) => {
-                ctx.processes.refuse(id, message);
+                ctx.processes.set_start_error(id, message);
                 Event::SpawnFailed(id, refusal)
             }
         };

@@ -124,7 +124,7 @@ impl Adoption {
         let back = to == ctx.core.generation();
         let done = self.adopt.switch(worker, back, ctx.now());
         if let Err(why) = &done {
-            ctx.processes.refuse_upgrade(why.clone());
+            ctx.processes.set_upgrade_refusal(why.clone());
         }
         done.is_ok()
     }
@@ -138,7 +138,7 @@ impl Adoption {
             Some((left, pause)) => {
                 debug!("{} still has {}", id.0, words(&left));
                 if let Some(entry) = ctx.processes.get_mut(id) {
-                    entry.left = Some(words(&left));
+                    entry.remaining = Some(words(&left));
                 }
                 (false, pause)
             }
@@ -158,9 +158,9 @@ impl Adoption {
                 adopt.ready(id, alone || own);
             }
             Report::NoAck(id, _) => {
-                let lacks = adopt.lacks(id);
+                let lacks = adopt.unmet(id);
                 if let Some(entry) = ctx.processes.get_mut(id) {
-                    entry.lacks = lacks;
+                    entry.unmet = lacks;
                 }
             }
             Report::UpgradeDone { to, .. } => {
@@ -172,9 +172,9 @@ impl Adoption {
             Report::Asked(id) => adopt.asked(id),
             Report::Gone { worker, .. } => adopt.ended(worker),
             Report::UpgradeFailed { why: Failure::Exited { worker, ready: false, .. }, .. } => {
-                let told = adopt.told(worker).map(str::to_owned);
+                let told = adopt.last_warning(worker).map(str::to_owned);
                 if let Some(entry) = ctx.processes.get_mut(worker) {
-                    entry.lacks = told;
+                    entry.unmet = told;
                 }
             }
             Report::Stopping => adopt.stop(),

@@ -63,7 +63,7 @@ impl EventLoop {
         let ending = self.until_the_end(inputs);
         self.end_children(inputs);
         let ctx = &self.ctx;
-        let holds = !ctx.launcher.common.listeners.is_empty() && self.adoption.is_none();
+        let holds = !ctx.launcher.settings.listeners.is_empty() && self.adoption.is_none();
         let (limit, served) = (ctx.config.policy.stop_timeout, ctx.core.has_served());
         let words = report::last_words(ending, &ctx.processes, limit, served, holds);
         let verdict = match self.failure.take() {
@@ -102,7 +102,7 @@ impl EventLoop {
         match input {
             Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
             Some(Input::Signal(signal, from)) => self.on_signal(signal, from),
-            Some(Input::Heard(id, heard)) => {
+            Some(Input::WorkerMessage(id, heard)) => {
                 let message = self.workers.heard(id, heard, &mut self.ctx);
                 self.service.pass_on(message);
             }
@@ -159,7 +159,7 @@ impl EventLoop {
     /// Forgets the workers of which nothing is left.
     fn forget_gone(&mut self) {
         let left: BTreeSet<WorkerId> = self.ctx.core.workers().map(|shown| shown.worker).collect();
-        for id in self.ctx.processes.gone(|id| left.contains(&id)) {
+        for id in self.ctx.processes.ids_unless(|id| left.contains(&id)) {
             end_check(id, &mut self.ctx);
             self.workers.forget(id);
             self.ctx.processes.close(id);

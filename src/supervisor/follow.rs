@@ -217,22 +217,22 @@ impl Follow {
     fn say_handed_over(&self, id: WorkerId, successor: Pid, ctx: &mut Context) {
         if let Some(process) = ctx.processes.process_mut(id) {
             process.successor = Some(successor);
-            process.until = tree::stat(successor).map(|stat| stat.born);
-            process.leads = false;
+            process.owns_until = tree::stat(successor).map(|stat| stat.born);
+            process.leads_group = false;
         }
         ctx.queue(Event::HandedOver(id));
     }
 
     /// Adopted workers that have ended as children of somebody else.
     pub(super) fn look_for_unseen_ends(&self, ctx: &mut Context) {
-        for worker in ctx.processes.gone(|_| false) {
+        for worker in ctx.processes.ids() {
             let Some(process) = ctx.processes.process(worker) else { continue };
-            let unseen = process.adopted && !process.reaped && !process.lives();
+            let unseen = process.not_our_child && !process.reaped && !process.lives();
             if !unseen || tree::parent(process.pid) == Some(Pid::this()) {
                 continue;
             }
             ctx.processes.reaped(worker, ctx.now());
-            let remains = ctx.processes.remains(worker);
+            let remains = ctx.processes.has_remains(worker);
             ctx.queue(Event::Exited { worker, exit: Exit::Unseen, remains });
         }
     }
@@ -264,14 +264,14 @@ impl Follow {
     pub(super) fn note_birth(&self, id: WorkerId, ctx: &mut Context) {
         let pid = ctx.processes.process(id).map(|process| process.pid);
         let Some(stat) = pid.and_then(tree::stat) else { return };
-        for other in ctx.processes.gone(|_| false) {
+        for other in ctx.processes.ids() {
             let process = ctx.processes.process_mut(other);
             let Some(process) = process else { continue };
             if other == id {
                 process.born = stat.born;
-                process.since = stat.born;
+                process.owns_from = stat.born;
             } else {
-                process.until.get_or_insert(stat.born);
+                process.owns_until.get_or_insert(stat.born);
             }
         }
     }
@@ -285,9 +285,9 @@ impl Follow {
         let old = ctx.processes.process_mut(of);
         let known = match old {
             Some(old) => {
-                old.leads = false;
+                old.leads_group = false;
                 // What was taken for the successor is the old worker's again.
-                old.until = old.until.filter(|&until| Some(until) != born);
+                old.owns_until = old.owns_until.filter(|&until| Some(until) != born);
                 Some((old.family, old.listening.clone(), None))
             }
             // With nobody else to look after it, it is this worker's.
@@ -295,14 +295,14 @@ impl Follow {
         };
         let Some((family, listening, since)) = known else { return };
         let mut process = Process::started(Family { worker: pid, ..family }, false, process::pidfd(pid));
-        process.adopted = true;
+        process.not_our_child = true;
         process.listening = listening;
         let Some(entry) = ctx.processes.get_mut(id) else { return };
         let generation = entry.generation;
         entry.process = Some(process);
         self.note_birth(id, ctx);
         if let (Some(since), Some(process)) = (since, ctx.processes.process_mut(id)) {
-            process.since = since;
+            process.owns_from = since;
         }
         match place {
             None => {
@@ -320,16 +320,16 @@ impl Follow {
         let Some(entry) = ctx.processes.get_mut(id) else { return };
         let generation = entry.generation;
         let Some(process) = &mut entry.process else { return };
-        let (from, since) = (process.pid, process.since);
+        let (from, since) = (process.pid, process.owns_from);
         let mut now = Process::started(Family { worker: pid, ..process.family }, false, process::pidfd(pid));
-        now.adopted = true;
+        now.not_our_child = true;
         now.listening.append(&mut process.listening);
         now.check = process.check.take();
         *process = now;
         self.note_birth(id, ctx);
         // What the first process left behind is this worker's as well.
         if let Some(process) = ctx.processes.process_mut(id) {
-            process.since = since;
+            process.owns_from = since;
         }
         info!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {from} went into the background as pid {pid}");
     }

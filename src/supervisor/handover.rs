@@ -120,17 +120,17 @@ impl EventLoop {
             // It cannot be known whether it said yes.
             self.hooks.ended(hook, process::Exit::Signal(0), &mut self.ctx);
         }
-        for worker in self.ctx.processes.gone(|_| false) {
+        for worker in self.ctx.processes.ids() {
             let Some(process) = self.ctx.processes.get_mut(worker).and_then(|entry| entry.process.as_mut())
             else {
                 continue;
             };
             process.check.take_if(|check| !process::is_child(*check));
-            if process.adopted || process.reaped || process::is_child(process.pid) {
+            if process.not_our_child || process.reaped || process::is_child(process.pid) {
                 continue;
             }
             self.ctx.processes.reaped(worker, self.ctx.now());
-            let remains = self.ctx.processes.remains(worker);
+            let remains = self.ctx.processes.has_remains(worker);
             self.ctx.queue(Event::Exited { worker, exit: Exit::Unseen, remains });
         }
     }
@@ -139,7 +139,7 @@ impl EventLoop {
     /// the service manager has been told everything.
     fn leave(&self, transfer: &mut FdTransfer, sent: bool) -> Result<State, String> {
         let ctx = &self.ctx;
-        let common = &ctx.launcher.common;
+        let settings = &ctx.launcher.settings;
         let failed = |error: io::Error| format!("cannot write the state: {}", reason(&error));
         let mut save = || -> io::Result<State> {
             Ok(State {
@@ -153,8 +153,8 @@ impl EventLoop {
                 readings: launch::Saved::new(&ctx.launcher.readings, transfer)?,
                 rolled_back: self.rolled_back.clone(),
                 waited: self.readiness.save(),
-                identity: common.identity.clone(),
-                listeners: listener::Saved::new(&common.listeners, transfer)?,
+                identity: settings.identity.clone(),
+                listeners: listener::Saved::new(&settings.listeners, transfer)?,
                 acks: ack::Saved::new(&self.workers.watcher, &self.workers.directory, transfer)?,
                 hooks: self.hooks.save(),
                 control: self.control.save(transfer)?,

@@ -1,7 +1,7 @@
 //! The user's hooks that run or wait, as plain data: what they are told, and what
 //! follows when they have ended. [`hooks`](super::hooks) runs them.
 
-use crate::core::event::{Generation, Reading, Slot, Time, WorkerId};
+use crate::core::event::{Generation, LaunchSource, Slot, Time, WorkerId};
 use crate::launch::hook::HookContext;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ pub enum Then {
         /// Its place.
         slot: Slot,
         /// Where its program comes from.
-        from: Reading,
+        from: LaunchSource,
     },
     /// The stop signal of this worker.
     Stop(WorkerId),

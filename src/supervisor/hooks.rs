@@ -13,7 +13,7 @@ use super::rollback::RolledBack;
 use crate::config::hooks::Occasion;
 use crate::core::ShownStage;
 use crate::core::event::{
-    Event, Failure, Generation, Reading as From, Refusal, Report, Slot, Time, WorkerId,
+    Event, Failure, Generation, LaunchSource as From, Refusal, Report, Slot, Time, WorkerId,
 };
 use crate::core::policy::PROBATION_CRASHES;
 use crate::error::reason;
@@ -199,7 +199,7 @@ impl Hooks {
     fn start_hook(&self, about: &HookContext, command: &str, ctx: &Context) -> Result<Pid, Refused> {
         debug!("{} hook of {}: {command}", about.occasion.name(), about.generation);
         let reading = ctx.launcher.reading_of_hook(about.generation)?;
-        let launch = ctx.launcher.common.hook(&reading, command, about)?;
+        let launch = ctx.launcher.settings.hook(&reading, command, about)?;
         child::spawn(&launch).map(|child| child.pid).map_err(|error| refused(&error, &reading))
     }
 
@@ -212,13 +212,13 @@ impl Hooks {
         match batch.then {
             Then::Upgrade(to) => {
                 self.queue.0.remove(at);
-                ctx.processes.refuse_upgrade(message);
+                ctx.processes.set_upgrade_refusal(message);
                 ctx.queue(Event::PreUpgraded(to, false));
             }
             Then::Start { worker, .. } => {
                 self.queue.0.remove(at);
                 let message = format!("cannot start '{}': {message}", ctx.processes.command());
-                ctx.processes.refuse(worker, message);
+                ctx.processes.set_start_error(worker, message);
                 ctx.queue(Event::SpawnFailed(worker, Refusal::Other));
             }
             Then::Stop(_) | Then::Nothing => {
@@ -270,7 +270,7 @@ impl Hooks {
         let given_up: Vec<WorkerId> = ctx.in_stage(ShownStage::Draining).map(|shown| shown.worker).collect();
         let unwanted = |then| matches!(then, Then::Start { worker, .. } if given_up.contains(&worker));
         for worker in self.cancel(unwanted) {
-            ctx.processes.refuse(worker, "its start was given up while a pre-start hook ran".into());
+            ctx.processes.set_start_error(worker, "its start was given up while a pre-start hook ran".into());
             ctx.queue(Event::SpawnFailed(worker, Refusal::Other));
         }
         self.run(ctx);

@@ -1,6 +1,6 @@
 //! The threads that turn what the system says into inputs of the loop.
 
-use crate::ack::{Heard, Watcher};
+use crate::ack::{Watcher, WorkerMessage};
 use crate::config::signals::Table;
 use crate::control::server::Message;
 use crate::core::event::WorkerId;
@@ -42,7 +42,7 @@ pub enum Input {
     /// known unless it was the kernel or somebody outside our pid namespace.
     Signal(i32, Option<tree::Sender>),
     /// A worker spoke.
-    Heard(WorkerId, Heard),
+    WorkerMessage(WorkerId, WorkerMessage),
     /// A process of the worker waits for an answer.
     Call(WorkerId, Call),
     /// No process of the worker is left that could call.
@@ -224,7 +224,7 @@ pub fn start(
         })
         .map_err(failed)?;
     let watcher = Watcher::start(quiesce.clone(), move |id, what| {
-        let _ = heard.send(Input::Heard(id, what));
+        let _ = heard.send(Input::WorkerMessage(id, what));
     })
     .map_err(|error| Error::cannot("listen for acks", reason(&error)))?;
     Ok((further, inputs, Threads { watcher, sender: calls, quiesce, interrupts, known }))

@@ -5,19 +5,19 @@
 //! is not needed ([`Action::Forget`](crate::core::event::Action::Forget)), so that
 //! its workers can be started again as they were.
 
-use crate::core::event::{Generation, Reading as From};
-use crate::launch::start::Common;
-use crate::launch::{Reading, Refused, Surroundings};
+use crate::core::event::{Generation, LaunchSource as From};
+use crate::launch::start::LaunchSettings;
+use crate::launch::{InheritedContext, LaunchSpec, Refused};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 pub(super) struct Launcher {
     /// What every start has in common, the listeners among it.
-    pub(super) common: Common,
+    pub(super) settings: LaunchSettings,
     /// The directory and environment that we were started in.
-    pub(super) surroundings: Surroundings,
+    pub(super) surroundings: InheritedContext,
     /// What each generation was first started from.
-    pub(super) readings: BTreeMap<Generation, Reading>,
+    pub(super) readings: BTreeMap<Generation, LaunchSpec>,
 }
 
 impl Launcher {
@@ -25,7 +25,7 @@ impl Launcher {
     ///
     /// # Errors
     /// [`Refused`] when it cannot be had, or not exactly as it was where that is asked for.
-    pub(super) fn reading(&self, generation: Generation, from: From) -> Result<Reading, Refused> {
+    pub(super) fn reading(&self, generation: Generation, from: From) -> Result<LaunchSpec, Refused> {
         let before = self.readings.get(&generation).filter(|_| from != From::Anew);
         let mut reading = match before {
             Some(reading) if from == From::Exactly => reading.exactly()?,
@@ -33,13 +33,13 @@ impl Launcher {
             None => self.anew()?,
         };
         if !self.readings.contains_key(&generation) {
-            reading.pin(&self.common.worker.command);
+            reading.pin(&self.settings.worker.command);
         }
         Ok(reading)
     }
 
     /// Keeps what the first worker of a generation was started from.
-    pub(super) fn keep(&mut self, generation: Generation, reading: Reading) {
+    pub(super) fn keep(&mut self, generation: Generation, reading: LaunchSpec) {
         self.readings.entry(generation).or_insert(reading);
     }
 
@@ -49,7 +49,7 @@ impl Launcher {
             return;
         }
         if let Ok(mut reading) = self.anew() {
-            reading.pin(&self.common.worker.command);
+            reading.pin(&self.settings.worker.command);
             self.readings.insert(generation, reading);
         }
     }
@@ -58,15 +58,19 @@ impl Launcher {
     ///
     /// # Errors
     /// [`Refused`] when a file cannot be read.
-    pub(super) fn reading_of_hook(&self, generation: Generation) -> Result<Reading, Refused> {
+    pub(super) fn reading_of_hook(&self, generation: Generation) -> Result<LaunchSpec, Refused> {
         match self.readings.get(&generation) {
             Some(reading) => Ok(reading.clone()),
-            None => Reading::of_hook(&self.common.worker, &self.surroundings, self.common.identity.as_ref()),
+            None => LaunchSpec::of_hook(
+                &self.settings.worker,
+                &self.surroundings,
+                self.settings.identity.as_ref(),
+            ),
         }
     }
 
-    fn anew(&self) -> Result<Reading, Refused> {
-        Reading::anew(&self.common.worker, &self.surroundings, self.common.identity.as_ref())
+    fn anew(&self) -> Result<LaunchSpec, Refused> {
+        LaunchSpec::anew(&self.settings.worker, &self.surroundings, self.settings.identity.as_ref())
     }
 
     /// Files of a generation that another start would not have as they were.

@@ -32,7 +32,7 @@ impl Listening {
     /// Checks the listeners on this occasion, or puts that off. With `reuseport` each worker has
     /// a socket of its own, which only it can harm: that one is checked at once.
     pub(super) fn check(&mut self, occasion: Occasion, ctx: &mut Context) {
-        if ctx.launcher.common.listeners.iter().any(|listener| listener.reuseport()) {
+        if ctx.launcher.settings.listeners.iter().any(|listener| listener.reuseport()) {
             return self.check_now(occasion, ctx);
         }
         if occasion.starting {
@@ -63,14 +63,14 @@ impl Listening {
 
     fn check_now(&mut self, occasion: Occasion, ctx: &mut Context) {
         if !ctx.processes.stopping {
-            ctx.launcher.common.listeners.check(occasion);
+            ctx.launcher.settings.listeners.check(occasion);
         }
     }
 
     /// Listeners that were added or taken away follow the fate of the upgrade; and workers that
     /// become ready or end may have changed those that there are.
     pub(super) fn on_report(&mut self, report: &Report, ctx: &mut Context) {
-        let listeners = &mut ctx.launcher.common.listeners;
+        let listeners = &mut ctx.launcher.settings.listeners;
         match *report {
             Report::UpgradeStarted { to, .. } => listeners.begin(to.0),
             Report::UpgradeFailed { to, replaced, why, .. } => {
@@ -106,14 +106,14 @@ impl Listening {
         let bind: Bind = spec.parse().map_err(|error: Error| error.to_string())?;
         let launcher = &mut ctx.launcher;
         if let Some(first) = first_listener(&config.dialects) {
-            let number = first + launcher.common.listeners.next().count() as i32;
+            let number = first + launcher.settings.listeners.next().count() as i32;
             let asked = config.acks.fd_number.iter().chain(&config.worker.pass_fds);
             if asked.copied().any(|asked| asked == number) {
                 return Err(format!("the worker has another descriptor {number} (--ack fd:N, --pass-fd)"));
             }
         }
         let directory = &launcher.surroundings.directory;
-        let added = launcher.common.listeners.add(bind, directory, &config.dialects);
+        let added = launcher.settings.listeners.add(bind, directory, &config.dialects);
         let (listener, new) = added.map_err(|error| match error {
             // What was attempted, and on what, whoever asked for it says.
             Error::Bind { why, next: Some(next), .. } => format!("{why} ({next})"),
@@ -132,7 +132,7 @@ impl Listening {
     /// # Errors
     /// Why not; nothing has changed then.
     pub(super) fn unbind(&mut self, name: &str, ctx: &mut Context) -> Result<String, String> {
-        let done = match ctx.launcher.common.listeners.withdraw(name, &ctx.config.dialects)? {
+        let done = match ctx.launcher.settings.listeners.withdraw(name, &ctx.config.dialects)? {
             true => format!("{name} is closed: no worker had it"),
             false => format!("{name} is closed once the next upgrade has succeeded"),
         };

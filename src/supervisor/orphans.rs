@@ -22,7 +22,7 @@ impl Orphans {
 
     /// A worker that has stopped as it was asked to has left something behind.
     pub(super) fn drain(&self, id: WorkerId, adoption: Option<&Adoption>, ctx: &mut Context) {
-        ctx.processes.drain_remains(id);
+        ctx.processes.let_remains_finish(id);
         stop_accepting(id, adoption, ctx);
     }
 
@@ -30,12 +30,12 @@ impl Orphans {
     pub(super) fn check(&mut self, adoption: Option<&Adoption>, ctx: &mut Context) {
         let now = ctx.now();
         let due = now >= self.checked + PAUSE;
-        for worker in ctx.processes.leftovers() {
-            if !ctx.processes.remains(worker) {
+        for worker in ctx.processes.reaped_workers() {
+            if !ctx.processes.has_remains(worker) {
                 ctx.queue(Event::Swept(worker));
                 continue;
             }
-            ctx.processes.end_newcomers(worker);
+            ctx.processes.end_new_orphans(worker);
             if due {
                 self.checked = now;
                 stop_accepting(worker, adoption, ctx);
@@ -45,7 +45,7 @@ impl Orphans {
 }
 
 fn stop_accepting(id: WorkerId, adoption: Option<&Adoption>, ctx: &mut Context) {
-    let streams = ctx.launcher.common.listeners.iter().filter(|listener| listener.is_stream());
+    let streams = ctx.launcher.settings.listeners.iter().filter(|listener| listener.is_stream());
     let ports = streams.filter_map(|listener| Some(listener.exported().inet?.port())).collect();
     let bound = adoption.map(Adoption::inodes).unwrap_or_default();
     ctx.processes.stop_accepting(id, &ports, &bound);

@@ -76,7 +76,7 @@ impl Readiness {
         let serving: Vec<Shown> = ctx.in_stage(ShownStage::Ready).collect();
         for shown in serving {
             let Some(process) = ctx.processes.process(shown.worker) else { continue };
-            let listeners = ctx.launcher.common.listeners.of(shown.generation.0);
+            let listeners = ctx.launcher.settings.listeners.of(shown.generation.0);
             let given: BTreeSet<u64> = listeners.map(|listener| listener.inode(shown.slot.0)).collect();
             let waited = self.waited.entry(shown.slot).or_default();
             waited.extend(process.waited.intersection(&given));
@@ -108,8 +108,8 @@ impl Readiness {
 
     fn is_accepting(&self, id: WorkerId, ctx: &mut Context) -> bool {
         let Some(process) = ctx.processes.process_mut(id) else { return false };
-        process.looks = process.looks.saturating_add(1);
-        let (pid, checks) = (process.pid, process.looks);
+        process.accept_checks = process.accept_checks.saturating_add(1);
+        let (pid, checks) = (process.pid, process.accept_checks);
         let wanted: Vec<(u64, Option<u16>)> =
             self.wanted(id, ctx).iter().map(|&(listener, inode)| (inode, port(listener))).collect();
         let inodes: BTreeSet<u64> = wanted.iter().map(|&(inode, _)| inode).collect();
@@ -128,7 +128,7 @@ impl Readiness {
     fn wanted<'a>(&self, id: WorkerId, ctx: &'a Context) -> Vec<(&'a Listener, u64)> {
         let Some(entry) = ctx.processes.get(id) else { return Vec::new() };
         let all = || {
-            let listeners = ctx.launcher.common.listeners.of(entry.generation.0);
+            let listeners = ctx.launcher.settings.listeners.of(entry.generation.0);
             listeners.map(|listener| (listener, listener.inode(entry.slot.0)))
         };
         let waited = self.waited.get(&entry.slot).or_else(|| self.waited.values().next());
@@ -154,7 +154,7 @@ impl Readiness {
             false => format!("{} {}", report::UNSEEN, names.join(", ")),
         };
         if let Some(entry) = ctx.processes.get_mut(id) {
-            entry.lacks = Some(lacks);
+            entry.unmet = Some(lacks);
         }
     }
 }
@@ -167,7 +167,7 @@ pub(super) fn start_check(id: WorkerId, ctx: &mut Context) {
     let Some(process) = entry.process.as_mut().filter(|process| process.check.is_none()) else { return };
     let Some(reading) = ctx.launcher.readings.get(&entry.generation) else { return };
     let pid = process.pid.as_raw();
-    let launch = ctx.launcher.common.check(reading, &command, entry.generation, entry.slot, pid);
+    let launch = ctx.launcher.settings.check(reading, &command, entry.generation, entry.slot, pid);
     let started = launch.and_then(|launch| child::spawn(&launch).map_err(|error| refused(&error, reading)));
     match started {
         Ok(child) => process.check = Some(child.pid),

@@ -31,12 +31,12 @@ impl EventLoop {
                 Owner::Worker(worker) => {
                     ctx.processes.reaped(worker, ctx.clock.now());
                     if exit == process::Exit::Code(0) && ctx.is_wanted(worker) {
-                        ctx.processes.claim(worker);
+                        ctx.processes.claim_orphans(worker);
                     }
                     if self.follow.as_ref().is_some_and(|follow| follow.is_carried_on(worker, exit, ctx)) {
                         continue;
                     }
-                    let remains = ctx.processes.remains(worker);
+                    let remains = ctx.processes.has_remains(worker);
                     ctx.queue(Event::Exited { worker, exit: exit_of(exit), remains });
                 }
                 Owner::Check(worker) => {
@@ -64,8 +64,8 @@ impl EventLoop {
     pub(super) fn end_children(&mut self, inputs: &Receiver<Input>) {
         self.reexec.end_slow_check(true, self.ctx.now());
         self.end_hooks(inputs);
-        self.end_strays(inputs);
-        for id in self.ctx.processes.gone(|_| false) {
+        self.end_unknown_children(inputs);
+        for id in self.ctx.processes.ids() {
             end_check(id, &mut self.ctx);
         }
     }
@@ -93,10 +93,10 @@ impl EventLoop {
 
     /// Children that no worker answers for are stopped, then killed, as the orphans of a worker
     /// are.
-    fn end_strays(&mut self, inputs: &Receiver<Input>) {
+    fn end_unknown_children(&mut self, inputs: &Receiver<Input>) {
         let until = self.ctx.now() + self.ctx.config.policy.stop_timeout.unwrap_or(LAST_STOP_TIMEOUT);
         let mut kill = false;
-        while self.ctx.processes.end_strays(kill) {
+        while self.ctx.processes.end_unknown_children(kill) {
             let hurried = [libc::SIGINT, libc::SIGQUIT];
             self.service.manager.turn();
             let input = inputs.recv_timeout(END_CHECK / 20);

@@ -3,7 +3,7 @@
 
 use crate::core::event::Time;
 use crate::error::reason;
-use crate::launch::Surroundings;
+use crate::launch::InheritedContext;
 use crate::reexec::{self, envelope, program};
 use crate::sys::child::{self, Launch};
 use crate::sys::process;
@@ -61,7 +61,7 @@ pub(super) struct Successor {
 
 impl Reexec {
     /// Finds out where our binary lies, as long as its name leads to it from here.
-    pub(super) fn new(surroundings: &Surroundings) -> Reexec {
+    pub(super) fn new(surroundings: &InheritedContext) -> Reexec {
         let first = std::env::args_os().next().unwrap_or_default();
         let path = surroundings.environment.iter().find(|(key, _)| key == "PATH").map(|(_, value)| value);
         Reexec::at(program::find(&first, &surroundings.directory, path))
@@ -97,7 +97,7 @@ impl Reexec {
     pub(super) fn check(
         &mut self,
         state: &[u8],
-        surroundings: &Surroundings,
+        surroundings: &InheritedContext,
         now: Time,
     ) -> Result<Pid, String> {
         let path = self.program()?;
@@ -164,7 +164,7 @@ pub(super) fn arguments() -> Result<Vec<CString>, String> {
 }
 
 /// The environment that we were started with, and where the state is.
-pub(super) fn environment(surroundings: &Surroundings, state: i32) -> Result<Vec<CString>, String> {
+pub(super) fn environment(surroundings: &InheritedContext, state: i32) -> Result<Vec<CString>, String> {
     let pair = |name: OsString, value: OsString| {
         c_string(OsString::from_vec([name.as_bytes(), b"=", value.as_bytes()].concat()))
     };

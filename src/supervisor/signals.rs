@@ -89,7 +89,7 @@ impl EventLoop {
             .ctx
             .processes
             .get(id)
-            .map_or(0, |entry| self.ctx.launcher.common.listeners.of(entry.generation.0).count());
+            .map_or(0, |entry| self.ctx.launcher.settings.listeners.of(entry.generation.0).count());
         let needed = self.ctx.config.acks.terms(listeners);
         let entry = self
             .ctx

@@ -32,8 +32,8 @@ use crate::core::event::{Event, Generation, Slot};
 use crate::dialect::GOAGAIN_SIGNAL;
 use crate::error::{Error, reason};
 use crate::launch::capture::Capture;
-use crate::launch::start::Common;
-use crate::launch::{Reading, Surroundings, descriptors};
+use crate::launch::start::LaunchSettings;
+use crate::launch::{InheritedContext, LaunchSpec, descriptors};
 use crate::listener::Listeners;
 use crate::listener::repair::Occasion;
 use crate::process::ProcessTable;
@@ -56,7 +56,7 @@ use std::time::Duration;
 /// # Errors
 /// Whatever keeps us from starting the first worker; nothing is left behind then.
 pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), Error> {
-    let surroundings = Surroundings::look();
+    let surroundings = InheritedContext::read();
     inherited::hear_of_children();
     inherited::raise_file_limit();
     let identity = match &config.worker.user {
@@ -137,7 +137,7 @@ fn say_what_begins(config: &Config, listeners: &Listeners) {
 ///
 /// Whatever fails here ends us: see [`give_up`].
 pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<Input>) {
-    let mut surroundings = Surroundings { directory: state.directory, ..Surroundings::look() };
+    let mut surroundings = InheritedContext { directory: state.directory, ..InheritedContext::read() };
     surroundings.environment.retain(|(key, _)| key != image::VARIABLE);
     let mut fds = InheritedFds::new(&state.descriptors).unwrap_or_else(|why| give_up(&why));
     let more = more_signals(&config);
@@ -200,9 +200,9 @@ struct Parts {
     core: Supervisor,
     processes: ProcessTable,
     clock: Clock,
-    surroundings: Surroundings,
+    surroundings: InheritedContext,
     identity: Option<Identity>,
-    readings: BTreeMap<Generation, Reading>,
+    readings: BTreeMap<Generation, LaunchSpec>,
     listeners: Listeners,
     directory: Directory,
     capture: Option<Capture>,
@@ -218,7 +218,7 @@ struct Parts {
 
 fn assemble(parts: Parts) -> EventLoop {
     let Parts { config, surroundings, threads, control, .. } = parts;
-    let common = Common::new(&config, parts.identity, parts.listeners, control.path());
+    let settings = LaunchSettings::new(&config, parts.identity, parts.listeners, control.path());
     let watchdog = config.policy.worker_watchdog;
     EventLoop {
         follow: config.follow.map(Follow::new),
@@ -227,7 +227,7 @@ fn assemble(parts: Parts) -> EventLoop {
             config,
             clock: parts.clock,
             processes: parts.processes,
-            launcher: Launcher { common, surroundings, readings: parts.readings },
+            launcher: Launcher { settings, surroundings, readings: parts.readings },
             events: [Event::Tick].into(),
         },
         workers: Workers::new(threads.watcher.clone(), parts.capture, parts.directory, watchdog),

@@ -13,7 +13,7 @@ impl EventLoop {
     pub(super) fn state(&self) -> (Status, Snapshot) {
         let ctx = &self.ctx;
         let now = ctx.now();
-        let (common, history) = (&ctx.launcher.common, &self.control.history);
+        let (settings, history) = (&ctx.launcher.settings, &self.control.history);
         let generation = ctx.core.generation();
         let workers = ctx.core.workers().map(|shown| protocol::Worker {
             pid: ctx.processes.process(shown.worker).map(|process| process.pid.as_raw()),
@@ -24,13 +24,13 @@ impl EventLoop {
             ack: shown.ack.map(|kind| kind::name(kind).into()),
             connections: None,
             status: ctx.processes.get(shown.worker).and_then(|entry| entry.status.clone()),
-            drain: ctx.processes.get(shown.worker).and_then(|entry| entry.left.clone()),
+            drain: ctx.processes.get(shown.worker).and_then(|entry| entry.remaining.clone()),
         });
-        let mut next = match first_listener(&common.dialects) {
-            None if common.dialects.contains(&Dialect::Stdin) => Some(0),
+        let mut next = match first_listener(&settings.dialects) {
+            None if settings.dialects.contains(&Dialect::Stdin) => Some(0),
             first => first,
         };
-        let listeners = common.listeners.iter().map(|listener| {
+        let listeners = settings.listeners.iter().map(|listener| {
             let fd = if listener.is_for(generation.0) { next } else { None };
             next = if fd.is_some() { next.map(|fd| fd + 1) } else { next };
             let queue = listener.queue();
@@ -46,17 +46,17 @@ impl EventLoop {
             }
         });
         let snapshot = Snapshot {
-            unix: common.listeners.iter().map(|listener| listener.unix_inodes()).collect(),
+            unix: settings.listeners.iter().map(|listener| listener.unix_inodes()).collect(),
             listen_ports: match &self.adoption {
                 Some(adoption) => Some(adoption.listen_ports()),
-                None => ctx.config.follow.is_none().then(|| common.listeners.listen_ports()),
+                None => ctx.config.follow.is_none().then(|| settings.listeners.listen_ports()),
             },
         };
         let ago = history.last_at.map(|at| now.saturating_sub(at).as_millis() as u64);
         let status = Status {
             version: protocol::VERSION,
             pid: std::process::id().cast_signed(),
-            name: common.name.clone(),
+            name: settings.name.clone(),
             phase: phase_name(ctx.core.phase()).into(),
             generation: generation.0,
             uptime_ms: now.as_millis() as u64,

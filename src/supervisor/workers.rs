@@ -4,11 +4,11 @@
 
 use super::context::Context;
 use super::messages::MessageRate;
-use crate::ack::{self, Directory, Heard, Watcher};
+use crate::ack::{self, Directory, Watcher, WorkerMessage};
 use crate::core::Phase;
 use crate::core::ShownStage;
 use crate::core::event::{
-    Event, Failure, Generation, Reading as From, Refusal, Report, Slot, Time, WorkerId,
+    Event, Failure, Generation, LaunchSource as From, Refusal, Report, Slot, Time, WorkerId,
 };
 use crate::core::policy::EXTEND_LIMIT;
 use crate::dialect::{FIRST_FD, first_listener};
@@ -71,21 +71,21 @@ impl Workers {
         ctx: &mut Context,
     ) -> Result<Option<OwnedFd>, Refused> {
         let reading = ctx.launcher.reading(generation, from)?;
-        let common = &ctx.launcher.common;
+        let settings = &ctx.launcher.settings;
         let no_channels = |error: io::Error| Refused {
             refusal: Refusal::Other,
             message: format!("cannot make the ack channels: {}", reason(&error)),
         };
         let stderr = match &self.capture {
-            Some(_) => Some(Capture::pipe(common.identity.as_ref()).map_err(no_channels)?),
+            Some(_) => Some(Capture::pipe(settings.identity.as_ref()).map_err(no_channels)?),
             None => None,
         };
         let stored = self.stored(slot, generation, ctx).map_err(no_channels)?;
-        let exported = common.exported(generation);
+        let exported = settings.exported(generation);
         let taken = &ctx.config.worker.pass_fds;
         let channels = ctx.config.acks.open(&self.directory, &exported, stored.len(), taken);
         let channels = channels.map_err(no_channels)?;
-        let mut launch = common.worker(&reading, &channels, &stored, id, generation, slot)?;
+        let mut launch = settings.worker(&reading, &channels, &stored, id, generation, slot)?;
         launch.fds.extend(stderr.as_ref().map(|(_, theirs)| (theirs.as_raw_fd(), 2)));
         let mut started = child::spawn(&launch).map_err(|error| refused(&error, &reading))?;
         info!(
@@ -93,13 +93,13 @@ impl Workers {
             "{generation}: started pid {} (slot {}): {}", started.pid, slot.0, reading.real_program().display()
         );
         let ours = Uid::effective();
-        let uid = common.identity.as_ref().map_or(ours, |identity| Uid::from_raw(identity.uid));
+        let uid = settings.identity.as_ref().map_or(ours, |identity| Uid::from_raw(identity.uid));
         let family = Family { worker: started.pid, group: started.pid, supervisor: Pid::this(), start: id.0 };
-        let worker = ack::Worker { uid, generation, slot, stores: common.stores(), family };
+        let worker = ack::Worker { uid, generation, slot, stores: settings.stores(), family };
         if let Some(entry) = ctx.processes.get_mut(id) {
             let mut process = Process::started(family, launch.own_group, started.pidfd);
             process.born = tree::stat(started.pid).map_or(0, |stat| stat.born);
-            let given = common.listeners.of(generation.0).map(|listener| listener.inode(slot.0));
+            let given = settings.listeners.of(generation.0).map(|listener| listener.inode(slot.0));
             process.listening = given.collect();
             entry.process = Some(process);
         }
@@ -126,13 +126,13 @@ impl Workers {
         generation: Generation,
         ctx: &Context,
     ) -> io::Result<Vec<(String, OwnedFd)>> {
-        let common = &ctx.launcher.common;
-        if !common.stores() {
+        let settings = &ctx.launcher.settings;
+        if !settings.stores() {
             return Ok(Vec::new());
         }
         let mut stored = self.watcher.stored(slot, generation)?;
-        let first = first_listener(&common.dialects).unwrap_or(FIRST_FD);
-        let next = first + common.exported(generation).len() as i32;
+        let first = first_listener(&settings.dialects).unwrap_or(FIRST_FD);
+        let next = first + settings.exported(generation).len() as i32;
         let taken = ctx.config.worker.pass_fds.iter().chain(&ctx.config.acks.fd_number);
         let room = taken.map(|&number| (number - next).max(0) as usize).min().unwrap_or(usize::MAX);
         if stored.len() > room {
@@ -145,16 +145,16 @@ impl Workers {
     }
 
     /// A worker has sent something.
-    pub(super) fn heard(&mut self, id: WorkerId, heard: Heard, ctx: &mut Context) -> ForManager {
+    pub(super) fn heard(&mut self, id: WorkerId, heard: WorkerMessage, ctx: &mut Context) -> ForManager {
         match heard {
-            Heard::Ready(kind) => ctx.queue(Event::Ack(id, kind)),
-            Heard::Extend(by) => {
+            WorkerMessage::Ready(kind) => ctx.queue(Event::Ack(id, kind)),
+            WorkerMessage::Extend(by) => {
                 let longest = ctx.config.policy.ack_timeout.map(|timeout| timeout * EXTEND_LIMIT);
                 ctx.queue(Event::Extend(id, by));
                 return ForManager::Prolong(longest.map(|longest| longest.min(by)));
             }
-            Heard::News => self.messages.arrived(id),
-            Heard::Barrier(fd) => {
+            WorkerMessage::NewStatus => self.messages.arrived(id),
+            WorkerMessage::Barrier(fd) => {
                 let status = self.read(id, ctx);
                 drop(fd);
                 return status.map_or(ForManager::Nothing, ForManager::Status);
@@ -178,7 +178,7 @@ impl Workers {
     /// Reads the messages of a worker: its new status text, if the service manager is to
     /// show it.
     fn read(&mut self, id: WorkerId, ctx: &mut Context) -> Option<String> {
-        let news = self.watcher.news(id);
+        let news = self.watcher.take_status(id);
         if news.beat {
             ctx.queue(Event::Heartbeat(id));
         }

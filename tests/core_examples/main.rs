@@ -4,7 +4,7 @@
 mod probation;
 
 use graceful_run::core::event::{
-    AckKind, Action, Ending, Event, Exit, Failure, Generation, Reading, Refusal, Report, Request, Slot,
+    AckKind, Action, Ending, Event, Exit, Failure, Generation, LaunchSource, Refusal, Report, Request, Slot,
     WorkerId,
 };
 use graceful_run::core::policy::{Adopt, OnAckTimeout, Policy, Readiness, Restart};
@@ -160,7 +160,7 @@ impl Case {
         })
     }
 
-    fn spawns(&self) -> Vec<(u32, u32, Reading)> {
+    fn spawns(&self) -> Vec<(u32, u32, LaunchSource)> {
         let spawn = |action: &Action| match *action {
             Action::Spawn { generation, slot, reading, .. } => Some((generation.0, slot.0, reading)),
             _ => None,
@@ -470,10 +470,10 @@ fn stop_first_brings_the_old_command_back() {
     case.ask(Request::Upgrade);
     assert!(case.stopped(1) && case.spawns().len() == 1, "asked, and nothing starts beside it");
     case.exit(1, 0);
-    assert_eq!(case.spawns()[1], (2, 0, Reading::Anew));
+    assert_eq!(case.spawns()[1], (2, 0, LaunchSource::Anew));
     case.exit(2, 1);
     assert!(case.failure().is_some());
-    assert_eq!(case.spawns()[2], (1, 0, Reading::AsBefore), "at once, as it was");
+    assert_eq!(case.spawns()[2], (1, 0, LaunchSource::AsBefore), "at once, as it was");
 }
 
 #[test]
@@ -495,7 +495,7 @@ fn e6_the_serving_worker_crashes_and_so_does_its_replacement() {
     case.exit(1, 1);
     case.exit(2, 1);
     case.wait(100);
-    assert_eq!(case.spawns()[2..], [(1, 0, Reading::AsBefore)]);
+    assert_eq!(case.spawns()[2..], [(1, 0, LaunchSource::AsBefore)]);
     case.ack(3);
     assert_eq!(case.summary(), "generation 1 serves in 1");
 }
@@ -717,13 +717,13 @@ fn a_worker_that_acks_by_term_has_its_own_stop_timeout() {
 fn on_hold_nobody_is_asked_to_leave_and_everything_else_goes_on() {
     let mut case = held(Policy { workers: 2, ..policy() });
     assert_eq!((case.core.phase(), case.core.generation()), (Phase::Holding, Generation(1)));
-    assert_eq!(case.spawns()[2..], [(2, 0, Reading::Anew)]);
+    assert_eq!(case.spawns()[2..], [(2, 0, LaunchSource::Anew)]);
     case.exit(1, 1);
     case.exit(2, 1);
     case.wait(100);
-    assert_eq!(case.spawns()[3..], [(1, 0, Reading::AsBefore), (1, 1, Reading::AsBefore)]);
+    assert_eq!(case.spawns()[3..], [(1, 0, LaunchSource::AsBefore), (1, 1, LaunchSource::AsBefore)]);
     case.ask(Request::Scale(3));
-    assert_eq!(case.spawns()[5..], [(1, 2, Reading::AsBefore)]);
+    assert_eq!(case.spawns()[5..], [(1, 2, LaunchSource::AsBefore)]);
     case.carry_on();
     assert!(case.said(|report| *report == Report::ScaleDone(3)));
     case.ask(Request::Scale(1));
@@ -736,7 +736,7 @@ fn on_hold_nobody_is_asked_to_leave_and_everything_else_goes_on() {
 fn a_commit_replaces_the_rest_before_anybody_is_asked_to_leave() {
     let mut case = held(Policy { workers: 3, ..policy() });
     case.ask(Request::Commit);
-    assert_eq!(case.spawns()[4..], [(2, 1, Reading::AsBefore), (2, 2, Reading::AsBefore)]);
+    assert_eq!(case.spawns()[4..], [(2, 1, LaunchSource::AsBefore), (2, 2, LaunchSource::AsBefore)]);
     case.ack(5);
     case.wait(10_000);
     assert!(!case.done.iter().any(|action| matches!(action, Action::Stop(_))), "one is not ready");
@@ -760,7 +760,7 @@ fn with_a_bounded_surge_the_first_worker_is_the_first_wave() {
     let mut case = held(Policy { workers: 3, surge: Some(2), ..policy() });
     case.ask(Request::Commit);
     assert!(case.stopped(1) && !case.stopped(2) && !case.stopped(3));
-    assert_eq!(case.spawns()[4..], [(2, 1, Reading::AsBefore), (2, 2, Reading::AsBefore)]);
+    assert_eq!(case.spawns()[4..], [(2, 1, LaunchSource::AsBefore), (2, 2, LaunchSource::AsBefore)]);
     case.exit(5, 1);
     assert!(matches!(case.failure(), Some((Failure::Exited { .. }, 1, 3))), "1 of 3 replaced");
 }
@@ -800,10 +800,10 @@ fn an_empty_slot_is_the_one_where_an_upgrade_is_held() {
     let mut case = Case::serving(Policy { workers: 2, ..policy() });
     case.exit(2, 1);
     case.ask(Request::Hold);
-    assert_eq!(case.spawns()[2..], [(2, 1, Reading::Anew)]);
+    assert_eq!(case.spawns()[2..], [(2, 1, LaunchSource::Anew)]);
     case.ack(3);
     case.wait(500);
-    assert_eq!(case.spawns()[3..], [(1, 1, Reading::AsBefore)], "what had crashed comes back");
+    assert_eq!(case.spawns()[3..], [(1, 1, LaunchSource::AsBefore)], "what had crashed comes back");
 }
 
 #[test]
@@ -839,7 +839,7 @@ fn what_supersedes_an_upgrade_undoes_it_at_once() {
     case.ask(Request::Upgrade);
     case.ask(Request::UpgradeNow);
     assert_eq!(case.failure(), Some((Failure::Superseded, 0, 1)));
-    assert_eq!(case.spawns()[2..], [(3, 0, Reading::Anew)]);
+    assert_eq!(case.spawns()[2..], [(3, 0, LaunchSource::Anew)]);
     assert!(case.stopped(2) && !case.stopped(1));
     assert!(!case.said(|report| *report == Report::UpgradeKept));
 }
@@ -851,9 +851,9 @@ fn an_upgrade_waits_for_its_hook_and_a_crash_does_not() {
     assert!(case.did(Action::PreUpgrade(Generation(2))));
     case.exit(1, 1);
     case.wait(100);
-    assert_eq!(case.spawns()[2..], [(1, 0, Reading::Anew)]);
+    assert_eq!(case.spawns()[2..], [(1, 0, LaunchSource::Anew)]);
     case.tell(Event::PreUpgraded(Generation(2), true));
-    assert_eq!(case.spawns()[3..], [(2, 0, Reading::Anew), (2, 1, Reading::Anew)]);
+    assert_eq!(case.spawns()[3..], [(2, 0, LaunchSource::Anew), (2, 1, LaunchSource::Anew)]);
     assert!(case.stopped(3), "it would be a second generation that starts");
     case.carry_on();
     case.ask(Request::Upgrade);
@@ -1061,7 +1061,7 @@ fn when_the_old_one_has_left_a_failed_successor_is_a_crash() {
     assert!(case.said(|report| matches!(report, Report::UpgradeFailed { left: true, .. })));
     case.wait(100);
     let (generation, slot) = (Generation(1), Slot(0));
-    let again = Action::Spawn { worker: WorkerId(3), generation, slot, reading: Reading::AsBefore };
+    let again = Action::Spawn { worker: WorkerId(3), generation, slot, reading: LaunchSource::AsBefore };
     assert!(case.did(again));
 }
 

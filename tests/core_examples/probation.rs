@@ -3,7 +3,7 @@
 
 use crate::{Case, ms};
 use graceful_run::core::event::{
-    AckKind, Action, Event, Exit, Failure, Generation, Reading, Report, Request, WorkerId,
+    AckKind, Action, Event, Exit, Failure, Generation, LaunchSource, Report, Request, WorkerId,
 };
 use graceful_run::core::policy::{OnAckTimeout, Policy, Readiness};
 
@@ -73,8 +73,10 @@ impl Case {
     }
 
     /// The generation of that worker, and what it was started from.
-    fn last_start(&self) -> (u32, Reading) {
-        self.spawns().last().map_or((0, Reading::Anew), |&(generation, _, reading)| (generation, reading))
+    fn last_start(&self) -> (u32, LaunchSource) {
+        self.spawns()
+            .last()
+            .map_or((0, LaunchSource::Anew), |&(generation, _, reading)| (generation, reading))
     }
 
     /// The worker that serves ends, is started again and becomes ready, so many times.
@@ -206,19 +208,19 @@ fn three_crashes_bring_the_generation_before_back_as_it_was() {
     let mut case = upgraded(policy());
     assert!(!case.forgot(1));
     case.crash(2);
-    assert_eq!(case.last_start(), (2, Reading::Anew));
+    assert_eq!(case.last_start(), (2, LaunchSource::Anew));
     case.exit(case.last(), 3);
-    assert_eq!(case.last_start(), (1, Reading::Exactly));
+    assert_eq!(case.last_start(), (1, LaunchSource::Exactly));
     case.seen(case.last());
     case.wait(1000);
     assert!(case.rolled_back() && case.core.generation() == Generation(1));
     assert!(case.forgot(2) && !case.forgot(1));
     case.exit(case.last(), 3);
     case.wait(100);
-    assert_eq!(case.last_start(), (1, Reading::AsBefore), "what lies there is what kept ending");
+    assert_eq!(case.last_start(), (1, LaunchSource::AsBefore), "what lies there is what kept ending");
     case.seen(case.last());
     case.ask(Request::Upgrade);
-    assert_eq!(case.last_start(), (3, Reading::Anew));
+    assert_eq!(case.last_start(), (3, LaunchSource::Anew));
 }
 
 #[test]
@@ -240,7 +242,7 @@ fn the_time_until_it_serves_again_does_not_count() {
     }
     case.wait(58_000);
     case.exit(case.last(), 3);
-    assert_eq!(case.last_start(), (1, Reading::Exactly), "it has served for 59 s");
+    assert_eq!(case.last_start(), (1, LaunchSource::Exactly), "it has served for 59 s");
 }
 
 #[test]
@@ -250,7 +252,7 @@ fn a_request_comes_before_going_back() {
     case.ask(Request::Upgrade);
     case.exit(case.last() - 1, 3);
     let replacement = case.last();
-    assert_eq!(case.last_start(), (3, Reading::Anew));
+    assert_eq!(case.last_start(), (3, LaunchSource::Anew));
     case.seen(replacement);
     case.wait(1000);
     assert_eq!(case.core.generation(), Generation(3));
@@ -263,13 +265,13 @@ fn what_cannot_be_brought_back_is_tried_again_with_the_next_crash() {
     let mut case = upgraded(policy());
     case.crash(2);
     case.exit(case.last(), 3);
-    assert_eq!(case.last_start(), (1, Reading::Exactly));
+    assert_eq!(case.last_start(), (1, LaunchSource::Exactly));
     case.exit(case.last(), 4);
     assert!(case.said(|report| matches!(report, Report::RollbackFailed { .. })));
     case.wait(5000);
-    assert_eq!(case.last_start(), (2, Reading::AsBefore));
+    assert_eq!(case.last_start(), (2, LaunchSource::AsBefore));
     case.exit(case.last(), 3);
-    assert_eq!(case.last_start(), (1, Reading::Exactly));
+    assert_eq!(case.last_start(), (1, LaunchSource::Exactly));
 }
 
 #[test]
@@ -289,7 +291,7 @@ fn slots_that_crash_while_others_are_still_to_be_replaced_undo_a_surge() {
         matches!(report, Report::UpgradeFailed { why: Failure::Crashes(_, 3), replaced: 1, .. })
     };
     assert!(case.said(failed), "{:?}", case.done);
-    assert_eq!(case.last_start(), (1, Reading::Exactly));
+    assert_eq!(case.last_start(), (1, LaunchSource::Exactly));
     case.seen(case.last());
     case.wait(1000);
     assert!(case.rolled_back() && !case.stopped(2));
@@ -300,7 +302,7 @@ fn without_probation_it_crashes_on() {
     let mut case = upgraded(Policy { probation: None, ..policy() });
     assert!(case.forgot(1));
     case.crash(5);
-    assert_eq!(case.last_start(), (2, Reading::Anew));
+    assert_eq!(case.last_start(), (2, LaunchSource::Anew));
 }
 
 #[test]
@@ -378,7 +380,7 @@ fn a_crash_that_is_told_after_the_probation_does_not_count() {
     case.exit(case.last(), 3);
     assert!(case.said(|report| *report == Report::Proven(Generation(2))));
     case.wait(1000);
-    assert_eq!(case.last_start(), (2, Reading::Anew));
+    assert_eq!(case.last_start(), (2, LaunchSource::Anew));
 }
 
 /// It would start what lies on the disk, which is what keeps ending.
@@ -406,5 +408,5 @@ fn one_that_starts_its_own_successor_is_not_asked_to_start_what_was_before_it() 
     case.wait(500);
     assert!(case.stopped(ready));
     case.exit(ready, 0);
-    assert_eq!(case.last_start(), (1, Reading::Exactly));
+    assert_eq!(case.last_start(), (1, LaunchSource::Exactly));
 }

@@ -4,7 +4,7 @@ use crate::model::{Hold, Model, ModelUpgrade, SIGNAL_GRACE, SlotModel, Verdict, 
 use crate::steering::Switch;
 use crate::worker::WorkerRecord;
 use graceful_run::core::ShownStage;
-use graceful_run::core::event::{Action, Ending, Event, Generation, Reading, Request, Slot, WorkerId};
+use graceful_run::core::event::{Action, Ending, Event, Generation, LaunchSource, Request, Slot, WorkerId};
 use graceful_run::core::policy::Strength;
 use std::time::Duration;
 
@@ -118,7 +118,13 @@ impl Model {
         record.ok_or(format!("{action:?}, of which no process lives"))
     }
 
-    pub fn spawn(&mut self, id: WorkerId, generation: Generation, slot: Slot, reading: Reading) -> Verdict {
+    pub fn spawn(
+        &mut self,
+        id: WorkerId,
+        generation: Generation,
+        slot: Slot,
+        reading: LaunchSource,
+    ) -> Verdict {
         let now = self.now;
         ensure!(!self.stopping, "a start after the stop began");
         if let Some(record) = self.workers.get_mut(&id) {
@@ -129,7 +135,7 @@ impl Model {
             record.in_flight = true;
             return Ok(());
         }
-        let kept = reading == Reading::Anew || self.kept.contains(&generation);
+        let kept = reading == LaunchSource::Anew || self.kept.contains(&generation);
         ensure!(kept, "{generation} is started as before, and it is not kept what that was");
         self.kept.insert(generation);
         if generation > self.last_generation {
@@ -204,7 +210,7 @@ impl Model {
         ensure!(!upgrade.is_rollback, "a successor of what is to go back");
         self.kept.insert(generation);
         ensure!(upgrade.started_slots.insert(slot), "a second replacement in {slot:?}");
-        let record = WorkerRecord::new(id, generation, slot, Reading::Anew, Strength::Nothing, now);
+        let record = WorkerRecord::new(id, generation, slot, LaunchSource::Anew, Strength::Nothing, now);
         self.new_worker(WorkerRecord { of: Some(of), ack_by: timeout.map(|timeout| now + timeout), ..record })
     }
 
@@ -236,7 +242,7 @@ impl Model {
         }
         self.leave_unasked(|record| record.id == of);
         self.kept.insert(generation);
-        let record = WorkerRecord::new(id, generation, slot, Reading::Anew, Strength::Nothing, now);
+        let record = WorkerRecord::new(id, generation, slot, LaunchSource::Anew, Strength::Nothing, now);
         let (of, started, ready) = (Some(of), Some(now), Some(now));
         self.new_worker(WorkerRecord {
             of,
@@ -347,7 +353,7 @@ impl Model {
         }
         for (slot, slot_model) in self.slots.iter_mut().enumerate() {
             if !upgrade.replaced_slots.contains(&Slot(slot as u32)) && !self.stopping {
-                slot_model.reading = Reading::AsBefore;
+                slot_model.reading = LaunchSource::AsBefore;
                 // Which of them had already been asked to leave is not told.
                 if stop_first && upgrade.allowed && !upgrade.is_rollback {
                     slot_model.due = slot_model.due.min(now);

@@ -29,8 +29,8 @@ use crate::steering::Switch;
 use crate::worker::WorkerRecord;
 use graceful_run::core::Supervisor;
 use graceful_run::core::event::{
-    AckKind, Action, Ending, Event, Exit, Failure, Generation, Reading, Refusal, Report, Request, Slot, Time,
-    WorkerId,
+    AckKind, Action, Ending, Event, Exit, Failure, Generation, LaunchSource, Refusal, Report, Request, Slot,
+    Time, WorkerId,
 };
 use graceful_run::core::policy::{OnAckTimeout, Policy, Restart, Strength};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,13 +60,20 @@ pub struct SlotModel {
     pub due: Time,
     /// It must be; later than `due` where the account cannot tell.
     pub latest: Time,
-    pub reading: Reading,
+    pub reading: LaunchSource,
     pub retired: bool,
 }
 
 impl SlotModel {
     pub fn new(generation: Generation, now: Time) -> Self {
-        SlotModel { generation, crashes: 0, due: now, latest: now, reading: Reading::Anew, retired: false }
+        SlotModel {
+            generation,
+            crashes: 0,
+            due: now,
+            latest: now,
+            reading: LaunchSource::Anew,
+            retired: false,
+        }
     }
 }
 
@@ -85,7 +92,7 @@ pub struct ModelUpgrade {
     /// The user has not said no before it began.
     pub allowed: bool,
     pub hold: Hold,
-    pub reading: Reading,
+    pub reading: LaunchSource,
     /// Whether those that serve were seen to wait.
     pub waiting: Waiting,
     /// It brings the generation before back.
@@ -338,8 +345,8 @@ impl Model {
             let held =
                 self.upgrade.iter().flat_map(|upgrade| &upgrade.started_slots).map(|slot| slot.0 + 1).max();
             let mut new = SlotModel::new(self.serving, self.now);
-            if self.slots.iter().any(|slot_model| slot_model.reading == Reading::AsBefore) {
-                new.reading = Reading::AsBefore;
+            if self.slots.iter().any(|slot_model| slot_model.reading == LaunchSource::AsBefore) {
+                new.reading = LaunchSource::AsBefore;
             }
             self.slots.resize(self.target.max(held.unwrap_or(0)) as usize, new);
         }

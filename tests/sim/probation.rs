@@ -14,7 +14,7 @@ use crate::steering::Switch;
 use crate::worker::WorkerRecord;
 use graceful_run::core::ShownStage;
 use graceful_run::core::Supervisor;
-use graceful_run::core::event::{Exit, Failure, Generation, Reading, Report, Slot, Time, WorkerId};
+use graceful_run::core::event::{Exit, Failure, Generation, LaunchSource, Report, Slot, Time, WorkerId};
 use graceful_run::core::policy::{Restart, Strength};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -258,7 +258,7 @@ impl Model {
             left: false,
             allowed: true,
             hold: Hold::No,
-            reading: Reading::Exactly,
+            reading: LaunchSource::Exactly,
             waiting: Waiting::Known,
             is_rollback: true,
         });

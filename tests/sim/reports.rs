@@ -6,7 +6,7 @@ use crate::steering::Switch;
 use crate::worker::WorkerRecord;
 use graceful_run::core::ShownStage;
 use graceful_run::core::event::{
-    AckKind, Action, Event, Failure, Reading, Refusal, Report, Request, Slot, WorkerId,
+    AckKind, Action, Event, Failure, LaunchSource, Refusal, Report, Request, Slot, WorkerId,
 };
 use graceful_run::core::policy::{OnAckTimeout, Strength};
 use std::collections::BTreeSet;
@@ -64,7 +64,7 @@ impl Model {
                     left: false,
                     allowed,
                     hold,
-                    reading: Reading::Anew,
+                    reading: LaunchSource::Anew,
                     waiting: Waiting::Not,
                     is_rollback: false,
                 });

@@ -2,7 +2,7 @@
 
 use crate::model::{Hold, Model, SIGNAL_GRACE, SlotModel, Verdict, ensure};
 use graceful_run::core::ShownStage;
-use graceful_run::core::event::{AckKind, Generation, Reading, Slot};
+use graceful_run::core::event::{AckKind, Generation, LaunchSource, Slot};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ impl Model {
             Hold::Requested => {
                 upgrade.hold = Hold::Held;
                 self.in_step.held = true;
-                self.slots.iter_mut().for_each(|slot_model| slot_model.reading = Reading::AsBefore);
+                self.slots.iter_mut().for_each(|slot_model| slot_model.reading = LaunchSource::AsBefore);
                 return Ok(());
             }
             Hold::Committed => {
-                upgrade.reading = Reading::AsBefore;
+                upgrade.reading = LaunchSource::AsBefore;
                 if self.policy.surge.is_none() && !whole {
                     return Ok(());
                 }
@@ -50,7 +50,7 @@ impl Model {
                 .find(|record| record.runs() && record.stage == ShownStage::Ready)
                 .map(|record| record.id)
             {
-                let reading = if back { Reading::AsBefore } else { Reading::Anew };
+                let reading = if back { LaunchSource::AsBefore } else { LaunchSource::Anew };
                 self.slots[slot.0 as usize] = SlotModel { reading, ..SlotModel::new(to, self.now) };
                 self.learn(id);
             }

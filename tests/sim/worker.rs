@@ -2,7 +2,7 @@
 
 use crate::steering::{Draining, SETTLE};
 use graceful_run::core::ShownStage;
-use graceful_run::core::event::{AckKind, Generation, Reading, Slot, Time, WorkerId};
+use graceful_run::core::event::{AckKind, Generation, LaunchSource, Slot, Time, WorkerId};
 use graceful_run::core::policy::Strength;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub struct WorkerRecord {
     pub id: WorkerId,
     pub generation: Generation,
     pub slot: Slot,
-    pub reading: Reading,
+    pub reading: LaunchSource,
     /// What was known of the program when its start was decided.
     pub known: Strength,
     /// When its start was decided.
@@ -67,7 +67,7 @@ impl WorkerRecord {
         id: WorkerId,
         generation: Generation,
         slot: Slot,
-        reading: Reading,
+        reading: LaunchSource,
         known: Strength,
         decided: Time,
     ) -> Self {

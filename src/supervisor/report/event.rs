@@ -82,7 +82,7 @@ fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'st
         Report::HandedOver { worker, of: old } => ("took-over", with(worker, json!({"of": of(old)["pid"]}))),
         Report::Drained(id, after) => ("drained", with(id, json!({"after_ms": ms(after)}))),
         Report::NotDrained(id, after) => {
-            let left = processes.get(id).and_then(|entry| entry.left.as_deref());
+            let left = processes.get(id).and_then(|entry| entry.remaining.as_deref());
             ("not-drained", with(id, json!({"after_ms": ms(after), "left": left})))
         }
         Report::Asked(id) => ("asked", of(id)),
@@ -100,7 +100,7 @@ fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'st
             ),
         ),
         Report::NotStarted { worker, again, .. } => {
-            ("not-started", with(worker, json!({"reason": processes.refused(worker), "again": again})))
+            ("not-started", with(worker, json!({"reason": processes.start_error(worker), "again": again})))
         }
         Report::Restarting(slot, pause) => ("restarting", json!({"slot": slot.0, "pause_ms": ms(pause)})),
         Report::Retired(slot) => ("retired", json!({"slot": slot.0})),

@@ -89,7 +89,8 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
         }
         Report::NotDrained(id, after) => {
             let worker = of(id);
-            let left = processes.get(id).and_then(|entry| entry.left.as_deref()).unwrap_or("it may serve");
+            let left =
+                processes.get(id).and_then(|entry| entry.remaining.as_deref()).unwrap_or("it may serve");
             warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not drained after {}: {left}; asked to stop (--drain-timeout, --idle)", length(after));
         }
         Report::Asked(id) => {
@@ -104,7 +105,7 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
             };
             // It may wait by now, and be about to be seen to.
             if let Some(lacks) =
-                processes.get(id).and_then(|entry| entry.lacks.as_ref()).filter(|it| it.contains(UNSEEN))
+                processes.get(id).and_then(|entry| entry.unmet.as_ref()).filter(|it| it.contains(UNSEEN))
             {
                 info!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}: {lacks}; {next} (--ack)", length(after));
             }

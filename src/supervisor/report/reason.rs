@@ -112,7 +112,7 @@ pub fn why_failed(why: Failure, left: bool, held: bool, processes: &ProcessTable
         Failure::Stopped => "a stop came in between".into(),
         Failure::Superseded => "another was asked for in its stead".into(),
         Failure::RolledBack => "rolled back, with whatever was asked for meanwhile".into(),
-        Failure::Refused | Failure::NotSwitched => processes.upgrade_refused().into(),
+        Failure::Refused | Failure::NotSwitched => processes.upgrade_refusal().into(),
         Failure::Crashes(worker, crashes) => {
             let generation = processes.get(worker).map_or(Generation(0), |entry| entry.generation);
             format!("{generation} ended {crashes} times where it served already (--probation)")
@@ -122,6 +122,6 @@ pub fn why_failed(why: Failure, left: bool, held: bool, processes: &ProcessTable
 
 /// What a worker has not done that it is waited for, if that is known.
 pub(super) fn lacks(id: WorkerId, processes: &ProcessTable) -> String {
-    let lacks = processes.get(id).and_then(|entry| entry.lacks.as_ref());
+    let lacks = processes.get(id).and_then(|entry| entry.unmet.as_ref());
     lacks.map_or(String::new(), |lacks| format!(": {lacks}"))
 }

@@ -31,7 +31,7 @@ impl Named {
             generation: entry.map_or(Generation(0), |entry| entry.generation),
             pid,
             command: processes.command().to_string(),
-            refused: processes.refused(id).to_string(),
+            refused: processes.start_error(id).to_string(),
         }
     }
 }
