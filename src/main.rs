@@ -12,7 +12,7 @@ use graceful_run::error::Error;
 use graceful_run::here;
 use graceful_run::logger;
 use graceful_run::reexec;
-use graceful_run::reexec::fd_transfer::give_up;
+use graceful_run::reexec::fd_transfer::abandon;
 use graceful_run::supervisor::{self, State};
 use graceful_run::sys::inherited;
 use log::LevelFilter;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         here::WORD => exit(here::here(&arguments[2..])),
         ctl::WORD => run_ctl(&arguments[1..]),
         doctor::WORD => run_doctor(&arguments[1..]),
-        _ => match reexec::asked(&arguments) {
+        _ => match reexec::check_arguments(&arguments) {
             Some(arguments) => check_takeover(&arguments),
             None => run(&arguments),
         },
@@ -77,7 +77,7 @@ fn run(arguments: &[OsString]) -> ExitCode {
     let state = inherited_state();
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) if state.is_some() => give_up(&complaint(&error, HELP)),
+        Err(error) if state.is_some() => abandon(&complaint(&error, HELP)),
         Err(error) => return refuse(&error, HELP),
     };
     let separated = is_separated(arguments, &cli.command);
@@ -103,13 +103,14 @@ fn configure_and_supervise(cli: Cli, separated: bool, state: Option<State>) -> R
     match (Config::new(cli, separated, inherited::ignored), state) {
         (Ok(config), state) => supervisor::run(config, state),
         (Err(error), None) => Err(error),
-        (Err(error), Some(_)) => give_up(&error.to_string()),
+        (Err(error), Some(_)) => abandon(&error.to_string()),
     }
 }
 
 /// The state that this process had before it executed itself again.
 fn inherited_state() -> Option<State> {
-    let state = reexec::arrived()?.and_then(|text| State::decode(&text)).unwrap_or_else(|why| give_up(&why));
+    let state =
+        reexec::inherited_state()?.and_then(|text| State::decode(&text)).unwrap_or_else(|why| abandon(&why));
     inherited::restore(state.given);
     Some(state)
 }

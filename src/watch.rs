@@ -57,7 +57,7 @@ const ITSELF: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF
 /// Without inotify(7), a watch to spare, or the right to read a directory.
 pub fn changes(
     paths: Vec<PathBuf>,
-    known: Known,
+    known: Fingerprints,
     quiesce: &Quiesce,
     notify: impl Fn(Vec<PathBuf>) -> bool + Send + 'static,
 ) -> io::Result<()> {
@@ -121,14 +121,14 @@ pub fn advice(error: &io::Error) -> Option<&'static str> {
 
 /// For each path the fingerprint that was reported last.
 #[derive(Debug, Clone, Default)]
-pub struct Known {
+pub struct Fingerprints {
     list: Arc<Mutex<Vec<Option<u64>>>>,
 }
 
-impl Known {
+impl Fingerprints {
     /// What was saved before, if anything was.
-    pub fn new(saved: Option<Vec<Option<u64>>>) -> Known {
-        Known { list: Arc::new(Mutex::new(saved.unwrap_or_default())) }
+    pub fn new(saved: Option<Vec<Option<u64>>>) -> Fingerprints {
+        Fingerprints { list: Arc::new(Mutex::new(saved.unwrap_or_default())) }
     }
 
     /// As plain data.

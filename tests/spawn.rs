@@ -16,12 +16,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use graceful_run::sys::borrow;
 use graceful_run::sys::child::{Child, Launch, SpawnError, Step, spawn};
 use graceful_run::sys::identity::{Identity, identity};
 use graceful_run::sys::inherited;
+use graceful_run::sys::pidfd;
 use graceful_run::sys::process::{self, Exit};
-use graceful_run::sys::seccomp::{self, Answer, Call, Filter, What};
+use graceful_run::sys::seccomp::{self, Answer, Call, Filter, Operation};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::unistd::{Pid, Uid, getpgrp, gettid, pipe2};
@@ -285,7 +285,7 @@ fn inner_prints_status() {
     assert!(inherited::ignored(libc::SIGPIPE) && inherited::ignored(libc::SIGCHLD));
     assert!(!inherited::ignored(libc::SIGTERM));
     // Without this the kernel reaps the child, and nobody hears how it ended.
-    inherited::hear_of_children();
+    inherited::default_sigchld();
     inherited::block_all_signals();
     let child = spawn(&launch(&["/bin/cat", "/proc/self/status"])).expect("starts");
     assert_eq!(process::wait(child.pid), Some(Exit::Code(0)));
@@ -672,18 +672,18 @@ for wanted in 0, 98:
     let (pid, calls) = watched(python(code));
     for answer in [Answer::Continue, Answer::Failed(Errno::EADDRINUSE)] {
         let bind = call(&calls);
-        let What::Bind(at, length) = bind.what else { panic!("{bind:?}") };
+        let Operation::Bind(at, length) = bind.what else { panic!("{bind:?}") };
         let address = seccomp::address(bind.thread, at, length).expect("readable");
         assert_eq!(address[4..8], [127, 0, 0, 1]);
         assert_eq!(seccomp::process_of(bind.thread), Some(pid));
         assert!(seccomp::closes_on_exec(bind.thread, bind.number), "as python makes them");
         seccomp::answer(calls.as_fd(), bind.id, Answer::Continue).expect("waits for it");
-        assert!(!seccomp::still_waits(calls.as_fd(), bind.id));
+        assert!(!seccomp::is_pending(calls.as_fd(), bind.id));
 
         let listen = call(&calls);
-        assert_eq!(listen.what, What::Listen(7));
-        assert!(seccomp::still_waits(calls.as_fd(), listen.id));
-        let socket = borrow::borrow(listen.thread, listen.number).expect("may be traced");
+        assert_eq!(listen.what, Operation::Listen(7));
+        assert!(seccomp::is_pending(calls.as_fd(), listen.id));
+        let socket = pidfd::duplicate(listen.thread, listen.number).expect("may be traced");
         assert!(nix::sys::socket::getsockname::<nix::sys::socket::SockaddrIn>(socket.as_raw_fd()).is_ok());
         seccomp::answer(calls.as_fd(), listen.id, answer).expect("waits for it");
     }
@@ -704,7 +704,7 @@ sys.exit(one.getsockname()[1] == int(sys.argv[1]) and not one.get_inheritable())
     launch.argv.push(text(port.to_string()));
     let (pid, calls) = watched(launch);
     let bind = call(&calls);
-    seccomp::put(calls.as_fd(), bind.id, ours.as_fd(), bind.number, true).expect("put");
+    seccomp::replace_fd(calls.as_fd(), bind.id, ours.as_fd(), bind.number, true).expect("put");
     seccomp::answer(calls.as_fd(), bind.id, Answer::Done).expect("answered");
     assert_eq!(process::wait(pid), Some(Exit::Code(1)), "it is our socket, and closes at exec");
 }

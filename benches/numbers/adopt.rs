@@ -4,7 +4,7 @@
 use crate::table::{Row, Sample};
 use crate::wrapper::{Process, bare, wrapped};
 use crate::{BOUND, CALLS, HANDED, LISTENS, Result, data_path};
-use graceful_run::core::policy::SETTLE;
+use graceful_run::core::policy::LISTEN_GRACE;
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{dup2_stdin, getppid};
@@ -81,7 +81,7 @@ fn switch() -> Result<Row> {
         wrapper.signal(Signal::SIGUSR2)?;
         lines.wait_for("serves after")?;
         let switched = monotonic()?;
-        beyond.push((switched - SETTLE).as_secs_f64() * 1e3 - wrapper.number()?);
+        beyond.push((switched - LISTEN_GRACE).as_secs_f64() * 1e3 - wrapper.number()?);
         // The old worker's end would disturb the next turn.
         lines.wait_for("drained after")?;
         lines.wait_for("exited")?;

@@ -33,7 +33,7 @@ pub(super) fn replace(
         let _ = fcntl(ours, F_SETFL(wanted));
     }
     let close = seccomp::closes_on_exec(call.thread, call.number);
-    seccomp::put(calls.as_fd(), call.id, ours, call.number, close).is_ok()
+    seccomp::replace_fd(calls.as_fd(), call.id, ours, call.number, close).is_ok()
 }
 
 /// The message for a call whose socket could not be inspected.

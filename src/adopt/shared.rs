@@ -3,7 +3,7 @@
 
 use super::key::{Key, Transport};
 use crate::core::event::WorkerId;
-use crate::sys::borrow;
+use crate::sys::pidfd;
 use crate::sys::{fd, flows, steering};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -95,8 +95,8 @@ impl Shared {
         let mut lost = Vec::new();
         for new in own {
             let process = Pid::from_raw(new.process);
-            let found = borrow::by_inode(process, new.inode);
-            match found.or_else(|| borrow::by_inode(root, new.inode)) {
+            let found = pidfd::duplicate_by_inode(process, new.inode);
+            match found.or_else(|| pidfd::duplicate_by_inode(root, new.inode)) {
                 Some(fd) if Key::of_bound(fd.as_fd()).as_ref() == Some(&new.key) => {
                     self.hold(new.key, fd, false);
                 }

@@ -7,7 +7,7 @@ use super::replace::{can_be_replaced, replace};
 use super::shared::{New, listens};
 use crate::ack::accepting;
 use crate::core::event::{Time, WorkerId};
-use crate::sys::borrow;
+use crate::sys::pidfd;
 use crate::sys::seccomp::{self, Answer, Call};
 use crate::sys::{fd, flows, steering};
 use nix::fcntl::{F_GETFL, OFlag, fcntl};
@@ -133,7 +133,7 @@ impl Adopt {
     pub fn look_bound(&mut self, id: WorkerId, now: Time) -> bool {
         self.now = now;
         let bound = |new: &&New| {
-            let socket = borrow::by_inode(Pid::from_raw(new.process), new.inode);
+            let socket = pidfd::duplicate_by_inode(Pid::from_raw(new.process), new.inode);
             new.worker == id
                 && socket.and_then(|socket| Key::of_bound(socket.as_fd())).as_ref() == Some(&new.key)
         };

@@ -5,8 +5,8 @@ use super::replace::{can_be_replaced, replace, unseen};
 use super::{Adopt, Adopted, report};
 use crate::core::event::{Time, WorkerId};
 use crate::error::reason;
-use crate::sys::borrow;
-use crate::sys::seccomp::{self, Answer, Call, What};
+use crate::sys::pidfd;
+use crate::sys::seccomp::{self, Answer, Call, Operation};
 use crate::sys::{fd, flows, steering};
 use nix::errno::Errno;
 use nix::fcntl::{F_GETFL, OFlag, fcntl};
@@ -21,7 +21,7 @@ impl Adopt {
         self.now = now;
         let Some(calls) = self.workers.get(&id).map(|worker| Arc::clone(&worker.calls)) else { return false };
         let before = self.workers.get(&id).map_or(0, |worker| worker.listens.len());
-        let answer = match borrow::borrow(call.thread, call.number) {
+        let answer = match pidfd::duplicate(call.thread, call.number) {
             Ok(socket) if !self.is_of_our_network(&socket) => {
                 self.warn_once(id, format!(
                     "pid {} binds in another network namespace: what it binds is not adopted (run graceful-run in there)",
@@ -29,9 +29,9 @@ impl Adopt {
                 ));
                 Answer::Continue
             }
-            Ok(socket) if !self.stopping && seccomp::still_waits(calls.as_fd(), call.id) => match call.what {
-                What::Bind(at, length) => self.bind(id, call, socket, at, length),
-                What::Listen(backlog) => self.listen(id, call, socket, backlog),
+            Ok(socket) if !self.stopping && seccomp::is_pending(calls.as_fd(), call.id) => match call.what {
+                Operation::Bind(at, length) => self.bind(id, call, socket, at, length),
+                Operation::Listen(backlog) => self.listen(id, call, socket, backlog),
             },
             Ok(_) | Err(Errno::ESRCH | Errno::EBADF | Errno::ENOTSOCK) => Answer::Continue,
             Err(errno) => {
@@ -69,7 +69,7 @@ impl Adopt {
         let Some(worker) = self.workers.get_mut(&id) else { return Answer::Continue };
         let calls = Arc::clone(&worker.calls);
         // Only if the caller still waits was its memory, and not that of another process, read.
-        if !seccomp::still_waits(calls.as_fd(), call.id) {
+        if !seccomp::is_pending(calls.as_fd(), call.id) {
             return Answer::Continue;
         }
         worker.ports.insert(key.address.port());

@@ -10,7 +10,7 @@ use super::admission::{Admission, MOST_WAITING};
 use super::connection_state::{ConnectionState, Outstanding};
 use super::connection_table::{Admitted, lock};
 use super::line::Line;
-use super::message::{Asked, ClientId, Message};
+use super::message::{ClientId, ClientRequest, Message};
 use super::protocol::{self, Request};
 use super::reply_queue::ReplyQueue;
 use crate::reexec::quiesce::Quiesce;
@@ -207,6 +207,6 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         }
         let Request { verb, wait, .. } = request;
         let (peer, answers) = (self.client.peer.clone(), way);
-        (self.tell)(Message::Asked(Asked { client, verb, wait, peer, answers }))
+        (self.tell)(Message::Request(ClientRequest { client, verb, wait, peer, answers }))
     }
 }

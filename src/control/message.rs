@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug)]
 pub enum Message {
     /// A client has sent a request.
-    Asked(Asked),
+    Request(ClientRequest),
     /// The client wants an event of kind `progress`.
     Progress(ClientId),
     /// The client has gone: its request needs no result.
@@ -22,7 +22,7 @@ pub struct ClientId(pub(super) u64);
 
 /// A request, and where its replies go.
 #[derive(Debug)]
-pub struct Asked {
+pub struct ClientRequest {
     /// Its identity.
     pub client: ClientId,
     /// The verb, with its arguments.

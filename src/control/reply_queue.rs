@@ -49,7 +49,7 @@ impl ReplyQueue {
 
     /// Attaches the completion signal: `written` is dropped once the result is written to
     /// the client, or the client has gone.
-    pub fn tell_written(&mut self, written: Sender<()>) {
+    pub fn signal_when_written(&mut self, written: Sender<()>) {
         self.written = Some(written);
     }
 

@@ -9,7 +9,7 @@
 use super::admission::MOST;
 use super::connection::Connection;
 use super::connection_table::{SavedClient, Table};
-pub use super::message::{Asked, ClientId, Message};
+pub use super::message::{ClientId, ClientRequest, Message};
 use super::protocol::{self, Outcome, Reply};
 use super::reply_queue::ReplyQueue;
 use crate::error::reason;

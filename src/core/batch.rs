@@ -20,7 +20,7 @@ impl Supervisor {
             return false;
         }
         let to = upgrade.to;
-        let unchecked = self.policy.looks() && upgrade.accepting != Query::Answered;
+        let unchecked = self.policy.must_see_accepting() && upgrade.accepting != Query::Answered;
         // A crashed worker that restarts would be a second generation that starts.
         for id in self.occupants(|worker| worker.generation != to && worker.ready_since().is_none()) {
             self.terminate(id, now);
@@ -47,7 +47,7 @@ impl Supervisor {
         match self.batch_soaked_at() {
             Some((at, Query::Due)) if at <= now => {
                 self.set_liveness(Query::Sent);
-                self.actions.push(Action::LookAlive);
+                self.actions.push(Action::CheckAlive);
                 false
             }
             // The serving workers were seen meanwhile to take longer than was known.
@@ -67,7 +67,7 @@ impl Supervisor {
             && std::mem::replace(&mut upgrade.accepting, Query::Sent) == Query::Due
         {
             self.accepting_slots.clear();
-            self.actions.push(Action::LookWaiting);
+            self.actions.push(Action::CheckWaiting);
         }
     }
 

@@ -33,7 +33,7 @@ pub enum Event {
         remains: bool,
     },
     /// The last process that an exited worker left behind has gone.
-    Swept(WorkerId),
+    RemainsGone(WorkerId),
     /// The worker has given its listeners to a successor and leaves by itself: to
     /// the one that an upgrade waits for, or else to one that is now known by
     /// [`Action::TakeSuccessor`].
@@ -45,8 +45,8 @@ pub enum Event {
     /// New connections go to this generation from now on; `false`: that could not be
     /// done, and they go where they went before.
     Switched(Generation, bool),
-    /// The answer to [`Action::LookDrained`].
-    DrainLook {
+    /// The answer to [`Action::CheckDrained`].
+    DrainChecked {
         /// Which one.
         worker: WorkerId,
         /// Whether it has nothing left to serve.
@@ -56,14 +56,14 @@ pub enum Event {
     },
     /// The worker says that it is alive.
     Heartbeat(WorkerId),
-    /// The answer to [`Action::LookAlive`]: every exit that had happened by then has been
+    /// The answer to [`Action::CheckAlive`]: every exit that had happened by then has been
     /// told.
-    LookedAlive,
+    CheckedAlive,
     /// The worker of this slot, which serves, was seen waiting for connections on some of its
     /// listeners: so must its replacement be.
     Waits(Slot),
-    /// The answer to [`Action::LookWaiting`] is complete.
-    LookedWaiting,
+    /// The answer to [`Action::CheckWaiting`] is complete.
+    CheckedWaiting,
     /// Nothing happened, but [`deadline`](super::Supervisor::deadline) has come.
     Tick,
 }
@@ -107,17 +107,17 @@ pub enum Action {
     },
     /// Check whether the worker can be seen to be ready; answer `Ack` if it can.
     Probe(WorkerId),
-    /// Reap every worker that has exited, tell each exit, then answer `LookedAlive`.
-    LookAlive,
+    /// Reap every worker that has exited, tell each exit, then answer `CheckedAlive`.
+    CheckAlive,
     /// Check which serving workers wait for connections on their listeners; answer `Waits`
-    /// for each, then `LookedWaiting`.
-    LookWaiting,
+    /// for each, then `CheckedWaiting`.
+    CheckWaiting,
     /// Have new connections go to this generation; answer `Switched`. Meanwhile they may
     /// go to either generation.
     Switch(Generation),
     /// Check whether the worker, which gets no new connections, still has some; answer
-    /// `DrainLook`.
-    LookDrained(WorkerId),
+    /// `DrainChecked`.
+    CheckDrained(WorkerId),
     /// Run the pre-upgrade hook: it says whether the upgrade to this generation may begin; answer
     /// `PreUpgraded`, in bounded time.
     PreUpgrade(Generation),

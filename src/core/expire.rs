@@ -55,7 +55,7 @@ impl Supervisor {
             }
             Stage::Draining { since, until, check_at: Some(at) } if at <= now => {
                 self.set_stage(id, Stage::Draining { since, until, check_at: None });
-                self.actions.push(Action::LookDrained(id));
+                self.actions.push(Action::CheckDrained(id));
             }
             Stage::Terminating { signal_at: None, kill_at: Some(at), .. } if at <= now => self.kill(id, now),
             Stage::Ready { probe_at: Some(at), .. } if at <= now => self.probe(id, now),

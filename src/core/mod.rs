@@ -46,7 +46,7 @@
 //! | Starting, Ready | Killed | as `Terminating`, and killed in the same step |
 //! | Starting, Ready, Draining, Terminating, Killed | none | `Exited`, and nothing is left of it |
 //! | Starting, Ready, Draining, Terminating, Killed | Remains | `Exited`, and processes that it started live on |
-//! | Remains | none | `Swept` |
+//! | Remains | none | `RemainsGone` |
 //!
 //! # Phases of the supervisor
 //!

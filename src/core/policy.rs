@@ -44,7 +44,7 @@ pub const SPAWN_PAUSE: Duration = Duration::from_millis(50);
 
 /// The pause before the first search for a successor's process, and the longest between
 /// two. They are short, since reading /proc is cheap.
-pub const SUCCESSOR_LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+pub const SUCCESSOR_PROBE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
 /// When its predecessor has exited, a successor that is not ready has this long left: no
 /// process accepts meanwhile, and the one that holds the listeners may be a helper that
@@ -56,10 +56,10 @@ pub const EXTEND_LIMIT: u32 = 10;
 
 /// With `--adopt`, a program that listens must live this much longer to be ready: its next
 /// step may fail (seen: one that listened and died 1 ms later).
-pub const SETTLE: Duration = Duration::from_millis(250);
+pub const LISTEN_GRACE: Duration = Duration::from_millis(250);
 
 /// The pause before the first check whether an old worker has drained.
-pub const FIRST_LOOK: Duration = Duration::from_millis(3);
+pub const FIRST_DRAIN_CHECK: Duration = Duration::from_millis(3);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -123,7 +123,7 @@ pub struct Adopt {
     /// has before it is asked to stop. Otherwise both share every socket.
     pub steer: bool,
     /// How long a replacement that is ready because it listens must live beyond
-    /// [`SETTLE`] before it counts.
+    /// [`LISTEN_GRACE`] before it counts.
     pub soak: Duration,
     /// From the switch to the stop signal of an old worker that still has connections;
     /// None: no limit.
@@ -246,7 +246,7 @@ impl Policy {
 
     /// Whether a worker must be seen waiting for connections if the worker that it replaces
     /// was. Where the user has named what makes a worker ready, that alone counts.
-    pub fn looks(&self) -> bool {
+    pub fn must_see_accepting(&self) -> bool {
         self.readiness.auto && self.listeners
     }
 

@@ -22,7 +22,7 @@ impl Supervisor {
                 }
             }
             Event::Exited { worker, exit, remains } => self.exited(worker, exit, remains, now),
-            Event::Swept(worker) => {
+            Event::RemainsGone(worker) => {
                 if self.workers.get(&worker).is_some_and(|w| matches!(w.stage, Stage::Remains { .. })) {
                     self.workers.remove(&worker);
                 }
@@ -37,13 +37,13 @@ impl Supervisor {
                 }
             }
             Event::Switched(to, done) => self.switched(to, done),
-            Event::DrainLook { worker, drained, pause } => self.drain_checked(worker, drained, pause, now),
+            Event::DrainChecked { worker, drained, pause } => self.drain_checked(worker, drained, pause, now),
             Event::Heartbeat(worker) => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.last_heartbeat = now;
                 }
             }
-            Event::LookedAlive => {
+            Event::CheckedAlive => {
                 if let Some(upgrade) = &mut self.upgrade
                     && upgrade.liveness == Query::Sent
                 {
@@ -56,7 +56,7 @@ impl Supervisor {
                     self.known_strength = self.known_strength.max(Strength::Seen);
                 }
             }
-            Event::LookedWaiting => {
+            Event::CheckedWaiting => {
                 if let Some(upgrade) = &mut self.upgrade
                     && upgrade.accepting == Query::Sent
                 {
@@ -139,7 +139,7 @@ impl Supervisor {
         }
         // Where it can be seen whether a program waits on its listeners, what it says may
         // come before it has loaded, and does not end its startup.
-        let said = kind.strength() == Strength::Said && !self.policy.looks();
+        let said = kind.strength() == Strength::Said && !self.policy.must_see_accepting();
         if ours && (said || kind.strength() == Strength::Seen) {
             worker.startup_time.get_or_insert(now.saturating_sub(worker.since));
             if let Stage::Ready { probe_at, .. } = &mut worker.stage {

@@ -8,7 +8,7 @@
 use super::event::{
     AckKind, Action, Ending, Failure, Generation, LaunchSource, Report, Slot, Time, WorkerId,
 };
-use super::policy::{FIRST_LOOK, SPAWN_PAUSE};
+use super::policy::{FIRST_DRAIN_CHECK, SPAWN_PAUSE};
 use super::state::{SlotState, Supervisor};
 use super::upgrade::{Hold, Query, Upgrade};
 use super::worker::{Stage, Worker};
@@ -31,7 +31,7 @@ impl Supervisor {
         let id = self.next_worker();
         let mut worker = Worker::new(generation, slot, reading, self.known_strength, now);
         worker.predecessor_startup_time = self.startup_time.1;
-        worker.must_accept = self.policy.looks() && self.accepting_slots.contains(&slot);
+        worker.must_accept = self.policy.must_see_accepting() && self.accepting_slots.contains(&slot);
         self.workers.insert(id, worker);
         self.kept_generations.insert(generation);
         self.actions.push(Action::Spawn { worker: id, generation, slot, reading });
@@ -102,7 +102,7 @@ impl Supervisor {
         match self.workers.get_mut(&id) {
             Some(worker) if matches!(worker.stage, Stage::Ready { .. }) => {
                 let until = adopt.drain_timeout.map(|timeout| now + timeout);
-                worker.stage = Stage::Draining { since: now, until, check_at: Some(now + FIRST_LOOK) };
+                worker.stage = Stage::Draining { since: now, until, check_at: Some(now + FIRST_DRAIN_CHECK) };
             }
             _ => self.terminate(id, now),
         }

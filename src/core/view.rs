@@ -143,18 +143,18 @@ impl Supervisor {
 
     /// How long the program took of late from its start until it waited for connections on
     /// its listeners, or said that it is ready.
-    pub fn took(&self) -> Duration {
+    pub fn startup_time(&self) -> Duration {
         self.startup_time.1
     }
 
     /// Whether a request to upgrade waits for the present upgrade to end.
-    pub fn upgrade_pending(&self) -> bool {
+    pub fn has_pending_upgrade(&self) -> bool {
         self.pending.is_some()
     }
 
     /// The generation that each slot's next worker belongs to, unless an upgrade
     /// replaces it: the one that serves there.
-    pub fn settled(&self) -> impl Iterator<Item = (Slot, Generation)> {
+    pub fn serving_generations(&self) -> impl Iterator<Item = (Slot, Generation)> {
         self.slots().map(|slot| (slot, self.slot_state(slot).generation))
     }
 

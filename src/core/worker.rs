@@ -3,8 +3,8 @@
 
 use super::event::{AckKind, Generation, LaunchSource, Refusal, Slot, Time, WorkerId};
 use super::policy::{
-    BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, MISSING_WINDOW, OnAckTimeout, Policy, SETTLE, SIGNAL_GRACE,
-    SUCCESSOR_LOOK, Strength, TAKEOVER, UNSEEN_AFTER,
+    BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, LISTEN_GRACE, MISSING_WINDOW, OnAckTimeout, Policy,
+    SIGNAL_GRACE, SUCCESSOR_PROBE, Strength, TAKEOVER, UNSEEN_AFTER,
 };
 use super::upgrade::Query;
 use serde::{Deserialize, Serialize};
@@ -173,7 +173,7 @@ impl Worker {
         policy: &Policy,
         now: Time,
     ) -> Self {
-        let (first, _) = SUCCESSOR_LOOK;
+        let (first, _) = SUCCESSOR_PROBE;
         let ack_by = policy.ack_timeout.map(|timeout| now + timeout);
         Worker {
             stage: Stage::Awaited { ack_by, probe: (now + first, first) },
@@ -239,7 +239,7 @@ impl Worker {
             self.listening = true;
             if counts {
                 // Each further address begins the wait anew.
-                self.listening_ready_at = Some(now + SETTLE);
+                self.listening_ready_at = Some(now + LISTEN_GRACE);
             }
         } else if counts {
             self.pending_ack.get_or_insert(kind);
@@ -259,7 +259,7 @@ impl Worker {
     pub fn longest_probe_pause(&self, policy: &Policy) -> Duration {
         match (self.predecessor, policy.readiness.probe) {
             (None, Some((_, longest))) => longest,
-            _ => SUCCESSOR_LOOK.1,
+            _ => SUCCESSOR_PROBE.1,
         }
     }
 
@@ -316,7 +316,7 @@ impl Worker {
     pub fn start(&mut self, policy: &Policy, now: Time) {
         self.since = now;
         let least = if policy.ack_timeout_grows { self.predecessor_startup_time * 2 } else { Duration::ZERO };
-        let seen = policy.looks() && (self.must_accept || self.known_strength < Strength::Said);
+        let seen = policy.must_see_accepting() && (self.must_accept || self.known_strength < Strength::Said);
         self.report_unseen_at = seen.then_some(now + UNSEEN_AFTER);
         self.stage = Stage::Starting {
             ack_by: policy.ack_timeout.map(|timeout| now + timeout.max(least)),
@@ -330,7 +330,7 @@ impl Worker {
         if let Stage::Starting { ack_by, probe, .. } = &mut self.stage {
             let until = now + TAKEOVER;
             *ack_by = Some(ack_by.map_or(until, |at| at.min(until)));
-            *probe = probe.map(|_| (now, SUCCESSOR_LOOK.0));
+            *probe = probe.map(|_| (now, SUCCESSOR_PROBE.0));
         }
     }
 

@@ -33,7 +33,7 @@ struct Report<'a> {
 /// Makes every check and prints the report on stdout. Returns our exit status, and our last
 /// line on stderr. To be called while there is one thread, because it forks.
 pub fn doctor(flags: &Doctor) -> (u8, Option<String>) {
-    inherited::hear_of_children();
+    inherited::default_sigchld();
     let machine = Machine::new("/", std::env::vars_os().collect());
     let all = [adopt::checks, network::checks, limits::checks, surroundings::checks];
     let checks: Vec<Check> = all.into_iter().flat_map(|checks| checks(&machine)).collect();

@@ -97,11 +97,11 @@ impl InheritedFds {
     }
 
     /// The owner of one of them. One that was never listed, or was taken before, is a
-    /// mistake in the state: see [`give_up`].
+    /// mistake in the state: see [`abandon`].
     pub fn take(&mut self, fd: Fd) -> OwnedFd {
         match self.waiting.remove(&fd.number) {
             Some(listed) if listed == fd => fd::take_ownership(fd.number),
-            _ => give_up(&format!("descriptor {} was not kept", fd.number)),
+            _ => abandon(&format!("descriptor {} was not kept", fd.number)),
         }
     }
 
@@ -123,7 +123,7 @@ impl Drop for InheritedFds {
 /// The end of a new image that cannot take over. It ends at once and drops
 /// nothing: the workers, the paths of their sockets and the pid file stay as
 /// they are, and go on without a supervisor.
-pub fn give_up(why: &str) -> ! {
+pub fn abandon(why: &str) -> ! {
     logger::write_line(&format!(
         "cannot take over from ourselves: {why}; the workers go on without a supervisor (manual takeover: stop them by their pids, then start again)"
     ));

@@ -44,7 +44,7 @@ fn parse(value: &OsStr, pid: u32) -> Option<RawFd> {
 ///
 /// # Errors
 /// Why it cannot be read.
-pub fn arrived() -> Option<Result<Vec<u8>, String>> {
+pub fn inherited_state() -> Option<Result<Vec<u8>, String>> {
     let fd = parse(&std::env::var_os(VARIABLE)?, std::process::id())?;
     let read = || {
         fd::identity(fd).map_err(|error| format!("descriptor {fd} of the state is lost: {error}"))?;
@@ -56,7 +56,7 @@ pub fn arrived() -> Option<Result<Vec<u8>, String>> {
 
 /// Whether we are only asked to say what we could do, and the arguments that we
 /// would be started with.
-pub fn asked(arguments: &[OsString]) -> Option<Vec<OsString>> {
+pub fn check_arguments(arguments: &[OsString]) -> Option<Vec<OsString>> {
     let (name, rest) = arguments.split_first()?;
     let (first, rest) = rest.split_first()?;
     let asked = first == CHECK && std::env::var_os(VARIABLE).is_some();

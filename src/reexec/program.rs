@@ -16,7 +16,7 @@ use nix::unistd::Uid;
 
 /// The identity of a file: another file or another content differs in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub struct FileIdentity {
     file: (u64, u64),
     size: u64,
     written: (i64, i64),
@@ -47,7 +47,7 @@ pub fn find(first: &OsStr, directory: &Path, path: Option<&OsString>) -> Option<
 ///
 /// # Errors
 /// In words, with the path.
-pub fn look(program: &Path) -> Result<Look, String> {
+pub fn read(program: &Path) -> Result<FileIdentity, String> {
     let shown = program.display();
     let failed = |error: io::Error| format!("cannot find {shown}: {}", reason(&error));
     let data: Metadata = fs::metadata(program).map_err(failed)?;
@@ -59,7 +59,11 @@ pub fn look(program: &Path) -> Result<Look, String> {
             "{shown} could have been written by somebody else than root (chown root, chmod go-w)"
         ));
     }
-    Ok(Look { file: (data.dev(), data.ino()), size: data.size(), written: (data.mtime(), data.mtime_nsec()) })
+    Ok(FileIdentity {
+        file: (data.dev(), data.ino()),
+        size: data.size(),
+        written: (data.mtime(), data.mtime_nsec()),
+    })
 }
 
 /// Whether another than root can write to it. A group of its own is root's.
@@ -85,12 +89,12 @@ mod tests {
         let [old, new] = ["old", "new"].map(|name| place.path().join(name));
         fs::write(&old, "x").unwrap();
         fs::write(&new, "x").unwrap();
-        let before = look(&old).unwrap();
-        assert_eq!(look(&old).unwrap(), before);
+        let before = read(&old).unwrap();
+        assert_eq!(read(&old).unwrap(), before);
         fs::rename(&new, &old).unwrap();
-        assert_ne!(look(&old).unwrap(), before);
-        assert!(look(&new).unwrap_err().contains("no such file"));
-        assert!(look(place.path()).unwrap_err().ends_with("is not a file"));
+        assert_ne!(read(&old).unwrap(), before);
+        assert!(read(&new).unwrap_err().contains("no such file"));
+        assert!(read(place.path()).unwrap_err().ends_with("is not a file"));
     }
 
     #[test]
@@ -102,9 +106,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         for (mode, refused) in [(0o755, false), (0o775, false), (0o757, true)] {
             fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(look(file.path()).is_err(), refused, "{mode:o}");
+            assert_eq!(read(file.path()).is_err(), refused, "{mode:o}");
         }
         std::os::unix::fs::chown(file.path(), Some(1), None).unwrap();
-        assert!(look(file.path()).unwrap_err().contains("somebody else"));
+        assert!(read(file.path()).unwrap_err().contains("somebody else"));
     }
 }

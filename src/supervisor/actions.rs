@@ -4,7 +4,7 @@ use super::event_loop::EventLoop;
 use super::hooks::Start;
 use super::readiness::start_check;
 use crate::core::event::{Action, Event, Generation, WorkerId};
-use crate::core::policy::FIRST_LOOK;
+use crate::core::policy::FIRST_DRAIN_CHECK;
 use crate::launch::Refused;
 use log::warn;
 use nix::sys::signal::{Signal, raise};
@@ -32,16 +32,18 @@ impl EventLoop {
             }
             Action::Probe(id) => self.probe(id),
             Action::Switch(to) => self.switch(to),
-            Action::LookDrained(id) => match &mut self.adoption {
+            Action::CheckDrained(id) => match &mut self.adoption {
                 Some(adoption) => adoption.check_drained(id, ctx),
-                None => ctx.queue(Event::DrainLook { worker: id, drained: true, pause: FIRST_LOOK }),
+                None => {
+                    ctx.queue(Event::DrainChecked { worker: id, drained: true, pause: FIRST_DRAIN_CHECK })
+                }
             },
-            Action::LookAlive => {
+            Action::CheckAlive => {
                 self.reap();
                 self.look_for_handovers();
-                self.ctx.queue(Event::LookedAlive);
+                self.ctx.queue(Event::CheckedAlive);
             }
-            Action::LookWaiting => self.readiness.begin_wait_check(ctx),
+            Action::CheckWaiting => self.readiness.begin_wait_check(ctx),
             Action::PreUpgrade(to) => self.hooks.pre_upgrade(to, ctx),
             Action::PreStop(id) => self.hooks.pre_stop(id, ctx),
             Action::Stop(id) => {

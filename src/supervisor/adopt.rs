@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::control::protocol as status;
 use crate::core::event::Time;
 use crate::core::event::{AckKind, Event, Failure, Generation, Report, WorkerId};
-use crate::core::policy::FIRST_LOOK;
+use crate::core::policy::FIRST_DRAIN_CHECK;
 use crate::core::{Phase, ShownStage};
 use crate::error::Error;
 use crate::listener::Listeners;
@@ -134,7 +134,7 @@ impl Adoption {
         let others = others(id, ctx);
         let left = self.adopt.look_drained(id, &others, ctx.now());
         let (drained, pause) = match left {
-            None => (true, FIRST_LOOK),
+            None => (true, FIRST_DRAIN_CHECK),
             Some((left, pause)) => {
                 debug!("{} still has {}", id.0, words(&left));
                 if let Some(entry) = ctx.processes.get_mut(id) {
@@ -143,7 +143,7 @@ impl Adoption {
                 (false, pause)
             }
         };
-        ctx.queue(Event::DrainLook { worker: id, drained, pause });
+        ctx.queue(Event::DrainChecked { worker: id, drained, pause });
     }
 
     /// What a report means for what is adopted. This comes before the report is logged, for

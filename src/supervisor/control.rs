@@ -98,7 +98,7 @@ impl Control {
         for (client, awaits) in saved.pending {
             if let Some(at) = queues.iter().position(|(of, _)| *of == client) {
                 let (_, mut replies) = queues.swap_remove(at);
-                replies.tell_written(pending.written());
+                replies.signal_when_written(pending.written());
                 pending.push(PendingRequest { client, replies, awaits });
             }
         }

@@ -183,7 +183,7 @@ impl EventLoop {
         let wait = others.chain(due).chain(stops).min();
         if self.trim_text && inputs.is_empty() && wait.is_none_or(|wait| wait > IDLE) {
             self.trim_text = false;
-            memory::let_go_of_text();
+            memory::release_text();
         }
         let Some(wait) = wait else { return inputs.recv().ok() };
         let input = inputs.recv_timeout(wait).ok();

@@ -87,7 +87,7 @@ impl EventLoop {
             return Err("we are stopping".into());
         }
         let path = self.reexec.program()?.to_owned();
-        if program::look(&path)? != successor.look {
+        if program::read(&path)? != successor.identity {
             return Err(format!("{} was replaced while it was looked at (try again)", path.display()));
         }
         let (ours, theirs) = (env!("CARGO_PKG_VERSION"), &successor.version);

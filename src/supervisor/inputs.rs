@@ -9,8 +9,8 @@ use crate::error::{Error, reason};
 use crate::reexec::quiesce::Quiesce;
 use crate::sys::seccomp::{self, Call};
 use crate::sys::tree::{self, Lineage};
-use crate::sys::{inherited, interrupts, process};
-use crate::watch::{self, Known};
+use crate::sys::{inherited, process, sigint_count};
+use crate::watch::{self, Fingerprints};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::info;
 use nix::sys::signal::{Signal, kill};
@@ -65,7 +65,7 @@ pub struct Threads {
     /// SIGINTs that have been told of.
     interrupts: Arc<AtomicU64>,
     /// What the paths lead to that are watched for changes.
-    pub known: Known,
+    pub known: Fingerprints,
 }
 
 /// How long it may take until they do: they only have to be woken.
@@ -87,7 +87,7 @@ impl Threads {
         loop {
             // What nobody takes would keep them from it.
             sent.extend(inputs.try_iter());
-            let told = || self.interrupts.load(Ordering::SeqCst) >= interrupts::caught();
+            let told = || self.interrupts.load(Ordering::SeqCst) >= sigint_count::caught();
             if self.quiesce.is_quiet() && told() {
                 sent.extend(inputs.try_iter());
                 return Ok(sent);
@@ -108,7 +108,7 @@ impl Threads {
     pub fn hear_calls(&self, id: WorkerId, calls: Arc<OwnedFd>) -> io::Result<()> {
         let (sender, quiesce) = (self.sender.clone(), self.quiesce.clone());
         let hear = move || {
-            process::hurry();
+            process::raise_priority();
             while seccomp::wait(calls.as_fd()).unwrap_or(false) {
                 let _active = quiesce.activity();
                 // It may have been interrupted while we rested, and nothing would come.
@@ -153,7 +153,7 @@ pub fn start(
 ) -> Result<(Sender<Input>, Receiver<Input>, Threads), Error> {
     let (sender, inputs) = bounded(QUEUE);
     let quiesce = Quiesce::default();
-    let known = Known::new(known);
+    let known = Fingerprints::new(known);
     if !paths.is_empty() {
         let gone = sender.clone();
         if let Err(error) = watch::names(paths, move || gone.send(Input::PathGone).is_ok()) {
@@ -181,7 +181,7 @@ pub fn start(
         told.fetch_add(1, Ordering::SeqCst);
     })
     .map_err(|error| Error::cannot("listen for signals", error))?;
-    interrupts::count().map_err(failed)?;
+    sigint_count::count().map_err(failed)?;
     let others = signals.signals().filter(|signal| *signal != Signal::SIGINT).map(|signal| signal as i32);
     let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).chain(more.iter().copied()).collect();
     let mut signals = SignalsInfo::<WithOrigin>::new(all).map_err(failed)?;
@@ -193,7 +193,7 @@ pub fn start(
         .spawn(move || {
             let mut active = quiescing.activity();
             inherited::unblock_all();
-            process::hurry();
+            process::raise_priority();
             let tell = |batch: Vec<Origin>| {
                 let pid = |origin: &Origin| origin.process.as_ref().map(|process| process.pid);
                 let wakers: Vec<Option<i32>> =

@@ -32,7 +32,7 @@ impl Orphans {
         let due = now >= self.checked + PAUSE;
         for worker in ctx.processes.reaped_workers() {
             if !ctx.processes.has_remains(worker) {
-                ctx.queue(Event::Swept(worker));
+                ctx.queue(Event::RemainsGone(worker));
                 continue;
             }
             ctx.processes.end_new_orphans(worker);

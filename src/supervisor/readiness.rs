@@ -92,7 +92,7 @@ impl Readiness {
         self.check = None;
         self.waited.retain(|_, waited| !waited.is_empty());
         ctx.events.extend(self.waited.keys().map(|&slot| Event::Waits(slot)));
-        ctx.queue(Event::LookedWaiting);
+        ctx.queue(Event::CheckedWaiting);
     }
 
     /// Checks whether a worker that we have started waits on the listeners that we hold.
@@ -141,7 +141,7 @@ impl Readiness {
     /// This comes before the report is logged.
     pub(super) fn on_report(&self, report: &Report, ctx: &mut Context) {
         let (Report::Unseen { worker: id, .. } | Report::NoAck(id, _)) = *report else { return };
-        if !ctx.config.policy.looks() {
+        if !ctx.config.policy.must_see_accepting() {
             return;
         }
         let Some(pid) = ctx.processes.process(id).map(|process| process.pid) else { return };

@@ -47,7 +47,7 @@ struct Check {
     pid: Pid,
     said: OwnedFd,
     digest: envelope::Digest,
-    look: program::Look,
+    identity: program::FileIdentity,
     until: Time,
     late: bool,
 }
@@ -55,7 +55,7 @@ struct Check {
 /// A binary that can take over.
 #[derive(Debug)]
 pub(super) struct Successor {
-    pub(super) look: program::Look,
+    pub(super) identity: program::FileIdentity,
     pub(super) version: String,
 }
 
@@ -101,7 +101,7 @@ impl Reexec {
         now: Time,
     ) -> Result<Pid, String> {
         let path = self.program()?;
-        let look = program::look(path)?;
+        let identity = program::read(path)?;
         let bytes = envelope::wrap(state);
         let (_, digest) = envelope::unwrap(&bytes)?;
         let state = envelope::seal(&bytes)?;
@@ -133,14 +133,17 @@ impl Reexec {
         })?;
         info!("pid {} is asked whether {} can take over", child.pid, path.display());
         let until = now + PATIENCE;
-        self.check = Some(Check { pid: child.pid, said, digest, look, until, late: false });
+        self.check = Some(Check { pid: child.pid, said, digest, identity, until, late: false });
         Ok(child.pid)
     }
 
     /// A child has ended: if it was the one that was asked, whether the new binary can take over.
     pub(super) fn ended(&mut self, pid: Pid, exit: process::Exit) -> Option<Result<(), String>> {
         let check = self.check.take_if(|check| check.pid == pid)?;
-        Some(judge(&check, exit).map(|version| self.due = Some(Successor { look: check.look, version })))
+        Some(
+            judge(&check, exit)
+                .map(|version| self.due = Some(Successor { identity: check.identity, version })),
+        )
     }
 
     /// The new binary that is to be executed next, once.

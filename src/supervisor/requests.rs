@@ -11,7 +11,7 @@ use super::status::phase_name;
 use crate::config::signals;
 use crate::control::protocol::{self, Reply, Verb, line};
 use crate::control::reply_queue::ReplyQueue;
-use crate::control::server::{Asked, Message};
+use crate::control::server::{ClientRequest, Message};
 use crate::core::event::{Event, Request, Token, WorkerId};
 use crate::core::{Phase, ShownStage};
 use log::Level;
@@ -22,7 +22,7 @@ impl EventLoop {
     /// A message of the control socket.
     pub(super) fn on_message(&mut self, message: Message) {
         match message {
-            Message::Asked(asked) => self.asked(asked),
+            Message::Request(asked) => self.asked(asked),
             Message::Progress(client) => {
                 let (status, snapshot) = self.state();
                 let pending = self.control.pending.get(client);
@@ -34,8 +34,8 @@ impl EventLoop {
         }
     }
 
-    fn asked(&mut self, mut asked: Asked) {
-        asked.answers.tell_written(self.control.pending.written());
+    fn asked(&mut self, mut asked: ClientRequest) {
+        asked.answers.signal_when_written(self.control.pending.written());
         let level = if matches!(asked.verb, Verb::Status { .. } | Verb::Events | Verb::Metrics) {
             Level::Debug
         } else {
@@ -60,7 +60,7 @@ impl EventLoop {
                 let hello = json!({"version": protocol::VERSION, "pid": std::process::id(), "generation": generation, "phase": phase});
                 // It is the first line of this client: there is room for it.
                 let _ = asked.answers.line(&line(&event::named("hello", hello)).into());
-                let Asked { client, answers, .. } = asked;
+                let ClientRequest { client, answers, .. } = asked;
                 self.control.pending.push(PendingRequest {
                     client,
                     replies: answers,
@@ -105,7 +105,7 @@ impl EventLoop {
                 asked.answers.result(reply);
             }
             Verb::Reexec => {
-                let Asked { client, answers, wait, .. } = asked;
+                let ClientRequest { client, answers, wait, .. } = asked;
                 match wait {
                     true => self.control.pending.push(PendingRequest {
                         client,
@@ -127,8 +127,8 @@ impl EventLoop {
     }
 
     /// Has the core do something, for a client that waits for it.
-    fn demand(&mut self, asked: Asked, request: Request, awaits: Awaits) {
-        let Asked { client, answers, wait, .. } = asked;
+    fn demand(&mut self, asked: ClientRequest, request: Request, awaits: Awaits) {
+        let ClientRequest { client, answers, wait, .. } = asked;
         self.control.pending.push(PendingRequest { client, replies: answers, awaits });
         self.step(Event::Request(request));
         // What is wrong at once has been answered.
@@ -152,7 +152,7 @@ impl EventLoop {
         answers.result(Reply { workers: Some(ready), ..done });
     }
 
-    fn hammer(&mut self, asked: Asked) {
+    fn hammer(&mut self, asked: ClientRequest) {
         let draining = self.ctx.core.workers().filter(|shown| shown.stage == ShownStage::Draining);
         let draining: BTreeSet<WorkerId> = draining.map(|shown| shown.worker).collect();
         if draining.is_empty() {

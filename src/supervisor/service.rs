@@ -46,10 +46,10 @@ impl Service {
                 manager.ready(&format!("{generation} serves"));
             }
             Report::UpgradeStarted { to, .. } => {
-                manager.reloading(&format!("{to} starts"), start_limit(&ctx.config, ctx.core.took()));
+                manager.reloading(&format!("{to} starts"), start_limit(&ctx.config, ctx.core.startup_time()));
             }
             Report::Started(_) if ctx.core.phase() == Phase::Upgrading => {
-                manager.prolong(start_limit(&ctx.config, ctx.core.took()));
+                manager.prolong(start_limit(&ctx.config, ctx.core.startup_time()));
             }
             Report::Held { from, to, .. } => {
                 manager.ready(&format!("{from} serves, {to} is on hold beside it"));

@@ -39,7 +39,7 @@ use crate::listener::repair::Occasion;
 use crate::process::ProcessTable;
 use crate::profiles;
 use crate::reexec as image;
-use crate::reexec::fd_transfer::{InheritedFds, give_up};
+use crate::reexec::fd_transfer::{InheritedFds, abandon};
 use crate::service::ServiceManager;
 use crate::service::pid_file::PidFile;
 use crate::sys::identity::{Identity, identity};
@@ -57,7 +57,7 @@ use std::time::Duration;
 /// Whatever keeps us from starting the first worker; nothing is left behind then.
 pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), Error> {
     let surroundings = InheritedContext::read();
-    inherited::hear_of_children();
+    inherited::default_sigchld();
     inherited::raise_file_limit();
     let identity = match &config.worker.user {
         Some(user) => Some(identity(user).map_err(Error::Failed)?),
@@ -135,23 +135,23 @@ fn say_what_begins(config: &Config, listeners: &Listeners) {
 
 /// Goes on where the image of ourselves before this one stopped.
 ///
-/// Whatever fails here ends us: see [`give_up`].
+/// Whatever fails here ends us: see [`abandon`].
 pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<Input>) {
     let mut surroundings = InheritedContext { directory: state.directory, ..InheritedContext::read() };
     surroundings.environment.retain(|(key, _)| key != image::VARIABLE);
-    let mut fds = InheritedFds::new(&state.descriptors).unwrap_or_else(|why| give_up(&why));
+    let mut fds = InheritedFds::new(&state.descriptors).unwrap_or_else(|why| abandon(&why));
     let more = more_signals(&config);
     let watched = config.watch.iter().map(|path| surroundings.directory.join(path)).collect();
     let known = Some(state.watched);
     let started = inputs::start(&config.signals, more, state.listeners.paths(), watched, known);
-    let (sender, inputs, threads) = started.unwrap_or_else(|error| give_up(&error.to_string()));
+    let (sender, inputs, threads) = started.unwrap_or_else(|error| abandon(&error.to_string()));
     become_subreaper();
     let capture = state.capture.map(|saved| (saved, Capture::start(threads.quiesce())));
     let capture =
-        capture.map(|(saved, started)| (saved, started.unwrap_or_else(|error| give_up(&error.to_string()))));
+        capture.map(|(saved, started)| (saved, started.unwrap_or_else(|error| abandon(&error.to_string()))));
     let tell = move |message| sender.send(Input::Control(message)).is_ok();
     let control = Control::restore(state.control, &mut fds, threads.quiesce(), tell);
-    let control = control.unwrap_or_else(|error| give_up(&reason(&error)));
+    let control = control.unwrap_or_else(|error| abandon(&reason(&error)));
     let listeners = state.listeners.restore(&mut fds);
     fit(&mut config, &listeners);
     let directory = Directory::new(&surroundings.environment, state.identity.is_some());

@@ -63,7 +63,7 @@ impl EventLoop {
             listeners: listeners.collect(),
             workers: workers.collect(),
             last_upgrade: history.last.clone().map(|last| LastUpgrade { ago_ms: ago, ..last }),
-            pending_upgrade: ctx.core.upgrade_pending(),
+            pending_upgrade: ctx.core.has_pending_upgrade(),
             failed_upgrades: history.failed,
             crashes: history.crashes,
             held: history.to.filter(|_| ctx.core.phase() == Phase::Holding).map(|to| to.0),

@@ -156,7 +156,7 @@ impl Pending {
         let (core, phase) = (&ctx.core, ctx.core.phase());
         let here = |id: &WorkerId| core.workers().any(|shown| shown.worker == *id);
         // Where nothing served yet, the wish became the first start.
-        let taken_up = !core.upgrade_pending();
+        let taken_up = !core.has_pending_upgrade();
         // What was kept and has neither begun nor is kept is no longer wanted.
         let dropped = taken_up && phase != Phase::Stopping;
         let generation = core.generation();

@@ -201,7 +201,7 @@ impl Workers {
             Report::RolledBack { to, .. } => to,
             _ => return,
         };
-        let settled: Vec<(Slot, Generation)> = ctx.core.settled().collect();
+        let settled: Vec<(Slot, Generation)> = ctx.core.serving_generations().collect();
         self.watcher.settle(to, &settled);
     }
 

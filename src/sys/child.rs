@@ -21,10 +21,10 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
-use super::change::Change;
+use super::credentials::Credentials;
+use super::fd_plan::{Plan, Table};
 use super::identity::Identity;
 use super::image::Image;
-use super::remap::{Plan, Table};
 use super::seccomp::{self, Filter};
 use super::{fd, inherited, process};
 
@@ -164,7 +164,7 @@ pub fn spawn(launch: &Launch) -> Result<Child, SpawnError> {
     let mut image = Image::new(&launch.argv, &launch.env);
     let become_other = match &launch.identity {
         Some(identity) if !identity.is_ours() => {
-            Some(Change::to(identity).map_err(|errno| Step::Identity.failed(errno))?)
+            Some(Credentials::new(identity).map_err(|errno| Step::Identity.failed(errno))?)
         }
         _ => None,
     };
@@ -266,7 +266,7 @@ fn run_child(
     launch: &Launch,
     image: &mut Image,
     plan: &mut Plan,
-    become_other: Option<&Change<'_>>,
+    become_other: Option<&Credentials<'_>>,
     parent: pid_t,
 ) -> ! {
     let Err(error) = exec(launch, image, plan, become_other, parent);
@@ -284,7 +284,7 @@ fn exec(
     launch: &Launch,
     image: &mut Image,
     plan: &mut Plan,
-    become_other: Option<&Change<'_>>,
+    become_other: Option<&Credentials<'_>>,
     parent: pid_t,
 ) -> Result<Infallible, SpawnError> {
     if launch.own_group {
@@ -307,7 +307,7 @@ fn exec(
         watch(filter, plan.report()).map_err(|errno| Step::Filter.failed(errno))?;
     }
     if let Some(change) = become_other {
-        change.make().map_err(|errno| Step::Identity.failed(errno))?;
+        change.apply().map_err(|errno| Step::Identity.failed(errno))?;
     }
     if launch.no_new_privs {
         prctl(Step::NoNewPrivileges, libc::PR_SET_NO_NEW_PRIVS, 1)?;

@@ -117,7 +117,7 @@ pub(super) fn restore_file_limit() {
 
 /// Undoes an inherited SIGCHLD = ignored, under which the kernel reaps our
 /// children itself and waitpid(2) knows nothing of how they ended.
-pub fn hear_of_children() {
+pub fn default_sigchld() {
     set_disposition(libc::SIGCHLD, libc::SIG_DFL);
 }
 

@@ -4,7 +4,7 @@
 //! has passed, and without `/proc` or the right to look there is none.
 
 use super::proc_fd::{descriptors, sockets};
-use super::{borrow, connections, fd};
+use super::{connections, fd, pidfd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,12 +67,12 @@ pub fn has_accepted(pids: &[Pid], others: &[Pid], port: u16) -> bool {
 /// The inodes of the connections through `port` that `pids` hold, which their own sockets tell.
 ///
 /// # Errors
-/// As of [`borrow`](borrow::borrow), but for those that have gone.
+/// As of [`pidfd::duplicate`], but for those that have gone.
 fn seen_through(pids: &[Pid], port: u16) -> nix::Result<BTreeSet<u64>> {
     let mut seen = BTreeSet::new();
     for &pid in pids {
         for (number, _) in descriptors(pid) {
-            let socket = match borrow::borrow(pid, number) {
+            let socket = match pidfd::duplicate(pid, number) {
                 Ok(socket) => TcpStream::from(socket),
                 Err(Errno::ESRCH | Errno::EBADF) => continue,
                 Err(errno) => return Err(errno),

@@ -11,7 +11,7 @@ use std::fs;
 /// look-ups, the dynamic loader (madvise(2), MADV_DONTNEED). A page that is needed again comes
 /// from the page cache, without reading a disk. Only executable mappings of files are
 /// released, since nothing writes to those. Without /proc it does nothing.
-pub fn let_go_of_text() {
+pub fn release_text() {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for (start, end) in maps.lines().filter_map(text_mapping) {
         // SAFETY: the range is a private, read-only mapping of a file, as its
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn everything_goes_on_afterwards() {
-        let_go_of_text();
+        release_text();
         assert!(fs::metadata("/").is_ok());
     }
 }

@@ -2,27 +2,27 @@
 //! nothing about workers, generations or upgrades.
 #![allow(unsafe_code)]
 
-pub mod borrow;
-mod change;
 pub mod child;
 pub mod connections;
+mod credentials;
 mod diag;
 pub mod fd;
+pub mod fd_plan;
 pub mod flows;
 pub mod identity;
 mod image;
 pub mod inherited;
-pub mod interrupts;
 pub mod listening;
 pub mod memory;
 pub mod notify;
 pub mod peer;
+pub mod pidfd;
 pub mod probe;
 pub mod proc_fd;
 pub mod process;
-pub mod remap;
 pub mod replace;
 pub mod seccomp;
+pub mod sigint_count;
 pub mod steering;
 pub mod terminal;
 pub mod tree;

@@ -5,10 +5,10 @@
 //! we do; nothing waits for longer than [`PATIENCE`]. To be called while there is one
 //! thread.
 
-use super::borrow;
 use super::child;
+use super::pidfd;
 use super::process::{self, Exit};
-use super::seccomp::{self, Answer, Filter, What};
+use super::seccomp::{self, Answer, Filter, Operation};
 use libc::{c_int, c_ulong};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -107,7 +107,7 @@ pub fn see_a_bind() -> Result<bool, Unseen> {
         0 => None,
         _ => seccomp::receive(calls.as_fd()).map_err(Unseen::Call)?,
     };
-    let call = call.filter(|call| call.number == -1 && matches!(call.what, What::Bind(..)));
+    let call = call.filter(|call| call.number == -1 && matches!(call.what, Operation::Bind(..)));
     let call = call.ok_or(Unseen::Call(Errno::ETIMEDOUT))?;
     seccomp::answer(calls.as_fd(), call.id, Answer::Continue).map_err(Unseen::Call)?;
     match child.end() {
@@ -158,8 +158,8 @@ pub fn access_a_child() -> nix::Result<Access> {
     })?;
     let read = seccomp::address(child.0, MARK.as_ptr() as u64, MARK.len());
     Ok(Access {
-        pidfd: borrow::pidfd(child.0, 0).map(drop),
-        descriptor: borrow::borrow(child.0, inherited.as_raw_fd()).map(drop),
+        pidfd: pidfd::open(child.0, 0).map(drop),
+        descriptor: pidfd::duplicate(child.0, inherited.as_raw_fd()).map(drop),
         memory: read.and_then(|read| if read == MARK { Ok(()) } else { Err(Errno::EIO) }),
     })
 }

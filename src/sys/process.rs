@@ -160,7 +160,7 @@ pub fn executed_as() -> Option<PathBuf> {
 /// Lets the calling thread run as soon as it can: two signals of a kind that
 /// come before it does are one (signal(7)). Without the right to, nothing changes
 /// (setpriority(2); on Linux the priority is that of the thread).
-pub fn hurry() {
+pub fn raise_priority() {
     const CALLING_THREAD: libc::id_t = 0;
     // SAFETY: plain system call.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, CALLING_THREAD, -20) };

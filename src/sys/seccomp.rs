@@ -44,7 +44,7 @@ pub struct Filter {
 
 /// What a task asks the kernel for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum Operation {
     /// bind(2): the address of the address, and its length.
     Bind(u64, usize),
     /// listen(2): the backlog.
@@ -61,7 +61,7 @@ pub struct Call {
     /// The number of the socket there.
     pub number: RawFd,
     /// What is to be done with it.
-    pub what: What,
+    pub what: Operation,
 }
 
 /// What the caller hears.
@@ -169,8 +169,8 @@ pub fn receive(listener: BorrowedFd<'_>) -> nix::Result<Option<Call>> {
     control(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &mut told)?;
     let [number, second, third, ..] = told.data.args;
     let what = match i64::from(told.data.nr) {
-        libc::SYS_bind => What::Bind(second, third as usize),
-        libc::SYS_listen => What::Listen(second as i32),
+        libc::SYS_bind => Operation::Bind(second, third as usize),
+        libc::SYS_listen => Operation::Listen(second as i32),
         _ => return Ok(None),
     };
     let thread = Pid::from_raw(told.pid as pid_t);
@@ -178,7 +178,7 @@ pub fn receive(listener: BorrowedFd<'_>) -> nix::Result<Option<Call>> {
 }
 
 /// Whether the caller still waits, so that what was read of it by its number was its.
-pub fn still_waits(listener: BorrowedFd<'_>, id: u64) -> bool {
+pub fn is_pending(listener: BorrowedFd<'_>, id: u64) -> bool {
     let mut id = id;
     control(listener, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &mut id).is_ok()
 }
@@ -201,7 +201,7 @@ pub fn answer(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> nix::Result<
 ///
 /// # Errors
 /// ENOENT if the caller has gone, and whatever ioctl(2) says.
-pub fn put(
+pub fn replace_fd(
     listener: BorrowedFd<'_>,
     id: u64,
     ours: BorrowedFd<'_>,

@@ -89,15 +89,15 @@ impl Case {
         for action in self.step(event) {
             match action {
                 Action::Spawn { worker, .. } => self.tell(Event::Spawned(worker)),
-                Action::LookAlive => self.tell(Event::LookedAlive),
-                Action::LookWaiting => {
+                Action::CheckAlive => self.tell(Event::CheckedAlive),
+                Action::CheckWaiting => {
                     let workers = if self.waits { self.core.workers().collect() } else { Vec::new() };
                     workers.iter().for_each(|shown| self.tell(Event::Waits(shown.slot)));
-                    self.tell(Event::LookedWaiting);
+                    self.tell(Event::CheckedWaiting);
                 }
                 Action::Switch(to) => self.tell(Event::Switched(to, self.switches)),
-                Action::LookDrained(worker) => {
-                    self.tell(Event::DrainLook { worker, drained: self.drained, pause: ms(250) });
+                Action::CheckDrained(worker) => {
+                    self.tell(Event::DrainChecked { worker, drained: self.drained, pause: ms(250) });
                 }
                 _ => {}
             }
@@ -505,9 +505,9 @@ fn d7_an_ack_from_a_worker_that_then_dies_replaces_nothing() {
     let mut case = Case::serving(Policy { soak: ms(0), ..policy() });
     case.ask(Request::Upgrade);
     let actions = case.step(Event::Ack(WorkerId(2), AckKind::Notify));
-    assert!(actions.contains(&Action::LookAlive), "it looks before it asks anybody to leave");
+    assert!(actions.contains(&Action::CheckAlive), "it looks before it asks anybody to leave");
     case.exit(2, 1);
-    case.tell(Event::LookedAlive);
+    case.tell(Event::CheckedAlive);
     assert!(matches!(case.failure(), Some((Failure::Exited { ready: true, .. }, 0, 1))));
     assert!(!case.stopped(1));
 }
@@ -814,7 +814,7 @@ fn two_that_cannot_live_side_by_side_are_not_held() {
         let before = case.core.phase();
         case.ask(Request::Hold);
         assert!(case.said(|report| *report == Report::CannotHold));
-        assert!(case.core.phase() == before && !case.core.upgrade_pending());
+        assert!(case.core.phase() == before && !case.core.has_pending_upgrade());
     }
 }
 
@@ -1091,7 +1091,7 @@ fn the_next_upgrade_waits_for_an_old_worker_that_was_asked_to_stop() {
     let asked = |case: &Case| {
         case.done.iter().any(|action| matches!(action, Action::RequestHandover { of: WorkerId(2), .. }))
     };
-    assert!(!asked(&case) && case.core.upgrade_pending());
+    assert!(!asked(&case) && case.core.has_pending_upgrade());
     case.exit(1, 0);
     // gunicorn looks once a second whether it is alone.
     assert!(!asked(&case));
@@ -1184,9 +1184,9 @@ fn new_connections_are_switched_before_the_old_worker_is_emptied_and_asked() {
     case.wait(1000);
     let at = |action: Action| case.done.iter().position(|&it| it == action);
     let order = [
-        at(Action::LookAlive),
+        at(Action::CheckAlive),
         at(Action::Switch(Generation(2))),
-        at(Action::LookDrained(WorkerId(1))),
+        at(Action::CheckDrained(WorkerId(1))),
         at(Action::Stop(WorkerId(1))),
     ];
     assert!(order.is_sorted() && order.iter().all(Option::is_some), "{:?}", case.done);
@@ -1199,8 +1199,8 @@ fn what_fails_while_it_is_switched_is_switched_back() {
     case.ask(Request::Upgrade);
     case.listen(2);
     case.now += ms(250);
-    assert!(case.step(Event::Tick).contains(&Action::LookAlive));
-    assert!(case.step(Event::LookedAlive).contains(&Action::Switch(Generation(2))));
+    assert!(case.step(Event::Tick).contains(&Action::CheckAlive));
+    assert!(case.step(Event::CheckedAlive).contains(&Action::Switch(Generation(2))));
     case.exit(2, 1);
     assert!(case.failure().is_some() && case.did(Action::Switch(Generation(1))));
     assert_eq!(case.step(Event::Switched(Generation(2), true)), [], "an answer that comes too late");

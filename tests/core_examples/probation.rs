@@ -189,7 +189,7 @@ fn a_worker_that_is_ready_is_looked_at_until_it_waits() {
     case.seen(1);
     case.wait(1_000_000);
     assert_eq!(looks(&case), after);
-    assert_eq!(case.core.took(), ms(20_000));
+    assert_eq!(case.core.startup_time(), ms(20_000));
     case.ask(Request::Upgrade);
     case.wait(39_000);
     case.seen(2);

@@ -31,20 +31,20 @@ impl Model {
                 ensure!(starts || unknown, "{action:?} of a worker of which all is known");
                 Ok(())
             }
-            Action::LookAlive => {
-                let upgrade = self.upgrade.as_mut().ok_or("LookAlive without an upgrade")?;
+            Action::CheckAlive => {
+                let upgrade = self.upgrade.as_mut().ok_or("CheckAlive without an upgrade")?;
                 let again = std::mem::replace(&mut upgrade.liveness_asked, true);
-                ensure!(!again && upgrade.switch == Switch::Not, "LookAlive twice");
+                ensure!(!again && upgrade.switch == Switch::Not, "CheckAlive twice");
                 Ok(())
             }
-            Action::LookWaiting => self.may_look_waiting(),
+            Action::CheckWaiting => self.may_look_waiting(),
             Action::Forget(generation) => self.may_forget(generation),
             Action::PreUpgrade(to) => {
                 ensure!(self.in_step.pre_upgrade.take() == Some(to), "{action:?} out of place");
                 Ok(())
             }
             Action::Switch(to) => self.may_switch(to),
-            Action::LookDrained(id) => self.may_look(id),
+            Action::CheckDrained(id) => self.may_look(id),
             Action::PreStop(id) => self.pre_stop(id),
             Action::Stop(id) => self.stop(id),
             Action::Kill(id) => self.kill(id),

@@ -184,7 +184,8 @@ impl World<'_> {
     /// Nothing brings it back.
     pub fn check_after_end(&mut self) -> Result<(), String> {
         let request = self.request();
-        for event in [Event::Request(request), Event::Tick, Event::Request(Request::Kill), Event::LookedAlive]
+        for event in
+            [Event::Request(request), Event::Tick, Event::Request(Request::Kill), Event::CheckedAlive]
         {
             let actions = self.supervisor.step(self.now, event);
             if !actions.is_empty() {

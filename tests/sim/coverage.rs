@@ -145,7 +145,7 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::KillRemains(_) => "kill of remains",
         Action::StopRemains(_) => "stop of remains",
         Action::DrainRemains(_) => "drain of remains",
-        Action::LookWaiting => "look waiting",
+        Action::CheckWaiting => "look waiting",
         Action::Forget(_) => "forgotten",
         Action::Forward(..) => "forward",
         Action::RequestHandover { .. } => "succeed",
@@ -158,7 +158,7 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::Exit(Ending::NoAck(..)) => "ended: no ack",
         Action::Exit(Ending::NotStarted(..)) => "ended: not started",
         Action::Exit(Ending::Silent(..)) => "ended: silent",
-        Action::LookDrained(_) => "look whether drained",
+        Action::CheckDrained(_) => "look whether drained",
         Action::PreUpgrade(_) => "pre-upgrade",
         Action::PreStop(_) => "pre-stop",
         Action::Report(report) => match report {

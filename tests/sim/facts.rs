@@ -56,7 +56,7 @@ impl Model {
                 }
             }
             Event::HandedOver(id) => self.handed_over(id),
-            Event::Swept(id) => {
+            Event::RemainsGone(id) => {
                 if self.workers.get(&id).is_some_and(|record| record.exited.is_some()) {
                     self.workers.remove(&id);
                 }
@@ -85,16 +85,16 @@ impl Model {
                     record.last_heartbeat = now;
                 }
             }
-            Event::LookedAlive
+            Event::CheckedAlive
                 if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.liveness_asked) && !stops =>
             {
                 return self.looked_alive();
             }
             Event::Switched(to, done) => return self.switched(to, done, stops),
-            Event::DrainLook { worker, drained, pause } => self.drain_look(worker, drained, pause),
+            Event::DrainChecked { worker, drained, pause } => self.drain_look(worker, drained, pause),
             Event::Waits(slot) => self.waits(slot),
-            Event::LookedWaiting => self.looked_waiting(),
-            Event::LookedAlive | Event::Tick => {}
+            Event::CheckedWaiting => self.looked_waiting(),
+            Event::CheckedAlive | Event::Tick => {}
         }
         Ok(())
     }

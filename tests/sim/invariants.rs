@@ -162,7 +162,7 @@ impl Model {
             supervisor.generation(),
             self.serving
         );
-        ensure!(supervisor.upgrade_pending() == self.pending, "a request is kept: {}", !self.pending);
+        ensure!(supervisor.has_pending_upgrade() == self.pending, "a request is kept: {}", !self.pending);
         let held = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.hold == Hold::Held);
         let phase = match (self.stopping, self.served, &self.upgrade) {
             (true, ..) => Phase::Stopping,

@@ -13,7 +13,7 @@
 //! | S7, L4 | no spawn while stopping; `world` sees to the end |
 //! | S10 | `exit`: no worker left, and the ending that the model expects |
 //! | S11 | each upgrade, held or not, ends with one verdict; the first generation is reported once, when it is ready; one `Stopping` (the words to the service manager are the caller's) |
-//! | S12 | one flag, compared with `upgrade_pending` after each step |
+//! | S12 | one flag, compared with `has_pending_upgrade` after each step |
 //! | S13 | ticks that are lost or late; a tick right after a step changes nothing; no deadline in the past |
 //! | S15 | `crash`, `invariants`: pauses, and no pause before an upgrade |
 //! | workers that bind their own sockets | `steering` |

@@ -52,13 +52,13 @@ impl Model {
 
     pub fn may_look_waiting(&mut self) -> Verdict {
         let looks = self.looks();
-        let upgrade = self.upgrade.as_mut().ok_or("LookWaiting without an upgrade")?;
-        ensure!(looks && !upgrade.is_rollback && upgrade.allowed, "LookWaiting out of place: {upgrade:?}");
+        let upgrade = self.upgrade.as_mut().ok_or("CheckWaiting without an upgrade")?;
+        ensure!(looks && !upgrade.is_rollback && upgrade.allowed, "CheckWaiting out of place: {upgrade:?}");
         ensure!(
             upgrade.started_slots.is_empty() && upgrade.failure.is_none(),
-            "LookWaiting too late: {upgrade:?}"
+            "CheckWaiting too late: {upgrade:?}"
         );
-        ensure!(upgrade.waiting == Waiting::Not, "LookWaiting twice");
+        ensure!(upgrade.waiting == Waiting::Not, "CheckWaiting twice");
         upgrade.waiting = Waiting::Asked;
         self.accepting_slots.clear();
         Ok(())

@@ -42,14 +42,14 @@ impl World<'_> {
                     self.schedule(self.now, Scheduled::Act(worker, Act::Ack(kind)));
                 }
             }
-            Action::LookAlive => self.look_alive(),
-            Action::LookWaiting => {
+            Action::CheckAlive => self.look_alive(),
+            Action::CheckWaiting => {
                 let at = self.now + self.answer_takes();
                 let waits = self.rng.pick(&[0, 50, 100]);
                 for slot in (0..4).map(Slot).filter(|_| self.rng.chance(waits)).collect::<Vec<_>>() {
                     self.schedule(at, Scheduled::Deliver(Event::Waits(slot)));
                 }
-                self.schedule(at, Scheduled::Deliver(Event::LookedWaiting));
+                self.schedule(at, Scheduled::Deliver(Event::CheckedWaiting));
             }
             Action::Stop(worker) => {
                 let Some(process) = self.processes.get_mut(&worker) else { return };
@@ -64,10 +64,12 @@ impl World<'_> {
                 if let Some(Remains::GoWhenAsked(after)) =
                     self.processes.get(&worker).map(|p| p.script.remains)
                 {
-                    self.schedule(self.now + after, Scheduled::Deliver(Event::Swept(worker)));
+                    self.schedule(self.now + after, Scheduled::Deliver(Event::RemainsGone(worker)));
                 }
             }
-            Action::KillRemains(worker) => self.schedule(self.now, Scheduled::Deliver(Event::Swept(worker))),
+            Action::KillRemains(worker) => {
+                self.schedule(self.now, Scheduled::Deliver(Event::RemainsGone(worker)))
+            }
             Action::Switch(to) => {
                 let late =
                     if self.faultless || self.rng.chance(70) { Duration::ZERO } else { self.rng.moment() };
@@ -75,7 +77,7 @@ impl World<'_> {
                 let done = self.faultless || !self.rng.chance(10);
                 self.schedule(at, Scheduled::Deliver(Event::Switched(to, done)));
             }
-            Action::LookDrained(worker) => self.look_drained(worker),
+            Action::CheckDrained(worker) => self.look_drained(worker),
             Action::DrainRemains(_)
             | Action::Forget(_)
             | Action::Forward(..)
@@ -173,7 +175,7 @@ impl World<'_> {
         process.looks += 1;
         let serves_on = process.script.serves_on.or(self.faultless.then_some(0));
         let drained = process.dead.is_some() || serves_on.is_some_and(|looks| looks < process.looks);
-        self.schedule(at, Scheduled::Deliver(Event::DrainLook { worker, drained, pause }));
+        self.schedule(at, Scheduled::Deliver(Event::DrainChecked { worker, drained, pause }));
     }
 
     pub fn look_alive(&mut self) {
@@ -189,6 +191,6 @@ impl World<'_> {
             self.schedule(self.now, Scheduled::Deliver(event));
         }
         let at = self.now + self.answer_takes();
-        self.schedule(at, Scheduled::Deliver(Event::LookedAlive));
+        self.schedule(at, Scheduled::Deliver(Event::CheckedAlive));
     }
 }

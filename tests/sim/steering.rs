@@ -4,7 +4,7 @@
 //! | property | where |
 //! | --- | --- |
 //! | nobody is ready before it listens, but by the ack timeout | `Model::ready` |
-//! | who is ready by listening has lived for SETTLE since its last address | `may_be_ready`, `check_listening` |
+//! | who is ready by listening has lived for LISTEN_GRACE since its last address | `may_be_ready`, `check_listening` |
 //! | new connections are switched after the last look, once, before anybody is asked to leave | `may_switch`, `switched` |
 //! | what fails after the switch is switched back | `may_switch`, `check_switch` |
 //! | an old worker is not asked before it has drained or its time has passed | `Model::has_reason_to_go` |
@@ -19,10 +19,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A program that listened may still die of what it does next.
-pub const SETTLE: Duration = Duration::from_millis(250);
+pub const LISTEN_GRACE: Duration = Duration::from_millis(250);
 
 /// From the switch to the first look.
-const FIRST_LOOK: Duration = Duration::from_millis(3);
+const FIRST_DRAIN_CHECK: Duration = Duration::from_millis(3);
 
 /// Where new connections go while an upgrade is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Model {
         };
         let replaced = self.workers.values_mut().filter(serves).filter(|record| record.generation != to);
         for record in replaced.filter(|_| steers) {
-            record.draining = Some(Draining { since: now, look: Some(now + FIRST_LOOK) });
+            record.draining = Some(Draining { since: now, look: Some(now + FIRST_DRAIN_CHECK) });
         }
     }
 

@@ -1,6 +1,6 @@
 //! The model of one worker, from events and actions alone.
 
-use crate::steering::{Draining, SETTLE};
+use crate::steering::{Draining, LISTEN_GRACE};
 use graceful_run::core::ShownStage;
 use graceful_run::core::event::{AckKind, Generation, LaunchSource, Slot, Time, WorkerId};
 use graceful_run::core::policy::Strength;
@@ -137,7 +137,7 @@ impl WorkerRecord {
         match kind {
             AckKind::Listen => {
                 self.listens = true;
-                self.settles = Some(now + SETTLE).filter(|_| counts);
+                self.settles = Some(now + LISTEN_GRACE).filter(|_| counts);
             }
             _ if counts => self.said = self.said.or(Some(kind)),
             _ => {}

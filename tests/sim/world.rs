@@ -1,7 +1,7 @@
 //! A world around one supervisor: its processes, its requests and its clock.
 //!
 //! What a process does happens at one moment and is told at another, later one;
-//! only [`Action::LookAlive`] makes the two meet. Of one worker the news come in
+//! only [`Action::CheckAlive`] makes the two meet. Of one worker the news come in
 //! order: that it runs, what it says, that it ended, that nothing of it is left.
 
 use crate::coverage::Coverage;
@@ -196,7 +196,7 @@ impl<'a> World<'a> {
                     Event::Ack(..)
                         | Event::Exited { .. }
                         | Event::Spawned(_)
-                        | Event::Swept(_)
+                        | Event::RemainsGone(_)
                         | Event::PreUpgraded(..)
                         | Event::PreStopped(_)
                         | Event::Switched(..)
@@ -225,10 +225,10 @@ impl<'a> World<'a> {
                 if let Some(Remains::Go(after)) =
                     self.processes.get(&worker).map(|process| process.script.remains)
                 {
-                    self.schedule(self.now + after, Scheduled::Deliver(Event::Swept(worker)));
+                    self.schedule(self.now + after, Scheduled::Deliver(Event::RemainsGone(worker)));
                 }
             }
-            Event::Swept(worker) => {
+            Event::RemainsGone(worker) => {
                 if let Some(process) = self.processes.get_mut(&worker) {
                     process.remains = false;
                 }

@@ -6,26 +6,26 @@ use nix::errno::Errno;
 use nix::unistd::{ResGid, ResUid, getresgid, getresuid};
 
 /// A change of user, and the ids that must not come back.
-pub struct Change<'a> {
+pub struct Credentials<'a> {
     to: &'a Identity,
     uids: ResUid,
     gids: ResGid,
 }
 
-impl<'a> Change<'a> {
+impl<'a> Credentials<'a> {
     /// A change from what we are.
     ///
     /// # Errors
     /// Those of getresuid(2).
-    pub fn to(identity: &'a Identity) -> nix::Result<Change<'a>> {
-        Ok(Change { to: identity, uids: getresuid()?, gids: getresgid()? })
+    pub fn new(identity: &'a Identity) -> nix::Result<Credentials<'a>> {
+        Ok(Credentials { to: identity, uids: getresuid()?, gids: getresgid()? })
     }
 
-    /// Makes it; for a child between fork and exec: allocates nothing.
+    /// Applies them; for a child between fork and exec: allocates nothing.
     ///
     /// # Errors
     /// What the system calls say, and EPERM where a way back was left.
-    pub fn make(&self) -> nix::Result<()> {
+    pub fn apply(&self) -> nix::Result<()> {
         let (uid, gid, groups) = (self.to.uid, self.to.gid, &self.to.groups);
         let check = |result| Errno::result(result).map(drop);
         let not_dropped = Errno::EPERM;

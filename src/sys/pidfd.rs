@@ -15,11 +15,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 /// EPERM without the right to trace it: another user's without CAP_SYS_PTRACE, one
 /// that is not dumpable, or a container's profile that forbids the call. ESRCH and
 /// EBADF if it has gone.
-pub fn borrow(thread: Pid, number: RawFd) -> nix::Result<OwnedFd> {
-    let task = match pidfd(thread, libc::PIDFD_THREAD) {
+pub fn duplicate(thread: Pid, number: RawFd) -> nix::Result<OwnedFd> {
+    let task = match open(thread, libc::PIDFD_THREAD) {
         // Before Linux 6.9 there are pidfds of whole processes only, which share
         // their descriptors.
-        Err(Errno::EINVAL) => pidfd(seccomp::process_of(thread).ok_or(Errno::ESRCH)?, 0)?,
+        Err(Errno::EINVAL) => open(seccomp::process_of(thread).ok_or(Errno::ESRCH)?, 0)?,
         task => task?,
     };
     let none: c_uint = 0;
@@ -31,16 +31,16 @@ pub fn borrow(thread: Pid, number: RawFd) -> nix::Result<OwnedFd> {
 }
 
 /// A copy of the socket of this inode that the process holds, under whatever number.
-pub fn by_inode(process: Pid, inode: u64) -> Option<OwnedFd> {
+pub fn duplicate_by_inode(process: Pid, inode: u64) -> Option<OwnedFd> {
     let (number, _) = proc_fd::descriptors(process).find(|&(_, found)| found == inode)?;
-    let socket = borrow(process, number).ok()?;
+    let socket = duplicate(process, number).ok()?;
     // The number may have been closed and used again since it was read.
     let same = fd::identity(socket.as_raw_fd()).is_ok_and(|(_, found)| found == inode);
     same.then_some(socket)
 }
 
 /// pidfd_open(2).
-pub(super) fn pidfd(task: Pid, flags: c_uint) -> nix::Result<OwnedFd> {
+pub(super) fn open(task: Pid, flags: c_uint) -> nix::Result<OwnedFd> {
     // SAFETY: plain system call, whose result is checked and nobody else's.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, task.as_raw(), flags) as c_int;
