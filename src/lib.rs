@@ -6,7 +6,9 @@
 //! own exceptions, slot by slot.) Threads turn what the system says into events
 //! on one channel; the main thread asks the [`core`], a pure state machine, what
 //! follows, and does it. Modules stand in order of dependence: each uses those
-//! above it.
+//! above it. What is `pub` is what `main`, the tests and the benchmarks call.
+// The documentation is for those who read the source: `cargo doc --document-private-items`.
+#![allow(rustdoc::private_intra_doc_links)]
 
 pub mod error;
 
@@ -18,20 +20,20 @@ pub mod logger;
 
 pub mod dialect;
 pub mod reexec;
-pub mod watch;
+pub(crate) mod watch;
 
 pub mod listener;
 
-pub mod ack;
+pub(crate) mod ack;
 pub mod config;
 
 pub mod adopt;
-pub mod launch;
-pub mod process;
-pub mod profiles;
-pub mod service;
+pub(crate) mod launch;
+pub(crate) mod process;
+pub(crate) mod profiles;
+pub(crate) mod service;
 
-pub mod control;
+pub(crate) mod control;
 pub mod ctl;
 pub mod doctor;
 

@@ -22,7 +22,7 @@ use std::os::fd::RawFd;
 
 pub use channels::Channels;
 pub use directory::Directory;
-pub use message::{Worker, WorkerMessage, WorkerStatus};
+pub use message::{Worker, WorkerMessage};
 pub use saved::Saved;
 pub use watcher::Watcher;
 

@@ -14,7 +14,7 @@
 mod closed;
 pub mod drain;
 pub mod group;
-pub mod key;
+pub(crate) mod key;
 mod replace;
 mod saved;
 mod shared;

@@ -26,6 +26,7 @@ use std::path::PathBuf;
     disable_help_subcommand = true
 )]
 pub struct Cli {
+    #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints it as it stands")]
     /// Bind this socket and pass it to the worker: [NAME=]ADDRESS[,OPTION]...
     ///
     /// Repeatable. The worker gets the sockets as descriptors 3, 4, ... in the order of

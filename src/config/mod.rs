@@ -3,8 +3,8 @@
 
 mod adopt;
 mod control;
-pub mod hooks;
-pub mod readiness;
+pub(crate) mod hooks;
+pub(crate) mod readiness;
 pub mod signals;
 mod value;
 

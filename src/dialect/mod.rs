@@ -5,9 +5,9 @@
 //! This file has the properties of each dialect; [`spell`] makes the variables, [`wire`] the two
 //! binary messages, and [`check`] refuses what a dialect cannot pass.
 
-pub mod check;
-pub mod spell;
-pub mod wire;
+pub(crate) mod check;
+pub(crate) mod spell;
+pub(crate) mod wire;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -12,9 +12,9 @@
 //! removed when [`Listeners`] is dropped, and only if it is still ours; `process::exit`
 //! does not drop, so drop before it.
 
-pub mod address;
+pub(crate) mod address;
 mod baseline;
-pub mod change;
+pub(crate) mod change;
 mod hard_link;
 mod inet;
 mod inherit;
@@ -22,15 +22,15 @@ mod lifetime;
 mod list;
 mod load;
 mod open;
-pub mod options;
+pub(crate) mod options;
 mod path;
 mod path_repair;
 mod private;
-pub mod repair;
+pub(crate) mod repair;
 mod saved;
 mod socket_file;
 mod tune;
-pub mod upstream;
+pub(crate) mod upstream;
 
 pub use address::Bind;
 pub use list::{Listener, Listeners};

@@ -7,7 +7,7 @@
 //! The file goes when its [`BoundPath`] is dropped, if the path still leads to
 //! the same inode. The sockets have to be open until then: as long as they are,
 //! the kernel holds the inode, and its number cannot come back in another file.
-//! Until then [`hard_link`](super::hard_link) keeps a second name of it.
+//! Until then [`hard_link`] keeps a second name of it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};

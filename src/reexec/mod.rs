@@ -13,10 +13,10 @@
 //! wait (all are blocked), and everything in the state. What begins anew: threads,
 //! and what the command line says.
 
-pub mod envelope;
+pub(crate) mod envelope;
 pub mod fd_transfer;
-pub mod program;
-pub mod quiesce;
+pub(crate) mod program;
+pub(crate) mod quiesce;
 
 use crate::sys::fd;
 use std::ffi::{OsStr, OsString};

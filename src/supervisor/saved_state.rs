@@ -3,7 +3,7 @@
 //!
 //! A field that is added later has a `#[serde(default)]`, so that a state of
 //! before is still read; one that is not known is passed over. A descriptor is a
-//! [`Fd`](crate::reexec::fd_transfer::Fd).
+//! [`Fd`].
 
 use super::clock;
 use super::control;

@@ -3,26 +3,26 @@
 #![allow(unsafe_code)]
 
 pub mod child;
-pub mod connections;
+pub(crate) mod connections;
 mod credentials;
 mod diag;
 pub mod fd;
-pub mod fd_plan;
-pub mod flows;
+pub(crate) mod fd_plan;
+pub(crate) mod flows;
 pub mod identity;
 mod image;
 pub mod inherited;
-pub mod listening;
-pub mod memory;
+pub(crate) mod listening;
+pub(crate) mod memory;
 pub mod notify;
-pub mod peer;
+pub(crate) mod peer;
 pub mod pidfd;
-pub mod probe;
-pub mod proc_fd;
+pub(crate) mod probe;
+pub(crate) mod proc_fd;
 pub mod process;
-pub mod replace;
+pub(crate) mod replace;
 pub mod seccomp;
-pub mod sigint_count;
+pub(crate) mod sigint_count;
 pub mod steering;
-pub mod terminal;
+pub(crate) mod terminal;
 pub mod tree;
