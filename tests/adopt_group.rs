@@ -49,7 +49,7 @@ impl Books for Group<Member> {
     }
 
     fn steer(&mut self, to: WorkerId) {
-        self.bury().expect("bury");
+        self.remove_tombstones().expect("remove tombstones");
         assert!(Group::steer(self, to).expect("steer"));
     }
 

@@ -69,14 +69,14 @@ impl Held {
         let clients: std::io::Result<_> = (0..connections).map(|_| TcpStream::connect(address)).collect();
         let drain = Drain::begin(BTreeSet::from([address.port()]), Duration::ZERO);
         let mut held = Held { listener, holder, drain, _clients: clients? };
-        while held.look().busy < connections as u32 {}
+        while held.inspect().busy < connections as u32 {}
         Ok(held)
     }
 
-    fn look(&mut self) -> Left {
+    fn inspect(&mut self) -> Left {
         let root = Pid::from_raw(self.holder.id() as i32);
         let listeners = [self.listener.as_fd()].into_iter();
-        self.drain.look(root, &BTreeSet::new(), listeners, IDLE, Duration::ZERO)
+        self.drain.inspect(root, &BTreeSet::new(), listeners, IDLE, Duration::ZERO)
     }
 
     /// The CPU time of a look, and how long it takes, in milliseconds.
@@ -84,7 +84,7 @@ impl Held {
         let [mut cpu, mut took] = [const { Sample::new() }; 2];
         for _ in 0..LOOKS {
             let (start, before) = (Instant::now(), cpu_time()?);
-            self.look();
+            self.inspect();
             cpu.push((cpu_time()? - before).as_secs_f64() * 1e3);
             took.push(start.elapsed().as_secs_f64() * 1e3);
         }
@@ -97,7 +97,7 @@ impl Held {
         self.drain = Drain::begin(BTreeSet::from([self.listener.local_addr()?.port()]), Duration::ZERO);
         let mut looks = 0;
         while start.elapsed() < DRAIN {
-            self.look();
+            self.inspect();
             looks += 1;
             std::thread::sleep(self.drain.pause());
         }

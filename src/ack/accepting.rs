@@ -1,10 +1,9 @@
 //! Readiness without co-operation: a worker is accepting once, for every
 //! listener, some process of its tree waits for connections on it.
 //!
-//! Waiting is read from /proc (proc(5)): the listener's inode stands in an epoll
-//! set (`tfd:` lines of fdinfo), or a thread sits in accept, poll or select on
-//! it. io_uring is not seen. Without the permission to read that (Yama, another user) the
-//! answer is no.
+//! Waiting is read from /proc (proc(5)): the listener's inode is in an epoll set (`tfd:` lines
+//! of fdinfo), or a thread is blocked in accept, poll or select on it. io_uring is not seen.
+//! Without the permission to read that (Yama, another user) the answer is no.
 
 use crate::sys::proc_fd;
 use crate::sys::{listening, tree};
@@ -19,7 +18,7 @@ const MOST_POLLED: usize = 4096;
 /// Whether the process tree of `worker` waits on each of these socket inodes.
 /// Without any inode the answer is no: nothing was seen.
 pub fn is_accepting(worker: Pid, inodes: &BTreeSet<u64>) -> bool {
-    !inodes.is_empty() && unseen(worker, inodes).is_empty()
+    !inodes.is_empty() && not_waited_on(worker, inodes).is_empty()
 }
 
 /// Whether the process `pid`, without its descendants, holds one of these socket inodes and a
@@ -35,7 +34,7 @@ pub fn waits_on_any(pid: Pid, inodes: &BTreeSet<u64>) -> bool {
 }
 
 /// Those of these socket inodes on which no process of the tree of `worker` waits.
-pub fn unseen(worker: Pid, inodes: &BTreeSet<u64>) -> BTreeSet<u64> {
+pub fn not_waited_on(worker: Pid, inodes: &BTreeSet<u64>) -> BTreeSet<u64> {
     let mut missing = inodes.clone();
     let tree = std::iter::once(worker).chain(tree::descendants(worker));
     for pid in tree {
@@ -49,7 +48,7 @@ pub fn unseen(worker: Pid, inodes: &BTreeSet<u64>) -> BTreeSet<u64> {
 }
 
 /// Whether the worker waits on each of these listeners, or has accepted connections of it: a
-/// worker that is always busy is never seen to wait. A listener of TCP comes with its port.
+/// worker that is always busy is never seen waiting. A TCP listener comes with its port.
 pub fn is_serving(worker: Pid, listeners: &[(u64, Option<u16>)]) -> bool {
     let tree: Vec<Pid> = std::iter::once(worker).chain(tree::descendants(worker)).collect();
     let mut missing: BTreeSet<u64> = listeners.iter().map(|&(inode, _)| inode).collect();
@@ -65,7 +64,7 @@ pub fn is_serving(worker: Pid, listeners: &[(u64, Option<u16>)]) -> bool {
 /// Whether none of `pids` accepts on one of these inodes any more, though some may keep a copy of
 /// the descriptor (as Go programs do that have handed their listeners over). This can be seen
 /// only of processes that wait with epoll and are not stopped.
-pub fn has_let_go(pids: &[Pid], inodes: &BTreeSet<u64>) -> bool {
+pub fn have_stopped_accepting(pids: &[Pid], inodes: &BTreeSet<u64>) -> bool {
     pids.iter().all(|&pid| {
         let held: BTreeSet<u64> = proc_fd::sockets(pid).intersection(inodes).copied().collect();
         if held.is_empty() {
@@ -178,7 +177,7 @@ fn polled(pid: Pid, address: u64, count: u64) -> Option<Vec<u64>> {
     Some(fds.map(i32::from_ne_bytes).filter_map(|fd| u64::try_from(fd).ok()).collect())
 }
 
-/// select(2): one bit a descriptor, in the machine's own words.
+/// select(2): one bit for each descriptor, in machine words.
 fn selected(pid: Pid, count: u64, address: u64) -> Option<Vec<u64>> {
     let count = usize::try_from(count).ok()?.min(MOST_POLLED);
     let words = memory(pid, address, count.div_ceil(64) * 8)?;

@@ -21,7 +21,7 @@ pub struct Channels {
     ends: Vec<End>,
     given: Vec<(OwnedFd, RawFd)>,
     variables: Vec<(String, String)>,
-    until_alone: Option<OwnedFd>,
+    parent_pipe: Option<OwnedFd>,
 }
 
 impl Acks {
@@ -63,7 +63,7 @@ impl Acks {
                     let write = channels.message(&wire::tableflip_names(listeners), TABLEFLIP_NAMES)?;
                     // The program takes the end of this pipe for the exit of its parent, and until
                     // then starts no successor of its own.
-                    channels.until_alone = Some(write);
+                    channels.parent_pipe = Some(write);
                 }
                 Dialect::Ecdysis => {
                     let message = wire::ecdysis_listeners(listeners, first.unwrap_or(FIRST_FD));
@@ -101,7 +101,7 @@ impl Channels {
         for end in self.ends {
             watcher.watch(id, worker, end)?;
         }
-        Ok(self.until_alone)
+        Ok(self.parent_pipe)
     }
 
     /// A pipe that the worker writes to.

@@ -44,15 +44,15 @@ pub(super) struct Read {
     /// An ack.
     pub ready: Option<AckKind>,
     /// The other messages for the loop.
-    pub heard: Vec<WorkerMessage>,
+    pub messages: Vec<WorkerMessage>,
     /// The last `STATUS=`.
     pub status: Option<String>,
     /// Whether a watchdog ping came.
-    pub beat: bool,
+    pub heartbeat: bool,
     /// A descriptor to close once all of this has been handled.
     pub barrier: Option<OwnedFd>,
     /// A request for the store.
-    pub store: Option<Storing>,
+    pub store: Option<StoreRequest>,
     /// New connections.
     pub new: Vec<End>,
     /// Whether the other end is closed.
@@ -61,7 +61,7 @@ pub(super) struct Read {
 
 /// A worker's request for the store of descriptors.
 #[derive(Debug)]
-pub(super) struct Storing {
+pub(super) struct StoreRequest {
     pub change: notify::Change,
     pub name: Option<String>,
     pub unpolled: bool,
@@ -75,7 +75,7 @@ pub(super) struct EinhornSocket {
     pub(super) path: PathBuf,
     /// A descriptor in reserve. When no other is left, it is closed so that a connection can be
     /// accepted and closed at once: a pending connection would wake us without end.
-    spare: Option<OwnedFd>,
+    reserve: Option<OwnedFd>,
 }
 
 /// A connection on which a worker writes lines.
@@ -84,7 +84,7 @@ pub(super) struct Line {
     pub(super) stream: OwnedFd,
     pub(super) text: Vec<u8>,
     /// Whether the next bytes belong to a line that was too long.
-    pub(super) skips: bool,
+    pub(super) skip_line: bool,
     /// The process that connected; None for the connection that the worker was given.
     pub(super) peer: Option<i32>,
 }
@@ -97,7 +97,7 @@ impl EinhornSocket {
     /// As bind(2).
     pub(super) fn at(path: PathBuf) -> io::Result<EinhornSocket> {
         let listener = UnixListener::bind(&path)?;
-        let socket = EinhornSocket { listener, path, spare: spare() };
+        let socket = EinhornSocket { listener, path, reserve: reserve() };
         socket.listener.set_nonblocking(true)?;
         fs::set_permissions(&socket.path, fs::Permissions::from_mode(0o666))?;
         Ok(socket)
@@ -105,7 +105,7 @@ impl EinhornSocket {
 
     /// A socket that was bound before an execve(2).
     pub(super) fn restore(listener: UnixListener, path: PathBuf) -> EinhornSocket {
-        EinhornSocket { listener, path, spare: spare() }
+        EinhornSocket { listener, path, reserve: reserve() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -122,7 +122,7 @@ impl Drop for EinhornSocket {
 impl End {
     /// The connection that a worker was given.
     pub(super) fn given_line(stream: OwnedFd) -> End {
-        End::Line(Line { stream, text: Vec::new(), skips: false, peer: None })
+        End::Line(Line { stream, text: Vec::new(), skip_line: false, peer: None })
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -161,7 +161,7 @@ fn read_notify(socket: &NotifySocket, worker: Worker, strangers: &mut u64) -> Re
                 break;
             }
         };
-        if !speaks_for(datagram.pid, datagram.uid, worker) {
+        if !is_from_worker(datagram.pid, datagram.uid, worker) {
             ignore(datagram.pid, worker, strangers);
             continue;
         }
@@ -172,16 +172,16 @@ fn read_notify(socket: &NotifySocket, worker: Worker, strangers: &mut u64) -> Re
         if message.stopping {
             log::debug!("generation {}: pid {} says that it stops", worker.generation.0, datagram.pid);
         }
-        read.beat |= message.watchdog;
+        read.heartbeat |= message.watchdog;
         read.status = message.status.or(read.status);
-        read.heard.extend(message.extend.map(WorkerMessage::Extend));
+        read.messages.extend(message.extend.map(WorkerMessage::Extend));
         if message.barrier && datagram.fds.len() == 1 {
             read.barrier = datagram.fds.pop();
             break;
         }
         if let Some(change) = message.store {
             let (name, unpolled) = (message.name, message.unpolled);
-            read.store = Some(Storing { change, name, unpolled, fds: datagram.fds });
+            read.store = Some(StoreRequest { change, name, unpolled, fds: datagram.fds });
             break;
         }
     }
@@ -190,7 +190,7 @@ fn read_notify(socket: &NotifySocket, worker: Worker, strangers: &mut u64) -> Re
 
 /// Whether a message of process `pid` counts as the worker's. A living process must belong to
 /// the worker, whatever user it runs as; of one that has exited, only the user is known.
-fn speaks_for(pid: i32, uid: u32, worker: Worker) -> bool {
+fn is_from_worker(pid: i32, uid: u32, worker: Worker) -> bool {
     let (pid, uid) = (Pid::from_raw(pid), Uid::from_raw(uid));
     let known = uid == worker.uid || uid.is_root() || uid == Uid::effective();
     pid.as_raw() > 0 && (worker.family.has(pid) || known && kill(pid, None) == Err(Errno::ESRCH))
@@ -238,14 +238,14 @@ fn read_crank(socket: &OwnedFd) -> Read {
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(count) if Some(buffer[..count].trim_ascii()) == word => read.ready = Some(AckKind::Crank),
             Ok(_) | Err(Errno::EINTR) => {}
-            // The end of a pair of datagram sockets is not told when the other end is closed.
+            // A pair of datagram sockets does not report that the other end is closed.
             Err(_) => break,
         }
     }
     read
 }
 
-fn spare() -> Option<OwnedFd> {
+fn reserve() -> Option<OwnedFd> {
     File::open("/dev/null").ok().map(OwnedFd::from)
 }
 
@@ -257,7 +257,7 @@ impl EinhornSocket {
         for _ in 0..BURST {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
-                Err(error) if self.turns_away(&error) => continue,
+                Err(error) if self.rejects_one(&error) => continue,
                 Err(_) => break,
             };
             let Ok(peer) = getsockopt(&stream, sockopt::PeerCredentials) else { continue };
@@ -270,7 +270,7 @@ impl EinhornSocket {
                 read.new.push(End::Line(Line {
                     stream: stream.into(),
                     text: Vec::new(),
-                    skips: false,
+                    skip_line: false,
                     peer,
                 }));
             }
@@ -278,14 +278,14 @@ impl EinhornSocket {
         read
     }
 
-    /// Whether the connection was closed at once because no descriptor was left.
-    fn turns_away(&mut self, error: &io::Error) -> bool {
+    /// Closes a pending connection if no descriptor is left; true if it did.
+    fn rejects_one(&mut self, error: &io::Error) -> bool {
         let exhausted = [Errno::EMFILE, Errno::ENFILE].map(|errno| Some(errno as i32));
-        if !exhausted.contains(&error.raw_os_error()) || self.spare.take().is_none() {
+        if !exhausted.contains(&error.raw_os_error()) || self.reserve.take().is_none() {
             return false;
         }
         let turned_away = self.listener.accept().is_ok();
-        self.spare = spare();
+        self.reserve = reserve();
         turned_away
     }
 }
@@ -307,7 +307,7 @@ impl Line {
         };
         while let Some(end) = self.text.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.text.drain(..=end).collect();
-            if std::mem::take(&mut self.skips) {
+            if std::mem::take(&mut self.skip_line) {
                 continue;
             }
             let Some(pid) = einhorn::acked(&line[..end]) else { continue };
@@ -324,7 +324,7 @@ impl Line {
         let acked = outcome.ready.is_some() && self.peer.is_some();
         if self.text.len() > einhorn::LONGEST {
             self.text.clear();
-            self.skips = true;
+            self.skip_line = true;
         }
         outcome.ended = ended || acked;
         outcome

@@ -1,4 +1,4 @@
-//! The worker at the other end of a channel, and what it can say.
+//! The worker at the other end of a channel, and its messages.
 
 use crate::core::event::{AckKind, Generation, Slot};
 use crate::sys::tree::Family;
@@ -35,11 +35,11 @@ pub enum WorkerMessage {
     Barrier(OwnedFd),
 }
 
-/// What a worker has said since the last call of [`Watcher::take_status`](super::Watcher::take_status).
+/// What a worker has sent since the last call of [`Watcher::take_status`](super::Watcher::take_status).
 #[derive(Debug, Default)]
 pub struct WorkerStatus {
     /// The last `STATUS=`, as one short line.
     pub status: Option<String>,
     /// Whether `WATCHDOG=1` came.
-    pub beat: bool,
+    pub heartbeat: bool,
 }

@@ -34,7 +34,7 @@ pub struct Message {
 pub enum Change {
     /// `FDSTORE=1`.
     Add,
-    /// `FDSTOREREMOVE=1`, which goes before it.
+    /// `FDSTOREREMOVE=1`, which takes precedence.
     Remove,
 }
 
@@ -160,7 +160,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_do(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_parsed(text in proptest::collection::vec(any::<u8>(), 0..200)) {
             let message = parse(&text);
             prop_assert!(!message.ready || text.windows(7).any(|part| part == b"READY=1"));
         }

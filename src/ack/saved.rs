@@ -42,7 +42,7 @@ enum SavedEnd {
     Pipe(Fd, AckKind, Vec<u8>),
     Crank(Fd),
     Einhorn(Fd, SavedPath),
-    Line { stream: Fd, text: Vec<u8>, skips: bool, peer: Option<i32> },
+    Line { stream: Fd, text: Vec<u8>, skip_line: bool, peer: Option<i32> },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -98,7 +98,7 @@ impl SavedChannel {
             End::Line(line) => SavedEnd::Line {
                 stream: transfer.add(&line.stream)?,
                 text: line.text.clone(),
-                skips: line.skips,
+                skip_line: line.skip_line,
                 peer: line.peer,
             },
         };
@@ -128,8 +128,8 @@ impl SavedChannel {
             SavedEnd::Einhorn(socket, SavedPath(path)) => {
                 End::Einhorn(EinhornSocket::restore(fds.take(socket).into(), path))
             }
-            SavedEnd::Line { stream, text, skips, peer } => {
-                End::Line(Line { stream: fds.take(stream), text, skips, peer })
+            SavedEnd::Line { stream, text, skip_line, peer } => {
+                End::Line(Line { stream: fds.take(stream), text, skip_line, peer })
             }
         };
         let worker = Worker {

@@ -30,13 +30,13 @@ pub(super) struct Store {
     undone: BTreeSet<Generation>,
 }
 
-/// What becomes of a descriptor that a worker asks to store.
+/// What is done with a descriptor that a worker asks to store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It is kept.
     Kept,
     /// The same file is stored already, or the upgrade to the worker's generation was undone.
-    Useless,
+    Ignored,
     /// Its slot has [`MOST`] descriptors.
     NoRoom,
 }
@@ -105,13 +105,13 @@ impl Store {
         Store { kept, served: saved.served, undone: saved.undone }
     }
 
-    /// What becomes of a descriptor if it is stored.
+    /// What would be done with a descriptor.
     pub(super) fn verdict(&self, slot: Slot, generation: Generation, fd: &OwnedFd) -> Verdict {
         let served = self.served.get(&slot).is_some_and(|served| generation <= *served);
         let same = |it: &Kept| same_file(it.fd.as_raw_fd(), fd.as_raw_fd());
         match self.kept.get(&slot).map_or(0, Vec::len) {
-            _ if !served && self.undone.contains(&generation) => Verdict::Useless,
-            _ if self.stored(slot, generation).any(same) => Verdict::Useless,
+            _ if !served && self.undone.contains(&generation) => Verdict::Ignored,
+            _ if self.stored(slot, generation).any(same) => Verdict::Ignored,
             count if count >= MOST => Verdict::NoRoom,
             _ => Verdict::Kept,
         }
@@ -150,7 +150,7 @@ impl Store {
 
     /// An upgrade to `to` has ended, and `served` lists the generation that serves in each slot.
     /// Returns the descriptors that are closed.
-    pub(super) fn settle(&mut self, to: Generation, served: &[(Slot, Generation)]) -> Vec<Kept> {
+    pub(super) fn end_upgrade(&mut self, to: Generation, served: &[(Slot, Generation)]) -> Vec<Kept> {
         let mut gone = Vec::new();
         for &(slot, serving) in served {
             self.served.insert(slot, serving);
@@ -213,9 +213,9 @@ mod tests {
         add(&mut store, 2, "new");
         assert!(store.remove(SLOT, Generation(2), "old").is_empty());
         assert_eq!((names(&store, 1), names(&store, 2)), (vec!["old"], vec!["new"]));
-        assert_eq!(store.settle(Generation(2), &[(SLOT, Generation(1))]).len(), 1);
+        assert_eq!(store.end_upgrade(Generation(2), &[(SLOT, Generation(1))]).len(), 1);
         // It still drains.
-        assert_eq!(store.verdict(SLOT, Generation(2), &null()), Verdict::Useless);
+        assert_eq!(store.verdict(SLOT, Generation(2), &null()), Verdict::Ignored);
         assert_eq!((names(&store, 1), names(&store, 3)), (vec!["old"], vec!["old"]));
     }
 
@@ -227,7 +227,7 @@ mod tests {
         }
         store.remove(SLOT, Generation(2), "a");
         add(&mut store, 2, "c");
-        assert_eq!(store.settle(Generation(2), &[(SLOT, Generation(2))]).len(), 1);
+        assert_eq!(store.end_upgrade(Generation(2), &[(SLOT, Generation(2))]).len(), 1);
         assert_eq!(names(&store, 2), ["b", "c"]);
         assert_eq!(store.remove(SLOT, Generation(2), "b").len(), 1, "one that serves removes at once");
         assert_eq!(names(&store, 3), ["c"]);
@@ -240,7 +240,7 @@ mod tests {
         for slot in [SLOT, other] {
             store.add(slot, Generation(2), None, null(), None);
         }
-        store.settle(Generation(2), &[(SLOT, Generation(2)), (other, Generation(1))]);
+        store.end_upgrade(Generation(2), &[(SLOT, Generation(2)), (other, Generation(1))]);
         assert_eq!(names(&store, 2), [UNNAMED]);
         assert_eq!(store.stored(other, Generation(2)).count(), 0);
     }
@@ -250,12 +250,12 @@ mod tests {
         let mut store = Store::default();
         let (file, one) = (null(), Generation(1));
         store.add(SLOT, one, Some("x"), file.try_clone().unwrap(), None);
-        assert_eq!(store.verdict(SLOT, one, &file), Verdict::Useless);
+        assert_eq!(store.verdict(SLOT, one, &file), Verdict::Ignored);
         assert_eq!(store.verdict(SLOT, one, &null()), Verdict::Kept);
         for _ in 1..MOST {
             add(&mut store, 1, "y");
         }
-        assert_eq!(store.verdict(SLOT, one, &file), Verdict::Useless);
+        assert_eq!(store.verdict(SLOT, one, &file), Verdict::Ignored);
         assert_eq!(store.verdict(SLOT, one, &null()), Verdict::NoRoom);
         assert_eq!(store.remove(SLOT, Generation(1), "y").len(), MOST - 1);
     }

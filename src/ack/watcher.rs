@@ -4,7 +4,7 @@
 //! statuses and watchdog pings of a worker make one event until the loop has read them
 //! ([`Watcher::take_status`]), so that a flood of them does not fill the loop's queue.
 
-use super::end::{End, Read, Storing};
+use super::end::{End, Read, StoreRequest};
 use super::message::{Worker, WorkerMessage, WorkerStatus};
 use super::notify::{Change, shown};
 use super::store::{self, Kept, MOST, Store, Verdict};
@@ -36,7 +36,7 @@ struct Table {
     /// Keys are not reused, so that a late event of a closed channel finds none.
     next_key: u64,
     /// An entry means that [`WorkerMessage::NewStatus`] has been sent.
-    news: BTreeMap<WorkerId, WorkerStatus>,
+    updates: BTreeMap<WorkerId, WorkerStatus>,
     store: Store,
 }
 
@@ -116,12 +116,12 @@ impl Watcher {
             self.shared.read_last(&mut table, key);
             self.shared.drop_channel(&mut table, key);
         }
-        table.news.remove(&id);
+        table.updates.remove(&id);
     }
 
     /// The status and watchdog ping of a worker since the last call.
     pub fn take_status(&self, id: WorkerId) -> WorkerStatus {
-        self.shared.channels().news.remove(&id).unwrap_or_default()
+        self.shared.channels().updates.remove(&id).unwrap_or_default()
     }
 
     /// Copies of the stored descriptors that a worker of this slot and generation is given, with
@@ -137,9 +137,9 @@ impl Watcher {
 
     /// An upgrade to `to` has ended, and `serving` is the generation that serves in each slot.
     /// Descriptors that the upgrade stored are kept if it succeeded there, and dropped if not.
-    pub fn settle(&self, to: Generation, serving: &[(Slot, Generation)]) {
+    pub fn end_upgrade(&self, to: Generation, serving: &[(Slot, Generation)]) {
         let mut table = self.shared.channels();
-        let gone = table.store.settle(to, serving);
+        let gone = table.store.end_upgrade(to, serving);
         self.shared.close(gone);
     }
 }
@@ -175,8 +175,8 @@ impl Shared {
             };
             let _active = quiesce.activity();
             for event in events.iter().take(count) {
-                for (id, heard) in self.read(event.data()) {
-                    send(id, heard);
+                for (id, message) in self.read(event.data()) {
+                    send(id, message);
                 }
             }
         }
@@ -193,10 +193,10 @@ impl Shared {
         let (id, worker) = (channel.id, channel.worker);
         let mut read = channel.end.read(worker, &mut channel.strangers);
         if let Some(kind) = read.ready.filter(|_| !std::mem::replace(&mut channel.acked, true)) {
-            read.heard.push(WorkerMessage::Ready(kind));
+            read.messages.push(WorkerMessage::Ready(kind));
         }
-        if let Some(storing) = read.store.take() {
-            self.store(&mut table, key, storing);
+        if let Some(request) = read.store.take() {
+            self.store(&mut table, key, request);
         }
         for end in std::mem::take(&mut read.new) {
             let open = table.by_key.values().filter(|channel| channel.id == id).count();
@@ -208,11 +208,11 @@ impl Shared {
         if read.ended {
             self.drop_channel(&mut table, key);
         }
-        if note(&mut table, id, &mut read) {
-            read.heard.push(WorkerMessage::NewStatus);
+        if record_status(&mut table, id, &mut read) {
+            read.messages.push(WorkerMessage::NewStatus);
         }
-        read.heard.extend(read.barrier.map(WorkerMessage::Barrier));
-        read.heard.into_iter().map(|heard| (id, heard)).collect()
+        read.messages.extend(read.barrier.map(WorkerMessage::Barrier));
+        read.messages.into_iter().map(|message| (id, message)).collect()
     }
 
     /// Stores what a worker that has ended asked to store; its other messages no longer matter.
@@ -222,14 +222,14 @@ impl Shared {
             if !channel.worker.stores || !matches!(channel.end, End::Notify(_)) {
                 return;
             }
-            // Not 0, so that no stranger is warned of.
+            // Not 0, so that no warning about a stranger is logged.
             let (worker, mut strangers) = (channel.worker, 1);
-            let Some(storing) = channel.end.read(worker, &mut strangers).store else { return };
-            self.store(table, key, storing);
+            let Some(request) = channel.end.read(worker, &mut strangers).store else { return };
+            self.store(table, key, request);
         }
     }
 
-    fn store(&self, table: &mut Table, key: u64, storing: Storing) {
+    fn store(&self, table: &mut Table, key: u64, request: StoreRequest) {
         let Table { by_key, store, next_key, .. } = table;
         let Some(channel) = by_key.get_mut(&key) else { return };
         let Worker { generation, slot, stores, family, .. } = channel.worker;
@@ -240,12 +240,12 @@ impl Shared {
             }
             return;
         }
-        if storing.change == Change::Remove {
-            return self.close(store.remove(slot, generation, &storing.name.unwrap_or_default()));
+        if request.change == Change::Remove {
+            return self.close(store.remove(slot, generation, &request.name.unwrap_or_default()));
         }
-        for fd in storing.fds {
+        for fd in request.fds {
             match store.verdict(slot, generation, &fd) {
-                Verdict::Useless => {}
+                Verdict::Ignored => {}
                 Verdict::NoRoom => {
                     if !std::mem::replace(&mut channel.warned, true) {
                         log::warn!(
@@ -254,8 +254,8 @@ impl Shared {
                     }
                 }
                 Verdict::Kept => {
-                    let key = if storing.unpolled { None } else { self.watch_end(next_key, &fd) };
-                    store.add(slot, generation, storing.name.as_deref(), fd, key);
+                    let key = if request.unpolled { None } else { self.watch_end(next_key, &fd) };
+                    store.add(slot, generation, request.name.as_deref(), fd, key);
                 }
             }
         }
@@ -280,16 +280,16 @@ impl Shared {
     }
 }
 
-/// Keeps the status and the watchdog ping; true if the loop has to be told that there is one.
-fn note(table: &mut Table, id: WorkerId, read: &mut Read) -> bool {
-    if !read.beat && read.status.is_none() {
+/// Keeps the status and the watchdog ping; true if the loop does not know of any yet.
+fn record_status(table: &mut Table, id: WorkerId, read: &mut Read) -> bool {
+    if !read.heartbeat && read.status.is_none() {
         return false;
     }
-    let known = table.news.contains_key(&id);
-    let news = table.news.entry(id).or_default();
-    news.beat |= read.beat;
+    let known = table.updates.contains_key(&id);
+    let update = table.updates.entry(id).or_default();
+    update.heartbeat |= read.heartbeat;
     if let Some(status) = read.status.take() {
-        news.status = Some(shown(&status));
+        update.status = Some(shown(&status));
     }
     !known
 }

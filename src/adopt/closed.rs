@@ -27,9 +27,9 @@ impl Adopt {
 
     /// Removes sockets that their workers have closed from their groups: new connections would wait
     /// in them for ever. A socket counts as closed if two inspections in a row find no process that
-    /// holds it, because it may be on its way from one process to another.
+    /// has it open, because it may be in transfer from one process to another.
     pub fn forget_closed(&mut self) {
-        self.settle_late();
+        self.share_late();
         let before = std::mem::take(&mut self.suspects);
         let Ok(held) = flows::held_below_us() else { return };
         let lives = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| !worker.gone);

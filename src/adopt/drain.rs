@@ -23,15 +23,15 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 /// The pauses between inspections: doubled from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(3);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-/// Inspections may take a sixtieth of a core, whatever one of them costs.
-const SPARE: u32 = 60;
+/// The pause is this many times the cost of an inspection: inspections take a sixtieth of a core.
+const COST_FACTOR: u32 = 60;
 /// That limit applies once they have cost this much together: most drains are over by then.
-const FREE: Duration = Duration::from_millis(10);
+const FREE_COST: Duration = Duration::from_millis(10);
 
 /// Longer than any acknowledgement is delayed (TCP_DELACK_MAX, 200 ms, and a tick).
-const ACKNOWLEDGED: Duration = Duration::from_millis(250);
+const ACK_DELAY: Duration = Duration::from_millis(250);
 /// Where it is not known which side sent last, the connection must be idle this many times as long.
-const DOUBT: u32 = 10;
+const UNSURE_FACTOR: u32 = 10;
 
 /// The drain of an old worker.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub struct Drain {
     back_off: Duration,
     /// CPU time of all inspections.
     spent: Duration,
-    /// CPU time of the inspections since the last pause that was as long as it should be.
+    /// CPU time of the inspections since the last pause of full length.
     owed: Duration,
 }
 
@@ -61,26 +61,26 @@ pub struct Left {
     /// Connections that are idle between requests, and do not count.
     pub idle: u32,
     /// How much of that could be seen.
-    pub sight: Sight,
+    pub visibility: Visibility,
 }
 
-/// How much could be seen of connections, the most first.
+/// How much could be seen of connections, from all to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Sight {
+pub enum Visibility {
     /// Connections and their workers.
-    Clear,
+    Full,
     /// Connections, but not their workers, because `/proc` does not show the worker's descriptors:
     /// all on its ports count, even those of its replacement.
-    Ports,
+    PortsOnly,
     /// Nothing, because the kernel does not list sockets: there may be any number.
-    Nothing,
+    None,
 }
 
 impl Left {
     /// Whether nothing is arriving, waiting or busy.
     pub fn is_empty(&self) -> bool {
-        let Left { arriving, waiting, busy, idle: _, sight } = *self;
-        arriving == 0 && waiting == 0 && busy == 0 && sight != Sight::Nothing
+        let Left { arriving, waiting, busy, idle: _, visibility } = *self;
+        arriving == 0 && waiting == 0 && busy == 0 && visibility != Visibility::None
     }
 }
 
@@ -105,7 +105,7 @@ impl Drain {
     /// Inspects once what is left. `root` is the worker's process, `others` are the workers that
     /// are not it, `listeners` are duplicates of its listening sockets. A connection on which
     /// nothing was sent for `idle` does not count unless the worker is to send next.
-    pub fn look<'a>(
+    pub fn inspect<'a>(
         &mut self,
         root: Pid,
         others: &BTreeSet<Pid>,
@@ -114,7 +114,7 @@ impl Drain {
         now: Time,
     ) -> Left {
         let before = cpu_time();
-        let mut left = Left { arriving: 0, waiting: 0, busy: 0, idle: 0, sight: Sight::Clear };
+        let mut left = Left { arriving: 0, waiting: 0, busy: 0, idle: 0, visibility: Visibility::Full };
         self.count_handshakes(&mut left, now);
         left.waiting = listeners.map(waiting).sum();
         self.count_connections(&mut left, root, others, idle);
@@ -139,10 +139,10 @@ impl Drain {
     pub fn pause(&self) -> Duration {
         if self.quiet == 1 {
             FIRST_PAUSE
-        } else if self.spent <= FREE {
+        } else if self.spent <= FREE_COST {
             self.back_off
         } else {
-            self.back_off.max(self.owed * SPARE)
+            self.back_off.max(self.owed * COST_FACTOR)
         }
     }
 
@@ -158,9 +158,9 @@ impl Drain {
                     under_way.retain(|flow| arriving.contains(flow));
                     left.arriving = under_way.len() as u32;
                 }
-                Err(errno) => left.see_nothing(errno),
+                Err(errno) => left.mark_invisible(errno),
             },
-            None => left.sight = Sight::Nothing,
+            None => left.visibility = Visibility::None,
         }
     }
 
@@ -173,11 +173,11 @@ impl Drain {
             return;
         }
         if held.is_none() {
-            left.sight = left.sight.max(Sight::Ports);
+            left.visibility = left.visibility.max(Visibility::PortsOnly);
         }
         let open = match flows::open(&self.ports) {
             Ok(open) => open,
-            Err(errno) => return left.see_nothing(errno),
+            Err(errno) => return left.mark_invisible(errno),
         };
         for open in open {
             match &held {
@@ -191,9 +191,9 @@ impl Drain {
 }
 
 impl Left {
-    fn see_nothing(&mut self, errno: nix::Error) {
+    fn mark_invisible(&mut self, errno: nix::Error) {
         log::debug!("cannot ask for connections: {errno}");
-        self.sight = Sight::Nothing;
+        self.visibility = Visibility::None;
     }
 }
 
@@ -202,22 +202,24 @@ fn waiting(listener: BorrowedFd<'_>) -> u32 {
     fd::tcp_queue(listener).ok().flatten().map_or(0, |queue| queue.length)
 }
 
-/// Whether the worker has nothing to say on a connection, and its peer has not said anything for
+/// Whether the worker has nothing to send on a connection, and its peer has not sent anything for
 /// `idle`.
 fn is_idle(open: &Open, idle: Duration) -> bool {
     let Some(moved) = open.moved else { return false };
     let silence = moved.since_sent.min(moved.since_received);
-    open.rqueue == 0 && open.wqueue == 0 && patience(&moved, idle).is_some_and(|patience| silence >= patience)
+    open.rqueue == 0
+        && open.wqueue == 0
+        && required_silence(&moved, idle).is_some_and(|required| silence >= required)
 }
 
-/// How long a silence must be that means that the peer has been answered; None if it waits.
+/// How long a connection must be silent to count as idle; None if the peer waits for an answer.
 ///
-/// Of an answer and the next request within the same tick of the kernel the order is not known.
-/// But of what comes, the first is acknowledged at once, in a segment without data, and all else
-/// only if no data has gone the other way for a while: such a segment more than the first means
-/// doubt. (Of a server that greets its peers, the first request is mistaken for one that has been
-/// answered, if it came within a tick of the greeting.)
-fn patience(moved: &Moved, idle: Duration) -> Option<Duration> {
+/// If an answer and the next request come within the same tick of the kernel, their order is not
+/// known. But the kernel acknowledges the first data at once, in a segment without data, and later
+/// data only if nothing has been sent for a while: with more than one such segment, the order is in
+/// doubt. (If a server greets its peers, a first request within a tick of the greeting is taken for
+/// one that has been answered.)
+fn required_silence(moved: &Moved, idle: Duration) -> Option<Duration> {
     let Moved { since_sent, since_received, bytes_received, segments_sent, data_segments_sent } = *moved;
     let has_spoken = data_segments_sent > 0;
     if bytes_received == 0 || (has_spoken && since_sent < since_received) {
@@ -225,13 +227,13 @@ fn patience(moved: &Moved, idle: Duration) -> Option<Duration> {
     } else if !has_spoken || since_received < since_sent {
         None
     } else if segments_sent.saturating_sub(data_segments_sent) <= 1 {
-        Some(idle.max(ACKNOWLEDGED))
+        Some(idle.max(ACK_DELAY))
     } else {
-        Some(idle.saturating_mul(DOUBT))
+        Some(idle.saturating_mul(UNSURE_FACTOR))
     }
 }
 
-/// What this thread has used of the processor: the kernel's answers are made in it.
+/// The CPU time of this thread, which includes the kernel's work for its answers.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

@@ -6,16 +6,16 @@
 //! *selected* by a program that names their indices. Between any two system calls a new
 //! connection reaches a selected socket, or one that was selected until the last call.
 //!
-//! A socket that leaves while a selected one is the last changes the index of that, and
-//! the program cannot change in the same moment. Where two or more are selected, the last
-//! is left out for that long. Where it is the only one, the socket that should leave stays
-//! behind, a *tombstone*, never selected, until another is the last: that is when a worker
-//! has followed the one that has this socket. There are no more of them than the worker
-//! before that one had sockets.
+//! A socket that leaves while a selected one is the last changes the index of that one, and
+//! the program cannot change in the same moment. If two or more are selected, the last one
+//! is left out of the program meanwhile. If only one is selected, the socket that should leave
+//! stays as a *tombstone*, which is never selected, until another socket is the last: that is
+//! after the next worker has joined. There are at most as many tombstones as the worker before
+//! had sockets.
 //!
-//! A worker that calls shutdown(2) on its listener leaves the group by that. This is noticed before
-//! the next change; of several such sockets the order is a guess. A stranger that joins the group
-//! is not noticed here.
+//! A worker that calls shutdown(2) on its listener leaves the group. This is noticed before the next
+//! change; the order of several such sockets is a guess. A stranger that joins the group is not
+//! noticed here.
 
 use crate::core::event::WorkerId;
 use crate::sys::{fd, steering};
@@ -83,16 +83,16 @@ impl<S> Default for Group<S> {
 }
 
 impl<S: Socket> Group<S> {
-    /// A socket of `worker` has just begun to listen, and so is the kernel's last member. It is
+    /// A socket of `worker` has just begun to listen: it is the kernel's last member. It is
     /// selected if `worker` serves. The worker of the first socket serves.
     ///
     /// # Errors
     /// The kernel's error for the program. The socket is a member all the same.
     pub fn join(&mut self, socket: S, inode: u64, worker: WorkerId) -> io::Result<()> {
-        self.notice();
+        self.remove_closed();
         self.members.push(Member { socket, inode, worker: Some(worker) });
         self.serving.get_or_insert(worker);
-        self.pin()
+        self.attach_selected()
     }
 
     /// New connections go to the sockets of `to` from now on, in one step. False, and nothing
@@ -101,12 +101,12 @@ impl<S: Socket> Group<S> {
     /// # Errors
     /// The kernel's error for the program; nothing has changed then.
     pub fn steer(&mut self, to: WorkerId) -> io::Result<bool> {
-        self.notice();
+        self.remove_closed();
         if self.sockets(to).next().is_none() {
             return Ok(false);
         }
         let before = self.serving.replace(to);
-        self.pin().inspect_err(|_| self.serving = before)?;
+        self.attach_selected().inspect_err(|_| self.serving = before)?;
         Ok(true)
     }
 
@@ -116,19 +116,19 @@ impl<S: Socket> Group<S> {
     /// # Errors
     /// The kernel's error for the program. A socket that has not left is a tombstone.
     pub fn remove(&mut self, worker: WorkerId) -> io::Result<()> {
-        self.notice();
+        self.remove_closed();
         for member in self.members.iter_mut().filter(|member| member.worker == Some(worker)) {
             member.worker = None;
         }
         if self.serving == Some(worker) {
             self.serving = self.members.iter().filter_map(|member| member.worker).max();
         }
-        self.bury()
+        self.remove_tombstones()
     }
 
-    /// The sockets of `worker`, which has ended, become tombstones for now: a stranger has a socket
-    /// in the group, which would take the index of one that leaves.
-    pub fn entomb(&mut self, worker: WorkerId) {
+    /// Makes tombstones of the sockets of `worker`, which has ended: a stranger has a socket in the
+    /// group, which would take the index of one that leaves.
+    pub fn make_tombstones(&mut self, worker: WorkerId) {
         for member in self.members.iter_mut().filter(|member| member.worker == Some(worker)) {
             member.worker = None;
         }
@@ -152,19 +152,19 @@ impl<S: Socket> Group<S> {
             }
             member.worker = None;
         }
-        self.bury()
+        self.remove_tombstones()
     }
 
-    /// Tombstones leave where that is safe now. This must be called after the sockets of a new
+    /// Removes tombstones where that is safe now. This must be called after the sockets of a new
     /// worker have joined and before they are selected: they get lower indices than those that
     /// leave later, so that none of them delays [`remove`](Self::remove).
     ///
     /// # Errors
     /// The kernel's error for the program.
-    pub fn bury(&mut self) -> io::Result<()> {
-        self.pin()?;
-        while let Some(index) = self.tombstone() {
-            if !self.expel(index)? {
+    pub fn remove_tombstones(&mut self) -> io::Result<()> {
+        self.attach_selected()?;
+        while let Some(index) = self.next_tombstone() {
+            if !self.remove_tombstone(index)? {
                 break;
             }
         }
@@ -173,7 +173,7 @@ impl<S: Socket> Group<S> {
 
     /// The tombstone that leaves next: the last member if it is one, else the one with the lowest
     /// index, so that the members that stay get the lowest indices.
-    fn tombstone(&self) -> Option<usize> {
+    fn next_tombstone(&self) -> Option<usize> {
         let is_one = |member: &Member<S>| member.worker.is_none();
         match self.members.last().is_some_and(is_one) {
             true => Some(self.members.len() - 1),
@@ -198,12 +198,12 @@ impl<S: Socket> Group<S> {
         if member.worker.replace(to) == self.serving {
             self.serving = Some(to);
         }
-        self.pin()
+        self.attach_selected()
     }
 
     /// Drops members that have left by themselves: the last member has taken the index of each, and
     /// the program must be attached again. This must be called before such a socket listens again.
-    pub fn notice(&mut self) {
+    pub fn remove_closed(&mut self) {
         while let Some(index) = self.members.iter().position(|member| !member.socket.listens()) {
             self.members.swap_remove(index);
             self.attached.clear();
@@ -212,7 +212,7 @@ impl<S: Socket> Group<S> {
 
     /// Attaches the program that names the selected members, unless it is attached already or none
     /// is selected.
-    fn pin(&mut self) -> io::Result<()> {
+    fn attach_selected(&mut self) -> io::Result<()> {
         self.attach(self.selected())
     }
 
@@ -228,9 +228,9 @@ impl<S: Socket> Group<S> {
         (0..).zip(&self.members).filter(|(_, member)| selected(member)).map(|(index, _)| index).collect()
     }
 
-    /// The tombstone at `index` leaves. False if it cannot, because a new connection could reach a
+    /// Removes the tombstone at `index`. False if it cannot, because a new connection could reach a
     /// socket that is not selected. The program names the selected members before and after.
-    fn expel(&mut self, index: usize) -> io::Result<bool> {
+    fn remove_tombstone(&mut self, index: usize) -> io::Result<bool> {
         let last = self.members.len() - 1;
         let mut selected = self.selected();
         if selected.pop_if(|selected| *selected as usize == last).is_some() {
@@ -247,7 +247,7 @@ impl<S: Socket> Group<S> {
             // The kernel forgets the program with the last member.
             self.attached.clear();
         }
-        self.pin()?;
+        self.attach_selected()?;
         Ok(true)
     }
 }

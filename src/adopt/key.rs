@@ -87,8 +87,8 @@ impl Key {
         Ok(parse(&bytes).and_then(|address| Key::new(socket, address)))
     }
 
-    /// Whether both cannot be had by different sockets of different groups, though they are not the
-    /// same: what was meant for one may have been written as the other.
+    /// Whether both have the same transport and port and are not the same: the user may have meant one
+    /// and written the other.
     pub fn is_near(&self, other: &Key) -> bool {
         self.transport == other.transport && self.address.port() == other.address.port() && self != other
     }

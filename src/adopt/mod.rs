@@ -89,7 +89,7 @@ struct Adopted {
     start: Option<Time>,
     ready: bool,
     /// It was asked to stop: connections that come to it may be lost.
-    asked: bool,
+    stop_sent: bool,
     /// Its own process has ended.
     gone: bool,
     drain: Option<Drain>,
@@ -129,7 +129,7 @@ impl Adopt {
             early: BTreeSet::new(),
             start,
             ready: false,
-            asked: false,
+            stop_sent: false,
             gone: false,
             drain: None,
             warnings: Vec::new(),
@@ -156,7 +156,7 @@ impl Adopt {
         worker.listens.insert(key);
     }
 
-    /// Notes that it does so no longer.
+    /// Notes that the worker no longer listens there.
     fn remove_address(&mut self, id: WorkerId, key: &Key) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.listens.remove(key);
@@ -172,7 +172,7 @@ impl Adopt {
         worker.ready = true;
         let root = worker.root;
         // Sockets that it has bound and closed again, as resolvers do, do not serve.
-        for key in self.shared.settle(id, root) {
+        for key in self.shared.share_new(id, root) {
             self.remove_address(id, &key);
         }
         if lone {
@@ -180,7 +180,7 @@ impl Adopt {
             for group in self.groups.values_mut() {
                 report(group.steer(id).map(drop), "steer connections to a worker");
             }
-            self.clear_up();
+            self.remove_replaced();
         }
     }
 
@@ -193,8 +193,8 @@ impl Adopt {
         }
     }
 
-    /// Workers that died have been replaced: their sockets are given to no other any more.
-    pub fn clear_up(&mut self) {
+    /// Removes the sockets of workers that have ended and been replaced: no other worker gets them.
+    pub fn remove_replaced(&mut self) {
         let gone: Vec<WorkerId> = self.gone().collect();
         gone.into_iter().for_each(|gone| self.remove_sockets(gone));
     }
@@ -215,7 +215,7 @@ impl Adopt {
         let before: Vec<(Key, Option<WorkerId>)> =
             self.groups.iter().map(|(key, group)| (key.clone(), group.serving())).collect();
         for group in self.groups.values_mut() {
-            report(group.bury(), "close the socket of an old worker");
+            report(group.remove_tombstones(), "close the socket of an old worker");
         }
         let failed = self.groups.iter_mut().find_map(|(key, group)| {
             group.steer(to).err().map(|error| format!("cannot steer connections of {key}: {error}"))
@@ -238,17 +238,23 @@ impl Adopt {
         Ok(())
     }
 
-    /// Inspects whether the worker has connections left, where `others` are the processes of the
-    /// other workers. If so, returns what it has left and the pause before the next inspection.
-    pub fn look_drained(
+    /// Inspects whether the worker has connections left; `others` are the processes of the other
+    /// workers. If so, returns what it has left and the pause before the next inspection.
+    pub fn check_drained(
         &mut self,
         id: WorkerId,
         others: &BTreeSet<Pid>,
         now: Time,
     ) -> Option<(drain::Left, Duration)> {
-        // Its replacement has died, and new connections come to it again.
+        // Its replacement has ended, and new connections come to it again.
         if self.groups.iter().any(|(key, group)| self.wanted.contains(key) && group.serving() == Some(id)) {
-            let left = drain::Left { arriving: 0, waiting: 0, busy: 1, idle: 0, sight: drain::Sight::Clear };
+            let left = drain::Left {
+                arriving: 0,
+                waiting: 0,
+                busy: 1,
+                idle: 0,
+                visibility: drain::Visibility::Full,
+            };
             return Some((left, SERVES_AGAIN));
         }
         let idle = self.config.idle;
@@ -256,14 +262,14 @@ impl Adopt {
         let drain = self.workers.get_mut(&id)?.drain.as_mut()?;
         // All processes below us that belong to no other worker count: orphans of it are our
         // children.
-        let left = drain.look(Pid::this(), others, listeners, idle, now);
+        let left = drain.inspect(Pid::this(), others, listeners, idle, now);
         (!drain.is_drained()).then(|| (left, drain.pause()))
     }
 
     /// The worker is asked to stop.
-    pub fn asked(&mut self, id: WorkerId) {
+    pub fn mark_stop_sent(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.asked = true;
+            worker.stop_sent = true;
         }
     }
 
@@ -274,7 +280,7 @@ impl Adopt {
         worker.gone = true;
         worker.drain = None;
         let is_kept = |key: &Key, group: &Group| {
-            let stays = |owner| owner != id && self.workers.get(&owner).is_some_and(|other| !other.asked);
+            let stays = |owner| owner != id && self.workers.get(&owner).is_some_and(|other| !other.stop_sent);
             let others = || group.inodes().any(|inode| group.owner(inode).is_some_and(stays));
             self.wanted.contains(key) && group.serving() == Some(id) && !others()
         };
@@ -284,12 +290,12 @@ impl Adopt {
             .filter(|(key, group)| !is_kept(key, group))
             .map(|(key, _)| key.clone())
             .collect();
-        dropped.iter().for_each(|key| self.take_out(key, id));
+        dropped.iter().for_each(|key| self.remove_from(key, id));
         self.drop_empty_groups();
     }
 
-    /// No process of the worker is left.
-    pub fn over(&mut self, id: WorkerId) {
+    /// No process of the worker is left: removes it, unless its socket is kept.
+    pub fn remove(&mut self, id: WorkerId) {
         self.ended(id);
         let served = self.groups.values().any(|group| group.serving() == Some(id));
         if !served {
@@ -300,7 +306,7 @@ impl Adopt {
     /// Removes the sockets of a worker.
     fn remove_sockets(&mut self, id: WorkerId) {
         let keys: Vec<Key> = self.groups.keys().cloned().collect();
-        keys.iter().for_each(|key| self.take_out(key, id));
+        keys.iter().for_each(|key| self.remove_from(key, id));
         self.workers.remove(&id);
         self.drop_empty_groups();
     }

@@ -37,7 +37,7 @@ pub(super) fn replace(
 }
 
 /// The message for a call whose socket could not be inspected.
-pub(super) fn unseen(call: &Call, errno: Errno) -> String {
+pub(super) fn inspection_failed(call: &Call, errno: Errno) -> String {
     let next = match errno {
         Errno::EPERM | Errno::EACCES => {
             " (a container: docker run --cap-add SYS_PTRACE; another user or a setcap program: run us as root; see graceful-run doctor)"

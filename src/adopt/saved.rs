@@ -51,7 +51,7 @@ struct SavedWorker {
     root: i32,
     early: Vec<Key>,
     inherited: Vec<(Key, u64)>,
-    asked: bool,
+    stop_sent: bool,
     start: Option<Time>,
     ready: bool,
     gone: bool,
@@ -89,7 +89,7 @@ impl Saved {
                 listens: worker.listens.iter().cloned().collect(),
                 root: worker.root.as_raw(),
                 early: worker.early.iter().cloned().collect(),
-                asked: worker.asked,
+                stop_sent: worker.stop_sent,
                 inherited: worker.inherited.iter().map(|(key, &inode)| (key.clone(), inode)).collect(),
                 start: worker.start,
                 ready: worker.ready,
@@ -101,8 +101,8 @@ impl Saved {
         Ok(Saved { groups, shared, new, workers, serving, wanted: adopt.wanted.iter().cloned().collect() })
     }
 
-    /// As it was. Of a worker that drains it is no longer known which handshakes were its own:
-    /// those under way `now` are waited for.
+    /// Restores the state. Which handshakes belong to a worker that drains is no longer known: those
+    /// under way `now` are waited for.
     pub fn restore(self, config: config::Adopt, fds: &mut InheritedFds, now: Time) -> Adopt {
         let groups = self.groups.into_iter().map(|saved| {
             let members = saved.members.into_iter();
@@ -124,7 +124,7 @@ impl Saved {
                 listens: saved.listens.into_iter().collect(),
                 root: Pid::from_raw(saved.root),
                 early: saved.early.into_iter().collect(),
-                asked: saved.asked,
+                stop_sent: saved.stop_sent,
                 inherited: saved.inherited.into_iter().collect(),
                 start: saved.start,
                 ready: saved.ready,

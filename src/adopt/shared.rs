@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub(super) sockets: BTreeMap<Key, Vec<Socket>>,
-    /// They become shared once the worker is ready, if it still has them. A socket that it closes
+    /// These become shared once the worker is ready, if it still has them. A socket that it closes
     /// again, to test whether an address is free, must leave the address free.
     pub(super) new: Vec<New>,
 }
@@ -88,7 +88,7 @@ impl Shared {
 
     /// The worker, whose process is `root`, is ready: the sockets that it has bound and still holds
     /// become shared. Returns the addresses of those that it has closed.
-    pub(super) fn settle(&mut self, id: WorkerId, root: Pid) -> Vec<Key> {
+    pub(super) fn share_new(&mut self, id: WorkerId, root: Pid) -> Vec<Key> {
         let (own, others): (Vec<New>, Vec<New>) =
             std::mem::take(&mut self.new).into_iter().partition(|new| new.worker == id);
         self.new = others;

@@ -32,14 +32,15 @@ impl Adopt {
         }
         let Some(worker) = self.workers.get(&id) else { return Answer::Continue };
         let sockets = self.shared.sockets.get(&key).map(Vec::as_slice).unwrap_or_default();
-        // All its descriptors must be read to know this; a resolver, say, is not delayed by that.
+        // This reads all its descriptors, so it is left out for addresses that have no shared socket,
+        // such as those of a resolver.
         let held = match sockets.is_empty() {
             true => HashSet::new(),
             false => flows::held(worker.root, &BTreeSet::new()).unwrap_or_default(),
         };
         let Some(ours) = sockets.iter().find(|socket| !held.contains(&socket.inode)) else {
             if key.transport == Transport::Datagram {
-                self.note(id, call, key.clone(), inode);
+                self.note_new(id, call, key.clone(), inode);
             }
             self.warn_of_overlap(id, &key);
             return Answer::Continue;
@@ -78,24 +79,24 @@ impl Adopt {
         if let Some(errno) = failed {
             self.warn_once(id, format!("cannot set SO_REUSEPORT for {key}: {errno}"));
         }
-        self.note(id, call, key, inode);
+        self.note_new(id, call, key, inode);
         Answer::Continue
     }
 
-    /// Also keeps the sockets that the worker that serves has bound since the last call: some
-    /// servers bind one only later.
-    pub(super) fn settle_late(&mut self) {
+    /// Shares the sockets that the serving worker has bound since it became ready: some servers
+    /// bind a socket only later.
+    pub(super) fn share_late(&mut self) {
         self.shared.new.retain(|new| self.workers.get(&new.worker).is_some_and(|worker| !worker.gone));
         let Some(id) = self.serving.filter(|id| self.shared.new.iter().any(|new| new.worker == *id)) else {
             return;
         };
         let Some(worker) = self.workers.get(&id) else { return };
-        for key in self.shared.settle(id, worker.root) {
+        for key in self.shared.share_new(id, worker.root) {
             self.remove_address(id, &key);
         }
     }
 
-    fn note(&mut self, id: WorkerId, call: &Call, key: Key, inode: u64) {
+    fn note_new(&mut self, id: WorkerId, call: &Call, key: Key, inode: u64) {
         /// More than a server has, and fewer than a resolver binds.
         const MOST: usize = 64;
         if self.shared.new.iter().filter(|new| new.worker == id).count() >= MOST {
@@ -122,15 +123,15 @@ impl Adopt {
         if !self.shared.knows(inode) {
             match self.workers.get(&id).is_some_and(|worker| worker.ready) {
                 true => self.shared.hold(key.clone(), socket, false),
-                false => self.note(id, call, key.clone(), inode),
+                false => self.note_new(id, call, key.clone(), inode),
             }
         }
         self.add_address(id, key);
         Answer::Done
     }
 
-    /// Inspects what was bound since then. True if the worker has one more address.
-    pub fn look_bound(&mut self, id: WorkerId, now: Time) -> bool {
+    /// Checks which sockets have been bound meanwhile. True if the worker has one more address.
+    pub fn check_bound(&mut self, id: WorkerId, now: Time) -> bool {
         self.now = now;
         let bound = |new: &&New| {
             let socket = pidfd::duplicate_by_inode(Pid::from_raw(new.process), new.inode);

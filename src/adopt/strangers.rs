@@ -38,8 +38,8 @@ impl Adopt {
         listening.iter().find(stranger).map(|found| found.inode)
     }
 
-    /// A socket that is none of ours and listens at this address, or at one that it is a part of or
-    /// that is a part of it: the kernel lets nobody listen beside it, but for SO_REUSEPORT.
+    /// A socket that is none of ours and listens at this address, or at one that overlaps with it:
+    /// without SO_REUSEPORT the kernel would refuse to listen beside it.
     pub(super) fn occupant(&self, key: &Key) -> Option<u64> {
         let families = [libc::AF_INET, libc::AF_INET6];
         let port = key.address.port();
@@ -57,9 +57,9 @@ impl Adopt {
             .map(|found| found.inode)
     }
 
-    /// Its sockets at this address leave. Beside a stranger's they stay, unused: that one would come
-    /// to stand where the program finds one of ours.
-    pub(super) fn take_out(&mut self, key: &Key, id: WorkerId) {
+    /// Removes the sockets of a worker from the group of this address. If a stranger is in the group,
+    /// they stay as tombstones: the stranger would get the index of one of ours.
+    pub(super) fn remove_from(&mut self, key: &Key, id: WorkerId) {
         let has = self.groups.get(key).is_some_and(|group| group.sockets(id).next().is_some());
         if !has {
             return;
@@ -71,14 +71,15 @@ impl Adopt {
                 warn!(
                     "somebody else listens on {key} too (socket {inode}; ss -ltnpe says who): no upgrade is possible while it does"
                 );
-                group.entomb(id);
+                group.make_tombstones(id);
             }
             _ => report(group.remove(id), "close the socket of an old worker"),
         }
     }
 }
 
-/// Whether a connection could be meant for either of two addresses of one port; of IPv6 with IPV6_V6ONLY.
+/// Whether one connection could belong to either of two addresses of one port; each with its
+/// IPV6_V6ONLY.
 fn overlap((one, one_v6only): (IpAddr, bool), (other, other_v6only): (IpAddr, bool)) -> bool {
     let both = |any: IpAddr, v6only: bool| any == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !v6only;
     let (one, other) = (one.to_canonical(), other.to_canonical());

@@ -1,7 +1,7 @@
 //! The answers to the bind(2) and listen(2) calls of workers.
 
 use super::key::{Key, Transport};
-use super::replace::{can_be_replaced, replace, unseen};
+use super::replace::{can_be_replaced, inspection_failed, replace};
 use super::{Adopt, Adopted, report};
 use crate::core::event::{Time, WorkerId};
 use crate::error::reason;
@@ -35,7 +35,7 @@ impl Adopt {
             },
             Ok(_) | Err(Errno::ESRCH | Errno::EBADF | Errno::ENOTSOCK) => Answer::Continue,
             Err(errno) => {
-                self.warn_once(id, unseen(call, errno));
+                self.warn_once(id, inspection_failed(call, errno));
                 Answer::Continue
             }
         };
@@ -62,13 +62,13 @@ impl Adopt {
             Ok(Some(key)) if self.is_adopted(&key) => key,
             Ok(_) => return Answer::Continue,
             Err(errno) => {
-                self.warn_once(id, unseen(call, errno));
+                self.warn_once(id, inspection_failed(call, errno));
                 return Answer::Continue;
             }
         };
         let Some(worker) = self.workers.get_mut(&id) else { return Answer::Continue };
         let calls = Arc::clone(&worker.calls);
-        // Only if the caller still waits was its memory, and not that of another process, read.
+        // If the caller no longer waits, the memory that was read may be another process's.
         if !seccomp::is_pending(calls.as_fd(), call.id) {
             return Answer::Continue;
         }
@@ -76,7 +76,7 @@ impl Adopt {
         if self.is_shared(&key) {
             return self.bind_shared(id, call, &calls, key, socket);
         }
-        if let Some(inode) = self.without_owner(id, &key)
+        if let Some(inode) = self.ownerless_socket(id, &key)
             && let Some(group) = self.groups.get_mut(&key)
             && let Some(ours) = group.socket(inode)
         {
@@ -97,25 +97,25 @@ impl Adopt {
         Answer::Continue
     }
 
-    /// If the worker that serves at this address has died, connections go to this worker at once,
-    /// ready or not.
+    /// If the worker that serves at this address has ended, steers connections to this worker at
+    /// once, ready or not.
     fn replace_dead_worker(&mut self, id: WorkerId, key: &Key) {
         let Some(from) = self.dead_at(key) else { return };
         if let Some(group) = self.groups.get_mut(key) {
             report(group.steer(id).map(drop), "steer connections to a worker");
         }
-        self.take_out(key, from);
+        self.remove_from(key, from);
     }
 
-    /// The worker that serves at this address, if it has died.
+    /// The worker that serves at this address, if it has ended.
     fn dead_at(&self, key: &Key) -> Option<WorkerId> {
         let dead = |id: &WorkerId| self.workers.get(id).is_none_or(|worker| worker.gone);
         self.groups.get(key)?.serving().filter(dead)
     }
 
-    /// A socket of this address that a dead worker has left, or that this worker has closed itself.
+    /// A socket of this address whose worker has ended, or that this worker has closed itself.
     /// The connections in its queue are for the worker that binds the address next.
-    fn without_owner(&self, id: WorkerId, key: &Key) -> Option<u64> {
+    fn ownerless_socket(&self, id: WorkerId, key: &Key) -> Option<u64> {
         let group = self.groups.get(key)?;
         if let Some(from) = self.dead_at(key)
             && let Some((inode, _)) = group.inherit(from)
@@ -145,7 +145,7 @@ impl Adopt {
             return self.listen_shared(id, call, key, socket, inode, backlog);
         }
         if let Some(group) = self.groups.get_mut(&key) {
-            group.notice();
+            group.remove_closed();
         }
         let known = self.groups.get(&key).is_some_and(|group| group.knows(inode));
         if !known {

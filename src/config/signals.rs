@@ -114,7 +114,7 @@ impl Table {
             Meaning::Upgrade => Request::Upgrade,
             Meaning::StartAlongside => Request::Hold,
             Meaning::Stop if matches!(signal, Signal::SIGINT | Signal::SIGQUIT) => {
-                Request::Interrupt { told: shared }
+                Request::Interrupt { workers_signalled: shared }
             }
             Meaning::Stop => Request::Stop,
             Meaning::Kill => Request::Kill,

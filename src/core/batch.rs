@@ -72,8 +72,8 @@ impl Supervisor {
     }
 
     /// The batch has soaked and is alive. Where connections are steered, they are switched
-    /// to it first. Then the upgrade is held, widened to the slots that the hold had left
-    /// out, or committed.
+    /// to it first. Then the upgrade is held, extended to the slots that the hold left out,
+    /// or committed.
     fn complete_batch(&mut self, now: Time) -> bool {
         let whole: Vec<Slot> = if self.policy.surge.is_none() { self.slots().collect() } else { Vec::new() };
         let steers = self.policy.steers();
@@ -89,7 +89,7 @@ impl Supervisor {
             }
             Hold::Committed => {
                 // The other workers are started from what the first was started from.
-                upgrade.reading = LaunchSource::AsBefore;
+                upgrade.source = LaunchSource::AsBefore;
                 let before = upgrade.batch.len();
                 upgrade.batch.extend(whole);
                 if upgrade.batch.len() > before {
@@ -116,7 +116,7 @@ impl Supervisor {
     /// Starts the replacements of the batch, as far as the old workers allow it.
     fn start_batch(&mut self, now: Time) {
         let Some(upgrade) = &self.upgrade else { return };
-        let (to, reading) = (upgrade.to, upgrade.reading);
+        let (to, source) = (upgrade.to, upgrade.source);
         // In a rollback a worker that keeps crashing is not asked to start its predecessor.
         let stop_first = self.policy.stop_first || self.policy.follow && upgrade.is_rollback;
         let waiting: Vec<Slot> = upgrade.batch.difference(&upgrade.started).copied().collect();
@@ -131,8 +131,8 @@ impl Supervisor {
             }
             match self.handover_predecessor(slot) {
                 Some((_, at)) if at > now => continue,
-                Some((of, _)) => self.request_handover(of, to, slot, now),
-                None => self.spawn(to, slot, reading, now),
+                Some((predecessor, _)) => self.request_handover(predecessor, to, slot, now),
+                None => self.spawn(to, slot, source, now),
             }
             if let Some(upgrade) = &mut self.upgrade {
                 upgrade.started.insert(slot);
@@ -156,16 +156,16 @@ impl Supervisor {
     }
 
     /// When every replacement of the batch has been ready for the soak time and every worker
-    /// that it replaces may be asked to stop; and the state of the liveness check. To commit
-    /// sooner would be to ask the old workers later, when a replacement may have died.
+    /// that it replaces may be asked to stop; and the state of the liveness check. An
+    /// earlier commit would ask the old workers only later, when a replacement may have ended.
     fn batch_soaked_at(&self) -> Option<(Time, Query)> {
         let upgrade = self.upgrade.as_ref()?;
         if upgrade.batch.is_empty() || upgrade.started != upgrade.batch || upgrade.is_paused() {
             return None;
         }
         let in_batch = |worker: &Worker| upgrade.batch.contains(&worker.slot);
-        let (of, took) = self.startup_time;
-        let took = if of == upgrade.to { Duration::ZERO } else { took };
+        let (generation, took) = self.startup_time;
+        let took = if generation == upgrade.to { Duration::ZERO } else { took };
         let mut soaking = 0;
         let mut latest = Time::ZERO;
         for worker in self.workers.values().filter(|worker| in_batch(worker)) {

@@ -1,4 +1,4 @@
-//! The events that the supervisor is told and the actions that it answers.
+//! The events that the supervisor gets and the actions that it returns.
 //!
 //! No pid, descriptor, signal number, path or message text appears here: a
 //! caller that knows them keeps its own tables by [`WorkerId`].
@@ -10,7 +10,7 @@ pub use super::types::{
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// A fact that the caller tells.
+/// A fact, from the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// A request of the user.
@@ -57,7 +57,7 @@ pub enum Event {
     /// The worker says that it is alive.
     Heartbeat(WorkerId),
     /// The answer to [`Action::CheckAlive`]: every exit that had happened by then has been
-    /// told.
+    /// passed as an event.
     CheckedAlive,
     /// The worker of this slot, which serves, was seen waiting for connections on some of its
     /// listeners: so must its replacement be.
@@ -80,26 +80,26 @@ pub enum Action {
         /// Its slot.
         slot: Slot,
         /// Where the program, directory and environment come from.
-        reading: LaunchSource,
+        source: LaunchSource,
     },
-    /// Have the worker `of` start its own successor, and search for the successor's process
+    /// Have the worker `predecessor` start its own successor, and search for the successor's process
     /// with each `Probe`; answer `Spawned` once it is known, then `Ack`.
     RequestHandover {
         /// The number of the successor.
         worker: WorkerId,
         /// The worker that is to start it.
-        of: WorkerId,
+        predecessor: WorkerId,
         /// The generation that it belongs to.
         generation: Generation,
         /// Its slot.
         slot: Slot,
     },
-    /// The successor that `of` has started is this worker from now on.
+    /// The successor that `predecessor` has started is this worker from now on.
     TakeSuccessor {
         /// The number of the successor.
         worker: WorkerId,
         /// The worker that started it.
-        of: WorkerId,
+        predecessor: WorkerId,
         /// The generation that it belongs to.
         generation: Generation,
         /// Its slot.
@@ -107,12 +107,12 @@ pub enum Action {
     },
     /// Check whether the worker can be seen to be ready; answer `Ack` if it can.
     Probe(WorkerId),
-    /// Reap every worker that has exited, tell each exit, then answer `CheckedAlive`.
+    /// Reap every worker that has exited, pass each exit as an event, then answer `CheckedAlive`.
     CheckAlive,
     /// Check which serving workers wait for connections on their listeners; answer `Waits`
     /// for each, then `CheckedWaiting`.
     CheckWaiting,
-    /// Have new connections go to this generation; answer `Switched`. Meanwhile they may
+    /// Switch new connections to this generation; answer `Switched`. Meanwhile they may
     /// go to either generation.
     Switch(Generation),
     /// Check whether the worker, which gets no new connections, still has some; answer

@@ -81,7 +81,7 @@ impl Supervisor {
                 *probe = next(probe.1);
             }
             Stage::Ready { probe_at, .. } => {
-                *probe_at = self.policy.wait_look(now - worker.since).map(|pause| now + pause);
+                *probe_at = self.policy.wait_probe_pause(now - worker.since).map(|pause| now + pause);
             }
             _ => return,
         }

@@ -1,13 +1,12 @@
 //! The supervisor as a pure state machine.
 //!
-//! [`Supervisor::step`] is told what happened and answers what is to be done;
-//! [`Supervisor::deadline`] says when it wants to be called again if nothing
-//! happens. A step is three passes: *record* the fact, *expire* deadlines that
-//! have passed, *settle* what the processes now call for. Settling looks at the whole
-//! state and not at the event, so that an event that is late or doubled leaves nothing
-//! waiting. Only `std` is used and nothing is read or written here. The state can be
-//! carried over to another process, for which it derives serde's traits; those do no I/O
-//! either.
+//! [`Supervisor::step`] gets an event and returns the actions that follow from it;
+//! [`Supervisor::deadline`] is when it has to be called again if nothing happens. A
+//! step has three passes: *record* the fact, *expire* deadlines that have passed, *settle*
+//! what the processes now call for. The last pass depends on the whole state and not on the
+//! event, so that an event that is late or doubled leaves nothing waiting. Only `std` is
+//! used, and nothing is read or written here. The state can be carried over to another
+//! process; for that it derives serde's traits, which do no I/O either.
 //!
 //! The two tables below are exact: `tests/sim` compares them with what it sees in random
 //! worlds. A row is what one step may do, from the state before it to the state after it.

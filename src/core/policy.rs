@@ -1,4 +1,4 @@
-//! What the user decided: readiness, upgrade, stop and restart.
+//! The user's decisions: readiness, upgrade, stop and restart.
 
 use super::event::{AckKind, Exit, Failure};
 use serde::{Deserialize, Serialize};
@@ -13,9 +13,9 @@ pub const SIGNAL_GRACE: Duration = Duration::from_millis(500);
 pub const REPARENT_GRACE: Duration = Duration::from_millis(1500);
 
 /// A worker that is ready by the timer of `auto` alone must live this much longer before
-/// it replaces one that serves: a server that
-/// cannot bind its address may try again for 2.5 s before it gives up (nginx and
-/// unicorn, five times half a second), and the timer has only waited for 2 s.
+/// it replaces one that serves: a server that cannot bind its address may try again for
+/// 2.5 s before it gives up (nginx and unicorn, five times half a second), and the timer
+/// has only waited for 2 s.
 pub const TIMER_SOAK: Duration = Duration::from_millis(1500);
 
 /// When this many workers of a generation on probation have ended by themselves, the
@@ -26,10 +26,10 @@ pub const PROBATION_CRASHES: u32 = 3;
 /// `auto`, is reported when it has not been seen waiting for this long.
 pub const UNSEEN_AFTER: Duration = Duration::from_secs(2);
 
-/// A worker that is ready and has not been seen to wait on its listeners is probed
-/// until this age, at pauses of an eighth of its age: the first time that it waits tells how
-/// long its program takes to start.
-pub const WAIT_LOOKS: Duration = Duration::from_secs(600);
+/// A worker that is ready and has not been seen waiting on its listeners is probed until
+/// this age, at pauses of an eighth of its age: the first time that it waits shows how long
+/// its program takes to start.
+pub const LAST_WAIT_PROBE: Duration = Duration::from_secs(600);
 
 /// A start whose program is being written to is tried again for this long.
 pub const BUSY_WINDOW: Duration = Duration::from_secs(2);
@@ -104,15 +104,15 @@ pub struct Policy {
     pub retry_start: bool,
     /// With `--adopt`, where the program binds its own sockets: what is to be done then.
     pub adopt: Option<Adopt>,
-    /// Whether the user is asked before an upgrade.
+    /// Whether there is a pre-upgrade hook, which may refuse an upgrade.
     pub pre_upgrade: bool,
-    /// Whether the user is told before a worker that was ready is asked to stop.
+    /// Whether there is a pre-stop hook, before a worker that was ready is asked to stop.
     pub pre_stop: bool,
     /// How long a worker that serves may be silent; None: for ever.
     pub worker_watchdog: Option<Duration>,
     /// How long a new generation is on probation once it serves; None: it is not.
     pub probation: Option<Duration>,
-    /// Workers are handed listeners, and it can be seen whether they wait on them.
+    /// Workers get listeners from us, and it can be seen whether they wait on them.
     pub listeners: bool,
 }
 
@@ -169,10 +169,10 @@ pub struct Readiness {
     pub probe: Option<(Duration, Duration)>,
 }
 
-/// How much an ack tells about the program, weakest first.
+/// How much an ack proves about the program, weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Strength {
-    /// Only that it lives.
+    /// Only that it is alive.
     Nothing,
     /// It was seen waiting for connections.
     Seen,
@@ -200,8 +200,7 @@ impl AckKind {
 }
 
 impl Readiness {
-    /// Whether this ack makes a worker ready whose program is known to do
-    /// `known`.
+    /// Whether this ack makes a worker ready, if its program is known to do `known`.
     pub fn counts(&self, kind: AckKind, known: Strength) -> bool {
         self.kinds.contains(&kind)
             || self.auto
@@ -212,7 +211,7 @@ impl Readiness {
                 }
     }
 
-    /// How long such a worker must live to be ready by that alone.
+    /// How long a worker of such a program must live to be ready by that alone.
     pub fn timer(&self, known: Strength) -> Option<Duration> {
         match self.kinds.contains(&AckKind::Timer) || known == Strength::Nothing {
             true => self.timer,
@@ -234,8 +233,7 @@ impl Readiness {
 }
 
 impl Policy {
-    /// What the passing of the ack timeout means for a program known to do
-    /// `known`.
+    /// What happens when the ack timeout passes, for a program that is known to do `known`.
     pub fn after_ack_timeout(&self, known: Strength) -> OnAckTimeout {
         let expected = !self.readiness.kinds.is_empty() || known > Strength::Nothing;
         self.on_ack_timeout.unwrap_or(match expected {
@@ -252,9 +250,9 @@ impl Policy {
 
     /// The pause before the next probe of a ready worker of this age that was not yet seen
     /// waiting for connections; None: it is not probed.
-    pub fn wait_look(&self, age: Duration) -> Option<Duration> {
+    pub fn wait_probe_pause(&self, age: Duration) -> Option<Duration> {
         let pause = (age / 8).max(FIRST_PAUSE);
-        (self.listeners && self.readiness.probe().is_some() && age < WAIT_LOOKS).then_some(pause)
+        (self.listeners && self.readiness.probe().is_some() && age < LAST_WAIT_PROBE).then_some(pause)
     }
 
     /// Whether new connections are steered to one generation.

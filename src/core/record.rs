@@ -1,6 +1,6 @@
-//! The first pass of a step: the fact that the event tells is written down. What follows
-//! from it at once is done by [`transition`](super::transition); everything else is
-//! decided when the step settles.
+//! The first pass of a step: the fact of the event is recorded. What follows from it at
+//! once is done by [`transition`](super::transition); everything else is decided when the
+//! step settles.
 
 use super::event::{AckKind, Event, Exit, Failure, Generation, Refusal, Report, Time, WorkerId};
 use super::policy::Strength;
@@ -132,13 +132,13 @@ impl Supervisor {
 
     pub(super) fn acked(&mut self, id: WorkerId, kind: AckKind, now: Time) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        // What a successor does says nothing about a start of ours.
+        // What a successor does proves nothing about a start of ours.
         let ours = worker.predecessor.is_none();
         if ours {
             worker.strength = worker.strength.max(kind.strength());
         }
-        // Where it can be seen whether a program waits on its listeners, what it says may
-        // come before it has loaded, and does not end its startup.
+        // A program may send its ack before it has loaded. Where it can be seen whether it
+        // waits on its listeners, an ack does not end its startup.
         let said = kind.strength() == Strength::Said && !self.policy.must_see_accepting();
         if ours && (said || kind.strength() == Strength::Seen) {
             worker.startup_time.get_or_insert(now.saturating_sub(worker.since));
@@ -158,15 +158,15 @@ impl Supervisor {
     }
 
     /// What a worker proves about the program counts once the worker serves: a generation
-    /// whose upgrade failed says nothing about the one that stayed.
+    /// whose upgrade failed proves nothing about the one that stayed.
     pub(super) fn learn(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         if matches!(worker.stage, Stage::Ready { .. }) && !self.is_replacement(worker) {
             self.known_strength = self.known_strength.max(worker.strength);
-            // Half-way through an upgrade, an old worker says nothing of the program as it is now.
+            // Half-way through an upgrade, an old worker proves nothing about the new program.
             if let Some(took) = worker.startup_time.filter(|_| worker.generation == self.serving) {
-                let (of, before) = self.startup_time;
-                let before = if of == worker.generation { before } else { Duration::ZERO };
+                let (generation, before) = self.startup_time;
+                let before = if generation == worker.generation { before } else { Duration::ZERO };
                 self.startup_time = (worker.generation, took.max(before));
             }
         }
@@ -188,21 +188,21 @@ impl Supervisor {
         if !worker.is_running() {
             return;
         }
-        let (ready, asked, age) = (worker.ack.is_some(), worker.stop_sent, now - worker.since);
+        let (ready, stop_sent, age) = (worker.ack.is_some(), worker.stop_sent, now - worker.since);
         let leaves =
             matches!(worker.stage, Stage::Draining { .. } | Stage::Terminating { .. } | Stage::Killed);
         // Processes that it has started may still serve requests.
-        let gracefully = asked && ready && worker.stage != Stage::Killed && !self.stopping;
+        let gracefully = stop_sent && ready && worker.stage != Stage::Killed && !self.stopping;
         // With --stop-first the next worker waits for them, and they get no time.
         let gracefully = gracefully && !self.policy.stop_first;
         let leaving = leaves || worker.handed_over;
         if self.policy.follow && leaving && !worker.handed_over {
             self.reparented_at = Some(now);
         }
-        // Some programs end by themselves after so many requests, and are to be started again.
-        let on_probation = self.probation().is_some_and(|shown| shown.of == worker.generation);
+        // Some programs exit after so many requests, to be started again.
+        let on_probation = self.probation().is_some_and(|shown| shown.generation == worker.generation);
         self.exits_cleanly |= exit == Exit::Code(0) && ready && !leaving && !self.stopping && !on_probation;
-        self.report(Report::Gone { worker: id, exit, age, asked, ready, remains });
+        self.report(Report::Gone { worker: id, exit, age, stop_sent, ready, remains });
         if !leaving {
             self.exited_unasked(id, exit, ready, now);
         }

@@ -57,9 +57,9 @@ pub enum Report {
         /// Slots that had been replaced before, with a bounded surge.
         replaced: u32,
         /// Slots in all.
-        of: u32,
+        slots: u32,
         /// The old worker had handed over to the new one, and is started again.
-        left: bool,
+        predecessor_left: bool,
         /// It was on hold.
         held: bool,
         /// Since the upgrade began.
@@ -104,7 +104,7 @@ pub enum Report {
         /// The successor.
         worker: WorkerId,
         /// The one that leaves.
-        of: WorkerId,
+        predecessor: WorkerId,
     },
     /// A worker has no connections left, this long after the switch.
     Drained(WorkerId, Duration),
@@ -112,7 +112,7 @@ pub enum Report {
     /// the same.
     NotDrained(WorkerId, Duration),
     /// A worker is asked to stop.
-    Asked(WorkerId),
+    StopSent(WorkerId),
     /// A worker has not been seen waiting for connections on its listeners yet.
     Unseen {
         /// Which one.
@@ -137,7 +137,7 @@ pub enum Report {
         /// How long it lived.
         age: Duration,
         /// Whether it had been asked to.
-        asked: bool,
+        stop_sent: bool,
         /// Whether it had become ready.
         ready: bool,
         /// Whether it left processes behind.

@@ -1,4 +1,4 @@
-//! Requests: each is written down, or answered at once where it is about the present.
+//! Requests: each is recorded, or answered at once if it is about the present state.
 
 use super::event::{Action, Failure, Report, Request, Time};
 use super::policy::MOST_WORKERS;
@@ -25,11 +25,11 @@ impl Supervisor {
             Request::Hold => self.request_upgrade(UpgradeKind::Hold),
             Request::Commit | Request::Rollback => self.decide_hold(request),
             Request::Stop => self.begin_stop(now, None),
-            Request::Interrupt { told } => {
+            Request::Interrupt { workers_signalled } => {
                 if std::mem::replace(&mut self.interrupted, true) {
                     self.kill_all(now);
                 } else {
-                    if told {
+                    if workers_signalled {
                         self.mark_signalled(now);
                     }
                     self.begin_stop(now, None);

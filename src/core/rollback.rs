@@ -17,20 +17,20 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 impl Supervisor {
-    /// When the probation ends, if nothing happens. It does not while the upgrade goes on.
+    /// When the probation ends, if nothing happens; None while the upgrade goes on.
     pub(super) fn probation_ends_at(&self) -> Option<Time> {
         let probation = self.probation.as_ref().filter(|probation| probation.down_since.is_none())?;
-        (!self.is_upgrading_to(probation.of)).then_some(probation.until)
+        (!self.is_upgrading_to(probation.generation)).then_some(probation.until)
     }
 
     fn is_upgrading_to(&self, to: Generation) -> bool {
         self.upgrade.as_ref().is_some_and(|upgrade| upgrade.to == to)
     }
 
-    /// The upgrade to this generation is over, in all slots or half-way: its probation
-    /// lasts from now on.
-    pub(super) fn restart_probation(&mut self, of: Generation, now: Time) {
-        let probation = self.probation.as_mut().filter(|probation| probation.of == of);
+    /// The upgrade to this generation is over, in all slots or half-way: its probation begins
+    /// now.
+    pub(super) fn restart_probation(&mut self, generation: Generation, now: Time) {
+        let probation = self.probation.as_mut().filter(|probation| probation.generation == generation);
         if let (Some(probation), Some(length)) = (probation, self.policy.probation) {
             probation.until = now.saturating_add(length);
         }
@@ -41,23 +41,26 @@ impl Supervisor {
     pub(super) fn begin_probation(&mut self, now: Time) {
         let Some(length) = self.policy.probation else { return };
         let Some(upgrade) = self.upgrade.as_ref().filter(|upgrade| !upgrade.is_rollback) else { return };
-        let (of, from) = (upgrade.to, upgrade.from);
+        let (generation, from) = (upgrade.to, upgrade.from);
         let before = match &self.probation {
-            Some(probation) if probation.of == of => return,
+            Some(probation) if probation.generation == generation => return,
             Some(probation) if probation.crashes > 0 => probation.before,
             _ => from,
         };
-        self.probation = Some(Probation::new(of, before, now, now.saturating_add(length)));
+        self.probation = Some(Probation::new(generation, before, now, now.saturating_add(length)));
     }
 
     /// A worker of this generation, which served, ended by itself.
-    pub(super) fn count_crash(&mut self, of: Generation, failure: Failure, now: Time) {
+    pub(super) fn count_crash(&mut self, generation: Generation, failure: Failure, now: Time) {
         let clean = matches!(failure, Failure::Exited { exit: Exit::Code(0), ready: true, .. });
         if !self.policy.brings_back(failure) || clean && self.exits_cleanly {
             return;
         }
-        let upgrading = self.is_upgrading_to(of);
-        let Some(probation) = self.probation.as_mut().filter(|probation| probation.of == of) else { return };
+        let upgrading = self.is_upgrading_to(generation);
+        let Some(probation) = self.probation.as_mut().filter(|probation| probation.generation == generation)
+        else {
+            return;
+        };
         if probation.down_since.is_none() && probation.until <= now && !upgrading {
             return;
         }
@@ -68,21 +71,21 @@ impl Supervisor {
         }
         probation.rollback_due = Some(failure);
         let crashes = probation.crashes;
-        if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.to == of)
+        if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.to == generation)
             && let Some(worker) = failure.worker()
         {
             upgrade.fail(Failure::Crashes(worker, crashes));
         }
     }
 
-    /// The probation goes on once every worker that ended is replaced, or is not to be.
+    /// Resumes the probation once every worker that ended is replaced, or will not be.
     pub(super) fn resume_probation(&mut self, now: Time) {
         let Some(probation) = &self.probation else { return };
-        let (of, Some(since)) = (probation.of, probation.down_since) else { return };
+        let (generation, Some(since)) = (probation.generation, probation.down_since) else { return };
         let ready = |slot: Slot| self.in_slot(slot).any(|(_, worker)| worker.ready_since().is_some());
         let is_down = |slot: &Slot| {
             let state = self.slot_state(*slot);
-            state.generation == of && !state.retired && !ready(*slot)
+            state.generation == generation && !state.retired && !ready(*slot)
         };
         let rolls_back = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_rollback);
         if rolls_back || self.slots().any(|slot| is_down(&slot)) {
@@ -98,7 +101,7 @@ impl Supervisor {
         if self.probation_ends_at().is_some_and(|at| at <= now)
             && let Some(probation) = self.probation.take()
         {
-            self.report(Report::Proven(probation.of));
+            self.report(Report::Proven(probation.generation));
         }
     }
 
@@ -116,7 +119,7 @@ impl Supervisor {
         let Some(probation) = &mut self.probation else { return };
         let Some(why) = probation.rollback_due.take() else { return };
         probation.down_since.get_or_insert(now);
-        let (from, to, crashes) = (probation.of, probation.before, probation.crashes);
+        let (from, to, crashes) = (probation.generation, probation.before, probation.crashes);
         let after = now - probation.since;
         self.report(Report::RollbackStarted { from, to, crashes, why, after });
         let replaced = self.slots().filter(|&slot| self.slot_state(slot).generation == to).collect();
@@ -124,7 +127,7 @@ impl Supervisor {
             is_rollback: true,
             replaced,
             accepting: Query::Answered,
-            reading: LaunchSource::Exactly,
+            source: LaunchSource::Exactly,
             ..Upgrade::new(from, to, UpgradeKind::Replace, true, now)
         });
     }
@@ -142,7 +145,7 @@ impl Supervisor {
         let mut needed = BTreeSet::from([self.serving]);
         needed.extend(self.slot_states.iter().map(|state| state.generation));
         needed.extend(self.upgrade.iter().flat_map(|upgrade| [upgrade.from, upgrade.to]));
-        needed.extend(self.probation.iter().flat_map(|probation| [probation.of, probation.before]));
+        needed.extend(self.probation.iter().flat_map(|probation| [probation.generation, probation.before]));
         needed.extend(self.workers.values().map(|worker| worker.generation));
         let unneeded: Vec<Generation> = self.kept_generations.difference(&needed).copied().collect();
         self.kept_generations.retain(|generation| needed.contains(generation));

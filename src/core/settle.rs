@@ -1,4 +1,4 @@
-//! The last pass of a step: what the processes now call for, whatever the event.
+//! The last pass of a step: what the processes now call for, whatever the event was.
 
 use super::event::{Action, Ending, Generation, LaunchSource, Report, Slot, Time};
 use super::state::{SlotState, Supervisor};
@@ -43,10 +43,10 @@ impl Supervisor {
         }
         let held = self.upgrade.iter().flat_map(|upgrade| &upgrade.batch).map(|slot| slot.0 + 1).max();
         // After a failed upgrade an additional worker is started as the others were.
-        let failed = self.slot_states.iter().any(|state| state.reading == LaunchSource::AsBefore);
-        let reading = if failed { LaunchSource::AsBefore } else { LaunchSource::Anew };
+        let failed = self.slot_states.iter().any(|state| state.source == LaunchSource::AsBefore);
+        let source = if failed { LaunchSource::AsBefore } else { LaunchSource::Anew };
         while self.slot_states.len() < self.target as usize {
-            self.slot_states.push(SlotState { reading, ..SlotState::new(self.serving, now) });
+            self.slot_states.push(SlotState { source, ..SlotState::new(self.serving, now) });
         }
         self.slot_states.truncate(self.target.max(held.unwrap_or(0)) as usize);
         for id in self.occupants(|worker| worker.slot.0 >= self.target && !self.is_replacement(worker)) {
@@ -120,8 +120,8 @@ impl Supervisor {
         let due: Vec<Slot> = self.fillable().filter(|&slot| self.slot_state(slot).fill_at <= now).collect();
         for slot in due {
             let state = self.slot_state(slot);
-            let (generation, reading) = (state.generation, state.reading);
-            self.spawn(generation, slot, reading, now);
+            let (generation, source) = (state.generation, state.source);
+            self.spawn(generation, slot, source, now);
         }
     }
 

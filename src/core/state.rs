@@ -1,4 +1,4 @@
-//! What the supervisor knows, and how it is searched. Nothing is decided here.
+//! The state of the supervisor, and how it is searched. Nothing is decided here.
 
 use super::event::{Action, Ending, Generation, LaunchSource, Report, Slot, Time, WorkerId};
 use super::policy::{Policy, Strength};
@@ -19,7 +19,7 @@ pub(super) struct SlotState {
     /// When it may be filled again.
     pub fill_at: Time,
     /// Where its next worker takes the program from.
-    pub reading: LaunchSource,
+    pub source: LaunchSource,
     /// The restart policy leaves it empty.
     pub retired: bool,
 }
@@ -27,7 +27,7 @@ pub(super) struct SlotState {
 impl SlotState {
     /// An empty slot, for the next worker of `generation`.
     pub fn new(generation: Generation, now: Time) -> Self {
-        SlotState { generation, crashes: 0, fill_at: now, reading: LaunchSource::Anew, retired: false }
+        SlotState { generation, crashes: 0, fill_at: now, source: LaunchSource::Anew, retired: false }
     }
 }
 
@@ -57,15 +57,15 @@ pub struct Supervisor {
     pub(super) scaling: bool,
     /// What the acks of serving workers have proved about the program.
     pub(super) known_strength: Strength,
-    /// How long the program took of late from its start until it waited for connections on
-    /// its listeners, or said that it is ready, and in which generation.
+    /// How long the program took last from its start until it waited for connections on its
+    /// listeners, or said that it is ready, and in which generation.
     pub(super) startup_time: (Generation, Duration),
     /// Slots of which the worker was seen waiting for connections when the last upgrade
     /// began: so must every worker be that is started there from then on.
     pub(super) accepting_slots: BTreeSet<Slot>,
     /// A worker of a generation that had proved itself has ended with status 0 by itself.
     pub(super) exits_cleanly: bool,
-    /// The generation that went live of late, until it has proved itself.
+    /// The generation that went live last, until it has proved itself.
     pub(super) probation: Option<Probation>,
     /// Generations whose program, directory and environment the caller keeps, so that
     /// their workers can be started again.

@@ -2,8 +2,8 @@
 //! commit, undo, stop.
 //!
 //! Contract: every action that starts a worker, signals one or moves new connections is
-//! pushed here, together with the change of stage that goes with it. The other files of
-//! the core note facts and decide; they call these functions to act.
+//! pushed here, together with the change of stage. The other files of the core record facts
+//! and decide; they call these functions to act.
 
 use super::event::{
     AckKind, Action, Ending, Failure, Generation, LaunchSource, Report, Slot, Time, WorkerId,
@@ -27,14 +27,14 @@ impl Supervisor {
     }
 
     /// Starts a worker in this slot.
-    pub(super) fn spawn(&mut self, generation: Generation, slot: Slot, reading: LaunchSource, now: Time) {
+    pub(super) fn spawn(&mut self, generation: Generation, slot: Slot, source: LaunchSource, now: Time) {
         let id = self.next_worker();
-        let mut worker = Worker::new(generation, slot, reading, self.known_strength, now);
+        let mut worker = Worker::new(generation, slot, source, self.known_strength, now);
         worker.predecessor_startup_time = self.startup_time.1;
         worker.must_accept = self.policy.must_see_accepting() && self.accepting_slots.contains(&slot);
         self.workers.insert(id, worker);
         self.kept_generations.insert(generation);
-        self.actions.push(Action::Spawn { worker: id, generation, slot, reading });
+        self.actions.push(Action::Spawn { worker: id, generation, slot, source });
     }
 
     /// A start has failed, and is tried again after a pause.
@@ -46,23 +46,29 @@ impl Supervisor {
     pub(super) fn respawn(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.stage = Stage::Spawning { retry_at: None };
-        let (generation, slot, reading) = (worker.generation, worker.slot, worker.reading);
-        self.actions.push(Action::Spawn { worker: id, generation, slot, reading });
+        let (generation, slot, source) = (worker.generation, worker.slot, worker.source);
+        self.actions.push(Action::Spawn { worker: id, generation, slot, source });
     }
 
-    /// The worker `of` is asked to start its own successor.
-    pub(super) fn request_handover(&mut self, of: WorkerId, generation: Generation, slot: Slot, now: Time) {
+    /// The worker `predecessor` is asked to start its own successor.
+    pub(super) fn request_handover(
+        &mut self,
+        predecessor: WorkerId,
+        generation: Generation,
+        slot: Slot,
+        now: Time,
+    ) {
         let worker = self.next_worker();
-        self.workers.insert(worker, Worker::awaited(generation, slot, of, &self.policy, now));
+        self.workers.insert(worker, Worker::awaited(generation, slot, predecessor, &self.policy, now));
         self.kept_generations.insert(generation);
-        self.actions.push(Action::RequestHandover { worker, of, generation, slot });
+        self.actions.push(Action::RequestHandover { worker, predecessor, generation, slot });
     }
 
-    /// The worker `of` has started a successor without being asked to. That one serves from
+    /// The worker `predecessor` has started a successor without being asked to. That one serves from
     /// now on as a generation of its own; but while an upgrade is under way that number is
     /// taken, and the successor belongs to the generation of its predecessor.
-    pub(super) fn take_successor(&mut self, of: WorkerId, now: Time) {
-        let Some(worker) = self.workers.get(&of) else { return };
+    pub(super) fn take_successor(&mut self, predecessor: WorkerId, now: Time) {
+        let Some(worker) = self.workers.get(&predecessor) else { return };
         let (slot, mut generation) = (worker.slot, worker.generation);
         if let Some(upgrade) = &mut self.upgrade {
             // A successor of the replacement has to soak as well.
@@ -75,11 +81,11 @@ impl Supervisor {
             }
         }
         let worker = self.next_worker();
-        self.workers.insert(worker, Worker::successor(generation, slot, of, now));
+        self.workers.insert(worker, Worker::successor(generation, slot, predecessor, now));
         self.kept_generations.insert(generation);
-        self.actions.push(Action::TakeSuccessor { worker, of, generation, slot });
-        self.report(Report::HandedOver { worker, of });
-        self.terminate(of, now);
+        self.actions.push(Action::TakeSuccessor { worker, predecessor, generation, slot });
+        self.report(Report::HandedOver { worker, predecessor });
+        self.terminate(predecessor, now);
     }
 
     pub(super) fn become_ready(&mut self, id: WorkerId, kind: AckKind, now: Time) {
@@ -141,10 +147,10 @@ impl Supervisor {
         worker.stage = Stage::Terminating { signal_at: None, kill_at, since: now };
         worker.stop_sent = true;
         self.actions.push(Action::Stop(id));
-        self.report(Report::Asked(id));
+        self.report(Report::StopSent(id));
     }
 
-    /// The terminal has sent the stop signal to every worker; one of ours would be the
+    /// The terminal has sent the stop signal to every worker; a signal from us would be the
     /// second.
     pub(super) fn mark_signalled(&mut self, now: Time) {
         for worker in self.workers.values_mut().filter(|worker| worker.is_running() && !worker.stop_sent) {
@@ -204,7 +210,7 @@ impl Supervisor {
         let (from, to, took) = (upgrade.from, upgrade.to, now - upgrade.since);
         // The files on the disk are those of the new generation, which is not trusted yet.
         for state in &mut self.slot_states {
-            state.reading = LaunchSource::AsBefore;
+            state.source = LaunchSource::AsBefore;
         }
         self.report(Report::Held { from, to, took });
     }
@@ -218,10 +224,10 @@ impl Supervisor {
         self.serving = to;
         self.begin_probation(now);
         // After a rollback the files on the disk are those of the generation that crashed.
-        let reading = if is_rollback { LaunchSource::AsBefore } else { LaunchSource::Anew };
+        let source = if is_rollback { LaunchSource::AsBefore } else { LaunchSource::Anew };
         for slot in batch {
             if let Some(state) = self.slot_state_mut(slot) {
-                *state = SlotState { reading, ..SlotState::new(to, now) };
+                *state = SlotState { source, ..SlotState::new(to, now) };
             }
             for id in self.occupants(|worker| worker.slot == slot && worker.generation == to) {
                 self.learn(id);
@@ -247,19 +253,19 @@ impl Supervisor {
     /// Undoes what the upgrade has not committed.
     fn undo(&mut self, upgrade: &Upgrade, why: Failure, now: Time) {
         let (from, to, took) = (upgrade.from, upgrade.to, now - upgrade.since);
-        let (replaced, of) = (upgrade.replaced.len() as u32, self.slot_states.len() as u32);
-        let (left, held) = (upgrade.predecessor_left, upgrade.hold == Hold::Held);
+        let (replaced, slots) = (upgrade.replaced.len() as u32, self.slot_states.len() as u32);
+        let (predecessor_left, held) = (upgrade.predecessor_left, upgrade.hold == Hold::Held);
         if upgrade.switch != Query::Due {
             self.actions.push(Action::Switch(from));
         }
         self.report(match upgrade.is_rollback {
             true => Report::RollbackFailed { from, to, why },
-            false => Report::UpgradeFailed { from, to, why, replaced, of, took, left, held },
+            false => Report::UpgradeFailed { from, to, why, replaced, slots, took, predecessor_left, held },
         });
         if self.stopping {
             return;
         }
-        if left {
+        if predecessor_left {
             self.last_loss = Some(why.ending());
             for &slot in &upgrade.batch {
                 self.schedule_restart(slot, why, Duration::ZERO, now);
@@ -280,7 +286,7 @@ impl Supervisor {
             if let Some(state) = self.slot_state_mut(slot) {
                 // The files on the disk have just failed: what is started again is what was
                 // started before.
-                state.reading = LaunchSource::AsBefore;
+                state.source = LaunchSource::AsBefore;
                 if stop_first && upgrade.batch.contains(&slot) {
                     state.fill_at = now;
                 }

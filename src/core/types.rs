@@ -42,11 +42,11 @@ pub enum Request {
     Rollback,
     /// Stop every worker, then end.
     Stop,
-    /// Stop; the second such request kills. With `told` the terminal has already sent the
+    /// Stop; the second such request kills. With `workers_signalled` the terminal has already sent the
     /// signal to the workers.
     Interrupt {
         /// The workers share the terminal's foreground group with us.
-        told: bool,
+        workers_signalled: bool,
     },
     /// Kill every worker, then end.
     Kill,
@@ -66,7 +66,7 @@ pub enum Request {
     Resume,
 }
 
-/// A signal number that the core passes on without reading it.
+/// A signal number that the core passes on without interpreting it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token(pub i32);
 
@@ -96,7 +96,7 @@ pub enum Exit {
     Unseen,
 }
 
-/// The ways to become ready.
+/// The kinds of ack: what makes a worker ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum AckKind {
     /// `READY=1` on the notify socket.
@@ -125,9 +125,9 @@ pub enum AckKind {
     Timer,
     /// With `--adopt`: it listens on every address.
     Listen,
-    /// Its predecessor has left, and it holds the listeners.
+    /// Its predecessor has ended, and it has the listeners open.
     Takeover,
-    /// The ack timeout passed, and the user said to go on all the same.
+    /// The ack timeout passed, and `--on-ack-timeout proceed` lets it count as ready.
     Timeout,
 }
 

@@ -39,7 +39,7 @@ pub struct Upgrade {
     /// The pre-upgrade hook has allowed it to begin, or there is none.
     pub allowed: bool,
     /// Where its workers take the program from.
-    pub reading: LaunchSource,
+    pub source: LaunchSource,
 }
 
 /// A query that is sent to the caller once.
@@ -94,7 +94,7 @@ impl Upgrade {
             is_rollback: false,
             hold: if kind == UpgradeKind::Hold { Hold::Requested } else { Hold::No },
             allowed,
-            reading: LaunchSource::Anew,
+            source: LaunchSource::Anew,
         }
     }
 

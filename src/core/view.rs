@@ -1,4 +1,4 @@
-//! What observers are shown of the supervisor and its workers. Nothing is changed here.
+//! The supervisor and its workers, as observers see them. Nothing is changed here.
 
 use super::event::{AckKind, Generation, Slot, Time, WorkerId};
 use super::state::Supervisor;
@@ -7,14 +7,14 @@ use super::worker::Stage;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// The stage of a worker as users are shown it.
+/// The stage of a worker as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShownStage {
     /// It has not become ready.
     Starting,
     /// It serves.
     Ready,
-    /// It finishes what it has.
+    /// It finishes its requests.
     Draining,
     /// It was killed.
     Killed,
@@ -110,7 +110,7 @@ pub struct Shown {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShownProbation {
     /// The generation that has to prove itself.
-    pub of: Generation,
+    pub generation: Generation,
     /// The one that is started again if it does not.
     pub before: Generation,
     /// How often a worker of it has ended by itself.
@@ -141,8 +141,8 @@ impl Supervisor {
         self.serving
     }
 
-    /// How long the program took of late from its start until it waited for connections on
-    /// its listeners, or said that it is ready.
+    /// How long the program took last from its start until it waited for connections on its
+    /// listeners, or said that it is ready.
     pub fn startup_time(&self) -> Duration {
         self.startup_time.1
     }
@@ -158,18 +158,18 @@ impl Supervisor {
         self.slots().map(|slot| (slot, self.slot_state(slot).generation))
     }
 
-    /// The generation that has gone live of late and has not proved itself.
+    /// The generation that has gone live recently and has not proved itself.
     pub fn probation(&self) -> Option<ShownProbation> {
         let probation = self.probation.as_ref()?;
         Some(ShownProbation {
-            of: probation.of,
+            generation: probation.generation,
             before: probation.before,
             crashes: probation.crashes,
             until: probation.until,
         })
     }
 
-    /// Every worker of which something is left.
+    /// Every worker, until no process of it is left.
     pub fn workers(&self) -> impl Iterator<Item = Shown> {
         self.workers.iter().map(|(&id, worker)| Shown {
             worker: id,

@@ -32,7 +32,7 @@ pub struct Worker {
     /// What was known of the program when the worker was started.
     pub known_strength: Strength,
     /// Where its program comes from.
-    pub reading: LaunchSource,
+    pub source: LaunchSource,
     /// The worker that started it, if another worker did.
     pub predecessor: Option<WorkerId>,
     /// It has given its listeners to a successor and leaves by itself: a stop
@@ -40,7 +40,7 @@ pub struct Worker {
     pub handed_over: bool,
     /// The pre-stop hook, which comes before the stop signal.
     pub pre_stop: Query,
-    /// When it last said that it is alive, or became ready.
+    /// When it last sent a heartbeat, or became ready.
     pub last_heartbeat: Time,
     /// With `--adopt`: it listens on every address. Otherwise: it was seen waiting for
     /// connections on its listeners.
@@ -55,15 +55,14 @@ pub struct Worker {
     /// How long after its start it was first seen waiting for connections, or said that
     /// it is ready.
     pub startup_time: Option<Duration>,
-    /// How long the program took of late to get that far. A replacement that does not say
-    /// that it is ready must live at least as long.
+    /// How long the program took last to get that far. A replacement that does not say that
+    /// it is ready must live at least as long.
     pub predecessor_startup_time: Duration,
     /// When it is reported that it has not been seen waiting for connections.
     pub report_unseen_at: Option<Time>,
 }
 
-/// The stage of a worker. Observers are shown the coarser
-/// [`ShownStage`](super::ShownStage).
+/// The stage of a worker. Observers see the coarser [`ShownStage`](super::ShownStage).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
     /// Its program does not run yet.
@@ -94,7 +93,7 @@ pub enum Stage {
         /// Since when.
         since: Time,
         /// The next probe whether it waits for connections on its listeners; None: that is
-        /// known, or of no use.
+        /// known, or not needed.
         probe_at: Option<Time>,
     },
     /// It gets no new connections, and is asked to stop once it has served those that it
@@ -136,7 +135,7 @@ impl Worker {
     pub fn new(
         generation: Generation,
         slot: Slot,
-        reading: LaunchSource,
+        source: LaunchSource,
         known_strength: Strength,
         now: Time,
     ) -> Self {
@@ -150,7 +149,7 @@ impl Worker {
             strength: Strength::Nothing,
             sent_parent_term: false,
             known_strength,
-            reading,
+            source,
             predecessor: None,
             handed_over: false,
             pre_stop: Query::Due,
@@ -210,8 +209,8 @@ impl Worker {
         !matches!(self.stage, Stage::Spawning { .. } | Stage::Cancelled | Stage::Awaited { .. })
     }
 
-    /// Whether `kind` makes it ready. A successor must be seen to serve: what its
-    /// predecessor was handed says nothing of it.
+    /// Whether `kind` makes it ready. A successor must be seen accepting: the channels of its
+    /// predecessor prove nothing about it.
     fn ack_counts(&self, kind: AckKind, policy: &Policy) -> bool {
         match self.predecessor {
             Some(_) => matches!(kind, AckKind::Accepting | AckKind::Takeover),
@@ -341,7 +340,7 @@ impl Worker {
         self.report_unseen_at = None;
         self.last_heartbeat = now;
         let unknown = self.startup_time.is_none() && self.predecessor.is_none();
-        let probe_at = policy.wait_look(now - self.since).filter(|_| unknown).map(|pause| now + pause);
+        let probe_at = policy.wait_probe_pause(now - self.since).filter(|_| unknown).map(|pause| now + pause);
         self.stage = Stage::Ready { since: now, probe_at };
     }
 
@@ -388,7 +387,7 @@ impl Worker {
         }
     }
 
-    /// The ack that the passing of time gives it, if any.
+    /// The ack of a timer that has passed, if any.
     pub fn ack_by_timer(&self, now: Time) -> Option<AckKind> {
         let Stage::Starting { ready_at, .. } = self.stage else { return None };
         let passed = |at: Option<Time>| at.is_some_and(|at| at <= now);

@@ -1,4 +1,4 @@
-//! What a hook is told about the event for which it runs.
+//! What the environment of a hook says about the event for which it runs.
 
 use crate::config::hooks::Occasion;
 use crate::core::event::{Generation, Slot};

@@ -19,7 +19,7 @@ use crate::sys::identity::Identity;
 use environment::Variables;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use pin::{FileId, Pinned, Program, without_links};
+use pin::{FileId, Pinned, Program, resolve_parents};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -78,7 +78,7 @@ pub struct LaunchSpec {
     pins: Option<Pins>,
 }
 
-/// The files of a reading, kept so that the same can be started once more.
+/// The files of a start, kept so that the same can be started once more.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Pins {
     program: Program,
@@ -110,7 +110,7 @@ pub struct Refused {
 impl ResolvedPath {
     fn new(logical: PathBuf) -> ResolvedPath {
         let real = fs::canonicalize(&logical).unwrap_or_else(|_| logical.clone());
-        let named = without_links(&logical).unwrap_or_else(|| real.clone());
+        let named = resolve_parents(&logical).unwrap_or_else(|| real.clone());
         ResolvedPath { logical, named, real }
     }
 
@@ -132,25 +132,25 @@ impl LaunchSpec {
     ///
     /// # Errors
     /// [`Refused`] when the program cannot be found or a file cannot be read.
-    pub fn anew(
+    pub fn read(
         worker: &config::Worker,
         surroundings: &InheritedContext,
         identity: Option<&Identity>,
     ) -> Result<LaunchSpec, Refused> {
-        let mut reading = LaunchSpec::of_hook(worker, surroundings, identity)?;
+        let mut spec = LaunchSpec::for_hook(worker, surroundings, identity)?;
         let name = worker.command.first().map(OsString::as_os_str).unwrap_or_default();
-        let path = reading.environment.get(OsStr::new("PATH"));
-        let program = find(name, path, &reading.directory.logical, identity)?;
-        reading.program = ResolvedPath::new(program);
-        Ok(reading)
+        let path = spec.environment.get(OsStr::new("PATH"));
+        let program = find(name, path, &spec.directory.logical, identity)?;
+        spec.program = ResolvedPath::new(program);
+        Ok(spec)
     }
 
-    /// As [`anew`](Self::anew), for a hook, which the shell runs. The program of the workers is not
+    /// As [`read`](Self::read), for a hook, which the shell runs. The program of the workers is not
     /// looked up, because the hook may be there to install it.
     ///
     /// # Errors
     /// [`Refused`] when a file cannot be read.
-    pub fn of_hook(
+    pub fn for_hook(
         worker: &config::Worker,
         surroundings: &InheritedContext,
         identity: Option<&Identity>,
@@ -180,7 +180,7 @@ impl LaunchSpec {
         })
     }
 
-    /// Keeps the files as they are now, for [`as_before`](Self::as_before).
+    /// Notes the files as they are now, for [`as_before`](Self::as_before).
     pub fn pin(&mut self, command: &[OsString]) {
         let directory = &self.directory.real;
         let variables = self.environment.iter();
@@ -195,22 +195,22 @@ impl LaunchSpec {
     /// The same program, arguments, directory and environment, even where their paths lead to
     /// other files by now.
     pub fn as_before(&self) -> LaunchSpec {
-        let mut reading = LaunchSpec {
+        let mut spec = LaunchSpec {
             program: self.program.as_before(),
             directory: self.directory.as_before(),
             ..self.clone()
         };
-        let Some(pins) = &self.pins else { return reading };
-        if !pins.program.is_at(&reading.program.logical) {
-            reading.image = pins.program.image().cloned();
+        let Some(pins) = &self.pins else { return spec };
+        if !pins.program.is_at(&spec.program.logical) {
+            spec.image = pins.program.image().cloned();
         }
         let directory = &self.directory.real;
         let before = |(at, word): (usize, &Pinned)| word.as_before(directory, at == 0);
-        reading.command = Some(pins.arguments.iter().enumerate().map(before).collect());
+        spec.command = Some(pins.arguments.iter().enumerate().map(before).collect());
         for (name, value) in &pins.environment {
-            reading.environment.insert(name.clone(), value.as_before(directory, false));
+            spec.environment.insert(name.clone(), value.as_before(directory, false));
         }
-        reading
+        spec
     }
 
     /// As [`as_before`](Self::as_before), if none of it is lost.
@@ -257,22 +257,22 @@ impl LaunchSpec {
         std::iter::once(program).chain(arguments).collect()
     }
 
-    /// Notes that the server itself writes to this file: that it changes is no reason for anything.
-    pub fn is_written(&mut self, path: &Path) {
+    /// Forgets a file that the server itself writes to: a change of it does not count.
+    pub fn forget_written(&mut self, path: &Path) {
         if let Some(pins) = &mut self.pins {
-            pins.arguments.iter_mut().for_each(|word| word.is_written(path));
+            pins.arguments.iter_mut().for_each(|word| word.forget_written(path));
         }
     }
 
     /// The descriptor of the program, if it is kept open.
-    pub fn held(&self) -> Option<&Arc<OwnedFd>> {
+    pub fn open_program(&self) -> Option<&Arc<OwnedFd>> {
         self.pins.as_ref()?.program.image()
     }
 
-    /// Takes the descriptor of the program that was kept across an execve(2).
-    pub fn hold(&mut self, image: OwnedFd) {
+    /// Sets the descriptor of the program that was kept over an execve(2).
+    pub fn restore_program(&mut self, image: OwnedFd) {
         if let Some(pins) = &mut self.pins {
-            pins.program.hold(image);
+            pins.program.restore_image(image);
         }
     }
 

@@ -134,7 +134,7 @@ impl Pinned {
     }
 
     /// Forgets a file that the server itself writes to: a change of it does not count.
-    pub fn is_written(&mut self, path: &Path) {
+    pub fn forget_written(&mut self, path: &Path) {
         self.pins.retain(|pin| pin.real != path);
     }
 
@@ -163,11 +163,11 @@ fn resolve(bytes: &[u8], directory: &Path) -> Option<(PathBuf, PathBuf)> {
         return None;
     }
     let real = fs::canonicalize(&path).ok()?;
-    Some((without_links(&path).unwrap_or_else(|| real.clone()), real))
+    Some((resolve_parents(&path).unwrap_or_else(|| real.clone()), real))
 }
 
 /// A path without symlinks before its last component.
-pub fn without_links(path: &Path) -> Option<PathBuf> {
+pub fn resolve_parents(path: &Path) -> Option<PathBuf> {
     Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?))
 }
 
@@ -202,8 +202,8 @@ impl Program {
         self.image.as_ref()
     }
 
-    /// Takes the descriptor that was kept across an execve(2).
-    pub fn hold(&mut self, image: OwnedFd) {
+    /// Sets the descriptor that was kept over an execve(2).
+    pub fn restore_image(&mut self, image: OwnedFd) {
         self.image = Some(Arc::new(image));
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 
-/// Readings by generation, each with the descriptor of its program.
+/// What each generation was started from, each with the descriptor of its program.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved(Vec<(Generation, LaunchSpec, Option<Fd>)>);
 
@@ -16,21 +16,21 @@ impl Saved {
     ///
     /// # Errors
     /// As [`FdTransfer::add`].
-    pub fn new(readings: &BTreeMap<Generation, LaunchSpec>, transfer: &mut FdTransfer) -> io::Result<Saved> {
-        let save = |(&generation, reading): (&Generation, &LaunchSpec)| {
-            let program = transfer.add_some(reading.held().map(AsRef::as_ref))?;
-            Ok((generation, reading.clone(), program))
+    pub fn new(specs: &BTreeMap<Generation, LaunchSpec>, transfer: &mut FdTransfer) -> io::Result<Saved> {
+        let save = |(&generation, spec): (&Generation, &LaunchSpec)| {
+            let program = transfer.add_some(spec.open_program().map(AsRef::as_ref))?;
+            Ok((generation, spec.clone(), program))
         };
-        readings.iter().map(save).collect::<io::Result<_>>().map(Saved)
+        specs.iter().map(save).collect::<io::Result<_>>().map(Saved)
     }
 
-    /// The readings as they were.
+    /// What each generation was started from, as it was.
     pub fn restore(self, fds: &mut InheritedFds) -> BTreeMap<Generation, LaunchSpec> {
-        let restore = |(generation, mut reading, program): (Generation, LaunchSpec, Option<Fd>)| {
+        let restore = |(generation, mut spec, program): (Generation, LaunchSpec, Option<Fd>)| {
             if let Some(program) = fds.take_some(program) {
-                reading.hold(program);
+                spec.restore_program(program);
             }
-            (generation, reading)
+            (generation, spec)
         };
         self.0.into_iter().map(restore).collect()
     }

@@ -1,5 +1,5 @@
-//! Makes the start of a worker, a check or a hook, from what was read, the listeners and the ack
-//! channels.
+//! Makes the [`Launch`] of a worker, a check or a hook, from its [`LaunchSpec`], the listeners and
+//! the ack channels.
 
 use super::hook::HookContext;
 use super::{LaunchSpec, Refused, SHELL};
@@ -98,7 +98,7 @@ impl LaunchSettings {
     /// spelled.
     pub fn worker(
         &self,
-        reading: &LaunchSpec,
+        spec: &LaunchSpec,
         channels: &Channels,
         stored: &[(String, OwnedFd)],
         id: WorkerId,
@@ -109,7 +109,7 @@ impl LaunchSettings {
         let mut variables = self.own_variables(generation, slot);
         variables.push(("GRACEFUL_RUN_START".into(), id.0.to_string()));
         let names: Vec<String> = stored.iter().map(|(name, _)| name.clone()).collect();
-        variables.extend(self.dialect_variables(reading, &exported, &names, generation, slot)?);
+        variables.extend(self.dialect_variables(spec, &exported, &names, generation, slot)?);
         variables.extend(channels.environment());
         let micros = self.watchdog.map(|every| every.as_micros().to_string());
         variables.extend(micros.map(|micros| ("WATCHDOG_USEC".into(), micros)));
@@ -126,21 +126,21 @@ impl LaunchSettings {
         }
         fds.extend(channels.descriptors());
         fds.extend(self.worker.pass_fds.iter().map(|&fd| (fd, fd)));
-        let mut command = reading.command().unwrap_or(&self.worker.command).to_vec();
+        let mut command = spec.command().unwrap_or(&self.worker.command).to_vec();
         if self.follow
             && let Some(name) = command.first_mut().filter(|name| !name.as_bytes().contains(&b'/'))
         {
             // nginx does so without searching PATH.
-            *name = reading.program().into();
+            *name = spec.program().into();
         }
-        let mut launch = self.launch(reading, reading.program(), &command, variables)?;
+        let mut launch = self.launch(spec, spec.program(), &command, variables)?;
         let given = exported.len() + stored.len();
         launch.listen = given > 0 && self.dialects.iter().any(|dialect| dialect.tells_pid());
         launch.watchdog = self.watchdog.is_some();
         launch.fds = fds;
         launch.own_group = !self.worker.foreground_tty;
         launch.filter = if self.adopt { Filter::new() } else { None };
-        if let Some(image) = reading.image() {
+        if let Some(image) = spec.image() {
             let above = launch.fds.iter().map(|&(_, target)| target + 1).max().unwrap_or(0);
             launch.image = Some(fd::duplicate_above(image.as_fd(), above).map_err(|error| Refused {
                 refusal: Refusal::Other,
@@ -152,13 +152,13 @@ impl LaunchSettings {
 
     fn dialect_variables(
         &self,
-        reading: &LaunchSpec,
+        spec: &LaunchSpec,
         listeners: &[Exported],
         stored: &[String],
         generation: Generation,
         slot: Slot,
     ) -> Result<Vec<(String, String)>, Refused> {
-        let program = reading.real_program();
+        let program = spec.real_program();
         let binary_id = match self.dialects.contains(&Dialect::Overseer) {
             true => sha1(program)?,
             false => String::new(),
@@ -184,7 +184,7 @@ impl LaunchSettings {
     /// As for a worker.
     pub fn check(
         &self,
-        reading: &LaunchSpec,
+        spec: &LaunchSpec,
         command: &str,
         generation: Generation,
         slot: Slot,
@@ -192,46 +192,41 @@ impl LaunchSettings {
     ) -> Result<Launch, Refused> {
         let mut variables = self.own_variables(generation, slot);
         variables.push(("GRACEFUL_RUN_WORKER".into(), pid.to_string()));
-        self.shell(reading, command, variables)
+        self.shell(spec, command, variables)
     }
 
     /// The start of a hook, as of a check, with the variables of the `context`.
     ///
     /// # Errors
     /// As for a worker.
-    pub fn hook(
-        &self,
-        reading: &LaunchSpec,
-        command: &str,
-        context: &HookContext,
-    ) -> Result<Launch, Refused> {
+    pub fn hook(&self, spec: &LaunchSpec, command: &str, context: &HookContext) -> Result<Launch, Refused> {
         let mut variables = self.own_variables(context.generation, context.slot.unwrap_or(Slot(0)));
         variables.retain(|(name, _)| context.slot.is_some() || name != "GRACEFUL_RUN_SLOT");
         variables.push(("GRACEFUL_RUN_EVENT".into(), context.occasion.name().into()));
         let worker = context.worker.map(|pid| ("GRACEFUL_RUN_WORKER".into(), pid.to_string()));
         let reason = context.reason.clone().map(|reason| ("GRACEFUL_RUN_REASON".into(), reason));
         variables.extend(worker.into_iter().chain(reason));
-        self.shell(reading, command, variables)
+        self.shell(spec, command, variables)
     }
 
     fn shell(
         &self,
-        reading: &LaunchSpec,
+        spec: &LaunchSpec,
         command: &str,
         variables: Vec<(String, String)>,
     ) -> Result<Launch, Refused> {
         let arguments = ["sh", "-c", command].map(OsString::from);
-        self.launch(reading, Path::new(SHELL), &arguments, variables)
+        self.launch(spec, Path::new(SHELL), &arguments, variables)
     }
 
     fn launch(
         &self,
-        reading: &LaunchSpec,
+        spec: &LaunchSpec,
         program: &Path,
         arguments: &[OsString],
         ours: Vec<(String, String)>,
     ) -> Result<Launch, Refused> {
-        let mut variables = reading.environment().clone();
+        let mut variables = spec.environment().clone();
         variables.extend(ours.into_iter().map(|(name, value)| (name.into(), value.into())));
         let env = variables.into_iter().map(|(name, value)| {
             let mut pair = name.into_vec();
@@ -245,7 +240,7 @@ impl LaunchSettings {
             env: env.collect::<Result<_, _>>()?,
             listen: false,
             watchdog: false,
-            directory: reading.open_directory()?,
+            directory: spec.open_directory()?,
             fds: Vec::new(),
             own_group: true,
             umask: self.worker.umask,
@@ -282,8 +277,8 @@ fn c_string(bytes: impl Into<Vec<u8>>) -> Result<CString, Refused> {
 }
 
 /// Why a start failed, and what the user can do about it.
-pub fn refused(error: &SpawnError, reading: &LaunchSpec) -> Refused {
-    let program = reading.program().display();
+pub fn refused(error: &SpawnError, spec: &LaunchSpec) -> Refused {
+    let program = spec.program().display();
     let refusal = match (error.step, error.errno) {
         (Step::Exec, Errno::ENOENT | Errno::ENOTDIR) => Refusal::NotFound,
         (Step::Exec, Errno::ETXTBSY) => Refusal::Busy,
@@ -293,11 +288,11 @@ pub fn refused(error: &SpawnError, reading: &LaunchSpec) -> Refused {
     };
     let why = crate::error::reason(&std::io::Error::from(error.errno));
     let message = match (error.step, error.errno) {
-        (Step::Exec, Errno::ENOENT) if reading.program().exists() => {
+        (Step::Exec, Errno::ENOENT) if spec.program().exists() => {
             format!("cannot execute {program}: its interpreter is missing (look at its first line)")
         }
         (Step::Exec, Errno::ENOENT | Errno::ENOTDIR) => {
-            let spaced = reading.program().as_os_str().as_bytes().contains(&b' ');
+            let spaced = spec.program().as_os_str().as_bytes().contains(&b' ');
             let next = if spaced { " (no shell splits words: give each argument by itself)" } else { "" };
             format!("cannot find {program}: {why}{next}")
         }
@@ -307,7 +302,7 @@ pub fn refused(error: &SpawnError, reading: &LaunchSpec) -> Refused {
         (Step::Exec, Errno::ETXTBSY) => {
             format!("cannot execute {program}: {why}, somebody still writes to it (install it by rename)")
         }
-        (Step::Exec, Errno::EACCES) if reading.program().is_dir() => {
+        (Step::Exec, Errno::EACCES) if spec.program().is_dir() => {
             format!("cannot execute {program}: is a directory")
         }
         (Step::Exec, Errno::EACCES) => {

@@ -31,7 +31,7 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Predecessor {
     /// The worker that starts it.
-    pub of: WorkerId,
+    pub worker: WorkerId,
     /// Processes that existed before it was asked to.
     pub before: BTreeSet<Pid>,
 }
@@ -58,7 +58,7 @@ pub struct Process {
     pub daemonised: bool,
     /// The accepted connections of its orphans, as of the last inspection.
     pub accepted: BTreeMap<Pid, BTreeSet<u64>>,
-    /// Orphans that are its own by the time of their birth alone.
+    /// Orphans that are its own by their start time alone.
     pub claimed: Vec<Pid>,
     /// Whether its orphans are killed.
     pub orphans_killed: bool,
@@ -66,8 +66,9 @@ pub struct Process {
     pub terms: u32,
     /// How often it was inspected for whether it accepts connections.
     pub accept_checks: u32,
-    /// Closed once no predecessor in its slot is left, which the worker is told by that.
-    pub until_alone: Option<OwnedFd>,
+    /// The writing end of a pipe to the worker (tableflip). It is closed once no predecessor in its
+    /// slot is left: the worker reads the end of the pipe.
+    pub parent_pipe: Option<OwnedFd>,
     /// The pidfd, on kernels that have it: it keeps the process id from being reused.
     pub pidfd: Option<OwnedFd>,
     /// The start time (proc(5)), which tells it from a later process with the same id; 0 where
@@ -78,11 +79,11 @@ pub struct Process {
     pub owns_from: u64,
     /// The start time of its successor: orphans that started later belong to that one.
     pub owns_until: Option<u64>,
-    /// Whether it was started by another worker: it need not be our child.
+    /// Whether another worker has started it: it need not be our child.
     pub not_our_child: bool,
-    /// The inodes of the listeners that it was given, or that it was last seen to hold.
+    /// The inodes of the listeners that it was given, or last had open.
     pub listening: BTreeSet<u64>,
-    /// Those of them on which it was seen to wait for connections.
+    /// Those of them on which it was seen waiting for connections.
     pub waited: BTreeSet<u64>,
     /// The process that took over from it, until that one has an entry.
     pub successor: Option<Pid>,
@@ -112,7 +113,7 @@ impl Process {
             orphans_killed: false,
             terms: 0,
             accept_checks: 0,
-            until_alone: None,
+            parent_pipe: None,
             pidfd,
             born: 0,
             owns_from: 0,

@@ -1,4 +1,4 @@
-//! The processes of the workers: the core decides by ids, and only here stands which process
+//! The processes of the workers. The core knows workers by ids; only here is known which process
 //! an id means.
 
 mod entry;
@@ -13,7 +13,7 @@ pub use table::{Owner, ProcessTable};
 use crate::core::event::Exit;
 use crate::sys::process;
 
-/// How a process ended, in the core's words.
+/// How a process ended, as the core has it.
 pub fn exit_of(exit: process::Exit) -> Exit {
     match exit {
         process::Exit::Code(code) => Exit::Code(code),

@@ -27,7 +27,7 @@ impl ProcessTable {
         let roots = match (self.stopping, self.follow) {
             (true, _) => {
                 let all = self.unknown_children().into_iter();
-                all.filter(|&pid| self.start_of(pid) == Some(process.family.start)).collect()
+                all.filter(|&pid| self.start_number(pid) == Some(process.family.start)).collect()
             }
             (false, true) => {
                 let in_its_time =
@@ -47,16 +47,16 @@ impl ProcessTable {
     }
 
     /// The number of the start that the orphan `pid` belongs to, while everything stops. An orphan
-    /// without a trace of its origin belongs to the first worker that was reaped.
-    fn start_of(&self, pid: Pid) -> Option<u32> {
+    /// of unknown origin belongs to the first worker that was reaped.
+    fn start_number(&self, pid: Pid) -> Option<u32> {
         let reaped = || self.processes().filter(|process| process.reaped);
         let own = reaped().find(|process| process.family.left_behind(pid) || process.claimed.contains(&pid));
         own.or_else(|| reaped().next()).map(|process| process.family.start)
     }
 
     /// A worker has gone into the background: it exited with status 0 and was not asked to stop.
-    /// The children that we got since its start, and that no other worker is the origin of,
-    /// become its orphans.
+    /// The children that we got since its start become its orphans, except those that are known
+    /// to come from another worker.
     pub fn claim_orphans(&mut self, id: WorkerId) {
         let Some(born) = self.process(id).map(|process| process.born) else { return };
         let families: Vec<Family> = self.processes().map(|process| process.family).collect();
@@ -69,8 +69,8 @@ impl ProcessTable {
         }
     }
 
-    /// Asks an orphan to stop, once; false if it was asked before. `prefix` begins the log line.
-    fn ask(&mut self, pid: Pid, prefix: &str) -> bool {
+    /// Sends TERM to an orphan, once; false if it was sent before. `prefix` begins the log line.
+    fn send_term_once(&mut self, pid: Pid, prefix: &str) -> bool {
         let Some(born) = tree::stat(pid).map(|stat| stat.born) else { return true };
         self.term_sent.retain(|(pid, _)| tree::is_live(*pid));
         let first = self.term_sent.insert((pid, born));
@@ -120,7 +120,7 @@ impl ProcessTable {
         }
         let prefix = self.prefix(id);
         for pid in accepting {
-            self.ask(pid, &prefix);
+            self.send_term_once(pid, &prefix);
         }
     }
 
@@ -135,7 +135,7 @@ impl ProcessTable {
         for &pid in &unknown {
             match kill {
                 true => kill_one(pid, ""),
-                false => drop(self.ask(pid, "")),
+                false => drop(self.send_term_once(pid, "")),
             }
         }
         !unknown.is_empty()
@@ -147,8 +147,8 @@ impl ProcessTable {
         process.leads_group = process.leads_group
             && process::group_exists(process.pid)
             && tree::group_lives(process.pid).unwrap_or(true);
-        let leads = process.leads_group;
-        leads || self.process(id).is_some_and(|process| !self.orphans(process).is_empty())
+        let leads_group = process.leads_group;
+        leads_group || self.process(id).is_some_and(|process| !self.orphans(process).is_empty())
     }
 
     /// Asks the processes that a reaped worker has left to stop, or kills them.
@@ -157,19 +157,19 @@ impl ProcessTable {
             return;
         }
         let Some(process) = self.process(id) else { return };
-        let (pid, leads, orphans, finish) =
+        let (pid, leads_group, orphans, finish) =
             (process.pid, process.leads_group, self.orphans(process), process.orphans_finish);
         let prefix = self.prefix(id);
         let asks = signal == Signal::SIGTERM;
         // An orphan that was sent TERM before, because it accepted connections, has had the same
         // time to finish as the others.
         for &orphan in &orphans {
-            if !asks || !self.ask(orphan, &prefix) && finish && !self.stopping {
+            if !asks || !self.send_term_once(orphan, &prefix) && finish && !self.stopping {
                 kill_one(orphan, &prefix);
             }
         }
         // The group may have members that /proc does not show to us.
-        if leads && (!asks || orphans.is_empty()) {
+        if leads_group && (!asks || orphans.is_empty()) {
             warn_of_failure(pid, process::signal_group(pid, signal as i32));
             // A stopped process does not act on TERM before it is continued.
             warn_of_failure(pid, process::signal_group(pid, Signal::SIGCONT as i32));
@@ -180,8 +180,8 @@ impl ProcessTable {
         }
     }
 
-    /// Orphans that became our children since [`end_remains`](Self::end_remains), because their
-    /// parents ended, are treated alike.
+    /// Treats orphans alike that became our children since [`end_remains`](Self::end_remains),
+    /// because their parents ended.
     pub fn end_new_orphans(&mut self, id: WorkerId) {
         let Some(process) = self.process(id) else { return };
         if process.orphans_killed {
@@ -190,7 +190,7 @@ impl ProcessTable {
         if process.term_sent {
             let prefix = self.prefix(id);
             for orphan in self.orphans(process) {
-                self.ask(orphan, &prefix);
+                self.send_term_once(orphan, &prefix);
             }
         }
     }

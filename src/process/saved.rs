@@ -35,7 +35,7 @@ struct SavedEntry {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct SavedPredecessor {
-    of: WorkerId,
+    worker: WorkerId,
     before: Vec<i32>,
 }
 
@@ -53,7 +53,7 @@ struct SavedProcess {
     orphans_killed: bool,
     terms: u32,
     accept_checks: u32,
-    until_alone: Option<Fd>,
+    parent_pipe: Option<Fd>,
     pidfd: Option<Fd>,
     born: u64,
     owns_from: u64,
@@ -124,8 +124,10 @@ fn save(id: WorkerId, entry: &Entry, transfer: &mut FdTransfer) -> io::Result<Sa
         process: entry.process.as_ref().map(|process| save_process(process, transfer)).transpose()?,
         refused: entry.refused.clone(),
         status: entry.status.clone(),
-        predecessor: predecessor
-            .map(|predecessor| SavedPredecessor { of: predecessor.of, before: numbers(&predecessor.before) }),
+        predecessor: predecessor.map(|predecessor| SavedPredecessor {
+            worker: predecessor.worker,
+            before: numbers(&predecessor.before),
+        }),
     })
 }
 
@@ -140,7 +142,7 @@ fn restore(saved: SavedEntry, fds: &mut InheritedFds) -> Entry {
         remaining: None,
         predecessor: saved
             .predecessor
-            .map(|predecessor| Predecessor { of: predecessor.of, before: pids(predecessor.before) }),
+            .map(|predecessor| Predecessor { worker: predecessor.worker, before: pids(predecessor.before) }),
     }
 }
 
@@ -158,7 +160,7 @@ fn save_process(process: &Process, transfer: &mut FdTransfer) -> io::Result<Save
         orphans_killed: process.orphans_killed,
         terms: process.terms,
         accept_checks: process.accept_checks,
-        until_alone: transfer.add_some(process.until_alone.as_ref())?,
+        parent_pipe: transfer.add_some(process.parent_pipe.as_ref())?,
         pidfd: transfer.add_some(process.pidfd.as_ref())?,
         born: process.born,
         owns_from: process.owns_from,
@@ -185,7 +187,7 @@ fn restore_process(saved: SavedProcess, fds: &mut InheritedFds) -> Process {
         orphans_killed: saved.orphans_killed,
         terms: saved.terms,
         accept_checks: saved.accept_checks,
-        until_alone: fds.take_some(saved.until_alone),
+        parent_pipe: fds.take_some(saved.parent_pipe),
         pidfd: fds.take_some(saved.pidfd),
         born: saved.born,
         owns_from: saved.owns_from,

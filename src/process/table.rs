@@ -90,7 +90,7 @@ impl ProcessTable {
         self.entries.len()
     }
 
-    /// Adds an entry, unless an earlier try to start this worker has done so.
+    /// Adds an entry, unless an earlier attempt to start this worker has done so.
     pub fn open(&mut self, id: WorkerId, generation: Generation, slot: Slot) {
         self.entries.entry(id).or_insert(Entry {
             generation,
@@ -133,13 +133,13 @@ impl ProcessTable {
         self.entries.get(&id)
     }
 
-    /// The entry of a worker, to be changed.
+    /// The entry of a worker.
     pub fn get_mut(&mut self, id: WorkerId) -> Option<&mut Entry> {
         self.entries.get_mut(&id)
     }
 
     /// Which listeners are checked when this worker starts, becomes ready or ends.
-    pub fn look(&self, id: WorkerId) -> Occasion {
+    pub fn check_occasion(&self, id: WorkerId) -> Occasion {
         let entry = self.get(id);
         let starting = entry.is_none_or(|entry| entry.process.is_none());
         let running = self.entries.values().filter(|entry| entry.is_running());
@@ -166,10 +166,10 @@ impl ProcessTable {
         self.close_until_alone();
     }
 
-    /// Keeps the descriptor whose end tells a worker that no predecessor is left in its slot.
-    pub fn until_alone(&mut self, id: WorkerId, fd: Option<OwnedFd>) {
+    /// Keeps the descriptor that is closed once the worker has no predecessor left in its slot.
+    pub fn parent_pipe(&mut self, id: WorkerId, fd: Option<OwnedFd>) {
         if let Some(process) = self.process_mut(id) {
-            process.until_alone = fd;
+            process.parent_pipe = fd;
         }
         self.close_until_alone();
     }
@@ -180,7 +180,7 @@ impl ProcessTable {
         let oldest: BTreeMap<Slot, WorkerId> = oldest.collect();
         for (id, entry) in &mut self.entries {
             if let Some(process) = entry.process.as_mut().filter(|_| oldest.get(&entry.slot) == Some(id)) {
-                process.until_alone = None;
+                process.parent_pipe = None;
             }
         }
     }
@@ -299,7 +299,7 @@ impl ProcessTable {
         self.entries.get(&id)?.process.as_ref()
     }
 
-    /// The process of a worker, to be changed.
+    /// The process of a worker.
     pub fn process_mut(&mut self, id: WorkerId) -> Option<&mut Process> {
         self.entries.get_mut(&id)?.process.as_mut()
     }

@@ -1,10 +1,9 @@
-//! How the state travels: behind a header, in a memory file (memfd_create(2))
-//! that nobody can change any more.
+//! The file in which the state is passed on: a header and the state, in a memory file
+//! (memfd_create(2)) that is sealed against changes.
 //!
-//! The header tells what is in the file before a byte of it is interpreted: a
-//! magic number, the version of the format, the length and the SHA-1 of what
-//! follows. The format changes when an older reader could not read it; fields
-//! that are only added do not change it.
+//! The header is checked before the state is interpreted: a magic number, the version of
+//! the format, the length and the SHA-1 of what follows. The version changes when an older
+//! reader could not read the format; added fields do not change it.
 
 use crate::error::reason;
 use nix::errno::Errno;
@@ -19,14 +18,14 @@ use std::os::fd::{AsFd, OwnedFd};
 pub const FORMAT: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"grun-re\n";
-/// A state that is longer is a mistake: one of 1000 workers has about a mebibyte.
+/// A longer state is an error: that of 1000 workers has about a mebibyte.
 const LONGEST: u64 = 64 << 20;
 const HEADER: usize = MAGIC.len() + 4 + 8 + 20;
 
-/// What reader and writer of the same state agree on.
+/// The SHA-1 of a state.
 pub type Digest = [u8; 20];
 
-/// The bytes of `body` behind their header.
+/// The header, and `body` after it.
 pub fn wrap(body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + body.len());
     bytes.extend(MAGIC);
@@ -62,8 +61,7 @@ pub fn unwrap(bytes: &[u8]) -> Result<(&[u8], Digest), String> {
     }
 }
 
-/// Writes a memory file with `bytes` that cannot be changed any more;
-/// close-on-exec.
+/// Writes `bytes` to a memory file and seals it; it is close-on-exec.
 ///
 /// # Errors
 /// In words: the kernel has no memory files (ENOSYS), or no memory.
@@ -74,7 +72,7 @@ pub fn seal(bytes: &[u8]) -> Result<OwnedFd, String> {
     }
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let create = |flags| memfd_create(c"graceful-run state", flags);
-    // Where vm.memfd_noexec asks for it, it has to be; kernels before 6.3 do not know it.
+    // Where vm.memfd_noexec demands this flag, it is needed; kernels before 6.3 do not know it.
     let file = match create(flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {
         Err(Errno::EINVAL) => create(flags),
         made => made,
@@ -88,7 +86,7 @@ pub fn seal(bytes: &[u8]) -> Result<OwnedFd, String> {
     Ok(file.into())
 }
 
-/// Everything in the file, from its beginning.
+/// Reads the whole file from its beginning.
 ///
 /// # Errors
 /// In words: it is too long, not sealed, or cannot be read.
@@ -115,7 +113,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_sealed_comes_back_and_stays_as_it_is() {
+    fn a_sealed_file_is_read_back_and_cannot_be_changed() {
         let file = seal(&wrap(b"{}")).unwrap();
         let bytes = open(&file).unwrap();
         assert_eq!(unwrap(&bytes).unwrap().0, b"{}");
@@ -134,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_says_so() {
+    fn a_newer_format_is_refused() {
         let mut bytes = wrap(b"{}");
         bytes[MAGIC.len()] = 2;
         assert!(unwrap(&bytes).unwrap_err().starts_with("its format 2 is not known"));

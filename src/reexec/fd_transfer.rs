@@ -1,11 +1,10 @@
-//! Descriptors that we keep when we execute a new graceful-run: it is the same
-//! process, so what it has open under a number stays open under that number.
+//! Descriptors that are kept when we execute a new graceful-run: the process stays the
+//! same, so a descriptor that is open under a number stays open under that number.
 //!
-//! Contract: a descriptor is close-on-exec but for the moment of the execve(2)
-//! for which it was listed, so that no worker ever gets a copy. It travels as
-//! an [`Fd`], plain data: its number, and the file that it has to be on the
-//! other side. There all of them are checked before the first is taken, and
-//! each is taken once; from then on it has an owner like any other.
+//! Contract: a descriptor is close-on-exec except during the execve(2) for which it
+//! was listed, so that no worker ever gets a copy. In the state it is an [`Fd`]: its
+//! number, and the file that it has to be. The new image checks all of them before it
+//! takes the first; each is taken once, and has an owner from then on.
 
 use crate::logger;
 use crate::sys::fd;
@@ -15,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-/// A descriptor on its way.
+/// A descriptor as the state has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fd {
     number: RawFd,
@@ -59,7 +58,7 @@ impl FdTransfer {
     /// Has execve(2) keep, or close, all of them.
     ///
     /// # Errors
-    /// The first one's; the others are done all the same.
+    /// The first error; the other descriptors are changed all the same.
     pub fn keep(&self, keep: bool) -> io::Result<()> {
         let change = if keep { fd::keep_on_exec } else { fd::close_on_exec };
         self.listed.iter().map(|fd| change(fd.number)).fold(Ok(()), io::Result::and)
@@ -96,8 +95,8 @@ impl InheritedFds {
         Ok(InheritedFds { waiting })
     }
 
-    /// The owner of one of them. One that was never listed, or was taken before, is a
-    /// mistake in the state: see [`abandon`].
+    /// Takes ownership of a descriptor. If it was not listed, or was taken before, the
+    /// state is wrong: see [`abandon`].
     pub fn take(&mut self, fd: Fd) -> OwnedFd {
         match self.waiting.remove(&fd.number) {
             Some(listed) if listed == fd => fd::take_ownership(fd.number),
@@ -112,7 +111,7 @@ impl InheritedFds {
 }
 
 impl Drop for InheritedFds {
-    /// Closes those that were not taken: this image has no use for them.
+    /// Closes those that were not taken: this image does not need them.
     fn drop(&mut self) {
         for &number in self.waiting.keys() {
             drop(fd::take_ownership(number));
@@ -120,9 +119,8 @@ impl Drop for InheritedFds {
     }
 }
 
-/// The end of a new image that cannot take over. It ends at once and drops
-/// nothing: the workers, the paths of their sockets and the pid file stay as
-/// they are, and go on without a supervisor.
+/// Ends a new image that cannot take over. It exits at once and drops nothing: the
+/// workers go on without a supervisor; the paths of their sockets and the pid file stay.
 pub fn abandon(why: &str) -> ! {
     logger::write_line(&format!(
         "cannot take over from ourselves: {why}; the workers go on without a supervisor (manual takeover: stop them by their pids, then start again)"
@@ -169,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_listed_is_kept_and_only_for_a_while() {
+    fn only_listed_descriptors_are_kept_and_only_until_it_is_undone() {
         let (ours, other) = (open(), open());
         let mut transfer = FdTransfer::default();
         transfer.add(&ours).unwrap();
@@ -180,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_arrives_is_close_on_exec_and_has_one_owner() {
+    fn a_taken_descriptor_is_close_on_exec_and_has_one_owner() {
         let ours = open();
         let mut transfer = FdTransfer::default();
         let fd = transfer.add(&ours).unwrap();
@@ -194,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_lost_or_another_is_noticed() {
+    fn a_lost_or_changed_descriptor_is_noticed() {
         let (ours, pipe) = (open(), nix::unistd::pipe().unwrap().0);
         let mut transfer = FdTransfer::default();
         let fd = transfer.add(&ours).unwrap();

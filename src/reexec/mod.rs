@@ -1,17 +1,17 @@
 //! graceful-run replaces itself: execve(2) of the binary at its path, in the same
 //! process.
 //!
-//! Contract: until that system call has succeeded nothing is given up. The new
-//! binary first shows, in a child of its own, that it can read the state that it
-//! would get and the arguments that we were started with; its answer has the
-//! state's digest in it, so that no other program can give it. What the execve(2)
-//! itself refuses finds us as we were. Only a state that changed between the two
-//! readings, or a system without a thread or descriptor to spare, can end a new
-//! image; it ends alone then, and leaves the workers as they are.
+//! Contract: until that system call has succeeded, nothing is released. The new binary
+//! first shows, in a child, that it can read the state that it would get and the
+//! arguments that we were started with. Its answer contains the digest of the state, so
+//! that no other program can give it. If the execve(2) itself fails, we go on as before.
+//! Only a state that has changed between the check and the execve(2), or a lack of threads
+//! or descriptors, can end a new image; then it ends alone and leaves the workers as they
+//! are.
 //!
-//! What is kept: the pid, the children, descriptors by their numbers, signals that
-//! wait (all are blocked), and everything in the state. What begins anew: threads,
-//! and what the command line says.
+//! Kept are the pid, the children, descriptors by their numbers, pending signals (all are
+//! blocked), and everything in the state. Threads are started anew, and the command line
+//! is read again.
 
 pub(crate) mod envelope;
 pub mod fd_transfer;
@@ -25,11 +25,11 @@ use std::os::fd::RawFd;
 /// In our environment: the process that the state is for, and its descriptor.
 /// Workers never see it.
 pub const VARIABLE: &str = "GRACEFUL_RUN_REEXEC";
-/// The first argument of a child that only answers whether it could take over.
+/// The first argument of a child that only checks whether it could take over.
 pub const CHECK: &str = "reexec-check";
 
 /// The value of [`VARIABLE`].
-pub fn spell(pid: u32, fd: RawFd) -> String {
+pub fn variable_value(pid: u32, fd: RawFd) -> String {
     format!("{pid}:{fd}")
 }
 
@@ -40,7 +40,7 @@ fn parse(value: &OsStr, pid: u32) -> Option<RawFd> {
     (whose.parse() == Ok(pid)).then(|| fd.parse().ok())?.filter(|&fd| fd > libc::STDERR_FILENO)
 }
 
-/// The text of the state that was left to this process.
+/// The text of the state that this process got from the image before it.
 ///
 /// # Errors
 /// Why it cannot be read.
@@ -54,17 +54,17 @@ pub fn inherited_state() -> Option<Result<Vec<u8>, String>> {
     Some(read())
 }
 
-/// Whether we are only asked to say what we could do, and the arguments that we
-/// would be started with.
+/// If this process is only to check whether it could take over: the arguments that it would
+/// be started with.
 pub fn check_arguments(arguments: &[OsString]) -> Option<Vec<OsString>> {
     let (name, rest) = arguments.split_first()?;
     let (first, rest) = rest.split_first()?;
-    let asked = first == CHECK && std::env::var_os(VARIABLE).is_some();
-    asked.then(|| [name].into_iter().chain(rest).cloned().collect())
+    let is_check = first == CHECK && std::env::var_os(VARIABLE).is_some();
+    is_check.then(|| [name].into_iter().chain(rest).cloned().collect())
 }
 
-/// The text of the state that we are asked about, which is another process's, and
-/// the answer of one that has read it.
+/// The text of the state to check, which is another process's, and the answer to print once it
+/// has been decoded.
 ///
 /// # Errors
 /// Why it cannot be read.
@@ -77,16 +77,16 @@ pub fn check() -> Result<(Vec<u8>, String), String> {
     Ok((text.to_vec(), answer(env!("CARGO_PKG_VERSION"), &digest)))
 }
 
-/// What a binary of this version says that has read the state of this digest.
+/// The answer of a binary of this version that has read the state of this digest.
 fn answer(version: &str, digest: &envelope::Digest) -> String {
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("graceful-run {version} can take over {hex}\n")
 }
 
-/// The version in an answer to the state of this digest, if it is one.
-pub fn version(said: &str, digest: &envelope::Digest) -> Option<String> {
-    let version = said.strip_prefix("graceful-run ")?.split(' ').next()?;
-    (answer(version, digest) == said && version.len() <= 64).then(|| version.to_owned())
+/// The version in an answer for the state of this digest; None if it is another text.
+pub fn version(output: &str, digest: &envelope::Digest) -> Option<String> {
+    let version = output.strip_prefix("graceful-run ")?.split(' ').next()?;
+    (answer(version, digest) == output && version.len() <= 64).then(|| version.to_owned())
 }
 
 #[cfg(test)]
@@ -99,11 +99,11 @@ mod tests {
         for value in ["", "71", ":9", "72:9", "71:2", "71:-1", "71:x", "71:9:"] {
             assert_eq!(parse(OsStr::new(value), 71), None, "{value}");
         }
-        assert_eq!(parse(OsStr::new(&spell(71, 9)), 71), Some(9));
+        assert_eq!(parse(OsStr::new(&variable_value(71, 9)), 71), Some(9));
     }
 
     #[test]
-    fn only_who_has_read_the_state_can_answer() {
+    fn an_answer_needs_the_digest_of_the_state() {
         let (digest, other) = ([7; 20], [8; 20]);
         let said = answer("0.2.0", &digest);
         assert_eq!(version(&said, &digest).as_deref(), Some("0.2.0"));

@@ -1,8 +1,8 @@
-//! Our own path: where a new graceful-run will lie when it is installed.
+//! Our own path, at which a new graceful-run will be installed.
 //!
-//! `/proc/self/exe` follows the file and not the name: after a rename over it, it
-//! still leads to the old one. So the name is kept that we were executed by, with
-//! its symbolic links, if it leads to us.
+//! `/proc/self/exe` follows the file and not the name: after another file was renamed
+//! over ours, it still leads to the old one. So we keep the name by which we were
+//! executed, with its symbolic links, if it leads to us.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
@@ -14,7 +14,7 @@ use crate::error::reason;
 use crate::sys::process;
 use nix::unistd::Uid;
 
-/// The identity of a file: another file or another content differs in it.
+/// The identity of a file and its content: it differs for another file or another content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileIdentity {
     file: (u64, u64),
@@ -22,8 +22,8 @@ pub struct FileIdentity {
     written: (i64, i64),
 }
 
-/// The absolute path of the program that runs, by the name in use. `first` is its
-/// first argument and `directory` the one that we were started in.
+/// The absolute path of the running program, by the name that was used. `first` is its
+/// first argument, and `directory` the one in which we were started.
 pub fn find(first: &OsStr, directory: &Path, path: Option<&OsString>) -> Option<PathBuf> {
     let this = fs::metadata("/proc/self/exe").ok();
     let is_this = |found: &PathBuf| match (&this, fs::metadata(found)) {
@@ -39,7 +39,7 @@ pub fn find(first: &OsStr, directory: &Path, path: Option<&OsString>) -> Option<
         .filter(is_this)
         .or_else(|| named().filter(is_this))
         .or_else(|| fs::read_link("/proc/self/exe").ok())
-        // Without what `.` adds.
+        // Without `.` components.
         .map(|path| path.components().collect())
 }
 
@@ -66,7 +66,7 @@ pub fn read(program: &Path) -> Result<FileIdentity, String> {
     })
 }
 
-/// Whether another than root can write to it. A group of its own is root's.
+/// Whether another user than root can write to the file. Group 0 counts as root.
 fn may_be_anothers(data: &Metadata) -> bool {
     let by_group = data.mode() & 0o020 != 0 && data.gid() != 0;
     data.uid() != 0 || by_group || data.mode() & 0o002 != 0
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_replaced_looks_different() {
+    fn a_replaced_file_has_another_identity() {
         let place = tempfile::tempdir().unwrap();
         let [old, new] = ["old", "new"].map(|name| place.path().join(name));
         fs::write(&old, "x").unwrap();

@@ -6,7 +6,7 @@
 //! hangs stops sending it. A thread sends, because a manager that does not read must not block
 //! the loop. MAINPID= is never sent: our process id does not change.
 
-use super::patience::Patience;
+use super::extension::Extension;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,7 @@ pub struct ServiceManager {
     unsent: Option<(String, Instant)>,
     /// The pause between two WATCHDOG=1, and when the next is due.
     pings: Option<(Duration, Instant)>,
-    patience: Option<Patience>,
+    extension: Option<Extension>,
     /// The last state that was queued.
     last: String,
     /// A status that waits for [`STATUS_PAUSE`] to pass.
@@ -50,7 +50,7 @@ pub struct ServiceManager {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     unsent: Option<String>,
-    patience: Option<super::patience::Saved>,
+    extension: Option<super::extension::Saved>,
     status: Option<String>,
 }
 
@@ -73,7 +73,7 @@ impl ServiceManager {
             pings: every.filter(|_| queue.is_some()).map(|every| (every, now)),
             queue,
             unsent: None,
-            patience: None,
+            extension: None,
             last: String::new(),
             status: None,
             status_at: now,
@@ -95,7 +95,7 @@ impl ServiceManager {
         let last = || Some(self.last.clone()).filter(|last| !sent && !last.is_empty());
         Saved {
             unsent: self.unsent.as_ref().map(|(state, _)| state.clone()).or_else(last),
-            patience: self.patience.map(|patience| patience.save(Instant::now())),
+            extension: self.extension.map(|extension| extension.save(Instant::now())),
             status: self.status.clone(),
         }
     }
@@ -105,7 +105,7 @@ impl ServiceManager {
         let now = Instant::now();
         let mut manager = ServiceManager::new(environment);
         manager.unsent = saved.unsent.map(|state| (state, now));
-        manager.patience = saved.patience.map(|left| Patience::restore(left, now));
+        manager.extension = saved.extension.map(|left| Extension::restore(left, now));
         manager.status = saved.status;
         manager
     }
@@ -113,12 +113,12 @@ impl ServiceManager {
     /// The first generation starts. We wait for it no longer than `limit`; with None, the
     /// manager's own timeout alone decides.
     pub fn starting(&mut self, limit: Option<Duration>) {
-        self.patience = limit.map(|limit| Patience::new(Instant::now(), limit));
+        self.extension = limit.map(|limit| Extension::new(Instant::now(), limit));
     }
 
     /// A generation serves: a new one, or the old one after an upgrade that was undone.
     pub fn ready(&mut self, status: &str) {
-        self.patience = None;
+        self.extension = None;
         self.status = None;
         self.send_unless_stopping(format!("READY=1\nSTATUS={status}\n"));
     }
@@ -136,8 +136,8 @@ impl ServiceManager {
 
     /// The start, upgrade or stop may take `limit` from now on.
     pub fn prolong(&mut self, limit: Option<Duration>) {
-        if let (Some(patience), Some(limit)) = (&mut self.patience, limit) {
-            patience.prolong(Instant::now(), limit);
+        if let (Some(extension), Some(limit)) = (&mut self.extension, limit) {
+            extension.prolong(Instant::now(), limit);
         }
     }
 
@@ -157,7 +157,7 @@ impl ServiceManager {
     }
 
     /// Sends what is due. The loop calls this in each turn.
-    pub fn turn(&mut self) {
+    pub fn send_due(&mut self) {
         let Some(queue) = &self.queue else { return };
         let now = Instant::now();
         if let Some((state, _)) = self.unsent.take_if(|(_, at)| *at <= now) {
@@ -168,26 +168,26 @@ impl ServiceManager {
             *due = now + *every;
             lines.push("WATCHDOG=1\n".to_owned());
         }
-        if let Some(by) = self.patience.as_mut().and_then(|patience| patience.ask(now)) {
+        if let Some(by) = self.extension.as_mut().and_then(|extension| extension.request(now)) {
             lines.push(format!("EXTEND_TIMEOUT_USEC={}\n", by.as_micros()));
         }
         if let Some(status) = self.status.take_if(|_| self.status_at <= now) {
             self.status_at = now + STATUS_PAUSE;
             lines.push(format!("STATUS={status}\n"));
         }
-        // A manager that has not read earlier messages gains nothing by these.
+        // A manager that has not read the earlier messages does not need these.
         for line in lines.into_iter().filter(|_| queue.len() < QUEUE / 2) {
             let _ = queue.try_send(Message::State(line));
         }
     }
 
-    /// How long the loop may wait before the next [`turn`](Self::turn).
+    /// How long the loop may wait before the next [`send_due`](Self::send_due).
     pub fn wait(&self) -> Option<Duration> {
         self.queue.as_ref()?;
         let unsent = self.unsent.as_ref().map(|(_, at)| *at);
         let ping = self.pings.map(|(_, due)| due);
         let status = self.status.as_ref().map(|_| self.status_at);
-        let request = self.patience.as_ref().and_then(Patience::due);
+        let request = self.extension.as_ref().and_then(Extension::due);
         let next = [unsent, ping, status, request].into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -301,11 +301,11 @@ mod tests {
         let mut manager = ServiceManager::new(&at(path.as_os_str()));
         for _ in 0..10_000 {
             manager.ready("still here");
-            manager.turn();
+            manager.send_due();
         }
     }
 
-    /// A manager that reads late has no use for the states between.
+    /// A manager that reads late needs the last state only.
     #[test]
     fn a_manager_that_reads_late_learns_the_last_state() {
         let place = tempfile::tempdir().unwrap();
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_after_the_last_state() {
+    fn nothing_is_sent_after_the_last_state() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -339,7 +339,7 @@ mod tests {
         manager.stopping(None);
         manager.ready("too late");
         manager.status("too late as well".into());
-        manager.turn();
+        manager.send_due();
         drop(manager);
         socket.set_nonblocking(true).unwrap();
         let mut text = [0; 256];
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_address_is_no_trouble() {
+    fn an_address_that_nobody_listens_on_does_no_harm() {
         for address in [None, Some(""), Some("/nowhere/at/all"), Some("@nobody"), Some("vsock:2:1234")] {
             ServiceManager::new(&address.map_or(Vec::new(), |address| at(OsStr::new(address))))
                 .stopping(None);

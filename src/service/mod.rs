@@ -1,7 +1,7 @@
 //! How others supervise this process: the service manager that started it, and the pid file.
 
+mod extension;
 pub mod manager;
-mod patience;
 pub mod pid_file;
 
 pub use manager::ServiceManager;

@@ -1,4 +1,4 @@
-//! What the core wants done is done here: each action has its owner.
+//! Performs the actions of the core: each one goes to its owner.
 
 use super::event_loop::EventLoop;
 use super::hooks::Start;
@@ -13,21 +13,21 @@ impl EventLoop {
     pub(super) fn perform(&mut self, action: Action) {
         let ctx = &mut self.ctx;
         match action {
-            Action::Spawn { worker, generation, slot, reading } => {
-                let start = Start { worker, generation, slot, from: reading };
+            Action::Spawn { worker, generation, slot, source } => {
+                let start = Start { worker, generation, slot, source };
                 match self.hooks.pre_start(&start, ctx) {
                     true => self.start_after_hooks(),
                     false => self.spawn(&start),
                 }
             }
-            Action::RequestHandover { worker, of, generation, slot } => {
+            Action::RequestHandover { worker, predecessor, generation, slot } => {
                 if let Some(follow) = &self.follow {
-                    follow.request_handover(worker, of, generation, slot, ctx);
+                    follow.request_handover(worker, predecessor, generation, slot, ctx);
                 }
             }
-            Action::TakeSuccessor { worker, of, generation, slot } => {
+            Action::TakeSuccessor { worker, predecessor, generation, slot } => {
                 if let Some(follow) = &self.follow {
-                    follow.take_successor(worker, of, generation, slot, ctx);
+                    follow.take_successor(worker, predecessor, generation, slot, ctx);
                 }
             }
             Action::Probe(id) => self.probe(id),
@@ -40,7 +40,7 @@ impl EventLoop {
             },
             Action::CheckAlive => {
                 self.reap();
-                self.look_for_handovers();
+                self.find_handovers();
                 self.ctx.queue(Event::CheckedAlive);
             }
             Action::CheckWaiting => self.readiness.begin_wait_check(ctx),
@@ -59,7 +59,7 @@ impl EventLoop {
             Action::Suspend(id) => ctx.processes.signal_group(id, Signal::SIGSTOP),
             Action::Resume(id) => ctx.processes.signal_group(id, Signal::SIGCONT),
             Action::SuspendSelf => self.suspend(),
-            Action::Forget(generation) => drop(ctx.launcher.readings.remove(&generation)),
+            Action::Forget(generation) => drop(ctx.launcher.specs.remove(&generation)),
             Action::Report(report) => self.report(&report),
             Action::Exit(ending) => self.ending = Some(ending),
         }
@@ -67,11 +67,11 @@ impl EventLoop {
 
     /// Starts a worker.
     fn spawn(&mut self, start: &Start) {
-        let Start { worker: id, generation, slot, from } = *start;
+        let Start { worker: id, generation, slot, source } = *start;
         let ctx = &mut self.ctx;
         ctx.processes.open(id, generation, slot);
-        self.listening.check(ctx.processes.look(id), ctx);
-        let event = match self.workers.spawn(id, generation, slot, from, ctx) {
+        self.listening.check(ctx.processes.check_occasion(id), ctx);
+        let event = match self.workers.spawn(id, generation, slot, source, ctx) {
             Ok(calls) => {
                 if let Some(follow) = &self.follow {
                     follow.note_birth(id, ctx);
@@ -91,12 +91,12 @@ impl EventLoop {
 
     /// Starts the workers whose pre-start hooks have ended well.
     pub(super) fn start_after_hooks(&mut self) {
-        while let Some(start) = self.hooks.finished() {
+        while let Some(start) = self.hooks.next_start() {
             self.spawn(&start);
         }
     }
 
-    /// Checks whether the worker is ready by itself, in each way that counts for it.
+    /// Checks whether the worker is ready, in each way that counts for it.
     fn probe(&mut self, id: WorkerId) {
         let ctx = &mut self.ctx;
         if let Some(follow) = &self.follow {
@@ -113,28 +113,28 @@ impl EventLoop {
         start_check(id, ctx);
     }
 
-    /// Has new connections go to this generation. The answer goes before anything else that
-    /// has happened meanwhile.
+    /// Switches new connections to this generation. The result is queued before everything else
+    /// that has happened meanwhile.
     fn switch(&mut self, to: Generation) {
         let done = self.adoption.as_mut().is_none_or(|adoption| adoption.switch(to, &mut self.ctx));
         self.ctx.events.push_front(Event::Switched(to, done));
     }
 
-    /// Workers that have handed their listeners over are told to the core, before it decides
-    /// something that they would be asked for.
-    pub(super) fn look_for_handovers(&mut self) {
+    /// Reports workers that have handed their listeners over to the core, before it decides
+    /// what to ask of them.
+    pub(super) fn find_handovers(&mut self) {
         if let Some(follow) = &self.follow {
-            follow.look_for_handovers(&mut self.ctx);
+            follow.find_handovers(&mut self.ctx);
         }
     }
 
-    /// SIGSTOP cannot be missed and ends here when somebody continues us.
+    /// OwnStop ourselves: raise(3) of SIGSTOP returns when somebody continues us.
     fn suspend(&mut self) {
         let before = self.ctx.now();
         if let Err(errno) = raise(Signal::SIGSTOP) {
             warn!("cannot stop ourselves: {errno}");
         }
-        let asleep = self.ctx.now().saturating_sub(before);
-        self.ctx.clock.forget(asleep);
+        let stopped = self.ctx.now().saturating_sub(before);
+        self.ctx.clock.exclude(stopped);
     }
 }

@@ -1,9 +1,10 @@
-//! Workers that bind their own sockets (`--adopt`): their calls are heard and answered,
-//! new connections are switched over, and old workers are checked until they have drained.
+//! Workers that bind their own sockets (`--adopt`): their system calls are received and
+//! answered, new connections are switched over, and old workers are checked until they have
+//! drained.
 
 use super::context::Context;
 use super::inputs::Threads;
-use crate::adopt::drain::{Left, Sight};
+use crate::adopt::drain::{Left, Visibility};
 use crate::adopt::{Adopt, Saved};
 use crate::config::Config;
 use crate::control::protocol as status;
@@ -24,8 +25,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A worker that closes a socket tells nobody. This often it is checked whether it has: where it
-/// has several sockets of an address (a process of it may have died), and where it has one.
+/// No event says that a worker has closed a socket. The intervals at which this is checked:
+/// where it has several sockets of an address (a process of it may have died), and where it
+/// has one.
 const CLOSED_SEVERAL: Duration = Duration::from_secs(1);
 const CLOSED_ONE: Duration = Duration::from_secs(5);
 
@@ -36,10 +38,10 @@ pub(super) struct Adoption {
 }
 
 impl Adoption {
-    /// Begins to adopt, if that is asked for.
+    /// Begins to adopt, with `--adopt`.
     ///
     /// # Errors
-    /// Where the machine is of a kind that we do not know.
+    /// When the system calls of this architecture are not known.
     pub(super) fn start(config: &Config, listeners: &Listeners) -> Result<Option<Adoption>, Error> {
         let Some(adopt) = &config.adopt else { return Ok(None) };
         if Filter::new().is_none() {
@@ -66,7 +68,7 @@ impl Adoption {
         Saved::new(&self.adopt, transfer)
     }
 
-    /// Goes on with what was adopted before an execve(2).
+    /// Restores what was adopted before an execve(2).
     pub(super) fn restore(
         config: &Config,
         saved: Option<Saved>,
@@ -77,23 +79,23 @@ impl Adoption {
         Some(Adoption { adopt, checked: Time::ZERO })
     }
 
-    /// Hears the calls of every worker, after we were replaced.
-    pub(super) fn hear_all_calls(&self, threads: &Threads) {
+    /// Starts the threads that receive the calls of the workers, after an execve(2).
+    pub(super) fn receive_all_calls(&self, threads: &Threads) {
         for (id, calls) in self.adopt.callers() {
-            hear_calls(id, calls, threads);
+            receive_calls(id, calls, threads);
         }
     }
 
-    /// Hears the calls of a worker that has just been started.
+    /// Starts to receive the calls of a worker that has just been started.
     pub(super) fn open(&mut self, id: WorkerId, calls: Option<OwnedFd>, threads: &Threads, ctx: &Context) {
         let Some(calls) = calls.map(Arc::new) else { return };
         let Some(root) = ctx.processes.process(id).map(|process| process.pid) else { return };
         let start = ctx.config.policy.ack_timeout.map(|timeout| ctx.now() + timeout);
         self.adopt.open(id, root, Arc::clone(&calls), start);
-        hear_calls(id, calls, threads);
+        receive_calls(id, calls, threads);
     }
 
-    /// A process of the worker waits for an answer.
+    /// A process of the worker waits for the answer to a call.
     pub(super) fn call(&mut self, id: WorkerId, call: &Call, ctx: &mut Context) {
         if self.adopt.call(id, call, ctx.now()) {
             self.listens(id, ctx);
@@ -107,18 +109,18 @@ impl Adoption {
     }
 
     /// Nothing is left of the worker that could call.
-    pub(super) fn calls_over(&mut self, id: WorkerId) {
-        self.adopt.over(id);
+    pub(super) fn on_calls_over(&mut self, id: WorkerId) {
+        self.adopt.remove(id);
     }
 
-    /// Checks what cannot be seen when it happens.
+    /// Checks what no system call shows.
     pub(super) fn probe(&mut self, id: WorkerId, ctx: &mut Context) {
-        if self.adopt.look_bound(id, ctx.now()) {
+        if self.adopt.check_bound(id, ctx.now()) {
             self.listens(id, ctx);
         }
     }
 
-    /// Has new connections go to this generation from now on, or back to it.
+    /// Switches new connections to this generation, or back to it.
     pub(super) fn switch(&mut self, to: Generation, ctx: &mut Context) -> bool {
         let Some(worker) = worker_of(to, ctx) else { return true };
         let back = to == ctx.core.generation();
@@ -132,13 +134,13 @@ impl Adoption {
     /// Checks whether a worker to which no new connection goes has drained.
     pub(super) fn check_drained(&mut self, id: WorkerId, ctx: &mut Context) {
         let others = others(id, ctx);
-        let left = self.adopt.look_drained(id, &others, ctx.now());
+        let left = self.adopt.check_drained(id, &others, ctx.now());
         let (drained, pause) = match left {
             None => (true, FIRST_DRAIN_CHECK),
             Some((left, pause)) => {
-                debug!("{} still has {}", id.0, words(&left));
+                debug!("{} still has {}", id.0, remaining_text(&left));
                 if let Some(entry) = ctx.processes.get_mut(id) {
-                    entry.remaining = Some(words(&left));
+                    entry.remaining = Some(remaining_text(&left));
                 }
                 (false, pause)
             }
@@ -146,8 +148,8 @@ impl Adoption {
         ctx.queue(Event::DrainChecked { worker: id, drained, pause });
     }
 
-    /// What a report means for what is adopted. This comes before the report is logged, for
-    /// it may note the reason.
+    /// Updates what is adopted. This comes before the report is logged, because it may note the
+    /// reason.
     pub(super) fn on_report(&mut self, report: &Report, ctx: &mut Context) {
         let adopt = &mut self.adopt;
         match *report {
@@ -166,10 +168,10 @@ impl Adoption {
             Report::UpgradeDone { to, .. } => {
                 if let Some(worker) = worker_of(to, ctx) {
                     adopt.serves(worker);
-                    adopt.clear_up();
+                    adopt.remove_replaced();
                 }
             }
-            Report::Asked(id) => adopt.asked(id),
+            Report::StopSent(id) => adopt.mark_stop_sent(id),
             Report::Gone { worker, .. } => adopt.ended(worker),
             Report::UpgradeFailed { why: Failure::Exited { worker, ready: false, .. }, .. } => {
                 let told = adopt.last_warning(worker).map(str::to_owned);
@@ -206,7 +208,7 @@ impl Adoption {
         self.adopt.inodes()
     }
 
-    /// When it is checked again for sockets that a worker has closed.
+    /// When the next check for closed sockets is due.
     pub(super) fn deadline(&self) -> Option<Time> {
         let pause = if self.adopt.has_several() { CLOSED_SEVERAL } else { CLOSED_ONE };
         self.adopt.has_any().then_some(self.checked + pause)
@@ -221,8 +223,8 @@ impl Adoption {
     }
 }
 
-fn hear_calls(id: WorkerId, calls: Arc<OwnedFd>, threads: &Threads) {
-    if let Err(error) = threads.hear_calls(id, calls) {
+fn receive_calls(id: WorkerId, calls: Arc<OwnedFd>, threads: &Threads) {
+    if let Err(error) = threads.receive_calls(id, calls) {
         warn!("cannot hear what a worker binds: {}", crate::error::reason(&error));
     }
 }
@@ -237,14 +239,14 @@ fn others(id: WorkerId, ctx: &Context) -> BTreeSet<Pid> {
     others.filter_map(|shown| ctx.processes.process(shown.worker)).map(|process| process.pid).collect()
 }
 
-fn words(left: &Left) -> String {
-    if left.sight == Sight::Nothing {
+fn remaining_text(left: &Left) -> String {
+    if left.visibility == Visibility::None {
         return "nobody knows what (the kernel does not tell of connections)".into();
     }
     if left.is_empty() {
         return "nothing, and is looked at once more".into();
     }
     let open = left.busy + left.waiting + left.arriving;
-    let which = if left.sight == Sight::Ports { ", its successor's among them" } else { "" };
+    let which = if left.visibility == Visibility::PortsOnly { ", its successor's among them" } else { "" };
     format!("{open} connection{} busy, {} idle{which}", if open == 1 { "" } else { "s" }, left.idle)
 }

@@ -5,26 +5,26 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-/// Monotonic time, less the time for which we were stopped: deadlines are for
-/// workers, and should not all pass at once because somebody stopped us.
+/// Monotonic time, less the time for which we were stopped. Deadlines are for workers: they
+/// must not all pass at once because somebody stopped us.
 #[derive(Debug)]
 pub struct Clock {
-    /// What it showed at its origin: not zero if it goes on from another's.
+    /// The time at `origin`: not zero if this clock continues a saved one.
     start: Time,
     origin: Instant,
-    forgotten: Duration,
-    /// When the work began that goes on.
-    begun: Time,
+    excluded: Duration,
+    /// When the current step of work began.
+    step_began: Time,
 }
 
-/// A stretch of work, or a sleep beyond its end, that is so long was not ours: we were stopped, or
-/// had no processor, and the workers may have been without as well.
-pub const HELD_UP: Duration = Duration::from_secs(1);
+/// Where a step of work takes longer than this, or a sleep ends later by more, we were stopped or
+/// had no processor; the workers may have had none either.
+pub const STALL: Duration = Duration::from_secs(1);
 
-/// A clock on its way through an execve(2).
+/// A clock as it is saved over an execve(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
-    shows: Time,
+    time: Time,
     /// CLOCK_MONOTONIC at that moment: the machine's, not the process's.
     at: Duration,
 }
@@ -38,45 +38,45 @@ impl Default for Clock {
 impl Clock {
     /// A clock that begins now.
     pub fn new() -> Clock {
-        Clock { start: Time::ZERO, origin: Instant::now(), forgotten: Duration::ZERO, begun: Time::ZERO }
+        Clock { start: Time::ZERO, origin: Instant::now(), excluded: Duration::ZERO, step_began: Time::ZERO }
     }
 
-    /// What the clock shows, and when.
+    /// The time that the clock time, and the machine's time at that moment.
     pub fn save(&self) -> Saved {
-        Saved { shows: self.now(), at: monotonic() }
+        Saved { time: self.now(), at: monotonic() }
     }
 
-    /// A clock that goes on from `saved`, as if it had never stood still.
+    /// A clock that continues `saved`; the time since then counts.
     pub fn restore(saved: Saved) -> Clock {
         let since = monotonic().saturating_sub(saved.at);
-        let start = saved.shows + since;
-        Clock { start, begun: start, ..Clock::new() }
+        let start = saved.time + since;
+        Clock { start, step_began: start, ..Clock::new() }
     }
 
     /// Time since the beginning.
     pub fn now(&self) -> Time {
-        self.start + self.origin.elapsed() - self.forgotten
+        self.start + self.origin.elapsed() - self.excluded
     }
 
-    /// Work begins: there was time for whatever was to be told.
-    pub fn begin(&mut self) {
-        self.begun = self.now();
+    /// A step of work begins.
+    pub fn begin_step(&mut self) {
+        self.step_began = self.now();
     }
 
-    /// The time for the next step of a work. Where the one before it was held up, no time has
-    /// passed: what has happened meanwhile waits to be told, and no deadline may go before it.
-    pub fn go_on(&mut self) -> Time {
-        let took = self.now().saturating_sub(self.begun);
-        if took > HELD_UP {
-            self.forget(took);
+    /// The time for the next step of work. If the step before it stalled, no time has passed: events
+    /// of the meantime still wait, and no deadline may expire before them.
+    pub fn next_step(&mut self) -> Time {
+        let took = self.now().saturating_sub(self.step_began);
+        if took > STALL {
+            self.exclude(took);
         }
-        self.begun = self.now();
-        self.begun
+        self.step_began = self.now();
+        self.step_began
     }
 
-    /// Takes back time for which nobody could do anything.
-    pub fn forget(&mut self, time: Duration) {
-        self.forgotten += time;
+    /// Excludes time in which nobody could do anything.
+    pub fn exclude(&mut self, time: Duration) {
+        self.excluded += time;
     }
 }
 
@@ -89,25 +89,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_that_was_held_up_took_no_time() {
+    fn work_that_stalled_took_no_time() {
         let ago = |seconds| Instant::now() - Duration::from_secs(seconds);
         let mut clock = Clock { origin: ago(1000), ..Clock::new() };
-        clock.begin();
-        let begun = clock.begun;
-        clock.origin -= HELD_UP * 5;
-        let after = clock.go_on();
-        assert!(after >= begun && after - begun < HELD_UP, "{begun:?} {after:?}");
-        clock.origin -= HELD_UP / 2;
-        assert!(clock.go_on() - after >= HELD_UP / 2, "so much is only work");
+        clock.begin_step();
+        let step_began = clock.step_began;
+        clock.origin -= STALL * 5;
+        let after = clock.next_step();
+        assert!(after >= step_began && after - step_began < STALL, "{step_began:?} {after:?}");
+        clock.origin -= STALL / 2;
+        assert!(clock.next_step() - after >= STALL / 2, "so much is only work");
     }
 
     #[test]
-    fn it_goes_on_from_where_it_was() {
+    fn a_restored_clock_continues_the_saved_one() {
         let mut clock = Clock { start: Duration::from_secs(100), ..Clock::new() };
-        clock.forget(Duration::from_secs(10));
+        clock.exclude(Duration::from_secs(10));
         let before = clock.now();
         let after = Clock::restore(clock.save()).now();
         assert!(before >= Duration::from_secs(90) && after >= before);
-        assert!(after < Duration::from_secs(100), "what was forgotten stays so: {after:?}");
+        assert!(after < Duration::from_secs(100), "what was excluded stays excluded: {after:?}");
     }
 }

@@ -14,7 +14,7 @@ use crate::core::{Shown, ShownStage, Supervisor};
 use crate::process::ProcessTable;
 use std::collections::VecDeque;
 
-/// How it ended: our exit status and last line.
+/// The end of the supervisor: the exit status and the last line.
 pub type Verdict = (u8, Option<String>);
 
 /// The state that the owners share.
@@ -33,17 +33,17 @@ impl Context {
         self.clock.now()
     }
 
-    /// Has the core told of this, after what waits already.
+    /// Queues an event for the core, behind those that wait already.
     pub(super) fn queue(&mut self, event: Event) {
         self.events.push_back(event);
     }
 
-    /// The stage of a worker of which something is left.
+    /// The stage of a worker, unless nothing is left of it.
     pub(super) fn stage(&self, id: WorkerId) -> Option<ShownStage> {
         self.core.workers().find(|shown| shown.worker == id).map(|shown| shown.stage)
     }
 
-    /// Whether the worker serves or is on the way to.
+    /// Whether the worker serves or is starting.
     pub(super) fn is_wanted(&self, id: WorkerId) -> bool {
         matches!(self.stage(id), Some(ShownStage::Starting | ShownStage::Ready))
     }

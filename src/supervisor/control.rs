@@ -1,10 +1,10 @@
-//! The control socket: its clients, their pending requests, and what they are told of
-//! the past; started, or taken over from the image of ourselves before an execve(2).
+//! The control socket: its clients, their pending requests, and the history that they can ask
+//! for. It is started, or restored after an execve(2).
 
 use super::context::Context;
 use super::history::History;
 use super::pending::{Awaits, Pending, PendingRequest};
-use super::verdicts::Stops;
+use super::verdicts::OwnStop;
 use super::workers::Workers;
 use crate::control::instance::{self, Instance};
 use crate::control::server::{self, ClientId, Clients, Message, SavedClients};
@@ -26,17 +26,17 @@ pub(super) struct Control {
     pub(super) pending: Pending,
     pub(super) history: History,
     /// Somebody has asked us to stop.
-    stop_asked: bool,
+    stop_requested: bool,
 }
 
-/// The clients on their way through an execve(2).
+/// The clients as they are saved over an execve(2).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     socket: Option<(SavedPrivate, SavedClients)>,
     instance: instance::Saved,
     pending: Vec<(ClientId, Awaits)>,
     history: History,
-    stop_asked: bool,
+    stop_requested: bool,
 }
 
 impl Control {
@@ -48,17 +48,17 @@ impl Control {
         socket: Option<PrivateSocket>,
         instance: Instance,
         quiesce: &Quiesce,
-        tell: impl Fn(Message) -> bool + Clone + Send + 'static,
+        send: impl Fn(Message) -> bool + Clone + Send + 'static,
     ) -> Result<Control, Error> {
         let start =
-            |socket: &PrivateSocket| server::start(socket.listener()?, instance.group(), quiesce, tell);
+            |socket: &PrivateSocket| server::start(socket.listener()?, instance.group(), quiesce, send);
         let failed = |error: io::Error| Error::cannot("listen on the control socket", reason(&error));
         let clients = socket.as_ref().map(start).transpose().map_err(failed)?;
         let history = History::default();
-        Ok(Control { socket, clients, instance, pending: Pending::new(), history, stop_asked: false })
+        Ok(Control { socket, clients, instance, pending: Pending::new(), history, stop_requested: false })
     }
 
-    /// Lists the descriptors and writes down the other fields. The threads have to be quiet.
+    /// Lists the descriptors and saves the other fields. The threads have to be quiet.
     ///
     /// # Errors
     /// As [`FdTransfer::add`].
@@ -72,11 +72,11 @@ impl Control {
             instance: self.instance.save(transfer)?,
             pending: self.pending.save(),
             history: self.history.clone(),
-            stop_asked: self.stop_asked,
+            stop_requested: self.stop_requested,
         })
     }
 
-    /// Goes on with the clients that there were.
+    /// Restores the clients that there were.
     ///
     /// # Errors
     /// When no thread can be had.
@@ -84,14 +84,14 @@ impl Control {
         saved: Saved,
         fds: &mut InheritedFds,
         quiesce: &Quiesce,
-        tell: impl Fn(Message) -> bool + Clone + Send + 'static,
+        send: impl Fn(Message) -> bool + Clone + Send + 'static,
     ) -> io::Result<Control> {
         let instance = Instance::restore(saved.instance, fds);
         let (mut socket, mut clients, mut queues) = (None, None, Vec::new());
         if let Some((private, connections)) = saved.socket {
             let private = PrivateSocket::restore(private, fds);
             let listener = private.listener()?;
-            let resumed = server::resume(listener, instance.group(), quiesce, tell, connections, fds)?;
+            let resumed = server::resume(listener, instance.group(), quiesce, send, connections, fds)?;
             (socket, clients, queues) = (Some(private), Some(resumed.0), resumed.1);
         }
         let mut pending = Pending::new();
@@ -102,25 +102,25 @@ impl Control {
                 pending.push(PendingRequest { client, replies, awaits });
             }
         }
-        let (history, stop_asked) = (saved.history, saved.stop_asked);
-        Ok(Control { socket, clients, instance, pending, history, stop_asked })
+        let (history, stop_requested) = (saved.history, saved.stop_requested);
+        Ok(Control { socket, clients, instance, pending, history, stop_requested })
     }
 
-    /// Where our socket is.
+    /// The path of the socket.
     pub(super) fn path(&self) -> Option<&str> {
         self.socket.as_ref()?.path().to_str()
     }
 
-    /// The core gets a request, of a client or by a signal.
+    /// The core gets a request, from a client or by a signal.
     pub(super) fn on_request(&mut self, request: Request, ctx: &Context) {
-        self.stop_asked |= matches!(request, Request::Stop | Request::Interrupt { .. } | Request::Kill);
-        self.pending.overrule(request, ctx);
+        self.stop_requested |= matches!(request, Request::Stop | Request::Interrupt { .. } | Request::Kill);
+        self.pending.supersede(request, ctx);
     }
 
-    /// `failed` if we end by a failure of our own.
+    /// `failed` if a failure of our own ends us.
     pub(super) fn on_report(&mut self, report: &Report, failed: bool, workers: &Workers, ctx: &Context) {
         self.history.on_report(report, workers, ctx);
-        let stops = Stops { asked: self.stop_asked && !failed, upgrade: self.history.to };
-        self.pending.on_report(report, stops, workers, ctx);
+        let own_stop = OwnStop { requested: self.stop_requested && !failed, upgrade: self.history.to };
+        self.pending.on_report(report, own_stop, workers, ctx);
     }
 }

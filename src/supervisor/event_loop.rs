@@ -1,8 +1,8 @@
-//! The loop: what happens becomes an event, the core says what follows, and it is
-//! done. Only this thread forks, signals and reaps.
+//! The loop: what happens becomes an event, the core answers with actions, and the loop performs
+//! them. Only this thread forks, signals and reaps.
 
 use super::adopt::Adoption;
-use super::clock::HELD_UP;
+use super::clock::STALL;
 use super::context::{Context, Verdict};
 use super::control::Control;
 use super::follow::Follow;
@@ -25,11 +25,11 @@ use crossbeam_channel::Receiver;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// While a worker is stopping, the system is asked this often whether it has ended: not
-/// every end is told (a process may have left its group, or its parent may not reap it).
+/// The interval at which it is checked whether a stopping worker has ended: not every end comes
+/// with a signal (a process may have left its group, or its parent may not reap it).
 pub(super) const END_CHECK: Duration = Duration::from_secs(1);
 
-/// When nothing happens for so long, the supervisor is idle.
+/// A wait that is longer than this counts as idle.
 const IDLE: Duration = Duration::from_millis(100);
 
 /// The supervisor: the context, and an owner of each part of the work. An owner that was
@@ -49,36 +49,37 @@ pub(super) struct EventLoop {
     pub(super) service: Service,
     pub(super) reexec: Reexec,
     pub(super) threads: Threads,
-    /// A start, an upgrade or a takeover is over: the text that only that needed can go.
+    /// A start, an upgrade or a takeover is over: the program text that only it needed can be
+    /// released.
     pub(super) trim_text: bool,
     pub(super) ending: Option<Ending>,
     /// A failure of our own that made us stop.
     pub(super) failure: Option<Error>,
-    /// Dropped last: the name is held until everything else of ours has gone.
+    /// Dropped last: the name stays locked until everything else is gone.
     pub(super) control: Control,
 }
 
 impl EventLoop {
     pub(super) fn run(mut self, inputs: &Receiver<Input>) -> Result<Verdict, Error> {
-        let ending = self.until_the_end(inputs);
+        let ending = self.run_until_ending(inputs);
         self.end_children(inputs);
         let ctx = &self.ctx;
         let holds = !ctx.launcher.settings.listeners.is_empty() && self.adoption.is_none();
         let (limit, served) = (ctx.config.policy.stop_timeout, ctx.core.has_served());
-        let words = report::last_words(ending, &ctx.processes, limit, served, holds);
+        let verdict = report::last_line(ending, &ctx.processes, limit, served, holds);
         let verdict = match self.failure.take() {
             Some(failure) => Err(failure),
-            None => Ok(words),
+            None => Ok(verdict),
         };
         self.control.pending.end(&verdict);
         verdict
     }
 
-    fn until_the_end(&mut self, inputs: &Receiver<Input>) -> Ending {
+    fn run_until_ending(&mut self, inputs: &Receiver<Input>) -> Ending {
         loop {
             self.read_messages();
             self.readiness.check_waiting(&mut self.ctx);
-            self.work_off();
+            self.process_events();
             if let Some(ending) = self.ending {
                 return ending;
             }
@@ -89,9 +90,9 @@ impl EventLoop {
                 adoption.check_closed(self.ctx.now());
             }
             self.reexec_if_due(inputs);
-            self.service.manager.turn();
+            self.service.manager.send_due();
             let input = self.next(inputs);
-            self.ctx.clock.begin();
+            self.ctx.clock.begin_step();
             self.handle(input);
             self.reexec.end_slow_check(false, self.ctx.now());
         }
@@ -102,8 +103,8 @@ impl EventLoop {
         match input {
             Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
             Some(Input::Signal(signal, from)) => self.on_signal(signal, from),
-            Some(Input::WorkerMessage(id, heard)) => {
-                let message = self.workers.heard(id, heard, &mut self.ctx);
+            Some(Input::WorkerMessage(id, message)) => {
+                let message = self.workers.on_message(id, message, &mut self.ctx);
                 self.service.pass_on(message);
             }
             Some(Input::Changed(paths)) => self.on_change(&paths),
@@ -115,7 +116,7 @@ impl EventLoop {
             }
             Some(Input::CallsOver(id)) => {
                 if let Some(adoption) = &mut self.adoption {
-                    adoption.calls_over(id);
+                    adoption.on_calls_over(id);
                 }
             }
             Some(Input::PathGone) => {
@@ -125,16 +126,15 @@ impl EventLoop {
         }
     }
 
-    /// Reads the messages of workers that may be read now.
+    /// Reads the messages of workers that are due.
     fn read_messages(&mut self) {
         for text in self.workers.read_due(&mut self.ctx) {
             self.service.manager.status(text);
         }
     }
 
-    /// Feeds the core with the events that actions and owners brought about, and with those
-    /// that follow from them.
-    pub(super) fn work_off(&mut self) {
+    /// Feeds the core with the queued events, and with those that follow from them.
+    pub(super) fn process_events(&mut self) {
         while let Some(event) = self.ctx.events.pop_front() {
             self.step(event);
         }
@@ -144,7 +144,7 @@ impl EventLoop {
         if let Event::Request(request) = event {
             self.control.on_request(request, &self.ctx);
         }
-        let now = self.ctx.clock.go_on();
+        let now = self.ctx.clock.next_step();
         let actions = self.ctx.core.step(now, event);
         for action in actions {
             self.perform(action);
@@ -188,9 +188,9 @@ impl EventLoop {
         let Some(wait) = wait else { return inputs.recv().ok() };
         let input = inputs.recv_timeout(wait).ok();
         let slept = self.ctx.now() - before;
-        if slept > wait + HELD_UP {
-            // What was waited for may have happened meanwhile and not been told.
-            self.ctx.clock.forget(slept);
+        if slept > wait + STALL {
+            // What we waited for may have happened meanwhile, and its input may still wait.
+            self.ctx.clock.exclude(slept);
         }
         if input.is_none() && stops.is_some() && due.is_none_or(|due| wait < due) {
             self.reap();

@@ -1,15 +1,15 @@
 //! Follow mode: the worker binds its own sockets and, at our signal, starts its
 //! own successor.
 //!
-//! Who that is, is read from `/proc`. While the old worker lives, it is a new
-//! descendant that has executed a program and holds one of the old one's listening
-//! sockets; it is ready when the whole of what it holds is waited on, or accepted
-//! from. A helper may have inherited a listener and never accept: while the one
-//! that was found does not, another that does is taken instead. Once the old one
-//! has been reaped, it is the orphan that holds one and accepts, for which it has a
-//! moment; the forked workers of a server that crashed have executed nothing. A
-//! successor may be a child of the old one for as long as that lives: then its end
-//! is looked for, and its exit status is not ours to know.
+//! The successor is found in `/proc`. While the old worker lives, it is a new
+//! descendant that has executed a program and has one of the old worker's listening
+//! sockets open. It is ready when it waits on, or has accepted from, every listening
+//! socket that it has open. A helper may have inherited a listener and never accept:
+//! if another candidate accepts, it replaces one that does not. Once the old worker
+//! has been reaped, the successor is the orphan that has a listener open and accepts;
+//! it gets a moment to begin. The forked workers of a server that crashed have
+//! executed nothing, so they do not count. While the old worker lives, its successor
+//! may be its child: then its end is polled for, and its exit status is unknown.
 
 use super::context::Context;
 use super::successor::{
@@ -49,44 +49,45 @@ impl Follow {
         }
     }
 
-    /// Has the worker `of` start its own successor, `id`.
+    /// Has the worker `predecessor` start its own successor, `id`.
     pub(super) fn request_handover(
         &self,
         id: WorkerId,
-        of: WorkerId,
+        predecessor: WorkerId,
         generation: Generation,
         slot: Slot,
         ctx: &mut Context,
     ) {
-        let Some(old) = ctx.processes.process(of) else { return };
+        let Some(old) = ctx.processes.process(predecessor) else { return };
         let signal = self.signal;
         let mut before: BTreeSet<Pid> = tree::descendants(old.pid).into_iter().collect();
         before.extend(ctx.processes.unknown_children());
         let old = old.pid;
-        self.remember_listeners(of, ctx);
-        open(id, Predecessor { of, before }, generation, slot, ctx);
+        self.remember_listeners(predecessor, ctx);
+        open(id, Predecessor { worker: predecessor, before }, generation, slot, ctx);
         info!(generation = generation.0; "{generation}: pid {old} is sent {}, to start its successor", signals::name(signal as i32));
-        ctx.processes.signal(of, signal as i32);
+        ctx.processes.signal(predecessor, signal as i32);
     }
 
-    /// The successor that was found unasked is a worker from now on.
+    /// The successor that a worker has started by itself is a worker from now on.
     pub(super) fn take_successor(
         &self,
         id: WorkerId,
-        of: WorkerId,
+        predecessor: WorkerId,
         generation: Generation,
         slot: Slot,
         ctx: &mut Context,
     ) {
-        open(id, Predecessor { of, before: BTreeSet::new() }, generation, slot, ctx);
-        let pid = ctx.processes.get_mut(of).and_then(|entry| entry.process.as_mut()?.successor.take());
+        open(id, Predecessor { worker: predecessor, before: BTreeSet::new() }, generation, slot, ctx);
+        let pid =
+            ctx.processes.get_mut(predecessor).and_then(|entry| entry.process.as_mut()?.successor.take());
         if let Some(pid) = pid {
-            self.attach(id, of, pid, ctx);
+            self.attach(id, predecessor, pid, ctx);
             self.remember_listeners(id, ctx);
         }
     }
 
-    /// Whether a worker that we started accepts, on everything that it listens on.
+    /// Checks whether a worker that we started accepts on everything that it listens on.
     pub(super) fn probe(&self, id: WorkerId, ctx: &mut Context) {
         let Some(process) = ctx.processes.process(id).filter(|_| ctx.config.acks.accepting) else { return };
         let inodes = listening::held(&ctx.processes.own_tree(id));
@@ -95,29 +96,29 @@ impl Follow {
         }
     }
 
-    /// Looks for the process of a successor, then whether it accepts and lives.
+    /// Finds the process of a successor, then checks whether it accepts and lives.
     pub(super) fn probe_successor(&self, id: WorkerId, ctx: &mut Context) {
         let Some(predecessor) = ctx.processes.get(id).and_then(|entry| entry.predecessor.as_ref()) else {
             return;
         };
-        let of = predecessor.of;
-        let accepts = self.find_successor(id, of, |candidate| candidate.stat.executed, ctx);
-        self.look_for_unseen_ends(ctx);
+        let predecessor = predecessor.worker;
+        let accepts = self.find_successor(id, predecessor, |candidate| candidate.stat.executed, ctx);
+        self.find_unseen_exits(ctx);
         if accepts && ctx.processes.process(id).is_some_and(|process| !process.reaped) {
             ctx.queue(Event::Ack(id, AckKind::Accepting));
         }
     }
 
-    /// Finds a process for the successor `id`, or another one in the place of one
-    /// that does not accept; true if it accepts.
+    /// Finds a process for the successor `id`, or another one instead of one that does
+    /// not accept; true if it accepts.
     fn find_successor(
         &self,
         id: WorkerId,
-        of: WorkerId,
+        predecessor: WorkerId,
         suits: impl Fn(&Candidate) -> bool,
         ctx: &mut Context,
     ) -> bool {
-        let before = living_tree(of, ctx);
+        let before = living_tree(predecessor, ctx);
         let mut lives = false;
         let mut known = Vec::new();
         if let Some(process) = ctx.processes.process(id) {
@@ -130,23 +131,23 @@ impl Follow {
                 return true;
             }
         }
-        // Whatever is below the known one belongs to it.
+        // The descendants of the known process belong to it.
         let found = candidate(
-            of,
+            predecessor,
             |candidate| {
                 suits(candidate) && !known.contains(&candidate.pid) && (candidate.accepting || !lives)
             },
             ctx,
         );
         let Some(found) = found else { return false };
-        self.attach(id, of, found.pid, ctx);
+        self.attach(id, predecessor, found.pid, ctx);
         if known.is_empty() {
             ctx.queue(Event::Spawned(id));
         }
         found.accepting
     }
 
-    /// A worker has been reaped: does a process go on in its place? True if that is
+    /// A worker has been reaped: checks whether a process continues it. True if that is
     /// the same worker, which has only gone into the background.
     pub(super) fn is_carried_on(&self, id: WorkerId, exit: process::Exit, ctx: &mut Context) -> bool {
         let stage = ctx.core.workers().find(|shown| shown.worker == id).map(|shown| shown.stage);
@@ -161,7 +162,7 @@ impl Follow {
         let clean = exit == process::Exit::Code(0);
         if let Some(successor) = successor_of(id, ctx) {
             let suits = |candidate: &Candidate| candidate.stat.executed && (clean || candidate.accepting);
-            // One that does not accept yet goes on being looked at, for a moment.
+            // One that does not accept yet is checked again, for a moment.
             if self.find_successor(successor, id, suits, ctx) {
                 ctx.queue(Event::Ack(successor, AckKind::Takeover));
             }
@@ -174,14 +175,14 @@ impl Follow {
                 return true;
             }
         } else if let Some(pid) = await_takeover(id, clean, ctx) {
-            self.say_handed_over(id, pid, ctx);
+            self.record_handover(id, pid, ctx);
         }
         false
     }
 
-    /// Workers that leave to a successor, asked to by us or by somebody else: they
-    /// get no stop signal, and nothing more is asked of them.
-    pub(super) fn look_for_handovers(&self, ctx: &mut Context) {
+    /// Finds workers that hand over to a successor, at our request or somebody else's:
+    /// they get no stop signal, and nothing more is asked of them.
+    pub(super) fn find_handovers(&self, ctx: &mut Context) {
         if ctx.processes.stopping {
             return;
         }
@@ -206,15 +207,15 @@ impl Follow {
             if held.is_empty() {
                 continue;
             }
-            // The successor may have bound its own, beside the old ones.
+            // The successor may have bound sockets of its own beside the old ones.
             held.extend(ctx.processes.process(id).iter().flat_map(|process| &process.listening));
-            if accepting::has_let_go(&own, &held) {
-                self.say_handed_over(id, pid, ctx);
+            if accepting::have_stopped_accepting(&own, &held) {
+                self.record_handover(id, pid, ctx);
             }
         }
     }
 
-    fn say_handed_over(&self, id: WorkerId, successor: Pid, ctx: &mut Context) {
+    fn record_handover(&self, id: WorkerId, successor: Pid, ctx: &mut Context) {
         if let Some(process) = ctx.processes.process_mut(id) {
             process.successor = Some(successor);
             process.owns_until = tree::stat(successor).map(|stat| stat.born);
@@ -223,8 +224,8 @@ impl Follow {
         ctx.queue(Event::HandedOver(id));
     }
 
-    /// Adopted workers that have ended as children of somebody else.
-    pub(super) fn look_for_unseen_ends(&self, ctx: &mut Context) {
+    /// Finds workers that have ended as children of another process.
+    pub(super) fn find_unseen_exits(&self, ctx: &mut Context) {
         for worker in ctx.processes.ids() {
             let Some(process) = ctx.processes.process(worker) else { continue };
             let unseen = process.not_our_child && !process.reaped && !process.lives();
@@ -237,21 +238,21 @@ impl Follow {
         }
     }
 
-    /// Names the processes that accept beside the successor `id`: of several that
-    /// were started at once one is the worker.
+    /// Warns of processes that accept beside the successor `id`: of several that were
+    /// started at once, only one is the worker.
     fn warn_of_others(&self, id: WorkerId, ctx: &Context) {
         let Some(entry) = ctx.processes.get(id) else { return };
         let (Some(predecessor), Some(process)) = (&entry.predecessor, &entry.process) else { return };
-        let (generation, of, born) = (entry.generation, predecessor.of, process.born);
+        let (generation, predecessor, born) = (entry.generation, predecessor.worker, process.born);
         let own = ctx.processes.own_tree(id);
-        let others = candidates(of, ctx).filter(|it| it.accepting && it.stat.executed);
-        // Older ones were there before, as the old worker's own.
+        let others = candidates(predecessor, ctx).filter(|it| it.accepting && it.stat.executed);
+        // Older ones are the old worker's own.
         for Candidate { pid, .. } in others.filter(|it| it.stat.born >= born && !own.contains(&it.pid)) {
             warn!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {pid} listens as well, and is left alone until we stop");
         }
     }
 
-    /// Notes which sockets a worker listens on: it cannot be asked once it has gone.
+    /// Notes which sockets a worker listens on: once it has ended, `/proc` does not show them.
     fn remember_listeners(&self, id: WorkerId, ctx: &mut Context) {
         let held = listening::held(&ctx.processes.own_tree(id));
         let process = ctx.processes.process_mut(id);
@@ -260,7 +261,7 @@ impl Follow {
         }
     }
 
-    /// From its birth on, what is born is a new worker's and no longer an older one's.
+    /// Processes that start after this worker belong to it, and no longer to an older one.
     pub(super) fn note_birth(&self, id: WorkerId, ctx: &mut Context) {
         let pid = ctx.processes.process(id).map(|process| process.pid);
         let Some(stat) = pid.and_then(tree::stat) else { return };
@@ -276,21 +277,21 @@ impl Follow {
         }
     }
 
-    /// `pid` is the process of `id`, in the place of one that it may have had. It
-    /// shares the group of the worker `of`, which therefore leads no longer.
-    fn attach(&self, id: WorkerId, of: WorkerId, pid: Pid, ctx: &mut Context) {
+    /// Makes `pid` the process of `id`, instead of one that it may have had. It shares the
+    /// process group of the worker `predecessor`, which therefore no longer leads it.
+    fn attach(&self, id: WorkerId, predecessor: WorkerId, pid: Pid, ctx: &mut Context) {
         let mistaken = ctx.processes.process(id).map(|it| (it.pid, it.family, it.listening.clone(), it.born));
         let born = mistaken.as_ref().map(|&(.., born)| born);
         let place = mistaken.as_ref().map(|&(pid, ..)| pid);
-        let old = ctx.processes.process_mut(of);
+        let old = ctx.processes.process_mut(predecessor);
         let known = match old {
             Some(old) => {
                 old.leads_group = false;
-                // What was taken for the successor is the old worker's again.
+                // The process that was taken for the successor belongs to the old worker again.
                 old.owns_until = old.owns_until.filter(|&until| Some(until) != born);
                 Some((old.family, old.listening.clone(), None))
             }
-            // With nobody else to look after it, it is this worker's.
+            // The old worker is gone, so that process belongs to this one.
             None => mistaken.map(|(_, family, listening, born)| (family, listening, Some(born))),
         };
         let Some((family, listening, since)) = known else { return };
@@ -315,7 +316,7 @@ impl Follow {
         }
     }
 
-    /// The worker goes on as `pid`: its first process has only started that one.
+    /// The worker continues as `pid`: its first process has only started that one.
     fn replace(&self, id: WorkerId, pid: Pid, ctx: &mut Context) {
         let Some(entry) = ctx.processes.get_mut(id) else { return };
         let generation = entry.generation;
@@ -327,7 +328,7 @@ impl Follow {
         now.check = process.check.take();
         *process = now;
         self.note_birth(id, ctx);
-        // What the first process left behind is this worker's as well.
+        // What the first process left behind belongs to this worker as well.
         if let Some(process) = ctx.processes.process_mut(id) {
             process.owns_from = since;
         }
@@ -335,7 +336,7 @@ impl Follow {
     }
 }
 
-/// Opens the entry of a worker that another one starts, or has started.
+/// Opens the table entry of a worker that another one starts, or has started.
 fn open(id: WorkerId, predecessor: Predecessor, generation: Generation, slot: Slot, ctx: &mut Context) {
     ctx.launcher.keep_installed(generation);
     ctx.processes.open(id, generation, slot);

@@ -1,10 +1,10 @@
-//! We are replaced by the new binary at our path, once it has shown that it can take
-//! over: the threads come to a stop, what they sent is done, and the state of that
-//! moment is left to the new image.
+//! Replaces ourselves by the new binary at our path, once it has shown that it can take over:
+//! the threads stop, the inputs that they sent are handled, and the new image gets the state of
+//! that moment.
 
 use super::event_loop::EventLoop;
 use super::inputs::Input;
-use super::reexec::{Successor, arguments, c_string, environment, unless_busy};
+use super::reexec::{Successor, arguments, c_string, environment, retry_while_busy};
 use super::saved_state::State;
 use crate::control::protocol::Reply;
 use crate::core::event::{AckKind, Event, Exit};
@@ -28,59 +28,59 @@ impl EventLoop {
         if self.reexec.is_under_way() {
             return;
         }
-        match self.ask_successor() {
+        match self.start_check_of_binary() {
             Ok(pid) => drop(self.ctx.processes.hooks.insert(pid)),
             Err(why) => self.refuse_reexec(&why),
         }
     }
 
-    fn ask_successor(&mut self) -> Result<nix::unistd::Pid, String> {
+    fn start_check_of_binary(&mut self) -> Result<nix::unistd::Pid, String> {
         if self.ctx.core.phase() == Phase::Stopping {
             return Err("we are stopping".into());
         }
-        let state = self.leave(&mut FdTransfer::default(), true)?.encode()?;
+        let state = self.capture_state(&mut FdTransfer::default(), true)?.encode()?;
         self.reexec.check(&state, &self.ctx.launcher.surroundings, self.ctx.now())
     }
 
     pub(super) fn refuse_reexec(&mut self, why: &str) {
         let version = env!("CARGO_PKG_VERSION");
         warn!("cannot replace ourselves: {why}; version {version} goes on");
-        self.control.pending.reexecuted(&Reply::failed(format!("{why}; version {version} goes on")));
+        self.control.pending.resolve_reexec(&Reply::failed(format!("{why}; version {version} goes on")));
     }
 
-    /// Replaces ourselves if it is time to; returns if that was not to be.
+    /// Replaces ourselves if that is due; returns if it is not, or if it failed.
     pub(super) fn reexec_if_due(&mut self, inputs: &Receiver<Input>) {
-        // A check takes a moment, and the core waits for its answer.
-        if self.awaits_a_term() || self.readiness.is_checking() {
+        // A check takes a moment, and the core waits for its result.
+        if self.expects_parent_term() || self.readiness.is_checking() {
             return;
         }
         if let Some(successor) = self.reexec.take_due() {
-            let Err(why) = self.make_way(inputs, &successor);
+            let Err(why) = self.hand_over(inputs, &successor);
             self.threads.resume();
             self.refuse_reexec(&why);
         }
     }
 
-    /// Whether a TERM that comes now may be an ack of a process that is gone when it
-    /// is read, and would be taken for a stop then: it waits across an execve(2).
-    fn awaits_a_term(&self) -> bool {
+    /// Whether a TERM that comes now may be the ack of a worker. It would be pending over the
+    /// execve(2); if its sender is gone when it is read, it would be taken for a stop.
+    fn expects_parent_term(&self) -> bool {
         self.ctx.config.policy.readiness.kinds.contains(&AckKind::ParentTerm)
             && self.ctx.in_stage(ShownStage::Starting).next().is_some()
     }
 
-    fn make_way(&mut self, inputs: &Receiver<Input>, successor: &Successor) -> Result<Infallible, String> {
+    fn hand_over(&mut self, inputs: &Receiver<Input>, successor: &Successor) -> Result<Infallible, String> {
         let sent = self.threads.pause(inputs);
-        let rests = sent.is_ok();
+        let paused = sent.is_ok();
         for input in sent.unwrap_or_else(|sent| sent) {
             self.handle(Some(input));
         }
         self.reap();
         self.listening.check_if_due(true, &mut self.ctx);
-        self.work_off();
+        self.process_events();
         for text in self.workers.read_all(&mut self.ctx) {
             self.service.manager.status(text);
         }
-        if !rests {
+        if !paused {
             return Err("our threads do not come to rest".into());
         }
         if self.ctx.core.phase() == Phase::Stopping || self.ending.is_some() {
@@ -95,7 +95,7 @@ impl EventLoop {
         logger::flush_briefly();
         let sent = self.service.manager.flush();
         let mut transfer = FdTransfer::default();
-        let state = envelope::seal(&envelope::wrap(&self.leave(&mut transfer, sent)?.encode()?))?;
+        let state = envelope::seal(&envelope::wrap(&self.capture_state(&mut transfer, sent)?.encode()?))?;
         let failed = |error: io::Error| format!("cannot keep a descriptor: {}", reason(&error));
         transfer.add(&state).map_err(failed)?;
         let (arguments, environment) =
@@ -104,7 +104,8 @@ impl EventLoop {
         let kept = transfer.keep(true);
         let errno = match kept {
             Ok(()) => {
-                let executed = unless_busy(|| execve(&program, &arguments, &environment), |errno| *errno);
+                let executed =
+                    retry_while_busy(|| execve(&program, &arguments, &environment), |errno| *errno);
                 executed.map_or_else(|errno| errno, |never| match never {})
             }
             Err(error) => Errno::from_raw(error.raw_os_error().unwrap_or(0)),
@@ -113,11 +114,11 @@ impl EventLoop {
         Err(format!("cannot execute {}: {}", path.display(), reason(&errno.into())))
     }
 
-    /// Ends that somebody has seen who was this process between two images: a shell
-    /// that was installed in our place reaps whatever has ended by then.
-    pub(super) fn look_for_lost(&mut self) {
+    /// Finds children that another program in this process has reaped between two images: a
+    /// shell that was installed in our place reaps whatever has ended by then.
+    pub(super) fn find_lost_exits(&mut self) {
         for hook in self.hooks.running().into_iter().filter(|hook| !process::is_child(*hook)) {
-            // It cannot be known whether it said yes.
+            // Its exit status is unknown, so it counts as a refusal.
             self.hooks.ended(hook, process::Exit::Signal(0), &mut self.ctx);
         }
         for worker in self.ctx.processes.ids() {
@@ -135,9 +136,9 @@ impl EventLoop {
         }
     }
 
-    /// Everything that the next image has to know, at this moment. `sent` says that
-    /// the service manager has been told everything.
-    fn leave(&self, transfer: &mut FdTransfer, sent: bool) -> Result<State, String> {
+    /// Everything that the next image has to know, at this moment. `sent` says that every message
+    /// to the service manager has been sent.
+    fn capture_state(&self, transfer: &mut FdTransfer, sent: bool) -> Result<State, String> {
         let ctx = &self.ctx;
         let settings = &ctx.launcher.settings;
         let failed = |error: io::Error| format!("cannot write the state: {}", reason(&error));
@@ -150,7 +151,7 @@ impl EventLoop {
                 clock: ctx.clock.save(),
                 core: ctx.core.clone(),
                 processes: process_table::Saved::new(&ctx.processes, transfer)?,
-                readings: launch::Saved::new(&ctx.launcher.readings, transfer)?,
+                specs: launch::Saved::new(&ctx.launcher.specs, transfer)?,
                 rolled_back: self.rolled_back.clone(),
                 waited: self.readiness.save(),
                 identity: settings.identity.clone(),

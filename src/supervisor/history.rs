@@ -1,4 +1,5 @@
-//! What is told of the past: the last upgrade, and how often what has happened.
+//! The history that status and metrics show: the last upgrade, and counts of upgrades and
+//! crashes.
 
 use super::context::Context;
 use super::report::{self, event};
@@ -13,17 +14,17 @@ use std::time::Duration;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct History {
-    /// The generation that an upgrade under way is to.
+    /// The target generation of the upgrade that is under way.
     pub(super) to: Option<Generation>,
     pub(super) last: Option<LastUpgrade>,
-    /// When that ended.
+    /// When the last upgrade ended.
     pub(super) last_at: Option<Time>,
     pub(super) upgrades: u32,
     pub(super) failed: u32,
     pub(super) crashes: u32,
-    /// How many workers somebody has asked for since the start.
+    /// The number of workers that was asked for since the start.
     pub(super) wanted: Option<u32>,
-    /// Workers whose end is no crash: it has been counted, or another took over.
+    /// Workers whose end does not count as a crash: it has been counted, or another worker took over.
     not_counted: BTreeSet<WorkerId>,
 }
 
@@ -40,7 +41,7 @@ impl History {
             }
             Report::UpgradeFailed { from, to, why, took, .. } => {
                 self.to = None;
-                let reason = report::undone(report, &ctx.processes, &ctx.config);
+                let reason = report::undo_reason(report, &ctx.processes, &ctx.config);
                 let result = event::result_of(why);
                 let last = last(from, to, took, result, reason);
                 self.last = Some(LastUpgrade { stderr: workers.last_lines(why), ..last });
@@ -48,12 +49,12 @@ impl History {
                 self.failed = self.failed.saturating_add(u32::from(result == "failed"));
             }
             Report::RollbackStarted { from, to, why, after, crashes } => {
-                let reason = report::rolled_back(report, &ctx.processes);
+                let reason = report::rollback_reason(report, &ctx.processes);
                 let reason = reason.map(|reason| format!("{reason}; {to} is started again"));
                 let last = last(to, from, after, "failed", reason);
                 self.last = Some(LastUpgrade { stderr: workers.last_lines(why), ..last });
                 self.last_at = Some(now);
-                // Later tries are of the same upgrade.
+                // Later attempts belong to the same upgrade.
                 self.failed = self.failed.saturating_add(u32::from(crashes == PROBATION_CRASHES));
             }
             Report::RolledBack { .. } => {
@@ -61,23 +62,23 @@ impl History {
                 self.last_at = Some(now);
             }
             Report::RollbackFailed { .. } => {
-                let reason = report::not_rolled_back(report, &ctx.processes);
+                let reason = report::rollback_failure(report, &ctx.processes);
                 self.last.iter_mut().for_each(|last| last.reason.clone_from(&reason));
                 self.last_at = Some(now);
             }
             Report::Scaled(workers) => self.wanted = Some(workers),
             Report::Gone { worker, .. } if self.not_counted.remove(&worker) => {}
-            // It has left to its successor, as it was told to; if there is none, the
-            // upgrade has failed.
+            // It has ended in favour of its successor, as it was asked to; if there is none,
+            // the upgrade has failed.
             Report::Gone { .. } if ctx.config.follow.is_some() && self.to.is_some() => {}
-            Report::HandedOver { of, .. } => drop(self.not_counted.insert(of)),
-            Report::Gone { worker, asked: false, .. } | Report::Silent(worker, _)
+            Report::HandedOver { predecessor, .. } => drop(self.not_counted.insert(predecessor)),
+            Report::Gone { worker, stop_sent: false, .. } | Report::Silent(worker, _)
                 if ctx.core.phase() != Phase::Stopping =>
             {
                 if matches!(report, Report::Silent(..)) {
                     self.not_counted.insert(worker);
                 }
-                // A replacement that ends is a failed upgrade and told as that.
+                // A replacement that ends counts as a failed upgrade instead.
                 let generation = ctx.processes.get(worker).map(|entry| entry.generation);
                 if self.to.is_none() || generation != self.to {
                     self.crashes = self.crashes.saturating_add(1);

@@ -1,28 +1,28 @@
-//! The user's hooks that run or wait, as plain data: what they are told, and what
-//! follows when they have ended. [`hooks`](super::hooks) runs them.
+//! The user's hooks that run or wait, as plain data: their context, and what follows when they
+//! have ended. [`hooks`](super::hooks) runs them.
 
 use crate::core::event::{Generation, LaunchSource, Slot, Time, WorkerId};
 use crate::launch::hook::HookContext;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-/// What goes on when the hooks of an event have ended.
+/// What follows when the hooks of an event have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Then {
     /// Nobody waits for them.
     Nothing,
-    /// This upgrade, if all of them ended well.
+    /// This upgrade, if all of them exited with status 0.
     Upgrade(Generation),
-    /// The start of a worker, if all of them ended well.
+    /// The start of a worker, if all of them exited with status 0.
     Start {
         /// Which one.
         worker: WorkerId,
         /// Its generation.
         generation: Generation,
-        /// Its place.
+        /// Its slot.
         slot: Slot,
         /// Where its program comes from.
-        from: LaunchSource,
+        source: LaunchSource,
     },
     /// The stop signal of this worker.
     Stop(WorkerId),
@@ -31,14 +31,14 @@ pub enum Then {
 /// The hooks of one event that have not ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EventHooks {
-    /// What they are told.
-    pub about: HookContext,
-    /// Who waits for them.
+    /// What their environment says of the event.
+    pub context: HookContext,
+    /// What waits for them.
     pub then: Then,
     /// The one that runs.
-    pub now: Option<Running>,
-    /// Those that come after it.
-    pub rest: VecDeque<String>,
+    pub running: Option<Running>,
+    /// The commands that run after it.
+    pub waiting: VecDeque<String>,
 }
 
 /// A hook that runs.
@@ -48,7 +48,7 @@ pub struct Running {
     pub pid: i32,
     /// What sh was given.
     pub command: String,
-    /// When it is given up.
+    /// When it is killed.
     pub until: Time,
 }
 
@@ -57,13 +57,13 @@ pub struct Running {
 pub struct HookQueue(pub Vec<EventHooks>);
 
 impl HookQueue {
-    /// When the first of those that run is given up.
+    /// When the first of those that run is killed.
     pub fn deadline(&self) -> Option<Time> {
         self.running().map(|running| running.until).min()
     }
 
     /// Those that run.
     pub fn running(&self) -> impl Iterator<Item = &Running> {
-        self.0.iter().filter_map(|batch| batch.now.as_ref())
+        self.0.iter().filter_map(|batch| batch.running.as_ref())
     }
 }

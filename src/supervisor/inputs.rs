@@ -25,15 +25,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Inputs that wait for the loop. A worker that floods its notify socket holds
-/// up the thread that reads it and nobody else.
+/// How many inputs may wait for the loop. A worker that floods its notify socket blocks
+/// the thread that reads it and nothing else.
 const QUEUE: usize = 256;
 
 /// The pause between two checks whether the threads are quiet.
 const QUIET_CHECK: Duration = Duration::from_millis(1);
 
-/// Signals that may come from a worker and mean something else then.
-const TOLD_BY_WORKERS: [i32; 3] = [libc::SIGTERM, libc::SIGUSR1, GOAGAIN_SIGNAL];
+/// Signals that a worker may send us; from a worker they mean something else.
+const SENT_BY_WORKERS: [i32; 3] = [libc::SIGTERM, libc::SIGUSR1, GOAGAIN_SIGNAL];
 
 /// What the threads send.
 #[derive(Debug)]
@@ -41,54 +41,54 @@ pub enum Input {
     /// A signal reached us, by number (it may be a real-time one). Who sent it is
     /// known unless it was the kernel or somebody outside our pid namespace.
     Signal(i32, Option<tree::Sender>),
-    /// A worker spoke.
+    /// A worker has sent a message.
     WorkerMessage(WorkerId, WorkerMessage),
-    /// A process of the worker waits for an answer.
+    /// A process of the worker waits for the answer to a call.
     Call(WorkerId, Call),
     /// No process of the worker is left that could call.
     CallsOver(WorkerId),
     /// The path of a listener may have gone.
     PathGone,
-    /// A client of the control socket wants something.
+    /// A message of the control socket.
     Control(Message),
-    /// These paths lead to something else than before.
+    /// These paths lead to other files than before.
     Changed(Vec<PathBuf>),
 }
 
 /// The threads, as the loop sees them.
 #[derive(Debug)]
 pub struct Threads {
-    /// Listens to the workers.
+    /// Reads the ack channels of the workers.
     pub watcher: Watcher,
     sender: Sender<Input>,
     quiesce: Quiesce,
-    /// SIGINTs that have been told of.
+    /// How many SIGINTs have been sent to the loop.
     interrupts: Arc<AtomicU64>,
-    /// What the paths lead to that are watched for changes.
+    /// The files that the watched paths lead to.
     pub known: Fingerprints,
 }
 
-/// How long it may take until they do: they only have to be woken.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the threads may take to stop: they only have to be woken.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Threads {
-    /// Has the threads stop, with every signal blocked, and gives what they sent
-    /// until then. A signal that comes now waits in the kernel. The thread for the
-    /// paths goes on: it has nothing that a look would not find.
+    /// OwnStop the threads, with every signal blocked, and returns what they sent until
+    /// then. A signal that comes now stays pending in the kernel. The thread for the
+    /// paths goes on: a check of the listeners finds whatever it would send.
     ///
     /// # Errors
-    /// When they do not stop within a second; they go on then.
+    /// When they do not stop within a second; they are resumed then.
     pub fn pause(&self, inputs: &Receiver<Input>) -> Result<Vec<Input>, Vec<Input>> {
         self.quiesce.begin();
-        // Only the thread for signals can get it.
+        // Wakes the thread for signals: no other one can get it.
         let _ = kill(Pid::this(), Signal::SIGCHLD);
         let mut sent = Vec::new();
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + PAUSE_TIMEOUT;
         loop {
-            // What nobody takes would keep them from it.
+            // A thread that waits for room in the queue could not stop.
             sent.extend(inputs.try_iter());
-            let told = || self.interrupts.load(Ordering::SeqCst) >= sigint_count::caught();
-            if self.quiesce.is_quiet() && told() {
+            let interrupts_sent = || self.interrupts.load(Ordering::SeqCst) >= sigint_count::caught();
+            if self.quiesce.is_quiet() && interrupts_sent() {
                 sent.extend(inputs.try_iter());
                 return Ok(sent);
             }
@@ -100,18 +100,19 @@ impl Threads {
         }
     }
 
-    /// Starts a thread that hears of the calls of a worker, through `calls`, until nobody is
-    /// left to make one.
+    /// Starts a thread that receives the calls of a worker, through `calls`, until no process is
+    /// left that could make one.
     ///
     /// # Errors
-    /// When the system has no thread to spare.
-    pub fn hear_calls(&self, id: WorkerId, calls: Arc<OwnedFd>) -> io::Result<()> {
+    /// When no thread can be started.
+    pub fn receive_calls(&self, id: WorkerId, calls: Arc<OwnedFd>) -> io::Result<()> {
         let (sender, quiesce) = (self.sender.clone(), self.quiesce.clone());
-        let hear = move || {
+        let receive = move || {
             process::raise_priority();
             while seccomp::wait(calls.as_fd()).unwrap_or(false) {
                 let _active = quiesce.activity();
-                // It may have been interrupted while we rested, and nothing would come.
+                // The call may have been interrupted while this thread was stopped: receiving
+                // would block.
                 if !seccomp::is_calling(calls.as_fd()) {
                     continue;
                 }
@@ -121,7 +122,7 @@ impl Threads {
             }
             let _ = sender.send(Input::CallsOver(id));
         };
-        thread::Builder::new().name("calls".into()).stack_size(128 * 1024).spawn(hear).map(drop)
+        thread::Builder::new().name("calls".into()).stack_size(128 * 1024).spawn(receive).map(drop)
     }
 
     /// For other threads, which hold an [`ActivityGuard`](crate::reexec::quiesce::ActivityGuard)
@@ -130,20 +131,19 @@ impl Threads {
         &self.quiesce
     }
 
-    /// Lets them go on.
+    /// Resumes the threads.
     pub fn resume(&self) {
         self.quiesce.end();
     }
 }
 
-/// Starts the threads. ctrlc owns SIGINT, signal-hook every other signal;
-/// `more` are listened for beside those of the table. The `paths` of listeners
-/// are watched where that can be had, those that are `watched` for changes always.
-/// They led to what is `known`, if that goes on from before. More inputs may be sent.
+/// Starts the threads. ctrlc owns SIGINT, signal-hook every other signal; `more` are
+/// signals beside those of the table. The `paths` of listeners are watched if that is
+/// possible; the `watched` paths have to be. `known` is what those led to before an
+/// execve(2). The sender is for further inputs.
 ///
 /// # Errors
-/// When the system has no descriptor or thread to spare, or a path that is to be
-/// watched cannot be.
+/// When there is no descriptor or thread to be had, or a path cannot be watched.
 pub fn start(
     signals: &Table,
     more: &[i32],
@@ -166,8 +166,8 @@ pub fn start(
     if !watched.is_empty() {
         let shown: Vec<String> = watched.iter().map(|path| path.display().to_string()).collect();
         let changed = sender.clone();
-        let tell = move |paths| changed.send(Input::Changed(paths)).is_ok();
-        watch::changes(watched, known.clone(), &quiesce, tell).map_err(|error| Error::Cannot {
+        let send = move |paths| changed.send(Input::Changed(paths)).is_ok();
+        watch::changes(watched, known.clone(), &quiesce, send).map_err(|error| Error::Cannot {
             attempt: format!("watch {}", shown.join(", ")),
             why: reason(&error),
             next: watch::advice(&error).map(Into::into),
@@ -175,17 +175,17 @@ pub fn start(
     }
     let failed = |error: io::Error| Error::cannot("listen for signals", reason(&error));
     let (interrupted, interrupts) = (sender.clone(), Arc::<AtomicU64>::default());
-    let told = Arc::clone(&interrupts);
+    let counter = Arc::clone(&interrupts);
     ctrlc::set_handler(move || {
         let _ = interrupted.send(Input::Signal(Signal::SIGINT as i32, None));
-        told.fetch_add(1, Ordering::SeqCst);
+        counter.fetch_add(1, Ordering::SeqCst);
     })
     .map_err(|error| Error::cannot("listen for signals", error))?;
     sigint_count::count().map_err(failed)?;
     let others = signals.signals().filter(|signal| *signal != Signal::SIGINT).map(|signal| signal as i32);
     let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).chain(more.iter().copied()).collect();
     let mut signals = SignalsInfo::<WithOrigin>::new(all).map_err(failed)?;
-    let (heard, further, calls) = (sender.clone(), sender.clone(), sender.clone());
+    let (messages, further, calls) = (sender.clone(), sender.clone(), sender.clone());
     let quiescing = quiesce.clone();
     std::thread::Builder::new()
         .name("signals".into())
@@ -194,28 +194,28 @@ pub fn start(
             let mut active = quiescing.activity();
             inherited::unblock_all();
             process::raise_priority();
-            let tell = |batch: Vec<Origin>| {
+            let send = |batch: Vec<Origin>| {
                 let pid = |origin: &Origin| origin.process.as_ref().map(|process| process.pid);
-                let wakers: Vec<Option<i32>> =
+                let continuers: Vec<Option<i32>> =
                     batch.iter().filter(|it| it.signal == Signal::SIGCONT as i32).map(pid).collect();
                 for origin in batch {
-                    // What waited while somebody had us stopped may be several in
-                    // one, and only the first has left its name: it is nobody's.
-                    let stopped = wakers.iter().any(|waker| *waker != pid(&origin));
+                    // Several signals that came while we were stopped may be merged into
+                    // one, which names only the first sender: it counts as nobody's.
+                    let stopped = continuers.iter().any(|continuer| *continuer != pid(&origin));
                     let from = pid(&origin).filter(|&pid| pid > 0 && !stopped).map(Pid::from_raw);
-                    // Read at once: a child that is sent to say it is soon gone.
-                    let told = TOLD_BY_WORKERS.contains(&origin.signal);
-                    let lineage = |pid| if told { tree::lineage(pid) } else { Lineage::default() };
+                    // Read at once: a child that is started to send it soon ends.
+                    let from_worker = SENT_BY_WORKERS.contains(&origin.signal);
+                    let lineage = |pid| if from_worker { tree::lineage(pid) } else { Lineage::default() };
                     let from = from.map(|pid| tree::Sender { pid, lineage: lineage(pid) });
                     let _ = sender.send(Input::Signal(origin.signal, from));
                 }
             };
             loop {
-                tell(signals.wait().collect());
+                send(signals.wait().collect());
                 if quiescing.is_wanted() {
                     inherited::block_all_signals();
-                    // What came just before.
-                    tell(signals.pending().collect());
+                    // Signals that came just before.
+                    send(signals.pending().collect());
                     drop(active);
                     active = quiescing.activity();
                     inherited::unblock_all();
@@ -224,7 +224,7 @@ pub fn start(
         })
         .map_err(failed)?;
     let watcher = Watcher::start(quiesce.clone(), move |id, what| {
-        let _ = heard.send(Input::WorkerMessage(id, what));
+        let _ = messages.send(Input::WorkerMessage(id, what));
     })
     .map_err(|error| Error::cannot("listen for acks", reason(&error)))?;
     Ok((further, inputs, Threads { watcher, sender: calls, quiesce, interrupts, known }))

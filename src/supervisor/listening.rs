@@ -1,9 +1,9 @@
 //! The listeners that we hold: they are checked and repaired when workers may have
-//! changed them, and added and taken away while workers serve.
+//! changed them, and added and removed while workers serve.
 //!
-//! A check costs a few system calls a listener. Many workers that start, become ready or
-//! end together are one occasion: there is one check before the first start, and one when
-//! nothing more is waiting.
+//! A check costs a few system calls for each listener. Many workers that start, become ready or
+//! end together are one occasion: there is one check before the first start, and one when no
+//! more inputs wait.
 
 use super::context::Context;
 use crate::core::event::{Failure, Report, Time};
@@ -14,13 +14,13 @@ use crate::listener::repair::Occasion;
 use log::info;
 use std::time::Duration;
 
-/// A check is not put off for longer, however much there is to do.
+/// A check is not put off for longer, however many inputs wait.
 const LONGEST_DELAY: Duration = Duration::from_millis(50);
 
 pub(super) struct Listening {
     /// The check that was put off, and since when.
     due: Option<(Occasion, Time)>,
-    /// There was a check before a start, and nothing has been waited for since.
+    /// There was a check before a start, and the loop has not waited since.
     checked_for_start: bool,
 }
 
@@ -29,8 +29,8 @@ impl Listening {
         Listening { due: None, checked_for_start: false }
     }
 
-    /// Checks the listeners on this occasion, or puts that off. With `reuseport` each worker has
-    /// a socket of its own, which only it can harm: that one is checked at once.
+    /// Checks the listeners on this occasion, or puts the check off. With `reuseport` each worker
+    /// has a socket of its own, so each check concerns another socket: it is done at once.
     pub(super) fn check(&mut self, occasion: Occasion, ctx: &mut Context) {
         if ctx.launcher.settings.listeners.iter().any(|listener| listener.reuseport()) {
             return self.check_now(occasion, ctx);
@@ -52,7 +52,7 @@ impl Listening {
         self.due = Some((occasion, since));
     }
 
-    /// Takes the check that was put off, once there is nothing else to do.
+    /// Does the check that was put off, once there is nothing else to do.
     pub(super) fn check_if_due(&mut self, idle: bool, ctx: &mut Context) {
         self.checked_for_start = false;
         let now = ctx.now();
@@ -67,8 +67,8 @@ impl Listening {
         }
     }
 
-    /// Listeners that were added or taken away follow the fate of the upgrade; and workers that
-    /// become ready or end may have changed those that there are.
+    /// Listeners that were added or removed take effect with the upgrade, or are undone with it.
+    /// Workers that become ready or end may have changed a listener.
     pub(super) fn on_report(&mut self, report: &Report, ctx: &mut Context) {
         let listeners = &mut ctx.launcher.settings.listeners;
         match *report {
@@ -77,21 +77,21 @@ impl Listening {
                 if replaced == 0 {
                     listeners.undo(to.0);
                 }
-                // What an accept(2) that finds nothing may have to do with.
+                // A server may have failed because accept(2) does not block.
                 if matches!(why, Failure::Exited { ready: false, .. } | Failure::NoAck(..)) {
                     listeners.hint(to);
                 }
             }
             Report::UpgradeDone { to, .. } => listeners.close_for(to.0),
             Report::Ready(worker, ..) | Report::Gone { worker, .. } => {
-                self.check(ctx.processes.look(worker), ctx);
+                self.check(ctx.processes.check_occasion(worker), ctx);
             }
             _ => {}
         }
     }
 
-    /// Binds one more listener, which workers get from the next upgrade on: its name and the
-    /// address that it got.
+    /// Binds one more listener, which workers get from the next upgrade on: its name and its
+    /// address.
     ///
     /// # Errors
     /// Why not, as at the start; nothing has changed then.
@@ -115,7 +115,7 @@ impl Listening {
         let directory = &launcher.surroundings.directory;
         let added = launcher.settings.listeners.add(bind, directory, &config.dialects);
         let (listener, new) = added.map_err(|error| match error {
-            // What was attempted, and on what, whoever asked for it says.
+            // The client names the attempt and the address itself.
             Error::Bind { why, next: Some(next), .. } => format!("{why} ({next})"),
             Error::Bind { why, next: None, .. } => why,
             error => error.to_string(),
@@ -127,7 +127,7 @@ impl Listening {
         Ok((listener.name().to_owned(), listener.address().to_owned()))
     }
 
-    /// Takes the listener of this name away, from the next upgrade on: what that means.
+    /// Removes the listener of this name, from the next upgrade on; returns what that means.
     ///
     /// # Errors
     /// Why not; nothing has changed then.

@@ -1,5 +1,5 @@
-//! How often a worker's messages are read: one that sends without end is read at
-//! intervals only.
+//! How often a worker's messages are read: one that sends without pause is read at intervals
+//! only.
 
 use crate::core::event::{Time, WorkerId};
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ pub(super) struct MessageRate {
 }
 
 impl MessageRate {
-    /// With a watchdog of the workers their heartbeats are read often enough for it.
+    /// With a watchdog of the workers, heartbeats are read often enough for it.
     pub(super) fn new(watchdog: Option<Duration>) -> MessageRate {
         let interval = watchdog.map_or(INTERVAL, |every| INTERVAL.min(every / 8));
         MessageRate { entries: BTreeMap::new(), interval }

@@ -1,7 +1,7 @@
 //! The supervisor at work: the loop, and an owner for each part of the work.
 //!
 //! What happens becomes an [`Event`](crate::core::event::Event), the [core](crate::core)
-//! says which actions follow, and they are done; what an action brings about is an event
+//! answers with actions, and the loop performs them; the result of an action is an event
 //! again. The owners:
 //!
 //! | owner | what it owns |
@@ -14,14 +14,14 @@
 //! | `follow` | `--follow`: successors that workers start themselves |
 //! | `adopt` | `--adopt`: sockets that workers bind themselves |
 //! | `orphans` | what workers leave behind |
-//! | `rollback` | what a generation was made of that was rolled back |
-//! | `control` | the control socket: pending requests, what is told of the past |
+//! | `rollback` | the files of the generation that was rolled back |
+//! | `control` | the control socket: pending requests, history |
 //! | `service` | the service manager and the pid file |
 //! | `reexec` | whether a new binary of ours can take over |
 //!
 //! An owner has `on_report`, which is called with each report of the core, and `deadline`,
-//! if it wants to be asked again at a time. It has no access to the loop. What needs several
-//! owners is written on the loop: `actions`, `report_dispatch`, `signals`, `requests`, `reap`,
+//! if it wants to be called again at a time. It has no access to the loop. What needs several
+//! owners is a method of the loop: `actions`, `report_dispatch`, `signals`, `requests`, `reap`,
 //! `status`, `handover`, `startup`.
 
 mod actions;
@@ -64,14 +64,13 @@ pub use saved_state::State;
 use crate::config::Config;
 use crate::error::Error;
 
-/// Runs the command until it is over; goes on from what an image before this one
-/// has `left`.
+/// Runs the command until it has ended, or continues from the `state` of the image before
+/// this one.
 ///
 /// # Errors
-/// Whatever keeps us from starting the first worker; nothing is left behind
-/// then.
-pub fn run(config: Config, left: Option<State>) -> Result<Verdict, Error> {
-    let (event_loop, inputs) = match left {
+/// Whatever keeps us from starting the first worker; nothing is left behind then.
+pub fn run(config: Config, state: Option<State>) -> Result<Verdict, Error> {
+    let (event_loop, inputs) = match state {
         Some(state) => startup::resume(config, state),
         None => startup::start(config)?,
     };

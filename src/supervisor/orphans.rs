@@ -1,14 +1,13 @@
-//! What workers leave behind when they stop as they were asked to. A child that finishes
-//! a request may do so; one that goes on accepting would serve the old release for ever,
-//! and is asked to stop.
+//! Processes that workers leave behind when they stop as they were asked to. A child may
+//! finish its request; one that goes on accepting would serve the old release for ever, so
+//! it is asked to stop.
 
 use super::adopt::Adoption;
 use super::context::Context;
 use crate::core::event::{Event, Time, WorkerId};
 use std::time::Duration;
 
-/// The pause between two checks whether orphans accept: each costs a walk through their
-/// descriptors.
+/// The interval between two checks whether orphans accept: each reads all their descriptors.
 const PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) struct Orphans {
@@ -20,13 +19,13 @@ impl Orphans {
         Orphans { checked: Time::ZERO }
     }
 
-    /// A worker that has stopped as it was asked to has left something behind.
+    /// Lets the orphans of a worker that has stopped finish, but not accept.
     pub(super) fn drain(&self, id: WorkerId, adoption: Option<&Adoption>, ctx: &mut Context) {
         ctx.processes.let_remains_finish(id);
         stop_accepting(id, adoption, ctx);
     }
 
-    /// Checks everything that was left behind.
+    /// Checks the orphans of all workers.
     pub(super) fn check(&mut self, adoption: Option<&Adoption>, ctx: &mut Context) {
         let now = ctx.now();
         let due = now >= self.checked + PAUSE;

@@ -1,8 +1,8 @@
-//! The requests of clients that have not had their result.
+//! The requests of clients that have not got their result.
 //!
-//! Contract: each request has one result, and there is always room for it in its
-//! queue, however slowly the client reads. What a result is, [`verdicts`](super::verdicts)
-//! says.
+//! Contract: each request gets one result, and there is always room for it in the reply
+//! queue, however slowly the client reads. [`verdicts`](super::verdicts) decides what the
+//! result is.
 
 use super::context::Verdict;
 use super::report::event;
@@ -18,10 +18,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long our last words to clients may take.
+/// How long the last replies may take before we exit.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// Every request that has not had its result.
+/// Every request that has not got its result.
 #[derive(Debug)]
 pub(super) struct Pending {
     requests: Vec<PendingRequest>,
@@ -29,7 +29,7 @@ pub(super) struct Pending {
     written: (Sender<()>, Receiver<()>),
 }
 
-/// A client that has not had its result.
+/// A client that has not got its result.
 #[derive(Debug)]
 pub(super) struct PendingRequest {
     pub(super) client: ClientId,
@@ -40,24 +40,24 @@ pub(super) struct PendingRequest {
 /// What a client waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Awaits {
-    /// Every event; so many did not reach it.
+    /// Every event; so many were dropped because it reads too slowly.
     Events {
         missed: u64,
     },
-    /// The end of the next upgrade, which has not begun; `hold` if it was to be held.
+    /// The end of the next upgrade, which has not begun; `hold` if it is to stop on hold.
     Next {
         hold: bool,
     },
     /// The end of the upgrade to this generation.
     Upgrade(Generation),
-    /// That the upgrade on hold is committed, or rolled back.
+    /// The upgrade on hold is committed, or rolled back.
     Commit,
     Rollback,
-    /// So many workers.
+    /// So many workers are ready.
     Scale(u32),
     /// The end of these workers.
     Gone(BTreeSet<WorkerId>),
-    /// That another image of ours has taken over.
+    /// Another image of ours has taken over.
     Reexec,
     /// The end of the supervisor.
     Stop,
@@ -85,7 +85,7 @@ impl Pending {
         self.requests.iter().find(|request| request.client == client)
     }
 
-    /// What each client awaits, to be changed.
+    /// What each client awaits.
     pub(super) fn awaits_mut(&mut self) -> impl Iterator<Item = &mut Awaits> {
         self.requests.iter_mut().map(|request| &mut request.awaits)
     }
@@ -95,18 +95,18 @@ impl Pending {
         self.requests.iter().map(|request| (request.client, request.awaits.clone())).collect()
     }
 
-    /// Tells those who asked whether another image has taken over.
-    pub(super) fn reexecuted(&mut self, outcome: &Reply) {
+    /// Resolves the requests for another image of ours.
+    pub(super) fn resolve_reexec(&mut self, outcome: &Reply) {
         self.resolve(|awaits| (*awaits == Awaits::Reexec).then(|| outcome.clone()));
     }
 
-    /// Takes the request of a client away.
+    /// Removes the request of a client.
     pub(super) fn take(&mut self, client: ClientId) -> Option<PendingRequest> {
         let at = self.requests.iter().position(|request| request.client == client)?;
         Some(self.requests.swap_remove(at))
     }
 
-    /// Sends a result to each of whom it is one.
+    /// Sends a result to each client for which `result` has one.
     pub(super) fn resolve(&mut self, result: impl Fn(&Awaits) -> Option<Reply>) {
         let mut kept = Vec::with_capacity(self.requests.len());
         for request in self.requests.drain(..) {
@@ -118,12 +118,12 @@ impl Pending {
         self.requests = kept;
     }
 
-    /// Tells everybody of an event, as far as they read.
-    pub(super) fn tell(&mut self, event: &Value) {
+    /// Sends an event to every client whose queue has room.
+    pub(super) fn send_event(&mut self, event: &Value) {
         let text: Arc<[u8]> = line(event).into();
         for request in &mut self.requests {
             let Awaits::Events { missed } = &mut request.awaits else {
-                // It can do without: its result will tell.
+                // It does not need the event: its result follows.
                 let _ = request.replies.line(&text);
                 continue;
             };
@@ -139,7 +139,7 @@ impl Pending {
         }
     }
 
-    /// Everybody's last result, before we exit.
+    /// Sends every client its last result, before we exit.
     pub(super) fn end(&mut self, verdict: &Result<Verdict, Error>) {
         let (status, why) = match verdict {
             Ok((status, why)) => (*status, why.clone()),
@@ -192,14 +192,14 @@ mod tests {
     }
 
     #[test]
-    fn one_that_reads_slowly_is_told_how_much_it_missed() {
+    fn a_slow_reader_gets_the_count_of_events_that_it_missed() {
         let (mut pending, received) = pending(Awaits::Events { missed: 0 });
         for _ in 0..2000 {
-            pending.tell(&event::named("asked", json!({})));
+            pending.send_event(&event::named("asked", json!({})));
         }
         let fitted = received.try_iter().count() as u64;
         assert!((100..2000).contains(&fitted));
-        pending.tell(&event::named("stopping", json!({})));
+        pending.send_event(&event::named("stopping", json!({})));
         let missed: Value = serde_json::from_str(&text(received.try_recv().unwrap())).unwrap();
         assert_eq!((&missed["event"], &missed["count"]), (&json!("missed"), &json!(2000 - fitted)));
         assert!(text(received.try_recv().unwrap()).contains("stopping"));
@@ -207,10 +207,10 @@ mod tests {
     }
 
     #[test]
-    fn however_slow_it_is_its_result_has_room() {
+    fn the_result_of_a_slow_reader_has_room() {
         let (mut pending, received) = pending(Awaits::Upgrade(Generation(2)));
         for _ in 0..2000 {
-            pending.tell(&event::named("asked", json!({})));
+            pending.send_event(&event::named("asked", json!({})));
         }
         pending.resolve(|awaits| (*awaits == Awaits::Upgrade(Generation(2))).then(|| Reply::failed("no")));
         assert!(pending.is_empty());

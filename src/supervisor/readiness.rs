@@ -1,9 +1,9 @@
-//! Whether a worker is ready, as far as it has to be seen: whether it waits for
-//! connections on its listeners, and whether the user's check of it succeeds.
+//! The checks of readiness that we make ourselves: whether a worker waits for connections on
+//! its listeners, and whether the user's check of it succeeds.
 //!
-//! Contract: when an upgrade begins, it is found out on which listeners the workers that
-//! serve wait; a replacement has to be seen waiting on the same ones. The answer to each
-//! question of the core is an event.
+//! Contract: when an upgrade begins, it is checked on which listeners the serving workers wait;
+//! a replacement has to be seen waiting on the same ones. The result of each check that the core
+//! asks for is an event.
 
 use super::context::Context;
 use super::report;
@@ -18,12 +18,12 @@ use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// The workers that serve are checked so often, with such pauses, for whether they wait: a
-/// request of a server that accepts in the thread that serves is over by then.
+/// How often the serving workers are checked for whether they wait, and the pause between two
+/// checks. A server may accept in the thread that serves: its request is over by then.
 const CHECKS: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// So often it is checked in /proc whether a worker waits, before connections are asked for,
+/// How often /proc is read for whether a worker waits, before its connections are read as well,
 /// which costs more.
 const CHECKS_OF_WAITING: u32 = 5;
 
@@ -51,7 +51,7 @@ impl Readiness {
         self.waited.clone()
     }
 
-    /// Whether the check of the workers that serve goes on: the core waits for its answer.
+    /// Whether the check of the serving workers goes on: the core waits for its result.
     pub(super) fn is_checking(&self) -> bool {
         self.check.is_some()
     }
@@ -60,15 +60,15 @@ impl Readiness {
         self.check.map(|check| check.next)
     }
 
-    /// Begins to check on which listeners the workers that serve wait.
+    /// Begins to check on which listeners the serving workers wait.
     pub(super) fn begin_wait_check(&mut self, ctx: &Context) {
         self.waited.clear();
         self.check = Some(WaitCheck { left: CHECKS, next: ctx.now() });
     }
 
-    /// Checks it, if that is due: several times, for a server that accepts in the thread that
-    /// serves may be busy at one moment. What a worker was seen to wait on earlier counts as
-    /// well. A connection that it has accepted is no sign here: its replacement may have none.
+    /// Checks it, if that is due: several times, because a server that accepts in the thread that
+    /// serves may be busy at one moment. Listeners on which a worker was seen waiting earlier count
+    /// as well. An accepted connection does not count here: the replacement may have none.
     pub(super) fn check_waiting(&mut self, ctx: &mut Context) {
         let now = ctx.now();
         let Some(check) = self.check.filter(|check| check.next <= now) else { return };
@@ -81,7 +81,7 @@ impl Readiness {
             let waited = self.waited.entry(shown.slot).or_default();
             waited.extend(process.waited.intersection(&given));
             let open: BTreeSet<u64> = given.difference(waited).copied().collect();
-            let unseen = accepting::unseen(process.pid, &open);
+            let unseen = accepting::not_waited_on(process.pid, &open);
             waited.extend(open.difference(&unseen));
             all &= unseen.is_empty();
         }
@@ -122,9 +122,8 @@ impl Readiness {
         checks > CHECKS_OF_WAITING && accepting::is_serving(pid, &wanted)
     }
 
-    /// The listeners on which a worker has to be seen to wait, with their inodes: those on which
-    /// its predecessor in the slot was; where nothing is known of that one, those of another
-    /// worker, else all.
+    /// The listeners on which a worker has to be seen waiting, with their inodes: those of its
+    /// predecessor in the slot; where nothing is known of that one, those of another worker, or all.
     fn wanted<'a>(&self, id: WorkerId, ctx: &'a Context) -> Vec<(&'a Listener, u64)> {
         let Some(entry) = ctx.processes.get(id) else { return Vec::new() };
         let all = || {
@@ -137,8 +136,8 @@ impl Readiness {
         if known.is_empty() { all().collect() } else { known }
     }
 
-    /// Notes, for people, on which listeners a worker was not seen to wait that has to be.
-    /// This comes before the report is logged.
+    /// Notes, for the log, on which listeners a worker was not seen waiting. This comes before the
+    /// report is logged.
     pub(super) fn on_report(&self, report: &Report, ctx: &mut Context) {
         let (Report::Unseen { worker: id, .. } | Report::NoAck(id, _)) = *report else { return };
         if !ctx.config.policy.must_see_accepting() {
@@ -146,7 +145,7 @@ impl Readiness {
         }
         let Some(pid) = ctx.processes.process(id).map(|process| process.pid) else { return };
         let wanted = self.wanted(id, ctx);
-        let unseen = accepting::unseen(pid, &wanted.iter().map(|&(_, inode)| inode).collect());
+        let unseen = accepting::not_waited_on(pid, &wanted.iter().map(|&(_, inode)| inode).collect());
         let unseen = wanted.iter().filter(|(_, inode)| unseen.contains(inode));
         let names: Vec<&str> = unseen.map(|(listener, _)| listener.address()).collect();
         let lacks = match names.is_empty() {
@@ -165,17 +164,17 @@ pub(super) fn start_check(id: WorkerId, ctx: &mut Context) {
     let Some(command) = ctx.config.acks.exec.clone().filter(|_| starts) else { return };
     let Some(entry) = ctx.processes.get_mut(id) else { return };
     let Some(process) = entry.process.as_mut().filter(|process| process.check.is_none()) else { return };
-    let Some(reading) = ctx.launcher.readings.get(&entry.generation) else { return };
+    let Some(spec) = ctx.launcher.specs.get(&entry.generation) else { return };
     let pid = process.pid.as_raw();
-    let launch = ctx.launcher.settings.check(reading, &command, entry.generation, entry.slot, pid);
-    let started = launch.and_then(|launch| child::spawn(&launch).map_err(|error| refused(&error, reading)));
+    let launch = ctx.launcher.settings.check(spec, &command, entry.generation, entry.slot, pid);
+    let started = launch.and_then(|launch| child::spawn(&launch).map_err(|error| refused(&error, spec)));
     match started {
         Ok(child) => process.check = Some(child.pid),
         Err(refused) => warn!("cannot run the check of pid {pid}: {}", refused.message),
     }
 }
 
-/// Ends a check that nobody waits for any more, with everything that it started.
+/// Ends a check whose result no longer matters, with everything that it started.
 pub(super) fn end_check(id: WorkerId, ctx: &mut Context) {
     let process = ctx.processes.process_mut(id);
     if let Some(check) = process.and_then(|process| process.check.take()) {
@@ -183,7 +182,7 @@ pub(super) fn end_check(id: WorkerId, ctx: &mut Context) {
     }
 }
 
-/// The port of a listener of TCP.
+/// The port of a TCP listener.
 fn port(listener: &Listener) -> Option<u16> {
     listener.exported().inet.filter(|_| listener.is_stream()).map(|address| address.port())
 }

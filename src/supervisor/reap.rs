@@ -1,5 +1,4 @@
-//! What has ended: every exit is found its owner; and when the supervisor ends, no child is
-//! left.
+//! Reaps children: every exit goes to its owner. When the supervisor ends, it ends every child.
 
 use super::event_loop::{END_CHECK, EventLoop};
 use super::inputs::Input;
@@ -12,11 +11,11 @@ use crossbeam_channel::Receiver;
 use log::debug;
 use std::time::Duration;
 
-/// Orphans have this long to end where a worker has for ever.
+/// The stop timeout of orphans where that of workers is unlimited.
 const LAST_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl EventLoop {
-    /// Signals coalesce, so every exit is looked for.
+    /// Reaps every child that has ended: several SIGCHLDs may be merged into one.
     pub(super) fn reap(&mut self) {
         for (pid, exit) in process::reap() {
             if let Some(verdict) = self.reexec.ended(pid, exit) {
@@ -55,12 +54,12 @@ impl EventLoop {
             }
         }
         if let Some(follow) = &self.follow {
-            follow.look_for_unseen_ends(&mut self.ctx);
+            follow.find_unseen_exits(&mut self.ctx);
         }
         self.orphans.check(self.adoption.as_ref(), &mut self.ctx);
     }
 
-    /// Ends every child, as we end: hooks, orphans and checks.
+    /// Ends every child before we end: hooks, orphans and checks.
     pub(super) fn end_children(&mut self, inputs: &Receiver<Input>) {
         self.reexec.end_slow_check(true, self.ctx.now());
         self.end_hooks(inputs);
@@ -76,13 +75,13 @@ impl EventLoop {
         let end = self.ctx.now() + self.ctx.config.hooks.longest(Occasion::PostStop);
         self.hooks.keep_only(Occasion::PostStop, &mut self.ctx);
         while let Some(until) = self.hooks.deadline() {
-            self.service.manager.turn();
+            self.service.manager.send_due();
             let wait = until.min(end).saturating_sub(self.ctx.now());
-            let wait = self.service.manager.wait().map_or(wait, |turn| turn.min(wait));
+            let wait = self.service.manager.wait().map_or(wait, |due| due.min(wait));
             let input = inputs.recv_timeout(wait);
             self.hooks.end_late(&mut self.ctx);
-            let hurried = matches!(input, Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)));
-            if hurried || self.ctx.now() >= end {
+            let kill_signals = matches!(input, Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)));
+            if kill_signals || self.ctx.now() >= end {
                 self.hooks.kill_all();
             }
             for (pid, exit) in process::reap() {
@@ -91,17 +90,16 @@ impl EventLoop {
         }
     }
 
-    /// Children that no worker answers for are stopped, then killed, as the orphans of a worker
-    /// are.
+    /// OwnStop the children that belong to no worker, then kills them, as the orphans of a worker.
     fn end_unknown_children(&mut self, inputs: &Receiver<Input>) {
         let until = self.ctx.now() + self.ctx.config.policy.stop_timeout.unwrap_or(LAST_STOP_TIMEOUT);
         let mut kill = false;
         while self.ctx.processes.end_unknown_children(kill) {
-            let hurried = [libc::SIGINT, libc::SIGQUIT];
-            self.service.manager.turn();
+            let kill_signals = [libc::SIGINT, libc::SIGQUIT];
+            self.service.manager.send_due();
             let input = inputs.recv_timeout(END_CHECK / 20);
             kill |= self.ctx.now() >= until;
-            kill |= matches!(input, Ok(Input::Signal(signal, _)) if hurried.contains(&signal));
+            kill |= matches!(input, Ok(Input::Signal(signal, _)) if kill_signals.contains(&signal));
             if let Ok(Input::Control(message)) = input {
                 self.on_message(message);
             }

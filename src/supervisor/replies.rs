@@ -18,7 +18,7 @@ pub(super) fn first(generation: Generation) -> Reply {
 }
 
 pub(super) fn serves(from: Generation, to: Generation, took: Duration) -> Reply {
-    Reply::done(format!("{to} serves after {}", report::length(took))).of(from, to, took)
+    Reply::done(format!("{to} serves after {}", report::duration_text(took))).of(from, to, took)
 }
 
 pub(super) fn count_of_workers(count: u32) -> String {

@@ -1,4 +1,4 @@
-//! Each report of the core goes to every owner that it concerns, and to the log.
+//! Passes each report of the core to every owner that it concerns, and to the log.
 
 use super::event_loop::EventLoop;
 use super::readiness::end_check;
@@ -14,7 +14,7 @@ impl EventLoop {
             self.failure = Some(error);
             return ctx.queue(Event::Request(Request::Stop));
         }
-        // These two note reasons, which the log and the clients are told.
+        // These two note reasons for the log and the clients, so they come first.
         if let Some(adoption) = &mut self.adoption {
             adoption.on_report(report, ctx);
         }
@@ -23,7 +23,7 @@ impl EventLoop {
         self.control.on_report(report, self.failure.is_some(), &self.workers, ctx);
         match *report {
             Report::Stopping => ctx.processes.stopping = true,
-            // Whatever else the worker was asked, it has answered.
+            // The user's check no longer matters.
             Report::Ready(id, ..) => end_check(id, ctx),
             Report::Serving(_) | Report::UpgradeDone { .. } | Report::RolledBack { .. } => {
                 self.trim_text = true;

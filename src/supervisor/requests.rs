@@ -1,7 +1,7 @@
-//! What clients of the control socket ask for.
+//! The requests of clients of the control socket.
 //!
-//! Contract: the state of the core decides. Each request has one result, unless its
-//! client has gone; that changes nothing of what it began. Nobody is waited for here.
+//! Contract: the state of the core decides. Each request gets one result, unless its client
+//! has gone, which does not undo what it began. Nothing here waits.
 
 use super::event_loop::EventLoop;
 use super::pending::{Awaits, PendingRequest};
@@ -19,10 +19,10 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 impl EventLoop {
-    /// A message of the control socket.
+    /// Handles a message of the control socket.
     pub(super) fn on_message(&mut self, message: Message) {
         match message {
-            Message::Request(asked) => self.asked(asked),
+            Message::Request(received) => self.handle_request(received),
             Message::Progress(client) => {
                 let (status, snapshot) = self.state();
                 let pending = self.control.pending.get(client);
@@ -34,50 +34,50 @@ impl EventLoop {
         }
     }
 
-    fn asked(&mut self, mut asked: ClientRequest) {
-        asked.answers.signal_when_written(self.control.pending.written());
-        let level = if matches!(asked.verb, Verb::Status { .. } | Verb::Events | Verb::Metrics) {
+    fn handle_request(&mut self, mut received: ClientRequest) {
+        received.answers.signal_when_written(self.control.pending.written());
+        let level = if matches!(received.verb, Verb::Status { .. } | Verb::Events | Verb::Metrics) {
             Level::Debug
         } else {
             Level::Info
         };
-        log::log!(level, "ctl: {} asks: {}", asked.peer, asked.verb);
-        self.look_for_handovers();
-        self.work_off();
+        log::log!(level, "ctl: {} asks: {}", received.peer, received.verb);
+        self.find_handovers();
+        self.process_events();
         let phase = self.ctx.core.phase();
         let stopping = phase == Phase::Stopping;
-        match asked.verb {
+        match received.verb {
             Verb::Status { .. } => {
                 let (status, snapshot) = self.state();
-                asked.answers.status(status, snapshot);
+                received.answers.status(status, snapshot);
             }
             Verb::Metrics => {
                 let (status, snapshot) = self.state();
-                asked.answers.metrics(status, snapshot);
+                received.answers.metrics(status, snapshot);
             }
             Verb::Events => {
                 let (generation, phase) = (self.ctx.core.generation().0, phase_name(phase));
                 let hello = json!({"version": protocol::VERSION, "pid": std::process::id(), "generation": generation, "phase": phase});
                 // It is the first line of this client: there is room for it.
-                let _ = asked.answers.line(&line(&event::named("hello", hello)).into());
-                let ClientRequest { client, answers, .. } = asked;
+                let _ = received.answers.line(&line(&event::named("hello", hello)).into());
+                let ClientRequest { client, answers, .. } = received;
                 self.control.pending.push(PendingRequest {
                     client,
                     replies: answers,
                     awaits: Awaits::Events { missed: 0 },
                 });
             }
-            Verb::Hammer => self.hammer(asked),
+            Verb::Hammer => self.kill_draining(received),
             Verb::Stop { now, .. } => {
                 let request = if now { Request::Kill } else { Request::Stop };
-                self.demand(asked, request, Awaits::Stop);
+                self.request_and_await(received, request, Awaits::Stop);
             }
-            _ if stopping => asked.answers.result(Reply::failed("stopping")),
+            _ if stopping => received.answers.result(Reply::failed("stopping")),
             Verb::Upgrade { now: false, .. } if phase == Phase::Holding => {
                 let to = self.control.history.to.map_or(0, |to| to.0);
                 let why =
                     format!("generation {to} is on hold (ctl commit, ctl rollback, or ctl upgrade --now)");
-                asked.answers.result(Reply::failed(why));
+                received.answers.result(Reply::failed(why));
             }
             Verb::Upgrade { hold, now, .. } => {
                 let request = match (hold, now) {
@@ -85,14 +85,14 @@ impl EventLoop {
                     (false, true) => Request::UpgradeNow,
                     (false, false) => Request::Upgrade,
                 };
-                self.demand(asked, request, Awaits::Next { hold });
+                self.request_and_await(received, request, Awaits::Next { hold });
             }
-            Verb::Commit(_) => self.demand(asked, Request::Commit, Awaits::Commit),
-            Verb::Rollback(_) => self.demand(asked, Request::Rollback, Awaits::Rollback),
+            Verb::Commit(_) => self.request_and_await(received, Request::Commit, Awaits::Commit),
+            Verb::Rollback(_) => self.request_and_await(received, Request::Rollback, Awaits::Rollback),
             Verb::Scale { workers, .. } => {
-                self.demand(asked, Request::Scale(workers), Awaits::Scale(workers))
+                self.request_and_await(received, Request::Scale(workers), Awaits::Scale(workers))
             }
-            Verb::Signal { signal } => self.pass_on(asked.answers, &signal),
+            Verb::Signal { signal } => self.forward_signal(received.answers, &signal),
             Verb::Bind { bind: spec } => {
                 let reply = match self.listening.bind(&spec, &mut self.ctx) {
                     Ok((name, address)) => {
@@ -102,10 +102,10 @@ impl EventLoop {
                     }
                     Err(why) => Reply::failed(why),
                 };
-                asked.answers.result(reply);
+                received.answers.result(reply);
             }
             Verb::Reexec => {
-                let ClientRequest { client, answers, wait, .. } = asked;
+                let ClientRequest { client, answers, wait, .. } = received;
                 match wait {
                     true => self.control.pending.push(PendingRequest {
                         client,
@@ -121,24 +121,24 @@ impl EventLoop {
                     Ok(done) => Reply::done(done),
                     Err(why) => Reply::failed(why),
                 };
-                asked.answers.result(reply);
+                received.answers.result(reply);
             }
         }
     }
 
-    /// Has the core do something, for a client that waits for it.
-    fn demand(&mut self, asked: ClientRequest, request: Request, awaits: Awaits) {
-        let ClientRequest { client, answers, wait, .. } = asked;
+    /// Passes a request to the core, for a client that waits for `awaits`.
+    fn request_and_await(&mut self, received: ClientRequest, request: Request, awaits: Awaits) {
+        let ClientRequest { client, answers, wait, .. } = received;
         self.control.pending.push(PendingRequest { client, replies: answers, awaits });
         self.step(Event::Request(request));
-        // What is wrong at once has been answered.
+        // A request that failed at once has its result already.
         if !wait && let Some(pending) = self.control.pending.take(client) {
             pending.replies.result(Reply::done("asked for"));
         }
     }
 
-    fn pass_on(&mut self, answers: ReplyQueue, name: &str) {
-        // A request with another name was refused when it was read.
+    fn forward_signal(&mut self, answers: ReplyQueue, name: &str) {
+        // A request with an unknown name was refused when it was read.
         let Some(signal) = signals::signal_by_name(name) else {
             return answers.result(Reply::failed(format!("there is no signal '{name}'")));
         };
@@ -152,13 +152,13 @@ impl EventLoop {
         answers.result(Reply { workers: Some(ready), ..done });
     }
 
-    fn hammer(&mut self, asked: ClientRequest) {
+    fn kill_draining(&mut self, received: ClientRequest) {
         let draining = self.ctx.core.workers().filter(|shown| shown.stage == ShownStage::Draining);
         let draining: BTreeSet<WorkerId> = draining.map(|shown| shown.worker).collect();
         if draining.is_empty() {
             let done = Reply::done("nothing was draining");
-            return asked.answers.result(Reply { workers: Some(0), ..done });
+            return received.answers.result(Reply { workers: Some(0), ..done });
         }
-        self.demand(asked, Request::Hammer, Awaits::Gone(draining));
+        self.request_and_await(received, Request::Hammer, Awaits::Gone(draining));
     }
 }

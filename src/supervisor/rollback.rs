@@ -1,6 +1,6 @@
-//! A generation that was rolled back: the files that it was made of, so that a
-//! change of `--watch` which brings the same files back is no upgrade; and the files
-//! that cannot be had again of the generation before.
+//! The generation that was rolled back: its files are noted, so that a change of `--watch`
+//! that brings the same files back causes no upgrade. And the warning of files of the
+//! generation before that have changed since.
 
 use super::context::Context;
 use crate::core::event::{Generation, Report};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::PathBuf;
 
-/// A file, by the path that its name led to and by its identity there.
+/// A file: the path that its name resolved to, and its identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct SeenFile {
     #[serde(with = "path")]
@@ -26,8 +26,8 @@ struct SeenFile {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RolledBack {
     files: Vec<SeenFile>,
-    /// It was told that the generation before cannot be started again.
-    told_failed: bool,
+    /// The upgrade-failed hooks have run for the failure of this rollback.
+    failure_reported: bool,
 }
 
 impl RolledBack {
@@ -40,27 +40,27 @@ impl RolledBack {
         }
     }
 
-    /// Whether that a rollback failed is news: it is told once, however often it is tried.
-    pub(super) fn tell_failed(&mut self) -> bool {
-        !std::mem::replace(&mut self.told_failed, true)
+    /// Whether this is the first failure of this rollback: the hooks run once, however often it is
+    /// attempted.
+    pub(super) fn is_first_failure(&mut self) -> bool {
+        !std::mem::replace(&mut self.failure_reported, true)
     }
 
-    /// Notes which files a generation that is rolled back was made of.
+    /// Notes the files of a generation that is rolled back.
     fn note(&mut self, from: Generation, ctx: &Context) {
-        let reading = ctx.launcher.readings.get(&from);
-        let made_of = reading.map(|reading| reading.files()).unwrap_or_default();
+        let spec = ctx.launcher.specs.get(&from);
+        let made_of = spec.map(|spec| spec.files()).unwrap_or_default();
         let made_of = made_of.into_iter().map(|(real, file)| SeenFile { real, file });
-        // A file that has changed since the start is written by the server itself.
+        // A file that has changed since the start is one that the server itself writes.
         let made_of = made_of.filter(|seen| FileId::of(&seen.real) == seen.file);
         let files: Vec<SeenFile> = made_of.chain(watched(ctx)).collect();
-        // A later try of the same rollback has the same files.
+        // A later attempt of the same rollback has the same files.
         if files != self.files {
-            *self = RolledBack { files, told_failed: false };
+            *self = RolledBack { files, failure_reported: false };
         }
     }
 
-    /// Whether a change of the watched files is no change: they are those that were
-    /// rolled back.
+    /// Whether the watched files are those that were rolled back.
     pub(super) fn is_same(&self, ctx: &Context) -> bool {
         let same = |seen: &SeenFile| FileId::of(&seen.real) == seen.file;
         let same = !self.files.is_empty()
@@ -83,22 +83,22 @@ fn watched(ctx: &Context) -> impl Iterator<Item = SeenFile> {
     let directory = &ctx.launcher.surroundings.directory;
     ctx.config.watch.iter().flat_map(move |path| {
         let path = directory.join(path);
-        // Of a directory its entries count, as they do for --watch.
+        // The entries of a directory count, as for --watch.
         let entries = fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path());
         entries.chain([path.clone()]).map(seen).collect::<Vec<_>>()
     })
 }
 
-/// Notes the files that the workers of this generation have open to write to.
+/// Notes the files that the workers of this generation have open for writing.
 fn note_written(generation: Generation, ctx: &mut Context) {
     let workers = ctx.of_generation(generation).map(|shown| shown.worker);
     let pids: Vec<Pid> = workers.flat_map(|worker| ctx.processes.own_tree(worker)).collect();
     for path in pids.into_iter().flat_map(process::written) {
-        ctx.launcher.is_written(generation, &path);
+        ctx.launcher.forget_written(generation, &path);
     }
 }
 
-/// Warns of files that another start of this generation would not have as they were.
+/// Warns of files that have changed: another start of this generation would get the new ones.
 fn warn_of_lost(generation: Generation, ctx: &Context) {
     let lost = ctx.launcher.lost(generation);
     if !lost.is_empty() {

@@ -1,8 +1,8 @@
 //! Everything that the next image has to know, as plain data: reading it changes
-//! nothing, so a binary can be asked whether it could.
+//! nothing, so a new binary can be checked before it is executed.
 //!
-//! A field that is added later has a `#[serde(default)]`, so that a state of
-//! before is still read; one that is not known is passed over. A descriptor is a
+//! A field that is added later has a `#[serde(default)]`, so that an older state
+//! is still read; an unknown field is ignored. A descriptor is a
 //! [`Fd`].
 
 use super::clock;
@@ -26,17 +26,17 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-/// What is left to the next image.
+/// The state for the next image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct State {
-    /// The version of who wrote it.
+    /// The version that wrote it.
     pub version: String,
-    /// The name by which we were executed.
+    /// The path of our binary.
     #[serde(with = "path")]
     pub program: PathBuf,
     /// Signals and limits that workers are given.
     pub given: Given,
-    /// The directory that we were started in, as the user sees it.
+    /// The directory that we were started in, by the user's name for it.
     #[serde(with = "path")]
     pub directory: PathBuf,
     /// The core's time.
@@ -46,16 +46,16 @@ pub struct State {
     /// Its workers' processes.
     pub processes: process::Saved,
     /// What each generation was first started from.
-    pub readings: launch::Saved,
-    /// What was rolled back of late.
+    pub specs: launch::Saved,
+    /// The generation that was rolled back last.
     pub rolled_back: RolledBack,
     /// The listeners on which workers were seen to wait.
     pub waited: BTreeMap<Slot, BTreeSet<u64>>,
-    /// As whom workers run, if not as we do.
+    /// The user that workers run as, if it is not ours.
     pub identity: Option<Identity>,
     /// The sockets.
     pub listeners: listener::Saved,
-    /// What workers speak through.
+    /// The ack channels of the workers.
     pub acks: ack::Saved,
     /// Hooks under way.
     pub hooks: HookQueue,
@@ -85,7 +85,7 @@ impl State {
         serde_json::to_vec(self).map_err(|error| format!("cannot write the state: {error}"))
     }
 
-    /// From text, with everything in it that can be looked at without touching it.
+    /// From text; the addresses of the listeners are checked as well.
     ///
     /// # Errors
     /// In words: what is missing or not known.
@@ -114,7 +114,7 @@ mod tests {
     use std::sync::OnceLock;
     use std::time::Duration;
 
-    /// The text of a small one.
+    /// The text of a small state.
     fn text() -> &'static [u8] {
         static TEXT: OnceLock<Vec<u8>> = OnceLock::new();
         TEXT.get_or_init(|| {
@@ -138,7 +138,7 @@ mod tests {
                 clock: clock::Clock::new().save(),
                 core,
                 processes: process::Saved::new(&processes, &mut transfer).unwrap(),
-                readings: launch::Saved::new(&BTreeMap::new(), &mut transfer).unwrap(),
+                specs: launch::Saved::new(&BTreeMap::new(), &mut transfer).unwrap(),
                 rolled_back: RolledBack::default(),
                 waited: BTreeMap::new(),
                 identity: None,
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_later_version_knows_is_passed_over() {
+    fn fields_of_a_later_version_are_ignored() {
         let mut value: serde_json::Value = serde_json::from_slice(text()).unwrap();
         value["later"] = 1.into();
         value["processes"]["later"] = 1.into();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     proptest! {
-        /// Its digest would fit: whoever can write that can write anything.
+        /// The digest does not protect: whoever can change the state can change that too.
         #[test]
         fn a_state_that_was_tampered_with_is_read_or_refused(
             at in any::<prop::sample::Index>(),

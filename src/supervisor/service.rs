@@ -1,4 +1,4 @@
-//! Who supervises us, and what they are told: the service manager, and the pid file.
+//! What the service manager gets to know, and the pid file.
 
 use super::context::Context;
 use super::workers::{ForManager, serves_text};
@@ -18,8 +18,8 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// The pid file is put in its place before anybody is told that a generation serves:
-    /// whoever is told looks for it.
+    /// Publishes the pid file. This comes before a generation is reported to serve: whoever
+    /// gets the report may read the file.
     ///
     /// # Errors
     /// When it cannot be put there.
@@ -28,7 +28,7 @@ impl Service {
         published.map_err(|error| Error::cannot("put the pid file in its place", reason(&error)))
     }
 
-    /// What a worker has sent is passed on.
+    /// Passes a worker's message on.
     pub(super) fn pass_on(&mut self, message: ForManager) {
         match message {
             ForManager::Nothing => {}
@@ -54,10 +54,10 @@ impl Service {
             Report::Held { from, to, .. } => {
                 manager.ready(&format!("{from} serves, {to} is on hold beside it"));
             }
-            // What follows is STOPPING=1, the last word.
+            // STOPPING=1 follows, the last message.
             Report::UpgradeFailed { why: Failure::Stopped, .. } => {}
-            Report::UpgradeFailed { from, to, left, why, .. } => {
-                let gone = left || matches!(why, Failure::NoSuccessor { .. });
+            Report::UpgradeFailed { from, to, predecessor_left, why, .. } => {
+                let gone = predecessor_left || matches!(why, Failure::NoSuccessor { .. });
                 let old = if gone { "is gone" } else { "serves" };
                 let ended = match why {
                     Failure::RolledBack | Failure::Superseded => "was undone",
@@ -76,14 +76,14 @@ impl Service {
         }
     }
 
-    /// When the service manager is to be told something next.
+    /// When the next message to the service manager is due.
     pub(super) fn deadline(&self, now: Time) -> Option<Time> {
         self.manager.wait().map(|wait| now + wait)
     }
 }
 
-/// How long a start may take; None: for ever. The program took `took` of late, and its
-/// replacement may take longer.
+/// How long a start may take; None: unlimited. The last start took `took`, and the next may
+/// take longer.
 pub(super) fn start_limit(config: &Config, took: Duration) -> Option<Duration> {
     let (policy, hooks) = (&config.policy, &config.hooks);
     let before = hooks.longest(Occasion::PreUpgrade) + hooks.longest(Occasion::PreStart);
@@ -91,7 +91,7 @@ pub(super) fn start_limit(config: &Config, took: Duration) -> Option<Duration> {
     Some(before + policy.ack_timeout?.max(took * 2) + policy.soak.max(TIMER_SOAK).max(took))
 }
 
-/// How long a stop may take: of workers, then of what they leave behind.
+/// How long a stop may take: first the workers, then their orphans.
 fn stop_limit(config: &Config) -> Option<Duration> {
     let (policy, hooks) = (&config.policy, &config.hooks);
     let told = hooks.longest(Occasion::PreStop) + hooks.longest(Occasion::PostStop);

@@ -2,11 +2,11 @@
 //!
 //! Servers built on grace and endless send TERM to their parent once they have
 //! inherited its sockets, goagain a signal of its own: that is their ack. So a
-//! TERM of a worker, of one of its descendants, or of one that has just died is
-//! never a stop; everybody else's is. Two TERMs that come before the first is
-//! read are one to the kernel (signal(7)): a thread does nothing but read them,
-//! what waited while we were stopped is taken for a stop, and INT, QUIT and a
-//! second TERM are there for who wants to be sure.
+//! TERM of a worker, of one of its descendants, or of one that has just ended is
+//! never a stop; every other TERM is. The kernel merges two TERMs that come before
+//! the first is read (signal(7)). Therefore a thread does nothing but read signals,
+//! and a TERM that was pending while we were stopped counts as a stop. INT, QUIT or
+//! a second TERM stops us in any case.
 
 use super::event_loop::EventLoop;
 use crate::core::event::{AckKind, Event, Request, WorkerId};
@@ -18,8 +18,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::path::PathBuf;
 
-/// Says where a TERM that is waited for cannot come.
-pub(super) fn warn_of_silence(kinds: &[AckKind], foreign: bool) {
+/// Warns where `--ack` waits for a TERM that cannot come.
+pub(super) fn warn_of_impossible_term(kinds: &[AckKind], foreign: bool) {
     if kinds != [AckKind::ParentTerm] {
         return;
     }
@@ -41,25 +41,25 @@ impl EventLoop {
                 None => debug!("signal {number} of a stranger is no ack"),
             },
             libc::SIGTERM => match from.and_then(sender) {
-                Some((pid, id)) => self.term_of(id, pid),
-                None => self.ask(Signal::SIGTERM),
+                Some((pid, id)) => self.on_worker_term(id, pid),
+                None => self.request_by_signal(Signal::SIGTERM),
             },
-            // overseer's programs say so that they have let go of the sockets.
+            // Programs built on overseer send it when they have closed the sockets.
             libc::SIGUSR1 if self.ctx.config.dialects.contains(&Dialect::Overseer) => {
                 match from.and_then(sender) {
                     Some((pid, _)) => debug!("USR1 of pid {pid}, a worker's own, is not passed on"),
-                    None => self.ask(Signal::SIGUSR1),
+                    None => self.request_by_signal(Signal::SIGUSR1),
                 }
             }
             _ => {
                 if let Ok(signal) = Signal::try_from(number) {
-                    self.ask(signal);
+                    self.request_by_signal(signal);
                 }
             }
         }
     }
 
-    /// What is watched has changed.
+    /// Files that are watched have changed.
     pub(super) fn on_change(&mut self, paths: &[PathBuf]) {
         for path in paths {
             info!("{} has changed", path.display());
@@ -67,22 +67,22 @@ impl EventLoop {
         if self.rolled_back.is_same(&self.ctx) {
             return;
         }
-        self.look_for_handovers();
+        self.find_handovers();
         self.ctx.queue(Event::Request(Request::Upgrade));
     }
 
-    fn ask(&mut self, signal: Signal) {
+    fn request_by_signal(&mut self, signal: Signal) {
         debug!("signal {signal}");
         let shared = self.ctx.config.worker.foreground_tty && terminal::is_ours();
         if let Some(request) = self.ctx.config.signals.request(signal, shared) {
-            self.look_for_handovers();
+            self.find_handovers();
             self.ctx.queue(Event::Request(request));
         }
     }
 
-    fn term_of(&mut self, id: WorkerId, pid: Pid) {
+    fn on_worker_term(&mut self, id: WorkerId, pid: Pid) {
         if self.ctx.config.follow.is_some() {
-            // Meant for a predecessor that has gone, and left us as the parent.
+            // It was meant for a predecessor that has ended; we are the new parent.
             return debug!("TERM of pid {pid}, a worker's own, is no stop");
         }
         let listeners = self
@@ -101,7 +101,7 @@ impl EventLoop {
         };
         process.terms = process.terms.saturating_add(1);
         debug!("{generation}: TERM {} of {needed} from pid {pid}", process.terms);
-        // Whoever did not mean an ack is told, once.
+        // Logged once, for a worker that did not mean an ack.
         if process.terms == needed + 1 {
             info!("TERM of pid {pid}, a worker's own, is no stop (to stop us from there: INT or QUIT)");
         }

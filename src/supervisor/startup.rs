@@ -1,5 +1,5 @@
-//! How the supervisor begins: with its first worker, or where the image of ourselves
-//! before an execve(2) has stopped. Both are put together in [`assemble`].
+//! Starts the supervisor: for a first worker, or with the state of the image before an
+//! execve(2). Both ways end in [`assemble`].
 
 use super::adopt::Adoption;
 use super::clock::Clock;
@@ -19,7 +19,7 @@ use super::report::event;
 use super::rollback::RolledBack;
 use super::saved_state::State;
 use super::service::{Service, start_limit};
-use super::signals::warn_of_silence;
+use super::signals::warn_of_impossible_term;
 use super::workers::Workers;
 use crate::ack::Directory;
 use crate::config::Config;
@@ -66,27 +66,27 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
     let identity = identity.filter(|identity| !identity.is_ours());
     let instance = Instance::take(&config.control, &surroundings.environment, &surroundings.directory)?;
     let listeners = descriptors::open_listeners(&config, &surroundings)?;
-    fit(&mut config, &listeners);
+    adjust_to_listeners(&mut config, &listeners);
     let pid_file = match &config.pid_file {
         Some(path) => Some(PidFile::prepare(&surroundings.directory.join(path))?),
         None => None,
     };
     let socket = instance.open()?;
-    say_what_begins(&config, &listeners);
-    // As long as its name leads to it from here.
+    log_startup(&config, &listeners);
+    // Before we leave the directory: our name may be relative to it.
     let reexec = Reexec::new(&surroundings);
-    // A directory of ours would keep its file system busy.
+    // Otherwise our working directory would keep its file system busy.
     std::env::set_current_dir("/").map_err(|error| Error::cannot("enter /", reason(&error)))?;
     become_subreaper();
     let directory = Directory::new(&surroundings.environment, identity.is_some());
     let mut manager = ServiceManager::new(&surroundings.environment);
     manager.starting(start_limit(&config, Duration::ZERO).filter(|_| !config.policy.retry_start));
-    warn_of_silence(&config.policy.readiness.kinds, identity.is_some());
+    warn_of_impossible_term(&config.policy.readiness.kinds, identity.is_some());
     let watched = config.watch.iter().map(|path| surroundings.directory.join(path)).collect();
     let more = more_signals(&config);
     let (sender, inputs, threads) = inputs::start(&config.signals, more, listeners.paths(), watched, None)?;
-    let tell = move |message| sender.send(Input::Control(message)).is_ok();
-    let control = Control::start(socket, instance, threads.quiesce(), tell)?;
+    let send = move |message| sender.send(Input::Control(message)).is_ok();
+    let control = Control::start(socket, instance, threads.quiesce(), send)?;
     let capture = config.worker.capture_stderr.then(|| Capture::start(threads.quiesce())).transpose()?;
     let adoption = Adoption::start(&config, &listeners)?;
     let event_loop = assemble(Parts {
@@ -95,7 +95,7 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
         clock: Clock::new(),
         surroundings,
         identity,
-        readings: BTreeMap::new(),
+        specs: BTreeMap::new(),
         listeners,
         directory,
         capture,
@@ -112,7 +112,7 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
     Ok((event_loop, inputs))
 }
 
-fn say_what_begins(config: &Config, listeners: &Listeners) {
+fn log_startup(config: &Config, listeners: &Listeners) {
     info!(pid = std::process::id(); "pid {}: HUP or USR2 upgrades, TERM stops", std::process::id());
     match config.follow {
         Some(signal) => {
@@ -133,9 +133,9 @@ fn say_what_begins(config: &Config, listeners: &Listeners) {
     }
 }
 
-/// Goes on where the image of ourselves before this one stopped.
+/// Continues with the state of the image before this one.
 ///
-/// Whatever fails here ends us: see [`abandon`].
+/// Any failure here ends us: see [`abandon`].
 pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<Input>) {
     let mut surroundings = InheritedContext { directory: state.directory, ..InheritedContext::read() };
     surroundings.environment.retain(|(key, _)| key != image::VARIABLE);
@@ -149,11 +149,11 @@ pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<I
     let capture = state.capture.map(|saved| (saved, Capture::start(threads.quiesce())));
     let capture =
         capture.map(|(saved, started)| (saved, started.unwrap_or_else(|error| abandon(&error.to_string()))));
-    let tell = move |message| sender.send(Input::Control(message)).is_ok();
-    let control = Control::restore(state.control, &mut fds, threads.quiesce(), tell);
+    let send = move |message| sender.send(Input::Control(message)).is_ok();
+    let control = Control::restore(state.control, &mut fds, threads.quiesce(), send);
     let control = control.unwrap_or_else(|error| abandon(&reason(&error)));
     let listeners = state.listeners.restore(&mut fds);
-    fit(&mut config, &listeners);
+    adjust_to_listeners(&mut config, &listeners);
     let directory = Directory::new(&surroundings.environment, state.identity.is_some());
     state.acks.restore(&threads.watcher, &directory, &mut fds);
     let capture = capture.map(|(saved, capture)| {
@@ -170,7 +170,7 @@ pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<I
         clock,
         surroundings,
         identity: state.identity,
-        readings: state.readings.restore(&mut fds),
+        specs: state.specs.restore(&mut fds),
         listeners,
         directory,
         capture,
@@ -190,7 +190,7 @@ pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<I
 
 fn become_subreaper() {
     if let Err(errno) = process::become_subreaper() {
-        warn!("cannot adopt what workers leave behind: {errno}");
+        warn!("cannot take in the processes that workers leave behind: {errno}");
     }
 }
 
@@ -202,7 +202,7 @@ struct Parts {
     clock: Clock,
     surroundings: InheritedContext,
     identity: Option<Identity>,
-    readings: BTreeMap<Generation, LaunchSpec>,
+    specs: BTreeMap<Generation, LaunchSpec>,
     listeners: Listeners,
     directory: Directory,
     capture: Option<Capture>,
@@ -227,7 +227,7 @@ fn assemble(parts: Parts) -> EventLoop {
             config,
             clock: parts.clock,
             processes: parts.processes,
-            launcher: Launcher { settings, surroundings, readings: parts.readings },
+            launcher: Launcher { settings, surroundings, specs: parts.specs },
             events: [Event::Tick].into(),
         },
         workers: Workers::new(threads.watcher.clone(), parts.capture, parts.directory, watchdog),
@@ -248,12 +248,12 @@ fn assemble(parts: Parts) -> EventLoop {
 }
 
 impl EventLoop {
-    /// The first that a new image does: it says that it has taken over, and looks for whatever
-    /// has happened since the image before it stopped, of which nobody told.
+    /// The first step of a new image: it reports that it has taken over, and checks what has
+    /// happened since the image before it stopped its threads.
     fn take_over(&mut self, before: &str) {
         self.trim_text = true;
         if let Some(adoption) = &self.adoption {
-            adoption.hear_all_calls(&self.threads);
+            adoption.receive_all_calls(&self.threads);
         }
         let (version, workers) = (env!("CARGO_PKG_VERSION"), self.ctx.processes.count());
         info!(
@@ -261,19 +261,19 @@ impl EventLoop {
             if workers == 1 { "" } else { "s" }
         );
         let pending = &mut self.control.pending;
-        pending.tell(&event::named("reexec", json!({"from": before, "version": version})));
+        pending.send_event(&event::named("reexec", json!({"from": before, "version": version})));
         let done = format!("version {version} has taken over from version {before}");
-        pending.reexecuted(&Reply::done(done));
+        pending.resolve_reexec(&Reply::done(done));
         self.reap();
-        self.look_for_lost();
+        self.find_lost_exits();
         self.listening.check(Occasion::path_removed(&self.ctx.core), &mut self.ctx);
     }
 }
 
-/// Fits what depends on whether there are listeners, and on their kind.
-fn fit(config: &mut Config, listeners: &Listeners) {
+/// Adjusts the settings that depend on the listeners.
+fn adjust_to_listeners(config: &mut Config, listeners: &Listeners) {
     config.policy.least_workers = match listeners.iter().any(|listener| listener.reuseport()) {
-        // The queue of a slot's own socket would have nobody to serve it.
+        // Each slot has a socket of its own: without a worker nothing would serve its queue.
         true => config.policy.workers,
         false => 1,
     };
@@ -290,12 +290,12 @@ fn fit(config: &mut Config, listeners: &Listeners) {
     }
 }
 
-/// The command, as messages name it.
+/// The name of the command in messages.
 fn command(config: &Config) -> String {
     config.worker.command.first().map(|name| name.to_string_lossy().into()).unwrap_or_default()
 }
 
-/// Signals that are listened for beside those of the table.
+/// Signals that are handled beside those of the table.
 fn more_signals(config: &Config) -> &'static [i32] {
     if config.acks.goagain() { &[GOAGAIN_SIGNAL] } else { &[] }
 }

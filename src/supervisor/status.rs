@@ -1,4 +1,4 @@
-//! What there is, for `ctl status`.
+//! The state of the supervisor, for `ctl status`.
 
 use super::event_loop::EventLoop;
 use crate::ack::kind;
@@ -9,7 +9,7 @@ use crate::core::{Phase, ShownStage};
 use crate::dialect::{Dialect, first_listener};
 
 impl EventLoop {
-    /// What there is, but for what takes a look at the kernel.
+    /// The state, and a snapshot from which the counts that only the kernel has are read later.
     pub(super) fn state(&self) -> (Status, Snapshot) {
         let ctx = &self.ctx;
         let now = ctx.now();
@@ -70,7 +70,7 @@ impl EventLoop {
             workers_wanted: history.wanted.unwrap_or(ctx.config.policy.workers),
             upgrades: history.upgrades,
             probation: ctx.core.probation().map(|shown| protocol::Probation {
-                generation: shown.of.0,
+                generation: shown.generation.0,
                 before: shown.before.0,
                 crashes: shown.crashes,
                 of: PROBATION_CRASHES,
@@ -82,7 +82,7 @@ impl EventLoop {
         (status, snapshot)
     }
 
-    /// Files of every generation that may be started again which it would not have as they were.
+    /// Changed files of every generation that may be started again.
     fn lost(&self) -> Vec<String> {
         let core = &self.ctx.core;
         let failed = self.control.history.last.as_ref().is_some_and(|last| last.result != "ok");

@@ -1,5 +1,5 @@
-//! Which process succeeds a worker that starts its own successor: one that holds a
-//! listening socket of the worker, and may accept on it.
+//! Finds the process of a successor that a worker has started: one that has a listening
+//! socket of the worker open, and may accept on it.
 
 use super::context::Context;
 use crate::ack::accepting;
@@ -12,23 +12,23 @@ use nix::unistd::Pid;
 use std::thread;
 use std::time::Duration;
 
-/// Between two looks at who is to accept in the place of a worker that has ended.
-const GLANCE: Duration = Duration::from_millis(20);
+/// The pause between two checks whether a successor of a worker that has ended accepts.
+const TAKEOVER_CHECK: Duration = Duration::from_millis(20);
 
-/// A process that holds one of a worker's listening sockets.
+/// A process that has one of a worker's listening sockets open.
 pub(super) struct Candidate {
     pub(super) pid: Pid,
     pub(super) stat: Stat,
-    /// Everything that it listens on is waited on, or accepted from.
+    /// It waits on, or has accepted from, everything that it listens on.
     pub(super) accepting: bool,
 }
 
-/// The worker that the worker `id` has been asked to start.
+/// The successor that the worker `id` was asked to start.
 pub(super) fn successor_of(id: WorkerId, ctx: &Context) -> Option<WorkerId> {
     let shown = ctx.core.workers().filter(|shown| {
         matches!(shown.stage, ShownStage::Starting | ShownStage::Ready)
             && ctx.processes.get(shown.worker).is_some_and(|entry| {
-                entry.predecessor.as_ref().is_some_and(|predecessor| predecessor.of == id)
+                entry.predecessor.as_ref().is_some_and(|predecessor| predecessor.worker == id)
             })
     });
     shown.map(|shown| shown.worker).next()
@@ -42,14 +42,14 @@ pub(super) fn living_tree(id: WorkerId, ctx: &Context) -> Vec<Pid> {
     }
 }
 
-/// The process that succeeds the worker `of`, one that accepts before others.
+/// A process that may be the successor of the worker `predecessor`; one that accepts is preferred.
 pub(super) fn candidate(
-    of: WorkerId,
+    predecessor: WorkerId,
     suits: impl Fn(&Candidate) -> bool,
     ctx: &Context,
 ) -> Option<Candidate> {
     let mut best = None;
-    for found in candidates(of, ctx).filter(suits) {
+    for found in candidates(predecessor, ctx).filter(suits) {
         if found.accepting {
             return Some(found);
         }
@@ -58,21 +58,21 @@ pub(super) fn candidate(
     best
 }
 
-/// Processes that hold a listener of the worker `of`, which may have gone, and
-/// may succeed it.
-pub(super) fn candidates(of: WorkerId, ctx: &Context) -> impl Iterator<Item = Candidate> {
-    let id = successor_of(of, ctx);
-    let predecessor = id.and_then(|id| ctx.processes.get(id)?.predecessor.as_ref());
-    // Its successor remembers what it listened on.
-    let old = ctx.processes.process(of).or_else(|| ctx.processes.process(id?));
-    let lives = ctx.processes.process(of).is_some_and(|old| !old.reaped);
-    let own = living_tree(of, ctx);
+/// Processes that have a listener of the worker `predecessor` open and may be its successor. The
+/// worker may have ended.
+pub(super) fn candidates(predecessor: WorkerId, ctx: &Context) -> impl Iterator<Item = Candidate> {
+    let id = successor_of(predecessor, ctx);
+    let handover = id.and_then(|id| ctx.processes.get(id)?.predecessor.as_ref());
+    // The entry of its successor has the listeners as well.
+    let old = ctx.processes.process(predecessor).or_else(|| ctx.processes.process(id?));
+    let lives = ctx.processes.process(predecessor).is_some_and(|old| !old.reaped);
+    let own = living_tree(predecessor, ctx);
     let below = match old {
         Some(old) if lives => tree::descendants(old.pid),
         _ => Vec::new(),
     };
     let all = below.into_iter().chain(ctx.processes.unknown_children());
-    let new = all.filter(move |pid| predecessor.is_none_or(|predecessor| !predecessor.before.contains(pid)));
+    let new = all.filter(move |pid| handover.is_none_or(|handover| !handover.before.contains(pid)));
     new.filter_map(move |pid| {
         let stat = tree::stat(pid).filter(Stat::is_live)?;
         if lives && !stat.executed {
@@ -89,9 +89,9 @@ pub(super) fn candidates(of: WorkerId, ctx: &Context) -> impl Iterator<Item = Ca
     })
 }
 
-/// Who accepts in the place of a worker that has ended unasked. After a clean
-/// exit one that holds its listeners has a moment to begin: servers that send
-/// their predecessor away do so just before.
+/// The process that accepts after a worker has ended without a request. After a clean
+/// exit, a process that has its listeners open gets a moment to begin: some servers end
+/// their predecessor just before they accept.
 pub(super) fn await_takeover(id: WorkerId, clean: bool, ctx: &Context) -> Option<Pid> {
     let until = ctx.now() + TAKEOVER;
     loop {
@@ -102,13 +102,13 @@ pub(super) fn await_takeover(id: WorkerId, clean: bool, ctx: &Context) -> Option
         if !clean || ctx.now() >= until {
             return None;
         }
-        thread::sleep(GLANCE);
+        thread::sleep(TAKEOVER_CHECK);
     }
 }
 
 /// Whether `pid`, with its whole tree `theirs`, waits on all that it listens on, or
-/// has accepted what none of `others` holds. Without others nothing is told by a
-/// connection: it may be inherited.
+/// has a connection that none of `others` has. Without others a connection proves
+/// nothing: it may be inherited.
 pub(super) fn accepts(pid: Pid, theirs: &[Pid], others: &[Pid]) -> bool {
     let held = listening::held(theirs);
     accepting::is_accepting(pid, &held)

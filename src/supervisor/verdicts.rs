@@ -1,8 +1,7 @@
-//! What the reports of the core are for the clients that wait.
+//! The results of requests, from the reports of the core.
 //!
-//! Contract: a report is all that is known of an outcome. What was asked for while
-//! another upgrade was under way waits for the next to begin, and has the verdict of
-//! that one.
+//! Contract: a result comes from a report alone. A request that came while another
+//! upgrade was under way waits for the next one, and gets the result of that one.
 
 use super::context::Context;
 use super::pending::{Awaits, Pending};
@@ -13,19 +12,19 @@ use crate::control::protocol::{Outcome, Reply};
 use crate::core::Phase;
 use crate::core::event::{Failure, Generation, Report, Request, WorkerId};
 
-/// What is known of our own end, when it begins.
+/// What is known of our own stop, when it begins.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stops {
-    /// Somebody has asked for it; otherwise the reason follows, with our end.
-    pub(super) asked: bool,
-    /// The generation that an upgrade under way is to.
+pub(super) struct OwnStop {
+    /// It was requested; otherwise the reason follows when we end.
+    pub(super) requested: bool,
+    /// The target generation of the upgrade that is under way.
     pub(super) upgrade: Option<Generation>,
 }
 
 impl Pending {
-    /// The core gets a request, of a client or by a signal. The last request for an upgrade that
-    /// has not begun counts: a client that asked for the other kind is told.
-    pub(super) fn overrule(&mut self, request: Request, ctx: &Context) {
+    /// The core gets a request, from a client or by a signal. Of several requests for an upgrade
+    /// that has not begun the last one counts: a client that asked for the other kind gets a result.
+    pub(super) fn supersede(&mut self, request: Request, ctx: &Context) {
         let policy = &ctx.config.policy;
         let held = match request {
             Request::Upgrade | Request::UpgradeNow => false,
@@ -40,13 +39,12 @@ impl Pending {
         });
     }
 
-    /// What a report means for the clients: every one is sent the event, and those for whose
-    /// request it is the result get that.
-    pub(super) fn on_report(&mut self, report: &Report, stops: Stops, workers: &Workers, ctx: &Context) {
+    /// Sends the event of a report to every client, and the result to those that wait for it.
+    pub(super) fn on_report(&mut self, report: &Report, own_stop: OwnStop, workers: &Workers, ctx: &Context) {
         if self.is_empty() {
             return;
         }
-        self.tell(&event::event(report, &ctx.processes, &ctx.config));
+        self.send_event(&event::event(report, &ctx.processes, &ctx.config));
         match *report {
             Report::UpgradeStarted { to, .. } => {
                 for awaits in self.awaits_mut().filter(|awaits| matches!(awaits, Awaits::Next { .. })) {
@@ -57,7 +55,7 @@ impl Pending {
                 Awaits::Upgrade(it) if it == to => {
                     let done = Reply::done(format!(
                         "{to} is on hold after {}: one worker of it serves beside {from} (commit, or rollback)",
-                        report::length(took)
+                        report::duration_text(took)
                     ));
                     Some(Reply { held: Some(true), ..done }.of(from, to, took))
                 }
@@ -84,16 +82,16 @@ impl Pending {
                 Awaits::Rollback => Some(Reply::failed(format!("{to} serves already"))),
                 _ => None,
             }),
-            Report::UpgradeFailed { from, to, why, took, replaced, of, .. } => {
-                let reason = report::undone(report, &ctx.processes, &ctx.config).unwrap_or_default();
-                // Without a bound on the surge it is all or nothing.
-                let how_far = ctx.config.policy.surge.map(|_| (replaced, of));
+            Report::UpgradeFailed { from, to, why, took, replaced, slots, .. } => {
+                let reason = report::undo_reason(report, &ctx.processes, &ctx.config).unwrap_or_default();
+                // With unlimited surge all slots are replaced, or none.
+                let how_far = ctx.config.policy.surge.map(|_| (replaced, slots));
                 let stderr = workers.last_lines(why);
                 self.resolve(|awaits| {
                     let failed = |result| Reply {
                         stderr: stderr.clone(),
                         replaced: how_far.map(|(replaced, _)| replaced),
-                        of: how_far.map(|(_, of)| of),
+                        of: how_far.map(|(_, slots)| slots),
                         ..Reply::because(result, reason.clone()).of(from, to, took)
                     };
                     match *awaits {
@@ -126,18 +124,18 @@ impl Pending {
                 let why = format!("the number of workers stays {stays}: that is the limit");
                 matches!(awaits, Awaits::Scale(_)).then(|| Reply { workers: Some(stays), ..Reply::failed(why) })
             }),
-            // What was the first start to some has served, or another has in its stead.
+            // The first start is done, with this generation or one that replaced it.
             Report::Serving(serving) => self.resolve(|awaits| match *awaits {
                 Awaits::Upgrade(it) if it <= serving => Some(first(serving)),
                 _ => None,
             }),
-            // Where nobody asked for it the reason follows, with our end.
-            Report::Stopping if stops.asked => {
-                let to = stops.upgrade;
+            // If it was not requested, the reason follows when we end.
+            Report::Stopping if own_stop.requested => {
+                let to = own_stop.upgrade;
                 self.resolve(|awaits| {
                 let later = match awaits {
                     Awaits::Next { .. } | Awaits::Scale(_) | Awaits::Commit => true,
-                    // A first start: there is no verdict on that.
+                    // A first start: no report gives its result.
                     Awaits::Upgrade(it) => to != Some(*it),
                     _ => false,
                 };
@@ -154,19 +152,19 @@ impl Pending {
             return;
         }
         let (core, phase) = (&ctx.core, ctx.core.phase());
-        let here = |id: &WorkerId| core.workers().any(|shown| shown.worker == *id);
-        // Where nothing served yet, the wish became the first start.
-        let taken_up = !core.has_pending_upgrade();
-        // What was kept and has neither begun nor is kept is no longer wanted.
-        let dropped = taken_up && phase != Phase::Stopping;
+        let remains = |id: &WorkerId| core.workers().any(|shown| shown.worker == *id);
+        // Where nothing served yet, the requested upgrade became the first start.
+        let not_pending = !core.has_pending_upgrade();
+        // A pending upgrade that has not begun and is no longer pending was dropped.
+        let dropped = not_pending && phase != Phase::Stopping;
         let generation = core.generation();
         for awaits in self.awaits_mut() {
-            if phase == Phase::Starting && taken_up && matches!(awaits, Awaits::Next { .. }) {
+            if phase == Phase::Starting && not_pending && matches!(awaits, Awaits::Next { .. }) {
                 *awaits = Awaits::Upgrade(generation);
             }
         }
         self.resolve(|awaits| match awaits {
-            Awaits::Gone(ids) if !ids.iter().any(here) => {
+            Awaits::Gone(ids) if !ids.iter().any(remains) => {
                 let count = ids.len() as u32;
                 let done = Reply::done(format!("{} killed", count_of_workers(count)));
                 Some(Reply { workers: Some(count), ..done })

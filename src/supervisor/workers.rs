@@ -7,9 +7,7 @@ use super::messages::MessageRate;
 use crate::ack::{self, Directory, Watcher, WorkerMessage};
 use crate::core::Phase;
 use crate::core::ShownStage;
-use crate::core::event::{
-    Event, Failure, Generation, LaunchSource as From, Refusal, Report, Slot, Time, WorkerId,
-};
+use crate::core::event::{Event, Failure, Generation, LaunchSource, Refusal, Report, Slot, Time, WorkerId};
 use crate::core::policy::EXTEND_LIMIT;
 use crate::dialect::{FIRST_FD, first_listener};
 use crate::error::reason;
@@ -28,7 +26,7 @@ use std::time::Duration;
 /// What a worker's message means for the service manager.
 pub(super) enum ForManager {
     Nothing,
-    /// The start takes so much longer; None: as long as it likes.
+    /// The start takes so much longer; None: no limit.
     Prolong(Option<Duration>),
     /// The text of a serving worker has changed.
     Status(String),
@@ -37,10 +35,10 @@ pub(super) enum ForManager {
 pub(super) struct Workers {
     pub(super) watcher: Watcher,
     messages: MessageRate,
-    /// The workers' stderr, where it is ours to read.
+    /// The workers' stderr, if it is captured.
     pub(super) capture: Option<Capture>,
-    /// It was told that not everything stored can be handed over.
-    told_cut: bool,
+    /// The warning that not all stored descriptors can be handed over was logged.
+    warned_of_cut: bool,
     /// The directory of the notify sockets. It is dropped after the watcher, which holds
     /// some of them.
     pub(super) directory: Directory,
@@ -53,12 +51,11 @@ impl Workers {
         directory: Directory,
         watchdog: Option<Duration>,
     ) -> Workers {
-        Workers { watcher, messages: MessageRate::new(watchdog), capture, told_cut: false, directory }
+        Workers { watcher, messages: MessageRate::new(watchdog), capture, warned_of_cut: false, directory }
     }
 
     /// Starts a worker: reads what it is started from, makes its channels, and enters its
-    /// process in the table. What comes back is the descriptor of its system calls, with
-    /// `--adopt`.
+    /// process in the table. Returns the descriptor of its system calls, with `--adopt`.
     ///
     /// # Errors
     /// [`Refused`] when it cannot be started; nothing of it is left then.
@@ -67,10 +64,10 @@ impl Workers {
         id: WorkerId,
         generation: Generation,
         slot: Slot,
-        from: From,
+        source: LaunchSource,
         ctx: &mut Context,
     ) -> Result<Option<OwnedFd>, Refused> {
-        let reading = ctx.launcher.reading(generation, from)?;
+        let spec = ctx.launcher.spec(generation, source)?;
         let settings = &ctx.launcher.settings;
         let no_channels = |error: io::Error| Refused {
             refusal: Refusal::Other,
@@ -85,12 +82,12 @@ impl Workers {
         let taken = &ctx.config.worker.pass_fds;
         let channels = ctx.config.acks.open(&self.directory, &exported, stored.len(), taken);
         let channels = channels.map_err(no_channels)?;
-        let mut launch = settings.worker(&reading, &channels, &stored, id, generation, slot)?;
+        let mut launch = settings.worker(&spec, &channels, &stored, id, generation, slot)?;
         launch.fds.extend(stderr.as_ref().map(|(_, theirs)| (theirs.as_raw_fd(), 2)));
-        let mut started = child::spawn(&launch).map_err(|error| refused(&error, &reading))?;
+        let mut started = child::spawn(&launch).map_err(|error| refused(&error, &spec))?;
         info!(
             generation = generation.0, pid = started.pid.as_raw(), slot = slot.0;
-            "{generation}: started pid {} (slot {}): {}", started.pid, slot.0, reading.real_program().display()
+            "{generation}: started pid {} (slot {}): {}", started.pid, slot.0, spec.real_program().display()
         );
         let ours = Uid::effective();
         let uid = settings.identity.as_ref().map_or(ours, |identity| Uid::from_raw(identity.uid));
@@ -104,7 +101,7 @@ impl Workers {
             entry.process = Some(process);
         }
         match channels.watch(&self.watcher, id, worker) {
-            Ok(until_alone) => ctx.processes.until_alone(id, until_alone),
+            Ok(parent_pipe) => ctx.processes.parent_pipe(id, parent_pipe),
             Err(error) => {
                 warn!("{generation}: pid {}: its acks cannot be heard: {}", started.pid, reason(&error));
             }
@@ -114,7 +111,7 @@ impl Workers {
         {
             warn!("{generation}: pid {}: its stderr cannot be read: {}", started.pid, reason(&error));
         }
-        ctx.launcher.keep(generation, reading);
+        ctx.launcher.keep(generation, spec);
         Ok(started.calls.take())
     }
 
@@ -136,7 +133,7 @@ impl Workers {
         let taken = ctx.config.worker.pass_fds.iter().chain(&ctx.config.acks.fd_number);
         let room = taken.map(|&number| (number - next).max(0) as usize).min().unwrap_or(usize::MAX);
         if stored.len() > room {
-            if !std::mem::replace(&mut self.told_cut, true) {
+            if !std::mem::replace(&mut self.warned_of_cut, true) {
                 warn!("only {room} of {} stored descriptors fit below --pass-fd or --ack fd:N", stored.len());
             }
             stored.truncate(room);
@@ -144,9 +141,14 @@ impl Workers {
         Ok(stored)
     }
 
-    /// A worker has sent something.
-    pub(super) fn heard(&mut self, id: WorkerId, heard: WorkerMessage, ctx: &mut Context) -> ForManager {
-        match heard {
+    /// Handles a message of a worker.
+    pub(super) fn on_message(
+        &mut self,
+        id: WorkerId,
+        message: WorkerMessage,
+        ctx: &mut Context,
+    ) -> ForManager {
+        match message {
             WorkerMessage::Ready(kind) => ctx.queue(Event::Ack(id, kind)),
             WorkerMessage::Extend(by) => {
                 let longest = ctx.config.policy.ack_timeout.map(|timeout| timeout * EXTEND_LIMIT);
@@ -163,8 +165,8 @@ impl Workers {
         ForManager::Nothing
     }
 
-    /// Reads the messages of the workers that may be read now: the new status texts, as
-    /// the service manager is to show them.
+    /// Reads the messages of the workers that are due: the new status texts for the service
+    /// manager.
     pub(super) fn read_due(&mut self, ctx: &mut Context) -> Vec<String> {
         let due = self.messages.due(ctx.now());
         due.into_iter().filter_map(|id| self.read(id, ctx)).collect()
@@ -175,15 +177,14 @@ impl Workers {
         self.messages.unread().into_iter().filter_map(|id| self.read(id, ctx)).collect()
     }
 
-    /// Reads the messages of a worker: its new status text, if the service manager is to
-    /// show it.
+    /// Reads the messages of a worker: its new status text, if it is for the service manager.
     fn read(&mut self, id: WorkerId, ctx: &mut Context) -> Option<String> {
-        let news = self.watcher.take_status(id);
-        if news.beat {
+        let update = self.watcher.take_status(id);
+        if update.heartbeat {
             ctx.queue(Event::Heartbeat(id));
         }
         let entry = ctx.processes.get_mut(id)?;
-        entry.status = Some(news.status?);
+        entry.status = Some(update.status?);
         let serves = ctx.core.phase() == Phase::Running && ctx.stage(id) == Some(ShownStage::Ready);
         serves.then(|| status_text(id, ctx))
     }
@@ -192,8 +193,8 @@ impl Workers {
         self.messages.deadline()
     }
 
-    /// What was stored during an upgrade counts once it has succeeded, and is dropped if it
-    /// has failed.
+    /// Descriptors that were stored during an upgrade are kept if it succeeds, and dropped if it
+    /// fails.
     pub(super) fn on_report(&self, report: &Report, ctx: &Context) {
         let to = match *report {
             Report::UpgradeFailed { why: Failure::Stopped, .. } => return,
@@ -201,8 +202,8 @@ impl Workers {
             Report::RolledBack { to, .. } => to,
             _ => return,
         };
-        let settled: Vec<(Slot, Generation)> = ctx.core.serving_generations().collect();
-        self.watcher.settle(to, &settled);
+        let serving: Vec<(Slot, Generation)> = ctx.core.serving_generations().collect();
+        self.watcher.end_upgrade(to, &serving);
     }
 
     /// Nothing is left of the worker.

@@ -1,5 +1,5 @@
-//! The core by example: each pair of requests in each phase, and the cases that
-//! people ask about. Times are milliseconds.
+//! The core by example: each pair of requests in each phase, and common cases. Times are
+//! milliseconds.
 
 mod probation;
 
@@ -42,16 +42,16 @@ fn policy() -> Policy {
     }
 }
 
-/// A supervisor whose starts succeed at once and whose dead are known.
+/// A supervisor whose starts succeed at once and whose liveness checks are answered at once.
 struct Case {
     core: Supervisor,
     now: Duration,
     done: Vec<Action>,
-    /// New connections can be switched.
+    /// Whether new connections can be switched.
     switches: bool,
-    /// Old workers have nothing left to serve.
+    /// Whether old workers have nothing left to serve.
     drained: bool,
-    /// Workers that serve are seen to wait on their listeners.
+    /// Whether serving workers are seen waiting on their listeners.
     waits: bool,
 }
 
@@ -65,7 +65,7 @@ impl Case {
             drained: false,
             waits: false,
         };
-        case.tell(Event::Tick);
+        case.deliver(Event::Tick);
         case
     }
 
@@ -85,39 +85,39 @@ impl Case {
         actions
     }
 
-    fn tell(&mut self, event: Event) {
+    fn deliver(&mut self, event: Event) {
         for action in self.step(event) {
             match action {
-                Action::Spawn { worker, .. } => self.tell(Event::Spawned(worker)),
-                Action::CheckAlive => self.tell(Event::CheckedAlive),
+                Action::Spawn { worker, .. } => self.deliver(Event::Spawned(worker)),
+                Action::CheckAlive => self.deliver(Event::CheckedAlive),
                 Action::CheckWaiting => {
                     let workers = if self.waits { self.core.workers().collect() } else { Vec::new() };
-                    workers.iter().for_each(|shown| self.tell(Event::Waits(shown.slot)));
-                    self.tell(Event::CheckedWaiting);
+                    workers.iter().for_each(|shown| self.deliver(Event::Waits(shown.slot)));
+                    self.deliver(Event::CheckedWaiting);
                 }
-                Action::Switch(to) => self.tell(Event::Switched(to, self.switches)),
+                Action::Switch(to) => self.deliver(Event::Switched(to, self.switches)),
                 Action::CheckDrained(worker) => {
-                    self.tell(Event::DrainChecked { worker, drained: self.drained, pause: ms(250) });
+                    self.deliver(Event::DrainChecked { worker, drained: self.drained, pause: ms(250) });
                 }
                 _ => {}
             }
         }
     }
 
-    fn ask(&mut self, request: Request) {
-        self.tell(Event::Request(request));
+    fn request(&mut self, request: Request) {
+        self.deliver(Event::Request(request));
     }
 
     fn ack(&mut self, id: u32) {
-        self.tell(Event::Ack(WorkerId(id), AckKind::Notify));
+        self.deliver(Event::Ack(WorkerId(id), AckKind::Notify));
     }
 
     fn listen(&mut self, id: u32) {
-        self.tell(Event::Ack(WorkerId(id), AckKind::Listen));
+        self.deliver(Event::Ack(WorkerId(id), AckKind::Listen));
     }
 
     fn exit(&mut self, id: u32, status: i32) {
-        self.tell(Event::Exited { worker: WorkerId(id), exit: Exit::Code(status), remains: false });
+        self.deliver(Event::Exited { worker: WorkerId(id), exit: Exit::Code(status), remains: false });
     }
 
     /// Time passes, and every deadline in it is kept.
@@ -125,7 +125,7 @@ impl Case {
         let end = self.now + ms(n);
         while let Some(at) = self.core.deadline().filter(|&at| at <= end) {
             self.now = at;
-            self.tell(Event::Tick);
+            self.deliver(Event::Tick);
         }
         self.now = end;
     }
@@ -138,12 +138,12 @@ impl Case {
         self.did(Action::Stop(WorkerId(id)))
     }
 
-    fn said(&self, which: impl Fn(&Report) -> bool) -> bool {
+    fn reported(&self, which: impl Fn(&Report) -> bool) -> bool {
         self.done.iter().any(|action| matches!(action, Action::Report(report) if which(report)))
     }
 
     fn ready(&self, id: u32) -> bool {
-        self.said(|report| matches!(report, Report::Ready(WorkerId(worker), ..) if *worker == id))
+        self.reported(|report| matches!(report, Report::Ready(WorkerId(worker), ..) if *worker == id))
     }
 
     fn ending(&self) -> Option<Ending> {
@@ -155,21 +155,23 @@ impl Case {
 
     fn failure(&self) -> Option<(Failure, u32, u32)> {
         self.done.iter().find_map(|action| match *action {
-            Action::Report(Report::UpgradeFailed { why, replaced, of, .. }) => Some((why, replaced, of)),
+            Action::Report(Report::UpgradeFailed { why, replaced, slots, .. }) => {
+                Some((why, replaced, slots))
+            }
             _ => None,
         })
     }
 
     fn spawns(&self) -> Vec<(u32, u32, LaunchSource)> {
         let spawn = |action: &Action| match *action {
-            Action::Spawn { generation, slot, reading, .. } => Some((generation.0, slot.0, reading)),
+            Action::Spawn { generation, slot, source, .. } => Some((generation.0, slot.0, source)),
             _ => None,
         };
         self.done.iter().filter_map(spawn).collect()
     }
 
-    /// Every worker acks as soon as it runs and leaves when it is asked.
-    fn carry_on(&mut self) {
+    /// Lets every worker ack as soon as it runs, and exit when it is asked to stop.
+    fn run_to_completion(&mut self) {
         self.drained = true;
         for _ in 0..20 {
             let workers: Vec<u32> = self.core.workers().map(|shown| shown.worker.0).collect();
@@ -184,7 +186,7 @@ impl Case {
         }
     }
 
-    /// How it all came out: generations, workers, or the end.
+    /// The result: generation and number of workers, or the ending.
     fn summary(&self) -> String {
         match self.ending() {
             Some(Ending::Stopped) => "stopped".into(),
@@ -198,7 +200,7 @@ impl Case {
     }
 }
 
-const PHASES: [&str; 6] = ["starting", "running", "upgrading", "holding", "emptying", "stopping"];
+const PHASES: [&str; 6] = ["starting", "running", "upgrading", "holding", "draining", "stopping"];
 
 fn in_phase(phase: &str) -> Case {
     let two = Policy { workers: 2, ..policy() };
@@ -207,14 +209,14 @@ fn in_phase(phase: &str) -> Case {
         "running" => Case::serving(two),
         "upgrading" => {
             let mut case = Case::serving(two);
-            case.ask(Request::Upgrade);
+            case.request(Request::Upgrade);
             case
         }
         "holding" => held(two),
-        "emptying" => emptying(adopting()),
+        "draining" => draining(adopting()),
         _ => {
             let mut case = Case::serving(two);
-            case.ask(Request::Stop);
+            case.request(Request::Stop);
             case
         }
     }
@@ -224,14 +226,14 @@ fn in_phase(phase: &str) -> Case {
 fn held(policy: Policy) -> Case {
     let first = policy.workers + 1;
     let mut case = Case::serving(policy);
-    case.ask(Request::Hold);
+    case.request(Request::Hold);
     case.ack(first);
     case.wait(1000);
-    assert!(case.said(|report| matches!(report, Report::Held { .. })), "{:?}", case.done);
+    assert!(case.reported(|report| matches!(report, Report::Held { .. })), "{:?}", case.done);
     case
 }
 
-/// Every kind of request that decides what becomes of us.
+/// Every kind of request that changes the result.
 const REQUESTS: [Request; 12] = [
     Request::Upgrade,
     Request::UpgradeNow,
@@ -247,10 +249,10 @@ const REQUESTS: [Request; 12] = [
     Request::Kill,
 ];
 
-const INTERRUPT: Request = Request::Interrupt { told: false };
+const INTERRUPT: Request = Request::Interrupt { workers_signalled: false };
 
-/// first request, second request, and what comes of both while starting,
-/// running and upgrading. Two workers; while upgrading, generation 2 is starting.
+/// First request, second request, and the result of both while starting, running and
+/// upgrading. Two workers; while upgrading, generation 2 is starting.
 #[rustfmt::skip]
 const PAIRS: [(Request, Request, [&str; 3]); 49] = {
     use Request::{Fewer, Hammer, Kill, More, Stop, Upgrade};
@@ -316,12 +318,12 @@ fn pairs_of_requests_in_every_phase() {
     for (first, second) in requests {
         for phase in PHASES {
             let mut case = in_phase(phase);
-            case.ask(first);
-            case.ask(second);
-            case.carry_on();
+            case.request(first);
+            case.request(second);
+            case.run_to_completion();
             let expected = match phase {
                 "stopping" => while_stopping(first, second).to_string(),
-                _ => Account::of(phase, &[first, second]),
+                _ => Expected::of(phase, &[first, second]),
             };
             if case.summary() != expected {
                 wrong.push(format!("{phase}: {first:?}, {second:?}: {}, not {expected}", case.summary()));
@@ -332,41 +334,41 @@ fn pairs_of_requests_in_every_phase() {
 }
 
 #[test]
-fn the_account_of_pairs_says_what_people_expect() {
+fn the_computed_results_of_pairs_are_what_people_expect() {
     for (first, second, expected) in PAIRS {
-        let account = ["starting", "running", "upgrading"].map(|phase| Account::of(phase, &[first, second]));
+        let account = ["starting", "running", "upgrading"].map(|phase| Expected::of(phase, &[first, second]));
         assert_eq!(account, expected, "{first:?}, {second:?}");
     }
 }
 
-/// What requests come to, without workers, acks and time: two workers, and every
-/// one does what is hoped for.
-struct Account {
+/// Computes the result of requests without workers, acks and time: two workers, and every
+/// one behaves well.
+struct Expected {
     serving: u32,
     last: u32,
     workers: u32,
     /// The generation that is to replace the serving one, and whether it is held.
     next: Option<(u32, bool)>,
-    /// A request that waits, and whether it is one to hold.
+    /// A pending request, and whether it is to be held.
     kept: Option<bool>,
     /// Nothing serves yet.
     starting: bool,
-    /// There is one worker, for it binds its own sockets.
+    /// There is one worker, because it binds its own sockets.
     alone: bool,
     end: Option<&'static str>,
 }
 
-impl Account {
+impl Expected {
     fn of(phase: &str, requests: &[Request]) -> String {
         let next = match phase {
             "upgrading" => Some((2, false)),
             "holding" => Some((2, true)),
             _ => None,
         };
-        let (starting, alone) = (phase == "starting", phase == "emptying");
+        let (starting, alone) = (phase == "starting", phase == "draining");
         let last = if next.is_some() || alone { 2 } else { 1 };
         let (serving, workers) = if alone { (2, 1) } else { (1, 2) };
-        let mut it = Account { serving, last, workers, next, kept: None, starting, alone, end: None };
+        let mut it = Expected { serving, last, workers, next, kept: None, starting, alone, end: None };
         requests.iter().for_each(|&request| it.take(request));
         it.finish()
     }
@@ -383,7 +385,7 @@ impl Account {
             UpgradeNow if self.starting => self.kept = Some(false),
             Upgrade | UpgradeNow | Hold => self.begin(request == Hold),
             Commit => self.next = self.next.map(|(next, _)| (next, false)),
-            // With what waits, which would have been the same program once more.
+            // The pending request is dropped as well: it would start the same program again.
             Rollback if self.next.is_some_and(|(_, held)| held) => (self.next, self.kept) = (None, None),
             More => self.workers += 1,
             Fewer => self.workers = self.workers.max(2) - 1,
@@ -424,7 +426,7 @@ impl Account {
     }
 }
 
-/// A stop is final: only force changes how it ends.
+/// A stop is final: only a kill changes how it ends.
 fn while_stopping(first: Request, second: Request) -> &'static str {
     let force = |request| matches!(request, Request::Kill | Request::Hammer);
     let twice = (first, second) == (INTERRUPT, INTERRUPT);
@@ -439,12 +441,12 @@ fn suspend_resume_and_forward_change_nothing_in_any_phase() {
         {
             for (other, _, expected) in PAIRS {
                 let (mut plain, mut mixed) = (in_phase(phase), in_phase(phase));
-                plain.ask(other);
-                mixed.ask(request);
-                mixed.ask(other);
-                mixed.ask(request);
-                plain.carry_on();
-                mixed.carry_on();
+                plain.request(other);
+                mixed.request(request);
+                mixed.request(other);
+                mixed.request(request);
+                plain.run_to_completion();
+                mixed.run_to_completion();
                 assert_eq!(mixed.summary(), plain.summary(), "{phase}: {request:?}, {other:?} {expected:?}");
             }
         }
@@ -452,9 +454,9 @@ fn suspend_resume_and_forward_change_nothing_in_any_phase() {
 }
 
 #[test]
-fn a_bounded_surge_that_fails_at_its_second_wave_keeps_the_rest() {
+fn a_bounded_surge_that_fails_at_its_second_batch_keeps_the_others() {
     let mut case = Case::serving(Policy { workers: 3, surge: Some(1), ..policy() });
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.ack(4);
     case.wait(500);
     assert!(case.stopped(1), "the first slot is replaced");
@@ -467,7 +469,7 @@ fn a_bounded_surge_that_fails_at_its_second_wave_keeps_the_rest() {
 #[test]
 fn stop_first_brings_the_old_command_back() {
     let mut case = Case::serving(Policy { stop_first: true, ..policy() });
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     assert!(case.stopped(1) && case.spawns().len() == 1, "asked, and nothing starts beside it");
     case.exit(1, 0);
     assert_eq!(case.spawns()[1], (2, 0, LaunchSource::Anew));
@@ -479,7 +481,7 @@ fn stop_first_brings_the_old_command_back() {
 #[test]
 fn e6_the_serving_worker_crashes_and_its_replacement_takes_over() {
     let mut case = Case::serving(policy());
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.exit(1, 1);
     case.wait(5000);
     case.ack(2);
@@ -491,7 +493,7 @@ fn e6_the_serving_worker_crashes_and_its_replacement_takes_over() {
 #[test]
 fn e6_the_serving_worker_crashes_and_so_does_its_replacement() {
     let mut case = Case::serving(policy());
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.exit(1, 1);
     case.exit(2, 1);
     case.wait(100);
@@ -503,11 +505,11 @@ fn e6_the_serving_worker_crashes_and_so_does_its_replacement() {
 #[test]
 fn d7_an_ack_from_a_worker_that_then_dies_replaces_nothing() {
     let mut case = Case::serving(Policy { soak: ms(0), ..policy() });
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     let actions = case.step(Event::Ack(WorkerId(2), AckKind::Notify));
-    assert!(actions.contains(&Action::CheckAlive), "it looks before it asks anybody to leave");
+    assert!(actions.contains(&Action::CheckAlive), "it checks before it asks a worker to stop");
     case.exit(2, 1);
-    case.tell(Event::CheckedAlive);
+    case.deliver(Event::CheckedAlive);
     assert!(matches!(case.failure(), Some((Failure::Exited { ready: true, .. }, 0, 1))));
     assert!(!case.stopped(1));
 }
@@ -517,13 +519,13 @@ fn d8_an_ack_in_the_tick_of_its_timeout_wins_if_it_comes_first() {
     let timeout = Policy { ack_timeout: Some(ms(1000)), ..policy() };
     for (ack_first, replaced) in [(true, true), (false, false)] {
         let mut case = Case::serving(timeout.clone());
-        case.ask(Request::Upgrade);
+        case.request(Request::Upgrade);
         case.now += ms(1000);
         if !ack_first {
-            case.tell(Event::Tick);
+            case.deliver(Event::Tick);
         }
         case.ack(2);
-        case.tell(Event::Tick);
+        case.deliver(Event::Tick);
         case.wait(500);
         assert_eq!(case.stopped(1), replaced, "the ack came first: {ack_first}");
         assert_eq!(case.failure().is_none(), replaced, "and never both");
@@ -533,7 +535,7 @@ fn d8_an_ack_in_the_tick_of_its_timeout_wins_if_it_comes_first() {
 #[test]
 fn acks_that_come_late_twice_or_from_strangers_change_nothing() {
     let mut case = Case::serving(policy());
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     for id in [1, 7] {
         assert!(case.step(Event::Ack(WorkerId(id), AckKind::Notify)).is_empty(), "worker {id}");
     }
@@ -549,8 +551,8 @@ fn acks_that_come_late_twice_or_from_strangers_change_nothing() {
 #[test]
 fn once_a_program_has_said_that_it_is_ready_nothing_less_counts() {
     let mut case = Case::serving(policy());
-    case.ask(Request::Upgrade);
-    case.tell(Event::Ack(WorkerId(2), AckKind::Accepting));
+    case.request(Request::Upgrade);
+    case.deliver(Event::Ack(WorkerId(2), AckKind::Accepting));
     case.wait(10_000);
     assert!(!case.ready(2), "neither accepting nor the timer");
     case.ack(2);
@@ -558,15 +560,15 @@ fn once_a_program_has_said_that_it_is_ready_nothing_less_counts() {
 }
 
 #[test]
-fn the_timer_speaks_only_while_nothing_is_known() {
+fn the_timer_counts_only_while_nothing_is_known() {
     let mut case = Case::new(policy());
     case.wait(2000);
-    assert!(case.said(|report| matches!(report, Report::Ready(_, AckKind::Timer, _))));
-    case.tell(Event::Ack(WorkerId(1), AckKind::Accepting));
-    case.ask(Request::Upgrade);
+    assert!(case.reported(|report| matches!(report, Report::Ready(_, AckKind::Timer, _))));
+    case.deliver(Event::Ack(WorkerId(1), AckKind::Accepting));
+    case.request(Request::Upgrade);
     case.wait(10_000);
     assert!(!case.ready(2), "it has been seen to accept, so that is waited for");
-    case.tell(Event::Ack(WorkerId(2), AckKind::Accepting));
+    case.deliver(Event::Ack(WorkerId(2), AckKind::Accepting));
     assert!(case.ready(2));
 }
 
@@ -578,7 +580,7 @@ fn a_worker_that_has_only_lived_must_live_on_for_as_long_as_servers_try_to_bind(
         let readiness = Readiness { auto: true, kinds, timer: Some(ms(2000)), probe: None };
         let mut case = Case::new(Policy { readiness, soak: ms(soak), ..policy() });
         case.wait(10_000);
-        case.ask(Request::Upgrade);
+        case.request(Request::Upgrade);
         case.wait(at - 1);
         assert!(case.ready(2) && !case.stopped(1), "{soak}");
         case.wait(1);
@@ -587,25 +589,25 @@ fn a_worker_that_has_only_lived_must_live_on_for_as_long_as_servers_try_to_bind(
 }
 
 #[test]
-fn a_generation_that_failed_teaches_nothing() {
+fn a_failed_generation_proves_nothing() {
     let mut case = Case::new(policy());
     case.wait(2600);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.ack(2);
     case.exit(2, 1);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.wait(2000);
-    assert!(case.ready(3), "the timer still speaks for a program that has said nothing while it served");
+    assert!(case.ready(3), "the timer still counts for a program that has not acked while it served");
 }
 
 #[test]
 fn an_extension_is_capped_at_ten_ack_timeouts() {
     let mut case = Case::new(Policy { ack_timeout: Some(ms(1000)), readiness: notify(), ..policy() });
-    case.tell(Event::Extend(WorkerId(1), ms(3_600_000)));
+    case.deliver(Event::Extend(WorkerId(1), ms(3_600_000)));
     case.wait(9999);
     assert_eq!(case.ending(), None);
     case.wait(1);
-    assert!(case.said(|report| *report == Report::NoAck(WorkerId(1), ms(10_000))));
+    assert!(case.reported(|report| *report == Report::NoAck(WorkerId(1), ms(10_000))));
 }
 
 fn notify() -> Readiness {
@@ -631,17 +633,17 @@ fn a_first_worker_that_fails_ends_everything() {
 fn retry_start_tries_again_after_the_pause() {
     let mut case = Case::new(Policy { retry_start: true, ..policy() });
     case.exit(1, 3);
-    assert!(case.said(|report| *report == Report::Restarting(Slot(0), ms(100))));
+    assert!(case.reported(|report| *report == Report::Restarting(Slot(0), ms(100))));
     case.wait(100);
     case.exit(2, 3);
-    assert!(case.said(|report| *report == Report::Restarting(Slot(0), ms(200))));
+    assert!(case.reported(|report| *report == Report::Restarting(Slot(0), ms(200))));
     case.wait(200);
     case.ack(3);
-    assert!(case.said(|report| *report == Report::Serving(Generation(1))));
+    assert!(case.reported(|report| *report == Report::Serving(Generation(1))));
 }
 
 #[test]
-fn without_restarts_we_end_as_the_worker_did() {
+fn without_restarts_our_ending_is_that_of_the_worker() {
     for (restart, status, ends) in [
         (Restart::Never, 0, true),
         (Restart::Never, 4, true),
@@ -656,10 +658,10 @@ fn without_restarts_we_end_as_the_worker_did() {
 }
 
 #[test]
-fn nobody_is_asked_to_stop_within_half_a_second_of_its_ack() {
+fn no_worker_is_asked_to_stop_within_half_a_second_of_its_ack() {
     let mut case = Case::new(Policy { soak: ms(0), ..policy() });
     case.ack(1);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.ack(2);
     case.wait(499);
     assert!(!case.stopped(1));
@@ -668,10 +670,10 @@ fn nobody_is_asked_to_stop_within_half_a_second_of_its_ack() {
 }
 
 #[test]
-fn a_replacement_that_dies_in_the_hush_of_the_old_worker_fails_the_upgrade() {
+fn a_replacement_that_ends_in_the_signal_grace_of_the_old_worker_fails_the_upgrade() {
     let mut case = Case::new(Policy { soak: ms(0), ..policy() });
     case.ack(1);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.ack(2);
     case.wait(200);
     case.exit(2, 1);
@@ -680,10 +682,10 @@ fn a_replacement_that_dies_in_the_hush_of_the_old_worker_fails_the_upgrade() {
 }
 
 #[test]
-fn a_stop_for_good_does_not_wait_for_the_hush() {
+fn a_stop_does_not_wait_for_the_signal_grace() {
     let mut case = Case::new(policy());
     case.ack(1);
-    case.ask(Request::Stop);
+    case.request(Request::Stop);
     assert!(case.stopped(1));
 }
 
@@ -692,9 +694,9 @@ fn a_late_tick_leaves_the_whole_stop_timeout() {
     let mut case = Case::new(Policy { workers: 2, ..policy() });
     case.ack(1);
     case.ack(2);
-    case.ask(Request::Fewer);
+    case.request(Request::Fewer);
     case.now += ms(600_000);
-    case.tell(Event::Tick);
+    case.deliver(Event::Tick);
     assert!(case.stopped(2) && !case.did(Action::Kill(WorkerId(2))));
     assert_eq!(case.core.deadline(), Some(case.now + ms(30_000)));
 }
@@ -702,19 +704,19 @@ fn a_late_tick_leaves_the_whole_stop_timeout() {
 #[test]
 fn a_worker_that_acks_by_term_has_its_own_stop_timeout() {
     let mut case = Case::new(Policy { workers: 2, ..policy() });
-    case.tell(Event::Ack(WorkerId(1), AckKind::ParentTerm));
+    case.deliver(Event::Ack(WorkerId(1), AckKind::ParentTerm));
     case.ack(2);
-    case.ask(Request::Stop);
+    case.request(Request::Stop);
     case.now += ms(30_000);
-    case.tell(Event::Tick);
+    case.deliver(Event::Tick);
     assert!(case.did(Action::Kill(WorkerId(2))) && !case.did(Action::Kill(WorkerId(1))));
     case.now += ms(91_000);
-    case.tell(Event::Tick);
+    case.deliver(Event::Tick);
     assert!(case.did(Action::Kill(WorkerId(1))));
 }
 
 #[test]
-fn on_hold_nobody_is_asked_to_leave_and_everything_else_goes_on() {
+fn on_hold_no_worker_is_asked_to_stop_and_everything_else_goes_on() {
     let mut case = held(Policy { workers: 2, ..policy() });
     assert_eq!((case.core.phase(), case.core.generation()), (Phase::Holding, Generation(1)));
     assert_eq!(case.spawns()[2..], [(2, 0, LaunchSource::Anew)]);
@@ -722,20 +724,20 @@ fn on_hold_nobody_is_asked_to_leave_and_everything_else_goes_on() {
     case.exit(2, 1);
     case.wait(100);
     assert_eq!(case.spawns()[3..], [(1, 0, LaunchSource::AsBefore), (1, 1, LaunchSource::AsBefore)]);
-    case.ask(Request::Scale(3));
+    case.request(Request::Scale(3));
     assert_eq!(case.spawns()[5..], [(1, 2, LaunchSource::AsBefore)]);
-    case.carry_on();
-    assert!(case.said(|report| *report == Report::ScaleDone(3)));
-    case.ask(Request::Scale(1));
+    case.run_to_completion();
+    assert!(case.reported(|report| *report == Report::ScaleDone(3)));
+    case.request(Request::Scale(1));
     assert!(case.stopped(5) && case.stopped(6), "the surplus");
     assert!(!case.stopped(3) && !case.stopped(4), "the one on hold, and the one beside it");
     assert_eq!(case.core.phase(), Phase::Holding);
 }
 
 #[test]
-fn a_commit_replaces_the_rest_before_anybody_is_asked_to_leave() {
+fn a_commit_replaces_the_other_slots_before_any_old_worker_is_asked_to_stop() {
     let mut case = held(Policy { workers: 3, ..policy() });
-    case.ask(Request::Commit);
+    case.request(Request::Commit);
     assert_eq!(case.spawns()[4..], [(2, 1, LaunchSource::AsBefore), (2, 2, LaunchSource::AsBefore)]);
     case.ack(5);
     case.wait(10_000);
@@ -743,22 +745,22 @@ fn a_commit_replaces_the_rest_before_anybody_is_asked_to_leave() {
     case.ack(6);
     case.wait(500);
     assert!((1..=3).all(|id| case.stopped(id)));
-    assert!(case.said(|report| matches!(report, Report::UpgradeDone { .. })));
+    assert!(case.reported(|report| matches!(report, Report::UpgradeDone { .. })));
 }
 
 #[test]
 fn a_failure_after_the_commit_undoes_the_first_worker_too() {
     let mut case = held(Policy { workers: 2, ..policy() });
-    case.ask(Request::Commit);
+    case.request(Request::Commit);
     case.exit(4, 1);
     assert!(matches!(case.failure(), Some((Failure::Exited { .. }, 0, 2))));
     assert!(case.stopped(3) && !case.stopped(1) && !case.stopped(2));
 }
 
 #[test]
-fn with_a_bounded_surge_the_first_worker_is_the_first_wave() {
+fn with_a_bounded_surge_the_first_worker_is_the_first_batch() {
     let mut case = held(Policy { workers: 3, surge: Some(2), ..policy() });
-    case.ask(Request::Commit);
+    case.request(Request::Commit);
     assert!(case.stopped(1) && !case.stopped(2) && !case.stopped(3));
     assert_eq!(case.spawns()[4..], [(2, 1, LaunchSource::AsBefore), (2, 2, LaunchSource::AsBefore)]);
     case.exit(5, 1);
@@ -768,38 +770,38 @@ fn with_a_bounded_surge_the_first_worker_is_the_first_wave() {
 #[test]
 fn a_rollback_asks_the_new_worker_alone() {
     let mut case = held(Policy { workers: 2, ..policy() });
-    case.ask(Request::Rollback);
+    case.request(Request::Rollback);
     assert_eq!(case.failure(), Some((Failure::RolledBack, 0, 2)));
     assert!(case.stopped(3) && !case.stopped(1) && !case.stopped(2));
     for request in [Request::Rollback, Request::Commit] {
-        case.ask(request);
-        assert!(case.said(|report| *report == Report::NothingHeld(request)));
+        case.request(request);
+        assert!(case.reported(|report| *report == Report::NothingHeld(request)));
     }
 }
 
 #[test]
-fn what_is_said_while_the_first_worker_starts_counts() {
+fn a_decision_while_the_first_worker_starts_counts() {
     let start = || {
         let mut case = Case::serving(Policy { workers: 2, ..policy() });
-        case.ask(Request::Hold);
+        case.request(Request::Hold);
         case
     };
     let mut committed = start();
-    committed.ask(Request::Commit);
-    committed.carry_on();
-    assert!(!committed.said(|report| matches!(report, Report::Held { .. })), "it does not stop there");
+    committed.request(Request::Commit);
+    committed.run_to_completion();
+    assert!(!committed.reported(|report| matches!(report, Report::Held { .. })), "it does not stop there");
     assert_eq!(committed.summary(), "generation 2 serves in 2");
     let mut undone = start();
-    undone.ask(Request::Rollback);
+    undone.request(Request::Rollback);
     assert_eq!(undone.failure(), Some((Failure::RolledBack, 0, 2)));
     assert!(undone.stopped(3));
 }
 
 #[test]
-fn an_empty_slot_is_the_one_where_an_upgrade_is_held() {
+fn an_upgrade_is_held_in_an_empty_slot_if_there_is_one() {
     let mut case = Case::serving(Policy { workers: 2, ..policy() });
     case.exit(2, 1);
-    case.ask(Request::Hold);
+    case.request(Request::Hold);
     assert_eq!(case.spawns()[2..], [(2, 1, LaunchSource::Anew)]);
     case.ack(3);
     case.wait(500);
@@ -807,80 +809,80 @@ fn an_empty_slot_is_the_one_where_an_upgrade_is_held() {
 }
 
 #[test]
-fn two_that_cannot_live_side_by_side_are_not_held() {
+fn generations_that_cannot_run_side_by_side_are_not_held() {
     let stop_first = Policy { stop_first: true, ..policy() };
     for policy in [stop_first].into_iter().chain(that_bind_themselves()) {
         let mut case = Case::serving(policy);
         let before = case.core.phase();
-        case.ask(Request::Hold);
-        assert!(case.said(|report| *report == Report::CannotHold));
+        case.request(Request::Hold);
+        assert!(case.reported(|report| *report == Report::CannotHold));
         assert!(case.core.phase() == before && !case.core.has_pending_upgrade());
     }
 }
 
 #[test]
-fn the_last_word_on_a_kept_request_counts() {
+fn the_last_of_two_kept_requests_counts() {
     for (words, held) in
         [([Request::Hold, Request::Upgrade], false), ([Request::Upgrade, Request::Hold], true)]
     {
         let mut case = Case::serving(policy());
-        case.ask(Request::Upgrade);
+        case.request(Request::Upgrade);
         for word in words {
-            case.ask(word);
+            case.request(word);
         }
-        case.carry_on();
+        case.run_to_completion();
         assert_eq!(case.core.phase() == Phase::Holding, held, "{words:?}");
     }
 }
 
 #[test]
-fn what_supersedes_an_upgrade_undoes_it_at_once() {
+fn an_upgrade_is_undone_at_once_when_it_is_superseded() {
     let mut case = Case::serving(policy());
-    case.ask(Request::Upgrade);
-    case.ask(Request::UpgradeNow);
+    case.request(Request::Upgrade);
+    case.request(Request::UpgradeNow);
     assert_eq!(case.failure(), Some((Failure::Superseded, 0, 1)));
     assert_eq!(case.spawns()[2..], [(3, 0, LaunchSource::Anew)]);
     assert!(case.stopped(2) && !case.stopped(1));
-    assert!(!case.said(|report| *report == Report::UpgradeKept));
+    assert!(!case.reported(|report| *report == Report::UpgradeKept));
 }
 
 #[test]
 fn an_upgrade_waits_for_its_hook_and_a_crash_does_not() {
     let mut case = Case::serving(Policy { workers: 2, pre_upgrade: true, ..policy() });
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     assert!(case.did(Action::PreUpgrade(Generation(2))));
     case.exit(1, 1);
     case.wait(100);
     assert_eq!(case.spawns()[2..], [(1, 0, LaunchSource::Anew)]);
-    case.tell(Event::PreUpgraded(Generation(2), true));
+    case.deliver(Event::PreUpgraded(Generation(2), true));
     assert_eq!(case.spawns()[3..], [(2, 0, LaunchSource::Anew), (2, 1, LaunchSource::Anew)]);
     assert!(case.stopped(3), "it would be a second generation that starts");
-    case.carry_on();
-    case.ask(Request::Upgrade);
-    case.tell(Event::PreUpgraded(Generation(3), false));
+    case.run_to_completion();
+    case.request(Request::Upgrade);
+    case.deliver(Event::PreUpgraded(Generation(3), false));
     assert_eq!(case.failure(), Some((Failure::Refused, 0, 2)));
 }
 
 #[test]
-fn a_stop_and_what_supersedes_do_not_wait_for_the_pre_upgrade_hook() {
+fn neither_a_stop_nor_another_upgrade_waits_for_the_pre_upgrade_hook() {
     let mut case = Case::serving(Policy { pre_upgrade: true, ..policy() });
-    case.ask(Request::Upgrade);
-    case.ask(Request::UpgradeNow);
+    case.request(Request::Upgrade);
+    case.request(Request::UpgradeNow);
     assert!(case.did(Action::PreUpgrade(Generation(3))));
-    case.tell(Event::PreUpgraded(Generation(2), true));
+    case.deliver(Event::PreUpgraded(Generation(2), true));
     assert_eq!(case.spawns().len(), 1, "that was another one");
-    case.ask(Request::Stop);
+    case.request(Request::Stop);
     assert!(case.stopped(1));
 }
 
 #[test]
 fn the_stop_signal_follows_the_pre_stop_hook_and_its_timeout_begins_there() {
     let mut case = Case::serving(Policy { pre_stop: true, ..policy() });
-    case.ask(Request::Stop);
+    case.request(Request::Stop);
     assert!(case.did(Action::PreStop(WorkerId(1))) && !case.stopped(1));
     case.wait(60_000);
     assert!(!case.did(Action::Kill(WorkerId(1))));
-    case.tell(Event::PreStopped(WorkerId(1)));
+    case.deliver(Event::PreStopped(WorkerId(1)));
     assert!(case.stopped(1));
     case.wait(29_999);
     assert!(!case.did(Action::Kill(WorkerId(1))));
@@ -892,8 +894,8 @@ fn the_stop_signal_follows_the_pre_stop_hook_and_its_timeout_begins_there() {
 fn a_kill_does_not_wait_for_the_pre_stop_hook() {
     for force in [Request::Kill, Request::Hammer] {
         let mut case = Case::serving(Policy { pre_stop: true, ..policy() });
-        case.ask(Request::Stop);
-        case.ask(force);
+        case.request(Request::Stop);
+        case.request(force);
         assert!(case.did(Action::Kill(WorkerId(1))), "{force:?}");
         assert!(case.step(Event::PreStopped(WorkerId(1))).is_empty());
     }
@@ -902,19 +904,19 @@ fn a_kill_does_not_wait_for_the_pre_stop_hook() {
 #[test]
 fn a_worker_that_was_never_ready_has_no_pre_stop_hook() {
     let mut case = Case::new(Policy { pre_stop: true, ..policy() });
-    case.ask(Request::Stop);
+    case.request(Request::Stop);
     assert!(case.stopped(1));
 }
 
 #[test]
 fn a_silent_worker_is_replaced_as_one_that_crashed() {
     let mut case = Case::serving(Policy { worker_watchdog: Some(ms(2000)), ..policy() });
-    case.tell(Event::Heartbeat(WorkerId(1)));
+    case.deliver(Event::Heartbeat(WorkerId(1)));
     case.wait(1999);
     assert!(!case.stopped(1));
     case.wait(1);
-    assert!(case.stopped(1) && case.said(|report| *report == Report::Silent(WorkerId(1), ms(2000))));
-    assert!(case.said(|report| *report == Report::Restarting(Slot(0), ms(100))));
+    assert!(case.stopped(1) && case.reported(|report| *report == Report::Silent(WorkerId(1), ms(2000))));
+    assert!(case.reported(|report| *report == Report::Restarting(Slot(0), ms(100))));
     case.wait(100);
     assert_eq!(case.spawns().len(), 2);
     case.wait(60_000);
@@ -922,7 +924,7 @@ fn a_silent_worker_is_replaced_as_one_that_crashed() {
 }
 
 #[test]
-fn nobody_listens_for_heartbeats_before_a_worker_is_ready() {
+fn heartbeats_are_not_expected_before_a_worker_is_ready() {
     let readiness = notify();
     let mut case = Case::new(Policy { worker_watchdog: Some(ms(1000)), readiness, ..policy() });
     case.wait(5000);
@@ -935,35 +937,35 @@ fn nobody_listens_for_heartbeats_before_a_worker_is_ready() {
 #[test]
 fn a_replacement_that_falls_silent_in_its_soak_fails_the_upgrade() {
     let mut case = Case::serving(Policy { worker_watchdog: Some(ms(2000)), soak: ms(5000), ..policy() });
-    case.tell(Event::Heartbeat(WorkerId(1)));
-    case.ask(Request::Upgrade);
+    case.deliver(Event::Heartbeat(WorkerId(1)));
+    case.request(Request::Upgrade);
     case.ack(2);
     case.wait(1000);
-    case.tell(Event::Heartbeat(WorkerId(1)));
+    case.deliver(Event::Heartbeat(WorkerId(1)));
     case.wait(1000);
     assert_eq!(case.failure(), Some((Failure::Silent(WorkerId(2), ms(2000)), 0, 1)));
     assert!(case.stopped(2) && !case.stopped(1));
 }
 
 #[test]
-fn to_scale_is_done_when_the_workers_are_ready_and_the_surplus_was_asked() {
+fn a_scale_is_done_when_the_workers_are_ready_and_the_surplus_was_asked_to_stop() {
     let mut case = Case::serving(Policy { workers: 2, ..policy() });
-    let done = |case: &Case, n: u32| case.said(|report| *report == Report::ScaleDone(n));
-    case.ask(Request::Scale(3));
+    let done = |case: &Case, n: u32| case.reported(|report| *report == Report::ScaleDone(n));
+    case.request(Request::Scale(3));
     assert!(!done(&case, 3));
     case.ack(3);
     assert!(done(&case, 3));
-    case.ask(Request::Scale(1));
+    case.request(Request::Scale(1));
     assert!(case.stopped(2) && !case.stopped(3) && !done(&case, 1), "one has only just become ready");
     case.wait(500);
     assert!(done(&case, 1));
     for impossible in [0, 1001] {
-        case.ask(Request::Scale(impossible));
+        case.request(Request::Scale(impossible));
         assert_eq!(case.done.last(), Some(&Action::Report(Report::CannotScale(1))));
     }
 }
 
-/// Programs that bind their own sockets, each alone.
+/// Policies for programs that bind their own sockets; each has one worker.
 fn that_bind_themselves() -> [Policy; 2] {
     [Policy { follow: true, ..policy() }, adopting()]
 }
@@ -973,7 +975,7 @@ fn a_program_that_binds_its_own_sockets_is_not_scaled() {
     for policy in that_bind_themselves() {
         let mut case = Case::serving(policy);
         for request in [Request::More, Request::Scale(2)] {
-            case.ask(request);
+            case.request(request);
             assert_eq!(case.done.last(), Some(&Action::Report(Report::CannotScale(1))));
         }
     }
@@ -985,115 +987,132 @@ fn followed() -> Case {
 }
 
 fn seen(case: &mut Case, id: u32) {
-    case.tell(Event::Spawned(WorkerId(id)));
-    case.tell(Event::Ack(WorkerId(id), AckKind::Accepting));
+    case.deliver(Event::Spawned(WorkerId(id)));
+    case.deliver(Event::Ack(WorkerId(id), AckKind::Accepting));
 }
 
 #[test]
 fn a_followed_worker_starts_its_successor_and_is_asked_to_stop() {
     let mut case = followed();
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     let (generation, slot) = (Generation(2), Slot(0));
-    assert!(case.did(Action::RequestHandover { worker: WorkerId(2), of: WorkerId(1), generation, slot }));
+    assert!(case.did(Action::RequestHandover {
+        worker: WorkerId(2),
+        predecessor: WorkerId(1),
+        generation,
+        slot
+    }));
     case.wait(20);
-    assert!(case.did(Action::Probe(WorkerId(2))), "it is looked for");
-    // What the first worker was handed says nothing of this one.
-    case.tell(Event::Spawned(WorkerId(2)));
+    assert!(case.did(Action::Probe(WorkerId(2))), "its process is searched for");
+    // The channels of the first worker prove nothing about this one.
+    case.deliver(Event::Spawned(WorkerId(2)));
     case.ack(2);
     case.wait(3000);
     assert!(!case.ready(2));
-    case.tell(Event::Ack(WorkerId(2), AckKind::Accepting));
+    case.deliver(Event::Ack(WorkerId(2), AckKind::Accepting));
     assert!(case.ready(2) && !case.stopped(1));
     case.wait(500);
     assert!(case.stopped(1) && case.core.generation() == generation);
 }
 
 #[test]
-fn one_that_leaves_to_its_successor_gets_no_signal_and_has_not_crashed() {
+fn a_worker_that_hands_over_gets_no_signal_and_has_not_crashed() {
     let mut case = followed();
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     seen(&mut case, 2);
-    case.tell(Event::HandedOver(WorkerId(1)));
+    case.deliver(Event::HandedOver(WorkerId(1)));
     case.wait(1000);
     assert_eq!(case.core.generation(), Generation(2));
-    case.ask(Request::Stop);
+    case.request(Request::Stop);
     case.exit(1, 0);
     assert!(!case.stopped(1) && case.stopped(2));
-    assert!(!case.said(|report| matches!(report, Report::Restarting(..))));
+    assert!(!case.reported(|report| matches!(report, Report::Restarting(..))));
 }
 
 #[test]
-fn a_successor_that_nobody_has_asked_for_is_the_next_generation() {
+fn a_successor_that_was_not_requested_is_the_next_generation() {
     let mut case = followed();
-    case.tell(Event::HandedOver(WorkerId(1)));
+    case.deliver(Event::HandedOver(WorkerId(1)));
     let (generation, slot) = (Generation(2), Slot(0));
-    assert!(case.did(Action::TakeSuccessor { worker: WorkerId(2), of: WorkerId(1), generation, slot }));
+    assert!(case.did(Action::TakeSuccessor {
+        worker: WorkerId(2),
+        predecessor: WorkerId(1),
+        generation,
+        slot
+    }));
     case.exit(1, 0);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.wait(500);
     let generation = Generation(3);
-    assert!(case.did(Action::RequestHandover { worker: WorkerId(3), of: WorkerId(2), generation, slot }));
+    assert!(case.did(Action::RequestHandover {
+        worker: WorkerId(3),
+        predecessor: WorkerId(2),
+        generation,
+        slot
+    }));
     assert!(!case.stopped(1));
 }
 
 #[test]
 fn without_a_successor_the_old_worker_stays() {
     let mut case = followed();
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.wait(30_000);
     assert_eq!(case.failure(), Some((Failure::NoAck(WorkerId(2), ms(30_000)), 0, 1)));
     assert!(!case.stopped(1) && case.core.workers().count() == 1);
-    case.ask(Request::Upgrade);
-    case.tell(Event::Exited { worker: WorkerId(1), exit: Exit::Signal(12), remains: false });
+    case.request(Request::Upgrade);
+    case.deliver(Event::Exited { worker: WorkerId(1), exit: Exit::Signal(12), remains: false });
     let why = Failure::NoSuccessor { worker: WorkerId(1), exit: Exit::Signal(12) };
-    assert!(case.said(|report| matches!(report, Report::UpgradeFailed { why: it, .. } if *it == why)));
+    assert!(case.reported(|report| matches!(report, Report::UpgradeFailed { why: it, .. } if *it == why)));
     case.wait(100);
     assert!(case.done.iter().any(|action| matches!(action, Action::Spawn { worker: WorkerId(4), .. })));
 }
 
 #[test]
-fn when_the_old_one_has_left_a_failed_successor_is_a_crash() {
+fn when_the_predecessor_has_left_a_failed_successor_is_a_crash() {
     let mut case = followed();
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     seen(&mut case, 2);
     case.exit(1, 0);
-    case.tell(Event::Exited { worker: WorkerId(2), exit: Exit::Unseen, remains: false });
-    assert!(case.said(|report| matches!(report, Report::UpgradeFailed { left: true, .. })));
+    case.deliver(Event::Exited { worker: WorkerId(2), exit: Exit::Unseen, remains: false });
+    assert!(case.reported(|report| matches!(report, Report::UpgradeFailed { predecessor_left: true, .. })));
     case.wait(100);
     let (generation, slot) = (Generation(1), Slot(0));
-    let again = Action::Spawn { worker: WorkerId(3), generation, slot, reading: LaunchSource::AsBefore };
+    let again = Action::Spawn { worker: WorkerId(3), generation, slot, source: LaunchSource::AsBefore };
     assert!(case.did(again));
 }
 
 #[test]
 fn a_successor_that_does_not_accept_has_a_second_when_the_old_one_has_gone() {
     let mut case = followed();
-    case.ask(Request::Upgrade);
-    case.tell(Event::Spawned(WorkerId(2)));
+    case.request(Request::Upgrade);
+    case.deliver(Event::Spawned(WorkerId(2)));
     case.wait(5000);
     case.exit(1, 0);
     case.wait(999);
     assert_eq!(case.failure(), None);
     case.wait(1);
-    assert!(case.said(|report| matches!(report, Report::UpgradeFailed { left: true, .. })));
+    assert!(case.reported(|report| matches!(report, Report::UpgradeFailed { predecessor_left: true, .. })));
     assert!(case.stopped(2));
 }
 
 #[test]
 fn the_next_upgrade_waits_for_an_old_worker_that_was_asked_to_stop() {
     let mut case = followed();
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     seen(&mut case, 2);
     case.wait(500);
     assert!(case.stopped(1));
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.wait(1000);
     let asked = |case: &Case| {
-        case.done.iter().any(|action| matches!(action, Action::RequestHandover { of: WorkerId(2), .. }))
+        case.done
+            .iter()
+            .any(|action| matches!(action, Action::RequestHandover { predecessor: WorkerId(2), .. }))
     };
     assert!(!asked(&case) && case.core.has_pending_upgrade());
     case.exit(1, 0);
-    // gunicorn looks once a second whether it is alone.
+    // gunicorn checks once a second whether its predecessor is gone.
     assert!(!asked(&case));
     case.wait(1500);
     assert!(asked(&case));
@@ -1106,7 +1125,7 @@ fn adopting() -> Policy {
     Policy { adopt: Some(adopt), readiness, ..policy() }
 }
 
-/// One that listens serves, and has for a second.
+/// A worker that listens serves, and has for a second.
 fn listening(policy: Policy) -> Case {
     let mut case = Case::new(policy);
     case.listen(1);
@@ -1115,9 +1134,9 @@ fn listening(policy: Policy) -> Case {
 }
 
 /// Generation 2 serves, and the worker of generation 1 has something left.
-fn emptying(policy: Policy) -> Case {
+fn draining(policy: Policy) -> Case {
     let mut case = listening(policy);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.listen(2);
     case.wait(250);
     assert!(case.core.generation() == Generation(2) && !case.stopped(1), "{:?}", case.done);
@@ -1139,7 +1158,7 @@ fn one_that_listens_is_ready_a_quarter_of_a_second_after_its_last_address() {
 #[test]
 fn one_that_listens_and_dies_replaces_nothing() {
     let mut case = listening(adopting());
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.listen(2);
     case.wait(249);
     case.exit(2, 1);
@@ -1149,15 +1168,15 @@ fn one_that_listens_and_dies_replaces_nothing() {
 }
 
 #[test]
-fn what_it_says_counts_once_it_listens_in_whatever_order() {
-    let says = || Case::new(Policy { readiness: notify(), ..adopting() });
-    let mut case = says();
+fn an_ack_counts_once_it_listens_in_either_order() {
+    let needs_ack = || Case::new(Policy { readiness: notify(), ..adopting() });
+    let mut case = needs_ack();
     case.ack(1);
     case.wait(1000);
     assert!(!case.ready(1));
     case.listen(1);
-    assert!(case.ready(1), "it has nothing more to say");
-    let mut case = says();
+    assert!(case.ready(1), "it has acked before");
+    let mut case = needs_ack();
     case.listen(1);
     case.wait(1000);
     assert!(!case.ready(1));
@@ -1166,7 +1185,7 @@ fn what_it_says_counts_once_it_listens_in_whatever_order() {
 }
 
 #[test]
-fn to_live_is_not_to_listen() {
+fn the_timer_does_not_replace_listening() {
     let readiness =
         Readiness { auto: false, kinds: vec![AckKind::Timer], timer: Some(ms(2000)), probe: None };
     let mut case = Case::new(Policy { readiness, ..adopting() });
@@ -1177,8 +1196,8 @@ fn to_live_is_not_to_listen() {
 }
 
 #[test]
-fn new_connections_are_switched_before_the_old_worker_is_emptied_and_asked() {
-    let mut case = emptying(adopting());
+fn new_connections_are_switched_before_the_old_worker_drains_and_stops() {
+    let mut case = draining(adopting());
     case.wait(1000);
     case.drained = true;
     case.wait(1000);
@@ -1190,13 +1209,13 @@ fn new_connections_are_switched_before_the_old_worker_is_emptied_and_asked() {
         at(Action::Stop(WorkerId(1))),
     ];
     assert!(order.is_sorted() && order.iter().all(Option::is_some), "{:?}", case.done);
-    assert!(case.said(|report| matches!(report, Report::Drained(WorkerId(1), _))));
+    assert!(case.reported(|report| matches!(report, Report::Drained(WorkerId(1), _))));
 }
 
 #[test]
-fn what_fails_while_it_is_switched_is_switched_back() {
+fn a_failure_during_the_switch_is_switched_back() {
     let mut case = listening(adopting());
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.listen(2);
     case.now += ms(250);
     assert!(case.step(Event::Tick).contains(&Action::CheckAlive));
@@ -1208,53 +1227,53 @@ fn what_fails_while_it_is_switched_is_switched_back() {
 }
 
 #[test]
-fn where_sockets_are_shared_nothing_is_switched_and_nobody_is_emptied() {
+fn shared_sockets_are_not_switched_and_no_worker_drains() {
     let adopt = adopting().adopt.map(|adopt| Adopt { steer: false, ..adopt });
     let mut case = listening(Policy { adopt, ..adopting() });
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.listen(2);
     case.wait(250);
     assert!(case.stopped(1) && !case.did(Action::Switch(Generation(2))));
 }
 
 #[test]
-fn who_has_not_drained_in_time_is_asked_all_the_same() {
-    let mut case = emptying(adopting());
+fn a_worker_that_has_not_drained_in_time_is_asked_to_stop() {
+    let mut case = draining(adopting());
     case.wait(29_999);
     assert!(!case.stopped(1));
     case.wait(1);
     assert!(case.stopped(1));
-    assert!(case.said(|report| *report == Report::NotDrained(WorkerId(1), ms(30_000))));
+    assert!(case.reported(|report| *report == Report::NotDrained(WorkerId(1), ms(30_000))));
 }
 
 #[test]
 fn an_old_worker_that_ends_before_it_is_asked_has_not_crashed() {
-    let mut case = emptying(adopting());
+    let mut case = draining(adopting());
     case.exit(1, 1);
     case.wait(1000);
     assert!(case.core.workers().map(|shown| shown.worker).eq([WorkerId(2)]));
-    assert!(!case.said(|report| matches!(report, Report::Restarting(..))));
+    assert!(!case.reported(|report| matches!(report, Report::Restarting(..))));
 }
 
 #[test]
 fn a_stop_does_not_wait_until_an_old_worker_has_drained() {
-    let mut case = emptying(adopting());
-    case.ask(Request::Stop);
+    let mut case = draining(adopting());
+    case.request(Request::Stop);
     assert!(case.stopped(1) && case.stopped(2));
 }
 
 #[test]
-fn a_hammer_kills_who_has_not_drained() {
-    let mut case = emptying(adopting());
-    case.ask(Request::Hammer);
+fn a_hammer_kills_a_worker_that_has_not_drained() {
+    let mut case = draining(adopting());
+    case.request(Request::Hammer);
     assert!(case.did(Action::Kill(WorkerId(1))) && !case.did(Action::Kill(WorkerId(2))));
 }
 
 #[test]
 fn generations_that_have_not_drained_do_not_pile_up() {
-    let mut case = emptying(Policy { max_draining: 1, ..adopting() });
+    let mut case = draining(Policy { max_draining: 1, ..adopting() });
     case.wait(1000);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.listen(3);
     case.wait(250);
     assert!(case.did(Action::Kill(WorkerId(1))) && !case.did(Action::Kill(WorkerId(2))));
@@ -1262,23 +1281,23 @@ fn generations_that_have_not_drained_do_not_pile_up() {
 
 #[test]
 fn the_next_upgrade_does_not_wait_until_an_old_worker_has_drained() {
-    let mut case = emptying(adopting());
+    let mut case = draining(adopting());
     case.wait(1000);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.listen(3);
     case.wait(250);
     assert!(case.core.generation() == Generation(3) && !case.stopped(1) && !case.stopped(2));
 }
 
 #[test]
-fn two_that_bind_the_same_addresses_cannot_be_asked_for() {
+fn two_workers_that_bind_the_same_addresses_cannot_be_requested() {
     let mut case = listening(adopting());
     for (request, refused) in [
         (Request::More, Report::CannotScale(1)),
         (Request::Scale(2), Report::CannotScale(1)),
         (Request::Hold, Report::CannotHold),
     ] {
-        case.ask(request);
+        case.request(request);
         assert_eq!(case.done.last(), Some(&Action::Report(refused)));
     }
 }
@@ -1287,7 +1306,7 @@ fn two_that_bind_the_same_addresses_cannot_be_asked_for() {
 fn a_switch_that_is_refused_fails_the_upgrade_and_is_not_switched_back() {
     let mut case = listening(adopting());
     case.switches = false;
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.listen(2);
     case.wait(1000);
     assert_eq!(case.failure(), Some((Failure::NotSwitched, 0, 1)));
@@ -1300,6 +1319,6 @@ fn a_late_tick_that_finds_the_timer_passed_finds_the_ack_timeout_passed_too() {
         Readiness { auto: false, kinds: vec![AckKind::Timer], timer: Some(ms(2000)), probe: None };
     let mut case = Case::new(Policy { readiness, ..adopting() });
     case.now = ms(31_000);
-    case.tell(Event::Tick);
-    assert!(case.said(|report| matches!(report, Report::NoAck(..))), "{:?}", case.done);
+    case.deliver(Event::Tick);
+    assert!(case.reported(|report| matches!(report, Report::NoAck(..))), "{:?}", case.done);
 }

@@ -1,5 +1,4 @@
-//! What replacements have to be seen doing, and releases that die
-//! after they went live.
+//! What replacements have to be seen doing, and releases that fail after they went live.
 
 use crate::{Case, ms};
 use graceful_run::core::event::{
@@ -46,21 +45,21 @@ fn serving(policy: Policy, after: u64) -> Case {
 fn upgraded(policy: Policy) -> Case {
     let workers = policy.workers;
     let mut case = serving(policy, 0);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     (workers + 1..=2 * workers).for_each(|id| case.seen(id));
     case.wait(1000);
     (1..=workers).for_each(|id| case.exit(id, 0));
-    assert!(case.said(|report| matches!(report, Report::UpgradeDone { .. })));
+    assert!(case.reported(|report| matches!(report, Report::UpgradeDone { .. })));
     case
 }
 
 impl Case {
     fn seen(&mut self, id: u32) {
-        self.tell(Event::Ack(WorkerId(id), AckKind::Accepting));
+        self.deliver(Event::Ack(WorkerId(id), AckKind::Accepting));
     }
 
     fn leave(&mut self, id: u32, status: i32) {
-        self.tell(Event::Exited { worker: WorkerId(id), exit: Exit::Code(status), remains: true });
+        self.deliver(Event::Exited { worker: WorkerId(id), exit: Exit::Code(status), remains: true });
     }
 
     /// The worker that was started last.
@@ -74,9 +73,7 @@ impl Case {
 
     /// The generation of that worker, and what it was started from.
     fn last_start(&self) -> (u32, LaunchSource) {
-        self.spawns()
-            .last()
-            .map_or((0, LaunchSource::Anew), |&(generation, _, reading)| (generation, reading))
+        self.spawns().last().map_or((0, LaunchSource::Anew), |&(generation, _, source)| (generation, source))
     }
 
     /// The worker that serves ends, is started again and becomes ready, so many times.
@@ -90,7 +87,7 @@ impl Case {
     }
 
     fn rolled_back(&self) -> bool {
-        self.said(|report| matches!(report, Report::RolledBack { .. }))
+        self.reported(|report| matches!(report, Report::RolledBack { .. }))
     }
 
     fn forgot(&self, generation: u32) -> bool {
@@ -99,7 +96,7 @@ impl Case {
 }
 
 #[test]
-fn a_slow_first_worker_is_told_of_and_ready_by_its_timer() {
+fn a_slow_first_worker_is_reported_and_ready_by_its_timer() {
     let mut case = Case::new(policy());
     case.wait(9999);
     let unseen = Report::Unseen { worker: WorkerId(1), after: ms(2000), timer: Some(ms(10_000)) };
@@ -109,32 +106,32 @@ fn a_slow_first_worker_is_told_of_and_ready_by_its_timer() {
 }
 
 #[test]
-fn what_those_that_serve_do_after_they_are_ready_is_asked_of_the_next() {
+fn a_replacement_must_wait_if_the_serving_workers_began_to_after_they_were_ready() {
     let mut case = Case::new(policy());
     case.wait(10_000);
     assert!(case.ready(1), "by the timer");
     case.waits = true;
     case.wait(60_000);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.wait(20_000);
-    assert!(!case.ready(2), "it has only lived, and those before it wait");
+    assert!(!case.ready(2), "only its timer has passed, and the workers before it wait");
     case.exit(2, 3);
     assert!(!case.stopped(1) && case.core.generation() == Generation(1));
 }
 
 #[test]
-fn one_that_says_that_it_is_ready_has_to_wait_as_well_in_whatever_order() {
-    for says_first in [true, false] {
+fn a_worker_that_acks_has_to_wait_as_well_in_either_order() {
+    for ack_first in [true, false] {
         let mut case = serving(policy(), 0);
         case.ack(1);
-        case.ask(Request::Upgrade);
-        if says_first {
+        case.request(Request::Upgrade);
+        if ack_first {
             case.ack(2);
-            assert!(!case.ready(2), "gunicorn says so before it has imported the application");
+            assert!(!case.ready(2), "gunicorn acks before it has imported the application");
             case.seen(2);
         } else {
             case.seen(2);
-            assert!(!case.ready(2), "those before it have said so");
+            assert!(!case.ready(2), "the workers before it have acked");
             case.ack(2);
         }
         assert!(case.ready(2));
@@ -142,27 +139,27 @@ fn one_that_says_that_it_is_ready_has_to_wait_as_well_in_whatever_order() {
 }
 
 #[test]
-fn a_word_of_one_that_never_waits_fails_the_upgrade() {
+fn an_ack_without_waiting_fails_the_upgrade() {
     let mut case = serving(policy(), 0);
     case.ack(1);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.ack(2);
     case.wait(30_000);
-    assert!(case.said(|report| matches!(report, Report::UpgradeFailed { why: Failure::NoAck(..), .. })));
+    assert!(case.reported(|report| matches!(report, Report::UpgradeFailed { why: Failure::NoAck(..), .. })));
     assert!(!case.stopped(1));
 }
 
 #[test]
-fn what_the_user_names_counts_by_itself() {
+fn a_kind_that_the_user_names_counts_by_itself() {
     let readiness = Readiness { kinds: vec![AckKind::Notify], ..policy().readiness };
     let mut case = serving(Policy { readiness, ..policy() }, 0);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.ack(2);
     assert!(case.ready(2));
 }
 
 #[test]
-fn one_that_gives_no_word_lives_for_as_long_as_its_predecessor_took() {
+fn without_an_ack_a_worker_lives_as_long_as_its_predecessor_took() {
     let readiness =
         Readiness { auto: false, kinds: vec![AckKind::Timer], timer: Some(ms(200)), ..policy().readiness };
     let mut case = Case::new(Policy { readiness, ..policy() });
@@ -170,7 +167,7 @@ fn one_that_gives_no_word_lives_for_as_long_as_its_predecessor_took() {
     assert!(case.ready(1));
     case.seen(1);
     case.wait(1000);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.wait(3999);
     assert!(case.ready(2) && !case.stopped(1));
     case.wait(1);
@@ -178,26 +175,26 @@ fn one_that_gives_no_word_lives_for_as_long_as_its_predecessor_took() {
 }
 
 #[test]
-fn a_worker_that_is_ready_is_looked_at_until_it_waits() {
+fn a_ready_worker_is_probed_until_it_waits() {
     let mut case = Case::new(policy());
     case.wait(10_000);
-    let looks = |case: &Case| case.done.iter().filter(|it| **it == Action::Probe(WorkerId(1))).count();
-    let before = looks(&case);
+    let probes = |case: &Case| case.done.iter().filter(|it| **it == Action::Probe(WorkerId(1))).count();
+    let before = probes(&case);
     case.wait(10_000);
-    let after = looks(&case);
+    let after = probes(&case);
     assert!((5..12).contains(&(after - before)), "{before} then {after}");
     case.seen(1);
     case.wait(1_000_000);
-    assert_eq!(looks(&case), after);
+    assert_eq!(probes(&case), after);
     assert_eq!(case.core.startup_time(), ms(20_000));
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.wait(39_000);
     case.seen(2);
     assert!(case.ready(2), "it has twice the time that the one before it took");
 }
 
 #[test]
-fn without_an_end_to_their_looks_nobody_would_rest() {
+fn probes_of_a_ready_worker_end() {
     let mut case = Case::new(policy());
     case.wait(700_000);
     assert_eq!(case.core.deadline(), None);
@@ -217,17 +214,21 @@ fn three_crashes_bring_the_generation_before_back_as_it_was() {
     assert!(case.forgot(2) && !case.forgot(1));
     case.exit(case.last(), 3);
     case.wait(100);
-    assert_eq!(case.last_start(), (1, LaunchSource::AsBefore), "what lies there is what kept ending");
+    assert_eq!(
+        case.last_start(),
+        (1, LaunchSource::AsBefore),
+        "the files on the disk are those of the generation that crashed"
+    );
     case.seen(case.last());
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     assert_eq!(case.last_start(), (3, LaunchSource::Anew));
 }
 
 #[test]
-fn who_has_proved_itself_is_not_rolled_back() {
+fn a_proven_generation_is_not_rolled_back() {
     let mut case = upgraded(policy());
     case.wait(60_000);
-    assert!(case.said(|report| *report == Report::Proven(Generation(2))) && case.forgot(1));
+    assert!(case.reported(|report| *report == Report::Proven(Generation(2))) && case.forgot(1));
     case.crash(5);
     assert!(!case.rolled_back());
 }
@@ -246,10 +247,10 @@ fn the_time_until_it_serves_again_does_not_count() {
 }
 
 #[test]
-fn a_request_comes_before_going_back() {
+fn a_request_comes_before_a_rollback() {
     let mut case = upgraded(policy());
     case.crash(2);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.exit(case.last() - 1, 3);
     let replacement = case.last();
     assert_eq!(case.last_start(), (3, LaunchSource::Anew));
@@ -261,13 +262,13 @@ fn a_request_comes_before_going_back() {
 }
 
 #[test]
-fn what_cannot_be_brought_back_is_tried_again_with_the_next_crash() {
+fn a_failed_rollback_is_tried_again_with_the_next_crash() {
     let mut case = upgraded(policy());
     case.crash(2);
     case.exit(case.last(), 3);
     assert_eq!(case.last_start(), (1, LaunchSource::Exactly));
     case.exit(case.last(), 4);
-    assert!(case.said(|report| matches!(report, Report::RollbackFailed { .. })));
+    assert!(case.reported(|report| matches!(report, Report::RollbackFailed { .. })));
     case.wait(5000);
     assert_eq!(case.last_start(), (2, LaunchSource::AsBefore));
     case.exit(case.last(), 3);
@@ -275,9 +276,9 @@ fn what_cannot_be_brought_back_is_tried_again_with_the_next_crash() {
 }
 
 #[test]
-fn slots_that_crash_while_others_are_still_to_be_replaced_undo_a_surge() {
+fn slots_that_crash_while_others_are_not_replaced_undo_a_surge() {
     let mut case = serving(Policy { workers: 2, surge: Some(1), ..policy() }, 0);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.seen(3);
     case.wait(1000);
     case.exit(1, 0);
@@ -290,7 +291,7 @@ fn slots_that_crash_while_others_are_still_to_be_replaced_undo_a_surge() {
     let failed = |report: &Report| {
         matches!(report, Report::UpgradeFailed { why: Failure::Crashes(_, 3), replaced: 1, .. })
     };
-    assert!(case.said(failed), "{:?}", case.done);
+    assert!(case.reported(failed), "{:?}", case.done);
     assert_eq!(case.last_start(), (1, LaunchSource::Exactly));
     case.seen(case.last());
     case.wait(1000);
@@ -306,11 +307,11 @@ fn without_probation_it_crashes_on() {
 }
 
 #[test]
-fn a_stop_ends_going_back() {
+fn a_stop_ends_a_rollback() {
     let mut case = upgraded(policy());
     case.crash(2);
     case.exit(case.last(), 3);
-    case.ask(Request::Stop);
+    case.request(Request::Stop);
     assert!(case.stopped(case.last()));
     case.exit(case.last(), 0);
     assert!(case.done.iter().any(|action| matches!(action, Action::Exit(_))));
@@ -319,7 +320,7 @@ fn a_stop_ends_going_back() {
 #[test]
 fn what_a_worker_leaves_behind_has_time_to_finish_then_is_asked_then_killed() {
     let mut case = serving(policy(), 0);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.seen(2);
     case.wait(1000);
     case.leave(1, 0);
@@ -336,28 +337,28 @@ fn a_crash_or_a_stop_leaves_nothing_to_finish() {
     case.leave(1, 3);
     assert!(case.did(Action::StopRemains(WorkerId(1))));
     let mut case = serving(policy(), 0);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.seen(2);
     case.wait(1000);
     case.leave(1, 0);
-    case.ask(Request::Stop);
+    case.request(Request::Stop);
     assert!(case.did(Action::StopRemains(WorkerId(1))));
     let mut case = serving(Policy { stop_first: true, ..policy() }, 0);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.leave(1, 0);
     assert!(case.did(Action::StopRemains(WorkerId(1))), "the next one waits for it");
 }
 
 #[test]
-fn on_ack_timeout_proceed_is_the_user_s_word() {
+fn on_ack_timeout_proceed_makes_it_ready() {
     let mut case = serving(Policy { on_ack_timeout: Some(OnAckTimeout::Proceed), ..policy() }, 0);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.wait(32_000);
     assert!(case.ready(2) && case.stopped(1));
 }
 
 #[test]
-fn one_that_gives_its_word_is_not_held_to_the_time_of_its_predecessor() {
+fn a_worker_that_acks_need_not_live_as_long_as_its_predecessor_took() {
     let readiness = Readiness {
         auto: false,
         kinds: vec![AckKind::Notify, AckKind::Timer],
@@ -365,33 +366,33 @@ fn one_that_gives_its_word_is_not_held_to_the_time_of_its_predecessor() {
         ..policy().readiness
     };
     let mut case = serving(Policy { readiness, ..policy() }, 4000);
-    case.ask(Request::Upgrade);
+    case.request(Request::Upgrade);
     case.ack(2);
     case.wait(500);
     assert!(case.stopped(1));
 }
 
 #[test]
-fn a_crash_that_is_told_after_the_probation_does_not_count() {
+fn a_crash_that_is_delivered_after_the_probation_does_not_count() {
     let mut case = upgraded(policy());
     case.crash(2);
     let until = case.core.probation().expect("on probation").until;
     case.now = until;
     case.exit(case.last(), 3);
-    assert!(case.said(|report| *report == Report::Proven(Generation(2))));
+    assert!(case.reported(|report| *report == Report::Proven(Generation(2))));
     case.wait(1000);
     assert_eq!(case.last_start(), (2, LaunchSource::Anew));
 }
 
-/// It would start what lies on the disk, which is what keeps ending.
+/// It would start the files on the disk, which are those of the generation that crashes.
 #[test]
-fn one_that_starts_its_own_successor_is_not_asked_to_start_what_was_before_it() {
+fn a_worker_that_starts_its_own_successor_is_not_asked_to_start_the_generation_before() {
     let mut case = Case::new(Policy { follow: true, listeners: false, pre_upgrade: true, ..policy() });
     case.seen(1);
     case.wait(1000);
-    case.ask(Request::Upgrade);
-    case.tell(Event::PreUpgraded(Generation(2), true));
-    case.tell(Event::Spawned(WorkerId(2)));
+    case.request(Request::Upgrade);
+    case.deliver(Event::PreUpgraded(Generation(2), true));
+    case.deliver(Event::Spawned(WorkerId(2)));
     case.seen(2);
     case.wait(1000);
     case.exit(1, 0);
@@ -399,12 +400,12 @@ fn one_that_starts_its_own_successor_is_not_asked_to_start_what_was_before_it() 
     case.wait(2000);
     case.seen(case.last());
     case.crash(1);
-    // While the user is asked about the next one, a third worker ends and is started again.
-    case.ask(Request::Upgrade);
+    // While the pre-upgrade hook runs, a third worker ends and is started again.
+    case.request(Request::Upgrade);
     case.crash(1);
     let ready = case.last();
     assert!(case.ready(ready));
-    case.tell(Event::PreUpgraded(Generation(3), false));
+    case.deliver(Event::PreUpgraded(Generation(3), false));
     case.wait(500);
     assert!(case.stopped(ready));
     case.exit(ready, 0);

@@ -12,39 +12,39 @@ impl Model {
     pub fn check(&mut self, action: Action) -> Verdict {
         let now = self.now;
         match action {
-            Action::Spawn { worker, generation, slot, reading } => {
-                self.spawn(worker, generation, slot, reading)
+            Action::Spawn { worker, generation, slot, source } => {
+                self.spawn(worker, generation, slot, source)
             }
-            Action::RequestHandover { worker, of, generation, slot } => {
-                self.request_handover(worker, of, generation, slot)
+            Action::RequestHandover { worker, predecessor, generation, slot } => {
+                self.request_handover(worker, predecessor, generation, slot)
             }
-            Action::TakeSuccessor { worker, of, generation, slot } => {
-                self.take_successor(worker, of, generation, slot)
+            Action::TakeSuccessor { worker, predecessor, generation, slot } => {
+                self.take_successor(worker, predecessor, generation, slot)
             }
             Action::Probe(id) if self.workers.get(&id).is_some_and(WorkerRecord::awaited) => Ok(()),
             Action::Probe(id) => {
                 let listeners = self.policy.listeners;
                 let record = self.running(id, action)?;
                 let starts = record.stage == ShownStage::Starting;
-                // How long the program takes to wait is of use once it serves as well.
-                let unknown = listeners && record.stage == ShownStage::Ready && record.took.is_none();
+                // The startup time of the program is still needed once the worker serves.
+                let unknown = listeners && record.stage == ShownStage::Ready && record.startup_time.is_none();
                 ensure!(starts || unknown, "{action:?} of a worker of which all is known");
                 Ok(())
             }
             Action::CheckAlive => {
                 let upgrade = self.upgrade.as_mut().ok_or("CheckAlive without an upgrade")?;
-                let again = std::mem::replace(&mut upgrade.liveness_asked, true);
+                let again = std::mem::replace(&mut upgrade.liveness_requested, true);
                 ensure!(!again && upgrade.switch == Switch::Not, "CheckAlive twice");
                 Ok(())
             }
-            Action::CheckWaiting => self.may_look_waiting(),
+            Action::CheckWaiting => self.may_check_waiting(),
             Action::Forget(generation) => self.may_forget(generation),
             Action::PreUpgrade(to) => {
                 ensure!(self.in_step.pre_upgrade.take() == Some(to), "{action:?} out of place");
                 Ok(())
             }
             Action::Switch(to) => self.may_switch(to),
-            Action::CheckDrained(id) => self.may_look(id),
+            Action::CheckDrained(id) => self.may_check_drained(id),
             Action::PreStop(id) => self.pre_stop(id),
             Action::Stop(id) => self.stop(id),
             Action::Kill(id) => self.kill(id),
@@ -102,8 +102,8 @@ impl Model {
         }
     }
 
-    /// Those that a worker left behind which stopped as it was asked to may finish what
-    /// they have, unless the next one waits for them to be gone.
+    /// Whether the processes that a worker left behind may finish their requests: it stopped as
+    /// it was asked to, and the next worker does not wait for them.
     pub fn may_finish(&self, id: WorkerId) -> bool {
         let Some(record) = self.workers.get(&id) else { return false };
         record.ready.is_some()
@@ -123,19 +123,19 @@ impl Model {
         id: WorkerId,
         generation: Generation,
         slot: Slot,
-        reading: LaunchSource,
+        source: LaunchSource,
     ) -> Verdict {
         let now = self.now;
         ensure!(!self.stopping, "a start after the stop began");
         if let Some(record) = self.workers.get_mut(&id) {
             let refused = record.refused_at.take().ok_or("the same worker is started twice")?;
             ensure!(refused + Duration::from_millis(50) <= now, "a second try without a pause");
-            let same = (record.generation, record.slot, record.reading) == (generation, slot, reading);
+            let same = (record.generation, record.slot, record.source) == (generation, slot, source);
             ensure!(same, "a second try of something else");
             record.in_flight = true;
             return Ok(());
         }
-        let kept = reading == LaunchSource::Anew || self.kept.contains(&generation);
+        let kept = source == LaunchSource::Anew || self.kept.contains(&generation);
         ensure!(kept, "{generation} is started as before, and it is not kept what that was");
         self.kept.insert(generation);
         if generation > self.last_generation {
@@ -153,7 +153,7 @@ impl Model {
         match &mut self.upgrade {
             Some(upgrade) if upgrade.to == generation && !upgrade.replaced_slots.contains(&slot) => {
                 ensure!(upgrade.failure.is_none(), "a replacement after the upgrade failed");
-                ensure!(!upgrade.is_paused(), "a replacement while the upgrade rests");
+                ensure!(!upgrade.is_paused(), "a replacement while the upgrade is paused");
                 ensure!(
                     upgrade.hold == Hold::No || upgrade.started_slots.is_empty(),
                     "a second replacement before the verdict"
@@ -164,7 +164,7 @@ impl Model {
                     batch <= self.policy.surge.unwrap_or(u32::MAX) as usize,
                     "{batch} slots are replaced at once"
                 );
-                ensure!(reading == upgrade.reading, "a replacement that is started {reading:?}");
+                ensure!(source == upgrade.source, "a replacement that is started {source:?}");
                 let upgrade = self.upgrade.clone().ok_or("no upgrade")?;
                 self.may_begin(&upgrade)?;
             }
@@ -180,30 +180,33 @@ impl Model {
                 ensure!(slot_model.due <= now, "a restart before {:?}", slot_model.due);
                 ensure!(!slot_model.retired, "{slot:?} was left empty for good");
                 ensure!(slot_model.generation == generation, "{slot:?} belongs to {}", slot_model.generation);
-                ensure!(slot_model.reading == reading, "{slot:?} starts {:?}", slot_model.reading);
+                ensure!(slot_model.source == source, "{slot:?} starts {:?}", slot_model.source);
             }
         }
-        let mut record = WorkerRecord::new(id, generation, slot, reading, self.known, now);
-        self.measure(&mut record);
+        let mut record = WorkerRecord::new(id, generation, slot, source, self.known, now);
+        self.set_requirements(&mut record);
         self.new_worker(record)
     }
 
-    /// A worker that serves is asked to start its successor, as the one replacement
-    /// of its upgrade.
+    /// A serving worker is asked to start its successor, the one replacement of the upgrade.
     pub fn request_handover(
         &mut self,
         id: WorkerId,
-        of: WorkerId,
+        predecessor: WorkerId,
         generation: Generation,
         slot: Slot,
     ) -> Verdict {
         let (now, timeout) = (self.now, self.policy.ack_timeout);
         ensure!(self.policy.follow && !self.stopping, "a successor out of place");
-        let old = self.running(of, Action::RequestHandover { worker: id, of, generation, slot })?;
-        ensure!(old.stage == ShownStage::Ready && !old.signalled(), "{of:?} does not serve");
-        ensure!(!old.handed_over, "{of:?} leaves, and is asked for another successor");
-        ensure!(old.slot == slot && old.generation < generation, "{id:?} cannot follow {of:?}");
-        ensure!(old.ready.is_some_and(|at| at + SIGNAL_GRACE <= now), "{of:?} is signalled too soon");
+        let old =
+            self.running(predecessor, Action::RequestHandover { worker: id, predecessor, generation, slot })?;
+        ensure!(old.stage == ShownStage::Ready && !old.signalled(), "{predecessor:?} does not serve");
+        ensure!(!old.handed_over, "{predecessor:?} leaves, and is asked for another successor");
+        ensure!(old.slot == slot && old.generation < generation, "{id:?} cannot follow {predecessor:?}");
+        ensure!(
+            old.ready.is_some_and(|at| at + SIGNAL_GRACE <= now),
+            "{predecessor:?} is signalled too soon"
+        );
         let upgrade =
             self.upgrade.as_mut().filter(|upgrade| upgrade.to == generation && upgrade.failure.is_none());
         let upgrade = upgrade.ok_or("a successor without an upgrade")?;
@@ -211,24 +214,32 @@ impl Model {
         self.kept.insert(generation);
         ensure!(upgrade.started_slots.insert(slot), "a second replacement in {slot:?}");
         let record = WorkerRecord::new(id, generation, slot, LaunchSource::Anew, Strength::Nothing, now);
-        self.new_worker(WorkerRecord { of: Some(of), ack_by: timeout.map(|timeout| now + timeout), ..record })
+        self.new_worker(WorkerRecord {
+            predecessor: Some(predecessor),
+            ack_by: timeout.map(|timeout| now + timeout),
+            ..record
+        })
     }
 
-    /// A successor that nobody has asked for serves from now on.
+    /// A successor that was not requested serves from now on.
     pub fn take_successor(
         &mut self,
         id: WorkerId,
-        of: WorkerId,
+        predecessor: WorkerId,
         generation: Generation,
         slot: Slot,
     ) -> Verdict {
         let now = self.now;
-        ensure!(self.in_step.handed_over.take() == Some(of), "{of:?} has not left to a successor");
-        let old = self.running(of, Action::TakeSuccessor { worker: id, of, generation, slot })?;
-        ensure!(old.slot == slot, "{id:?} cannot follow {of:?}");
+        ensure!(
+            self.in_step.handed_over.take() == Some(predecessor),
+            "{predecessor:?} has not left to a successor"
+        );
+        let old =
+            self.running(predecessor, Action::TakeSuccessor { worker: id, predecessor, generation, slot })?;
+        ensure!(old.slot == slot, "{id:?} cannot follow {predecessor:?}");
         let same = old.generation;
         if let Some(upgrade) = &mut self.upgrade {
-            upgrade.liveness_asked = false;
+            upgrade.liveness_requested = false;
             ensure!(generation == same, "{generation} comes between");
         } else {
             ensure!(
@@ -240,12 +251,12 @@ impl Model {
             self.serving = generation;
             self.slots[slot.0 as usize] = SlotModel::new(generation, now);
         }
-        self.leave_unasked(|record| record.id == of);
+        self.leave_unasked(|record| record.id == predecessor);
         self.kept.insert(generation);
         let record = WorkerRecord::new(id, generation, slot, LaunchSource::Anew, Strength::Nothing, now);
-        let (of, started, ready) = (Some(of), Some(now), Some(now));
+        let (predecessor, started, ready) = (Some(predecessor), Some(now), Some(now));
         self.new_worker(WorkerRecord {
-            of,
+            predecessor,
             started,
             ready,
             in_flight: false,
@@ -255,13 +266,13 @@ impl Model {
     }
 
     /// The one stop signal of a worker's life. Unless everything stops, a worker that was
-    /// ready gets it because its replacement has just been found alive, or because
-    /// nobody needs it any more.
+    /// ready gets it because its replacement has just been found alive, or because it is no
+    /// longer needed.
     pub fn stop(&mut self, id: WorkerId) -> Verdict {
-        let (now, told) = (self.now, self.policy.pre_stop);
+        let (now, hooked) = (self.now, self.policy.pre_stop);
         let record = self.running(id, Action::Stop(id))?;
-        let told = told && record.ready.is_some();
-        if !told {
+        let hooked = hooked && record.ready.is_some();
+        if !hooked {
             self.has_reason_to_go(id)?;
         } else {
             ensure!(record.pre_stop == Some(true), "{id:?} is asked to stop before its hook has ended");
@@ -273,7 +284,7 @@ impl Model {
         Ok(())
     }
 
-    /// The hook is called once, before the signal, of a worker that was ready.
+    /// The hook is called once, before the stop signal, for a worker that was ready.
     pub fn pre_stop(&mut self, id: WorkerId) -> Verdict {
         self.has_reason_to_go(id)?;
         let wanted = self.policy.pre_stop;
@@ -289,7 +300,7 @@ impl Model {
         let shrinks = self.is_upgrade_idle() && !self.replaces(id);
         let slots = if shrinks { self.target } else { slots };
         let committed = self.in_step.committed.clone();
-        let makes_way =
+        let stopped_for_rollback =
             self.policy.follow && self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_rollback);
         let to = self.serving;
         let record = self.running(id, Action::Stop(id))?;
@@ -300,7 +311,7 @@ impl Model {
         let replaced = committed.contains(&record.slot) && record.generation != to;
         // With --follow a rollback stops the worker that keeps crashing first.
         ensure!(
-            surplus || replaced || stop_first || makes_way,
+            surplus || replaced || stop_first || stopped_for_rollback,
             "{id:?} serves, and nothing serves in its place"
         );
         Ok(())
@@ -315,16 +326,16 @@ impl Model {
         let due = matches!((record.stopped, timeout), (Some(at), Some(timeout)) if at + timeout <= now);
         ensure!(by_force || due, "{id:?} is killed before its time");
         ensure!(!std::mem::replace(&mut record.killed, true), "{id:?} is killed twice");
-        self.forced |= self.stopping;
+        self.kill_needed |= self.stopping;
         Ok(())
     }
 
     pub fn exit(&mut self, ending: Ending) -> Verdict {
-        // Between two tries of a start there is no process to wait for.
+        // Between two attempts of a start there is no process to wait for.
         self.workers.retain(|_, record| !record.has_no_process());
         ensure!(self.workers.is_empty(), "the end, and there still are {:?}", self.workers.keys());
         ensure!(self.upgrade.is_none(), "the end, and no verdict on the upgrade");
-        let expected = match (self.stopping, self.forced) {
+        let expected = match (self.stopping, self.kill_needed) {
             (true, true) => self.ending.unwrap_or(Ending::Killed),
             (true, false) => self.ending.unwrap_or(Ending::Stopped),
             (false, _) => self.last_loss.ok_or("an end that nobody asked for")?,
@@ -340,7 +351,7 @@ impl Model {
     pub fn undo(&mut self, upgrade: &ModelUpgrade) {
         self.in_step.undone = Some(upgrade.to);
         let (now, stop_first) = (self.now, self.policy.stop_first);
-        // Between two tries of a start there is no process that has to leave.
+        // Between two attempts of a start there is no process that has to stop.
         self.workers.retain(|_, record| !record.has_no_process() || record.generation != upgrade.to);
         let undone = |record: &&mut WorkerRecord| {
             record.generation == upgrade.to
@@ -353,8 +364,8 @@ impl Model {
         }
         for (slot, slot_model) in self.slots.iter_mut().enumerate() {
             if !upgrade.replaced_slots.contains(&Slot(slot as u32)) && !self.stopping {
-                slot_model.reading = LaunchSource::AsBefore;
-                // Which of them had already been asked to leave is not told.
+                slot_model.source = LaunchSource::AsBefore;
+                // The model does not know which of them had already been asked to stop.
                 if stop_first && upgrade.allowed && !upgrade.is_rollback {
                     slot_model.due = slot_model.due.min(now);
                     slot_model.latest =

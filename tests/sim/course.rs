@@ -58,13 +58,13 @@ impl World<'_> {
                 Request::Stop,
                 Request::Stop,
                 Request::Kill,
-                Request::Interrupt { told: false },
-                Request::Interrupt { told: true },
+                Request::Interrupt { workers_signalled: false },
+                Request::Interrupt { workers_signalled: true },
             ]);
             self.schedule(at, Scheduled::Request(stop));
             if self.rng.chance(30) {
                 let again = at + self.rng.moment();
-                self.schedule(again, Scheduled::Request(self_or_interrupt(stop)));
+                self.schedule(again, Scheduled::Request(repeat_or_interrupt(stop)));
             }
         }
     }
@@ -96,7 +96,7 @@ impl World<'_> {
         ])
     }
 
-    /// From now on workers start, ack and obey. Those that hang find their voice.
+    /// From now on workers start, ack and stop when asked. Those that hang ack as well.
     pub fn end_faults(&mut self, at: Time) {
         self.now = self.now.max(at);
         self.faultless = true;
@@ -123,16 +123,15 @@ impl World<'_> {
                 self.schedule(self.now, Scheduled::Act(worker, Act::Heartbeat));
             }
         }
-        // A start under way may still come to run a worker that says nothing.
+        // A start that is under way may still run a worker that sends no ack.
         for process in self.processes.values_mut().filter(|process| !process.running) {
             let acks = sufficient_acks(&self.policy, process.successor);
             process.script.acts.extend(acks.into_iter().map(|ack| (Duration::ZERO, Act::Ack(ack))));
         }
     }
 
-    /// Until nothing happens any more but that workers say that they are alive.
-    /// Where nobody is ever killed for being late, a person does it; and somebody
-    /// decides on what is on hold.
+    /// Runs until only heartbeats are left. Where there is no stop timeout, a hammer request
+    /// kills late workers; an upgrade on hold is committed or rolled back.
     pub fn run_until_quiet(&mut self) -> Result<(), String> {
         loop {
             while self.next().is_some() && !self.model.ended() {
@@ -181,7 +180,7 @@ impl World<'_> {
         }
     }
 
-    /// Nothing brings it back.
+    /// Checks that no event has an effect after the end.
     pub fn check_after_end(&mut self) -> Result<(), String> {
         let request = self.request();
         for event in
@@ -193,16 +192,16 @@ impl World<'_> {
             }
         }
         match self.supervisor.deadline() {
-            Some(deadline) => Err(format!("after its end it wants to be woken at {deadline:?}")),
+            Some(deadline) => Err(format!("after its end it has a deadline at {deadline:?}")),
             None => Ok(()),
         }
     }
 }
 
-/// A second interrupt kills; a stop said twice does not.
-fn self_or_interrupt(stop: Request) -> Request {
+/// The second request of a stop: a kill is followed by an interrupt, others are repeated.
+fn repeat_or_interrupt(stop: Request) -> Request {
     match stop {
-        Request::Kill => Request::Interrupt { told: false },
+        Request::Kill => Request::Interrupt { workers_signalled: false },
         stop => stop,
     }
 }

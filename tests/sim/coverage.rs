@@ -1,5 +1,5 @@
-//! What the worlds have shown: an invariant about something that never happens
-//! would prove nothing.
+//! What has happened in the worlds: an invariant about something that never happens would
+//! prove nothing.
 
 use crate::transitions::Transitions;
 use graceful_run::core::event::{AckKind, Action, Ending, Event, Failure, Report, Request};
@@ -17,10 +17,10 @@ pub struct Coverage {
 /// Each of these must be seen at least once.
 const REQUIRED: [&str; 74] = [
     "upgrade failed: crashes",
-    "look waiting",
+    "waiting checked",
     "waits",
     "unseen",
-    "ready by what was said before it waited",
+    "ready by an ack before it waited",
     "rollback started",
     "rolled back",
     "rollback failed",
@@ -28,17 +28,17 @@ const REQUIRED: [&str; 74] = [
     "forgotten",
     "drain of remains",
     "ready by listening",
-    "ready by what was said before it listened",
-    "listens once more",
+    "ready by an ack before it listened",
+    "listens at another address",
     "switched",
     "switched back",
     "upgrade failed: not switched",
-    "look whether drained",
+    "drain checked",
     "drained",
     "not drained",
     "draining: exited",
     "draining: killed",
-    "draining: asked because everything stops",
+    "draining: stopped with everything",
     "held",
     "held, and failed",
     "upgrade failed: rolled back",
@@ -61,10 +61,10 @@ const REQUIRED: [&str; 74] = [
     "upgrade failed: not started",
     "upgrade failed: stopped",
     "upgrade failed: no successor",
-    "upgrade failed: after the old one left",
-    "succeed",
-    "took over",
-    "left to its successor",
+    "upgrade failed: predecessor left",
+    "handover requested",
+    "successor taken",
+    "handed over",
     "upgrade failed half-way",
     "upgrade kept",
     "ended: stopped",
@@ -75,7 +75,7 @@ const REQUIRED: [&str; 74] = [
     "kill",
     "kill of remains",
     "stop of remains",
-    "second try of a start",
+    "start tried again",
     "restart",
     "retired",
     "scaled",
@@ -89,7 +89,7 @@ const REQUIRED: [&str; 74] = [
     "ready by timeout",
     "stale event",
     "late tick",
-    "ended: told by the terminal",
+    "interrupted by the terminal",
 ];
 
 impl Coverage {
@@ -104,8 +104,10 @@ impl Coverage {
             Event::Heartbeat(_) => self.see("heartbeat"),
             Event::Waits(_) => self.see("waits"),
             Event::Switched(_, true) => self.see("switched"),
-            Event::HandedOver(_) => self.see("left to its successor"),
-            Event::Request(Request::Interrupt { told: true }) => self.see("ended: told by the terminal"),
+            Event::HandedOver(_) => self.see("handed over"),
+            Event::Request(Request::Interrupt { workers_signalled: true }) => {
+                self.see("interrupted by the terminal")
+            }
             _ => {}
         }
         let back = |actions: &[Action]| {
@@ -119,13 +121,13 @@ impl Coverage {
                 && matches!(event, Event::Ack(_, AckKind::Listen))
                 && *kind != AckKind::Listen
             {
-                self.see("ready by what was said before it listened");
+                self.see("ready by an ack before it listened");
             }
             if let Action::Report(Report::Ready(_, kind, _)) = action
                 && matches!(event, Event::Ack(_, AckKind::Accepting))
                 && *kind == AckKind::Notify
             {
-                self.see("ready by what was said before it waited");
+                self.see("ready by an ack before it waited");
             }
             if let Some(what) = name(action) {
                 self.see(what);
@@ -145,11 +147,11 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::KillRemains(_) => "kill of remains",
         Action::StopRemains(_) => "stop of remains",
         Action::DrainRemains(_) => "drain of remains",
-        Action::CheckWaiting => "look waiting",
+        Action::CheckWaiting => "waiting checked",
         Action::Forget(_) => "forgotten",
         Action::Forward(..) => "forward",
-        Action::RequestHandover { .. } => "succeed",
-        Action::TakeSuccessor { .. } => "took over",
+        Action::RequestHandover { .. } => "handover requested",
+        Action::TakeSuccessor { .. } => "successor taken",
         Action::Suspend(_) => "suspend",
         Action::Probe(_) => "probe",
         Action::Exit(Ending::Stopped) => "ended: stopped",
@@ -158,7 +160,7 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::Exit(Ending::NoAck(..)) => "ended: no ack",
         Action::Exit(Ending::NotStarted(..)) => "ended: not started",
         Action::Exit(Ending::Silent(..)) => "ended: silent",
-        Action::CheckDrained(_) => "look whether drained",
+        Action::CheckDrained(_) => "drain checked",
         Action::PreUpgrade(_) => "pre-upgrade",
         Action::PreStop(_) => "pre-stop",
         Action::Report(report) => match report {
@@ -186,7 +188,7 @@ fn name(action: &Action) -> Option<&'static str> {
             Report::UpgradeFailed { held: true, why: Failure::Exited { .. }, .. } => "held, and failed",
             Report::UpgradeFailed { why: Failure::Crashes(..), .. } => "upgrade failed: crashes",
             Report::UpgradeFailed { replaced: 1.., .. } => "upgrade failed half-way",
-            Report::UpgradeFailed { left: true, .. } => "upgrade failed: after the old one left",
+            Report::UpgradeFailed { predecessor_left: true, .. } => "upgrade failed: predecessor left",
             Report::UpgradeFailed { why: Failure::NoSuccessor { .. }, .. } => "upgrade failed: no successor",
             Report::UpgradeFailed { why: Failure::Exited { ready: true, .. }, .. } => {
                 "upgrade failed: exited after its ack"
@@ -196,7 +198,7 @@ fn name(action: &Action) -> Option<&'static str> {
             Report::UpgradeFailed { why: Failure::NotStarted(..), .. } => "upgrade failed: not started",
             Report::UpgradeFailed { why: Failure::Stopped, .. } => "upgrade failed: stopped",
             Report::UpgradeKept => "upgrade kept",
-            Report::NotStarted { again: true, .. } => "second try of a start",
+            Report::NotStarted { again: true, .. } => "start tried again",
             Report::Restarting(..) => "restart",
             Report::Retired(_) => "retired",
             Report::Scaled(_) => "scaled",

@@ -1,4 +1,4 @@
-//! The model's first part of a step: the fact that the event tells.
+//! The model's first part of a step: the fact of the event.
 
 use crate::model::{Hold, Model, ModelUpgrade, Verdict};
 use crate::worker::WorkerRecord;
@@ -8,7 +8,7 @@ use graceful_run::core::policy::Strength;
 use std::time::Duration;
 
 impl Model {
-    pub fn take(&mut self, event: Event, stops: bool) -> Verdict {
+    pub fn apply_event(&mut self, event: Event, stops: bool) -> Verdict {
         let now = self.now;
         match event {
             Event::Request(request) => self.requested(request),
@@ -17,7 +17,7 @@ impl Model {
                 if let Some(record) = self.workers.get_mut(&id).filter(|record| record.in_flight) {
                     record.in_flight = false;
                     record.started = Some(now);
-                    if record.of.is_none() {
+                    if record.predecessor.is_none() {
                         record.ack_by = ack_by;
                     }
                 }
@@ -47,8 +47,9 @@ impl Model {
                 record.exited = Some(now);
                 let unasked = filled && !record.handed_over && ready;
                 let generation = record.generation;
-                let trial = self.probation.as_ref().is_some_and(|probation| probation.of == generation);
-                self.ends_well |= unasked && exit == Exit::Code(0) && !trial && !self.stopping;
+                let trial =
+                    self.probation.as_ref().is_some_and(|probation| probation.generation == generation);
+                self.exits_cleanly |= unasked && exit == Exit::Code(0) && !trial && !self.stopping;
                 self.in_step.exited = Some(worker);
                 self.in_step.remains = remains.then_some(worker);
                 if filled {
@@ -86,28 +87,28 @@ impl Model {
                 }
             }
             Event::CheckedAlive
-                if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.liveness_asked) && !stops =>
+                if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.liveness_requested) && !stops =>
             {
-                return self.looked_alive();
+                return self.alive_checked();
             }
             Event::Switched(to, done) => return self.switched(to, done, stops),
-            Event::DrainChecked { worker, drained, pause } => self.drain_look(worker, drained, pause),
+            Event::DrainChecked { worker, drained, pause } => self.drain_checked(worker, drained, pause),
             Event::Waits(slot) => self.waits(slot),
-            Event::CheckedWaiting => self.looked_waiting(),
+            Event::CheckedWaiting => self.waiting_checked(),
             Event::CheckedAlive | Event::Tick => {}
         }
         Ok(())
     }
 
-    /// A worker that ends while a successor of it runs has left to that one.
+    /// A worker that ends while its successor runs has handed over; otherwise it is lost.
     pub fn left_or_lost(&mut self, worker: WorkerId, exit: Exit, ready: bool) {
         match self.successor(worker).map(|successor| (successor.id, successor.awaited())) {
             _ if self.workers.get(&worker).is_some_and(|record| record.handed_over) => return,
             Some((successor, false)) => {
                 if let Some(upgrade) = &mut self.upgrade {
-                    upgrade.left = true;
+                    upgrade.predecessor_left = true;
                 }
-                // Nobody serves while it gets ready: it has a second.
+                // Nothing serves until it is ready: it has one second.
                 let until = self.now + Duration::from_secs(1);
                 if let Some(successor) = self
                     .workers
@@ -137,18 +138,18 @@ impl Model {
             return;
         }
         match &mut self.upgrade {
-            Some(upgrade) if successor => upgrade.left = true,
+            Some(upgrade) if successor => upgrade.predecessor_left = true,
             _ => self.in_step.handed_over = Some(id).filter(|_| !self.stopping),
         }
     }
 
     /// The successor of a worker, unless it has been given up.
     pub fn successor(&self, id: WorkerId) -> Option<&WorkerRecord> {
-        self.workers.values().find(|record| record.of == Some(id) && record.occupied_slot())
+        self.workers.values().find(|record| record.predecessor == Some(id) && record.occupied_slot())
     }
 
-    /// Another upgrade has to wait: a worker that is to start its own successor is
-    /// not ready, is leaving, or has a predecessor that was sent away.
+    /// Whether another upgrade has to wait: a worker that is to start its own successor is not
+    /// ready, is handing over, or has a predecessor that was asked to stop.
     pub fn upgrade_must_wait(&self) -> bool {
         let starts = |record: &WorkerRecord| {
             record.occupied_slot() && (record.stage == ShownStage::Starting || record.handed_over)
@@ -167,7 +168,7 @@ impl Model {
         self.policy.follow && self.workers.values().any(|record| starts(record) || serves && leaves(record))
     }
 
-    /// Those that leave by themselves are not asked to.
+    /// Marks workers that have handed over as stopped: they get no stop signal.
     pub fn leave_unasked(&mut self, which: impl Fn(&WorkerRecord) -> bool) {
         let now = self.now;
         let ready = |record: &&mut WorkerRecord| {
@@ -183,17 +184,17 @@ impl Model {
         match request {
             Request::Upgrade | Request::UpgradeNow | Request::Hold | Request::Commit | Request::Rollback
                 if self.stopping => {}
-            Request::Upgrade => self.want(false),
+            Request::Upgrade => self.request_upgrade(false),
             Request::UpgradeNow => {
                 if let Some(upgrade) = &mut self.upgrade {
                     upgrade.failure.get_or_insert(Failure::Superseded);
                 }
-                self.want(false);
+                self.request_upgrade(false);
             }
             Request::Hold if self.policy.stop_first || self.policy.follow || self.policy.adopt.is_some() => {
                 self.in_step.cannot_hold = true;
             }
-            Request::Hold => self.want(true),
+            Request::Hold => self.request_upgrade(true),
             Request::Commit | Request::Rollback => {
                 match self.upgrade.as_mut().filter(|upgrade| upgrade.hold != Hold::No) {
                     None => self.in_step.nothing_held = Some(request),
@@ -209,21 +210,21 @@ impl Model {
                     }
                 }
             }
-            Request::Stop => self.stop_begins(None),
-            Request::Interrupt { told } => {
+            Request::Stop => self.begin_stop(None),
+            Request::Interrupt { workers_signalled } => {
                 if std::mem::replace(&mut self.interrupted, true) {
                     self.killing = true;
-                } else if told {
+                } else if workers_signalled {
                     let now = self.now;
                     for record in self.workers.values_mut().filter(|record| record.runs() && !record.killed) {
                         record.stopped.get_or_insert(now);
                     }
                 }
-                self.stop_begins(None);
+                self.begin_stop(None);
             }
             Request::Kill => {
                 self.killing = true;
-                self.stop_begins(None);
+                self.begin_stop(None);
             }
             Request::Hammer => {
                 let leaves =
@@ -236,12 +237,12 @@ impl Model {
         }
     }
 
-    pub fn want(&mut self, hold: bool) {
+    pub fn request_upgrade(&mut self, hold: bool) {
         self.pending = true;
         self.pending_hold = hold;
     }
 
-    pub fn stop_begins(&mut self, ending: Option<Ending>) {
+    pub fn begin_stop(&mut self, ending: Option<Ending>) {
         if std::mem::replace(&mut self.stopping, true) {
             return;
         }
@@ -259,14 +260,15 @@ impl Model {
 
     pub fn acked(&mut self, id: WorkerId, kind: AckKind) {
         let Some(record) = self.workers.get_mut(&id).filter(|record| record.runs()) else { return };
-        if record.of.is_none() {
+        if record.predecessor.is_none() {
             record.strength = record.strength.max(strength(kind));
-            let looks = self.policy.readiness.auto && self.policy.listeners;
-            if strength(kind) == Strength::Seen || strength(kind) == Strength::Said && !looks {
-                record.took = record.took.or(record.started.map(|started| self.now - started));
+            let must_see = self.policy.readiness.auto && self.policy.listeners;
+            if strength(kind) == Strength::Seen || strength(kind) == Strength::Said && !must_see {
+                record.startup_time =
+                    record.startup_time.or(record.started.map(|started| self.now - started));
             }
         }
-        let (stage, known, successor) = (record.stage, record.known, record.of.is_some());
+        let (stage, known, successor) = (record.stage, record.known, record.predecessor.is_some());
         if stage == ShownStage::Ready {
             self.learn(id);
         }

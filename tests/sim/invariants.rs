@@ -29,12 +29,12 @@ impl Model {
             self.in_step.remains
         );
         ensure!(self.in_step.pre_upgrade.is_none(), "{:?} was not asked about", self.in_step.pre_upgrade);
-        let spared = |record: &&WorkerRecord| {
+        let survivor = |record: &&WorkerRecord| {
             let killed = if record.exited.is_some() { record.remains_killed } else { record.killed };
             self.in_step.hammered.contains(&record.id) && !killed
         };
-        let spared = self.workers.values().find(spared).map(|record| record.id);
-        ensure!(spared.is_none(), "{spared:?} was spared by the hammer");
+        let survivor = self.workers.values().find(survivor).map(|record| record.id);
+        ensure!(survivor.is_none(), "{survivor:?} was not killed by the hammer");
         ensure!(!self.in_step.held, "it was not said that the upgrade is on hold");
         if supervisor.generation() > self.last_generation {
             self.new_start(supervisor.generation())?;
@@ -60,7 +60,7 @@ impl Model {
         self.check_deadlines(supervisor)
     }
 
-    /// The workers that are shown are those that live, and none goes back.
+    /// Checks that the shown workers are those that live, and that no stage goes back.
     fn compare_workers(&mut self, supervisor: &Supervisor) -> Verdict {
         let shown: BTreeMap<WorkerId, Shown> =
             supervisor.workers().map(|shown| (shown.worker, shown)).collect();
@@ -108,8 +108,8 @@ impl Model {
         Ok(())
     }
 
-    /// A request to scale has come true as soon as the workers that are wanted are
-    /// ready, and every other one has been asked to leave.
+    /// Checks that a request to scale is reported as done once the wanted workers are ready,
+    /// and every other one has been asked to stop.
     fn check_scaling(&mut self) -> Verdict {
         let held = |record: &WorkerRecord| self.replaces(record.id);
         let slots = (0..self.target as usize).map(|slot| {
@@ -136,7 +136,7 @@ impl Model {
         Ok(())
     }
 
-    /// Why a worker that was ready is to leave although nothing stops.
+    /// Checks that a worker that served is asked to stop for a reason.
     fn check_stop_reason(&self, record: &mut WorkerRecord) -> Verdict {
         let replaced = self.in_step.committed.contains(&record.slot) && record.generation != self.serving;
         let alone =
@@ -194,12 +194,12 @@ impl Model {
             let held =
                 here.iter().filter(|record| self.is_upgrade_idle() && self.replaces(record.id)).count();
             let filled = here.iter().filter(|record| record.occupied_slot()).count() - held;
-            let moves = self.upgrade.as_ref().filter(|upgrade| !upgrade.is_paused());
-            let replaced = moves.is_some_and(|upgrade| !upgrade.replaced_slots.contains(&slot));
+            let active = self.upgrade.as_ref().filter(|upgrade| !upgrade.is_paused());
+            let replaced = active.is_some_and(|upgrade| !upgrade.replaced_slots.contains(&slot));
             ensure!(filled <= if replaced { 2 } else { 1 }, "{filled} workers fill {slot:?}");
             ensure!(!self.policy.stop_first || here.len() <= 1, "{slot:?} has two workers");
             let free = if self.policy.stop_first { here.is_empty() } else { filled == 0 };
-            let wanted = moves.is_some() || slot.0 < self.target;
+            let wanted = active.is_some() || slot.0 < self.target;
             if free && wanted && !replaced && !slot_model.retired && !self.stopping {
                 ensure!(slot_model.latest > self.now, "{slot:?} stays empty");
                 let woken = supervisor.deadline().is_some_and(|at| at <= slot_model.latest);
@@ -244,7 +244,7 @@ impl Model {
                 ensure!(waits(record.last_heartbeat + limit), "{id:?} is silent");
             }
             if let Some(draining) = record.draining.filter(|_| record.runs()) {
-                self.check_emptying(id, draining, waits)?;
+                self.check_draining(id, draining, waits)?;
             } else if record.stage == ShownStage::Draining && record.runs() {
                 match (record.stopped, record.ready) {
                     (Some(at), _) => {
@@ -270,18 +270,18 @@ impl Model {
         Ok(())
     }
 
-    /// Something is on its way out.
+    /// Whether a worker is draining or stopping.
     pub fn drains(&self, supervisor: &Supervisor) -> bool {
         supervisor.workers().any(|shown| shown.stage == ShownStage::Draining)
     }
 
-    /// An upgrade rests until somebody decides on it.
+    /// Whether an upgrade is on hold.
     pub fn holds(&self) -> bool {
         self.upgrade.as_ref().is_some_and(|upgrade| upgrade.hold == Hold::Held)
     }
 
-    /// Nothing is left to do: everything that was asked for has its verdict, and
-    /// there are the workers that there should be.
+    /// Checks that nothing is left to do: every request has its verdict, and the right workers
+    /// run.
     pub fn check_quiescent(&self, supervisor: &Supervisor) -> Verdict {
         if self.ended {
             return Ok(());

@@ -1,27 +1,27 @@
-//! A model of the core, kept from the events and actions of one world alone: the oracle
-//! that each action is checked against.
+//! A model of the core, from the events and actions of one world alone: the oracle that
+//! each action is checked against.
 //!
-//! What holds of the core, by the names that the list of properties gives them:
+//! The properties of the core, by their numbers in the list of properties:
 //!
 //! | property | where |
 //! | --- | --- |
 //! | the promise; S1, S2 | `invariants`: shown generations that start; `commit`, `stop`: every signal to a worker that served has its reason |
 //! | S3 | `stop`, `kill`: one of each in a life, a kill only after the stop timeout or by force (that CONT follows TERM is the caller's) |
 //! | S4, L7 | every action names a worker of which a process is known to live, and one that is to leave is asked at once or after the grace time |
-//! | S5 | stale events are compared with a tick by `world`; an ack makes ready whom it names, if it counts (`acked`) |
+//! | S5 | stale events are compared with a tick by `world`; an ack that counts makes the worker ready that it names (`acked`) |
 //! | S6 | `new_generation` |
-//! | S7, L4 | no spawn while stopping; `world` sees to the end |
+//! | S7, L4 | no spawn while stopping; `world` checks that the end comes |
 //! | S10 | `exit`: no worker left, and the ending that the model expects |
-//! | S11 | each upgrade, held or not, ends with one verdict; the first generation is reported once, when it is ready; one `Stopping` (the words to the service manager are the caller's) |
+//! | S11 | each upgrade, held or not, ends with one verdict; the first generation is reported once, when it is ready; one `Stopping` (the messages to the service manager are the caller's) |
 //! | S12 | one flag, compared with `has_pending_upgrade` after each step |
 //! | S13 | ticks that are lost or late; a tick right after a step changes nothing; no deadline in the past |
 //! | S15 | `crash`, `invariants`: pauses, and no pause before an upgrade |
 //! | workers that bind their own sockets | `steering` |
-//! | releases that die after they went live; what replacements have to be seen doing | `probation` |
-//! | S16 | `world`: now and then it goes on with what was written down and read back |
+//! | releases that fail after they went live; what replacements have to be seen doing | `probation` |
+//! | S16 | `world`: now and then the supervisor is serialized and restored |
 //! | L1, L2, L3, L5 | `check_quiescent`, and one generation for each kept request |
 //!
-//! Not here because the core has none of it: S8 and S14 (listeners, descriptors),
+//! Not here, because the core does not do these: S8 and S14 (listeners, descriptors),
 //! S9 (control requests), L6 (logs and clients that block).
 
 use crate::probation::{Probation, Waiting};
@@ -36,7 +36,7 @@ use graceful_run::core::policy::{OnAckTimeout, Policy, Restart, Strength};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Fails the world unless this is so.
+/// Fails the world unless the condition holds.
 macro_rules! ensure {
     ($holds:expr, $($wrong:tt)+) => {
         if !$holds {
@@ -56,11 +56,11 @@ pub const SIGNAL_GRACE: Duration = Duration::from_millis(500);
 pub struct SlotModel {
     pub generation: Generation,
     pub crashes: u32,
-    /// It may be filled again.
+    /// When it may be filled again.
     pub due: Time,
-    /// It must be; later than `due` where the account cannot tell.
+    /// When it must be filled; later than `due` where the model does not know exactly.
     pub latest: Time,
-    pub reading: LaunchSource,
+    pub source: LaunchSource,
     pub retired: bool,
 }
 
@@ -71,7 +71,7 @@ impl SlotModel {
             crashes: 0,
             due: now,
             latest: now,
-            reading: LaunchSource::Anew,
+            source: LaunchSource::Anew,
             retired: false,
         }
     }
@@ -85,17 +85,17 @@ pub struct ModelUpgrade {
     pub started_slots: BTreeSet<Slot>,
     pub replaced_slots: BTreeSet<Slot>,
     pub failure: Option<Failure>,
-    pub liveness_asked: bool,
+    pub liveness_requested: bool,
     pub switch: Switch,
-    /// The old worker has left to its successor.
-    pub left: bool,
-    /// The user has not said no before it began.
+    /// The old worker has handed over to its successor.
+    pub predecessor_left: bool,
+    /// The pre-upgrade hook has allowed it, or there is none.
     pub allowed: bool,
     pub hold: Hold,
-    pub reading: LaunchSource,
-    /// Whether those that serve were seen to wait.
+    pub source: LaunchSource,
+    /// Whether the serving workers were checked for whether they wait.
     pub waiting: Waiting,
-    /// It brings the generation before back.
+    /// It is a rollback to the generation before.
     pub is_rollback: bool,
 }
 
@@ -104,7 +104,7 @@ pub struct ModelUpgrade {
 pub enum Hold {
     No,
     Requested,
-    /// It was, and the user has said to go on.
+    /// A hold was requested, and the user has committed.
     Committed,
     Held,
 }
@@ -121,7 +121,7 @@ impl ModelUpgrade {
 pub struct InStep {
     pub event: Option<Event>,
     pub hammer: bool,
-    /// On their way out when the hammer fell.
+    /// Workers that were stopping at the hammer request.
     pub hammered: BTreeSet<WorkerId>,
     pub committed: BTreeSet<Slot>,
     pub undone: Option<Generation>,
@@ -132,17 +132,17 @@ pub struct InStep {
     pub restarting: Vec<(Slot, Duration)>,
     pub retired: Vec<Slot>,
     pub stopping: bool,
-    /// Left to a successor that nobody has asked for.
+    /// Handed over to a successor that was not requested.
     pub handed_over: Option<WorkerId>,
-    /// An upgrade that has begun, and that the user is to be asked about.
+    /// An upgrade that has begun, and whose pre-upgrade hook has to be called.
     pub pre_upgrade: Option<Generation>,
     pub held: bool,
     pub cannot_hold: bool,
     pub nothing_held: Option<Request>,
     pub scale_done: Option<u32>,
-    /// Seen to have nothing left to serve.
+    /// The worker that was found drained.
     pub drained: Option<WorkerId>,
-    /// A probation that another has followed.
+    /// A probation that was replaced by another.
     pub past: Option<Probation>,
     /// Generations that cannot be started again as they were.
     pub forgotten: BTreeSet<Generation>,
@@ -159,26 +159,25 @@ pub struct Model {
     pub stopping: bool,
     pub interrupted: bool,
     pub killing: bool,
-    pub forced: bool,
+    pub kill_needed: bool,
     pub pending: bool,
-    /// What is kept is to be held.
+    /// The pending upgrade is to be held.
     pub pending_hold: bool,
     pub scaling: bool,
     pub known: Strength,
-    /// How long the program took of late to give a sign of its own, and in which
-    /// generation.
-    pub took: (Generation, Duration),
+    /// How long the program took last to ack or to wait for connections, and in which generation.
+    pub startup_time: (Generation, Duration),
     pub probation: Option<Probation>,
-    /// Slots of which the worker was seen to wait.
+    /// Slots whose worker was seen waiting.
     pub accepting_slots: BTreeSet<Slot>,
-    /// A worker that had proved itself has ended with status 0.
-    pub ends_well: bool,
-    /// Generations of which it is kept what they were started from.
+    /// A worker of a proven generation has exited with status 0 by itself.
+    pub exits_cleanly: bool,
+    /// Generations whose launch source is kept.
     pub kept: BTreeSet<Generation>,
     pub slots: Vec<SlotModel>,
     pub target: u32,
     pub upgrade: Option<ModelUpgrade>,
-    /// An upgrade failed half-way: two generations serve, by the user's wish.
+    /// An upgrade with a bounded surge failed half-way: two generations serve.
     pub mixed: bool,
     pub ending: Option<Ending>,
     pub last_loss: Option<Ending>,
@@ -200,15 +199,15 @@ impl Model {
             stopping: false,
             interrupted: false,
             killing: false,
-            forced: false,
+            kill_needed: false,
             pending: false,
             pending_hold: false,
             scaling: false,
             known: Strength::Nothing,
-            took: (Generation(1), Duration::ZERO),
+            startup_time: (Generation(1), Duration::ZERO),
             probation: None,
             accepting_slots: BTreeSet::new(),
-            ends_well: false,
+            exits_cleanly: false,
             kept: BTreeSet::new(),
             slots: vec![SlotModel::new(Generation(1), Time::ZERO); target as usize],
             target,
@@ -233,11 +232,11 @@ impl Model {
             Action::Report(Report::Silent(id, _)) => self.replaces(*id),
             _ => false,
         });
-        self.take(event, stops)?;
+        self.apply_event(event, stops)?;
         for &action in actions {
             ensure!(!self.ended, "{action:?} after the end");
-            // What happened, and what time has brought about, come first, and by the
-            // number of slots before it.
+            // Actions for the event and for expired deadlines come first, with the number
+            // of slots from before.
             let told = match action {
                 Action::Report(report) => !matches!(report, Report::UpgradeStarted { .. }),
                 Action::Kill(_) | Action::KillRemains(_) | Action::Probe(_) => true,
@@ -252,7 +251,7 @@ impl Model {
         self.check_invariants(supervisor)
     }
 
-    /// The oldest generation that drains, if more of them do than may.
+    /// The oldest draining generation, if more of them drain than is allowed.
     pub fn too_many_drain(&self) -> Option<Generation> {
         let leaves = |record: &WorkerRecord| record.stopped.is_some() || record.draining.is_some();
         let drains = |record: &&WorkerRecord| record.runs() && leaves(record) && !record.killed;
@@ -262,20 +261,24 @@ impl Model {
         generations.first().copied().filter(|_| crowded)
     }
 
-    /// A worker that serves has shown what its program can do.
+    /// Learns what a serving worker has proved about its program.
     pub fn learn(&mut self, id: WorkerId) {
         if !self.replaces(id)
             && let Some(record) = self.workers.get(&id)
         {
             self.known = self.known.max(record.strength);
-            if let Some(took) = record.took.filter(|_| record.generation == self.serving) {
-                let before = if self.took.0 == record.generation { self.took.1 } else { Duration::ZERO };
-                self.took = (record.generation, took.max(before));
+            if let Some(took) = record.startup_time.filter(|_| record.generation == self.serving) {
+                let before = if self.startup_time.0 == record.generation {
+                    self.startup_time.1
+                } else {
+                    Duration::ZERO
+                };
+                self.startup_time = (record.generation, took.max(before));
             }
         }
     }
 
-    /// The present upgrade waits for this worker.
+    /// Whether the present upgrade waits for this worker.
     pub fn replaces(&self, id: WorkerId) -> bool {
         match (&self.upgrade, self.workers.get(&id)) {
             (Some(upgrade), Some(record)) => {
@@ -285,7 +288,7 @@ impl Model {
         }
     }
 
-    /// A worker that filled its slot does so no longer.
+    /// A worker that occupied its slot is lost.
     pub fn lost(&mut self, id: WorkerId, failure: Failure) {
         let Some(record) = self.workers.get(&id) else { return };
         let (slot, ready, generation) = (record.slot, record.ready.is_some(), record.generation);
@@ -301,7 +304,7 @@ impl Model {
         }
         let ending = ending(failure);
         if !self.served && !ready && !self.policy.retry_start {
-            return self.stop_begins(Some(ending));
+            return self.begin_stop(Some(ending));
         }
         self.last_loss = Some(ending);
         self.count_crash(id, generation, failure);
@@ -327,26 +330,26 @@ impl Model {
         slot_model.crashes += 1;
         slot_model.due = self.now + pause;
         slot_model.latest = slot_model.due;
-        // One that the same step takes away is not announced.
+        // A restart in a slot that the same step removes is not announced.
         if !upgrading && slot.0 < self.target && !is_rollback_due {
             self.in_step.restarting.push((slot, pause));
         }
     }
 
-    /// Nothing is being replaced at this moment.
+    /// Whether nothing is being replaced at this moment.
     pub fn is_upgrade_idle(&self) -> bool {
         self.upgrade.as_ref().is_none_or(ModelUpgrade::is_paused)
     }
 
-    /// The number of places follows the number asked for, unless an upgrade moves.
-    /// The place of a worker that is held stays.
+    /// The number of slots follows the requested number, unless an upgrade is active. The slot
+    /// of a worker that is on hold stays.
     pub fn resize(&mut self) {
         if self.is_upgrade_idle() {
             let held =
                 self.upgrade.iter().flat_map(|upgrade| &upgrade.started_slots).map(|slot| slot.0 + 1).max();
             let mut new = SlotModel::new(self.serving, self.now);
-            if self.slots.iter().any(|slot_model| slot_model.reading == LaunchSource::AsBefore) {
-                new.reading = LaunchSource::AsBefore;
+            if self.slots.iter().any(|slot_model| slot_model.source == LaunchSource::AsBefore) {
+                new.source = LaunchSource::AsBefore;
             }
             self.slots.resize(self.target.max(held.unwrap_or(0)) as usize, new);
         }
@@ -370,7 +373,7 @@ impl Model {
     }
 }
 
-/// How a failure ends everything, if it does.
+/// The ending of the supervisor, if this failure ends it.
 pub fn ending(failure: Failure) -> Ending {
     match failure {
         Failure::Exited { worker, exit, .. } | Failure::NoSuccessor { worker, exit } => {

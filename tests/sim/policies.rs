@@ -5,7 +5,7 @@ use graceful_run::core::event::AckKind;
 use graceful_run::core::policy::{Adopt, OnAckTimeout, Policy, Readiness, Restart};
 use std::time::Duration;
 
-/// The ways to become ready that a worker itself brings about.
+/// The kinds of ack that a worker itself causes.
 pub fn own_kinds(adopts: bool) -> [AckKind; 4] {
     let seen = if adopts { AckKind::Listen } else { AckKind::Accepting };
     [AckKind::Notify, AckKind::Fd, seen, AckKind::Exec]
@@ -64,7 +64,7 @@ fn readiness(rng: &mut Rng) -> Readiness {
     Readiness { auto: rng.chance(10), kinds, timer, probe }
 }
 
-/// Of workers that bind their own sockets: there is no timer unless it is named.
+/// For workers that bind their own sockets: there is no timer unless it is named.
 fn of_listening(rng: &mut Rng) -> Readiness {
     let probe = rng.chance(50).then(|| (Duration::from_millis(10), Duration::from_millis(250)));
     let named = rng.pick(&[AckKind::Listen, AckKind::Notify, AckKind::Fd, AckKind::Exec, AckKind::Timer]);

@@ -1,13 +1,13 @@
-//! The model of generations that have gone live of late, and of what is kept to start
-//! the ones before them again.
+//! The model of generations that have gone live recently, and of what is kept to start the
+//! ones before them again.
 //!
 //! | property | where |
 //! | --- | --- |
 //! | within probation the generation before can be started again: what it was started from is kept | `check_kept`, `Model::spawn` |
 //! | nothing is kept for longer than it may be needed | `check_kept` |
-//! | three crashes that count bring it back, at once where nothing else is under way | `count_crash`, `check_probation` |
-//! | what does not keep ending has proved itself in time | `proven`, `check_probation` |
-//! | what those that serve are seen to do, the replacements have to do | `may_look_waiting`, `Model::acked`, `Model::spawn` |
+//! | three crashes that count roll back to it, at once unless another upgrade is under way | `count_crash`, `check_probation` |
+//! | a generation that does not keep crashing is proven in time | `proven`, `check_probation` |
+//! | replacements have to be seen waiting if the serving workers were | `may_check_waiting`, `Model::acked`, `Model::spawn` |
 
 use crate::model::{Hold, Model, ModelUpgrade, Verdict, ensure};
 use crate::steering::Switch;
@@ -19,16 +19,16 @@ use graceful_run::core::policy::{Restart, Strength};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Crashes that bring the generation before back.
+/// How many crashes cause a rollback.
 const CRASHES: u32 = 3;
 
-/// After so long it is told what a worker has not been seen to do.
+/// When it is reported that a worker has not been seen waiting.
 const UNSEEN: Duration = Duration::from_secs(2);
 
-/// A generation that has gone live of late.
+/// A generation that has gone live recently.
 #[derive(Debug, Clone)]
 pub struct Probation {
-    pub of: Generation,
+    pub generation: Generation,
     pub before: Generation,
     since: Time,
     until: Time,
@@ -37,85 +37,89 @@ pub struct Probation {
     due: Option<Failure>,
 }
 
-/// Whether the workers that serve have been looked at.
+/// Whether the serving workers have been checked for whether they wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waiting {
     Not,
-    Asked,
+    Requested,
     Known,
 }
 
 impl Model {
-    fn looks(&self) -> bool {
+    fn must_see_accepting(&self) -> bool {
         self.policy.readiness.auto && self.policy.listeners
     }
 
-    pub fn may_look_waiting(&mut self) -> Verdict {
-        let looks = self.looks();
+    pub fn may_check_waiting(&mut self) -> Verdict {
+        let must_see = self.must_see_accepting();
         let upgrade = self.upgrade.as_mut().ok_or("CheckWaiting without an upgrade")?;
-        ensure!(looks && !upgrade.is_rollback && upgrade.allowed, "CheckWaiting out of place: {upgrade:?}");
+        ensure!(
+            must_see && !upgrade.is_rollback && upgrade.allowed,
+            "CheckWaiting out of place: {upgrade:?}"
+        );
         ensure!(
             upgrade.started_slots.is_empty() && upgrade.failure.is_none(),
             "CheckWaiting too late: {upgrade:?}"
         );
         ensure!(upgrade.waiting == Waiting::Not, "CheckWaiting twice");
-        upgrade.waiting = Waiting::Asked;
+        upgrade.waiting = Waiting::Requested;
         self.accepting_slots.clear();
         Ok(())
     }
 
     pub fn waits(&mut self, slot: Slot) {
-        if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.waiting == Waiting::Asked) {
+        if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.waiting == Waiting::Requested) {
             self.accepting_slots.insert(slot);
             self.known = self.known.max(Strength::Seen);
         }
     }
 
-    pub fn looked_waiting(&mut self) {
-        if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.waiting == Waiting::Asked) {
+    pub fn waiting_checked(&mut self) {
+        if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.waiting == Waiting::Requested) {
             upgrade.waiting = Waiting::Known;
         }
     }
 
-    /// A replacement is started: what must be known of those that serve is.
+    /// Checks, when a replacement is started, that it is known whether the serving workers wait.
     pub fn may_begin(&self, upgrade: &ModelUpgrade) -> Verdict {
-        let known = upgrade.is_rollback || !self.looks() || upgrade.waiting == Waiting::Known;
+        let known = upgrade.is_rollback || !self.must_see_accepting() || upgrade.waiting == Waiting::Known;
         ensure!(known, "a replacement before it is known whether those that serve wait");
         Ok(())
     }
 
-    /// What a new worker is held against.
-    pub fn measure(&self, record: &mut WorkerRecord) {
-        record.before_took = self.took.1;
-        record.must_accept = self.looks() && self.accepting_slots.contains(&record.slot);
+    /// Sets what a new worker has to fulfil to be ready.
+    pub fn set_requirements(&self, record: &mut WorkerRecord) {
+        record.predecessor_startup_time = self.startup_time.1;
+        record.must_accept = self.must_see_accepting() && self.accepting_slots.contains(&record.slot);
     }
 
     /// Whether a replacement that does not say that it is ready has lived for as long as those
     /// that it replaces took, as far as that is known by now.
     pub fn has_lived(&self, record: &WorkerRecord, to: Generation) -> bool {
-        let since = if self.took.0 == to { Duration::ZERO } else { self.took.1 };
-        let least = record.before_took.max(since);
+        let since = if self.startup_time.0 == to { Duration::ZERO } else { self.startup_time.1 };
+        let least = record.predecessor_startup_time.max(since);
         let lived = record.started.is_some_and(|started| started + least <= self.now);
-        lived || record.strength == Strength::Said || record.of.is_some()
+        lived || record.strength == Strength::Said || record.predecessor.is_some()
     }
 
-    /// Until when a worker may take to become ready.
+    /// When the ack timeout of a worker passes.
     pub fn ack_by(&self, record: &WorkerRecord) -> Option<Time> {
-        let least = if self.policy.ack_timeout_grows { record.before_took * 2 } else { Duration::ZERO };
+        let least =
+            if self.policy.ack_timeout_grows { record.predecessor_startup_time * 2 } else { Duration::ZERO };
         self.policy.ack_timeout.map(|timeout| self.now + timeout.max(least))
     }
 
     pub fn unseen(&mut self, id: WorkerId, after: Duration, timer: Option<Duration>) -> Verdict {
-        let (looks, now) = (self.looks(), self.now);
+        let (must_see, now) = (self.must_see_accepting(), self.now);
         let known_timer = self.workers.get(&id).and_then(|record| self.timer_length(record));
         let record = self.workers.get_mut(&id).filter(|record| record.stage == ShownStage::Starting);
-        let record = record.ok_or(format!("{id:?} does not start, and is told of"))?;
+        let record = record.ok_or(format!("{id:?} is reported and does not start"))?;
         let started = record.started.ok_or("it does not run")?;
-        ensure!(started + after == now && after >= UNSEEN, "{id:?} is told of after {after:?}");
+        ensure!(started + after == now && after >= UNSEEN, "{id:?} is reported after {after:?}");
         let has_to = record.must_accept || record.known < Strength::Said;
-        ensure!(looks && has_to && !record.listens, "{id:?} is told of, and nobody looks");
+        ensure!(must_see && has_to && !record.listens, "{id:?} is reported, and need not wait");
         ensure!(timer == known_timer, "{id:?} is said to be ready after {timer:?}, not {known_timer:?}");
-        ensure!(!std::mem::replace(&mut record.unseen, true), "{id:?} is told of twice");
+        ensure!(!std::mem::replace(&mut record.unseen, true), "{id:?} is reported twice");
         Ok(())
     }
 
@@ -125,12 +129,14 @@ impl Model {
         readiness.timer.filter(|_| named || record.known == Strength::Nothing)
     }
 
-    /// A worker that has to be seen waiting and was not is told of in time.
+    /// Checks that a worker that has to be seen waiting and was not is reported in time.
     pub fn check_unseen(&self, record: &WorkerRecord, waits: impl Fn(Time) -> bool) -> Verdict {
         let has_to = record.must_accept || record.known < Strength::Said;
-        if let Some(started) = record.started.filter(|_| self.looks() && has_to && record.of.is_none()) {
-            let told = record.unseen || record.listens || waits(started + UNSEEN);
-            ensure!(told, "{:?} was not told of", record.id);
+        if let Some(started) =
+            record.started.filter(|_| self.must_see_accepting() && has_to && record.predecessor.is_none())
+        {
+            let reported = record.unseen || record.listens || waits(started + UNSEEN);
+            ensure!(reported, "{:?} was not reported as unseen", record.id);
         }
         Ok(())
     }
@@ -139,31 +145,31 @@ impl Model {
     pub fn begin_probation(&mut self, from: Generation, to: Generation) {
         let Some(length) = self.policy.probation else { return };
         let before = match &self.probation {
-            Some(probation) if probation.of == to => return,
+            Some(probation) if probation.generation == to => return,
             Some(probation) if probation.crashes > 0 => probation.before,
             _ => from,
         };
         let (since, until) = (self.now, self.now + length);
-        let new = Probation { of: to, before, since, until, crashes: 0, down: None, due: None };
-        // Its time may be over as well, which is told before.
+        let new = Probation { generation: to, before, since, until, crashes: 0, down: None, due: None };
+        // The old probation may have ended in this step, which is reported first.
         self.in_step.past = self.probation.replace(new);
     }
 
-    fn is_upgrading_to(&self, of: Generation) -> bool {
-        self.upgrade.as_ref().is_some_and(|upgrade| upgrade.to == of)
+    fn is_upgrading_to(&self, generation: Generation) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| upgrade.to == generation)
     }
 
-    /// An upgrade is over: its time begins now.
-    pub fn restart_probation(&mut self, of: Generation) {
+    /// An upgrade is over: the probation of its generation begins now.
+    pub fn restart_probation(&mut self, generation: Generation) {
         let now = self.now;
-        let probation = self.probation.as_mut().filter(|probation| probation.of == of);
+        let probation = self.probation.as_mut().filter(|probation| probation.generation == generation);
         if let (Some(probation), Some(length)) = (probation, self.policy.probation) {
             probation.until = now + length;
         }
     }
 
     /// A worker that served ended by itself.
-    pub fn count_crash(&mut self, id: WorkerId, of: Generation, failure: Failure) {
+    pub fn count_crash(&mut self, id: WorkerId, generation: Generation, failure: Failure) {
         let clean = matches!(failure, Failure::Exited { exit: Exit::Code(0), .. });
         let stays_away = match self.policy.restart {
             Restart::Always => false,
@@ -172,10 +178,12 @@ impl Model {
         };
         let now = self.now;
         let ready = self.workers.get(&id).is_some_and(|record| record.ready.is_some());
-        let stays_away = stays_away || clean && ready && self.ends_well;
-        let is_upgrading_to = self.is_upgrading_to(of);
+        let stays_away = stays_away || clean && ready && self.exits_cleanly;
+        let is_upgrading_to = self.is_upgrading_to(generation);
         let counts = |it: &&mut Probation| {
-            it.of == of && (it.down.is_some() || now < it.until || is_upgrading_to) && !stays_away
+            it.generation == generation
+                && (it.down.is_some() || now < it.until || is_upgrading_to)
+                && !stays_away
         };
         let Some(probation) = self.probation.as_mut().filter(counts) else { return };
         probation.crashes += 1;
@@ -183,7 +191,7 @@ impl Model {
         if probation.crashes >= CRASHES {
             probation.due = Some(failure);
             let crashes = probation.crashes;
-            if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.to == of) {
+            if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.to == generation) {
                 upgrade.failure.get_or_insert(Failure::Crashes(id, crashes));
             }
         }
@@ -195,18 +203,18 @@ impl Model {
         due && self.upgrade.is_none() && !self.pending
     }
 
-    /// Every slot of it is filled again: the time until then was none of its probation.
+    /// Resumes the probation once every slot is filled again: the time until then does not count.
     pub fn resume_probation(&mut self) {
         let back = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_rollback);
         let Some(probation) = &self.probation else { return };
-        let of = probation.of;
+        let generation = probation.generation;
         let ready = |slot: usize| {
             let here =
                 |record: &WorkerRecord| record.slot.0 as usize == slot && record.stage == ShownStage::Ready;
             self.workers.values().any(|record| here(record) && record.exited.is_none())
         };
         let down = |(slot, slot_model): (usize, &crate::model::SlotModel)| {
-            slot_model.generation == of && !slot_model.retired && !ready(slot)
+            slot_model.generation == generation && !slot_model.retired && !ready(slot)
         };
         if back || self.slots.iter().enumerate().any(down) {
             return;
@@ -219,11 +227,14 @@ impl Model {
         }
     }
 
-    pub fn proven(&mut self, of: Generation) -> Verdict {
-        let past = self.in_step.past.take_if(|past| past.of == of);
+    pub fn proven(&mut self, generation: Generation) -> Verdict {
+        let past = self.in_step.past.take_if(|past| past.generation == generation);
         let probation = past.or_else(|| self.probation.take()).ok_or("nothing was on probation")?;
-        ensure!(probation.of == of && probation.until <= self.now, "{of} is proven: {probation:?}");
-        ensure!(probation.down.is_none(), "{of} is proven: {probation:?}");
+        ensure!(
+            probation.generation == generation && probation.until <= self.now,
+            "{generation} is proven: {probation:?}"
+        );
+        ensure!(probation.down.is_none(), "{generation} is proven: {probation:?}");
         Ok(())
     }
 
@@ -241,7 +252,7 @@ impl Model {
         let due = probation.due.take();
         probation.down = probation.down.or(Some(self.now));
         ensure!(due == Some(why), "{report:?} of {probation:?}");
-        let is = (probation.of, probation.before, probation.crashes, self.now - probation.since);
+        let is = (probation.generation, probation.before, probation.crashes, self.now - probation.since);
         ensure!(is == (from, to, crashes, after), "{report:?} of {probation:?}");
         let slots = self.slots.iter().enumerate().filter(|(_, slot_model)| slot_model.generation == to);
         let done: BTreeSet<_> = slots.map(|(slot, _)| Slot(slot as u32)).collect();
@@ -253,12 +264,12 @@ impl Model {
             started_slots: BTreeSet::new(),
             replaced_slots: done,
             failure: None,
-            liveness_asked: false,
+            liveness_requested: false,
             switch: Switch::Not,
-            left: false,
+            predecessor_left: false,
             allowed: true,
             hold: Hold::No,
-            reading: LaunchSource::Exactly,
+            source: LaunchSource::Exactly,
             waiting: Waiting::Known,
             is_rollback: true,
         });
@@ -298,12 +309,12 @@ impl Model {
         Ok(())
     }
 
-    /// Going back is not put off, and a probation ends.
+    /// Checks that a rollback is not put off, and that a probation ends.
     pub fn check_probation(&self, supervisor: &Supervisor) -> Verdict {
         let Some(probation) = self.probation.as_ref().filter(|_| !self.stopping) else { return Ok(()) };
         let busy = self.upgrade.is_some() || self.pending || self.upgrade_must_wait();
         ensure!(probation.due.is_none() || busy, "the generation before is not started: {probation:?}");
-        if probation.down.is_none() && !self.is_upgrading_to(probation.of) {
+        if probation.down.is_none() && !self.is_upgrading_to(probation.generation) {
             let (until, deadline) = (probation.until, supervisor.deadline());
             let woken = until > self.now && deadline.is_some_and(|at| at <= until);
             ensure!(woken, "nothing ends {probation:?}");
@@ -316,7 +327,7 @@ impl Model {
         let mut needed = BTreeSet::from([self.serving]);
         needed.extend(self.slots.iter().map(|slot_model| slot_model.generation));
         needed.extend(self.upgrade.iter().flat_map(|upgrade| [upgrade.from, upgrade.to]));
-        needed.extend(self.probation.iter().flat_map(|probation| [probation.of, probation.before]));
+        needed.extend(self.probation.iter().flat_map(|probation| [probation.generation, probation.before]));
         needed.extend(self.workers.values().map(|record| record.generation));
         needed
     }

@@ -1,4 +1,4 @@
-//! What the processes of a world make of the actions.
+//! How the processes of a world react to actions.
 
 use crate::script::{Act, Remains, Script};
 use crate::world::{Process, Scheduled, World};
@@ -9,7 +9,7 @@ impl World<'_> {
     pub fn perform(&mut self, action: Action) {
         match action {
             Action::Spawn { worker, generation, .. } => self.spawn(worker, generation),
-            Action::RequestHandover { worker, of, .. } => self.request_handover(worker, of),
+            Action::RequestHandover { worker, predecessor, .. } => self.request_handover(worker, predecessor),
             Action::TakeSuccessor { worker, .. } => {
                 let good = self.faultless || !self.rng.chance(self.bad_percent);
                 let script = Script::successor(&mut self.rng, &self.policy, good);
@@ -20,10 +20,10 @@ impl World<'_> {
                     script,
                     running: true,
                     dead: None,
-                    told: false,
+                    exit_delivered: false,
                     remains: false,
                     successor: true,
-                    looks: 0,
+                    drain_checks: 0,
                 };
                 self.processes.insert(worker, successor);
                 self.schedule_heartbeat(worker);
@@ -42,7 +42,7 @@ impl World<'_> {
                     self.schedule(self.now, Scheduled::Act(worker, Act::Ack(kind)));
                 }
             }
-            Action::CheckAlive => self.look_alive(),
+            Action::CheckAlive => self.answer_alive_check(),
             Action::CheckWaiting => {
                 let at = self.now + self.answer_takes();
                 let waits = self.rng.pick(&[0, 50, 100]);
@@ -77,7 +77,7 @@ impl World<'_> {
                 let done = self.faultless || !self.rng.chance(10);
                 self.schedule(at, Scheduled::Deliver(Event::Switched(to, done)));
             }
-            Action::CheckDrained(worker) => self.look_drained(worker),
+            Action::CheckDrained(worker) => self.answer_drain_check(worker),
             Action::DrainRemains(_)
             | Action::Forget(_)
             | Action::Forward(..)
@@ -118,17 +118,17 @@ impl World<'_> {
             script,
             running: false,
             dead: None,
-            told: false,
+            exit_delivered: false,
             remains: false,
             successor: false,
-            looks: 0,
+            drain_checks: 0,
         };
         self.processes.insert(worker, process);
     }
 
-    /// The old worker starts a successor and leaves, or waits to be asked to; or it
-    /// does nothing of the kind, or dies of the signal.
-    pub fn request_handover(&mut self, worker: WorkerId, of: WorkerId) {
+    /// The old worker starts a successor and leaves, or waits until it is asked to stop; or it
+    /// starts none, or is ended by the signal.
+    pub fn request_handover(&mut self, worker: WorkerId, predecessor: WorkerId) {
         let good = self.faultless || !self.rng.chance(self.bad_percent);
         let script = Script::successor(&mut self.rng, &self.policy, good);
         let known = self.now + script.spawn_takes;
@@ -137,20 +137,20 @@ impl World<'_> {
             self.schedule(known, Scheduled::Deliver(Event::Spawned(worker)));
         }
         if !appears && self.rng.chance(50) {
-            self.schedule(known, Scheduled::Act(of, Act::Exit(Exit::Signal(12))));
+            self.schedule(known, Scheduled::Act(predecessor, Act::Exit(Exit::Signal(12))));
         }
         if appears && self.rng.chance(50) {
             let leaves = known + self.rng.ms(&[0, 50, 300, 1000]);
-            self.schedule(leaves, Scheduled::Act(of, Act::HandOver));
+            self.schedule(leaves, Scheduled::Act(predecessor, Act::HandOver));
         }
         let successor = Process {
             script,
             running: false,
             dead: None,
-            told: false,
+            exit_delivered: false,
             remains: false,
             successor: true,
-            looks: 0,
+            drain_checks: 0,
         };
         self.processes.insert(worker, successor);
     }
@@ -160,29 +160,30 @@ impl World<'_> {
         if self.faultless { self.rng.ms(&[0, 50, 300]) } else { self.rng.moment() }
     }
 
-    /// What is asked of the system is answered at once, or nearly.
+    /// How long the answer to a query takes: none, or little time.
     pub fn answer_takes(&mut self) -> Duration {
         if self.rng.chance(10) { Duration::from_millis(50) } else { Duration::ZERO }
     }
 
-    pub fn look_drained(&mut self, worker: WorkerId) {
+    pub fn answer_drain_check(&mut self, worker: WorkerId) {
         let (at, pause) = (self.now + self.answer_takes(), self.rng.ms(&[3, 50, 1000, 5000]));
         if !self.faultless && self.rng.chance(3) {
-            // Some leave by themselves once nothing new comes.
+            // Some workers exit by themselves once no new connections come.
             self.schedule(at + pause / 2, Scheduled::Act(worker, Act::Exit(Exit::Code(0))));
         }
         let Some(process) = self.processes.get_mut(&worker) else { return };
-        process.looks += 1;
-        let serves_on = process.script.serves_on.or(self.faultless.then_some(0));
-        let drained = process.dead.is_some() || serves_on.is_some_and(|looks| looks < process.looks);
+        process.drain_checks += 1;
+        let busy_checks = process.script.busy_checks.or(self.faultless.then_some(0));
+        let drained =
+            process.dead.is_some() || busy_checks.is_some_and(|checks| checks < process.drain_checks);
         self.schedule(at, Scheduled::Deliver(Event::DrainChecked { worker, drained, pause }));
     }
 
-    pub fn look_alive(&mut self) {
+    pub fn answer_alive_check(&mut self) {
         let dead: Vec<Event> = self
             .processes
             .iter()
-            .filter(|(_, process)| !process.told)
+            .filter(|(_, process)| !process.exit_delivered)
             .filter_map(|(&worker, process)| {
                 process.dead.map(|exit| Event::Exited { worker, exit, remains: process.remains })
             })

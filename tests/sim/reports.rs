@@ -25,7 +25,7 @@ impl Model {
                 ensure!(generation == self.serving, "{report:?}");
                 ensure!(
                     self.workers.values().any(|record| record.stage == ShownStage::Ready),
-                    "{report:?}, and nobody is ready"
+                    "{report:?}, and no worker is ready"
                 );
                 self.served = true;
             }
@@ -38,7 +38,10 @@ impl Model {
                     })
                 };
                 let all = (0..self.slots.len() as u32).all(ready);
-                ensure!(self.served || !all, "{report:?} before it was said that the first serves");
+                ensure!(
+                    self.served || !all,
+                    "{report:?} before it was reported that the first generation serves"
+                );
                 ensure!(
                     !self.upgrade_must_wait(),
                     "{report:?} too soon for a worker that starts its own successor"
@@ -59,12 +62,12 @@ impl Model {
                     started_slots,
                     replaced_slots: done,
                     failure: None,
-                    liveness_asked: false,
+                    liveness_requested: false,
                     switch: Switch::Not,
-                    left: false,
+                    predecessor_left: false,
                     allowed,
                     hold,
-                    reading: LaunchSource::Anew,
+                    source: LaunchSource::Anew,
                     waiting: Waiting::Not,
                     is_rollback: false,
                 });
@@ -112,7 +115,7 @@ impl Model {
                 self.restart_probation(to);
                 self.resize();
             }
-            Report::UpgradeFailed { from, to, why, replaced, of, took, left, held } => {
+            Report::UpgradeFailed { from, to, why, replaced, slots, took, predecessor_left, held } => {
                 let upgrade = self.upgrade.take().ok_or(format!("{report:?} without an upgrade"))?;
                 ensure!(
                     (upgrade.from, upgrade.to, upgrade.since + took) == (from, to, now),
@@ -121,12 +124,16 @@ impl Model {
                 ensure!(upgrade.failure == Some(why), "{report:?}, but {:?}", upgrade.failure);
                 ensure!(upgrade.switch == Switch::Not, "{report:?}, and {to} is sent new connections");
                 let counted =
-                    (replaced as usize, of as usize) == (upgrade.replaced_slots.len(), self.slots.len());
+                    (replaced as usize, slots as usize) == (upgrade.replaced_slots.len(), self.slots.len());
                 ensure!(counted, "{report:?}, but {:?} of {}", upgrade.replaced_slots, self.slots.len());
                 ensure!(held == (upgrade.hold == Hold::Held), "{report:?} of {upgrade:?}");
                 self.mixed |= replaced > 0;
-                ensure!(left == upgrade.left, "{report:?}, but the old one left: {}", upgrade.left);
-                if left && !self.stopping {
+                ensure!(
+                    predecessor_left == upgrade.predecessor_left,
+                    "{report:?}, but the predecessor left: {}",
+                    upgrade.predecessor_left
+                );
+                if predecessor_left && !self.stopping {
                     self.last_loss = Some(ending(why));
                     self.crash(Slot(0), why, Duration::ZERO);
                     self.leave_unasked(|record| record.generation != to);
@@ -139,14 +146,15 @@ impl Model {
             Report::RollbackFailed { .. } => return self.rollback_failed(report),
             Report::Proven(generation) => return self.proven(generation),
             Report::Unseen { worker, after, timer } => return self.unseen(worker, after, timer),
-            Report::HandedOver { worker, of } => {
-                let successor = self.workers.get(&worker).is_some_and(|record| record.of == Some(of));
+            Report::HandedOver { worker, predecessor } => {
+                let successor =
+                    self.workers.get(&worker).is_some_and(|record| record.predecessor == Some(predecessor));
                 ensure!(
-                    successor && self.in_step.event == Some(Event::HandedOver(of)),
+                    successor && self.in_step.event == Some(Event::HandedOver(predecessor)),
                     "{report:?} out of place"
                 );
             }
-            Report::Asked(id) => {
+            Report::StopSent(id) => {
                 ensure!(self.workers.get(&id).is_some_and(|record| record.stopped == Some(now)), "{report:?}")
             }
             Report::Killed(id, after) => {
@@ -158,7 +166,7 @@ impl Model {
                 ensure!(asked + after == now, "{report:?}, but it was asked at {asked:?}");
             }
             Report::Silent(id, after) => {
-                let limit = self.policy.worker_watchdog.ok_or(format!("{report:?}, and nobody listens"))?;
+                let limit = self.policy.worker_watchdog.ok_or(format!("{report:?} without a watchdog"))?;
                 let record = self.running(id, Action::Report(report))?;
                 ensure!(
                     record.stage == ShownStage::Ready && !record.handed_over,
@@ -177,11 +185,11 @@ impl Model {
                 }
             }
             Report::NoAck(id, after) => return self.no_ack(id, after),
-            Report::Gone { worker, asked, ready, remains, .. } => {
+            Report::Gone { worker, stop_sent, ready, remains, .. } => {
                 let record = self.workers.get(&worker).filter(|_| self.in_step.exited == Some(worker));
                 let record = record.ok_or(format!("{report:?} unasked"))?;
                 let stopped = record.stopped.is_some() || record.killed;
-                ensure!((asked, ready) == (stopped, record.ready.is_some()), "{report:?}");
+                ensure!((stop_sent, ready) == (stopped, record.ready.is_some()), "{report:?}");
                 if !remains {
                     self.workers.remove(&worker);
                 }
@@ -221,8 +229,7 @@ impl Model {
         Ok(())
     }
 
-    /// How many workers the present request asks for, and whether there can be as
-    /// many.
+    /// How many workers the present request asks for, and whether that is possible.
     pub fn scale_wanted(&self) -> Option<(u32, bool)> {
         let wanted = match self.in_step.event? {
             Event::Request(Request::More) => self.target + 1,
@@ -253,8 +260,8 @@ impl Model {
             let waited = timer.is_some_and(|timer| started + timer <= now);
             ensure!(waited, "{id:?} is ready by a timer that has not passed");
             ensure!(
-                (named || record.known == Strength::Nothing) && record.of.is_none(),
-                "{id:?} is ready by a timer, and can do better"
+                (named || record.known == Strength::Nothing) && record.predecessor.is_none(),
+                "{id:?} is ready by a timer, and a better ack is known"
             );
         }
         record.ready = Some(now);
@@ -275,7 +282,7 @@ impl Model {
         let record = record.ok_or(format!("{id:?} is not there to be waited for"))?;
         ensure!(record.stage == ShownStage::Starting, "{id:?} was not waited for");
         ensure!(record.ack_by.is_some_and(|at| at <= now), "{id:?} is given up before its time");
-        let (known, successor) = (record.known, record.of.is_some());
+        let (known, successor) = (record.known, record.predecessor.is_some());
         let then = match successor {
             true if awaited => OnAckTimeout::Abort,
             true => self.policy.on_ack_timeout.unwrap_or(OnAckTimeout::Abort),

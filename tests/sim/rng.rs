@@ -1,4 +1,4 @@
-//! A small seeded source of chance: the same seed gives the same world on every
+//! A small seeded random generator: the same seed gives the same world on every
 //! machine, which no library promises across its versions.
 
 use std::time::Duration;

@@ -7,31 +7,31 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 impl Model {
-    /// The replacements that have begun now serve, or are held; each must be alive,
-    /// and have been ready for the soak.
+    /// Commits the started replacements, or holds them; each must be alive, and have been ready
+    /// for the soak.
     pub fn commit(&mut self) -> Verdict {
         let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
         let batch: BTreeSet<Slot> =
             upgrade.started_slots.difference(&upgrade.replaced_slots).copied().collect();
         let (from, to, back) = (upgrade.from, upgrade.to, upgrade.is_rollback);
-        self.prove(&batch, to)?;
+        self.check_soaked(&batch, to)?;
         let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
-        upgrade.liveness_asked = false;
+        upgrade.liveness_requested = false;
         let whole = batch.len() == self.slots.len();
         match std::mem::replace(&mut upgrade.hold, Hold::No) {
             Hold::Requested => {
                 upgrade.hold = Hold::Held;
                 self.in_step.held = true;
-                self.slots.iter_mut().for_each(|slot_model| slot_model.reading = LaunchSource::AsBefore);
+                self.slots.iter_mut().for_each(|slot_model| slot_model.source = LaunchSource::AsBefore);
                 return Ok(());
             }
             Hold::Committed => {
-                upgrade.reading = LaunchSource::AsBefore;
+                upgrade.source = LaunchSource::AsBefore;
                 if self.policy.surge.is_none() && !whole {
                     return Ok(());
                 }
             }
-            Hold::Held => return Err("a last look at what rests".into()),
+            Hold::Held => return Err("a liveness check while the upgrade is on hold".into()),
             Hold::No => {}
         }
         upgrade.replaced_slots.extend(&batch);
@@ -50,8 +50,8 @@ impl Model {
                 .find(|record| record.runs() && record.stage == ShownStage::Ready)
                 .map(|record| record.id)
             {
-                let reading = if back { LaunchSource::AsBefore } else { LaunchSource::Anew };
-                self.slots[slot.0 as usize] = SlotModel { reading, ..SlotModel::new(to, self.now) };
+                let source = if back { LaunchSource::AsBefore } else { LaunchSource::Anew };
+                self.slots[slot.0 as usize] = SlotModel { source, ..SlotModel::new(to, self.now) };
                 self.learn(id);
             }
         }
@@ -61,17 +61,17 @@ impl Model {
         Ok(())
     }
 
-    pub fn prove(&self, batch: &BTreeSet<Slot>, to: Generation) -> Verdict {
+    pub fn check_soaked(&self, batch: &BTreeSet<Slot>, to: Generation) -> Verdict {
         for &slot in batch {
             let mut ready =
                 self.workers.values().filter(|record| record.slot == slot && record.generation == to);
             let Some(record) = ready.find(|record| record.runs() && record.stage == ShownStage::Ready) else {
                 return Err(format!("no replacement is ready and alive in {slot:?}"));
             };
-            // A successor is given the time to send its predecessor away.
-            // One that has only lived, for 2 s, may still be trying to bind for 2.5 s.
+            // A successor gets the time to end its predecessor. A worker that is ready by the
+            // timer alone, after 2 s, may still be trying to bind for 2.5 s.
             let named = self.policy.readiness.kinds.contains(&AckKind::Timer);
-            let least = match (record.of.is_some(), record.ack == Some(AckKind::Timer) && !named) {
+            let least = match (record.predecessor.is_some(), record.ack == Some(AckKind::Timer) && !named) {
                 (true, _) => SIGNAL_GRACE,
                 (false, true) => Duration::from_millis(1500),
                 (false, false) => Duration::ZERO,
@@ -87,7 +87,7 @@ impl Model {
         Ok(())
     }
 
-    /// A generation that was not there before: one for every request that is kept.
+    /// A new generation: one for each pending request.
     pub fn new_generation(&mut self, to: Generation) -> Verdict {
         ensure!(to.0 == self.last_generation.0 + 1, "{to} follows {}", self.last_generation);
         ensure!(self.pending, "{to} starts and nobody asked for it");
@@ -97,8 +97,8 @@ impl Model {
         Ok(())
     }
 
-    /// A request before anything serves, when everything waits to be restarted:
-    /// the next workers are simply those of a new generation.
+    /// A request before anything serves, when every slot waits for a restart: the next workers
+    /// belong to a new generation.
     pub fn new_start(&mut self, to: Generation) -> Verdict {
         ensure!(!self.served && self.upgrade.is_none(), "{to} starts without an upgrade");
         self.new_generation(to)?;

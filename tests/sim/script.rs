@@ -6,24 +6,24 @@ use graceful_run::core::event::{AckKind, Exit, Refusal};
 use graceful_run::core::policy::Policy;
 use std::time::Duration;
 
-/// Decided when its start is asked for; nothing but signals changes it.
+/// Decided at the start; only signals change it.
 #[derive(Debug, Clone)]
 pub struct Script {
     /// The program cannot be started.
     pub refusal: Option<Refusal>,
-    /// From the decision to the news that it runs, or does not.
+    /// From the start to the event that it runs, or does not.
     pub spawn_takes: Duration,
     /// What it does, this long after its start.
     pub acts: Vec<(Duration, Act)>,
-    /// How it follows its stop signal; None: it does not.
+    /// How it reacts to its stop signal; None: not at all.
     pub on_stop: Option<(Duration, Exit)>,
     /// What it leaves behind.
     pub remains: Remains,
-    /// What looking at it finds.
+    /// What a probe of it finds.
     pub probed: Option<AckKind>,
-    /// How many looks find it serving what it has; None: every one.
-    pub serves_on: Option<u32>,
-    /// Where it is to say that it is alive, it does.
+    /// How many drain checks find connections; None: every one.
+    pub busy_checks: Option<u32>,
+    /// Whether it sends heartbeats where they are expected.
     pub sends_heartbeats: bool,
 }
 
@@ -31,7 +31,7 @@ pub struct Script {
 pub enum Act {
     Ack(AckKind),
     Extend(Duration),
-    /// It says that it is alive.
+    /// It sends a heartbeat.
     Heartbeat,
     Exit(Exit),
     /// It starts a successor and leaves.
@@ -51,7 +51,7 @@ pub enum Remains {
 }
 
 impl Script {
-    /// A worker that does what its supervisor hopes for.
+    /// A worker that behaves well.
     pub fn good(rng: &mut Rng, policy: &Policy) -> Self {
         let mut acts = vec![(rng.ms(&[0, 50, 300]), Act::Ack(expected_ack(policy)))];
         if policy.listeners && policy.readiness.auto {
@@ -65,7 +65,7 @@ impl Script {
             refusal: None,
             spawn_takes: Duration::ZERO,
             acts,
-            serves_on: Some(rng.pick(&[0, 1, 3, 10])),
+            busy_checks: Some(rng.pick(&[0, 1, 3, 10])),
             on_stop: Some((rng.ms(&[0, 50, 300]), Exit::Code(0))),
             remains: Remains::Nothing,
             probed: None,
@@ -73,7 +73,7 @@ impl Script {
         }
     }
 
-    /// A worker that its predecessor has started, and that must be seen.
+    /// A worker that its predecessor has started, and that must be seen accepting.
     pub fn successor(rng: &mut Rng, policy: &Policy, good: bool) -> Self {
         let ack = Act::Ack(rng.pick(&[AckKind::Accepting, AckKind::Takeover]));
         let mut script = if good { Script::good(rng, policy) } else { Script::bad(rng, policy) };
@@ -100,15 +100,14 @@ impl Script {
                 2 => Remains::Stay,
                 _ => Remains::Nothing,
             },
-            serves_on: rng.chance(70).then(|| rng.pick(&[0, 1, 2, 20])),
+            busy_checks: rng.chance(70).then(|| rng.pick(&[0, 1, 2, 20])),
             sends_heartbeats: rng.chance(60),
             probed: rng.chance(50).then(|| rng.pick(&[seen, AckKind::Exec])),
         }
     }
 }
 
-/// An ack that makes every worker ready under this policy, unless the clock
-/// alone does.
+/// An ack that makes every worker ready under this policy, unless only the timer does.
 fn expected_ack(policy: &Policy) -> AckKind {
     match policy.readiness.kinds.first() {
         Some(&kind) if kind != AckKind::Timer => kind,

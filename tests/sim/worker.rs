@@ -11,7 +11,7 @@ pub struct WorkerRecord {
     pub id: WorkerId,
     pub generation: Generation,
     pub slot: Slot,
-    pub reading: LaunchSource,
+    pub source: LaunchSource,
     /// What was known of the program when its start was decided.
     pub known: Strength,
     /// When its start was decided.
@@ -26,37 +26,37 @@ pub struct WorkerRecord {
     pub ready: Option<Time>,
     /// What made it ready.
     pub ack: Option<AckKind>,
-    /// It listens, where it has to do that by itself.
+    /// It listens, with `--adopt`, or was seen waiting.
     pub listens: bool,
-    /// It is ready by that here, if that counts.
-    pub settles: Option<Time>,
-    /// What makes it ready once it listens.
-    pub said: Option<AckKind>,
-    /// When it last said that it is alive, or became ready.
+    /// When it is ready because it listens, if that counts.
+    pub listening_ready_at: Option<Time>,
+    /// An ack that makes it ready once it listens.
+    pub pending_ack: Option<AckKind>,
+    /// When it last sent a heartbeat, or became ready.
     pub last_heartbeat: Time,
     /// Its pre-stop hook has been called, and whether it has ended.
     pub pre_stop: Option<bool>,
-    /// It serves what it has, and nothing new.
+    /// It serves the connections that it has, and gets no new ones.
     pub draining: Option<Draining>,
     pub stopped: Option<Time>,
-    /// It is to leave because its slot went, or its upgrade was undone.
+    /// It is to stop because its slot was removed, or its upgrade was undone.
     pub surplus: bool,
     pub killed: bool,
     pub exited: Option<Time>,
-    /// All of what it left behind has been asked to stop.
+    /// When all processes that it left behind were asked to stop.
     pub remains_asked: Option<Time>,
     pub remains_killed: bool,
-    /// Those that it replaces were seen to wait on their listeners.
+    /// The worker that it replaces was seen waiting on its listeners.
     pub must_accept: bool,
-    /// How long after its start it first gave a sign of its own.
-    pub took: Option<Duration>,
-    /// The same of the workers before it.
-    pub before_took: Duration,
-    /// It was told that it has not been seen to wait.
+    /// How long after its start it first acked or waited for connections.
+    pub startup_time: Option<Duration>,
+    /// The startup time of the workers before it.
+    pub predecessor_startup_time: Duration,
+    /// It was reported that it has not been seen waiting.
     pub unseen: bool,
-    /// Who started it, if another worker did.
-    pub of: Option<WorkerId>,
-    /// It leaves to a successor, by itself.
+    /// The worker that started it, if another worker did.
+    pub predecessor: Option<WorkerId>,
+    /// It has handed over to a successor, and ends by itself.
     pub handed_over: bool,
     /// The stage shown after the last step.
     pub stage: ShownStage,
@@ -67,7 +67,7 @@ impl WorkerRecord {
         id: WorkerId,
         generation: Generation,
         slot: Slot,
-        reading: LaunchSource,
+        source: LaunchSource,
         known: Strength,
         decided: Time,
     ) -> Self {
@@ -75,7 +75,7 @@ impl WorkerRecord {
             id,
             generation,
             slot,
-            reading,
+            source,
             known,
             decided,
             in_flight: true,
@@ -86,8 +86,8 @@ impl WorkerRecord {
             ready: None,
             ack: None,
             listens: false,
-            settles: None,
-            said: None,
+            listening_ready_at: None,
+            pending_ack: None,
             last_heartbeat: decided,
             pre_stop: None,
             draining: None,
@@ -98,10 +98,10 @@ impl WorkerRecord {
             remains_asked: None,
             remains_killed: false,
             must_accept: false,
-            took: None,
-            before_took: Duration::ZERO,
+            startup_time: None,
+            predecessor_startup_time: Duration::ZERO,
             unseen: false,
-            of: None,
+            predecessor: None,
             handed_over: false,
             stage: ShownStage::Starting,
         }
@@ -109,50 +109,50 @@ impl WorkerRecord {
 
     /// Its predecessor was asked to start it, and no process of it is known.
     pub fn awaited(&self) -> bool {
-        self.of.is_some() && self.started.is_none()
+        self.predecessor.is_some() && self.started.is_none()
     }
 
-    /// No process stands behind it, and none is about to: it can be dropped.
+    /// Whether it has no process and no start under way: it can be dropped.
     pub fn has_no_process(&self) -> bool {
         self.refused_at.is_some() || self.awaited()
     }
 
-    /// What the time that it takes to become ready is counted from.
+    /// The moment from which its ack timeout counts.
     pub fn counted_from(&self) -> Option<Time> {
-        self.of.map(|_| self.decided).or(self.started)
+        self.predecessor.map(|_| self.decided).or(self.started)
     }
 
-    /// A process of it may be sent a signal.
+    /// Whether its process may be sent a signal.
     pub fn runs(&self) -> bool {
         self.started.is_some() && self.exited.is_none()
     }
 
-    /// It was on the way to serve, or served, when the step began.
+    /// Whether it was starting or serving when the step began.
     pub fn occupied_slot(&self) -> bool {
         matches!(self.stage, ShownStage::Starting | ShownStage::Ready) && self.exited.is_none()
     }
 
-    /// What makes one ready that has to listen by itself, now that it gives this ack.
+    /// The ack that makes a worker ready that has to listen, now that it has sent this one.
     pub fn apply_ack(&mut self, kind: AckKind, counts: bool, now: Time) -> Option<AckKind> {
         match kind {
             AckKind::Listen => {
                 self.listens = true;
-                self.settles = Some(now + LISTEN_GRACE).filter(|_| counts);
+                self.listening_ready_at = Some(now + LISTEN_GRACE).filter(|_| counts);
             }
-            _ if counts => self.said = self.said.or(Some(kind)),
+            _ if counts => self.pending_ack = self.pending_ack.or(Some(kind)),
             _ => {}
         }
-        self.said.filter(|_| self.listens)
+        self.pending_ack.filter(|_| self.listens)
     }
 
-    /// What makes one ready that has to be seen waiting; `named` if the user named this ack.
+    /// The same for a worker that has to be seen waiting; `named` if the user named this kind.
     pub fn apply_ack_until_accepting(&mut self, kind: AckKind, counts: bool, named: bool) -> Option<AckKind> {
         if named || !self.must_accept {
             return counts.then_some(kind);
         }
         self.listens |= kind == AckKind::Accepting;
-        self.said = self.said.or(counts.then_some(kind));
-        self.said.filter(|_| self.listens)
+        self.pending_ack = self.pending_ack.or(counts.then_some(kind));
+        self.pending_ack.filter(|_| self.listens)
     }
 
     pub fn signalled(&self) -> bool {

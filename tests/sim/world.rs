@@ -1,8 +1,8 @@
 //! A world around one supervisor: its processes, its requests and its clock.
 //!
-//! What a process does happens at one moment and is told at another, later one;
-//! only [`Action::CheckAlive`] makes the two meet. Of one worker the news come in
-//! order: that it runs, what it says, that it ended, that nothing of it is left.
+//! What a process does happens at one moment, and its event is delivered at a later one;
+//! only [`Action::CheckAlive`] delivers all exits at once. The events of one worker come in
+//! order: that it runs, its acks, that it ended, that nothing of it is left.
 
 use crate::coverage::Coverage;
 use crate::model::Model;
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-/// Everything that was told and answered.
+/// Every event and the actions for it.
 #[derive(Default)]
 pub struct Log {
     policy: String,
@@ -39,18 +39,18 @@ pub struct Process {
     pub script: Script,
     pub running: bool,
     pub dead: Option<Exit>,
-    pub told: bool,
+    pub exit_delivered: bool,
     pub remains: bool,
     /// Another worker has started it, or may have.
     pub successor: bool,
-    /// How often it was looked at whether it has drained.
-    pub looks: u32,
+    /// How many drain checks there were.
+    pub drain_checks: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub enum Scheduled {
     Deliver(Event),
-    /// Told once more, although it can change nothing.
+    /// An event that is delivered once more, and must have no effect.
     Redeliver(Event),
     Act(WorkerId, Act),
     Request(Request),
@@ -69,29 +69,29 @@ pub struct World<'a> {
     pub bad_percent: u64,
     /// Generations that become ready, serve and end, again and again.
     pub crash_looping: BTreeSet<Generation>,
-    /// Good workers say nothing, and the timer, or that they listen, speaks for them.
+    /// Good workers send no ack: the timer, or that they listen, makes them ready.
     pub silent: bool,
     /// No start succeeds in this time.
     pub outage: Option<(Refusal, Time, Time)>,
-    /// Faults have ceased.
+    /// There are no more faults.
     pub faultless: bool,
-    /// The deadline that is told late, and when.
+    /// A deadline, and when its tick is delivered.
     pub late: (Time, Time),
     pub log: &'a mut Log,
     pub coverage: &'a mut Coverage,
 }
 
 /// More steps than any world needs.
-pub const BUDGET: u32 = 20_000;
+pub const MAX_STEPS: u32 = 20_000;
 
 impl<'a> World<'a> {
     pub fn new(seed: u64, log: &'a mut Log, coverage: &'a mut Coverage) -> Self {
         let mut rng = Rng::new(seed);
         let policy = policies::random(&mut rng);
         log.policy = format!("{policy:?}");
-        let speaks = policy.readiness.timer.is_some() || policy.adopt.is_some();
+        let needs_no_ack = policy.readiness.timer.is_some() || policy.adopt.is_some();
         World {
-            silent: policy.readiness.auto && speaks && rng.chance(40),
+            silent: policy.readiness.auto && needs_no_ack && rng.chance(40),
             bad_percent: rng.pick(&[10, 40, 80]),
             crash_looping: crash_looping(&mut rng),
             outage: rng.chance(15).then(|| {
@@ -123,7 +123,7 @@ impl<'a> World<'a> {
         first.into_iter().chain(self.supervisor.deadline()).min().map(|at| at.max(self.now))
     }
 
-    /// Lets the next thing happen.
+    /// Performs the next scheduled item or tick.
     pub fn advance(&mut self) -> Result<(), String> {
         let queued = self.queue.keys().next().copied();
         let tick = self.tick_at();
@@ -142,8 +142,8 @@ impl<'a> World<'a> {
         due.map_or(Ok(()), |due| self.dispatch(due))
     }
 
-    /// When the supervisor is told that its deadline has come: a lost tick is one
-    /// that comes no sooner than some other event.
+    /// When the tick for the deadline is delivered; a lost tick is one that comes with a later
+    /// event only.
     pub fn tick_at(&mut self) -> Option<Time> {
         let deadline = self.supervisor.deadline()?;
         if self.late.0 != deadline {
@@ -168,13 +168,13 @@ impl<'a> World<'a> {
             Scheduled::Deliver(event) => {
                 if let Event::Exited { worker, .. } = event
                     && let Some(process) = self.processes.get_mut(&worker)
-                    && std::mem::replace(&mut process.told, true)
+                    && std::mem::replace(&mut process.exit_delivered, true)
                 {
                     return Ok(());
                 }
                 self.deliver(event)?;
                 self.react(event);
-                // One that came too soon is no news yet, and may be later.
+                // An event that came too soon has no effect yet, but may have one later.
                 let adopts = |action: &Action| matches!(action, Action::TakeSuccessor { .. });
                 let news = match event {
                     // It listens on one address more.
@@ -191,7 +191,7 @@ impl<'a> World<'a> {
                     self.deliver_stale(Event::Ack(WorkerId(9999), AckKind::Notify))?;
                     self.deliver_stale(Event::Switched(Generation(9999), true))?;
                 }
-                let told_late = matches!(
+                let can_be_stale = matches!(
                     event,
                     Event::Ack(..)
                         | Event::Exited { .. }
@@ -201,7 +201,7 @@ impl<'a> World<'a> {
                         | Event::PreStopped(_)
                         | Event::Switched(..)
                 );
-                if told_late && news && !self.faultless && self.rng.chance(4) {
+                if can_be_stale && news && !self.faultless && self.rng.chance(4) {
                     let at = self.now + self.rng.moment();
                     self.schedule(at, Scheduled::Redeliver(event));
                 }
@@ -210,7 +210,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What the processes make of news that have just been told.
+    /// How the processes react to an event that was just delivered.
     pub fn react(&mut self, event: Event) {
         match event {
             Event::Spawned(worker) => {
@@ -268,7 +268,7 @@ impl<'a> World<'a> {
         self.schedule(self.now + lag, Scheduled::Deliver(event));
     }
 
-    /// Who is to say that it is alive does so in half the time that it has.
+    /// Schedules the next heartbeat, after half of the watchdog's limit.
     pub fn schedule_heartbeat(&mut self, worker: WorkerId) {
         let beats = self.processes.get(&worker).is_some_and(|process| process.script.sends_heartbeats);
         if let Some(limit) = self.policy.worker_watchdog.filter(|_| beats) {
@@ -276,7 +276,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The supervisor is written down, and another one read from that takes over.
+    /// Replaces the supervisor by a copy that was serialized and restored.
     pub fn carry_over(&mut self) -> Result<(), String> {
         self.coverage.see("carried over");
         let wrong = |error: serde_json::Error| format!("it cannot be carried over: {error}");
@@ -301,11 +301,11 @@ impl<'a> World<'a> {
         }
         self.coverage.step(event, &actions);
         self.see_draining(event, &actions);
-        if self.log.steps.len() > BUDGET as usize {
-            return Err(format!("no rest after {BUDGET} steps"));
+        if self.log.steps.len() > MAX_STEPS as usize {
+            return Err(format!("not quiescent after {MAX_STEPS} steps"));
         }
         self.model.step(self.now, event, &actions, &self.supervisor)?;
-        // What a step has settled, a tick at the same moment leaves as it is.
+        // A tick at the same moment as a step has no effect.
         if again.is_some() {
             let mut copy = self.supervisor.clone();
             let more = copy.step(self.now, Event::Tick);
@@ -329,7 +329,7 @@ impl<'a> World<'a> {
         actions
     }
 
-    /// How they fare that were to serve what they have.
+    /// Counts what happens to draining workers.
     pub fn see_draining(&mut self, event: Event, actions: &[Action]) {
         let record = |id: &WorkerId| self.model.workers.get(id);
         let draining = |id: &WorkerId| record(id).is_some_and(|record| record.draining.is_some());
@@ -337,9 +337,9 @@ impl<'a> World<'a> {
         match event {
             Event::Exited { worker, .. } if draining(&worker) => seen.push("draining: exited"),
             Event::Ack(worker, AckKind::Listen)
-                if record(&worker).is_some_and(|record| record.settles.is_some()) =>
+                if record(&worker).is_some_and(|record| record.listening_ready_at.is_some()) =>
             {
-                seen.push("listens once more");
+                seen.push("listens at another address");
             }
             _ => {}
         }
@@ -347,7 +347,7 @@ impl<'a> World<'a> {
             match action {
                 Action::Kill(worker) if draining(worker) => seen.push("draining: killed"),
                 Action::Stop(worker) if draining(worker) && matches!(event, Event::Request(_)) => {
-                    seen.push("draining: asked because everything stops");
+                    seen.push("draining: stopped with everything");
                 }
                 _ => {}
             }
@@ -355,14 +355,14 @@ impl<'a> World<'a> {
         seen.into_iter().for_each(|what| self.coverage.see(what));
     }
 
-    /// An event that is doubled, late or of a stranger does what a tick does.
+    /// Delivers an event that is doubled, late or of an unknown worker: it has the effect of a tick.
     pub fn deliver_stale(&mut self, event: Event) -> Result<(), String> {
         self.coverage.see("stale event");
         let wanted = self.supervisor.clone().step(self.now, Event::Tick);
         let got = self.supervisor.clone().step(self.now, event);
         if wanted != got {
             return Err(format!(
-                "{event:?} was told again at {:?} and did {got:?}, a tick does {wanted:?}",
+                "{event:?} was delivered again at {:?} and did {got:?}, a tick does {wanted:?}",
                 self.now
             ));
         }
@@ -376,7 +376,7 @@ impl<'a> World<'a> {
     }
 }
 
-/// Few generations crash again and again, and in few worlds.
+/// The generations that crash again and again: few, and in few worlds.
 fn crash_looping(rng: &mut Rng) -> BTreeSet<Generation> {
     let few = if rng.chance(30) { 40 } else { 0 };
     (2..8).map(Generation).filter(|_| rng.chance(few)).collect()

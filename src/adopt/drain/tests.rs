@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 const FOR_EVER: Duration = Duration::from_secs(3600);
 
-/// A worker that is this process, as long as nobody else is named.
+/// A worker that is this process, unless another one is named.
 struct Server {
     listener: TcpListener,
     drain: Drain,
@@ -29,18 +29,18 @@ impl Server {
         SocketAddr::from(([127, 0, 0, 1], self.listener.local_addr().expect("an address").port()))
     }
 
-    fn look(&mut self, idle: Duration) -> Left {
-        self.look_at(Pid::this(), idle, Time::ZERO)
+    fn inspect(&mut self, idle: Duration) -> Left {
+        self.inspect_process(Pid::this(), idle, Time::ZERO)
     }
 
-    fn look_at(&mut self, root: Pid, idle: Duration, now: Time) -> Left {
+    fn inspect_process(&mut self, root: Pid, idle: Duration, now: Time) -> Left {
         let listeners = [self.listener.as_fd()].into_iter();
-        self.drain.look(root, &BTreeSet::new(), listeners, idle, now)
+        self.drain.inspect(root, &BTreeSet::new(), listeners, idle, now)
     }
 
-    /// Looks until what is there is this.
-    fn look_for(&mut self, idle: Duration, wanted: Left) {
-        while self.look(idle) != wanted {}
+    /// Inspects until the result is `wanted`.
+    fn inspect_until(&mut self, idle: Duration, wanted: Left) {
+        while self.inspect(idle) != wanted {}
     }
 }
 
@@ -49,7 +49,7 @@ fn ports(listener: &TcpListener) -> BTreeSet<u16> {
 }
 
 fn left(arriving: u32, waiting: u32, busy: u32, idle: u32) -> Left {
-    Left { arriving, waiting, busy, idle, sight: Sight::Clear }
+    Left { arriving, waiting, busy, idle, visibility: Visibility::Full }
 }
 
 /// A request and its answer.
@@ -67,21 +67,21 @@ fn send(from: &mut TcpStream, to: &mut TcpStream) {
 fn a_connection_is_followed_from_the_queue_to_its_end() {
     for address in ["127.0.0.1:0", "[::]:0"] {
         let mut server = Server::new(address);
-        assert_eq!(server.look(FOR_EVER), left(0, 0, 0, 0));
-        assert!(!server.drain.is_drained(), "one look is not enough");
+        assert_eq!(server.inspect(FOR_EVER), left(0, 0, 0, 0));
+        assert!(!server.drain.is_drained(), "one inspection is not enough");
         let mut client = TcpStream::connect(server.address()).expect("connect");
-        server.look_for(FOR_EVER, left(0, 1, 0, 0));
+        server.inspect_until(FOR_EVER, left(0, 1, 0, 0));
         let (mut accepted, _) = server.listener.accept().expect("accept");
-        assert_eq!(server.look(FOR_EVER), left(0, 0, 1, 0), "fresh");
+        assert_eq!(server.inspect(FOR_EVER), left(0, 0, 1, 0), "fresh");
         exchange(&mut client, &mut accepted);
-        server.look_for(FOR_EVER, left(0, 0, 1, 0));
-        server.look_for(Duration::ZERO, left(0, 0, 0, 1));
-        assert!(!server.drain.is_drained(), "the look before that has found something");
+        server.inspect_until(FOR_EVER, left(0, 0, 1, 0));
+        server.inspect_until(Duration::ZERO, left(0, 0, 0, 1));
+        assert!(!server.drain.is_drained(), "the inspection before that has found something");
         send(&mut client, &mut accepted);
-        assert_eq!(server.look(FOR_EVER), left(0, 0, 1, 0), "a request in flight");
+        assert_eq!(server.inspect(FOR_EVER), left(0, 0, 1, 0), "a request in flight");
         drop(accepted);
-        assert_eq!(server.look(FOR_EVER), left(0, 0, 0, 0));
-        assert_eq!(server.look(FOR_EVER), left(0, 0, 0, 0));
+        assert_eq!(server.inspect(FOR_EVER), left(0, 0, 0, 0));
+        assert_eq!(server.inspect(FOR_EVER), left(0, 0, 0, 0));
         assert!(server.drain.is_drained());
     }
 }
@@ -115,13 +115,13 @@ fn a_request_that_came_with_the_last_answer_is_in_flight() {
     };
     if after.since_sent == after.since_received {
         let silent = after.since_sent;
-        assert!(patience(&after, silent).expect("in doubt") > silent, "{after:?}");
+        assert!(required_silence(&after, silent).expect("in doubt") > silent, "{after:?}");
     }
-    assert_eq!(server.look(FOR_EVER), left(0, 0, 1, 0));
+    assert_eq!(server.inspect(FOR_EVER), left(0, 0, 1, 0));
 }
 
 #[test]
-fn silence_is_judged_by_who_spoke_last() {
+fn the_required_silence_depends_on_who_sent_last() {
     let idle = Duration::from_secs(1);
     let moved = |sent, received, bytes_received, segments_sent, data_segments_sent| Moved {
         since_sent: Duration::from_millis(sent),
@@ -137,26 +137,26 @@ fn silence_is_judged_by_who_spoke_last() {
         ("never asked anything", moved(1000, 1000, 0, 0, 0), Some(idle)),
         ("was greeted", moved(1000, 1004, 0, 1, 1), Some(idle)),
         ("answered at once", moved(1000, 1000, 5, 2, 1), Some(idle)),
-        ("answered at once, or asked again", moved(1000, 1000, 5, 3, 1), Some(idle * DOUBT)),
+        ("answered at once, or asked again", moved(1000, 1000, 5, 3, 1), Some(idle * UNSURE_FACTOR)),
     ] {
-        assert_eq!(patience(&moved, idle), expected, "{what}");
+        assert_eq!(required_silence(&moved, idle), expected, "{what}");
     }
-    assert_eq!(patience(&moved(1, 1, 5, 2, 1), Duration::ZERO), Some(ACKNOWLEDGED));
+    assert_eq!(required_silence(&moved(1, 1, 5, 2, 1), Duration::ZERO), Some(ACK_DELAY));
     let answered = |rqueue, wqueue| {
         let moved = Some(moved(1000, 1004, 5, 3, 1));
         is_idle(&Open { inode: 1, rqueue, wqueue, moved }, idle)
     };
     assert!(answered(0, 0) && !answered(1, 0) && !answered(0, 1));
-    assert!(!is_idle(&Open { inode: 1, rqueue: 0, wqueue: 0, moved: None }, idle), "who knows");
+    assert!(!is_idle(&Open { inode: 1, rqueue: 0, wqueue: 0, moved: None }, idle), "unknown counts as busy");
 }
 
 #[test]
-fn whoever_has_never_said_anything_is_let_go() {
+fn a_client_that_has_never_sent_anything_is_idle() {
     let mut server = Server::new("127.0.0.1:0");
     let (_client, _accepted) = server.connect();
-    assert_eq!(server.look(FOR_EVER), left(0, 0, 1, 0));
-    assert_eq!(server.look(Duration::ZERO), left(0, 0, 0, 1));
-    assert_eq!(server.look(Duration::ZERO), left(0, 0, 0, 1));
+    assert_eq!(server.inspect(FOR_EVER), left(0, 0, 1, 0));
+    assert_eq!(server.inspect(Duration::ZERO), left(0, 0, 0, 1));
+    assert_eq!(server.inspect(Duration::ZERO), left(0, 0, 0, 1));
     assert!(server.drain.is_drained());
 }
 
@@ -165,14 +165,14 @@ fn what_has_not_been_read_or_acknowledged_counts() {
     let mut server = Server::new("127.0.0.1:0");
     let (mut client, mut accepted) = server.connect();
     client.write_all(b"x").expect("write");
-    assert_eq!(server.look(Duration::ZERO), left(0, 0, 1, 0));
+    assert_eq!(server.inspect(Duration::ZERO), left(0, 0, 1, 0));
     accepted.read_exact(&mut [0]).expect("read");
     accepted.set_nonblocking(true).expect("set");
     while accepted.write(&[0; 65536]).is_ok() {}
-    assert_eq!(server.look(Duration::ZERO), left(0, 0, 1, 0));
+    assert_eq!(server.inspect(Duration::ZERO), left(0, 0, 1, 0));
     // Nobody has its descriptor any more, and what has been written arrives without help.
     drop(accepted);
-    assert_eq!(server.look(FOR_EVER), left(0, 0, 0, 0));
+    assert_eq!(server.inspect(FOR_EVER), left(0, 0, 0, 0));
 }
 
 #[test]
@@ -182,15 +182,15 @@ fn a_client_that_has_closed_its_half_is_answered() {
     send(&mut client, &mut accepted);
     client.shutdown(Shutdown::Write).expect("shutdown");
     accepted.read_to_end(&mut Vec::new()).expect("the end");
-    assert_eq!(server.look(Duration::ZERO), left(0, 0, 1, 0), "CLOSE_WAIT");
+    assert_eq!(server.inspect(Duration::ZERO), left(0, 0, 1, 0), "CLOSE_WAIT");
     accepted.write_all(b"x").expect("write");
     accepted.shutdown(Shutdown::Write).expect("shutdown");
-    assert_eq!(server.look(FOR_EVER), left(0, 0, 0, 0), "LAST_ACK and beyond");
+    assert_eq!(server.inspect(FOR_EVER), left(0, 0, 0, 0), "LAST_ACK and beyond");
     let (client, accepted) = server.connect();
     accepted.shutdown(Shutdown::Write).expect("shutdown");
-    server.look_for(FOR_EVER, left(0, 0, 1, 0));
+    server.inspect_until(FOR_EVER, left(0, 0, 1, 0));
     drop((client, accepted));
-    assert_eq!(server.look(FOR_EVER), left(0, 0, 0, 0));
+    assert_eq!(server.inspect(FOR_EVER), left(0, 0, 0, 0));
 }
 
 /// With TCP_DEFER_ACCEPT, the kernel keeps a connection in its handshake until data comes.
@@ -201,15 +201,15 @@ fn a_handshake_under_way_is_waited_for() {
         fd::set_defer_accept(server.listener.as_fd(), 10).expect("set");
         let mut client = TcpStream::connect(server.address()).expect("connect");
         server.drain = Drain::begin(ports(&server.listener), Time::ZERO);
-        assert_eq!(server.look(FOR_EVER), left(1, 0, 0, 0));
+        assert_eq!(server.inspect(FOR_EVER), left(1, 0, 0, 0));
         let later = TcpStream::connect(server.address()).expect("connect");
-        assert_eq!(server.look(FOR_EVER), left(1, 0, 0, 0), "the other is not ours");
+        assert_eq!(server.inspect(FOR_EVER), left(1, 0, 0, 0), "the other is not ours");
         client.write_all(b"x").expect("write");
-        server.look_for(FOR_EVER, left(0, 1, 0, 0));
+        server.inspect_until(FOR_EVER, left(0, 1, 0, 0));
         let _accepted = server.listener.accept().expect("accept");
-        server.look_for(FOR_EVER, left(0, 0, 1, 0));
+        server.inspect_until(FOR_EVER, left(0, 0, 1, 0));
         server.drain = Drain::begin(ports(&server.listener), Time::ZERO);
-        assert_eq!(server.look_at(Pid::this(), FOR_EVER, HANDSHAKE), left(0, 0, 1, 0), "given up");
+        assert_eq!(server.inspect_process(Pid::this(), FOR_EVER, HANDSHAKE), left(0, 0, 1, 0), "given up");
         drop(later);
     }
 }
@@ -233,35 +233,35 @@ fn the_whole_tree_holds_and_other_workers_are_not_of_it() {
     let (mut client, accepted) = server.connect();
     let mut child = grandchild(accepted);
     let root = Pid::from_raw(child.id() as i32);
-    assert_eq!(server.look_at(root, FOR_EVER, Time::ZERO), left(0, 0, 1, 0));
+    assert_eq!(server.inspect_process(root, FOR_EVER, Time::ZERO), left(0, 0, 1, 0));
     let holder: BTreeSet<Pid> = tree::children(root).into_iter().collect();
     let listeners = std::iter::empty();
-    assert_eq!(server.drain.look(root, &holder, listeners, FOR_EVER, Time::ZERO), left(0, 0, 0, 0));
+    assert_eq!(server.drain.inspect(root, &holder, listeners, FOR_EVER, Time::ZERO), left(0, 0, 0, 0));
     client.write_all(b"x\n").expect("write");
     child.wait().expect("it ends");
-    assert_eq!(server.look_at(root, FOR_EVER, Time::ZERO), left(0, 0, 0, 0), "it has gone");
+    assert_eq!(server.inspect_process(root, FOR_EVER, Time::ZERO), left(0, 0, 0, 0), "it has gone");
 }
 
 #[test]
-fn looks_are_further_apart_the_more_they_cost() {
+fn inspections_are_further_apart_the_more_they_cost() {
     let mut server = Server::new("127.0.0.1:0");
     assert_eq!(server.drain.pause(), FIRST_PAUSE);
     let (client, accepted) = server.connect();
-    while server.drain.spent <= FREE {
-        server.look(FOR_EVER);
-        assert!(server.drain.spent > FREE || server.drain.pause() == server.drain.back_off);
+    while server.drain.spent <= FREE_COST {
+        server.inspect(FOR_EVER);
+        assert!(server.drain.spent > FREE_COST || server.drain.pause() == server.drain.back_off);
     }
     for _ in 0..10 {
-        server.look(FOR_EVER);
-        assert!(server.drain.pause() >= server.drain.owed * SPARE);
+        server.inspect(FOR_EVER);
+        assert!(server.drain.pause() >= server.drain.owed * COST_FACTOR);
     }
     assert_eq!(server.drain.back_off, LONGEST_PAUSE);
     let mut again = server.connect();
     drop((client, accepted));
     exchange(&mut again.0, &mut again.1);
-    server.look_for(Duration::ZERO, left(0, 0, 0, 1));
+    server.inspect_until(Duration::ZERO, left(0, 0, 0, 1));
     assert_eq!(server.drain.pause(), FIRST_PAUSE);
     let owed = server.drain.owed;
-    assert_eq!(server.look(FOR_EVER), left(0, 0, 1, 0));
-    assert!(server.drain.owed > owed && server.drain.pause() >= owed * SPARE, "it is made up for");
+    assert_eq!(server.inspect(FOR_EVER), left(0, 0, 1, 0));
+    assert!(server.drain.owed > owed && server.drain.pause() >= owed * COST_FACTOR, "it is made up for");
 }

@@ -1,4 +1,4 @@
-//! The group against a model of the kernel's, which looks after every system call at
+//! The group against a model of the kernel's, which records after every system call
 //! which members a new connection may reach.
 
 use super::*;
@@ -12,7 +12,7 @@ use std::rc::Rc;
 struct Kernel {
     members: Vec<u64>,
     program: Vec<u32>,
-    /// What could be reached after each call.
+    /// The members that could be reached after each call.
     seen: Vec<BTreeSet<u64>>,
     attached: u32,
     /// It has no memory for a program.
@@ -22,7 +22,7 @@ struct Kernel {
 impl Kernel {
     fn listen(&mut self, inode: u64) {
         self.members.push(inode);
-        self.look();
+        self.record_reachable();
     }
 
     fn leave(&mut self, inode: u64) {
@@ -31,21 +31,21 @@ impl Kernel {
         if self.members.is_empty() {
             self.program.clear();
         }
-        self.look();
+        self.record_reachable();
     }
 
     fn attach(&mut self, indices: &[u32]) {
         assert!(!indices.is_empty() && self.program != indices, "{indices:?} in vain");
         self.program = indices.to_vec();
         self.attached += 1;
-        self.look();
+        self.record_reachable();
     }
 
-    fn look(&mut self) {
+    fn record_reachable(&mut self) {
         self.seen.push(self.reachable());
     }
 
-    /// Whatever is drawn, and whatever the hash.
+    /// The members that a new connection may reach, whatever its hash.
     fn reachable(&self) -> BTreeSet<u64> {
         let member = |&index: &u32| self.members.get(index as usize).copied();
         let hashed = self.program.is_empty() || self.program.iter().any(|index| member(index).is_none());
@@ -129,7 +129,7 @@ impl World {
             }
             Step::Remove(worker) => group.remove(id(worker)),
             Step::Abandon(gone) => group.abandon(|inode| gone & (1 << (inode % 8)) != 0),
-            Step::Bury => group.bury(),
+            Step::RemoveTombstones => group.remove_tombstones(),
             Step::Inherit(from, to) => {
                 let next = group.inherit(id(from)).map(|(inode, _)| inode);
                 next.map_or(Ok(()), |inode| group.inherited(inode, id(to)))
@@ -138,7 +138,7 @@ impl World {
         .expect("the kernel refuses nothing");
     }
 
-    /// What holds after every step; `before`: what was selected before it.
+    /// Checks the invariants after a step; `before`: the members that were selected before it.
     fn check(&self, before: &BTreeSet<u64>) {
         let (after, group) = (self.selected(), &self.group);
         let kernel = std::mem::take(&mut self.kernel.borrow_mut().seen);
@@ -163,7 +163,7 @@ enum Step {
     Remove(u32),
     /// Each bit stands for an eighth of the sockets.
     Abandon(u8),
-    Bury,
+    RemoveTombstones,
     Inherit(u32, u32),
 }
 
@@ -174,7 +174,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => worker().prop_map(Step::Steer),
         2 => worker().prop_map(Step::Remove),
         1 => any::<u8>().prop_map(Step::Abandon),
-        1 => Just(Step::Bury),
+        1 => Just(Step::RemoveTombstones),
         1 => (worker(), worker()).prop_map(|(from, to)| Step::Inherit(from, to)),
     ]
 }
@@ -182,7 +182,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
-    fn no_connection_is_led_astray(steps in prop::collection::vec(step(), 1..40)) {
+    fn every_connection_reaches_a_selected_socket(steps in prop::collection::vec(step(), 1..40)) {
         let mut world = World::default();
         for step in &steps {
             let (before, serving) = (world.selected(), world.group.serving());
@@ -191,11 +191,11 @@ proptest! {
             let tombstones = world.group.tombstones();
             match step {
                 Step::Join(_) if serving.is_some() => prop_assert_eq!(serving, world.group.serving()),
-                Step::Abandon(_) | Step::Bury => prop_assert_eq!(serving, world.group.serving()),
+                Step::Abandon(_) | Step::RemoveTombstones => prop_assert_eq!(serving, world.group.serving()),
                 Step::Remove(worker) => prop_assert!(world.own(*worker).is_empty()),
                 _ => {}
             }
-            if matches!(step, Step::Remove(_) | Step::Abandon(_) | Step::Bury) && tombstones > 0 {
+            if matches!(step, Step::Remove(_) | Step::Abandon(_) | Step::RemoveTombstones) && tombstones > 0 {
                 let last = world.members().last().copied();
                 prop_assert_eq!(world.selected().into_iter().collect::<Vec<_>>(), Vec::from_iter(last));
                 prop_assert!(world.group.len() > 2, "there is a reason for each that stays");
@@ -203,14 +203,14 @@ proptest! {
         }
     }
 
-    /// As it will be done: one worker follows another, with any number of sockets.
+    /// As in use: one worker follows another, with any number of sockets.
     #[test]
     fn tombstones_stay_for_one_worker_at_most(sizes in prop::collection::vec(1..9_usize, 1..12)) {
         let mut world = World::default();
         for (worker, size) in (0..).zip(sizes) {
             let (before, tombstones) = (world.selected(), world.group.tombstones());
             (0..size).for_each(|_| world.join(worker).expect("join"));
-            world.group.bury().expect("bury");
+            world.group.remove_tombstones().expect("remove tombstones");
             world.check(&before);
             world.group.steer(WorkerId(worker)).expect("steer");
             world.check(&before);
@@ -224,9 +224,9 @@ proptest! {
     }
 }
 
-/// The fault that all this is about: without care the model sees it.
+/// The fault that tombstones prevent: the model sees it.
 #[test]
-fn the_model_sees_what_leaves_carelessly() {
+fn the_model_sees_a_socket_that_leaves_too_early() {
     let world = World::with(&[0, 0, 1]);
     world.kernel.borrow_mut().attach(&[2]);
     let selected = world.reachable();
@@ -264,7 +264,7 @@ fn tombstones_leave_when_another_has_joined() {
     world.group.remove(WorkerId(1)).expect("remove");
     assert_eq!((world.group.tombstones(), world.members()), (3, vec![0, 1, 2, 3]));
     world.join(3).expect("join");
-    world.group.bury().expect("bury");
+    world.group.remove_tombstones().expect("remove tombstones");
     assert_eq!((world.group.tombstones(), world.members()), (2, vec![4, 1, 2, 3]));
     world.group.steer(WorkerId(3)).expect("steer");
     world.group.remove(WorkerId(2)).expect("remove");
@@ -327,7 +327,7 @@ fn without_a_program_nothing_leaves_and_the_next_call_tries_again() {
     assert_eq!((world.members(), world.reachable()), (vec![0, 1, 2, 3], [0].into()));
     world.join(1).expect_err("no program, but the kernel has the socket");
     refuse(&world, false);
-    world.group.bury().expect("bury");
+    world.group.remove_tombstones().expect("remove tombstones");
     assert_eq!((world.group.serving(), world.group.tombstones()), (Some(WorkerId(3)), 0));
     assert_eq!(world.reachable(), world.own(3));
 }

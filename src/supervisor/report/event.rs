@@ -1,10 +1,10 @@
-//! What happened, for programs: a JSON object an event.
+//! Reports for programs: one JSON object for each event.
 //!
-//! Contract: `event` says which, `time_ms` when (milliseconds of the Unix epoch).
+//! Contract: `event` is its name, `time_ms` its time (milliseconds of the Unix epoch).
 //! Fields and events are only ever added.
 
-use super::reason::undone;
-use super::words::{Named, how, ms, wish};
+use super::reason::undo_reason;
+use super::words::{WorkerName, exit_text, ms, request_name};
 use crate::ack::kind;
 use crate::config::Config;
 use crate::core::event::{Failure, Report, WorkerId};
@@ -51,52 +51,54 @@ fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'st
             ("held", json!({"from": from.0, "to": to.0, "duration_ms": ms(took)}))
         }
         Report::CannotHold => ("cannot-hold", json!({})),
-        Report::NothingHeld(request) => ("nothing-held", json!({"request": wish(request)})),
+        Report::NothingHeld(request) => ("nothing-held", json!({"request": request_name(request)})),
         Report::UpgradeDone { from, to, took } => {
             ("upgrade-done", json!({"from": from.0, "to": to.0, "duration_ms": ms(took)}))
         }
-        Report::UpgradeFailed { from, to, why, replaced, of, took, .. } => (
+        Report::UpgradeFailed { from, to, why, replaced, slots, took, .. } => (
             "upgrade-failed",
             json!({
                 "from": from.0,
                 "to": to.0,
                 "result": result_of(why),
-                "reason": undone(report, processes, config),
+                "reason": undo_reason(report, processes, config),
                 "replaced": replaced,
-                "of": of,
+                "of": slots,
                 "duration_ms": ms(took),
             }),
         ),
         Report::RollbackStarted { from, to, crashes, .. } => (
             "rollback-started",
-            json!({"from": from.0, "to": to.0, "crashes": crashes, "reason": super::reason::rolled_back(report, processes)}),
+            json!({"from": from.0, "to": to.0, "crashes": crashes, "reason": super::reason::rollback_reason(report, processes)}),
         ),
         Report::RolledBack { from, to, took } => {
             ("rolled-back", json!({"from": from.0, "to": to.0, "duration_ms": ms(took)}))
         }
         Report::RollbackFailed { from, to, .. } => (
             "rollback-failed",
-            json!({"from": from.0, "to": to.0, "reason": super::reason::not_rolled_back(report, processes)}),
+            json!({"from": from.0, "to": to.0, "reason": super::reason::rollback_failure(report, processes)}),
         ),
         Report::Proven(generation) => ("proven", json!({"generation": generation.0})),
-        Report::HandedOver { worker, of: old } => ("took-over", with(worker, json!({"of": of(old)["pid"]}))),
+        Report::HandedOver { worker, predecessor } => {
+            ("took-over", with(worker, json!({"of": of(predecessor)["pid"]})))
+        }
         Report::Drained(id, after) => ("drained", with(id, json!({"after_ms": ms(after)}))),
         Report::NotDrained(id, after) => {
             let left = processes.get(id).and_then(|entry| entry.remaining.as_deref());
             ("not-drained", with(id, json!({"after_ms": ms(after), "left": left})))
         }
-        Report::Asked(id) => ("asked", of(id)),
+        Report::StopSent(id) => ("asked", of(id)),
         Report::Unseen { worker, after, timer } => {
             ("unseen", with(worker, json!({"after_ms": ms(after), "timer_ms": timer.map(ms)})))
         }
         Report::NoAck(id, after) => ("no-ack", with(id, json!({"after_ms": ms(after)}))),
         Report::Silent(id, after) => ("silent", with(id, json!({"after_ms": ms(after)}))),
         Report::Killed(id, after) => ("killed", with(id, json!({"after_ms": ms(after)}))),
-        Report::Gone { worker, exit, age, asked, ready, remains } => (
+        Report::Gone { worker, exit, age, stop_sent, ready, remains } => (
             "gone",
             with(
                 worker,
-                json!({"how": how(exit), "age_ms": ms(age), "asked": asked, "ready": ready, "remains": remains}),
+                json!({"how": exit_text(exit), "age_ms": ms(age), "asked": stop_sent, "ready": ready, "remains": remains}),
             ),
         ),
         Report::NotStarted { worker, again, .. } => {
@@ -108,7 +110,7 @@ fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'st
         Report::ScaleDone(workers) => ("scale-done", json!({"workers": workers})),
         Report::CannotScale(workers) => ("cannot-scale", json!({"workers": workers})),
         Report::Stopping => ("stopping", json!({})),
-        Report::Ignored(request) => ("ignored", json!({"request": wish(request)})),
+        Report::Ignored(request) => ("ignored", json!({"request": request_name(request)})),
     }
 }
 
@@ -118,9 +120,9 @@ pub fn result_of(why: Failure) -> &'static str {
 }
 
 fn worker(id: WorkerId, processes: &ProcessTable) -> Value {
-    let Named { generation, pid, .. } = Named::new(id, processes);
+    let WorkerName { generation, pid, .. } = WorkerName::new(id, processes);
     let slot = processes.get(id).map(|entry| entry.slot.0);
-    // What has no process has no number.
+    // A worker without a process has no pid.
     json!({"generation": generation.0, "slot": slot, "pid": (pid > 0).then_some(pid)})
 }
 
@@ -129,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_says_which_and_when() {
+    fn an_event_has_a_name_and_a_time() {
         let event = named("stopping", json!({"more": 1}));
         assert_eq!((&event["event"], &event["more"]), (&json!("stopping"), &json!(1)));
         assert!(event["time_ms"].as_u64().is_some_and(|ms| ms > 1_600_000_000_000));

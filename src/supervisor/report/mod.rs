@@ -1,12 +1,12 @@
-//! What happened, for people: one line an event, with generation, pid and
-//! durations; and our last words.
+//! Reports for people: one log line for each event, with generation, pid and durations; and the
+//! last line before we exit.
 
 pub mod event;
 mod reason;
 mod words;
 
-pub use reason::{not_rolled_back, rolled_back, undone, why_failed};
-pub use words::{UNSEEN, how, length};
+pub use reason::{failure_reason, rollback_failure, rollback_reason, undo_reason};
+pub use words::{UNSEEN, duration_text, exit_text};
 
 use crate::ack::kind as ack_kind;
 use crate::config::Config;
@@ -14,18 +14,18 @@ use crate::core::event::{AckKind, Ending, Exit, Failure, Refusal, Report, Worker
 use crate::process::ProcessTable;
 use crate::profiles;
 use log::{debug, info, warn};
-use reason::lacks;
+use reason::unmet_text;
 use std::time::Duration;
-use words::{Named, ms, wish};
+use words::{WorkerName, ms, request_name};
 
-/// Writes one log line. What becomes of the old generation, and what may be wrong,
-/// depends on the `config`.
+/// Writes one log line. The `config` decides what happens to the old generation, and what
+/// is suggested.
 pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
     let policy = &config.policy;
     let stop_first = policy.stop_first;
-    let of = |id: WorkerId| Named::new(id, processes);
+    let of = |id: WorkerId| WorkerName::new(id, processes);
     match *report {
-        // Told together with what was started, by the one who started it.
+        // Logged by the one who started it, with the program.
         Report::Started(_) => {}
         Report::Ready(id, kind, after) => ready(&of(id), kind, after, config),
         Report::Serving(generation) => info!(generation = generation.0; "{generation}: serving"),
@@ -41,10 +41,10 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
                 false if policy.steers() => format!(", {from}: drains"),
                 false => format!(", {from}: asked to stop"),
             };
-            info!(generation = to.0, took_ms = ms(took); "{to}: serves after {}{old}", length(took));
+            info!(generation = to.0, took_ms = ms(took); "{to}: serves after {}{old}", duration_text(took));
         }
         Report::UpgradeFailed { to, why, took, .. } => {
-            let reason = undone(report, processes, config).unwrap_or_default();
+            let reason = undo_reason(report, processes, config).unwrap_or_default();
             match why {
                 Failure::RolledBack | Failure::Superseded => {
                     info!(generation = to.0, took_ms = ms(took); "upgrade to {to} undone: {reason}");
@@ -55,7 +55,7 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
         Report::Held { from, to, took } => {
             info!(
                 generation = to.0, took_ms = ms(took);
-                "{to}: on hold after {}: {from} serves, and one worker of {to} beside it", length(took)
+                "{to}: on hold after {}: {from} serves, and one worker of {to} beside it", duration_text(took)
             );
         }
         Report::CannotHold => {
@@ -63,72 +63,74 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
                 "cannot hold an upgrade: a generation cannot be on hold with --stop-first, --follow or --adopt"
             );
         }
-        Report::NothingHeld(request) => warn!("nothing is on hold: there is nothing to {}", wish(request)),
+        Report::NothingHeld(request) => {
+            warn!("nothing is on hold: there is nothing to {}", request_name(request))
+        }
         Report::RollbackStarted { from, to, .. } => {
-            let reason = rolled_back(report, processes).unwrap_or_default();
+            let reason = rollback_reason(report, processes).unwrap_or_default();
             warn!(generation = from.0; "{from}: {reason}: {to} is started again");
         }
         Report::RolledBack { from, to, took } => {
-            info!(generation = to.0, took_ms = ms(took); "{to}: serves again after {}, {from} was rolled back; what is installed has not changed: the next upgrade starts that", length(took));
+            info!(generation = to.0, took_ms = ms(took); "{to}: serves again after {}, {from} was rolled back; what is installed has not changed: the next upgrade starts that", duration_text(took));
         }
         Report::RollbackFailed { why: Failure::Stopped, .. } => {}
         Report::RollbackFailed { from, .. } => {
-            let reason = not_rolled_back(report, processes).unwrap_or_default();
+            let reason = rollback_failure(report, processes).unwrap_or_default();
             warn!(generation = from.0; "{reason}");
         }
         Report::Proven(generation) => {
             debug!(generation = generation.0; "{generation}: has been on probation long enough");
         }
-        Report::HandedOver { worker: id, of: old } => {
+        Report::HandedOver { worker: id, predecessor: old } => {
             let (worker, old) = (of(id), of(old).pid);
             info!(generation = worker.generation.0, pid = worker.pid; "{worker} took over from pid {old}");
         }
         Report::Drained(id, after) => {
             let worker = of(id);
-            info!(generation = worker.generation.0, pid = worker.pid; "{worker}: drained after {}", length(after));
+            info!(generation = worker.generation.0, pid = worker.pid; "{worker}: drained after {}", duration_text(after));
         }
         Report::NotDrained(id, after) => {
             let worker = of(id);
             let left =
                 processes.get(id).and_then(|entry| entry.remaining.as_deref()).unwrap_or("it may serve");
-            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not drained after {}: {left}; asked to stop (--drain-timeout, --idle)", length(after));
+            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not drained after {}: {left}; asked to stop (--drain-timeout, --idle)", duration_text(after));
         }
-        Report::Asked(id) => {
+        Report::StopSent(id) => {
             let worker = of(id);
             debug!(generation = worker.generation.0, pid = worker.pid; "{worker}: asked to stop");
         }
         Report::Unseen { worker: id, after, timer } => {
             let worker = of(id);
             let next = match timer {
-                Some(timer) => format!("it counts as ready after {} all the same", length(timer)),
+                Some(timer) => format!("it counts as ready after {} all the same", duration_text(timer)),
                 None => "it replaces nobody before it was".into(),
             };
-            // It may wait by now, and be about to be seen to.
-            if let Some(lacks) =
+            // It may wait by now, and the next check finds that.
+            if let Some(unmet) =
                 processes.get(id).and_then(|entry| entry.unmet.as_ref()).filter(|it| it.contains(UNSEEN))
             {
-                info!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}: {lacks}; {next} (--ack)", length(after));
+                info!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}: {unmet}; {next} (--ack)", duration_text(after));
             }
         }
         Report::NoAck(id, after) => {
             let worker = of(id);
-            // A successor that was not found is told with the verdict.
+            // A successor that was not found is named in the result of the upgrade.
             if worker.pid > 0 {
-                let lacks = lacks(id, processes);
-                warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}{lacks}", length(after));
+                let unmet = unmet_text(id, processes);
+                warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}{unmet}", duration_text(after));
             }
         }
         Report::Silent(id, after) => {
             let worker = of(id);
-            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: silent for {}, it is replaced (--worker-watchdog)", length(after));
+            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: silent for {}, it is replaced (--worker-watchdog)", duration_text(after));
         }
         Report::Killed(id, after) => {
             let worker = of(id);
-            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed, {} after it was asked to stop", length(after));
+            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed, {} after it was asked to stop", duration_text(after));
         }
-        Report::Gone { worker: id, exit: how, age, asked, ready, remains } => {
-            let finishes = asked && ready && !stop_first && !processes.stopping;
-            gone(&of(id), how, age, asked, remains.then_some(finishes));
+        Report::Gone { worker: id, exit, age, stop_sent, ready, remains } => {
+            let finishes = stop_sent && ready && !stop_first && !processes.stopping;
+            gone(&of(id), exit, age, stop_sent, remains.then_some(finishes));
         }
         Report::NotStarted { worker: id, again, .. } => {
             let worker = of(id);
@@ -136,7 +138,7 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
             warn!(generation = worker.generation.0; "{}: {}{next}", worker.generation, worker.refused);
         }
         Report::Restarting(slot, pause) => {
-            info!(slot = slot.0; "slot {}: starts again in {}", slot.0, length(pause))
+            info!(slot = slot.0; "slot {}: starts again in {}", slot.0, duration_text(pause))
         }
         Report::Retired(slot) => info!(slot = slot.0; "slot {}: stays empty (--restart)", slot.0),
         Report::Scaled(workers) => info!(workers = workers; "workers wanted: {workers}"),
@@ -145,25 +147,25 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
             warn!(workers = workers; "the number of workers stays {workers}: that is the limit")
         }
         Report::Stopping => info!("stopping"),
-        Report::Ignored(request) => info!("{} ignored: stopping", wish(request)),
+        Report::Ignored(request) => info!("{} ignored: stopping", request_name(request)),
     }
 }
 
-/// Our exit status and, unless it is 0, our last line. `served` says whether
-/// anything ever has, `holds` whether there are listeners.
-pub fn last_words(
+/// Our exit status and, unless it is 0, our last line. `served` says whether any generation has
+/// ever served, `holds` whether we hold listeners.
+pub fn last_line(
     ending: Ending,
     processes: &ProcessTable,
     stop_timeout: Option<Duration>,
     served: bool,
     holds: bool,
 ) -> (u8, Option<String>) {
-    let of = |id: WorkerId| Named::new(id, processes);
+    let of = |id: WorkerId| WorkerName::new(id, processes);
     match ending {
         Ending::Stopped => (0, None),
         Ending::Killed => {
             let limit = stop_timeout
-                .map_or("a stop signal".into(), |limit| format!("--stop-timeout {}", length(limit)));
+                .map_or("a stop signal".into(), |limit| format!("--stop-timeout {}", duration_text(limit)));
             (
                 137,
                 Some(format!(
@@ -185,21 +187,21 @@ pub fn last_words(
                 Exit::Signal(signal) => 128 + signal as u8,
                 Exit::Unseen => 125,
             };
-            // The commonest reason of all.
+            // The most common reason.
             let next = if holds && !served && matches!(exit, Exit::Code(1..)) {
                 " (a server that binds the address itself has to take descriptor 3 instead: --export)"
             } else {
                 ""
             };
-            let line = format!("cannot keep '{}' running: it {}{next}", of(id).command, how(exit));
+            let line = format!("cannot keep '{}' running: it {}{next}", of(id).command, exit_text(exit));
             (status, (status != 0).then_some(line))
         }
         Ending::NoAck(id, after) => {
             let line = format!(
                 "cannot start '{}': it was not ready after {}{} (--ack, --ack-timeout)",
                 of(id).command,
-                length(after),
-                lacks(id, processes)
+                duration_text(after),
+                unmet_text(id, processes)
             );
             (124, Some(line))
         }
@@ -207,7 +209,7 @@ pub fn last_words(
             let line = format!(
                 "cannot keep '{}' running: it was silent for {} (--worker-watchdog, --restart)",
                 of(id).command,
-                length(after)
+                duration_text(after)
             );
             (124, Some(line))
         }
@@ -222,15 +224,16 @@ pub fn last_words(
     }
 }
 
-fn ready(worker: &Named, kind: AckKind, after: Duration, config: &Config) {
+fn ready(worker: &WorkerName, kind: AckKind, after: Duration, config: &Config) {
     let (generation, pid) = (worker.generation, worker.pid);
-    let line = format!("{generation}: ready after {} ({}), pid {pid}", length(after), ack_kind::name(kind));
+    let line =
+        format!("{generation}: ready after {} ({}), pid {pid}", duration_text(after), ack_kind::name(kind));
     match kind {
         AckKind::Timeout => {
             warn!(generation = generation.0, pid = pid; "{line}: it gave no ack, and counts as ready (--on-ack-timeout)");
         }
         AckKind::Timer => {
-            // Nobody has looked at listeners that are not there, or not ours.
+            // Without listeners of ours nothing was checked.
             let unseen = match config.acks.accepting && config.follow.is_none() {
                 true => {
                     let doubt = profiles::doubt(&worker.command, &config.dialects);
@@ -244,16 +247,16 @@ fn ready(worker: &Named, kind: AckKind, after: Duration, config: &Config) {
     }
 }
 
-/// `left` says whether it left processes behind, and whether they may finish what they have.
-fn gone(worker: &Named, exit: Exit, age: Duration, asked: bool, left: Option<bool>) {
+/// `left`: it left processes behind, and whether they may finish their requests.
+fn gone(worker: &WorkerName, exit: Exit, age: Duration, stop_sent: bool, left: Option<bool>) {
     let (generation, pid) = (worker.generation.0, worker.pid);
     let left = match left {
         Some(true) => {
             let exec = profiles::gives_way(&worker.command);
             format!("; it left processes behind, which finish what they have{exec}")
         }
-        // It looks like a server that went into the background.
-        Some(false) if exit == Exit::Code(0) && !asked => {
+        // This is probably a server that went into the background.
+        Some(false) if exit == Exit::Code(0) && !stop_sent => {
             let how = profiles::stays(&worker.command);
             format!("; it left processes behind: if it daemonises, run it in the foreground{how}")
         }
@@ -263,5 +266,5 @@ fn gone(worker: &Named, exit: Exit, age: Duration, asked: bool, left: Option<boo
         }
         None => String::new(),
     };
-    info!(generation = generation, pid = pid; "{worker} {} (age {}){left}", how(exit), length(age));
+    info!(generation = generation, pid = pid; "{worker} {} (age {}){left}", exit_text(exit), duration_text(age));
 }

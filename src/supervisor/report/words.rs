@@ -1,4 +1,4 @@
-//! The words for workers, exits, requests and durations that the log, the events
+//! The texts for workers, exits, requests and durations that the log, the events
 //! and the reasons have in common.
 
 use crate::config::signals;
@@ -6,28 +6,28 @@ use crate::core::event::{Exit, Generation, Request, WorkerId};
 use crate::process::ProcessTable;
 use std::time::Duration;
 
-/// What is said of a worker that has to be seen waiting on its listeners.
+/// Begins the reason why a worker is not ready that has to be seen waiting on its listeners.
 pub const UNSEEN: &str = "it was not seen to wait on";
 
-/// A worker as a line names it.
-pub(super) struct Named {
+/// A worker as a log line names it.
+pub(super) struct WorkerName {
     pub(super) generation: Generation,
     pub(super) pid: i32,
     pub(super) command: String,
     pub(super) refused: String,
 }
 
-impl std::fmt::Display for Named {
+impl std::fmt::Display for WorkerName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: pid {}", self.generation, self.pid)
     }
 }
 
-impl Named {
-    pub(super) fn new(id: WorkerId, processes: &ProcessTable) -> Named {
+impl WorkerName {
+    pub(super) fn new(id: WorkerId, processes: &ProcessTable) -> WorkerName {
         let entry = processes.get(id);
         let pid = entry.and_then(|entry| entry.process.as_ref()).map_or(0, |process| process.pid.as_raw());
-        Named {
+        WorkerName {
             generation: entry.map_or(Generation(0), |entry| entry.generation),
             pid,
             command: processes.command().to_string(),
@@ -36,8 +36,8 @@ impl Named {
     }
 }
 
-/// How a process ended.
-pub fn how(exit: Exit) -> String {
+/// How a process ended, as the predicate of a sentence.
+pub fn exit_text(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exited with status {code}"),
         Exit::Signal(signal) => format!("was ended by signal {signal} ({})", signals::name(signal)),
@@ -45,7 +45,7 @@ pub fn how(exit: Exit) -> String {
     }
 }
 
-pub(super) fn wish(request: Request) -> &'static str {
+pub(super) fn request_name(request: Request) -> &'static str {
     match request {
         Request::Upgrade | Request::UpgradeNow | Request::Hold => "upgrade",
         Request::Commit => "commit",
@@ -65,7 +65,7 @@ pub(super) fn ms(duration: Duration) -> u64 {
 }
 
 /// Milliseconds below ten seconds, seconds above.
-pub fn length(duration: Duration) -> String {
+pub fn duration_text(duration: Duration) -> String {
     match duration.as_millis() {
         millis @ 0..10_000 => format!("{millis} ms"),
         millis => format!("{} s", millis / 1000),

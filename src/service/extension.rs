@@ -1,4 +1,4 @@
-//! When the service manager is asked for more time (EXTEND_TIMEOUT_USEC).
+//! Requests for more time to the service manager (EXTEND_TIMEOUT_USEC).
 //!
 //! It is asked only while a start, upgrade or stop takes long, and never beyond our own limit:
 //! if we hang, the manager's timeout must still end us.
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 const FIRST: Duration = Duration::from_secs(2);
 /// The pause between two requests.
 const EVERY: Duration = Duration::from_secs(10);
-/// What each request asks for, counted from the request: more than two pauses.
+/// The time that each request asks for: more than two pauses.
 const BY: Duration = Duration::from_secs(25);
-/// The time after our own limit that the kill and its consequences take.
+/// The time that a kill and the cleanup after it take, beyond our own limit.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// One start, upgrade or stop that the manager waits for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct Extension {
     next: Instant,
     until: Instant,
 }
@@ -29,7 +29,7 @@ pub struct Saved {
     until: Duration,
 }
 
-impl Patience {
+impl Extension {
     /// The remaining time at `now`.
     pub(super) fn save(&self, now: Instant) -> Saved {
         let left = |at: Instant| at.saturating_duration_since(now);
@@ -37,16 +37,16 @@ impl Patience {
     }
 
     /// The same, with the remaining time counted from `now`.
-    pub(super) fn restore(saved: Saved, now: Instant) -> Patience {
-        Patience { next: now + saved.next, until: now + saved.until }
+    pub(super) fn restore(saved: Saved, now: Instant) -> Extension {
+        Extension { next: now + saved.next, until: now + saved.until }
     }
 
-    /// Something begins `now` that takes `limit` at most.
-    pub(super) fn new(now: Instant, limit: Duration) -> Patience {
-        Patience { next: now + FIRST, until: now + limit + MARGIN }
+    /// For a step that begins `now` and takes `limit` at most.
+    pub(super) fn new(now: Instant, limit: Duration) -> Extension {
+        Extension { next: now + FIRST, until: now + limit + MARGIN }
     }
 
-    /// It may take `limit` from `now` on, if that is longer.
+    /// The step may take `limit` from `now` on, if that is longer.
     pub(super) fn prolong(&mut self, now: Instant, limit: Duration) {
         self.until = self.until.max(now + limit + MARGIN);
     }
@@ -57,7 +57,7 @@ impl Patience {
     }
 
     /// How much more time is requested at `now`, if a request is due.
-    pub(super) fn ask(&mut self, now: Instant) -> Option<Duration> {
+    pub(super) fn request(&mut self, now: Instant) -> Option<Duration> {
         self.due().filter(|due| *due <= now)?;
         self.next = now + EVERY;
         let left = self.until.saturating_duration_since(now);
@@ -72,39 +72,39 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Each request, in seconds from the beginning, and what it asks for.
-    fn requests(patience: &mut Patience, from: Instant) -> Vec<(u64, u64)> {
-        let mut asked = Vec::new();
-        while let Some(due) = patience.due() {
-            let Some(by) = patience.ask(due) else { break };
-            asked.push(((due - from).as_secs(), by.as_secs()));
+    fn requests(extension: &mut Extension, from: Instant) -> Vec<(u64, u64)> {
+        let mut requests = Vec::new();
+        while let Some(due) = extension.due() {
+            let Some(by) = extension.request(due) else { break };
+            requests.push(((due - from).as_secs(), by.as_secs()));
         }
-        asked
+        requests
     }
 
     #[test]
     fn each_request_comes_before_half_of_the_one_before_is_over_and_none_beyond_the_limit() {
         let now = Instant::now();
-        let mut patience = Patience::new(now, 30 * SECOND);
-        assert_eq!(patience.ask(now), None, "what is quick asks for nothing");
-        let asked = requests(&mut patience, now);
+        let mut extension = Extension::new(now, 30 * SECOND);
+        assert_eq!(extension.request(now), None, "what is quick asks for nothing");
+        let asked = requests(&mut extension, now);
         assert_eq!(asked, [(2, 25), (12, 23), (22, 13), (32, 3)]);
-        assert_eq!(patience.ask(now + 99 * SECOND), None);
+        assert_eq!(extension.request(now + 99 * SECOND), None);
     }
 
     #[test]
     fn it_can_be_prolonged_and_never_shortened() {
         let now = Instant::now();
-        let mut patience = Patience::new(now, 10 * SECOND);
-        patience.prolong(now + 5 * SECOND, 10 * SECOND);
-        patience.prolong(now + 6 * SECOND, SECOND);
-        assert_eq!(requests(&mut patience, now), [(2, 18), (12, 8)]);
+        let mut extension = Extension::new(now, 10 * SECOND);
+        extension.prolong(now + 5 * SECOND, 10 * SECOND);
+        extension.prolong(now + 6 * SECOND, SECOND);
+        assert_eq!(requests(&mut extension, now), [(2, 18), (12, 8)]);
     }
 
     #[test]
     fn a_late_call_asks_once() {
         let now = Instant::now();
-        let mut patience = Patience::new(now, 60 * SECOND);
-        assert_eq!(patience.ask(now + 50 * SECOND), Some(15 * SECOND));
-        assert_eq!(patience.ask(now + 50 * SECOND), None);
+        let mut extension = Extension::new(now, 60 * SECOND);
+        assert_eq!(extension.request(now + 50 * SECOND), Some(15 * SECOND));
+        assert_eq!(extension.request(now + 50 * SECOND), None);
     }
 }
