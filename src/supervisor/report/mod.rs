@@ -233,7 +233,7 @@ fn ready(worker: &Named, kind: AckKind, after: Duration, config: &Config) {
             // Nobody has looked at listeners that are not there, or not ours.
             let unseen = match config.acks.accepting && config.follow.is_none() {
                 true => {
-                    let doubt = profiles::doubt(&worker.command, &config.dialects);
+                    let doubt = profiles::listener_hint(&worker.command, &config.dialects);
                     format!(" and was not seen to wait on a listener ({doubt})")
                 }
                 false => String::new(),
@@ -249,16 +249,16 @@ fn gone(worker: &Named, exit: Exit, age: Duration, asked: bool, left: Option<boo
     let (generation, pid) = (worker.generation.0, worker.pid);
     let left = match left {
         Some(true) => {
-            let exec = profiles::gives_way(&worker.command);
+            let exec = profiles::exec_hint(&worker.command);
             format!("; it left processes behind, which finish what they have{exec}")
         }
         // It looks like a server that went into the background.
         Some(false) if exit == Exit::Code(0) && !asked => {
-            let how = profiles::stays(&worker.command);
+            let how = profiles::foreground_hint(&worker.command);
             format!("; it left processes behind: if it daemonises, run it in the foreground{how}")
         }
         Some(false) => {
-            let exec = profiles::gives_way(&worker.command);
+            let exec = profiles::exec_hint(&worker.command);
             format!("; it left processes behind, they are asked to stop{exec}")
         }
         None => String::new(),
