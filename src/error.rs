@@ -18,7 +18,7 @@ pub enum Error {
         /// Why it failed: `permission denied`, `address already in use`.
         why: String,
         /// What the reader can do about it, without brackets.
-        next: Option<String>,
+        advice: Option<String>,
     },
     /// A descriptor that we were started with is not what it should be.
     Inherited {
@@ -28,7 +28,7 @@ pub enum Error {
         why: String,
     },
     /// Another instance holds our name.
-    Held {
+    NameTaken {
         /// The name.
         name: String,
         /// Who has it, if that is known.
@@ -43,14 +43,14 @@ pub enum Error {
         /// Why it failed.
         why: String,
         /// What the reader can do about it, without brackets.
-        next: Option<String>,
+        advice: Option<String>,
     },
 }
 
 impl Error {
     /// Shorthand for [`Error::Cannot`] without advice.
     pub fn cannot(attempt: impl Into<String>, why: impl fmt::Display) -> Self {
-        Error::Cannot { attempt: attempt.into(), why: why.to_string(), next: None }
+        Error::Cannot { attempt: attempt.into(), why: why.to_string(), advice: None }
     }
 
     /// Exit status: 2 for usage, 100 for a name that is taken, 125 for a failure of
@@ -58,7 +58,7 @@ impl Error {
     pub fn status(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
-            Error::Held { .. } => 100,
+            Error::NameTaken { .. } => 100,
             Error::Bind { .. } | Error::Inherited { .. } | Error::Failed(_) | Error::Cannot { .. } => 125,
         }
     }
@@ -66,13 +66,13 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let next = match self {
+        let advice = match self {
             Error::Usage(message) | Error::Failed(message) => return f.write_str(message),
-            Error::Bind { bind, why, next } => {
+            Error::Bind { bind, why, advice } => {
                 write!(f, "cannot bind {bind}: {why}")?;
-                next
+                advice
             }
-            Error::Held { name, pid } => {
+            Error::NameTaken { name, pid } => {
                 let holder = pid.map_or("another instance".into(), |pid| format!("pid {pid}"));
                 return write!(
                     f,
@@ -80,13 +80,13 @@ impl fmt::Display for Error {
                 );
             }
             Error::Inherited { fd, why } => return write!(f, "cannot use inherited fd {fd}: {why}"),
-            Error::Cannot { attempt, why, next } => {
+            Error::Cannot { attempt, why, advice } => {
                 write!(f, "cannot {attempt}: {why}")?;
-                next
+                advice
             }
         };
-        match next {
-            Some(next) => write!(f, " ({next})"),
+        match advice {
+            Some(advice) => write!(f, " ({advice})"),
             None => Ok(()),
         }
     }

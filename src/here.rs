@@ -8,8 +8,8 @@
 
 use crate::error::{Error, reason};
 use crate::listener::options::digits;
+use crate::sys::exec::exec_first;
 use crate::sys::fd::duplicate;
-use crate::sys::replace::replace;
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::Pid;
@@ -23,7 +23,7 @@ use std::path::Path;
 pub const WORD: &str = "here";
 
 /// Variables that hold the process id of the parent.
-const PARENTS: [&str; 2] = ["EINHORN_MASTER_PID", "GUNICORN_PID"];
+const PARENT_PID_VARIABLES: [&str; 2] = ["EINHORN_MASTER_PID", "GUNICORN_PID"];
 
 const HELP: &str = "\
 Take the sockets in a script that graceful-run runs
@@ -50,7 +50,7 @@ cannot be executed or is not found. See graceful-run(1).
 
 /// Executes CMD. It returns only if that fails, with the exit status and a last line, or after
 /// printing the help.
-pub fn here(arguments: &[OsString]) -> (u8, Option<String>) {
+pub fn run(arguments: &[OsString]) -> (u8, Option<String>) {
     let command = match arguments {
         [first, ..] if first == "--help" || first == "-h" => {
             // A reader may close the pipe early.
@@ -83,9 +83,11 @@ fn usage(message: &str) -> (u8, Option<String>) {
 fn check_sockets() -> Result<(), Error> {
     let attempt = "take the sockets here";
     let Some(count) = std::env::var_os("LISTEN_FDS") else {
-        let (why, next) = match std::env::var_os("GRACEFUL_RUN_PID") {
+        let (why, advice) = match std::env::var_os("GRACEFUL_RUN_PID") {
             // In these dialects only the process id of the parent has to be changed.
-            Some(_) if PARENTS.iter().any(|name| std::env::var_os(name).is_some()) => return Ok(()),
+            Some(_) if PARENT_PID_VARIABLES.iter().any(|name| std::env::var_os(name).is_some()) => {
+                return Ok(());
+            }
             Some(_) if std::env::var_os("GRACEFUL_RUN_LISTENERS").is_some_and(|list| !list.is_empty()) => (
                 "the dialect hands over no LISTEN_FDS, and does not depend on the process",
                 "leave 'graceful-run here' out, or add listen-fds to --export",
@@ -96,7 +98,7 @@ fn check_sockets() -> Result<(), Error> {
                 "LISTEN_FDS is not set: run it in the COMMAND of graceful-run -b",
             ),
         };
-        return Err(refused(attempt.into(), why, next));
+        return Err(refused(attempt.into(), why, advice));
     };
     let text = count.to_string_lossy();
     let number = digits(&text).and_then(|text| text.parse::<RawFd>().ok()).filter(|&n| n < 1 << 16);
@@ -113,14 +115,14 @@ fn check_sockets() -> Result<(), Error> {
             Err(error) if error.raw_os_error() == Some(Errno::EBADF as i32) => "it is not open".to_owned(),
             Err(error) => reason(&error),
         };
-        let next = "somebody in between has closed it, as npm and node do with what they inherit: run node server.js itself";
-        return Err(refused(format!("{attempt}: descriptor {fd} of LISTEN_FDS={text}"), &why, next));
+        let advice = "somebody in between has closed it, as npm and node do with what they inherit: run node server.js itself";
+        return Err(refused(format!("{attempt}: descriptor {fd} of LISTEN_FDS={text}"), &why, advice));
     }
     Ok(())
 }
 
-fn refused(attempt: String, why: &str, next: &str) -> Error {
-    Error::Cannot { attempt, why: why.into(), next: Some(next.into()) }
+fn refused(attempt: String, why: &str, advice: &str) -> Error {
+    Error::Cannot { attempt, why: why.into(), advice: Some(advice.into()) }
 }
 
 /// Returns only if CMD could not be executed.
@@ -134,7 +136,7 @@ fn execute(name: &OsStr, command: &[OsString]) -> Result<(u8, Option<String>), E
         command.iter().map(|word| c_string(word.as_bytes().to_vec())).collect::<Result<_, _>>()?;
     let env = environment(std::env::vars_os(), Pid::parent());
     let env: Vec<CString> = env.into_iter().map(c_string).collect::<Result<_, _>>()?;
-    let errno = replace(&programs, &argv, &env);
+    let errno = exec_first(&programs, &argv, &env);
     let shown = name.to_string_lossy();
     Ok(match errno {
         Errno::ENOENT | Errno::ENOTDIR if !name.as_bytes().contains(&b'/') => {
@@ -165,7 +167,7 @@ fn candidates(name: &OsStr, path: Option<OsString>) -> Vec<OsString> {
 fn environment(ours: impl Iterator<Item = (OsString, OsString)>, parent: Pid) -> Vec<Vec<u8>> {
     let kept = ours.filter(|(key, _)| key != "LISTEN_PID" && key != "LISTEN_PIDFDID");
     let pair = |(key, value): (OsString, OsString)| {
-        let value = match PARENTS.iter().any(|name| key == *name) {
+        let value = match PARENT_PID_VARIABLES.iter().any(|name| key == *name) {
             true => parent.to_string().into(),
             false => value,
         };

@@ -15,11 +15,11 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 /// Lines that wait for a slow reader.
-const QUEUE: usize = 1024;
+const QUEUE_LENGTH: usize = 1024;
 /// How long our last words may take.
-const FLUSH: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The same for those after which we go on.
-const BRIEFLY: Duration = Duration::from_millis(50);
+const BRIEF_FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
 
 enum Message {
     Line(Vec<u8>),
@@ -38,7 +38,7 @@ static STARTED: OnceLock<Flusher> = OnceLock::new();
 /// Returns once everything logged so far is written, or after a moment.
 pub fn flush_briefly() {
     if let Some(flusher) = STARTED.get() {
-        flusher.flush_within(BRIEFLY);
+        flusher.flush_within(BRIEF_FLUSH_TIMEOUT);
     }
 }
 
@@ -52,8 +52,11 @@ struct Queue {
 /// # Errors
 /// When no thread can be had.
 pub fn start(level: LevelFilter, format: LogFormat) -> io::Result<Flusher> {
-    let (queue, lines) = bounded(QUEUE);
-    std::thread::Builder::new().name("log".into()).stack_size(128 * 1024).spawn(move || write(&lines))?;
+    let (queue, lines) = bounded(QUEUE_LENGTH);
+    std::thread::Builder::new()
+        .name("log".into())
+        .stack_size(128 * 1024)
+        .spawn(move || write_lines(&lines))?;
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level);
@@ -81,7 +84,7 @@ pub fn start(level: LevelFilter, format: LogFormat) -> io::Result<Flusher> {
 impl Flusher {
     /// Returns once everything logged so far is written, or after a second.
     pub fn flush(&self) {
-        self.flush_within(FLUSH);
+        self.flush_within(FLUSH_TIMEOUT);
     }
 
     fn flush_within(&self, limit: Duration) {
@@ -94,21 +97,21 @@ impl Flusher {
     /// Why we end: plain whatever the form and the level of the log, since people
     /// and scripts read the last line of stderr.
     pub fn last_line(&self, line: &str) {
-        let _ = self.queue.send_timeout(Message::Line(plain(line)), FLUSH);
+        let _ = self.queue.send_timeout(Message::Line(format_line(line)), FLUSH_TIMEOUT);
         self.flush();
     }
 }
 
 /// A line before there is a log.
 pub fn write_line(line: &str) {
-    let _ = io::stderr().write_all(&plain(line));
+    let _ = io::stderr().write_all(&format_line(line));
 }
 
-fn plain(line: &str) -> Vec<u8> {
+fn format_line(line: &str) -> Vec<u8> {
     format!("graceful-run: {}\n", escape(line)).into_bytes()
 }
 
-fn write(lines: &Receiver<Message>) {
+fn write_lines(lines: &Receiver<Message>) {
     let mut stderr = io::stderr();
     for message in lines {
         match message {

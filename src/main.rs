@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     inherited::block_all_signals();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     match arguments.get(1).and_then(|word| word.to_str()).unwrap_or_default() {
-        here::WORD => exit(here::here(&arguments[2..])),
+        here::WORD => exit(here::run(&arguments[2..])),
         ctl::WORD => run_ctl(&arguments[1..]),
         doctor::WORD => run_doctor(&arguments[1..]),
         _ => match reexec::check_arguments(&arguments) {
@@ -50,7 +50,7 @@ fn exit((status, line): Outcome) -> ExitCode {
 }
 
 fn run_ctl(arguments: &[OsString]) -> ExitCode {
-    inherited::unblock_all();
+    inherited::unblock_all_signals();
     match Ctl::try_parse_from(arguments) {
         Ok(cli) => exit(ctl::run(&cli)),
         Err(error) => {
@@ -64,9 +64,9 @@ fn run_ctl(arguments: &[OsString]) -> ExitCode {
 }
 
 fn run_doctor(arguments: &[OsString]) -> ExitCode {
-    inherited::unblock_all();
+    inherited::unblock_all_signals();
     match Doctor::try_parse_from(arguments) {
-        Ok(cli) => exit(doctor::doctor(&cli)),
+        Ok(cli) => exit(doctor::run(&cli)),
         Err(error) => refuse(&error, DOCTOR_HELP),
     }
 }
@@ -111,7 +111,7 @@ fn configure_and_supervise(cli: Cli, separated: bool, state: Option<State>) -> R
 fn inherited_state() -> Option<State> {
     let state =
         reexec::inherited_state()?.and_then(|text| State::decode(&text)).unwrap_or_else(|why| abandon(&why));
-    inherited::restore(state.given);
+    inherited::restore(state.inherited);
     Some(state)
 }
 
@@ -138,7 +138,7 @@ fn check_takeover(arguments: &[OsString]) -> ExitCode {
         let state = State::decode(&text)?;
         let cli = Cli::try_parse_from(arguments).map_err(|error| complaint(&error, HELP))?;
         let separated = is_separated(arguments, &cli.command);
-        let ignored = |signal| state.given.ignored(signal);
+        let ignored = |signal| state.inherited.ignored(signal);
         Config::new(cli, separated, ignored).map_err(|error| error.to_string()).map(|_| answer)
     });
     let (status, line) = match answer {

@@ -194,7 +194,7 @@ fn ask(address: SocketAddr) -> io::Result<u32> {
 /// A bound socket of which nobody has said yet that it listens.
 fn bound(address: SocketAddr) -> TcpListener {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    steering::reuseport(socket.as_fd()).expect("SO_REUSEPORT");
+    steering::set_reuseport(socket.as_fd()).expect("SO_REUSEPORT");
     socket.bind(&SockAddr::from(address)).expect("bind");
     socket.into()
 }
@@ -203,8 +203,8 @@ fn bound(address: SocketAddr) -> TcpListener {
 fn start(books: &mut impl Books, address: SocketAddr, size: usize, number: u32) -> Server {
     let listeners: Vec<TcpListener> = (0..size).map(|_| bound(address)).collect();
     for listener in &listeners {
-        steering::relisten(listener.as_fd(), 128).expect("listen");
-        let (_, inode) = fd::identity(listener.as_raw_fd()).expect("an inode");
+        steering::listen(listener.as_fd(), 128).expect("listen");
+        let (_, inode) = fd::device_and_inode(listener.as_raw_fd()).expect("an inode");
         let copy = listener.try_clone().expect("a copy");
         books.join(Member(copy.into()), inode, WorkerId(number));
     }

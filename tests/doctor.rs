@@ -231,20 +231,20 @@ fn who_watches_our_calls_already_is_named() {
         no_new_privs: false,
         death_signal: Some(libc::SIGKILL),
         filter: Some(filter),
-        image: None,
+        program_fd: None,
     };
-    let Child { pid, calls, .. } = match spawn(&launch) {
+    let Child { pid, seccomp_listener: listener, .. } = match spawn(&launch) {
         Ok(child) => child,
         Err(error) if am_root() => panic!("{error}"),
         Err(_) => return, // We ourselves are watched.
     };
     drop(write);
-    let calls = calls.expect("a listener");
+    let listener = listener.expect("a listener");
     File::from(go).write_all(b"\n").unwrap();
     // Until nobody is left who could call.
-    while seccomp::wait(calls.as_fd()).unwrap() {
-        if let Ok(Some(call)) = seccomp::receive(calls.as_fd()) {
-            let _ = seccomp::answer(calls.as_fd(), call.id, Answer::Continue);
+    while seccomp::wait(listener.as_fd()).unwrap() {
+        if let Ok(Some(call)) = seccomp::receive(listener.as_fd()) {
+            let _ = seccomp::answer(listener.as_fd(), call.id, Answer::Continue);
         }
     }
     let mut said = String::new();

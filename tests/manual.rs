@@ -81,7 +81,7 @@ fn every_dialect_is_explained() {
 
 #[test]
 fn every_exit_status_is_explained() {
-    let held = Error::Held { name: String::new(), pid: None };
+    let held = Error::NameTaken { name: String::new(), pid: None };
     let own = [Error::Usage(String::new()), held, Error::Failed(String::new())].map(|error| error.status());
     assert_eq!(own, [2, 100, 125]);
     let page = man_page();

@@ -37,7 +37,7 @@ fn launch(program: &str, arguments: &[&str]) -> Launch {
         // A test that fails leaves nothing behind.
         death_signal: Some(libc::SIGKILL),
         filter: None,
-        image: None,
+        program_fd: None,
     }
 }
 
@@ -126,18 +126,18 @@ fn what_a_worker_leaves_behind_is_known_as_its_own() {
     pids.sort();
 
     let family = Family { worker, group: worker, supervisor: Pid::this(), start: 7 };
-    assert!(family.has(worker));
+    assert!(family.contains(worker));
     for pid in pids {
-        assert!(family.has(pid), "{pid} descends from it or was left behind");
+        assert!(family.contains(pid), "{pid} descends from it or was left behind");
     }
     let below: Vec<Pid> = tree::descendants(worker);
     assert!(below.contains(&lost));
     assert!(tree::children(worker).iter().all(|pid| below.contains(pid)));
     assert!(tree::descendants(Pid::this()).contains(&lost));
     for stranger in [other, Pid::this(), Pid::parent(), Pid::from_raw(1)] {
-        assert!(!family.has(stranger), "{stranger}");
+        assert!(!family.contains(stranger), "{stranger}");
     }
-    assert!(!Family { start: 9, worker: other, group: other, ..family }.has(worker));
+    assert!(!Family { start: 9, worker: other, group: other, ..family }.contains(worker));
 
     drop(hold);
     // read(1) fails at the end of its input.
@@ -146,7 +146,7 @@ fn what_a_worker_leaves_behind_is_known_as_its_own() {
     orphans.sort();
     let kept: Vec<Pid> = pids.into_iter().filter(|&pid| pid != lost).collect();
     assert_eq!(orphans, kept);
-    assert!(!family.has(lost), "it has cut every tie");
+    assert!(!family.contains(lost), "it has cut every tie");
     assert!(Family { start: 0, worker: other, group: other, ..family }.orphans(&[other]).is_empty());
     assert!(family.orphans(&orphans).is_empty(), "those we know are left out");
     assert!(process::group_exists(worker), "the group outlives its leader");

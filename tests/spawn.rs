@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use graceful_run::sys::child::{Child, Launch, SpawnError, Step, spawn};
-use graceful_run::sys::identity::{Identity, identity};
+use graceful_run::sys::identity::{Identity, find_identity};
 use graceful_run::sys::inherited;
 use graceful_run::sys::pidfd;
 use graceful_run::sys::process::{self, Exit};
@@ -50,7 +50,7 @@ fn launch(argv: &[&str]) -> Launch {
         // A test that fails leaves nothing behind.
         death_signal: Some(libc::SIGKILL),
         filter: None,
-        image: None,
+        program_fd: None,
     }
 }
 
@@ -433,7 +433,7 @@ fn the_pidfd_is_the_childs() {
 // Another user
 
 fn another_user() -> Identity {
-    identity("nobody:65533").expect("nobody is a user everywhere")
+    find_identity("nobody:65533").expect("nobody is a user everywhere")
 }
 
 const REGAIN: &str = r"
@@ -519,9 +519,9 @@ fn inner_not_root() {
     if !is_inner() {
         return;
     }
-    let message = identity("root").expect_err("we are nobody");
+    let message = find_identity("root").expect_err("we are nobody");
     assert!(message.contains("only root can become another user"), "{message}");
-    let us = identity(&format!("{}:{}", nix::unistd::getuid(), nix::unistd::getgid()));
+    let us = find_identity(&format!("{}:{}", nix::unistd::getuid(), nix::unistd::getgid()));
     let us = us.expect("ourselves");
     assert!(us.is_ours());
     let mut changed = launch(&["/bin/true"]);
@@ -654,7 +654,7 @@ fn call(calls: &OwnedFd) -> Call {
 fn watched(mut launch: Launch) -> (Pid, OwnedFd) {
     launch.filter = Some(Filter::new().expect("a machine that we know"));
     let child = spawn(&launch).expect("starts");
-    (child.pid, child.calls.expect("a listener"))
+    (child.pid, child.seccomp_listener.expect("a listener"))
 }
 
 #[test]
@@ -672,18 +672,18 @@ for wanted in 0, 98:
     let (pid, calls) = watched(python(code));
     for answer in [Answer::Continue, Answer::Failed(Errno::EADDRINUSE)] {
         let bind = call(&calls);
-        let Operation::Bind(at, length) = bind.what else { panic!("{bind:?}") };
-        let address = seccomp::address(bind.thread, at, length).expect("readable");
+        let Operation::Bind(at, length) = bind.operation else { panic!("{bind:?}") };
+        let address = seccomp::read_address(bind.thread, at, length).expect("readable");
         assert_eq!(address[4..8], [127, 0, 0, 1]);
         assert_eq!(seccomp::process_of(bind.thread), Some(pid));
-        assert!(seccomp::closes_on_exec(bind.thread, bind.number), "as python makes them");
+        assert!(seccomp::is_close_on_exec(bind.thread, bind.fd), "as python makes them");
         seccomp::answer(calls.as_fd(), bind.id, Answer::Continue).expect("waits for it");
         assert!(!seccomp::is_pending(calls.as_fd(), bind.id));
 
         let listen = call(&calls);
-        assert_eq!(listen.what, Operation::Listen(7));
+        assert_eq!(listen.operation, Operation::Listen(7));
         assert!(seccomp::is_pending(calls.as_fd(), listen.id));
-        let socket = pidfd::duplicate(listen.thread, listen.number).expect("may be traced");
+        let socket = pidfd::duplicate(listen.thread, listen.fd).expect("may be traced");
         assert!(nix::sys::socket::getsockname::<nix::sys::socket::SockaddrIn>(socket.as_raw_fd()).is_ok());
         seccomp::answer(calls.as_fd(), listen.id, answer).expect("waits for it");
     }
@@ -704,7 +704,7 @@ sys.exit(one.getsockname()[1] == int(sys.argv[1]) and not one.get_inheritable())
     launch.argv.push(text(port.to_string()));
     let (pid, calls) = watched(launch);
     let bind = call(&calls);
-    seccomp::replace_fd(calls.as_fd(), bind.id, ours.as_fd(), bind.number, true).expect("put");
+    seccomp::replace_fd(calls.as_fd(), bind.id, ours.as_fd(), bind.fd, true).expect("put");
     seccomp::answer(calls.as_fd(), bind.id, Answer::Done).expect("answered");
     assert_eq!(process::wait(pid), Some(Exit::Code(1)), "it is our socket, and closes at exec");
 }
@@ -729,7 +729,7 @@ fn a_watched_child_becomes_the_user_that_it_is_to_be() {
         return;
     }
     let mut launch = python("import socket; print(open('/proc/self/status').read())");
-    launch.identity = Some(identity("nobody").expect("there is one"));
+    launch.identity = Some(find_identity("nobody").expect("there is one"));
     launch.filter = Filter::new();
     let status = output(launch);
     assert!(status.contains("\nNoNewPrivs:\t0\n"), "root needs none: {status}");

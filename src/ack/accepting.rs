@@ -6,7 +6,7 @@
 //! Without the permission to read that (Yama, another user) the answer is no.
 
 use crate::sys::proc_fd;
-use crate::sys::{listening, tree};
+use crate::sys::{listeners, tree};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -25,7 +25,7 @@ pub fn is_accepting(worker: Pid, inodes: &BTreeSet<u64>) -> bool {
 /// thread of it waits on that now. A child may have inherited an epoll set with a listener that
 /// it does not hold, and one that is busy waits on nothing.
 pub fn waits_on_any(pid: Pid, inodes: &BTreeSet<u64>) -> bool {
-    let held: BTreeSet<u64> = proc_fd::sockets(pid).intersection(inodes).copied().collect();
+    let held: BTreeSet<u64> = proc_fd::socket_inodes(pid).intersection(inodes).copied().collect();
     let mut missing = held.clone();
     if !held.is_empty() {
         remove_waited_on(pid, &mut missing);
@@ -56,7 +56,7 @@ pub fn is_serving(worker: Pid, listeners: &[(u64, Option<u16>)]) -> bool {
         remove_epolled(pid, &mut missing);
         remove_waited_on(pid, &mut missing);
     }
-    let busy = |port: Option<u16>| port.is_some_and(|port| listening::has_accepted(&tree, &[], port));
+    let busy = |port: Option<u16>| port.is_some_and(|port| listeners::have_accepted_on(&tree, &[], port));
     let served = |&(inode, port): &(u64, Option<u16>)| !missing.contains(&inode) || busy(port);
     !listeners.is_empty() && listeners.iter().all(served)
 }
@@ -66,7 +66,7 @@ pub fn is_serving(worker: Pid, listeners: &[(u64, Option<u16>)]) -> bool {
 /// only of processes that wait with epoll and are not stopped.
 pub fn have_stopped_accepting(pids: &[Pid], inodes: &BTreeSet<u64>) -> bool {
     pids.iter().all(|&pid| {
-        let held: BTreeSet<u64> = proc_fd::sockets(pid).intersection(inodes).copied().collect();
+        let held: BTreeSet<u64> = proc_fd::socket_inodes(pid).intersection(inodes).copied().collect();
         if held.is_empty() {
             return true;
         }
@@ -79,7 +79,7 @@ pub fn have_stopped_accepting(pids: &[Pid], inodes: &BTreeSet<u64>) -> bool {
 
 /// Removes from `missing` what an epoll set of `pid` holds; false if it has no such set.
 fn remove_epolled(pid: Pid, missing: &mut BTreeSet<u64>) -> bool {
-    let polled = proc_fd::polled(pid);
+    let polled = proc_fd::epoll_inodes(pid);
     missing.retain(|inode| !polled.as_ref().is_some_and(|polled| polled.contains(inode)));
     polled.is_some()
 }
@@ -123,7 +123,7 @@ fn polled_by(pid: Pid, line: &str) -> Option<BTreeSet<u64>> {
     let mut words = line.split_whitespace();
     let number: i64 = words.next()?.parse().ok()?;
     let set = u64::from_str_radix(words.next()?.trim_start_matches("0x"), 16).ok()?;
-    WAITS.contains(&number).then(|| proc_fd::polled_by(pid, set))
+    WAITS.contains(&number).then(|| proc_fd::epoll_set_inodes(pid, set))
 }
 
 /// Where the arguments of a system call name the descriptors that it waits on.
@@ -190,7 +190,7 @@ fn selected(pid: Pid, count: u64, address: u64) -> Option<Vec<u64>> {
 
 fn socket_inode(pid: Pid, fd: u64) -> Option<u64> {
     let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
-    proc_fd::inode_of(target.to_str()?)
+    proc_fd::parse_socket_link(target.to_str()?)
 }
 
 fn entries(directory: &str) -> Vec<String> {

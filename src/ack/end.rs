@@ -193,7 +193,7 @@ fn read_notify(socket: &NotifySocket, worker: Worker, strangers: &mut u64) -> Re
 fn is_from_worker(pid: i32, uid: u32, worker: Worker) -> bool {
     let (pid, uid) = (Pid::from_raw(pid), Uid::from_raw(uid));
     let known = uid == worker.uid || uid.is_root() || uid == Uid::effective();
-    pid.as_raw() > 0 && (worker.family.has(pid) || known && kill(pid, None) == Err(Errno::ESRCH))
+    pid.as_raw() > 0 && (worker.family.contains(pid) || known && kill(pid, None) == Err(Errno::ESRCH))
 }
 
 /// Ignores a message of another process. Only the first one is logged as a warning.
@@ -261,7 +261,7 @@ impl EinhornSocket {
                 Err(_) => break,
             };
             let Ok(peer) = getsockopt(&stream, sockopt::PeerCredentials) else { continue };
-            if !worker.family.has(Pid::from_raw(peer.pid())) {
+            if !worker.family.contains(Pid::from_raw(peer.pid())) {
                 ignore(peer.pid(), worker, strangers);
                 continue;
             }
@@ -313,7 +313,7 @@ impl Line {
             let Some(pid) = einhorn::acked(&line[..end]) else { continue };
             let own = match self.peer {
                 Some(peer) => peer == pid,
-                None => worker.family.has(Pid::from_raw(pid)),
+                None => worker.family.contains(Pid::from_raw(pid)),
             };
             if own {
                 outcome.ready = Some(AckKind::Einhorn);

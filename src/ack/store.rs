@@ -5,7 +5,7 @@
 //! serves in the slot. If the upgrade is undone, its changes are dropped.
 
 use crate::core::event::{Generation, Slot};
-use crate::sys::fd::same_file;
+use crate::sys::fd::is_same_file;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -108,7 +108,7 @@ impl Store {
     /// What would be done with a descriptor.
     pub(super) fn verdict(&self, slot: Slot, generation: Generation, fd: &OwnedFd) -> Verdict {
         let served = self.served.get(&slot).is_some_and(|served| generation <= *served);
-        let same = |it: &Kept| same_file(it.fd.as_raw_fd(), fd.as_raw_fd());
+        let same = |it: &Kept| is_same_file(it.fd.as_raw_fd(), fd.as_raw_fd());
         match self.kept.get(&slot).map_or(0, Vec::len) {
             _ if !served && self.undone.contains(&generation) => Verdict::Ignored,
             _ if self.stored(slot, generation).any(same) => Verdict::Ignored,

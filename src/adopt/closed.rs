@@ -3,7 +3,7 @@
 
 use super::{Adopt, Group, report};
 use crate::core::event::WorkerId;
-use crate::sys::flows;
+use crate::sys::tcp_diag;
 use log::info;
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ impl Adopt {
     pub fn forget_closed(&mut self) {
         self.share_late();
         let before = std::mem::take(&mut self.suspects);
-        let Ok(held) = flows::held_below_us() else { return };
+        let Ok(held) = tcp_diag::descendant_sockets() else { return };
         let lives = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| !worker.gone);
         let mut closed = Vec::new();
         for (key, group) in &self.groups {

@@ -9,7 +9,7 @@
 
 use crate::core::event::Time;
 use crate::sys::fd;
-use crate::sys::flows::{self, Flow, Moved, Open};
+use crate::sys::tcp_diag::{self, Connection, Flow, TcpInfo};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::collections::{BTreeSet, HashSet};
@@ -88,7 +88,7 @@ impl Drain {
     /// Begins, just after new connections at `ports` have been steered elsewhere: the handshakes
     /// now under way belong to the old listeners.
     pub fn begin(ports: BTreeSet<u16>, now: Time) -> Drain {
-        let handshakes = flows::arriving(&ports)
+        let handshakes = tcp_diag::handshakes(&ports)
             .inspect_err(|errno| log::debug!("cannot ask for handshakes under way: {errno}"))
             .ok();
         Drain {
@@ -152,7 +152,7 @@ impl Drain {
         }
         match &mut self.handshakes {
             Some(under_way) if under_way.is_empty() => {}
-            Some(under_way) => match flows::arriving(&self.ports) {
+            Some(under_way) => match tcp_diag::handshakes(&self.ports) {
                 Ok(arriving) => {
                     // A new handshake between the same ends belongs to the new listeners.
                     under_way.retain(|flow| arriving.contains(flow));
@@ -165,7 +165,7 @@ impl Drain {
     }
 
     fn count_connections(&self, left: &mut Left, root: Pid, others: &BTreeSet<Pid>, idle: Duration) {
-        let held = flows::held(root, others)
+        let held = tcp_diag::tree_sockets(root, others)
             .inspect_err(|error| log::debug!("cannot see what process {root} and its children hold: {error}"))
             .ok();
         // The kernel reads its whole table for this: not for a worker that has ended.
@@ -175,7 +175,7 @@ impl Drain {
         if held.is_none() {
             left.visibility = left.visibility.max(Visibility::PortsOnly);
         }
-        let open = match flows::open(&self.ports) {
+        let open = match tcp_diag::connections(&self.ports) {
             Ok(open) => open,
             Err(errno) => return left.mark_invisible(errno),
         };
@@ -204,8 +204,8 @@ fn waiting(listener: BorrowedFd<'_>) -> u32 {
 
 /// Whether the worker has nothing to send on a connection, and its peer has not sent anything for
 /// `idle`.
-fn is_idle(open: &Open, idle: Duration) -> bool {
-    let Some(moved) = open.moved else { return false };
+fn is_idle(open: &Connection, idle: Duration) -> bool {
+    let Some(moved) = open.tcp_info else { return false };
     let silence = moved.since_sent.min(moved.since_received);
     open.rqueue == 0
         && open.wqueue == 0
@@ -219,8 +219,8 @@ fn is_idle(open: &Open, idle: Duration) -> bool {
 /// data only if nothing has been sent for a while: with more than one such segment, the order is in
 /// doubt. (If a server greets its peers, a first request within a tick of the greeting is taken for
 /// one that has been answered.)
-fn required_silence(moved: &Moved, idle: Duration) -> Option<Duration> {
-    let Moved { since_sent, since_received, bytes_received, segments_sent, data_segments_sent } = *moved;
+fn required_silence(moved: &TcpInfo, idle: Duration) -> Option<Duration> {
+    let TcpInfo { since_sent, since_received, bytes_received, segments_sent, data_segments_sent } = *moved;
     let has_spoken = data_segments_sent > 0;
     if bytes_received == 0 || (has_spoken && since_sent < since_received) {
         Some(idle)

@@ -33,7 +33,7 @@ pub trait Socket {
     /// The socket leaves the group, even if other processes hold it; the last member takes its index.
     ///
     /// # Errors
-    /// As [`steering::leave`]: it is in no group.
+    /// As [`steering::leave_group`]: it is in no group.
     fn leave(&self) -> io::Result<()>;
 
     /// Whether it still listens: its worker may have called shutdown(2), and so have left the
@@ -49,7 +49,7 @@ impl Socket for OwnedFd {
     }
 
     fn leave(&self) -> io::Result<()> {
-        Ok(steering::leave(self.as_fd())?)
+        Ok(steering::leave_group(self.as_fd())?)
     }
 
     fn listens(&self) -> bool {

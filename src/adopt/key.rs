@@ -83,7 +83,7 @@ impl Key {
             Ok(Domain::IPV4 | Domain::IPV6) => {}
             _ => return Ok(None),
         }
-        let bytes = seccomp::address(call.thread, at, length)?;
+        let bytes = seccomp::read_address(call.thread, at, length)?;
         Ok(parse(&bytes).and_then(|address| Key::new(socket, address)))
     }
 

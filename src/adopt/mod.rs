@@ -332,12 +332,12 @@ impl Adopt {
         let mut listen_ports = ListenPorts::default();
         for (key, group) in &self.groups {
             listen_ports.listeners.extend(group.inodes());
-            listen_ports.at(key.address);
+            listen_ports.add_tcp(key.address);
         }
         for (key, inode) in self.shared.all() {
             listen_ports.listeners.insert(inode);
             if key.transport == Transport::Stream {
-                listen_ports.at(key.address);
+                listen_ports.add_tcp(key.address);
             }
         }
         listen_ports

@@ -13,7 +13,8 @@ use std::sync::Arc;
 /// alone, with no copy and no epoll set.
 pub(super) fn can_be_replaced(call: &Call, socket: &OwnedFd) -> bool {
     let process = seccomp::process_of(call.thread).unwrap_or(call.thread);
-    fd::identity(socket.as_raw_fd()).is_ok_and(|(_, inode)| proc_fd::is_held_once(process, inode))
+    fd::device_and_inode(socket.as_raw_fd())
+        .is_ok_and(|(_, inode)| proc_fd::has_single_reference(process, inode))
 }
 
 /// Replaces the caller's own socket with `ours`. Close-on-exec stays as it was. O_NONBLOCK is set
@@ -32,8 +33,8 @@ pub(super) fn replace(
         wanted.set(OFlag::O_NONBLOCK, nonblock);
         let _ = fcntl(ours, F_SETFL(wanted));
     }
-    let close = seccomp::closes_on_exec(call.thread, call.number);
-    seccomp::replace_fd(calls.as_fd(), call.id, ours, call.number, close).is_ok()
+    let close = seccomp::is_close_on_exec(call.thread, call.fd);
+    seccomp::replace_fd(calls.as_fd(), call.id, ours, call.fd, close).is_ok()
 }
 
 /// The message for a call whose socket could not be inspected.

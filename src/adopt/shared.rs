@@ -4,7 +4,7 @@
 use super::key::{Key, Transport};
 use crate::core::event::WorkerId;
 use crate::sys::pidfd;
-use crate::sys::{fd, flows, steering};
+use crate::sys::{fd, steering, tcp_diag};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +49,7 @@ impl Shared {
     }
 
     pub(super) fn hold(&mut self, key: Key, fd: OwnedFd, ours: bool) {
-        if let Ok((_, inode)) = fd::identity(fd.as_raw_fd()) {
+        if let Ok((_, inode)) = fd::device_and_inode(fd.as_raw_fd()) {
             self.sockets.entry(key).or_default().push(Socket { fd, inode, ours });
         }
     }
@@ -73,7 +73,7 @@ impl Shared {
     pub(super) fn counts(&self) -> impl Iterator<Item = (&Key, usize, Option<u32>)> {
         self.sockets.iter().map(|(key, sockets)| {
             let waiting =
-                || sockets.iter().filter_map(|socket| steering::waiting(socket.fd.as_fd()).ok()).sum();
+                || sockets.iter().filter_map(|socket| steering::queue_length(socket.fd.as_fd()).ok()).sum();
             (key, sockets.len(), (key.transport == Transport::Stream).then(waiting))
         })
     }
@@ -104,7 +104,7 @@ impl Shared {
             }
         }
         // It may also have closed shared sockets that it was given.
-        if let Ok(held) = flows::held(root, &BTreeSet::new()) {
+        if let Ok(held) = tcp_diag::tree_sockets(root, &BTreeSet::new()) {
             for (key, sockets) in
                 self.sockets.iter_mut().filter(|(key, _)| key.transport == Transport::Datagram)
             {

@@ -9,7 +9,7 @@ use crate::ack::accepting;
 use crate::core::event::{Time, WorkerId};
 use crate::sys::pidfd;
 use crate::sys::seccomp::{self, Answer, Call};
-use crate::sys::{fd, flows, steering};
+use crate::sys::{fd, steering, tcp_diag};
 use nix::fcntl::{F_GETFL, OFlag, fcntl};
 use nix::unistd::Pid;
 use std::collections::{BTreeSet, HashSet};
@@ -25,7 +25,7 @@ impl Adopt {
         key: Key,
         socket: OwnedFd,
     ) -> Answer {
-        let Ok((_, inode)) = fd::identity(socket.as_raw_fd()) else { return Answer::Continue };
+        let Ok((_, inode)) = fd::device_and_inode(socket.as_raw_fd()) else { return Answer::Continue };
         // The call was interrupted and is repeated.
         if self.shared.knows(inode) {
             return Answer::Done;
@@ -36,7 +36,7 @@ impl Adopt {
         // such as those of a resolver.
         let held = match sockets.is_empty() {
             true => HashSet::new(),
-            false => flows::held(worker.root, &BTreeSet::new()).unwrap_or_default(),
+            false => tcp_diag::tree_sockets(worker.root, &BTreeSet::new()).unwrap_or_default(),
         };
         let Some(ours) = sockets.iter().find(|socket| !held.contains(&socket.inode)) else {
             if key.transport == Transport::Datagram {
@@ -75,7 +75,7 @@ impl Adopt {
             .iter()
             .map(|socket| socket.fd.as_fd())
             .chain([socket.as_fd()])
-            .find_map(|socket| steering::reuseport(socket).err());
+            .find_map(|socket| steering::set_reuseport(socket).err());
         if let Some(errno) = failed {
             self.warn_once(id, format!("cannot set SO_REUSEPORT for {key}: {errno}"));
         }
@@ -117,7 +117,7 @@ impl Adopt {
     ) -> Answer {
         // Our own socket has the backlog that the user has chosen.
         let ours = self.shared.all_ours().any(|ours| ours == inode) && listens(socket.as_fd());
-        if !ours && let Err(errno) = steering::relisten(socket.as_fd(), backlog) {
+        if !ours && let Err(errno) = steering::listen(socket.as_fd(), backlog) {
             return Answer::Failed(errno);
         }
         if !self.shared.knows(inode) {

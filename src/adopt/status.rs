@@ -59,7 +59,7 @@ impl Adopt {
             let sockets = group.serving().map_or(0, |id| group.sockets(id).count());
             let others = group.len() - sockets;
             let own = group.serving().into_iter().flat_map(|id| group.sockets(id));
-            let queue = own.filter_map(|(_, socket)| steering::waiting(socket.as_fd()).ok()).sum();
+            let queue = own.filter_map(|(_, socket)| steering::queue_length(socket.as_fd()).ok()).sum();
             let (address, serving) = (key.to_string(), group.serving());
             Shown { address, shared: false, serving, sockets, others, queue: Some(queue) }
         });

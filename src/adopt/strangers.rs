@@ -4,7 +4,7 @@
 use super::key::{Key, Transport};
 use super::{Adopt, Group, report};
 use crate::core::event::WorkerId;
-use crate::sys::flows;
+use crate::sys::tcp_diag;
 use log::warn;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -27,14 +27,14 @@ impl Adopt {
             return None;
         }
         let family = if key.address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-        let listening = flows::listening(family, key.address.port()).ok()?;
+        let listening = tcp_diag::listen_sockets(family, key.address.port()).ok()?;
         let ours: BTreeSet<u64> = self.groups.values().flat_map(Group::inodes).collect();
-        let same = |found: &flows::Listening| {
+        let same = |found: &tcp_diag::ListenSocket| {
             found.address.ip() == key.address.ip()
                 && (found.device == 0) == key.device.is_empty()
                 && found.v6only.is_none_or(|v6only| v6only == key.v6only)
         };
-        let stranger = |found: &&flows::Listening| same(found) && !ours.contains(&found.inode);
+        let stranger = |found: &&tcp_diag::ListenSocket| same(found) && !ours.contains(&found.inode);
         listening.iter().find(stranger).map(|found| found.inode)
     }
 
@@ -43,8 +43,9 @@ impl Adopt {
     pub(super) fn occupant(&self, key: &Key) -> Option<u64> {
         let families = [libc::AF_INET, libc::AF_INET6];
         let port = key.address.port();
-        let listening =
-            families.into_iter().flat_map(|family| flows::listening(family, port).unwrap_or_default());
+        let listening = families
+            .into_iter()
+            .flat_map(|family| tcp_diag::listen_sockets(family, port).unwrap_or_default());
         let groups = self.groups.values().flat_map(Group::inodes);
         let ours: BTreeSet<u64> = groups.chain(self.shared.all().map(|(_, inode)| inode)).collect();
         let mut others = listening.filter(|found| !ours.contains(&found.inode));

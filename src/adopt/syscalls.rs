@@ -7,7 +7,7 @@ use crate::core::event::{Time, WorkerId};
 use crate::error::reason;
 use crate::sys::pidfd;
 use crate::sys::seccomp::{self, Answer, Call, Operation};
-use crate::sys::{fd, flows, steering};
+use crate::sys::{fd, steering, tcp_diag};
 use nix::errno::Errno;
 use nix::fcntl::{F_GETFL, OFlag, fcntl};
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ impl Adopt {
         self.now = now;
         let Some(calls) = self.workers.get(&id).map(|worker| Arc::clone(&worker.calls)) else { return false };
         let before = self.workers.get(&id).map_or(0, |worker| worker.listens.len());
-        let answer = match pidfd::duplicate(call.thread, call.number) {
+        let answer = match pidfd::duplicate(call.thread, call.fd) {
             Ok(socket) if !self.is_of_our_network(&socket) => {
                 self.warn_once(id, format!(
                     "pid {} binds in another network namespace: what it binds is not adopted (run graceful-run in there)",
@@ -29,10 +29,12 @@ impl Adopt {
                 ));
                 Answer::Continue
             }
-            Ok(socket) if !self.stopping && seccomp::is_pending(calls.as_fd(), call.id) => match call.what {
-                Operation::Bind(at, length) => self.bind(id, call, socket, at, length),
-                Operation::Listen(backlog) => self.listen(id, call, socket, backlog),
-            },
+            Ok(socket) if !self.stopping && seccomp::is_pending(calls.as_fd(), call.id) => {
+                match call.operation {
+                    Operation::Bind(at, length) => self.bind(id, call, socket, at, length),
+                    Operation::Listen(backlog) => self.listen(id, call, socket, backlog),
+                }
+            }
             Ok(_) | Err(Errno::ESRCH | Errno::EBADF | Errno::ENOTSOCK) => Answer::Continue,
             Err(errno) => {
                 self.warn_once(id, inspection_failed(call, errno));
@@ -46,7 +48,7 @@ impl Adopt {
 
     /// Whether the socket is of our network namespace: connections of another cannot be listed.
     fn is_of_our_network(&self, socket: &OwnedFd) -> bool {
-        self.ours.as_ref().is_none_or(|ours| fd::same_network(ours.as_fd(), socket.as_fd()))
+        self.ours.as_ref().is_none_or(|ours| fd::same_network_namespace(ours.as_fd(), socket.as_fd()))
     }
 
     fn is_adopted(&self, key: &Key) -> bool {
@@ -91,7 +93,7 @@ impl Adopt {
                 return Answer::Done;
             }
         }
-        if let Err(errno) = steering::reuseport(socket.as_fd()) {
+        if let Err(errno) = steering::set_reuseport(socket.as_fd()) {
             self.warn_once(id, format!("cannot set SO_REUSEPORT for {key}: {}", reason(&errno.into())));
         }
         Answer::Continue
@@ -123,7 +125,7 @@ impl Adopt {
             return Some(inode);
         }
         group.sockets(id).next()?;
-        let held = flows::held(self.workers.get(&id)?.root, &BTreeSet::new()).ok()?;
+        let held = tcp_diag::tree_sockets(self.workers.get(&id)?.root, &BTreeSet::new()).ok()?;
         group.sockets(id).map(|(inode, _)| inode).find(|inode| !held.contains(inode))
     }
 
@@ -140,7 +142,7 @@ impl Adopt {
         if !self.workers.get(&id).is_some_and(asked) {
             return Answer::Continue;
         }
-        let Ok((_, inode)) = fd::identity(socket.as_raw_fd()) else { return Answer::Continue };
+        let Ok((_, inode)) = fd::device_and_inode(socket.as_raw_fd()) else { return Answer::Continue };
         if self.is_shared(&key) {
             return self.listen_shared(id, call, key, socket, inode, backlog);
         }
@@ -156,11 +158,11 @@ impl Adopt {
                 ));
                 return Answer::Failed(Errno::EADDRINUSE);
             }
-            if let Err(errno) = steering::reuseport(socket.as_fd()) {
+            if let Err(errno) = steering::set_reuseport(socket.as_fd()) {
                 self.warn_once(id, format!("cannot set SO_REUSEPORT for {key}: {}", reason(&errno.into())));
             }
         }
-        if let Err(errno) = steering::relisten(socket.as_fd(), backlog) {
+        if let Err(errno) = steering::listen(socket.as_fd(), backlog) {
             return Answer::Failed(errno);
         }
         if !known {

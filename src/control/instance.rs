@@ -76,7 +76,7 @@ impl Instance {
     /// are relative to `base`.
     ///
     /// # Errors
-    /// [`Error::Held`] if another instance has the name; [`Error::Cannot`] if its
+    /// [`Error::NameTaken`] if another instance has the name; [`Error::Cannot`] if its
     /// lock cannot be had, or there is no such group.
     pub fn take(
         wishes: &Control,
@@ -210,7 +210,7 @@ fn judge(directory: &Directory, found: &Metadata) -> Result<(), Error> {
         _ => return Ok(()),
     };
     let next = "give --socket a path in a directory of your own".to_owned();
-    Err(Error::Cannot { attempt: attempt(&directory.path), why: why.to_owned(), next: Some(next) })
+    Err(Error::Cannot { attempt: attempt(&directory.path), why: why.to_owned(), advice: Some(next) })
 }
 
 /// Where a socket without `--socket` would go, as far as that can be told without
@@ -256,7 +256,7 @@ fn lock(name: &str, directory: &Path) -> Result<File, Error> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            return Err(Error::Held { name: name.to_owned(), pid: holder(&mut file) });
+            return Err(Error::NameTaken { name: name.to_owned(), pid: holder(&mut file) });
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
@@ -314,7 +314,7 @@ mod tests {
         let around = environment(&[("XDG_RUNTIME_DIR", base.path())]);
         let first = Instance::take(&named("web"), &around, Path::new("/")).unwrap();
         let error = Instance::take(&named("web"), &around, Path::new("/")).unwrap_err();
-        assert_eq!(error, Error::Held { name: "web".into(), pid: Some(std::process::id() as i32) });
+        assert_eq!(error, Error::NameTaken { name: "web".into(), pid: Some(std::process::id() as i32) });
         assert_eq!(error.status(), 100);
         Instance::take(&named("other"), &around, Path::new("/")).unwrap();
         drop(first);

@@ -3,7 +3,7 @@
 
 use super::protocol::Status;
 use crate::sys::connections::{self, ListenPorts};
-use crate::sys::listening;
+use crate::sys::listeners;
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 
@@ -25,11 +25,11 @@ pub fn complete(status: &mut Status, snapshot: &Snapshot) {
     }
     let pids: Vec<Pid> = status.workers.iter().filter_map(|worker| worker.pid).map(Pid::from_raw).collect();
     let own = || {
-        let ports: BTreeSet<u16> = pids.iter().flat_map(|&pid| listening::ports_of(pid)).collect();
-        ListenPorts { four: ports.clone(), six: ports, ..ListenPorts::default() }
+        let ports: BTreeSet<u16> = pids.iter().flat_map(|&pid| listeners::listen_ports(pid)).collect();
+        ListenPorts { ipv4_ports: ports.clone(), ipv6_ports: ports, ..ListenPorts::default() }
     };
     let listen_ports = snapshot.listen_ports.clone().unwrap_or_else(own);
-    let mut held = connections::held(&pids, &listen_ports).into_iter();
+    let mut held = connections::connection_counts(&pids, &listen_ports).into_iter();
     for worker in status.workers.iter_mut().filter(|worker| worker.pid.is_some()) {
         worker.connections = held.next().flatten();
     }

@@ -5,7 +5,7 @@ use super::{Dialect, Kind};
 
 /// A listener that is not bound yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sketch {
+pub struct UnboundListener {
     /// As the user wrote it.
     pub written: String,
     /// The kind of its socket.
@@ -39,7 +39,7 @@ pub fn dialects(list: &str) -> Result<Vec<Dialect>, String> {
 ///
 /// # Errors
 /// A message that names the dialect and the listener.
-pub fn listeners(dialects: &[Dialect], listeners: &[Sketch]) -> Result<(), String> {
+pub fn listeners(dialects: &[Dialect], listeners: &[UnboundListener]) -> Result<(), String> {
     for &dialect in dialects {
         let name = dialect.name();
         if dialect.single() && listeners.len() != 1 {
@@ -58,7 +58,7 @@ pub fn listeners(dialects: &[Dialect], listeners: &[Sketch]) -> Result<(), Strin
 }
 
 /// Why the dialect cannot pass the listener.
-fn refuses(dialect: Dialect, listener: &Sketch) -> Option<&'static str> {
+fn refuses(dialect: Dialect, listener: &UnboundListener) -> Option<&'static str> {
     let written = listener.written.as_str();
     let path = matches!(listener.kind, Kind::Unix | Kind::UnixDatagram | Kind::UnixSeqpacket);
     let streams = matches!(listener.kind, Kind::Tcp | Kind::Unix | Kind::UnixSeqpacket);
@@ -89,8 +89,8 @@ fn refuses(dialect: Dialect, listener: &Sketch) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn sketch(written: &str, kind: Kind) -> Sketch {
-        Sketch { written: written.into(), kind }
+    fn unbound(written: &str, kind: Kind) -> UnboundListener {
+        UnboundListener { written: written.into(), kind }
     }
 
     #[test]
@@ -113,23 +113,23 @@ mod tests {
 
     #[test]
     fn what_a_dialect_cannot_carry_is_refused() {
-        let tcp = sketch(":80", Kind::Tcp);
+        let tcp = unbound(":80", Kind::Tcp);
         let table = [
             ("stdin", vec![tcp.clone(), tcp.clone()], "exactly one listener, and there are 2"),
             ("goagain", vec![], "exactly one listener, and there are 0"),
             ("nginx", vec![], "there are none"),
-            ("server-starter", vec![sketch("/run/a;b", Kind::Unix)], "';' or '='"),
-            ("server-starter", vec![sketch("@a", Kind::Unix)], "abstract"),
-            ("php-fpm", vec![sketch("/run/a=b", Kind::Unix)], "',' or '='"),
-            ("endless", vec![sketch("/run/a", Kind::Unix)], "tcp only"),
-            ("unicorn", vec![sketch("udp://:53", Kind::Udp)], "accept connections"),
-            ("ecdysis", vec![sketch("/run/a", Kind::UnixDatagram)], "datagrams"),
+            ("server-starter", vec![unbound("/run/a;b", Kind::Unix)], "';' or '='"),
+            ("server-starter", vec![unbound("@a", Kind::Unix)], "abstract"),
+            ("php-fpm", vec![unbound("/run/a=b", Kind::Unix)], "',' or '='"),
+            ("endless", vec![unbound("/run/a", Kind::Unix)], "tcp only"),
+            ("unicorn", vec![unbound("udp://:53", Kind::Udp)], "accept connections"),
+            ("ecdysis", vec![unbound("/run/a", Kind::UnixDatagram)], "datagrams"),
         ];
         for (name, listeners, expected) in table {
             let error = super::listeners(&dialects(name).unwrap(), &listeners).unwrap_err();
             assert!(error.starts_with(name) && error.contains(expected), "{error}");
         }
         let dialects = dialects("nginx,einhorn,server-starter").unwrap();
-        assert_eq!(super::listeners(&dialects, &[tcp, sketch("/run/a:b", Kind::Unix)]), Ok(()));
+        assert_eq!(super::listeners(&dialects, &[tcp, unbound("/run/a:b", Kind::Unix)]), Ok(()));
     }
 }

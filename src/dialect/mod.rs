@@ -159,7 +159,7 @@ impl Dialect {
     }
 
     /// Whether it tells the worker its own number (LISTEN_PID).
-    pub fn tells_pid(self) -> bool {
+    pub fn passes_pid(self) -> bool {
         matches!(self, Dialect::ListenFds | Dialect::Shellflip)
     }
 

@@ -5,8 +5,8 @@ use super::check::{Check, Subject};
 use super::machine::{Machine, SYS_PTRACE};
 use crate::error::reason;
 use crate::sys::connections::unix_queues;
-use crate::sys::probe::{self, Unseen};
-use crate::sys::{fd, flows, steering, tree};
+use crate::sys::probe::{self, ProbeError};
+use crate::sys::{fd, steering, tcp_diag, tree};
 use nix::errno::Errno;
 use nix::sys::socket::{SockaddrIn, getsockname};
 use nix::sys::utsname::uname;
@@ -28,25 +28,25 @@ const TCP: &Subject = &Subject("sock_diag of tcp", ADOPT);
 const UNIX: &Subject = &Subject("sock_diag of unix", "ctl status");
 
 /// The most ancestors that are searched.
-const DEEPEST: usize = 64;
+const MAX_DEPTH: usize = 64;
 
 /// All checks for `--adopt`.
 pub fn checks(machine: &Machine) -> Vec<Check> {
     let release = uname().map(|name| name.release().to_string_lossy().into_owned());
-    let seen = probe::see_a_bind();
+    let seen = probe::probe_bind_notification();
     let mut checks = vec![kernel(&release.unwrap_or_default()), seccomp(seen), privileges(machine, seen)];
-    match probe::access_a_child() {
+    match probe::probe_child_access() {
         Ok(access) => {
             checks.extend([
-                call(PIDFD, access.pidfd),
-                call(GETFD, access.descriptor),
-                call(READV, access.memory),
+                call(PIDFD, access.pidfd_open),
+                call(GETFD, access.pidfd_getfd),
+                call(READV, access.process_vm_readv),
             ]);
         }
         Err(errno) => checks.push(no_child(GETFD, errno)),
     }
     checks.push(yama(machine.number("proc/sys/kernel/yama/ptrace_scope"), machine.can(SYS_PTRACE)));
-    match probe::listener() {
+    match probe::reuseport_listener() {
         Ok(listener) => {
             checks.push(steering(steering::attach(listener.as_fd(), &[0])));
             checks.push(diag_check(TCP, is_listed(&listener)));
@@ -70,11 +70,11 @@ pub fn checks(machine: &Machine) -> Vec<Check> {
 fn is_listed(listener: &OwnedFd) -> io::Result<bool> {
     let inode = inode(listener)?;
     let port = getsockname::<SockaddrIn>(listener.as_raw_fd())?.port();
-    Ok(flows::listening(libc::AF_INET, port)?.iter().any(|found| found.inode == inode))
+    Ok(tcp_diag::listen_sockets(libc::AF_INET, port)?.iter().any(|found| found.inode == inode))
 }
 
 fn inode(socket: &impl AsRawFd) -> io::Result<u64> {
-    fd::identity(socket.as_raw_fd()).map(|(_, inode)| inode)
+    fd::device_and_inode(socket.as_raw_fd()).map(|(_, inode)| inode)
 }
 
 /// 5.9 brought SECCOMP_IOCTL_NOTIF_ADDFD, 5.19 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV.
@@ -95,15 +95,15 @@ fn kernel(release: &str) -> Check {
     }
 }
 
-fn seccomp(seen: Result<bool, Unseen>) -> Check {
+fn seccomp(seen: Result<bool, ProbeError>) -> Check {
     const PROFILE: &str =
         "the kernel needs CONFIG_SECCOMP_FILTER; a container's profile has to allow seccomp(2)";
     match seen {
         Ok(_) => SECCOMP.ok("a bind(2) of a child was seen and let through"),
-        Err(Unseen::Architecture) => SECCOMP
+        Err(ProbeError::Architecture) => SECCOMP
             .missing(format!("{} is not known to us", std::env::consts::ARCH), "run it on x86_64 or aarch64"),
-        Err(Unseen::Filter(Errno::EBUSY)) => {
-            let above = supervisor().map_or_else(
+        Err(ProbeError::Filter(Errno::EBUSY)) => {
+            let above = seccomp_supervisor().map_or_else(
                 || "somebody above us, who cannot be seen from here,".into(),
                 |(pid, name)| format!("pid {pid} ({name})"),
             );
@@ -112,13 +112,13 @@ fn seccomp(seen: Result<bool, Unseen>) -> Check {
                 "run graceful-run outside of that, or hand the sockets over with -b",
             )
         }
-        Err(Unseen::Filter(errno)) => {
+        Err(ProbeError::Filter(errno)) => {
             SECCOMP.missing(format!("no filter: {}", text(errno)), advice(errno, PROFILE))
         }
-        Err(Unseen::Call(errno)) => {
+        Err(ProbeError::Call(errno)) => {
             SECCOMP.missing(format!("a bind(2) was not seen: {}", text(errno)), PROFILE)
         }
-        Err(Unseen::Child(errno)) => no_child(SECCOMP, errno),
+        Err(ProbeError::Child(errno)) => no_child(SECCOMP, errno),
     }
 }
 
@@ -130,9 +130,9 @@ fn no_child(subject: &'static Subject, errno: Errno) -> Check {
 }
 
 /// The closest process above us that listens for calls.
-fn supervisor() -> Option<(Pid, String)> {
+fn seccomp_supervisor() -> Option<(Pid, String)> {
     let mut pid = tree::parent(Pid::this())?;
-    for _ in 0..DEEPEST {
+    for _ in 0..MAX_DEPTH {
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         let mut links = fds.filter_map(|entry| fs::read_link(entry.path()).ok());
         if links.any(|link| link.as_os_str() == "anon_inode:seccomp notify") {
@@ -144,7 +144,7 @@ fn supervisor() -> Option<(Pid, String)> {
     None
 }
 
-fn privileges(machine: &Machine, seen: Result<bool, Unseen>) -> Check {
+fn privileges(machine: &Machine, seen: Result<bool, ProbeError>) -> Check {
     match seen {
         _ if machine.status("NoNewPrivs").as_deref() == Some("1") => PRIVILEGES.note(
             "set already: sudo, setuid and setcap programs gain nothing below us, with or without --adopt",
@@ -243,12 +243,12 @@ mod tests {
 
     #[test]
     fn a_second_supervisor_is_told_of() {
-        let busy = seccomp(Err(Unseen::Filter(Errno::EBUSY)));
+        let busy = seccomp(Err(ProbeError::Filter(Errno::EBUSY)));
         assert_eq!(busy.state, State::Missing);
         assert!(busy.found.ends_with("watches our calls already, and there can be one"), "{busy}");
-        assert_eq!(seccomp(Err(Unseen::Filter(Errno::EPERM))).state, State::Missing);
-        assert_eq!(seccomp(Err(Unseen::Architecture)).state, State::Missing);
-        assert_eq!(seccomp(Err(Unseen::Child(Errno::EAGAIN))).state, State::Note, "it was not tried");
+        assert_eq!(seccomp(Err(ProbeError::Filter(Errno::EPERM))).state, State::Missing);
+        assert_eq!(seccomp(Err(ProbeError::Architecture)).state, State::Missing);
+        assert_eq!(seccomp(Err(ProbeError::Child(Errno::EAGAIN))).state, State::Note, "it was not tried");
         assert_eq!(seccomp(Ok(true)).state, State::Ok);
     }
 

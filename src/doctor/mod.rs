@@ -32,7 +32,7 @@ struct Report<'a> {
 
 /// Makes every check and prints the report on stdout. Returns our exit status, and our last
 /// line on stderr. To be called while there is one thread, because it forks.
-pub fn doctor(flags: &Doctor) -> (u8, Option<String>) {
+pub fn run(flags: &Doctor) -> (u8, Option<String>) {
     inherited::default_sigchld();
     let machine = Machine::new("/", std::env::vars_os().collect());
     let all = [adopt::checks, network::checks, limits::checks, surroundings::checks];

@@ -135,14 +135,14 @@ impl LaunchSettings {
         }
         let mut launch = self.launch(spec, spec.program(), &command, variables)?;
         let given = exported.len() + stored.len();
-        launch.listen = given > 0 && self.dialects.iter().any(|dialect| dialect.tells_pid());
+        launch.listen = given > 0 && self.dialects.iter().any(|dialect| dialect.passes_pid());
         launch.watchdog = self.watchdog.is_some();
         launch.fds = fds;
         launch.own_group = !self.worker.foreground_tty;
         launch.filter = if self.adopt { Filter::new() } else { None };
         if let Some(image) = spec.image() {
             let above = launch.fds.iter().map(|&(_, target)| target + 1).max().unwrap_or(0);
-            launch.image = Some(fd::duplicate_above(image.as_fd(), above).map_err(|error| Refused {
+            launch.program_fd = Some(fd::duplicate_above(image.as_fd(), above).map_err(|error| Refused {
                 refusal: Refusal::Other,
                 message: format!("cannot keep the program: {}", crate::error::reason(&error)),
             })?);
@@ -248,7 +248,7 @@ impl LaunchSettings {
             no_new_privs: self.worker.no_new_privs,
             death_signal: self.worker.dies_with_us.then_some(Signal::SIGTERM as i32),
             filter: None,
-            image: None,
+            program_fd: None,
         })
     }
 }

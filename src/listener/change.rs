@@ -97,9 +97,9 @@ impl Listeners {
             bind.options.nonblock.get_or_insert(true);
         }
         let plan = plan(&bind, directory)?;
-        let sketch = check::Sketch { written, kind: plan.kind() };
-        let sketches: Vec<check::Sketch> = self.next().map(sketch_of).chain([sketch]).collect();
-        check::listeners(dialects, &sketches).map_err(Error::Usage)?;
+        let new = check::UnboundListener { written, kind: plan.kind() };
+        let unbound: Vec<check::UnboundListener> = self.next().map(unbound_listener).chain([new]).collect();
+        check::listeners(dialects, &unbound).map_err(Error::Usage)?;
         let free = |name: &String| !self.list.iter().any(|listener| listener.name == *name);
         let unnamed = || (self.list.len()..).map(|number| format!("socket{number}")).find(free);
         let name = bind.name.clone().or_else(unnamed).unwrap_or_default();
@@ -128,11 +128,12 @@ impl Listeners {
             return Err("several listeners have that name".into());
         }
         let left = self.list.iter().enumerate().filter(|(at, it)| *at != place && !it.is_leaving());
-        let sketches: Vec<check::Sketch> = left.map(|(_, listener)| sketch_of(listener)).collect();
-        if sketches.is_empty() {
+        let unbound: Vec<check::UnboundListener> =
+            left.map(|(_, listener)| unbound_listener(listener)).collect();
+        if unbound.is_empty() {
             return Err("it is the last one (bind another first)".into());
         }
-        check::listeners(dialects, &sketches)?;
+        check::listeners(dialects, &unbound)?;
         if self.list[place].is_new() {
             self.list.remove(place);
             return Ok(true);
@@ -169,8 +170,8 @@ impl Listeners {
     }
 }
 
-fn sketch_of(listener: &Listener) -> check::Sketch {
-    check::Sketch { written: listener.written.clone(), kind: listener.kind }
+fn unbound_listener(listener: &Listener) -> check::UnboundListener {
+    check::UnboundListener { written: listener.written.clone(), kind: listener.kind }
 }
 
 #[cfg(test)]

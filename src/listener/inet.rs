@@ -22,7 +22,7 @@ use crate::error::{Error, reason};
 /// [`Error::Usage`] if a name has several addresses or if `v6only` meets an IPv4
 /// one, [`Error::Bind`] if a name or an interface is not known.
 pub(super) fn resolve(bind: &Bind, host: &Host, port: u16) -> Result<Vec<SocketAddr>, Error> {
-    let unknown = |why: String| Error::Bind { bind: bind.address.to_string(), why, next: None };
+    let unknown = |why: String| Error::Bind { bind: bind.address.to_string(), why, advice: None };
     let address = match host {
         Host::Any => {
             let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
@@ -72,7 +72,7 @@ pub(super) fn the_only(
         [] => Err(Error::Bind {
             bind: bind.address.to_string(),
             why: format!("{name} has no address"),
-            next: None,
+            advice: None,
         }),
         _ => {
             let list: Vec<String> = distinct.iter().map(|a| a.ip().to_string()).collect();

@@ -40,9 +40,9 @@ impl Listeners {
             let slots = 0..listener.sockets.len() as u32;
             listen_ports.listeners.extend(slots.map(|slot| listener.inode(slot)));
             match listener.inet {
-                Some(SocketAddr::V4(address)) => drop(listen_ports.four.insert(address.port())),
-                Some(SocketAddr::V6(address)) => drop(listen_ports.six.insert(address.port())),
-                None => listen_ports.names.extend(name(listener)),
+                Some(SocketAddr::V4(address)) => drop(listen_ports.ipv4_ports.insert(address.port())),
+                Some(SocketAddr::V6(address)) => drop(listen_ports.ipv6_ports.insert(address.port())),
+                None => listen_ports.unix_names.extend(name(listener)),
             }
         }
         listen_ports

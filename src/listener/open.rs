@@ -70,9 +70,9 @@ impl Listeners {
         }
         let given = list.iter().map(|listener: &Listener| (listener.written.clone(), listener.kind));
         let planned = binds.iter().zip(&plans).map(|(bind, plan)| (bind.address.to_string(), plan.kind()));
-        let sketches: Vec<check::Sketch> =
-            given.chain(planned).map(|(written, kind)| check::Sketch { written, kind }).collect();
-        check::listeners(dialects, &sketches).map_err(Error::Usage)?;
+        let unbound: Vec<check::UnboundListener> =
+            given.chain(planned).map(|(written, kind)| check::UnboundListener { written, kind }).collect();
+        check::listeners(dialects, &unbound).map_err(Error::Usage)?;
         if dialects.iter().any(|dialect| dialect.nonblock()) {
             for listener in &mut list {
                 listener.nonblock = Some(true);
@@ -84,7 +84,7 @@ impl Listeners {
         // Each has been copied, and two descriptors for one socket would keep it
         // open after its listener has gone.
         for (number, _) in upstream.sockets() {
-            fd::close_given(number);
+            fd::close_inherited(number);
         }
         for (bind, plan) in binds.iter().zip(plans) {
             let name = bind.name.clone().unwrap_or_else(|| format!("socket{}", list.len()));
@@ -159,7 +159,7 @@ fn close_original_on_exec(number: RawFd) -> Result<(), Error> {
 
 fn permissions(bind: &Bind) -> Result<Permissions, Error> {
     let Options { mode, user, group, .. } = &bind.options;
-    let unknown = |why: String| Error::Bind { bind: bind.address.to_string(), why, next: None };
+    let unknown = |why: String| Error::Bind { bind: bind.address.to_string(), why, advice: None };
     let id = |text: &str| digits(text).and_then(|text| text.parse().ok());
     let mut permissions = Permissions { mode: *mode, user: None, group: None };
     if let Some(name) = user {
@@ -288,7 +288,7 @@ fn open_inet(
             None => Error::Bind {
                 bind: shown(address),
                 why: reason(&error),
-                next: inet::advice(&error, ty, address),
+                advice: inet::advice(&error, ty, address),
             },
         }
     })?;
@@ -418,9 +418,9 @@ fn is_in_use(error: &std::io::Error) -> bool {
 
 fn in_use(bind: String, holder: &Listener) -> Error {
     let why = "address already in use".to_owned();
-    Error::Bind { bind, why, next: Some(format!("{} holds it", holder.origin)) }
+    Error::Bind { bind, why, advice: Some(format!("{} holds it", holder.origin)) }
 }
 
 fn failed(bind: &str, error: &std::io::Error) -> Error {
-    Error::Bind { bind: bind.to_owned(), why: reason(error), next: None }
+    Error::Bind { bind: bind.to_owned(), why: reason(error), advice: None }
 }

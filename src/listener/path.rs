@@ -158,9 +158,9 @@ impl Drop for BoundPath {
     }
 }
 
-fn refuse(path: &Path, why: &str, next: Option<&str>) -> Error {
+fn refuse(path: &Path, why: &str, advice: Option<&str>) -> Error {
     let bind = path.display().to_string();
-    Error::Bind { bind, why: why.to_owned(), next: next.map(str::to_owned) }
+    Error::Bind { bind, why: why.to_owned(), advice: advice.map(str::to_owned) }
 }
 
 fn failed(path: &Path, errno: Errno) -> Error {

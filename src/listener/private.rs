@@ -44,7 +44,7 @@ impl PrivateSocket {
         let failed = |error: io::Error| Error::Bind {
             bind: path.display().to_string(),
             why: reason(&error),
-            next: None,
+            advice: None,
         };
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
         let mode = if group.is_some() { 0o660 } else { 0o600 };

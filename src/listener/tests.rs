@@ -74,9 +74,9 @@ fn what_waits_at_a_listener_is_counted() {
     assert_eq!(waiting(list[2]), [0]);
     assert_eq!((list[3].queue(), waiting(list[3])), (None, vec![]));
     let listen_ports = listeners.listen_ports();
-    assert_eq!(listen_ports.four, BTreeSet::from([port(list[0])]));
-    assert!(listen_ports.names.contains(&b"\0graceful-run-test-queue"[..]), "{listen_ports:?}");
-    assert_eq!(listen_ports.names.len(), 2);
+    assert_eq!(listen_ports.ipv4_ports, BTreeSet::from([port(list[0])]));
+    assert!(listen_ports.unix_names.contains(&b"\0graceful-run-test-queue"[..]), "{listen_ports:?}");
+    assert_eq!(listen_ports.unix_names.len(), 2);
 }
 
 #[test]

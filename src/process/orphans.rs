@@ -7,7 +7,7 @@ use crate::ack::accepting;
 use crate::core::event::WorkerId;
 use crate::sys::proc_fd;
 use crate::sys::tree::{self, Family};
-use crate::sys::{listening, process};
+use crate::sys::{listeners, process};
 use log::info;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getsid};
@@ -37,7 +37,7 @@ impl ProcessTable {
             }
             (false, false) => {
                 let known = self.known();
-                let claimed = || tree::living_children(Pid::this(), &known).into_iter();
+                let claimed = || tree::live_children(Pid::this(), &known).into_iter();
                 let claimed = claimed().filter(|pid| process.claimed.contains(pid));
                 process.family.orphans(&known).into_iter().chain(claimed).collect::<Vec<_>>()
             }
@@ -50,7 +50,8 @@ impl ProcessTable {
     /// of unknown origin belongs to the first worker that was reaped.
     fn start_number(&self, pid: Pid) -> Option<u32> {
         let reaped = || self.processes().filter(|process| process.reaped);
-        let own = reaped().find(|process| process.family.left_behind(pid) || process.claimed.contains(&pid));
+        let own =
+            reaped().find(|process| process.family.comes_from_worker(pid) || process.claimed.contains(&pid));
         own.or_else(|| reaped().next()).map(|process| process.family.start)
     }
 
@@ -60,7 +61,7 @@ impl ProcessTable {
     pub fn claim_orphans(&mut self, id: WorkerId) {
         let Some(born) = self.process(id).map(|process| process.born) else { return };
         let families: Vec<Family> = self.processes().map(|process| process.family).collect();
-        let traceless = |pid: &Pid| !families.iter().any(|family| family.left_behind(*pid));
+        let traceless = |pid: &Pid| !families.iter().any(|family| family.comes_from_worker(*pid));
         let since = |pid: &Pid| tree::stat(*pid).is_some_and(|stat| stat.born >= born);
         let claimed = self.unknown_children().into_iter().filter(traceless).filter(since).collect();
         if let Some(process) = self.process_mut(id) {
@@ -107,9 +108,12 @@ impl ProcessTable {
         let left = self.orphans(process);
         let listeners: BTreeSet<u64> = process.listening.union(bound).copied().collect();
         let waits = |pid: &Pid| accepting::waits_on_any(*pid, &listeners);
-        let holds = |pid: &Pid| !proc_fd::sockets(*pid).is_disjoint(&process.listening);
-        let now: BTreeMap<Pid, BTreeSet<u64>> =
-            left.iter().filter(|pid| holds(pid)).map(|&pid| (pid, listening::accepted(pid, ports))).collect();
+        let holds = |pid: &Pid| !proc_fd::socket_inodes(*pid).is_disjoint(&process.listening);
+        let now: BTreeMap<Pid, BTreeSet<u64>> = left
+            .iter()
+            .filter(|pid| holds(pid))
+            .map(|&pid| (pid, listeners::accepted_connections(pid, ports)))
+            .collect();
         let has_accepted = |pid: &Pid| match (process.accepted.get(pid), now.get(pid)) {
             (Some(before), Some(now)) => !now.is_subset(before),
             _ => false,
@@ -146,7 +150,7 @@ impl ProcessTable {
         let Some(process) = self.process_mut(id) else { return false };
         process.leads_group = process.leads_group
             && process::group_exists(process.pid)
-            && tree::group_lives(process.pid).unwrap_or(true);
+            && tree::is_group_live(process.pid).unwrap_or(true);
         let leads_group = process.leads_group;
         leads_group || self.process(id).is_some_and(|process| !self.orphans(process).is_empty())
     }
@@ -202,7 +206,7 @@ fn is_independent(process: &Process, pid: Pid) -> bool {
     let sessions = [getsid(None).ok(), Some(process.pid)];
     !process.daemonised
         && tree::stat(pid).is_some_and(|stat| !sessions.contains(&Some(stat.session)))
-        && proc_fd::sockets(pid).is_disjoint(&process.listening)
+        && proc_fd::socket_inodes(pid).is_disjoint(&process.listening)
 }
 
 fn kill_one(pid: Pid, prefix: &str) {

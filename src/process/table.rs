@@ -67,7 +67,7 @@ impl ProcessTable {
             last_refused: None,
             recently_reaped: VecDeque::new(),
             term_sent: BTreeSet::new(),
-            earlier_children: tree::living_children(Pid::this(), &[]),
+            earlier_children: tree::live_children(Pid::this(), &[]),
             hooks: BTreeSet::new(),
             upgrade_refused: None,
             stopping: false,
@@ -219,7 +219,7 @@ impl ProcessTable {
         let last = || self.entries.keys().next_back().copied();
         find(&is_ancestor)
             .or_else(|| find(&has_its_group))
-            .or_else(|| find(&|it| it.family.has(sender.pid)))
+            .or_else(|| find(&|it| it.family.contains(sender.pid)))
             .or_else(|| last().filter(|_| Pid::this().as_raw() != 1))
     }
 
@@ -251,7 +251,7 @@ impl ProcessTable {
 
     /// Living children of ours that we did not start: orphans of workers.
     pub fn unknown_children(&self) -> Vec<Pid> {
-        tree::living_children(Pid::this(), &self.known())
+        tree::live_children(Pid::this(), &self.known())
     }
 
     /// A worker and its descendants, without other workers and their descendants.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// The profile of one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Habit {
+pub struct Profile {
     /// The name of its program, without a version at the end.
     pub name: &'static str,
     /// How it is kept in the foreground: a server in the background is not our child and cannot
@@ -20,68 +20,72 @@ pub struct Habit {
     pub stop: Option<Signal>,
 }
 
-const HABITS: [Habit; 24] = [
-    of("apache2").stays_by("-D FOREGROUND"),
-    of("dovecot").stays_by("-F"),
-    of("exim4").stays_by("-bdf"),
-    of("gunicorn").stays_by("no --daemon").takes(&[Dialect::ListenFds, Dialect::Gunicorn]),
-    of("h2o").stays_by("-m worker").takes(&[Dialect::ServerStarter]),
-    of("haproxy").stays_by("-db or -Ws, no -D").stops_by(Signal::SIGUSR1),
-    of("httpd").stays_by("-D FOREGROUND"),
-    of("hypnotoad").stays_by("-f"),
-    of("lighttpd").stays_by("-D").stops_by(Signal::SIGINT),
-    of("memcached").stays_by("no -d"),
-    of("mpd").stays_by("--no-daemon"),
-    of("named").stays_by("-f"),
-    of("nginx").stays_by("-g 'daemon off;'").takes(&[Dialect::Nginx]).stops_by(Signal::SIGQUIT),
-    of("php-fpm").stays_by("-F, no -D").takes(&[Dialect::PhpFpm]).stops_by(Signal::SIGQUIT),
-    of("plackup").takes(&[Dialect::ServerStarter]),
-    of("puma").takes(&[Dialect::ListenFds, Dialect::Puma]),
-    of("redis-server").stays_by("--daemonize no"),
-    of("rpcbind").stays_by("-f"),
-    of("squid").stays_by("-N"),
-    of("sshd").stays_by("-D"),
-    of("starman").stays_by("no --daemonize").takes(&[Dialect::ServerStarter]).stops_by(Signal::SIGQUIT),
-    of("twistd").stays_by("-n"),
-    of("unicorn").stays_by("no -D").takes(&[Dialect::Unicorn, Dialect::ListenFds]).stops_by(Signal::SIGQUIT),
-    of("uwsgi").stays_by("no --daemonize"),
+const PROFILES: [Profile; 24] = [
+    server("apache2").foreground("-D FOREGROUND"),
+    server("dovecot").foreground("-F"),
+    server("exim4").foreground("-bdf"),
+    server("gunicorn").foreground("no --daemon").dialects(&[Dialect::ListenFds, Dialect::Gunicorn]),
+    server("h2o").foreground("-m worker").dialects(&[Dialect::ServerStarter]),
+    server("haproxy").foreground("-db or -Ws, no -D").stop(Signal::SIGUSR1),
+    server("httpd").foreground("-D FOREGROUND"),
+    server("hypnotoad").foreground("-f"),
+    server("lighttpd").foreground("-D").stop(Signal::SIGINT),
+    server("memcached").foreground("no -d"),
+    server("mpd").foreground("--no-daemon"),
+    server("named").foreground("-f"),
+    server("nginx").foreground("-g 'daemon off;'").dialects(&[Dialect::Nginx]).stop(Signal::SIGQUIT),
+    server("php-fpm").foreground("-F, no -D").dialects(&[Dialect::PhpFpm]).stop(Signal::SIGQUIT),
+    server("plackup").dialects(&[Dialect::ServerStarter]),
+    server("puma").dialects(&[Dialect::ListenFds, Dialect::Puma]),
+    server("redis-server").foreground("--daemonize no"),
+    server("rpcbind").foreground("-f"),
+    server("squid").foreground("-N"),
+    server("sshd").foreground("-D"),
+    server("starman").foreground("no --daemonize").dialects(&[Dialect::ServerStarter]).stop(Signal::SIGQUIT),
+    server("twistd").foreground("-n"),
+    server("unicorn")
+        .foreground("no -D")
+        .dialects(&[Dialect::Unicorn, Dialect::ListenFds])
+        .stop(Signal::SIGQUIT),
+    server("uwsgi").foreground("no --daemonize"),
 ];
 
-const fn of(name: &'static str) -> Habit {
-    Habit { name, foreground: None, dialects: &[], stop: None }
+const fn server(name: &'static str) -> Profile {
+    Profile { name, foreground: None, dialects: &[], stop: None }
 }
 
-impl Habit {
-    const fn stays_by(self, how: &'static str) -> Habit {
-        Habit { foreground: Some(how), ..self }
+impl Profile {
+    const fn foreground(self, how: &'static str) -> Profile {
+        Profile { foreground: Some(how), ..self }
     }
 
-    const fn takes(self, dialects: &'static [Dialect]) -> Habit {
-        Habit { dialects, ..self }
+    const fn dialects(self, dialects: &'static [Dialect]) -> Profile {
+        Profile { dialects, ..self }
     }
 
-    const fn stops_by(self, signal: Signal) -> Habit {
-        Habit { stop: Some(signal), ..self }
+    const fn stop(self, signal: Signal) -> Profile {
+        Profile { stop: Some(signal), ..self }
     }
 }
 
 /// The profile of `command`, if there is one.
-pub fn habit(command: &str) -> Option<Habit> {
+pub fn find_profile(command: &str) -> Option<Profile> {
     let name = file_name(command);
     let unversioned = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
     // apache2 is no version of apache.
-    HABITS.into_iter().find(|habit| [name, unversioned].contains(&habit.name))
+    PROFILES.into_iter().find(|profile| [name, unversioned].contains(&profile.name))
 }
 
 /// How `command` is kept in the foreground, or why else it may have left orphans: in brackets,
 /// after a blank.
-pub fn stays(command: &str) -> String {
-    let how = habit(command).and_then(|habit| Some(format!(" ({}: {})", habit.name, habit.foreground?)));
-    how.unwrap_or_else(|| gives_way(command).into())
+pub fn foreground_hint(command: &str) -> String {
+    let how = find_profile(command)
+        .and_then(|profile| Some(format!(" ({}: {})", profile.name, profile.foreground?)));
+    how.unwrap_or_else(|| exec_hint(command).into())
 }
 
 /// How a shell is made to execute the server in its own process: in brackets, after a blank.
-pub fn gives_way(command: &str) -> &'static str {
+pub fn exec_hint(command: &str) -> &'static str {
     const SHELLS: [&str; 6] = ["sh", "ash", "bash", "dash", "ksh", "zsh"];
     let name = file_name(command);
     match SHELLS.contains(&name) || name.ends_with(".sh") {
@@ -91,12 +95,12 @@ pub fn gives_way(command: &str) -> &'static str {
 }
 
 /// Why `command` may not wait on the listeners that it was given in these `dialects`.
-pub fn doubt(command: &str, dialects: &[Dialect]) -> String {
-    let known = habit(command);
-    let best = known.and_then(|habit| Some((habit, habit.dialects.first()?)));
+pub fn listener_hint(command: &str, dialects: &[Dialect]) -> String {
+    let known = find_profile(command);
+    let best = known.and_then(|profile| Some((profile, profile.dialects.first()?)));
     match best {
-        Some((habit, best)) if !habit.dialects.iter().any(|dialect| dialects.contains(dialect)) => {
-            format!("{} takes its sockets by --export {}", habit.name, best.name())
+        Some((profile, best)) if !profile.dialects.iter().any(|dialect| dialects.contains(dialect)) => {
+            format!("{} takes its sockets by --export {}", profile.name, best.name())
         }
         _ => {
             "does it listen on exactly the addresses of -b? does it take its sockets so? see --export, or --adopt if it binds its own".into()
@@ -105,10 +109,10 @@ pub fn doubt(command: &str, dialects: &[Dialect]) -> String {
 }
 
 /// What TERM, if it was not chosen, does to the requests of `command`.
-pub fn cut_by_term(command: &str) -> Option<String> {
-    let habit = habit(command)?;
-    let signal = signals::name(habit.stop? as i32);
-    let name = habit.name;
+pub fn stop_signal_hint(command: &str) -> Option<String> {
+    let profile = find_profile(command)?;
+    let signal = signals::name(profile.stop? as i32);
+    let name = profile.name;
     Some(format!(
         "{name} stops gracefully by {signal}, not TERM: requests are cut at an upgrade (--stop-signal {signal})"
     ))
@@ -124,11 +128,11 @@ mod tests {
 
     #[test]
     fn programs_are_known_by_their_names() {
-        assert_eq!(stays("/usr/sbin/php-fpm8.2"), " (php-fpm: -F, no -D)");
-        assert_eq!(stays("apache2"), " (apache2: -D FOREGROUND)");
-        assert_eq!(stays("/bin/sh"), " (write exec before the last command)");
-        assert_eq!(stays("./server"), "");
-        assert_eq!(habit(""), None);
+        assert_eq!(foreground_hint("/usr/sbin/php-fpm8.2"), " (php-fpm: -F, no -D)");
+        assert_eq!(foreground_hint("apache2"), " (apache2: -D FOREGROUND)");
+        assert_eq!(foreground_hint("/bin/sh"), " (write exec before the last command)");
+        assert_eq!(foreground_hint("./server"), "");
+        assert_eq!(find_profile(""), None);
     }
 
     #[test]
@@ -142,7 +146,7 @@ mod tests {
             ("./server", Dialect::ListenFds, None),
         ];
         for (command, dialect, hint) in expected {
-            let doubt = doubt(command, &[dialect]);
+            let doubt = listener_hint(command, &[dialect]);
             assert_eq!(
                 doubt,
                 hint.unwrap_or(
@@ -154,11 +158,11 @@ mod tests {
 
     #[test]
     fn servers_that_cut_on_term_are_known() {
-        let warned = cut_by_term("/usr/bin/unicorn").unwrap();
+        let warned = stop_signal_hint("/usr/bin/unicorn").unwrap();
         assert_eq!(
             warned,
             "unicorn stops gracefully by QUIT, not TERM: requests are cut at an upgrade (--stop-signal QUIT)"
         );
-        assert_eq!(cut_by_term("gunicorn"), None);
+        assert_eq!(stop_signal_hint("gunicorn"), None);
     }
 }

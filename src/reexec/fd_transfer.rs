@@ -85,7 +85,7 @@ impl InheritedFds {
             if is_standard || waiting.insert(number, fd).is_some() {
                 return Err(format!("descriptor {number} cannot be kept"));
             }
-            match fd::identity(number) {
+            match fd::device_and_inode(number) {
                 Ok(file) if file == fd.file => {}
                 Ok(_) => return Err(format!("descriptor {number} is another file than before")),
                 Err(error) => return Err(format!("descriptor {number} is lost: {error}")),

@@ -47,7 +47,7 @@ fn parse(value: &OsStr, pid: u32) -> Option<RawFd> {
 pub fn inherited_state() -> Option<Result<Vec<u8>, String>> {
     let fd = parse(&std::env::var_os(VARIABLE)?, std::process::id())?;
     let read = || {
-        fd::identity(fd).map_err(|error| format!("descriptor {fd} of the state is lost: {error}"))?;
+        fd::device_and_inode(fd).map_err(|error| format!("descriptor {fd} of the state is lost: {error}"))?;
         let bytes = envelope::open(fd::take_ownership(fd))?;
         envelope::unwrap(&bytes).map(|(text, _)| text.to_vec())
     };
@@ -71,7 +71,7 @@ pub fn check_arguments(arguments: &[OsString]) -> Option<Vec<OsString>> {
 pub fn check() -> Result<(Vec<u8>, String), String> {
     let value = std::env::var_os(VARIABLE).unwrap_or_default();
     let fd = value.to_str().and_then(|value| value.split_once(':')?.1.parse().ok());
-    let fd = fd.filter(|&fd| fd::identity(fd).is_ok()).ok_or("there is no state")?;
+    let fd = fd.filter(|&fd| fd::device_and_inode(fd).is_ok()).ok_or("there is no state")?;
     let bytes = envelope::open(fd::take_ownership(fd))?;
     let (text, digest) = envelope::unwrap(&bytes)?;
     Ok((text.to_vec(), answer(env!("CARGO_PKG_VERSION"), &digest)))

@@ -30,7 +30,7 @@ pub fn find(first: &OsStr, directory: &Path, path: Option<&OsString>) -> Option<
         (Some(this), Ok(found)) => (found.dev(), found.ino()) == (this.dev(), this.ino()),
         _ => false,
     };
-    let executed = process::executed_as().map(|name| directory.join(name));
+    let executed = process::exec_filename().map(|name| directory.join(name));
     let named = || {
         let with_slash = first.as_encoded_bytes().contains(&b'/').then(|| directory.join(first));
         with_slash.or_else(|| which::which_in(first, path, directory).ok())

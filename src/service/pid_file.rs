@@ -48,7 +48,7 @@ impl PidFile {
             return Err(Error::Cannot {
                 attempt: format!("write pid file {}", path.display()),
                 why: format!("everybody can write to {}", directory.display()),
-                next: Some("use a directory of your own, or /run".into()),
+                advice: Some("use a directory of your own, or /run".into()),
             });
         }
         if path.is_dir() || path.as_os_str().as_bytes().ends_with(b"/") {
@@ -58,14 +58,14 @@ impl PidFile {
             return Err(Error::Cannot {
                 attempt: format!("write pid file {}", path.display()),
                 why: format!("{kind} is there"),
-                next: Some("leave --pid-file out to have none".into()),
+                advice: Some("leave --pid-file out to have none".into()),
             });
         }
         if is_locked(path) {
             return Err(Error::Cannot {
                 attempt: format!("write pid file {}", path.display()),
                 why: "another graceful-run holds it".into(),
-                next: Some("stop that one, or give each a file of its own".into()),
+                advice: Some("stop that one, or give each a file of its own".into()),
             });
         }
         let mut name = path.file_name().unwrap_or_default().to_os_string();

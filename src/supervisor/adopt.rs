@@ -48,7 +48,7 @@ impl Adoption {
             return Err(Error::Cannot {
                 attempt: format!("adopt on {}", std::env::consts::ARCH),
                 why: "its system calls are not known to us".into(),
-                next: Some("x86_64 or aarch64; or give the server its sockets with -b".into()),
+                advice: Some("x86_64 or aarch64; or give the server its sockets with -b".into()),
             });
         }
         if !adopt.share && !listeners.is_empty() {

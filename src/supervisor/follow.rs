@@ -21,7 +21,7 @@ use crate::core::ShownStage;
 use crate::core::event::{AckKind, Event, Exit, Generation, Report, Slot, WorkerId};
 use crate::process::{Predecessor, Process};
 use crate::sys::tree::{self, Family};
-use crate::sys::{listening, process};
+use crate::sys::{listeners, process};
 use log::{info, warn};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -90,7 +90,7 @@ impl Follow {
     /// Checks whether a worker that we started accepts on everything that it listens on.
     pub(super) fn probe(&self, id: WorkerId, ctx: &mut Context) {
         let Some(process) = ctx.processes.process(id).filter(|_| ctx.config.acks.accepting) else { return };
-        let inodes = listening::held(&ctx.processes.own_tree(id));
+        let inodes = listeners::listening_sockets(&ctx.processes.own_tree(id));
         if accepting::is_accepting(process.pid, &inodes) {
             ctx.queue(Event::Ack(id, AckKind::Accepting));
         }
@@ -203,7 +203,7 @@ impl Follow {
             let theirs: Vec<Pid> = std::iter::once(pid).chain(tree::descendants(pid)).collect();
             let own: Vec<Pid> =
                 ctx.processes.own_tree(id).into_iter().filter(|pid| !theirs.contains(pid)).collect();
-            let mut held = listening::held(&theirs);
+            let mut held = listeners::listening_sockets(&theirs);
             if held.is_empty() {
                 continue;
             }
@@ -254,7 +254,7 @@ impl Follow {
 
     /// Notes which sockets a worker listens on: once it has ended, `/proc` does not show them.
     fn remember_listeners(&self, id: WorkerId, ctx: &mut Context) {
-        let held = listening::held(&ctx.processes.own_tree(id));
+        let held = listeners::listening_sockets(&ctx.processes.own_tree(id));
         let process = ctx.processes.process_mut(id);
         if let Some(process) = process.filter(|_| !held.is_empty()) {
             process.listening = held;

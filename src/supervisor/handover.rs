@@ -146,7 +146,7 @@ impl EventLoop {
             Ok(State {
                 version: env!("CARGO_PKG_VERSION").into(),
                 program: self.reexec.program.clone().unwrap_or_default(),
-                given: inherited::given(),
+                inherited: inherited::inherited(),
                 directory: ctx.launcher.surroundings.directory.clone(),
                 clock: ctx.clock.save(),
                 core: ctx.core.clone(),

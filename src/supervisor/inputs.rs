@@ -113,7 +113,7 @@ impl Threads {
                 let _active = quiesce.activity();
                 // The call may have been interrupted while this thread was stopped: receiving
                 // would block.
-                if !seccomp::is_calling(calls.as_fd()) {
+                if !seccomp::has_pending_call(calls.as_fd()) {
                     continue;
                 }
                 if let Ok(Some(call)) = seccomp::receive(calls.as_fd()) {
@@ -170,7 +170,7 @@ pub fn start(
         watch::changes(watched, known.clone(), &quiesce, send).map_err(|error| Error::Cannot {
             attempt: format!("watch {}", shown.join(", ")),
             why: reason(&error),
-            next: watch::advice(&error).map(Into::into),
+            advice: watch::advice(&error).map(Into::into),
         })?;
     }
     let failed = |error: io::Error| Error::cannot("listen for signals", reason(&error));
@@ -181,7 +181,7 @@ pub fn start(
         counter.fetch_add(1, Ordering::SeqCst);
     })
     .map_err(|error| Error::cannot("listen for signals", error))?;
-    sigint_count::count().map_err(failed)?;
+    sigint_count::start_counting().map_err(failed)?;
     let others = signals.signals().filter(|signal| *signal != Signal::SIGINT).map(|signal| signal as i32);
     let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).chain(more.iter().copied()).collect();
     let mut signals = SignalsInfo::<WithOrigin>::new(all).map_err(failed)?;
@@ -192,7 +192,7 @@ pub fn start(
         .stack_size(128 * 1024)
         .spawn(move || {
             let mut active = quiescing.activity();
-            inherited::unblock_all();
+            inherited::unblock_all_signals();
             process::raise_priority();
             let send = |batch: Vec<Origin>| {
                 let pid = |origin: &Origin| origin.process.as_ref().map(|process| process.pid);
@@ -218,7 +218,7 @@ pub fn start(
                     send(signals.pending().collect());
                     drop(active);
                     active = quiescing.activity();
-                    inherited::unblock_all();
+                    inherited::unblock_all_signals();
                 }
             }
         })

@@ -116,8 +116,8 @@ impl Listening {
         let added = launcher.settings.listeners.add(bind, directory, &config.dialects);
         let (listener, new) = added.map_err(|error| match error {
             // The client names the attempt and the address itself.
-            Error::Bind { why, next: Some(next), .. } => format!("{why} ({next})"),
-            Error::Bind { why, next: None, .. } => why,
+            Error::Bind { why, advice: Some(advice), .. } => format!("{why} ({advice})"),
+            Error::Bind { why, advice: None, .. } => why,
             error => error.to_string(),
         })?;
         match new {

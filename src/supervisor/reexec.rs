@@ -126,7 +126,7 @@ impl Reexec {
             no_new_privs: false,
             death_signal: Some(Signal::SIGKILL as i32),
             filter: None,
-            image: None,
+            program_fd: None,
         };
         let child = retry_while_busy(|| child::spawn(&launch), |error| error.errno).map_err(|error| {
             let why = reason(&io::Error::from(error.errno));

@@ -93,7 +93,7 @@ fn watched(ctx: &Context) -> impl Iterator<Item = SeenFile> {
 fn note_written(generation: Generation, ctx: &mut Context) {
     let workers = ctx.of_generation(generation).map(|shown| shown.worker);
     let pids: Vec<Pid> = workers.flat_map(|worker| ctx.processes.own_tree(worker)).collect();
-    for path in pids.into_iter().flat_map(process::written) {
+    for path in pids.into_iter().flat_map(process::files_open_for_writing) {
         ctx.launcher.forget_written(generation, &path);
     }
 }

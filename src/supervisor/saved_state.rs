@@ -21,7 +21,7 @@ use crate::reexec::fd_transfer::{Fd, path};
 use crate::service::manager;
 use crate::service::pid_file;
 use crate::sys::identity::Identity;
-use crate::sys::inherited::Given;
+use crate::sys::inherited::Inherited;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ pub struct State {
     #[serde(with = "path")]
     pub program: PathBuf,
     /// Signals and limits that workers are given.
-    pub given: Given,
+    pub inherited: Inherited,
     /// The directory that we were started in, by the user's name for it.
     #[serde(with = "path")]
     pub directory: PathBuf,
@@ -133,7 +133,7 @@ mod tests {
             let state = State {
                 version: "0.1.0".into(),
                 program: "/usr/bin/graceful-run".into(),
-                given: inherited::given(),
+                inherited: inherited::inherited(),
                 directory: "/".into(),
                 clock: clock::Clock::new().save(),
                 core,

@@ -42,7 +42,7 @@ use crate::reexec as image;
 use crate::reexec::fd_transfer::{InheritedFds, abandon};
 use crate::service::ServiceManager;
 use crate::service::pid_file::PidFile;
-use crate::sys::identity::{Identity, identity};
+use crate::sys::identity::{Identity, find_identity};
 use crate::sys::{inherited, process};
 use crossbeam_channel::Receiver;
 use log::{info, warn};
@@ -60,7 +60,7 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
     inherited::default_sigchld();
     inherited::raise_file_limit();
     let identity = match &config.worker.user {
-        Some(user) => Some(identity(user).map_err(Error::Failed)?),
+        Some(user) => Some(find_identity(user).map_err(Error::Failed)?),
         None => None,
     };
     let identity = identity.filter(|identity| !identity.is_ours());
@@ -125,7 +125,7 @@ fn log_startup(config: &Config, listeners: &Listeners) {
     for listener in listeners.iter() {
         info!("listening on {} ({})", listener.address(), listener.name());
     }
-    if let Some(cut) = profiles::cut_by_term(&command(config)).filter(|_| !config.stop_signal_chosen) {
+    if let Some(cut) = profiles::stop_signal_hint(&command(config)).filter(|_| !config.stop_signal_chosen) {
         warn!("{cut}");
     }
     if config.signals.ignores(Signal::SIGHUP) && inherited::ignored(Signal::SIGHUP as i32) {

@@ -6,7 +6,7 @@ use crate::ack::accepting;
 use crate::core::ShownStage;
 use crate::core::event::WorkerId;
 use crate::core::policy::TAKEOVER;
-use crate::sys::listening;
+use crate::sys::listeners;
 use crate::sys::tree::{self, Stat};
 use nix::unistd::Pid;
 use std::thread;
@@ -79,7 +79,7 @@ pub(super) fn candidates(predecessor: WorkerId, ctx: &Context) -> impl Iterator<
             return None;
         }
         let theirs: Vec<Pid> = std::iter::once(pid).chain(tree::descendants(pid)).collect();
-        let held = listening::held(&theirs);
+        let held = listeners::listening_sockets(&theirs);
         let remembered = &old?.listening;
         if held.is_empty() || !remembered.is_empty() && held.is_disjoint(remembered) {
             return None;
@@ -110,7 +110,7 @@ pub(super) fn await_takeover(id: WorkerId, clean: bool, ctx: &Context) -> Option
 /// has a connection that none of `others` has. Without others a connection proves
 /// nothing: it may be inherited.
 pub(super) fn accepts(pid: Pid, theirs: &[Pid], others: &[Pid]) -> bool {
-    let held = listening::held(theirs);
+    let held = listeners::listening_sockets(theirs);
     accepting::is_accepting(pid, &held)
-        || !others.is_empty() && listening::have_accepted(theirs, others, &held)
+        || !others.is_empty() && listeners::have_accepted_on_each(theirs, others, &held)
 }

@@ -112,7 +112,7 @@ impl Workers {
             warn!("{generation}: pid {}: its stderr cannot be read: {}", started.pid, reason(&error));
         }
         ctx.launcher.keep(generation, spec);
-        Ok(started.calls.take())
+        Ok(started.seccomp_listener.take())
     }
 
     /// The descriptors that workers of this slot have stored, as far as there is room before

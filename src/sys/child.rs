@@ -22,9 +22,9 @@ use nix::sys::socket::{
 use nix::unistd::Pid;
 
 use super::credentials::Credentials;
-use super::fd_plan::{Plan, Table};
+use super::exec_args::ExecArgs;
+use super::fd_plan::{FdTable, Plan};
 use super::identity::Identity;
-use super::image::Image;
 use super::seccomp::{self, Filter};
 use super::{fd, inherited, process};
 
@@ -69,7 +69,7 @@ pub struct Launch {
     /// What is executed in the place of what lies at `program`, by execveat(2): native
     /// code, for an interpreter would look for a descriptor that is closed. Its number is
     /// above every target.
-    pub image: Option<OwnedFd>,
+    pub program_fd: Option<OwnedFd>,
 }
 
 /// A child that has executed its program.
@@ -80,7 +80,7 @@ pub struct Child {
     /// Where the kernel has pidfd_open(2), lets us, and we have a number left.
     pub pidfd: Option<OwnedFd>,
     /// Where calls are told of, if there is a filter.
-    pub calls: Option<OwnedFd>,
+    pub seccomp_listener: Option<OwnedFd>,
 }
 
 /// What failed. There is no child then.
@@ -161,7 +161,7 @@ pub fn spawn(launch: &Launch) -> Result<Child, SpawnError> {
     }
     .map_err(|errno| Step::Pipe.failed(errno))?;
     let mut plan = Plan::new(&launch.fds, send.as_raw_fd()).ok_or_else(|| Step::Fds.failed(Errno::EINVAL))?;
-    let mut image = Image::new(&launch.argv, &launch.env);
+    let mut exec_args = ExecArgs::new(&launch.argv, &launch.env);
     let become_other = match &launch.identity {
         Some(identity) if !identity.is_ours() => {
             Some(Credentials::new(identity).map_err(|errno| Step::Identity.failed(errno))?)
@@ -175,7 +175,7 @@ pub fn spawn(launch: &Launch) -> Result<Child, SpawnError> {
     // made ready above, and leaves by execve or _exit.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        run_child(launch, &mut image, &mut plan, become_other.as_ref(), parent);
+        run_child(launch, &mut exec_args, &mut plan, become_other.as_ref(), parent);
     }
     let errno = Errno::last();
     inherited::change_mask(libc::SIG_SETMASK, mask);
@@ -191,12 +191,12 @@ pub fn spawn(launch: &Launch) -> Result<Child, SpawnError> {
         let _ = nix::unistd::setpgid(pid, pid);
     }
     drop(send);
-    let (calls, failed) = match launch.filter {
+    let (seccomp_listener, failed) = match launch.filter {
         Some(_) => receive_listener(&receive),
         None => (None, None),
     };
     match failed.or_else(|| receive_failure(&receive)) {
-        None => Ok(Child { pid, pidfd: process::pidfd(pid), calls }),
+        None => Ok(Child { pid, pidfd: process::pidfd(pid), seccomp_listener }),
         Some(error) => {
             process::wait(pid);
             Err(error)
@@ -236,7 +236,7 @@ pub(super) fn receive_listener(receive: &OwnedFd) -> (Option<OwnedFd>, Option<Sp
         }
     };
     let failed = listener.is_none() && length == message.len();
-    (listener, failed.then(|| failure(message)))
+    (listener, failed.then(|| parse_failure(message)))
 }
 
 /// Reads the error pipe until the child has executed or exited.
@@ -251,11 +251,11 @@ fn receive_failure(receive: &OwnedFd) -> Option<SpawnError> {
             Err(_) => break,
         }
     }
-    (length == message.len()).then(|| failure(message))
+    (length == message.len()).then(|| parse_failure(message))
 }
 
 /// What a message of the child says.
-fn failure(message: [u8; 8]) -> SpawnError {
+fn parse_failure(message: [u8; 8]) -> SpawnError {
     let (step, errno) = message.split_at(4);
     let number = |bytes: &[u8]| i32::from_ne_bytes(bytes.try_into().unwrap_or_default());
     let step = Step::ALL.iter().find(|&&known| known as i32 == number(step)).copied();
@@ -264,25 +264,25 @@ fn failure(message: [u8; 8]) -> SpawnError {
 
 fn run_child(
     launch: &Launch,
-    image: &mut Image,
+    exec_args: &mut ExecArgs,
     plan: &mut Plan,
     become_other: Option<&Credentials<'_>>,
     parent: pid_t,
 ) -> ! {
-    let Err(error) = exec(launch, image, plan, become_other, parent);
+    let Err(error) = exec(launch, exec_args, plan, become_other, parent);
     let [a, b, c, d] = (error.step as i32).to_ne_bytes();
     let [e, f, g, h] = (error.errno as i32).to_ne_bytes();
     let message = [a, b, c, d, e, f, g, h];
     // SAFETY: the message is as long as said; _exit runs nothing of ours.
     unsafe {
-        libc::write(plan.report(), message.as_ptr().cast(), message.len());
+        libc::write(plan.error_pipe(), message.as_ptr().cast(), message.len());
         libc::_exit(127)
     }
 }
 
 fn exec(
     launch: &Launch,
-    image: &mut Image,
+    exec_args: &mut ExecArgs,
     plan: &mut Plan,
     become_other: Option<&Credentials<'_>>,
     parent: pid_t,
@@ -304,7 +304,7 @@ fn exec(
     }
     if let Some(filter) = &launch.filter {
         // While we may still have the privilege that it takes.
-        watch(filter, plan.report()).map_err(|errno| Step::Filter.failed(errno))?;
+        install_filter(filter, plan.error_pipe()).map_err(|errno| Step::Filter.failed(errno))?;
     }
     if let Some(change) = become_other {
         change.apply().map_err(|errno| Step::Identity.failed(errno))?;
@@ -320,17 +320,17 @@ fn exec(
             return Err(Step::DeathSignal.failed(Errno::ESRCH));
         }
     }
-    image.add_own(launch.listen, launch.watchdog);
+    exec_args.add_process_ids(launch.listen, launch.watchdog);
     inherited::change_mask(libc::SIG_SETMASK, inherited::mask());
-    if let Some(file) = &launch.image {
+    if let Some(file) = &launch.program_fd {
         // SAFETY: as below; the path is empty, and the descriptor is open.
         unsafe {
             libc::syscall(
                 libc::SYS_execveat,
                 file.as_raw_fd(),
                 c"".as_ptr(),
-                image.argv.as_ptr(),
-                image.envp.as_ptr(),
+                exec_args.argv.as_ptr(),
+                exec_args.envp.as_ptr(),
                 libc::AT_EMPTY_PATH,
             )
         };
@@ -338,12 +338,12 @@ fn exec(
     }
     // SAFETY: the program and both arrays are NUL-terminated strings and
     // null-terminated arrays of such, which live until the process is replaced.
-    unsafe { libc::execve(launch.program.as_ptr(), image.argv.as_ptr(), image.envp.as_ptr()) };
+    unsafe { libc::execve(launch.program.as_ptr(), exec_args.argv.as_ptr(), exec_args.envp.as_ptr()) };
     Err(Step::Exec.failed(Errno::last()))
 }
 
 /// Installs the filter and sends its listener to the parent.
-pub(super) fn watch(filter: &Filter, report: RawFd) -> nix::Result<()> {
+pub(super) fn install_filter(filter: &Filter, channel: RawFd) -> nix::Result<()> {
     let listener = match filter.install() {
         Err(Errno::EACCES) => {
             const NONE: c_ulong = 0;
@@ -353,7 +353,7 @@ pub(super) fn watch(filter: &Filter, report: RawFd) -> nix::Result<()> {
         }
         listener => listener?,
     };
-    seccomp::send(report, listener)
+    seccomp::send_listener(channel, listener)
 }
 
 fn prctl(step: Step, option: c_int, value: c_ulong) -> Result<(), SpawnError> {
@@ -365,20 +365,20 @@ fn prctl(step: Step, option: c_int, value: c_ulong) -> Result<(), SpawnError> {
 /// The descriptors of the calling process.
 struct Kernel;
 
-impl Table for Kernel {
+impl FdTable for Kernel {
     type Error = SpawnError;
 
-    fn lift(&mut self, fd: RawFd, least: RawFd) -> Result<RawFd, SpawnError> {
+    fn duplicate_above(&mut self, fd: RawFd, least: RawFd) -> Result<RawFd, SpawnError> {
         // SAFETY: plain system call.
         Step::Fds.check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) })
     }
 
-    fn place(&mut self, source: RawFd, target: RawFd) -> Result<(), SpawnError> {
+    fn duplicate_to(&mut self, source: RawFd, target: RawFd) -> Result<(), SpawnError> {
         // SAFETY: plain system call; what the target was is of no use to the child.
         Step::Fds.check(unsafe { libc::dup2(source, target) }).map(drop)
     }
 
-    fn keep(&mut self, fd: RawFd) -> Result<(), SpawnError> {
+    fn keep_on_exec(&mut self, fd: RawFd) -> Result<(), SpawnError> {
         // SAFETY: plain system calls; FD_CLOEXEC is the only descriptor flag.
         Step::Fds.check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }).map(drop)
     }

@@ -5,8 +5,8 @@
 use super::diag::inet::{
     CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, INODE, LAST_ACK, LOCAL_PORT, REQUEST,
 };
-use super::diag::{self, About};
-use super::proc_fd::sockets;
+use super::diag::{self, Query};
+use super::proc_fd::socket_inodes;
 use super::tree;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,25 +30,25 @@ pub struct ListenPorts {
     /// The listeners themselves, by inode.
     pub listeners: BTreeSet<u64>,
     /// TCP ports at IPv4 addresses.
-    pub four: BTreeSet<u16>,
+    pub ipv4_ports: BTreeSet<u16>,
     /// TCP ports at IPv6 addresses, which may take IPv4 as well.
-    pub six: BTreeSet<u16>,
+    pub ipv6_ports: BTreeSet<u16>,
     /// Names of unix sockets, as getsockname(2) has them: a path without its NUL,
     /// or an abstract name with the NUL before it.
-    pub names: BTreeSet<Vec<u8>>,
+    pub unix_names: BTreeSet<Vec<u8>>,
 }
 
 impl ListenPorts {
     /// TCP at this address as well.
-    pub fn at(&mut self, address: SocketAddr) {
-        let ports = if address.is_ipv4() { &mut self.four } else { &mut self.six };
+    pub fn add_tcp(&mut self, address: SocketAddr) {
+        let ports = if address.is_ipv4() { &mut self.ipv4_ports } else { &mut self.ipv6_ports };
         ports.insert(address.port());
     }
 }
 
 /// The inodes of the TCP connections whose local port is `port`, in our network
 /// namespace. Empty where the kernel cannot be asked.
-pub fn at_port(port: u16) -> BTreeSet<u64> {
+pub fn tcp_at_port(port: u16) -> BTreeSet<u64> {
     let families = [libc::AF_INET, libc::AF_INET6];
     families.into_iter().flat_map(|family| tcp(family, &BTreeSet::from([port]))).collect()
 }
@@ -56,33 +56,35 @@ pub fn at_port(port: u16) -> BTreeSet<u64> {
 /// How many connections that came in through `listen_ports` each of these workers holds,
 /// by itself or in a descendant; one that is itself a worker is not counted with
 /// another. None where its descriptors cannot be seen.
-pub fn held(workers: &[Pid], listen_ports: &ListenPorts) -> Vec<Option<u32>> {
+pub fn connection_counts(workers: &[Pid], listen_ports: &ListenPorts) -> Vec<Option<u32>> {
     let others: BTreeSet<Pid> = workers.iter().copied().collect();
     let held = |&worker: &Pid| -> Option<BTreeSet<u64>> {
         std::fs::read_dir(format!("/proc/{worker}/fd")).ok()?;
-        let sockets = tree::walk(worker, &others).flat_map(sockets);
+        let sockets = tree::walk(worker, &others).flat_map(socket_inodes);
         Some(sockets.filter(|inode| !listen_ports.listeners.contains(inode)).collect())
     };
     let held: Vec<Option<BTreeSet<u64>>> = workers.iter().map(held).collect();
     // The kernel goes through the whole of its table, which takes longer than all else.
     let connections = match held.iter().flatten().all(BTreeSet::is_empty) {
         true => BTreeSet::new(),
-        false => through(listen_ports),
+        false => connections_through(listen_ports),
     };
     let count = |held: BTreeSet<u64>| held.intersection(&connections).count() as u32;
     held.into_iter().map(|held| held.map(count)).collect()
 }
 
 /// Every connection that came in through `listen_ports`.
-fn through(listen_ports: &ListenPorts) -> BTreeSet<u64> {
+fn connections_through(listen_ports: &ListenPorts) -> BTreeSet<u64> {
     let mut connections = BTreeSet::new();
-    for (family, ports) in [(libc::AF_INET, &listen_ports.four), (libc::AF_INET6, &listen_ports.six)] {
+    for (family, ports) in
+        [(libc::AF_INET, &listen_ports.ipv4_ports), (libc::AF_INET6, &listen_ports.ipv6_ports)]
+    {
         if !ports.is_empty() {
             connections.extend(tcp(family, ports));
         }
     }
-    if !listen_ports.names.is_empty() {
-        connections.extend(unix(&listen_ports.names));
+    if !listen_ports.unix_names.is_empty() {
+        connections.extend(unix(&listen_ports.unix_names));
     }
     connections
 }
@@ -96,13 +98,13 @@ fn tcp(family: i32, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
     body.extend(STATES.to_ne_bytes());
     body.extend(port.to_be_bytes());
     body.resize(REQUEST, 0);
-    let found = diag::ask(About::All, &body, |message| {
+    let found = diag::send_query(Query::Dump, &body, |message| {
         let port = message
             .get(LOCAL_PORT..LOCAL_PORT + 2)
             .and_then(|bytes| bytes.try_into().ok())
             .map(u16::from_be_bytes);
         if port.is_some_and(|port| ports.contains(&port)) {
-            inodes.extend(diag::number(message, INODE).map(u64::from));
+            inodes.extend(diag::read_u32(message, INODE).map(u64::from));
         }
     });
     if let Err(errno) = found {
@@ -114,12 +116,12 @@ fn tcp(family: i32, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
 /// Of unix sockets: what was accepted bears the name of its listener.
 fn unix(names: &BTreeSet<Vec<u8>>) -> BTreeSet<u64> {
     let mut inodes = BTreeSet::new();
-    let found = diag::ask(About::All, &unix_request(ESTABLISHED, 0, UDIAG_SHOW_NAME), |message| {
+    let found = diag::send_query(Query::Dump, &unix_request(ESTABLISHED, 0, UDIAG_SHOW_NAME), |message| {
         let name = diag::attribute(message, UNIX_ATTRIBUTES, UNIX_DIAG_NAME);
         // The kernel counts a path's NUL or leaves it out, as it was bound.
         let is_ours = |name: &[u8]| names.contains(name.strip_suffix(b"\0").unwrap_or(name));
         if name.is_some_and(is_ours) {
-            inodes.extend(diag::number(message, UNIX_INODE).map(u64::from));
+            inodes.extend(diag::read_u32(message, UNIX_INODE).map(u64::from));
         }
     });
     if let Err(errno) = found {
@@ -134,9 +136,9 @@ pub fn unix_queues(inodes: &[u64]) -> BTreeMap<u64, u32> {
     let mut queues = BTreeMap::new();
     for &inode in inodes {
         let body = unix_request(u32::MAX, inode as u32, UDIAG_SHOW_RQLEN);
-        let found = diag::ask(About::One, &body, |message| {
+        let found = diag::send_query(Query::Single, &body, |message| {
             let queue = diag::attribute(message, UNIX_ATTRIBUTES, UNIX_DIAG_RQLEN);
-            queues.extend(queue.and_then(|queue| Some((inode, diag::number(queue, 0)?))));
+            queues.extend(queue.and_then(|queue| Some((inode, diag::read_u32(queue, 0)?))));
         });
         if let Err(errno) = found {
             log::debug!("cannot ask for a unix socket: {errno}");
@@ -157,7 +159,7 @@ fn unix_request(states: u32, inode: u32, show: u32) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::proc_fd::inode_of;
+    use crate::sys::proc_fd::parse_socket_link;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsRawFd;
     use std::os::unix::ffi::OsStrExt;
@@ -165,7 +167,7 @@ mod tests {
 
     fn inode(socket: &impl AsRawFd) -> u64 {
         let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).expect("a link");
-        inode_of(&link.to_string_lossy()).expect("a socket")
+        parse_socket_link(&link.to_string_lossy()).expect("a socket")
     }
 
     #[test]
@@ -176,16 +178,19 @@ mod tests {
             let client = TcpStream::connect(("127.0.0.1", port)).expect("connect");
             let (server, _) = listener.accept().expect("accept");
             let server_inode = inode(&server);
-            assert_eq!(at_port(port), BTreeSet::from([server_inode]), "{host}");
+            assert_eq!(tcp_at_port(port), BTreeSet::from([server_inode]), "{host}");
             let ports = BTreeSet::from([port, 1]);
             let listen_ports = match listener.local_addr().expect("an address").is_ipv4() {
-                true => ListenPorts { four: ports, ..ListenPorts::default() },
-                false => ListenPorts { six: ports, ..ListenPorts::default() },
+                true => ListenPorts { ipv4_ports: ports, ..ListenPorts::default() },
+                false => ListenPorts { ipv6_ports: ports, ..ListenPorts::default() },
             };
-            assert!(through(&listen_ports).contains(&server_inode), "{host}");
-            assert_eq!(held(&[Pid::this(), Pid::from_raw(i32::MAX)], &listen_ports), [Some(1), None]);
+            assert!(connections_through(&listen_ports).contains(&server_inode), "{host}");
+            assert_eq!(
+                connection_counts(&[Pid::this(), Pid::from_raw(i32::MAX)], &listen_ports),
+                [Some(1), None]
+            );
             drop((server, client));
-            assert!(!at_port(port).contains(&server_inode), "{host}");
+            assert!(!tcp_at_port(port).contains(&server_inode), "{host}");
         }
     }
 
@@ -201,8 +206,8 @@ mod tests {
         let names = BTreeSet::from([path.as_os_str().as_bytes().to_vec()]);
         assert!(unix(&names).contains(&inode(&server)));
         assert!(!unix(&names).contains(&inode(&waiting)), "the client's end has no name");
-        let listen_ports = ListenPorts { names, ..ListenPorts::default() };
-        assert_eq!(held(&[Pid::this()], &listen_ports), [Some(1)]);
+        let listen_ports = ListenPorts { unix_names: names, ..ListenPorts::default() };
+        assert_eq!(connection_counts(&[Pid::this()], &listen_ports), [Some(1)]);
         assert_eq!(unix_queues(&[inode(&listener), 1]).get(&1), None);
         drop(another);
     }

@@ -34,14 +34,14 @@ pub(super) mod inet {
 
 /// Which sockets an answer is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum About {
+pub(super) enum Query {
     /// Every one that fits: the answer is several messages, the last says so.
-    All,
+    Dump,
     /// Every TCP socket that fits, of both families: the kernel goes through its table once. This
     /// is an older question (struct inet_diag_req), and still that of ss(8).
-    Tcp,
+    TcpDump,
     /// One: the answer is a message, or an error.
-    One,
+    Single,
 }
 
 /// Asks, and hands each message of the answer, without its header, to `each`.
@@ -50,27 +50,27 @@ pub(super) enum About {
 /// socket(2)'s, and EAGAIN where something between us and the kernel swallows the
 /// question. The kernel's own: ENOENT for a socket that there is not, or for a kind of
 /// them that it was built without.
-pub(super) fn ask(about: About, body: &[u8], mut each: impl FnMut(&[u8])) -> nix::Result<()> {
+pub(super) fn send_query(query: Query, body: &[u8], mut each: impl FnMut(&[u8])) -> nix::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket =
         socket(AddressFamily::Netlink, SockType::Datagram, flags, Some(SockProtocol::NetlinkSockDiag))?;
     // The kernel answers at once; a filter in between may not.
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(200))?;
-    send(socket.as_raw_fd(), &request(about, body), MsgFlags::empty())?;
+    send(socket.as_raw_fd(), &request(query, body), MsgFlags::empty())?;
     let mut buffer = vec![0; 32 << 10];
     loop {
         let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        if !read(&buffer[..length], &mut each)? || about == About::One {
+        if !read_messages(&buffer[..length], &mut each)? || query == Query::Single {
             return Ok(());
         }
     }
 }
 
-fn request(about: About, body: &[u8]) -> Vec<u8> {
-    let (kind, flags) = match about {
-        About::All => (SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP),
-        About::Tcp => (TCPDIAG_GETSOCK, NLM_F_REQUEST | NLM_F_DUMP),
-        About::One => (SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST),
+fn request(query: Query, body: &[u8]) -> Vec<u8> {
+    let (kind, flags) = match query {
+        Query::Dump => (SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP),
+        Query::TcpDump => (TCPDIAG_GETSOCK, NLM_F_REQUEST | NLM_F_DUMP),
+        Query::Single => (SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST),
     };
     let mut text = Vec::with_capacity(HEADER + body.len());
     text.extend(((HEADER + body.len()) as u32).to_ne_bytes());
@@ -82,15 +82,15 @@ fn request(about: About, body: &[u8]) -> Vec<u8> {
 }
 
 /// Reads the messages of one datagram; false once there will be no more.
-fn read(mut text: &[u8], each: &mut impl FnMut(&[u8])) -> nix::Result<bool> {
-    while let Some(length) = number(text, 0) {
+fn read_messages(mut text: &[u8], each: &mut impl FnMut(&[u8])) -> nix::Result<bool> {
+    while let Some(length) = read_u32(text, 0) {
         let length = length as usize;
         let Some(message) = text.get(..length).filter(|_| length >= HEADER) else { return Ok(false) };
         match u16::from_ne_bytes([message[4], message[5]]) {
             SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => each(&message[HEADER..]),
             // Either begins with what went wrong, or with zero.
             NLMSG_ERROR | NLMSG_DONE => {
-                return match number(message, HEADER).map_or(0, |error| (error as i32).wrapping_neg()) {
+                return match read_u32(message, HEADER).map_or(0, |error| (error as i32).wrapping_neg()) {
                     0 => Ok(false),
                     errno => Err(Errno::from_raw(errno)),
                 };
@@ -103,7 +103,7 @@ fn read(mut text: &[u8], each: &mut impl FnMut(&[u8])) -> nix::Result<bool> {
 }
 
 /// The number of 32 bits at `at`.
-pub(super) fn number(text: &[u8], at: usize) -> Option<u32> {
+pub(super) fn read_u32(text: &[u8], at: usize) -> Option<u32> {
     text.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
@@ -128,16 +128,16 @@ mod tests {
     fn what_is_not_understood_ends_the_answer() {
         let mut count = 0;
         let mut each = |_: &[u8]| count += 1;
-        assert_eq!(read(&[], &mut each), Ok(true), "nothing yet");
-        assert_eq!(read(&[3, 0, 0, 0], &mut each), Ok(false), "shorter than its header");
-        assert_eq!(read(&[255; 16], &mut each), Ok(false), "longer than it is");
+        assert_eq!(read_messages(&[], &mut each), Ok(true), "nothing yet");
+        assert_eq!(read_messages(&[3, 0, 0, 0], &mut each), Ok(false), "shorter than its header");
+        assert_eq!(read_messages(&[255; 16], &mut each), Ok(false), "longer than it is");
         let message = |kind: u16, error: i32| {
             let head = [20_u32.to_ne_bytes(), u32::from(kind).to_ne_bytes(), [0; 4], [0; 4]].concat();
             [head, error.to_ne_bytes().to_vec()].concat()
         };
-        assert_eq!(read(&message(NLMSG_DONE, 0), &mut each), Ok(false));
+        assert_eq!(read_messages(&message(NLMSG_DONE, 0), &mut each), Ok(false));
         for kind in [NLMSG_ERROR, NLMSG_DONE] {
-            assert_eq!(read(&message(kind, -libc::ENOENT), &mut each), Err(Errno::ENOENT));
+            assert_eq!(read_messages(&message(kind, -libc::ENOENT), &mut each), Err(Errno::ENOENT));
         }
         assert_eq!(count, 0);
     }

@@ -28,7 +28,7 @@ pub fn duplicate_above(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> 
 
 /// Whether two descriptors of ours are copies of one: kcmp(2), KCMP_FILE. Where
 /// the kernel does not tell, they are not.
-pub fn same_file(one: RawFd, other: RawFd) -> bool {
+pub fn is_same_file(one: RawFd, other: RawFd) -> bool {
     const KCMP_FILE: libc::c_int = 0;
     let ours = std::process::id();
     // SAFETY: plain system call, which reads no memory of ours.
@@ -67,7 +67,7 @@ pub fn keep_on_exec(fd: RawFd) -> io::Result<()> {
 /// # Errors
 /// EBADF if `fd` is not open.
 #[allow(clippy::unnecessary_cast, reason = "the types differ between machines")]
-pub fn identity(fd: RawFd) -> io::Result<(u64, u64)> {
+pub fn device_and_inode(fd: RawFd) -> io::Result<(u64, u64)> {
     // SAFETY: an all-zero stat is valid, and the kernel writes to a live one.
     unsafe {
         let mut file: libc::stat = std::mem::zeroed();
@@ -88,7 +88,7 @@ pub fn take_ownership(fd: RawFd) -> OwnedFd {
 /// Closes the descriptor `fd`, which whoever started us gave to this process
 /// and which nothing in it owns: one of 3..3+LISTEN_FDS after LISTEN_PID was
 /// found to be ours. Any other number may close a file under its owner.
-pub fn close_given(fd: RawFd) {
+pub fn close_inherited(fd: RawFd) {
     // SAFETY: close reads no memory of ours; the caller vouches that no owner
     // of the number exists in this process.
     unsafe { libc::close(fd) };
@@ -100,7 +100,7 @@ pub fn close_given(fd: RawFd) {
 /// # Errors
 /// Whatever setsockopt(2) says.
 pub fn set_defer_accept(socket: BorrowedFd<'_>, seconds: i32) -> io::Result<()> {
-    set_tcp(socket, libc::TCP_DEFER_ACCEPT, seconds)
+    set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, seconds)
 }
 
 /// Accepts data in the SYN, with at most `queue` such connections pending:
@@ -109,7 +109,7 @@ pub fn set_defer_accept(socket: BorrowedFd<'_>, seconds: i32) -> io::Result<()> 
 /// # Errors
 /// Whatever setsockopt(2) says.
 pub fn set_fastopen(socket: BorrowedFd<'_>, queue: i32) -> io::Result<()> {
-    set_tcp(socket, libc::TCP_FASTOPEN, queue)
+    set_tcp_option(socket, libc::TCP_FASTOPEN, queue)
 }
 
 /// Value of an integer option of TCP: tcp(7).
@@ -131,7 +131,7 @@ pub fn tcp_option(socket: BorrowedFd<'_>, option: i32) -> io::Result<i32> {
     }
 }
 
-fn set_tcp(socket: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
+fn set_tcp_option(socket: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
     let size = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the pointer is to a live i32 and the size is that of an i32.
     let result = unsafe {
@@ -145,12 +145,12 @@ fn set_tcp(socket: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
 
 /// Whether two sockets are of one network namespace (SO_NETNS_COOKIE, Linux 5.14). Before that
 /// kernel they are taken to be.
-pub fn same_network(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
-    let (one, other) = (network(one), network(other));
+pub fn same_network_namespace(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let (one, other) = (network_namespace(one), network_namespace(other));
     one.is_none() || other.is_none() || one == other
 }
 
-fn network(socket: BorrowedFd<'_>) -> Option<u64> {
+fn network_namespace(socket: BorrowedFd<'_>) -> Option<u64> {
     /// asm-generic/socket.h.
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let mut value = 0_u64;

@@ -8,42 +8,42 @@ use std::os::fd::RawFd;
 
 /// What the plan does to a table of descriptors; the kernel's in a child, a
 /// simulated one in the tests.
-pub trait Table {
+pub trait FdTable {
     /// Why an operation failed.
     type Error;
     /// Duplicates `fd`, close-on-exec, to the lowest free number not below `least`.
-    fn lift(&mut self, fd: RawFd, least: RawFd) -> Result<RawFd, Self::Error>;
+    fn duplicate_above(&mut self, fd: RawFd, least: RawFd) -> Result<RawFd, Self::Error>;
     /// Duplicates `source` to `target`, another number, kept by exec.
-    fn place(&mut self, source: RawFd, target: RawFd) -> Result<(), Self::Error>;
+    fn duplicate_to(&mut self, source: RawFd, target: RawFd) -> Result<(), Self::Error>;
     /// Makes `fd` kept by exec.
-    fn keep(&mut self, fd: RawFd) -> Result<(), Self::Error>;
+    fn keep_on_exec(&mut self, fd: RawFd) -> Result<(), Self::Error>;
     /// Makes what is open from `first` to `last` close-on-exec.
     fn close_on_exec(&mut self, first: RawFd, last: RawFd) -> Result<(), Self::Error>;
 }
 
 #[derive(Debug)]
-struct Move {
+struct Mapping {
     source: RawFd,
     target: RawFd,
-    lift: bool,
+    conflicts: bool,
 }
 
 /// The steps, ready to be taken without allocating.
 #[derive(Debug)]
 pub struct Plan {
-    moves: Vec<Move>,
+    mappings: Vec<Mapping>,
     /// What exec closes: from 3 up, every stretch without a target.
     gaps: Vec<(RawFd, RawFd)>,
     /// The first number above every target.
     above: RawFd,
-    report: RawFd,
-    lift_report: bool,
+    error_pipe: RawFd,
+    move_error_pipe: bool,
 }
 
 impl Plan {
     /// Plans for pairs of (source, target) and the write end of the error pipe.
     /// None when two pairs have the same target or a number cannot be one.
-    pub fn new(fds: &[(RawFd, RawFd)], report: RawFd) -> Option<Plan> {
+    pub fn new(fds: &[(RawFd, RawFd)], error_pipe: RawFd) -> Option<Plan> {
         let mut targets: Vec<RawFd> = fds.iter().map(|&(_, target)| target).collect();
         targets.sort_unstable();
         let doubled = targets.windows(2).any(|pair| pair[0] == pair[1]);
@@ -53,13 +53,13 @@ impl Plan {
         }
 
         let taken = |fd| targets.binary_search(&fd).is_ok();
-        let moves = fds
+        let mappings = fds
             .iter()
-            .map(|&(source, target)| Move {
+            .map(|&(source, target)| Mapping {
                 source,
                 target,
                 // A source on its own target stays: nobody else goes there.
-                lift: source != target && taken(source),
+                conflicts: source != target && taken(source),
             })
             .collect();
 
@@ -73,12 +73,12 @@ impl Plan {
         }
         gaps.push((next, RawFd::MAX));
 
-        Some(Plan { moves, gaps, above: next, report, lift_report: taken(report) })
+        Some(Plan { mappings, gaps, above: next, error_pipe, move_error_pipe: taken(error_pipe) })
     }
 
     /// Where the write end of the error pipe is now.
-    pub fn report(&self) -> RawFd {
-        self.report
+    pub fn error_pipe(&self) -> RawFd {
+        self.error_pipe
     }
 
     /// Takes the steps. Allocates nothing and cannot panic: for the child
@@ -86,19 +86,19 @@ impl Plan {
     ///
     /// # Errors
     /// The first one of the table; what was done until then stays done.
-    pub fn apply<T: Table>(&mut self, table: &mut T) -> Result<(), T::Error> {
-        if self.lift_report {
-            self.report = table.lift(self.report, self.above)?;
+    pub fn apply<T: FdTable>(&mut self, table: &mut T) -> Result<(), T::Error> {
+        if self.move_error_pipe {
+            self.error_pipe = table.duplicate_above(self.error_pipe, self.above)?;
         }
-        for entry in self.moves.iter_mut().filter(|entry| entry.lift) {
-            entry.source = table.lift(entry.source, self.above)?;
+        for mapping in self.mappings.iter_mut().filter(|mapping| mapping.conflicts) {
+            mapping.source = table.duplicate_above(mapping.source, self.above)?;
         }
-        for entry in &self.moves {
-            if entry.source == entry.target {
+        for mapping in &self.mappings {
+            if mapping.source == mapping.target {
                 // dup2(2) of a number to itself would leave close-on-exec set.
-                table.keep(entry.target)?;
+                table.keep_on_exec(mapping.target)?;
             } else {
-                table.place(entry.source, entry.target)?;
+                table.duplicate_to(mapping.source, mapping.target)?;
             }
         }
         for &(first, last) in &self.gaps {
@@ -120,25 +120,25 @@ mod tests {
     #[derive(Debug, Default)]
     struct Simulated(BTreeMap<RawFd, (u32, bool)>);
 
-    impl Table for Simulated {
+    impl FdTable for Simulated {
         type Error = String;
 
-        fn lift(&mut self, fd: RawFd, least: RawFd) -> Result<RawFd, String> {
-            let (file, _) = *self.0.get(&fd).ok_or("lift: not open")?;
+        fn duplicate_above(&mut self, fd: RawFd, least: RawFd) -> Result<RawFd, String> {
+            let (file, _) = *self.0.get(&fd).ok_or("duplicate_above: not open")?;
             let free = (least..).find(|fd| !self.0.contains_key(fd)).ok_or("full")?;
             self.0.insert(free, (file, true));
             Ok(free)
         }
 
-        fn place(&mut self, source: RawFd, target: RawFd) -> Result<(), String> {
+        fn duplicate_to(&mut self, source: RawFd, target: RawFd) -> Result<(), String> {
             assert_ne!(source, target);
-            let (file, _) = *self.0.get(&source).ok_or("place: not open")?;
+            let (file, _) = *self.0.get(&source).ok_or("duplicate_to: not open")?;
             self.0.insert(target, (file, false));
             Ok(())
         }
 
-        fn keep(&mut self, fd: RawFd) -> Result<(), String> {
-            self.0.get_mut(&fd).ok_or("keep: not open")?.1 = false;
+        fn keep_on_exec(&mut self, fd: RawFd) -> Result<(), String> {
+            self.0.get_mut(&fd).ok_or("keep_on_exec: not open")?.1 = false;
             Ok(())
         }
 
@@ -154,13 +154,13 @@ mod tests {
         #[test]
         fn each_target_holds_its_source_and_nothing_else_survives(
             pairs in proptest::collection::vec((0..14_i32, 0..14_i32), 0..9),
-            report in 3..16_i32,
+            error_pipe in 3..16_i32,
             strangers in proptest::collection::btree_set(3..40_i32, 0..12),
         ) {
             let mut used = BTreeSet::new();
             let pairs: Vec<(RawFd, RawFd)> = pairs
                 .into_iter()
-                .filter(|&(source, target)| source != report && used.insert(target))
+                .filter(|&(source, target)| source != error_pipe && used.insert(target))
                 .collect();
             // File n is what number n held at first; all is close-on-exec but stdio
             // and, the point of closing, strangers.
@@ -174,16 +174,16 @@ mod tests {
             for fd in strangers {
                 table.0.entry(fd).or_insert((fd as u32, false));
             }
-            table.0.insert(report, (report as u32, true));
+            table.0.insert(error_pipe, (error_pipe as u32, true));
 
-            let mut plan = Plan::new(&pairs, report).expect("targets differ");
+            let mut plan = Plan::new(&pairs, error_pipe).expect("targets differ");
             plan.apply(&mut table).expect("every source is open");
 
             for &(source, target) in &pairs {
                 prop_assert_eq!(table.0.get(&target), Some(&(source as u32, false)));
             }
-            prop_assert!(!used.contains(&plan.report()));
-            prop_assert_eq!(table.0.get(&plan.report()), Some(&(report as u32, true)));
+            prop_assert!(!used.contains(&plan.error_pipe()));
+            prop_assert_eq!(table.0.get(&plan.error_pipe()), Some(&(error_pipe as u32, true)));
             for (fd, &(file, close)) in &table.0 {
                 if used.contains(fd) {
                     continue;

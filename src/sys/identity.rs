@@ -46,7 +46,7 @@ impl Identity {
 /// # Errors
 /// A message that says what is unknown or that we may not become it; ends in
 /// exit status 125.
-pub fn identity(spec: &str) -> Result<Identity, String> {
+pub fn find_identity(spec: &str) -> Result<Identity, String> {
     let (user, group) = match spec.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (spec, None),
@@ -122,14 +122,14 @@ mod tests {
     use super::*;
 
     fn error(spec: &str) -> String {
-        identity(spec).expect_err(spec)
+        find_identity(spec).expect_err(spec)
     }
 
     #[test]
     fn a_name_and_its_number_are_the_same_user() {
         let us = User::from_uid(Uid::effective()).expect("look-up").expect("passwd entry");
-        let by_name = identity(&us.name).expect("ourselves");
-        assert_eq!(by_name, identity(&us.uid.to_string()).expect("ourselves"));
+        let by_name = find_identity(&us.name).expect("ourselves");
+        assert_eq!(by_name, find_identity(&us.uid.to_string()).expect("ourselves"));
         assert_eq!((by_name.uid, by_name.gid), (us.uid.as_raw(), us.gid.as_raw()));
         assert!(by_name.groups.contains(&by_name.gid));
         assert_eq!(by_name.home, us.dir.to_string_lossy());
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_number_without_entry_needs_a_group() {
         assert!(error("3999999999").contains("give 3999999999:GROUP"));
-        match identity("3999999999:3999999998") {
+        match find_identity("3999999999:3999999998") {
             Ok(identity) => {
                 assert!(Uid::effective().is_root());
                 assert_eq!((identity.uid, identity.gid), (3_999_999_999, 3_999_999_998));

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 static MASK: AtomicU64 = AtomicU64::new(0);
 static IGNORED: AtomicU64 = AtomicU64::new(0);
 /// The soft RLIMIT_NOFILE of before we raised it; until then, more than any.
-static FILES: AtomicU64 = AtomicU64::new(u64::MAX);
+static FILE_LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
 
 #[used]
 // SAFETY: the C runtime calls each pointer in this section once before main,
@@ -28,33 +28,34 @@ static SAVE: extern "C" fn() = save;
 
 extern "C" fn save() {
     MASK.store(change_mask(libc::SIG_BLOCK, 0), Ordering::Relaxed);
-    let ignored = (1..=64).filter(|&signal| is_ignored_now(signal)).map(bit).sum();
+    let ignored = (1..=64).filter(|&signal| is_currently_ignored(signal)).map(bit).sum();
     IGNORED.store(ignored, Ordering::Relaxed);
 }
 
 /// What we were started with, on its way through an execve(2): the next image
 /// is started with what is ours by now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Given {
+pub struct Inherited {
     mask: u64,
     ignored: u64,
-    files: u64,
+    file_limit: u64,
 }
 
 /// What we were started with.
-pub fn given() -> Given {
-    let [mask, ignored, files] = [&MASK, &IGNORED, &FILES].map(|value| value.load(Ordering::Relaxed));
-    Given { mask, ignored, files }
+pub fn inherited() -> Inherited {
+    let [mask, ignored, file_limit] =
+        [&MASK, &IGNORED, &FILE_LIMIT].map(|value| value.load(Ordering::Relaxed));
+    Inherited { mask, ignored, file_limit }
 }
 
 /// Has it be what we were started with.
-pub fn restore(given: Given) {
-    MASK.store(given.mask, Ordering::Relaxed);
-    IGNORED.store(given.ignored, Ordering::Relaxed);
-    FILES.store(given.files, Ordering::Relaxed);
+pub fn restore(inherited: Inherited) {
+    MASK.store(inherited.mask, Ordering::Relaxed);
+    IGNORED.store(inherited.ignored, Ordering::Relaxed);
+    FILE_LIMIT.store(inherited.file_limit, Ordering::Relaxed);
 }
 
-impl Given {
+impl Inherited {
     /// Whether `signal` (1 to 64) was ignored when we were started.
     pub fn ignored(&self, signal: i32) -> bool {
         self.ignored & bit(signal) != 0
@@ -81,7 +82,7 @@ pub fn block_all_signals() {
 }
 
 /// Unblocks every signal in the calling thread, which is the one that listens.
-pub fn unblock_all() {
+pub fn unblock_all_signals() {
     set_thread_mask(false);
 }
 
@@ -96,7 +97,7 @@ pub fn raise_file_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok()
     {
-        FILES.store(soft as u64, Ordering::Relaxed);
+        FILE_LIMIT.store(soft as u64, Ordering::Relaxed);
     }
 }
 
@@ -104,7 +105,7 @@ pub fn raise_file_limit() {
 /// open above it stay open. Async-signal-safe.
 #[allow(clippy::unnecessary_cast, reason = "the type differs between machines")]
 pub(super) fn restore_file_limit() {
-    let soft = FILES.load(Ordering::Relaxed);
+    let soft = FILE_LIMIT.load(Ordering::Relaxed);
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: plain system calls; the structure lives through them.
     unsafe {
@@ -135,7 +136,7 @@ pub(super) fn restore_dispositions() {
 
 /// The same, and SIGCHLD too as it was given: for a process that becomes another
 /// program and starts nothing.
-pub(super) fn restore_as_given() {
+pub(super) fn restore_all_dispositions() {
     restore_dispositions();
     if ignored(libc::SIGCHLD) {
         set_disposition(libc::SIGCHLD, libc::SIG_IGN);
@@ -176,11 +177,11 @@ fn bit(signal: i32) -> u64 {
 /// The kernel's `struct sigaction`, and room to spare: the handler comes first,
 /// and what follows (flags, perhaps a restorer, the mask) is zero in all that we
 /// set. MIPS alone has it the other way round.
-type Action = [libc::sighandler_t; 8];
+type KernelSigaction = [libc::sighandler_t; 8];
 
 /// rt_sigaction(2) itself: the C library hides 32 and 33, one of which it takes
 /// for itself at the first thread, although they may have been ignored.
-fn change_action(signal: c_int, new: *const Action, old: *mut Action) -> bool {
+fn change_action(signal: c_int, new: *const KernelSigaction, old: *mut KernelSigaction) -> bool {
     /// The size of the kernel's signal set in bytes.
     const SET: usize = 8;
     // SAFETY: the caller gives null or an array that lives through the call and
@@ -189,14 +190,14 @@ fn change_action(signal: c_int, new: *const Action, old: *mut Action) -> bool {
     unsafe { libc::syscall(libc::SYS_rt_sigaction, c_long::from(signal), new, old, SET) == 0 }
 }
 
-fn is_ignored_now(signal: c_int) -> bool {
-    let mut action: Action = [0; 8];
+fn is_currently_ignored(signal: c_int) -> bool {
+    let mut action: KernelSigaction = [0; 8];
     change_action(signal, ptr::null(), &raw mut action) && action[0] == libc::SIG_IGN
 }
 
 /// KILL and STOP cannot be changed, and stay as they are.
 fn set_disposition(signal: c_int, disposition: libc::sighandler_t) {
-    let action: Action = [disposition, 0, 0, 0, 0, 0, 0, 0];
+    let action: KernelSigaction = [disposition, 0, 0, 0, 0, 0, 0, 0];
     change_action(signal, &raw const action, ptr::null_mut());
 }
 
@@ -223,7 +224,7 @@ mod tests {
         let masks = std::thread::spawn(|| {
             block_all_signals();
             let inherited = std::thread::spawn(|| change_mask(libc::SIG_BLOCK, 0)).join();
-            unblock_all();
+            unblock_all_signals();
             (inherited.expect("no panic"), change_mask(libc::SIG_BLOCK, 0))
         });
         let (blocked, unblocked) = masks.join().expect("no panic");

@@ -17,17 +17,17 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket, sockopt};
 
 /// The longest message; sd_notify senders know this limit from systemd.
-const LONGEST: usize = 4096;
+const MAX_MESSAGE: usize = 4096;
 
 /// SCM_MAX_FD: the most descriptors that the kernel lets one message carry.
-const MOST_FDS: usize = 253;
+const MAX_FDS: usize = 253;
 
 /// Room for the control messages in words, for their alignment: the sender's
 /// credentials and the most descriptors, each behind its header.
 const CONTROL_WORDS: usize = {
     // SAFETY: CMSG_SPACE only calculates.
     let bytes = unsafe {
-        libc::CMSG_SPACE((MOST_FDS * size_of::<RawFd>()) as c_uint)
+        libc::CMSG_SPACE((MAX_FDS * size_of::<RawFd>()) as c_uint)
             + libc::CMSG_SPACE(size_of::<libc::ucred>() as c_uint)
     };
     (bytes as usize).div_ceil(size_of::<u64>())
@@ -65,7 +65,7 @@ impl NotifySocket {
     pub fn new() -> io::Result<Self> {
         let name = format!("graceful-run/{:032x}", random()?);
         let address = UnixAddr::new_abstract(name.as_bytes())?;
-        Ok(NotifySocket { socket: bound(&address)?, address: format!("@{name}"), path: None })
+        Ok(NotifySocket { socket: bind_socket(&address)?, address: format!("@{name}"), path: None })
     }
 
     /// Binds a new socket to `path`, which goes with it. Everybody may send: a
@@ -75,7 +75,7 @@ impl NotifySocket {
     /// # Errors
     /// EADDRINUSE where something is; ENAMETOOLONG beyond 107 bytes.
     pub fn at(path: PathBuf) -> io::Result<Self> {
-        let socket = bound(&UnixAddr::new(&path)?)?;
+        let socket = bind_socket(&UnixAddr::new(&path)?)?;
         let address = path.to_string_lossy().into_owned();
         let socket = NotifySocket { socket, address, path: Some(path.clone()) };
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
@@ -102,7 +102,7 @@ impl NotifySocket {
     /// # Errors
     /// What recvmsg(2) gives, other than EAGAIN and EINTR.
     pub fn receive(&self) -> io::Result<Option<Datagram>> {
-        let mut text = [0_u8; LONGEST];
+        let mut text = [0_u8; MAX_MESSAGE];
         let mut control = [0_u64; CONTROL_WORDS];
         let mut part = libc::iovec { iov_base: text.as_mut_ptr().cast(), iov_len: text.len() };
         // SAFETY: an all-zero msghdr is valid (no address, no control).
@@ -145,7 +145,7 @@ impl Drop for NotifySocket {
     }
 }
 
-fn bound(address: &UnixAddr) -> io::Result<OwnedFd> {
+fn bind_socket(address: &UnixAddr) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
     // Before the address exists, so that no message comes without.

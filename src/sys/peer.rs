@@ -30,10 +30,10 @@ impl fmt::Display for Peer {
 /// Whatever getsockopt(2) says. Where the kernel cannot tell supplementary groups
 /// (before 4.13), there are none.
 pub fn peer(socket: &impl AsFd) -> nix::Result<Peer> {
-    let told = getsockopt(socket, PeerCredentials)?;
-    let mut groups = vec![Gid::from_raw(told.gid())];
+    let credentials = getsockopt(socket, PeerCredentials)?;
+    let mut groups = vec![Gid::from_raw(credentials.gid())];
     groups.extend(supplementary(socket.as_fd()).unwrap_or_default().into_iter().map(Gid::from_raw));
-    Ok(Peer { pid: Pid::from_raw(told.pid()), uid: Uid::from_raw(told.uid()), groups })
+    Ok(Peer { pid: Pid::from_raw(credentials.pid()), uid: Uid::from_raw(credentials.uid()), groups })
 }
 
 /// SO_PEERGROUPS. The kernel says ERANGE, and how many bytes it needs, if there is

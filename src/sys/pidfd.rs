@@ -32,10 +32,10 @@ pub fn duplicate(thread: Pid, number: RawFd) -> nix::Result<OwnedFd> {
 
 /// A copy of the socket of this inode that the process holds, under whatever number.
 pub fn duplicate_by_inode(process: Pid, inode: u64) -> Option<OwnedFd> {
-    let (number, _) = proc_fd::descriptors(process).find(|&(_, found)| found == inode)?;
+    let (number, _) = proc_fd::socket_fds(process).find(|&(_, found)| found == inode)?;
     let socket = duplicate(process, number).ok()?;
     // The number may have been closed and used again since it was read.
-    let same = fd::identity(socket.as_raw_fd()).is_ok_and(|(_, found)| found == inode);
+    let same = fd::device_and_inode(socket.as_raw_fd()).is_ok_and(|(_, found)| found == inode);
     same.then_some(socket)
 }
 

@@ -2,7 +2,7 @@
 //! `--adopt` does: each thing is tried on a child or a socket of our own.
 //!
 //! A child is killed and reaped before the answer is given, and lives no longer than
-//! we do; nothing waits for longer than [`PATIENCE`]. To be called while there is one
+//! we do; nothing waits for longer than [`TIMEOUT_SECONDS`]. To be called while there is one
 //! thread.
 
 use super::child;
@@ -23,7 +23,7 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 /// In seconds. What is waited for here takes microseconds.
-const PATIENCE: u16 = 3;
+const TIMEOUT_SECONDS: u16 = 3;
 /// What is read in the memory of a child.
 static MARK: [u8; 8] = *b"graceful";
 
@@ -39,11 +39,11 @@ impl Child {
         match unsafe { libc::fork() } {
             -1 => Err(Errno::last()),
             0 => {
-                // SAFETY: plain system calls.
+                // SAFETY: plain system call.
                 unsafe {
                     libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong);
                     libc::signal(libc::SIGALRM, libc::SIG_DFL);
-                    libc::alarm(PATIENCE.into());
+                    libc::alarm(TIMEOUT_SECONDS.into());
                     libc::_exit(if libc::getppid() == parent { run() } else { 1 })
                 }
             }
@@ -52,7 +52,7 @@ impl Child {
     }
 
     /// Waits for its end, which the alarm bounds.
-    fn end(self) -> Option<Exit> {
+    fn wait(self) -> Option<Exit> {
         let exit = process::wait(self.0);
         // Its pid may be somebody else's from now on.
         mem::forget(self);
@@ -70,7 +70,7 @@ impl Drop for Child {
 
 /// Why no call of a child was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unseen {
+pub enum ProbeError {
     /// We do not know the numbers of this architecture.
     Architecture,
     /// There was no child or no channel to it.
@@ -85,42 +85,42 @@ pub enum Unseen {
 /// Whether the child had to take on PR_SET_NO_NEW_PRIVS for that.
 ///
 /// # Errors
-/// [`Unseen`].
-pub fn see_a_bind() -> Result<bool, Unseen> {
-    let filter = Filter::new().ok_or(Unseen::Architecture)?;
+/// [`ProbeError`].
+pub fn probe_bind_notification() -> Result<bool, ProbeError> {
+    let filter = Filter::new().ok_or(ProbeError::Architecture)?;
     let (receive, send) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-        .map_err(Unseen::Child)?;
-    setsockopt(&receive, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE.into()))
-        .map_err(Unseen::Child)?;
-    let report = send.as_raw_fd();
-    let child = Child::new(|| bind_nothing(&filter, report)).map_err(Unseen::Child)?;
+        .map_err(ProbeError::Child)?;
+    setsockopt(&receive, sockopt::ReceiveTimeout, &TimeVal::seconds(TIMEOUT_SECONDS.into()))
+        .map_err(ProbeError::Child)?;
+    let channel = send.as_raw_fd();
+    let child = Child::new(|| bind_invalid_fd(&filter, channel)).map_err(ProbeError::Child)?;
     drop(send);
-    let (Some(calls), _) = child::receive_listener(&receive) else {
-        return Err(Unseen::Filter(match child.end() {
+    let (Some(listener), _) = child::receive_listener(&receive) else {
+        return Err(ProbeError::Filter(match child.wait() {
             Some(Exit::Code(errno)) => Errno::from_raw(errno),
             _ => Errno::ECANCELED,
         }));
     };
-    let mut set = [PollFd::new(calls.as_fd(), PollFlags::POLLIN)];
-    let heard = poll(&mut set, PollTimeout::from(PATIENCE * 1000)).map_err(Unseen::Call)?;
-    let call = match heard {
+    let mut set = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    let ready = poll(&mut set, PollTimeout::from(TIMEOUT_SECONDS * 1000)).map_err(ProbeError::Call)?;
+    let call = match ready {
         0 => None,
-        _ => seccomp::receive(calls.as_fd()).map_err(Unseen::Call)?,
+        _ => seccomp::receive(listener.as_fd()).map_err(ProbeError::Call)?,
     };
-    let call = call.filter(|call| call.number == -1 && matches!(call.what, Operation::Bind(..)));
-    let call = call.ok_or(Unseen::Call(Errno::ETIMEDOUT))?;
-    seccomp::answer(calls.as_fd(), call.id, Answer::Continue).map_err(Unseen::Call)?;
-    match child.end() {
-        Some(Exit::Code(taken @ 0..=1)) => Ok(taken == 1),
-        _ => Err(Unseen::Call(Errno::ENOSYS)),
+    let call = call.filter(|call| call.fd == -1 && matches!(call.operation, Operation::Bind(..)));
+    let call = call.ok_or(ProbeError::Call(Errno::ETIMEDOUT))?;
+    seccomp::answer(listener.as_fd(), call.id, Answer::Continue).map_err(ProbeError::Call)?;
+    match child.wait() {
+        Some(Exit::Code(value @ 0..=1)) => Ok(value == 1),
+        _ => Err(ProbeError::Call(Errno::ENOSYS)),
     }
 }
 
 /// In the child: 0, or 1 with PR_SET_NO_NEW_PRIVS, if the kernel has carried out a
 /// call that has to fail; or the error of the filter.
-fn bind_nothing(filter: &Filter, report: RawFd) -> c_int {
+fn bind_invalid_fd(filter: &Filter, channel: RawFd) -> c_int {
     const NONE: c_ulong = 0;
-    if let Err(errno) = child::watch(filter, report) {
+    if let Err(errno) = child::install_filter(filter, channel) {
         return errno as c_int;
     }
     // SAFETY: plain system calls; there is no such descriptor, so nothing is bound.
@@ -135,20 +135,20 @@ fn bind_nothing(filter: &Filter, report: RawFd) -> c_int {
 
 /// Which ways to access a child work.
 #[derive(Debug)]
-pub struct Access {
+pub struct ChildAccess {
     /// pidfd_open(2).
-    pub pidfd: nix::Result<()>,
+    pub pidfd_open: nix::Result<()>,
     /// pidfd_getfd(2).
-    pub descriptor: nix::Result<()>,
+    pub pidfd_getfd: nix::Result<()>,
     /// process_vm_readv(2).
-    pub memory: nix::Result<()>,
+    pub process_vm_readv: nix::Result<()>,
 }
 
 /// Tries each way to access a child of ours.
 ///
 /// # Errors
 /// fork(2)'s and pipe2(2)'s.
-pub fn access_a_child() -> nix::Result<Access> {
+pub fn probe_child_access() -> nix::Result<ChildAccess> {
     let (inherited, _other) = pipe2(OFlag::O_CLOEXEC)?;
     let child = Child::new(|| {
         loop {
@@ -156,11 +156,11 @@ pub fn access_a_child() -> nix::Result<Access> {
             unsafe { libc::pause() };
         }
     })?;
-    let read = seccomp::address(child.0, MARK.as_ptr() as u64, MARK.len());
-    Ok(Access {
-        pidfd: pidfd::open(child.0, 0).map(drop),
-        descriptor: pidfd::duplicate(child.0, inherited.as_raw_fd()).map(drop),
-        memory: read.and_then(|read| if read == MARK { Ok(()) } else { Err(Errno::EIO) }),
+    let read = seccomp::read_address(child.0, MARK.as_ptr() as u64, MARK.len());
+    Ok(ChildAccess {
+        pidfd_open: pidfd::open(child.0, 0).map(drop),
+        pidfd_getfd: pidfd::duplicate(child.0, inherited.as_raw_fd()).map(drop),
+        process_vm_readv: read.and_then(|read| if read == MARK { Ok(()) } else { Err(Errno::EIO) }),
     })
 }
 
@@ -169,7 +169,7 @@ pub fn access_a_child() -> nix::Result<Access> {
 ///
 /// # Errors
 /// Whatever one of the calls for that says.
-pub fn listener() -> nix::Result<OwnedFd> {
+pub fn reuseport_listener() -> nix::Result<OwnedFd> {
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, sockopt::ReusePort, &true)?;
     bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;

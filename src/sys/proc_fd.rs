@@ -9,21 +9,21 @@ use std::fs;
 use std::os::fd::RawFd;
 
 /// Every socket that `pid` has a descriptor of.
-pub fn sockets(pid: Pid) -> BTreeSet<u64> {
-    descriptors(pid).map(|(_, inode)| inode).collect()
+pub fn socket_inodes(pid: Pid) -> BTreeSet<u64> {
+    socket_fds(pid).map(|(_, inode)| inode).collect()
 }
 
 /// The descriptors of `pid` that are sockets, with the inodes of these.
-pub fn descriptors(pid: Pid) -> impl Iterator<Item = (RawFd, u64)> {
+pub fn socket_fds(pid: Pid) -> impl Iterator<Item = (RawFd, u64)> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
-        let inode = inode_of(&fs::read_link(entry.path()).ok()?.to_string_lossy())?;
+        let inode = parse_socket_link(&fs::read_link(entry.path()).ok()?.to_string_lossy())?;
         Some((entry.file_name().to_str()?.parse().ok()?, inode))
     })
 }
 
 /// The inodes of what is in the epoll sets of `pid`; None if it has no such set.
-pub fn polled(pid: Pid) -> Option<BTreeSet<u64>> {
+pub fn epoll_inodes(pid: Pid) -> Option<BTreeSet<u64>> {
     let mut polled = None;
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
         let is_epoll =
@@ -33,13 +33,13 @@ pub fn polled(pid: Pid) -> Option<BTreeSet<u64>> {
         }
         let set = entry.file_name().to_str().and_then(|name| name.parse().ok());
         let inodes: &mut BTreeSet<u64> = polled.get_or_insert_default();
-        inodes.extend(set.into_iter().flat_map(|set| polled_by(pid, set)));
+        inodes.extend(set.into_iter().flat_map(|set| epoll_set_inodes(pid, set)));
     }
     polled
 }
 
 /// The inodes of what is in this epoll set of `pid`.
-pub fn polled_by(pid: Pid, set: u64) -> BTreeSet<u64> {
+pub fn epoll_set_inodes(pid: Pid, set: u64) -> BTreeSet<u64> {
     let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{set}")).unwrap_or_default();
     // The inode is written in hexadecimal.
     let inode = |line: &str| line.split("ino:").nth(1)?.split_whitespace().next().map(str::to_owned);
@@ -49,12 +49,12 @@ pub fn polled_by(pid: Pid, set: u64) -> BTreeSet<u64> {
 
 /// Whether `pid` has the socket of this inode by one descriptor and in no other way: another in
 /// the place of that descriptor is all that it would be left with.
-pub fn is_held_once(pid: Pid, inode: u64) -> bool {
-    descriptors(pid).filter(|&(_, found)| found == inode).count() == 1
-        && !polled(pid).is_some_and(|polled| polled.contains(&inode))
+pub fn has_single_reference(pid: Pid, inode: u64) -> bool {
+    socket_fds(pid).filter(|&(_, found)| found == inode).count() == 1
+        && !epoll_inodes(pid).is_some_and(|polled| polled.contains(&inode))
 }
 
 /// The inode in `socket:[123]`, which is what a link of `/proc/PID/fd` leads to.
-pub fn inode_of(target: &str) -> Option<u64> {
+pub fn parse_socket_link(target: &str) -> Option<u64> {
     target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }

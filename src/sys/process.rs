@@ -36,7 +36,7 @@ impl Exit {
 }
 
 /// For `#[serde(with)]`: a pid as a number.
-pub mod number {
+pub mod serde_pid {
     use super::Pid;
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -109,7 +109,7 @@ pub fn signal(pid: Pid, signal: i32) -> nix::Result<()> {
     if pid.as_raw() <= 1 {
         return Err(Errno::EINVAL);
     }
-    gone_is_done(kill(pid.as_raw(), signal))
+    ignore_missing(kill(pid.as_raw(), signal))
 }
 
 /// Sends `signal` to every process of a group. That it is gone is no error.
@@ -122,7 +122,7 @@ pub fn signal_group(group: Pid, signal: i32) -> nix::Result<()> {
     if group.as_raw() <= 1 || group == getpgrp() {
         return Err(Errno::EINVAL);
     }
-    gone_is_done(kill(-group.as_raw(), signal))
+    ignore_missing(kill(-group.as_raw(), signal))
 }
 
 /// Whether a process group has a member, be it a zombie that nobody has reaped.
@@ -144,7 +144,7 @@ pub fn pidfd(pid: Pid) -> Option<OwnedFd> {
 
 /// The name that whoever executed us gave to execve(2): getauxval(3), AT_EXECFN.
 /// It may be relative to the directory of that moment.
-pub fn executed_as() -> Option<PathBuf> {
+pub fn exec_filename() -> Option<PathBuf> {
     // SAFETY: plain look into the auxiliary vector; what it gives is null, or a
     // string that the kernel has put on the stack for as long as the process lives.
     let name = unsafe {
@@ -172,7 +172,7 @@ fn kill(pid: libc::pid_t, signal: i32) -> nix::Result<()> {
     Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
-fn gone_is_done(result: nix::Result<()>) -> nix::Result<()> {
+fn ignore_missing(result: nix::Result<()>) -> nix::Result<()> {
     match result {
         Err(Errno::ESRCH) => Ok(()),
         other => other,
@@ -180,7 +180,7 @@ fn gone_is_done(result: nix::Result<()>) -> nix::Result<()> {
 }
 
 /// Files that `pid` has open to write to, as far as /proc shows them.
-pub fn written(pid: Pid) -> Vec<PathBuf> {
+pub fn files_open_for_writing(pid: Pid) -> Vec<PathBuf> {
     let written = |number: &str| {
         let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;

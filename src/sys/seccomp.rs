@@ -34,7 +34,7 @@ const ARCH_AT: u32 = 4;
 const PROTOCOL_AT: u32 = if cfg!(target_endian = "little") { 32 } else { 36 };
 
 /// Longer than any socket address (sockaddr_storage).
-const LONGEST_ADDRESS: usize = 128;
+const MAX_ADDRESS_LENGTH: usize = 128;
 
 /// The filter, made ready before a fork.
 #[derive(Debug, Clone)]
@@ -59,9 +59,9 @@ pub struct Call {
     /// The thread that waits.
     pub thread: Pid,
     /// The number of the socket there.
-    pub number: RawFd,
+    pub fd: RawFd,
     /// What is to be done with it.
-    pub what: Operation,
+    pub operation: Operation,
 }
 
 /// What the caller hears.
@@ -151,7 +151,7 @@ pub fn wait(listener: BorrowedFd<'_>) -> nix::Result<bool> {
 }
 
 /// Whether somebody calls at this moment.
-pub fn is_calling(listener: BorrowedFd<'_>) -> bool {
+pub fn has_pending_call(listener: BorrowedFd<'_>) -> bool {
     let mut set = [PollFd::new(listener, PollFlags::POLLIN)];
     poll(&mut set, PollTimeout::ZERO).is_ok()
         && set[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLIN))
@@ -165,22 +165,22 @@ pub fn is_calling(listener: BorrowedFd<'_>) -> bool {
 pub fn receive(listener: BorrowedFd<'_>) -> nix::Result<Option<Call>> {
     // SAFETY: plain integers, for which all zeroes is a value, and what the kernel
     // wants to find.
-    let mut told: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-    control(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &mut told)?;
-    let [number, second, third, ..] = told.data.args;
-    let what = match i64::from(told.data.nr) {
+    let mut notification: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &mut notification)?;
+    let [fd, second, third, ..] = notification.data.args;
+    let operation = match i64::from(notification.data.nr) {
         libc::SYS_bind => Operation::Bind(second, third as usize),
         libc::SYS_listen => Operation::Listen(second as i32),
         _ => return Ok(None),
     };
-    let thread = Pid::from_raw(told.pid as pid_t);
-    Ok(Some(Call { id: told.id, thread, number: number as RawFd, what }))
+    let thread = Pid::from_raw(notification.pid as pid_t);
+    Ok(Some(Call { id: notification.id, thread, fd: fd as RawFd, operation }))
 }
 
 /// Whether the caller still waits, so that what was read of it by its number was its.
 pub fn is_pending(listener: BorrowedFd<'_>, id: u64) -> bool {
     let mut id = id;
-    control(listener, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &mut id).is_ok()
+    ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &mut id).is_ok()
 }
 
 /// Lets the caller go on.
@@ -194,7 +194,7 @@ pub fn answer(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> nix::Result<
         Answer::Failed(errno) => (-(errno as i32), 0),
     };
     let mut response = libc::seccomp_notif_resp { id, val: 0, error, flags };
-    control(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &mut response)
+    ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &mut response)
 }
 
 /// Puts `ours` in the place of the caller's descriptor `number` (Linux 5.9).
@@ -215,10 +215,10 @@ pub fn replace_fd(
         newfd: number as u32,
         newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
     };
-    control(listener, libc::SECCOMP_IOCTL_NOTIF_ADDFD, &mut added)
+    ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ADDFD, &mut added)
 }
 
-fn control<T>(listener: BorrowedFd<'_>, request: libc::Ioctl, value: &mut T) -> nix::Result<()> {
+fn ioctl<T>(listener: BorrowedFd<'_>, request: libc::Ioctl, value: &mut T) -> nix::Result<()> {
     loop {
         // SAFETY: each caller passes the struct that its request reads and writes,
         // alive through the call.
@@ -239,7 +239,7 @@ pub fn process_of(thread: Pid) -> Option<Pid> {
 
 /// Whether the descriptor `number` of the task closes itself at exec, which is its
 /// own and not the socket's.
-pub fn closes_on_exec(thread: Pid, number: RawFd) -> bool {
+pub fn is_close_on_exec(thread: Pid, number: RawFd) -> bool {
     let text = fs::read_to_string(format!("/proc/{thread}/fdinfo/{number}")).unwrap_or_default();
     let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
@@ -250,8 +250,8 @@ pub fn closes_on_exec(thread: Pid, number: RawFd) -> bool {
 ///
 /// # Errors
 /// EINVAL for one that is longer than any, and whatever process_vm_readv(2) says.
-pub fn address(thread: Pid, at: u64, length: usize) -> nix::Result<Vec<u8>> {
-    if length > LONGEST_ADDRESS {
+pub fn read_address(thread: Pid, at: u64, length: usize) -> nix::Result<Vec<u8>> {
+    if length > MAX_ADDRESS_LENGTH {
         return Err(Errno::EINVAL);
     }
     let mut bytes = vec![0; length];
@@ -269,31 +269,31 @@ pub fn address(thread: Pid, at: u64, length: usize) -> nix::Result<Vec<u8>> {
 ///
 /// # Errors
 /// sendmsg(2)'s.
-pub(super) fn send(channel: RawFd, listener: RawFd) -> nix::Result<()> {
+pub(super) fn send_listener(channel: RawFd, listener: RawFd) -> nix::Result<()> {
     /// Room for a header and one descriptor, aligned as a header is.
     #[repr(C)]
-    union Room {
+    union ControlBuffer {
         header: libc::cmsghdr,
         bytes: [u8; 32],
     }
     let mut byte = 0_u8;
     let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
-    let mut room = Room { bytes: [0; 32] };
+    let mut control = ControlBuffer { bytes: [0; 32] };
     let size = size_of::<RawFd>() as c_uint;
-    // SAFETY: an all-zero msghdr is valid; the room is aligned and large enough for a
+    // SAFETY: an all-zero msghdr is valid; the buffer is aligned and large enough for a
     // header and one descriptor (24 bytes), and all of it lives through the call.
     unsafe {
         let mut packet: libc::msghdr = std::mem::zeroed();
         packet.msg_iov = &raw mut part;
         packet.msg_iovlen = 1;
-        packet.msg_control = (&raw mut room).cast();
+        packet.msg_control = (&raw mut control).cast();
         packet.msg_controllen = libc::CMSG_SPACE(size) as _;
-        room.header.cmsg_level = libc::SOL_SOCKET;
-        room.header.cmsg_type = libc::SCM_RIGHTS;
-        room.header.cmsg_len = libc::CMSG_LEN(size) as _;
+        control.header.cmsg_level = libc::SOL_SOCKET;
+        control.header.cmsg_type = libc::SCM_RIGHTS;
+        control.header.cmsg_len = libc::CMSG_LEN(size) as _;
         std::ptr::copy_nonoverlapping(
             (&raw const listener).cast::<u8>(),
-            libc::CMSG_DATA(&raw const room.header),
+            libc::CMSG_DATA(&raw const control.header),
             size_of::<RawFd>(),
         );
         match libc::sendmsg(channel, &raw const packet, 0) {

@@ -13,7 +13,7 @@ static CAUGHT: AtomicU64 = AtomicU64::new(0);
 ///
 /// # Errors
 /// None for SIGINT that sigaction(2) documents.
-pub fn count() -> io::Result<()> {
+pub fn start_counting() -> io::Result<()> {
     let count = || {
         CAUGHT.fetch_add(1, Ordering::SeqCst);
     };

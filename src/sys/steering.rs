@@ -33,7 +33,7 @@ pub fn attach(socket: BorrowedFd<'_>, indices: &[u32]) -> nix::Result<()> {
 ///
 /// # Errors
 /// Whatever setsockopt(2) says.
-pub fn reuseport(socket: BorrowedFd<'_>) -> nix::Result<()> {
+pub fn set_reuseport(socket: BorrowedFd<'_>) -> nix::Result<()> {
     setsockopt(&socket, sockopt::ReusePort, &true)
 }
 
@@ -42,7 +42,7 @@ pub fn reuseport(socket: BorrowedFd<'_>) -> nix::Result<()> {
 ///
 /// # Errors
 /// ENOTCONN if it does not listen: shutdown(2).
-pub fn leave(socket: BorrowedFd<'_>) -> nix::Result<()> {
+pub fn leave_group(socket: BorrowedFd<'_>) -> nix::Result<()> {
     shutdown(socket.as_raw_fd(), Shutdown::Read)
 }
 
@@ -51,7 +51,7 @@ pub fn leave(socket: BorrowedFd<'_>) -> nix::Result<()> {
 ///
 /// # Errors
 /// Whatever listen(2) says, for example EADDRINUSE.
-pub fn relisten(socket: BorrowedFd<'_>, backlog: i32) -> nix::Result<()> {
+pub fn listen(socket: BorrowedFd<'_>, backlog: i32) -> nix::Result<()> {
     SockRef::from(&socket).listen(backlog).map_err(errno)
 }
 
@@ -59,7 +59,7 @@ pub fn relisten(socket: BorrowedFd<'_>, backlog: i32) -> nix::Result<()> {
 ///
 /// # Errors
 /// Whatever getsockopt(2) says.
-pub fn waiting(socket: BorrowedFd<'_>) -> nix::Result<u32> {
+pub fn queue_length(socket: BorrowedFd<'_>) -> nix::Result<u32> {
     Ok(fd::tcp_queue(socket).map_err(errno)?.map_or(0, |queue| queue.length))
 }
 
@@ -129,7 +129,7 @@ mod tests {
 
     fn bound(address: SocketAddr) -> Socket {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        reuseport(socket.as_fd()).expect("SO_REUSEPORT");
+        set_reuseport(socket.as_fd()).expect("SO_REUSEPORT");
         socket.bind(&SockAddr::from(address)).expect("bind");
         socket
     }
@@ -140,7 +140,7 @@ mod tests {
         let address = sockets[0].local_addr().expect("an address").as_socket().expect("of IPv4");
         sockets.extend((1..size).map(|_| bound(address)));
         sockets.reverse();
-        sockets.iter().for_each(|socket| relisten(socket.as_fd(), 16).expect("listen"));
+        sockets.iter().for_each(|socket| listen(socket.as_fd(), 16).expect("listen"));
         (sockets, address)
     }
 
@@ -152,7 +152,7 @@ mod tests {
         poll(&mut polled, PollTimeout::NONE).expect("poll");
         let readable = |fd: &PollFd| fd.revents() == Some(PollFlags::POLLIN);
         let found = polled.iter().position(readable).expect("one is readable");
-        assert_eq!(waiting(sockets[found].as_fd()), Ok(1));
+        assert_eq!(queue_length(sockets[found].as_fd()), Ok(1));
         sockets[found].accept().expect("accept");
         found
     }
@@ -165,15 +165,15 @@ mod tests {
             assert_eq!(reached(&sockets, address), index as usize);
         }
         let held = sockets[1].try_clone().expect("a copy");
-        leave(sockets[1].as_fd()).expect("leave");
-        assert_eq!(leave(held.as_fd()), Err(Errno::ENOTCONN));
-        assert_eq!(waiting(held.as_fd()), Ok(0));
+        leave_group(sockets[1].as_fd()).expect("leave");
+        assert_eq!(leave_group(held.as_fd()), Err(Errno::ENOTCONN));
+        assert_eq!(queue_length(held.as_fd()), Ok(0));
         sockets.swap_remove(1);
         for index in [0, 1, 2, 3] {
             attach(sockets[3].as_fd(), &[index]).expect("attach");
             assert_eq!(reached(&sockets, address), index as usize);
         }
-        relisten(held.as_fd(), 1 << 20).expect("listen once more");
+        listen(held.as_fd(), 1 << 20).expect("listen once more");
         sockets.push(held);
         for index in [4, 1] {
             attach(sockets[0].as_fd(), &[index]).expect("attach");

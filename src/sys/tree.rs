@@ -8,26 +8,26 @@ use std::fs;
 use std::io::Read;
 use std::iter;
 
-use super::process::number;
+use super::process::serde_pid;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 /// The most ancestors that are read: deeper than any tree of servers, and a bound
 /// when pids are reused while we read.
-const DEEPEST: usize = 64;
+const MAX_DEPTH: usize = 64;
 
 /// A worker, as its descendants can be recognised.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Family {
     /// The worker's pid.
-    #[serde(with = "number")]
+    #[serde(with = "serde_pid")]
     pub worker: Pid,
     /// The process group that it was started in: its own pid, or, of a worker
     /// that another has started, that one's.
-    #[serde(with = "number")]
+    #[serde(with = "serde_pid")]
     pub group: Pid,
     /// Our own pid, in `GRACEFUL_RUN_PID`.
-    #[serde(with = "number")]
+    #[serde(with = "serde_pid")]
     pub supervisor: Pid,
     /// In `GRACEFUL_RUN_START`: no two starts have the same, while a restart has
     /// the generation and the slot of the worker before it.
@@ -37,15 +37,15 @@ pub struct Family {
 impl Family {
     /// Whether `pid` is the worker, a live descendant of it, or one that it left
     /// behind: below us, in the worker's process group or with its environment.
-    pub fn has(&self, pid: Pid) -> bool {
+    pub fn contains(&self, pid: Pid) -> bool {
         let mut below_us = Vec::new();
         let mut next = pid;
-        while below_us.len() < DEEPEST {
+        while below_us.len() < MAX_DEPTH {
             if next == self.worker {
                 return true;
             }
             if next == self.supervisor {
-                return below_us.iter().any(|&pid| self.left_behind(pid));
+                return below_us.iter().any(|&pid| self.comes_from_worker(pid));
             }
             below_us.push(next);
             match parent(next) {
@@ -59,11 +59,14 @@ impl Family {
     /// What the worker, now gone, has left to us: live children of ours that
     /// belong to it. `others` are the workers that we know.
     pub fn orphans(&self, others: &[Pid]) -> Vec<Pid> {
-        living_children(self.supervisor, others).into_iter().filter(|&pid| self.left_behind(pid)).collect()
+        live_children(self.supervisor, others)
+            .into_iter()
+            .filter(|&pid| self.comes_from_worker(pid))
+            .collect()
     }
 
     /// Whether `pid` shows that it came from the worker, wherever it is now.
-    pub fn left_behind(&self, pid: Pid) -> bool {
+    pub fn comes_from_worker(&self, pid: Pid) -> bool {
         stat(pid).is_some_and(|stat| stat.group == self.group) || self.is_in_environment(pid)
     }
 
@@ -111,7 +114,7 @@ pub struct Sender {
 pub fn lineage(pid: Pid) -> Lineage {
     let mut lineage = Lineage::default();
     let mut next = pid;
-    while lineage.line.len() < DEEPEST {
+    while lineage.line.len() < MAX_DEPTH {
         if next == Pid::this() {
             lineage.below_us = !lineage.line.is_empty();
             break;
@@ -131,7 +134,7 @@ pub fn is_live(pid: Pid) -> bool {
 /// Whether the process group `group` has a member that is no zombie: one whose
 /// parent does not reap it would keep the group in being for ever. None without
 /// /proc.
-pub fn group_lives(group: Pid) -> Option<bool> {
+pub fn is_group_live(group: Pid) -> Option<bool> {
     let mut entries = fs::read_dir("/proc").ok()?.flatten().peekable();
     entries.peek()?;
     Some(
@@ -178,7 +181,7 @@ pub fn walk(root: Pid, others: &BTreeSet<Pid>) -> impl Iterator<Item = Pid> {
 }
 
 /// Live children of ours, other than those that are `known`.
-pub fn living_children(supervisor: Pid, known: &[Pid]) -> Vec<Pid> {
+pub fn live_children(supervisor: Pid, known: &[Pid]) -> Vec<Pid> {
     our_children(supervisor).into_iter().filter(|pid| !known.contains(pid) && is_live(*pid)).collect()
 }
 
@@ -256,7 +259,7 @@ pub fn stat(pid: Pid) -> Option<Stat> {
 /// spaces and newlines; nothing behind it does.
 fn parse_stat(text: &[u8]) -> Option<Stat> {
     /// PF_FORKNOEXEC of linux/sched.h.
-    const FORKED_ONLY: u64 = 0x40;
+    const PF_FORKNOEXEC: u64 = 0x40;
     let end = text.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -268,7 +271,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
         parent: parse_pid(field(4)?)?,
         group: parse_pid(field(5)?)?,
         session: parse_pid(field(6)?)?,
-        executed: flags & FORKED_ONLY == 0,
+        executed: flags & PF_FORKNOEXEC == 0,
         born: field(22)?.parse().ok()?,
     })
 }

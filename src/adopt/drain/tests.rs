@@ -90,11 +90,12 @@ fn a_connection_is_followed_from_the_queue_to_its_end() {
 fn a_request_that_came_with_the_last_answer_is_in_flight() {
     let mut server = Server::new("127.0.0.1:0");
     let (mut client, mut accepted) = server.connect();
-    let open = |server: &Server| flows::open(&ports(&server.listener)).expect("an answer")[..].to_vec();
+    let open =
+        |server: &Server| tcp_diag::connections(&ports(&server.listener)).expect("an answer")[..].to_vec();
     let moved = |server: &Server| {
         let open = open(server);
         let [open] = open[..] else { panic!("{open:?}") };
-        open.moved.expect("tcp_info")
+        open.tcp_info.expect("tcp_info")
     };
     // As soon as the kernel has acknowledged the request by itself.
     let before = loop {
@@ -106,7 +107,7 @@ fn a_request_that_came_with_the_last_answer_is_in_flight() {
         }
         send(&mut accepted, &mut client);
     };
-    let own = |moved: Moved| moved.segments_sent - moved.data_segments_sent;
+    let own = |moved: TcpInfo| moved.segments_sent - moved.data_segments_sent;
     let after = loop {
         let after = moved(&server);
         if own(after) > own(before) {
@@ -123,7 +124,7 @@ fn a_request_that_came_with_the_last_answer_is_in_flight() {
 #[test]
 fn the_required_silence_depends_on_who_sent_last() {
     let idle = Duration::from_secs(1);
-    let moved = |sent, received, bytes_received, segments_sent, data_segments_sent| Moved {
+    let moved = |sent, received, bytes_received, segments_sent, data_segments_sent| TcpInfo {
         since_sent: Duration::from_millis(sent),
         since_received: Duration::from_millis(received),
         bytes_received,
@@ -144,10 +145,13 @@ fn the_required_silence_depends_on_who_sent_last() {
     assert_eq!(required_silence(&moved(1, 1, 5, 2, 1), Duration::ZERO), Some(ACK_DELAY));
     let answered = |rqueue, wqueue| {
         let moved = Some(moved(1000, 1004, 5, 3, 1));
-        is_idle(&Open { inode: 1, rqueue, wqueue, moved }, idle)
+        is_idle(&Connection { inode: 1, rqueue, wqueue, tcp_info: moved }, idle)
     };
     assert!(answered(0, 0) && !answered(1, 0) && !answered(0, 1));
-    assert!(!is_idle(&Open { inode: 1, rqueue: 0, wqueue: 0, moved: None }, idle), "unknown counts as busy");
+    assert!(
+        !is_idle(&Connection { inode: 1, rqueue: 0, wqueue: 0, tcp_info: None }, idle),
+        "unknown counts as busy"
+    );
 }
 
 #[test]

@@ -236,7 +236,7 @@ fn ready(worker: &WorkerName, kind: AckKind, after: Duration, config: &Config) {
             // Without listeners of ours nothing was checked.
             let unseen = match config.acks.accepting && config.follow.is_none() {
                 true => {
-                    let doubt = profiles::doubt(&worker.command, &config.dialects);
+                    let doubt = profiles::listener_hint(&worker.command, &config.dialects);
                     format!(" and was not seen to wait on a listener ({doubt})")
                 }
                 false => String::new(),
@@ -252,16 +252,16 @@ fn gone(worker: &WorkerName, exit: Exit, age: Duration, stop_sent: bool, left: O
     let (generation, pid) = (worker.generation.0, worker.pid);
     let left = match left {
         Some(true) => {
-            let exec = profiles::gives_way(&worker.command);
+            let exec = profiles::exec_hint(&worker.command);
             format!("; it left processes behind, which finish what they have{exec}")
         }
         // This is probably a server that went into the background.
         Some(false) if exit == Exit::Code(0) && !stop_sent => {
-            let how = profiles::stays(&worker.command);
+            let how = profiles::foreground_hint(&worker.command);
             format!("; it left processes behind: if it daemonises, run it in the foreground{how}")
         }
         Some(false) => {
-            let exec = profiles::gives_way(&worker.command);
+            let exec = profiles::exec_hint(&worker.command);
             format!("; it left processes behind, they are asked to stop{exec}")
         }
         None => String::new(),

@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use nix::errno::Errno;
 
-use super::image::Image;
+use super::exec_args::ExecArgs;
 use super::inherited;
 
 /// Executes the first of `programs` that can be: of several, those that are not
@@ -15,23 +15,23 @@ use super::inherited;
 ///
 /// Returns why there was none, with every signal blocked. Meant for a process of
 /// one thread.
-pub fn replace(programs: &[CString], argv: &[CString], env: &[CString]) -> Errno {
-    let mut image = Image::new(argv, env);
-    image.add_own(true, false);
-    inherited::restore_as_given();
-    let mut why = Errno::ENOENT;
+pub fn exec_first(programs: &[CString], argv: &[CString], env: &[CString]) -> Errno {
+    let mut exec_args = ExecArgs::new(argv, env);
+    exec_args.add_process_ids(true, false);
+    inherited::restore_all_dispositions();
+    let mut result = Errno::ENOENT;
     for program in programs {
         inherited::change_mask(libc::SIG_SETMASK, inherited::mask());
         // SAFETY: the program and both arrays are NUL-terminated strings and
         // null-terminated arrays of such, which live until the process is replaced.
-        unsafe { libc::execve(program.as_ptr(), image.argv.as_ptr(), image.envp.as_ptr()) };
+        unsafe { libc::execve(program.as_ptr(), exec_args.argv.as_ptr(), exec_args.envp.as_ptr()) };
         let errno = Errno::last();
         inherited::change_mask(libc::SIG_SETMASK, u64::MAX);
         match errno {
             Errno::ENOENT | Errno::ENOTDIR => {}
-            Errno::EACCES => why = errno,
+            Errno::EACCES => result = errno,
             other => return other,
         }
     }
-    why
+    result
 }

@@ -3,7 +3,7 @@
 //! As in [`tree`](super::tree), everything here is evidence about a moment that
 //! has passed, and without `/proc` or the right to look there is none.
 
-use super::proc_fd::{descriptors, sockets};
+use super::proc_fd::{socket_fds, socket_inodes};
 use super::{connections, fd, pidfd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -15,17 +15,17 @@ use std::os::fd::AsRawFd;
 
 /// The stream sockets that one of `pids` holds and that listen. They are taken
 /// to share the network namespace of the first that is there.
-pub fn held(pids: &[Pid]) -> BTreeSet<u64> {
-    let held: BTreeSet<u64> = pids.iter().flat_map(|&pid| sockets(pid)).collect();
+pub fn listening_sockets(pids: &[Pid]) -> BTreeSet<u64> {
+    let held: BTreeSet<u64> = pids.iter().flat_map(|&pid| socket_inodes(pid)).collect();
     if held.is_empty() {
         return held;
     }
-    let listening = pids.iter().find_map(|&pid| listening(pid)).unwrap_or_default();
+    let listening = pids.iter().find_map(|&pid| listening_inodes(pid)).unwrap_or_default();
     held.intersection(&listening).copied().collect()
 }
 
 /// Those that listen in the network namespace of `pid`.
-fn listening(pid: Pid) -> Option<BTreeSet<u64>> {
+fn listening_inodes(pid: Pid) -> Option<BTreeSet<u64>> {
     let unix = File::open(format!("/proc/{pid}/net/unix")).ok()?;
     let mut inodes: BTreeSet<u64> = lines(unix).filter_map(|line| unix_inode(&line)).collect();
     for table in ["tcp", "tcp6"] {
@@ -40,25 +40,25 @@ fn listening(pid: Pid) -> Option<BTreeSet<u64>> {
 /// Whether `pids`, and none of `others`, hold a TCP connection to each of these
 /// listeners: they have accepted it. A server that never rests is seen so when it
 /// is never seen to wait.
-pub fn have_accepted(pids: &[Pid], others: &[Pid], listeners: &BTreeSet<u64>) -> bool {
-    let Some(ports) = pids.iter().find_map(|&pid| ports(pid)) else { return false };
+pub fn have_accepted_on_each(pids: &[Pid], others: &[Pid], listeners: &BTreeSet<u64>) -> bool {
+    let Some(ports) = pids.iter().find_map(|&pid| namespace_ports(pid)) else { return false };
     !listeners.is_empty()
         && listeners
             .iter()
-            .all(|inode| ports.get(inode).is_some_and(|&port| has_accepted(pids, others, port)))
+            .all(|inode| ports.get(inode).is_some_and(|&port| have_accepted_on(pids, others, port)))
 }
 
 /// Whether `pids`, and none of `others`, hold a connection that came in through
 /// `port`.
-pub fn has_accepted(pids: &[Pid], others: &[Pid], port: u16) -> bool {
+pub fn have_accepted_on(pids: &[Pid], others: &[Pid], port: u16) -> bool {
     /// A connection may end before it is seen.
-    const LOOKS: u32 = 3;
-    let held = |of: &[Pid]| -> BTreeSet<u64> { of.iter().flat_map(|&pid| sockets(pid)).collect() };
-    (0..LOOKS).any(|_| {
-        let connections = match seen_through(pids, port) {
+    const ATTEMPTS: u32 = 3;
+    let held = |of: &[Pid]| -> BTreeSet<u64> { of.iter().flat_map(|&pid| socket_inodes(pid)).collect() };
+    (0..ATTEMPTS).any(|_| {
+        let connections = match connections_through(pids, port) {
             Ok(connections) => connections,
             // Without the right to borrow: by the kernel's list, which takes longer than many a connection.
-            Err(_) => connections::at_port(port).intersection(&held(pids)).copied().collect(),
+            Err(_) => connections::tcp_at_port(port).intersection(&held(pids)).copied().collect(),
         };
         !connections.is_empty() && !connections.is_subset(&held(others))
     })
@@ -68,10 +68,10 @@ pub fn has_accepted(pids: &[Pid], others: &[Pid], port: u16) -> bool {
 ///
 /// # Errors
 /// As of [`pidfd::duplicate`], but for those that have gone.
-fn seen_through(pids: &[Pid], port: u16) -> nix::Result<BTreeSet<u64>> {
+fn connections_through(pids: &[Pid], port: u16) -> nix::Result<BTreeSet<u64>> {
     let mut seen = BTreeSet::new();
     for &pid in pids {
-        for (number, _) in descriptors(pid) {
+        for (number, _) in socket_fds(pid) {
             let socket = match pidfd::duplicate(pid, number) {
                 Ok(socket) => TcpStream::from(socket),
                 Err(Errno::ESRCH | Errno::EBADF) => continue,
@@ -79,7 +79,7 @@ fn seen_through(pids: &[Pid], port: u16) -> nix::Result<BTreeSet<u64>> {
             };
             let ours = socket.local_addr().is_ok_and(|local| local.port() == port);
             if ours && socket.peer_addr().is_ok() {
-                seen.extend(fd::identity(socket.as_raw_fd()).map(|(_, inode)| inode));
+                seen.extend(fd::device_and_inode(socket.as_raw_fd()).map(|(_, inode)| inode));
             }
         }
     }
@@ -88,19 +88,19 @@ fn seen_through(pids: &[Pid], port: u16) -> nix::Result<BTreeSet<u64>> {
 
 /// The connections that came in through one of `ports` and that `pid` holds. Without the right to
 /// look at them there are none.
-pub fn accepted(pid: Pid, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
-    ports.iter().flat_map(|&port| seen_through(&[pid], port).unwrap_or_default()).collect()
+pub fn accepted_connections(pid: Pid, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
+    ports.iter().flat_map(|&port| connections_through(&[pid], port).unwrap_or_default()).collect()
 }
 
 /// The TCP ports that `pid` itself listens on.
-pub fn ports_of(pid: Pid) -> BTreeSet<u16> {
-    let held = sockets(pid);
-    let ports = ports(pid).unwrap_or_default();
+pub fn listen_ports(pid: Pid) -> BTreeSet<u16> {
+    let held = socket_inodes(pid);
+    let ports = namespace_ports(pid).unwrap_or_default();
     ports.into_iter().filter(|(inode, _)| held.contains(inode)).map(|(_, port)| port).collect()
 }
 
 /// The ports of the listeners in the network namespace of `pid`, by inode.
-fn ports(pid: Pid) -> Option<BTreeMap<u64, u16>> {
+fn namespace_ports(pid: Pid) -> Option<BTreeMap<u64, u16>> {
     let tables = ["tcp", "tcp6"].map(|table| File::open(format!("/proc/{pid}/net/{table}")).ok());
     let [four, six] = tables;
     let rows = |table: File| lines(table).map_while(|line| tcp_row(&line).filter(|row| row.listens));
@@ -155,7 +155,7 @@ mod tests {
 
     fn inode(socket: &impl AsRawFd) -> u64 {
         let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).expect("a link");
-        crate::sys::proc_fd::inode_of(&link.to_string_lossy()).expect("a socket")
+        crate::sys::proc_fd::parse_socket_link(&link.to_string_lossy()).expect("a socket")
     }
 
     #[test]
@@ -166,9 +166,9 @@ mod tests {
         let unix = UnixListener::bind(path.path().join("s")).expect("bind");
         let (server, _) = four.accept().expect("accept");
         let (we, listener) = ([Pid::this()], BTreeSet::from([inode(&four)]));
-        assert!(have_accepted(&we, &[], &listener) && !have_accepted(&we, &we, &listener));
+        assert!(have_accepted_on_each(&we, &[], &listener) && !have_accepted_on_each(&we, &we, &listener));
         drop((client.shutdown(std::net::Shutdown::Both), server));
-        let held = held(&[Pid::from_raw(i32::MAX), Pid::this()]);
+        let held = listening_sockets(&[Pid::from_raw(i32::MAX), Pid::this()]);
         assert!(held.contains(&inode(&four)) && held.contains(&inode(&unix)), "{held:?}");
         assert!(!held.contains(&inode(&client)), "{held:?}");
     }

@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString};
 use std::ptr;
 
 /// argv and envp as execve(2) wants them, with room for what only the child knows.
-pub(super) struct Image {
+pub(super) struct ExecArgs {
     pub(super) argv: Vec<*const c_char>,
     /// Ends in room for three more variables and the null that ends them.
     pub(super) envp: Vec<*const c_char>,
@@ -16,13 +16,13 @@ pub(super) struct Image {
     watchdog_pid: Variable,
 }
 
-impl Image {
+impl ExecArgs {
     pub(super) fn new(argv: &[CString], env: &[CString]) -> Self {
-        let pointers = |strings: &[CString], spare: usize| {
-            let ends = std::iter::repeat_n(ptr::null(), spare);
-            strings.iter().map(|string| string.as_ptr()).chain(ends).collect()
+        let pointers = |strings: &[CString], nulls: usize| {
+            let end = std::iter::repeat_n(ptr::null(), nulls);
+            strings.iter().map(|string| string.as_ptr()).chain(end).collect()
         };
-        Image {
+        ExecArgs {
             argv: pointers(argv, 1),
             envp: pointers(env, 4),
             variables: env.len(),
@@ -33,7 +33,7 @@ impl Image {
     }
 
     /// In the child: adds the variables that hold its own numbers.
-    pub(super) fn add_own(&mut self, listen: bool, watchdog: bool) {
+    pub(super) fn add_process_ids(&mut self, listen: bool, watchdog: bool) {
         // SAFETY: getpid has no arguments and cannot fail.
         let pid = u64::from(unsafe { libc::getpid() }.unsigned_abs());
         let inode = if listen { own_pidfd_inode() } else { None };
@@ -42,9 +42,9 @@ impl Image {
             inode.map(|inode| self.listen_pidfdid.set(inode)),
             watchdog.then(|| self.watchdog_pid.set(pid)),
         ];
-        let places = self.envp.iter_mut().skip(self.variables);
-        for (place, variable) in places.zip(new.into_iter().flatten()) {
-            *place = variable;
+        let free = self.envp.iter_mut().skip(self.variables);
+        for (entry, variable) in free.zip(new.into_iter().flatten()) {
+            *entry = variable;
         }
     }
 }
@@ -77,9 +77,9 @@ impl Variable {
                 break;
             }
         }
-        let places = self.text.iter_mut().skip(self.name);
-        for (place, digit) in places.zip(digits.iter().take(used).rev()) {
-            *place = *digit;
+        let bytes = self.text.iter_mut().skip(self.name);
+        for (byte, digit) in bytes.zip(digits.iter().take(used).rev()) {
+            *byte = *digit;
         }
         self.text.as_ptr().cast()
     }

@@ -5,7 +5,7 @@
 //! nothing because we could not look: what cannot be read is an error.
 
 use super::diag::inet::{CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, INODE, LOCAL_PORT, REQUEST};
-use super::diag::{self, About};
+use super::diag::{self, Query};
 use super::{proc_fd, tree};
 use nix::errno::Errno;
 use nix::fcntl::readlinkat;
@@ -19,8 +19,8 @@ use std::time::Duration;
 
 /// struct inet_diag_req, where it has the states, and more of struct inet_diag_msg
 /// (linux/inet_diag.h).
-const BOTH: usize = 60;
-const BOTH_STATES: usize = 52;
+const OLD_REQUEST: usize = 60;
+const OLD_REQUEST_STATES: usize = 52;
 const REMOTE_PORT: usize = 6;
 const LOCAL: usize = 8;
 const REMOTE: usize = 24;
@@ -50,7 +50,7 @@ pub struct Flow {
 
 /// A connection that a process may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Open {
+pub struct Connection {
     /// Of its socket; zero if nobody has a descriptor of it: it waits to be accepted, or
     /// has been closed.
     pub inode: u64,
@@ -59,13 +59,13 @@ pub struct Open {
     /// Bytes that the peer has not acknowledged.
     pub wqueue: u32,
     /// None where the kernel does not tell.
-    pub moved: Option<Moved>,
+    pub tcp_info: Option<TcpInfo>,
 }
 
 /// What has moved on a connection: tcp_info of tcp(7). A tick of the kernel, 1 to 10 ms, is as
 /// finely as it knows when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moved {
+pub struct TcpInfo {
     /// Since data was last sent; if none ever was, since the connection was made.
     pub since_sent: Duration,
     /// Since data last came; if none ever did, since the connection was made.
@@ -80,7 +80,7 @@ pub struct Moved {
 
 /// A socket that listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listening {
+pub struct ListenSocket {
     /// Its inode.
     pub inode: u64,
     /// What it is bound to.
@@ -95,10 +95,10 @@ pub struct Listening {
 /// and will be put into that one's queue.
 ///
 /// # Errors
-/// As [`open`].
-pub fn arriving(ports: &BTreeSet<u16>) -> nix::Result<BTreeSet<Flow>> {
+/// As [`connections`].
+pub fn handshakes(ports: &BTreeSet<u16>) -> nix::Result<BTreeSet<Flow>> {
     let mut flows = BTreeSet::new();
-    each(SYN_RECV | NEW_SYN_RECV, 0, ports, |message| {
+    for_each_socket(SYN_RECV | NEW_SYN_RECV, 0, ports, |message| {
         flows.extend(local(message).zip(remote(message)).map(|(local, remote)| Flow { local, remote }));
     })?;
     Ok(flows)
@@ -110,11 +110,11 @@ pub fn arriving(ports: &BTreeSet<u16>) -> nix::Result<BTreeSet<Flow>> {
 ///
 /// # Errors
 /// The kernel's, if it does not tell of sockets: ENOENT where it was built without tcp_diag.
-pub fn open(ports: &BTreeSet<u16>) -> nix::Result<Vec<Open>> {
+pub fn connections(ports: &BTreeSet<u16>) -> nix::Result<Vec<Connection>> {
     let mut found = Vec::new();
     let states = SYN_RECV | ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | CLOSE_WAIT;
-    each(states, 1 << (INET_DIAG_INFO - 1), ports, |message| {
-        found.extend(read_open(message));
+    for_each_socket(states, 1 << (INET_DIAG_INFO - 1), ports, |message| {
+        found.extend(read_connection(message));
     })?;
     Ok(found)
 }
@@ -122,20 +122,20 @@ pub fn open(ports: &BTreeSet<u16>) -> nix::Result<Vec<Open>> {
 /// Every socket that listens on `port`, of one family, AF_INET or AF_INET6.
 ///
 /// # Errors
-/// As [`open`].
-pub fn listening(family: i32, port: u16) -> nix::Result<Vec<Listening>> {
+/// As [`connections`].
+pub fn listen_sockets(family: i32, port: u16) -> nix::Result<Vec<ListenSocket>> {
     let mut found = Vec::new();
     let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
     body.extend(LISTEN.to_ne_bytes());
     body.resize(REQUEST, 0);
-    diag::ask(About::All, &with_filter(body, &[port]), |message| {
+    diag::send_query(Query::Dump, &with_port_filter(body, &[port]), |message| {
         let listening = || {
-            Some(Listening {
-                inode: diag::number(message, INODE)?.into(),
+            Some(ListenSocket {
+                inode: diag::read_u32(message, INODE)?.into(),
                 address: local(message)?,
                 v6only: diag::attribute(message, ATTRIBUTES, INET_DIAG_SKV6ONLY)
                     .and_then(|value| Some(*value.first()? != 0)),
-                device: diag::number(message, DEVICE)?,
+                device: diag::read_u32(message, DEVICE)?,
             })
         };
         found.extend(listening());
@@ -147,11 +147,11 @@ pub fn listening(family: i32, port: u16) -> nix::Result<Vec<Listening>> {
 /// as orphans.
 ///
 /// # Errors
-/// As [`held`].
-pub fn held_below_us() -> io::Result<HashSet<u64>> {
+/// As [`tree_sockets`].
+pub fn descendant_sockets() -> io::Result<HashSet<u64>> {
     let mut all = HashSet::new();
     for child in tree::children(Pid::this()) {
-        all.extend(held(child, &BTreeSet::new())?);
+        all.extend(tree_sockets(child, &BTreeSet::new())?);
     }
     Ok(all)
 }
@@ -161,7 +161,7 @@ pub fn held_below_us() -> io::Result<HashSet<u64>> {
 ///
 /// # Errors
 /// Whatever kept us from reading the descriptors of one that lives.
-pub fn held(root: Pid, others: &BTreeSet<Pid>) -> io::Result<HashSet<u64>> {
+pub fn tree_sockets(root: Pid, others: &BTreeSet<Pid>) -> io::Result<HashSet<u64>> {
     let mut held = HashSet::new();
     for pid in tree::walk(root, others) {
         match add_sockets(pid, &mut held) {
@@ -177,7 +177,7 @@ fn add_sockets(pid: Pid, held: &mut HashSet<u64>) -> io::Result<()> {
     let directory = File::open(&path)?;
     for entry in fs::read_dir(&path)? {
         match readlinkat(&directory, entry?.file_name().as_os_str()) {
-            Ok(target) => held.extend(target.to_str().and_then(proc_fd::inode_of)),
+            Ok(target) => held.extend(target.to_str().and_then(proc_fd::parse_socket_link)),
             // It has been closed meanwhile.
             Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno.into()),
@@ -195,22 +195,27 @@ fn has_gone(pid: Pid) -> bool {
 }
 
 /// Asks for the sockets of both families.
-fn each(states: u32, extra: u8, ports: &BTreeSet<u16>, mut each: impl FnMut(&[u8])) -> nix::Result<()> {
+fn for_each_socket(
+    states: u32,
+    extra: u8,
+    ports: &BTreeSet<u16>,
+    mut each: impl FnMut(&[u8]),
+) -> nix::Result<()> {
     /// As many as one question is about: its length is a number of 16 bits.
-    const MOST: usize = 100;
+    const MAX_PORTS: usize = 100;
     let ports: Vec<u16> = ports.iter().copied().collect();
-    for ports in ports.chunks(MOST) {
+    for ports in ports.chunks(MAX_PORTS) {
         let mut body = vec![libc::AF_UNSPEC as u8, 0, 0, extra];
-        body.resize(BOTH_STATES, 0);
+        body.resize(OLD_REQUEST_STATES, 0);
         body.extend(states.to_ne_bytes());
-        body.resize(BOTH, 0);
-        diag::ask(About::Tcp, &with_filter(body, ports), &mut each)?;
+        body.resize(OLD_REQUEST, 0);
+        diag::send_query(Query::TcpDump, &with_port_filter(body, ports), &mut each)?;
     }
     Ok(())
 }
 
-fn with_filter(mut body: Vec<u8>, ports: &[u16]) -> Vec<u8> {
-    let filter = filter(ports);
+fn with_port_filter(mut body: Vec<u8>, ports: &[u16]) -> Vec<u8> {
+    let filter = port_filter(ports);
     body.extend((4 + filter.len() as u16).to_ne_bytes());
     body.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
     body.extend(filter);
@@ -219,7 +224,7 @@ fn with_filter(mut body: Vec<u8>, ports: &[u16]) -> Vec<u8> {
 
 /// The program that has the kernel leave out other local ports (struct inet_diag_bc_op): for each
 /// port "at least", "at most" and a jump to the end, which is acceptance; beyond the end is refusal.
-fn filter(ports: &[u16]) -> Vec<u8> {
+fn port_filter(ports: &[u16]) -> Vec<u8> {
     const JUMP: u8 = 1;
     const AT_LEAST: u8 = 2;
     const AT_MOST: u8 = 3;
@@ -245,29 +250,29 @@ fn filter(ports: &[u16]) -> Vec<u8> {
     program
 }
 
-fn read_open(message: &[u8]) -> Option<Open> {
-    Some(Open {
-        inode: diag::number(message, INODE)?.into(),
-        rqueue: diag::number(message, RQUEUE)?,
-        wqueue: diag::number(message, WQUEUE)?,
-        moved: diag::attribute(message, ATTRIBUTES, INET_DIAG_INFO).and_then(read_moved),
+fn read_connection(message: &[u8]) -> Option<Connection> {
+    Some(Connection {
+        inode: diag::read_u32(message, INODE)?.into(),
+        rqueue: diag::read_u32(message, RQUEUE)?,
+        wqueue: diag::read_u32(message, WQUEUE)?,
+        tcp_info: diag::attribute(message, ATTRIBUTES, INET_DIAG_INFO).and_then(read_tcp_info),
     })
 }
 
 /// struct tcp_info (linux/tcp.h); a kernel that does not know the last of these is older than 4.6.
-fn read_moved(info: &[u8]) -> Option<Moved> {
+fn read_tcp_info(info: &[u8]) -> Option<TcpInfo> {
     const LAST_DATA_SENT: usize = 44;
     const LAST_DATA_RECV: usize = 52;
     const BYTES_RECEIVED: usize = 128;
     const SEGS_OUT: usize = 136;
     const DATA_SEGS_OUT: usize = 156;
-    let milliseconds = |at| Some(Duration::from_millis(diag::number(info, at)?.into()));
-    Some(Moved {
+    let milliseconds = |at| Some(Duration::from_millis(diag::read_u32(info, at)?.into()));
+    Some(TcpInfo {
         since_sent: milliseconds(LAST_DATA_SENT)?,
         since_received: milliseconds(LAST_DATA_RECV)?,
         bytes_received: u64::from_ne_bytes(info.get(BYTES_RECEIVED..)?.first_chunk().copied()?),
-        segments_sent: diag::number(info, SEGS_OUT)?,
-        data_segments_sent: diag::number(info, DATA_SEGS_OUT)?,
+        segments_sent: diag::read_u32(info, SEGS_OUT)?,
+        data_segments_sent: diag::read_u32(info, DATA_SEGS_OUT)?,
     })
 }
 
@@ -298,15 +303,15 @@ mod tests {
 
     fn inode(socket: &impl AsRawFd) -> u64 {
         let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).expect("a link");
-        proc_fd::inode_of(&link.to_string_lossy()).expect("a socket")
+        proc_fd::parse_socket_link(&link.to_string_lossy()).expect("a socket")
     }
 
     fn port(listener: &TcpListener) -> u16 {
         listener.local_addr().expect("an address").port()
     }
 
-    fn only(port: u16) -> Open {
-        let found = open(&BTreeSet::from([port])).expect("an answer");
+    fn only(port: u16) -> Connection {
+        let found = connections(&BTreeSet::from([port])).expect("an answer");
         let [open] = found[..] else { panic!("{found:?}") };
         open
     }
@@ -316,20 +321,20 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let port = port(&listener);
         let mut client = TcpStream::connect(("127.0.0.1", port)).expect("connect");
-        while only(port).moved.is_none() {}
+        while only(port).tcp_info.is_none() {}
         assert_eq!(only(port).inode, 0, "it waits to be accepted");
         let (mut server, _) = listener.accept().expect("accept");
         let fresh = only(port);
-        let moved = fresh.moved.expect("tcp_info");
+        let moved = fresh.tcp_info.expect("tcp_info");
         assert_eq!((fresh.inode, fresh.rqueue, fresh.wqueue), (inode(&server), 0, 0));
         assert_eq!((moved.bytes_received, moved.segments_sent, moved.data_segments_sent), (0, 0, 0));
         client.write_all(&[0; 1234]).expect("write");
-        assert_eq!((only(port).rqueue, only(port).moved.expect("tcp_info").bytes_received), (1234, 1234));
+        assert_eq!((only(port).rqueue, only(port).tcp_info.expect("tcp_info").bytes_received), (1234, 1234));
         server.read_exact(&mut [0; 1234]).expect("read");
         assert_eq!(only(port).rqueue, 0);
         // Whoever has spoken last is seen once a tick lies between.
-        let order = |open: Open| {
-            let moved = open.moved.expect("tcp_info");
+        let order = |open: Connection| {
+            let moved = open.tcp_info.expect("tcp_info");
             moved.since_sent.cmp(&moved.since_received)
         };
         loop {
@@ -339,7 +344,7 @@ mod tests {
                 break;
             }
         }
-        let sent = only(port).moved.expect("tcp_info").data_segments_sent;
+        let sent = only(port).tcp_info.expect("tcp_info").data_segments_sent;
         loop {
             client.write_all(b"x").expect("write");
             server.read_exact(&mut [0]).expect("read");
@@ -347,7 +352,7 @@ mod tests {
                 break;
             }
         }
-        let moved = only(port).moved.expect("tcp_info");
+        let moved = only(port).tcp_info.expect("tcp_info");
         assert_eq!(moved.data_segments_sent, sent);
         assert!(sent > 0 && moved.bytes_received > 1234);
         server.set_nonblocking(true).expect("set");
@@ -367,7 +372,7 @@ mod tests {
             })
             .collect();
         let inodes = |ports: &BTreeSet<u16>| -> BTreeSet<u64> {
-            open(ports).expect("an answer").iter().map(|open| open.inode).collect()
+            connections(ports).expect("an answer").iter().map(|open| open.inode).collect()
         };
         let accepted: Vec<u64> = pairs.iter().map(|(_, accepted)| inode(accepted)).collect();
         assert_eq!(inodes(&BTreeSet::new()), BTreeSet::new());
@@ -384,28 +389,28 @@ mod tests {
     #[test]
     fn listeners_are_told_by_port_and_family() {
         let four = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let expected = Listening {
+        let expected = ListenSocket {
             inode: inode(&four),
             address: four.local_addr().expect("an address"),
             v6only: None,
             device: 0,
         };
-        assert_eq!(listening(libc::AF_INET, port(&four)), Ok(vec![expected]));
+        assert_eq!(listen_sockets(libc::AF_INET, port(&four)), Ok(vec![expected]));
         let six = TcpListener::bind("[::]:0").expect("bind");
-        let expected = Listening {
+        let expected = ListenSocket {
             inode: inode(&six),
             address: six.local_addr().expect("an address"),
             v6only: Some(false),
             device: 0,
         };
-        assert_eq!(listening(libc::AF_INET6, port(&six)), Ok(vec![expected]));
-        assert_eq!(listening(libc::AF_INET, port(&six)), Ok(vec![]));
+        assert_eq!(listen_sockets(libc::AF_INET6, port(&six)), Ok(vec![expected]));
+        assert_eq!(listen_sockets(libc::AF_INET, port(&six)), Ok(vec![]));
     }
 
     #[test]
     fn whoever_has_gone_holds_nothing() {
         let socket = TcpListener::bind("127.0.0.1:0").expect("bind");
-        assert!(held(Pid::this(), &BTreeSet::new()).expect("ours").contains(&inode(&socket)));
-        assert!(held(Pid::from_raw(i32::MAX), &BTreeSet::new()).expect("gone").is_empty());
+        assert!(tree_sockets(Pid::this(), &BTreeSet::new()).expect("ours").contains(&inode(&socket)));
+        assert!(tree_sockets(Pid::from_raw(i32::MAX), &BTreeSet::new()).expect("gone").is_empty());
     }
 }
