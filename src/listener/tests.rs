@@ -19,7 +19,7 @@ mod paths;
 
 fn open_in(directory: &Path, binds: &[&str], slots: u32) -> Result<Listeners, Error> {
     let binds: Vec<Bind> = binds.iter().map(|bind| bind.parse().unwrap()).collect();
-    Listeners::open(Upstream::default(), &binds, directory, slots, &[])
+    Listeners::open(ListenFds::default(), &binds, directory, slots, &[])
 }
 
 fn open(binds: &[&str]) -> Result<Listeners, Error> {
@@ -90,7 +90,7 @@ fn only_a_machine_without_ipv6_falls_back_to_ipv4() {
         (libc::EADDRINUSE, false),
         (libc::EACCES, false),
     ] {
-        let result = inet::first_that_exists(&any, |address| match address.is_ipv6() {
+        let result = inet::with_available_address(&any, |address| match address.is_ipv6() {
             true => Err(io::Error::from_raw_os_error(errno)),
             false => Ok(address),
         });
@@ -217,11 +217,11 @@ fn a_host_name_is_bound_only_if_it_is_one_address() {
     let bind: Bind = "localhost:5001".parse().unwrap();
     let addresses = ["127.0.0.1:5001", "[::1]:5001"].map(|text| text.parse().unwrap());
     let [v4, v6] = addresses;
-    assert_eq!(inet::the_only(&bind, "localhost", [v4, v4].into_iter()), Ok(v4));
-    let error = inet::the_only(&bind, "localhost", [v4, v6].into_iter()).unwrap_err();
+    assert_eq!(inet::single_address(&bind, "localhost", [v4, v4].into_iter()), Ok(v4));
+    let error = inet::single_address(&bind, "localhost", [v4, v6].into_iter()).unwrap_err();
     assert_eq!(error.status(), 2);
     assert!(error.to_string().contains("localhost has several addresses: 127.0.0.1, ::1 ("), "{error}");
-    assert_eq!(inet::the_only(&bind, "localhost", [].into_iter()).unwrap_err().status(), 125);
+    assert_eq!(inet::single_address(&bind, "localhost", [].into_iter()).unwrap_err().status(), 125);
 }
 
 #[test]
