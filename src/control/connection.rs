@@ -1,7 +1,7 @@
 //! One client of the control socket, and the thread that serves it.
 //!
 //! Contract: what was read from a client and not yet handled, its outstanding request, and
-//! what was not yet sent to it stand in the [`ConnectionState`]. The thread changes the
+//! what was not yet sent to it are in the [`ConnectionState`]. The thread changes the
 //! state only while it holds an `ActivityGuard`, and does not block meanwhile. So when the
 //! threads are quiesced, the state is complete, and a thread of the next image goes on
 //! with it.

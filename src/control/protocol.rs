@@ -2,7 +2,7 @@
 //!
 //! Contract: fields are only ever added, and unknown ones are ignored. So any version of `ctl`
 //! can talk to any version of `graceful-run`. The reply to a request that is not understood
-//! says what would be.
+//! names what the server knows.
 
 pub use super::request::{LONGEST_LINE, Request, VERSION};
 pub use super::status::{Address, Adopted, LastUpgrade, Listener, Probation, Status, Worker};

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_names_what_is() {
+    fn an_error_names_what_would_be_understood() {
         for (line, words) in [
             (&b"hello"[..], "a JSON object in one line"),
             (b"", "a JSON object"),

@@ -93,7 +93,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn progress_has_no_more_than_is_known() {
+    fn progress_leaves_out_what_is_not_known() {
         let event = json!({"event": "progress", "generation": 3, "ready": 2, "of": 8, "draining": 1, "connections": 14});
         assert_eq!(progress_line(&event).unwrap(), "generation 3: 2/8 ready, 1 draining, 14 connections");
         let event = json!({"event": "progress", "generation": 3, "ready": 8, "of": 8, "connections": null});

@@ -30,7 +30,7 @@ const NAME_LIMIT: usize = 255;
 /// `Display` writes the canonical form, which parses back to the same value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bind {
-    /// What LISTEN_FDNAMES calls it; by default `socket` and its position.
+    /// Its name in LISTEN_FDNAMES; by default `socket` and its position.
     pub name: Option<String>,
     /// Where it is bound.
     pub address: Address,

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_nobody_was_given_goes_at_once() {
+    fn a_listener_that_no_worker_has_is_closed_at_once() {
         let mut listeners = some(&["a=127.0.0.1:0"]);
         add(&mut listeners, "b=127.0.0.1:0").unwrap();
         assert_eq!(listeners.withdraw("b", &[]), Ok(true));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_to_go_can_stay() {
+    fn a_listener_that_would_be_closed_can_be_kept() {
         let mut listeners = some(&["a=127.0.0.1:0", "b=127.0.0.1:0"]);
         let address = listeners.iter().next().unwrap().address().to_owned();
         assert_eq!(listeners.withdraw("a", &[]), Ok(false));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_came_with_an_upgrade_that_is_undone_can_go_with_it() {
+    fn a_listener_that_was_added_for_an_undone_upgrade_can_be_removed() {
         let mut listeners = some(&["a=127.0.0.1:0"]);
         add(&mut listeners, "b=127.0.0.1:0").unwrap();
         listeners.begin(2);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_and_changes_nothing() {
+    fn an_invalid_change_is_refused_and_changes_nothing() {
         let mut listeners = some(&["a=127.0.0.1:0", "b=127.0.0.1:0"]);
         for (bind, why) in [
             ("127.0.0.1:0,reuseport", "reuseport"),

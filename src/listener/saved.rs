@@ -167,7 +167,7 @@ mod tests {
     use crate::listener::ListenFds;
 
     #[test]
-    fn they_come_back_as_they_were_and_the_path_stays() {
+    fn listeners_are_restored_and_the_path_stays() {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path().join("a.sock");
         let binds =

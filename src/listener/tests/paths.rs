@@ -164,7 +164,7 @@ fn starts_and_stops_never_remove_a_path_that_is_served() {
 }
 
 #[test]
-fn whoever_swaps_the_path_gets_nothing_of_others_removed_or_changed() {
+fn a_path_that_others_replace_by_a_link_removes_and_changes_no_other_file() {
     let directory = directory();
     let path = directory.path().join("s");
     let elsewhere = tempfile::tempdir().unwrap();
