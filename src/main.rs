@@ -56,7 +56,7 @@ fn run_ctl(arguments: &[OsString]) -> ExitCode {
         Err(error) => {
             let options = arguments.iter().take_while(|word| *word != "--");
             if error.use_stderr() && options.into_iter().any(|word| word == "--json") {
-                ctl::mistake(&complaint(&error, CTL_HELP));
+                ctl::print_usage_error(&complaint(&error, CTL_HELP));
             }
             refuse(&error, CTL_HELP)
         }

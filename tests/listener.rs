@@ -13,7 +13,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use graceful_run::listener::{Bind, Listeners, Upstream};
+use graceful_run::listener::{Bind, ListenFds, Listeners};
 use tempfile::TempDir;
 
 /// Opens the BINDs of the variable BINDS and writes to the file RESULT either
@@ -25,14 +25,15 @@ fn opener() {
     let Some(result) = value("RESULT") else { return };
     let (pid, fds, names) = (value("LISTEN_PID"), value("LISTEN_FDS"), value("LISTEN_FDNAMES"));
     let own = std::process::id();
-    let opened = Upstream::read(pid.as_deref(), fds.as_deref(), names.as_deref(), own).and_then(|upstream| {
-        let binds = std::env::var("BINDS").unwrap_or_default();
-        let binds: Vec<Bind> = binds.split_whitespace().map(|b| b.parse().unwrap()).collect();
-        let warning = upstream.warning().map(|text| format!("warning: {text}\n"));
-        let directory = std::env::current_dir().unwrap();
-        let listeners = Listeners::open(upstream, &binds, &directory, 2, &[])?;
-        Ok((warning.unwrap_or_default(), listeners))
-    });
+    let opened =
+        ListenFds::read(pid.as_deref(), fds.as_deref(), names.as_deref(), own).and_then(|listen_fds| {
+            let binds = std::env::var("BINDS").unwrap_or_default();
+            let binds: Vec<Bind> = binds.split_whitespace().map(|b| b.parse().unwrap()).collect();
+            let warning = listen_fds.warning().map(|text| format!("warning: {text}\n"));
+            let directory = std::env::current_dir().unwrap();
+            let listeners = Listeners::open(listen_fds, &binds, &directory, 2, &[])?;
+            Ok((warning.unwrap_or_default(), listeners))
+        });
     let text = match &opened {
         Err(error) => format!("fails {}: {error}\n", error.status()),
         Ok((warning, listeners)) => {

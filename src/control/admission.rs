@@ -3,11 +3,11 @@
 use super::protocol::Verb;
 use serde::{Deserialize, Serialize};
 
-/// Connections at a time.
-pub(super) const MOST: usize = 16;
-/// How many of them may wait for an outcome or for events: the others are kept for an
-/// operator who asks for the status or for a stop.
-pub(super) const MOST_WAITING: usize = 12;
+/// How many connections there may be at a time.
+pub(super) const MAX_CONNECTIONS: usize = 16;
+/// How many of them may wait for an outcome or for events: the others are kept free for an
+/// operator who requests the status or a stop.
+pub(super) const MAX_WAITING: usize = 12;
 
 /// What a client waits for, which decides whether its connection may be closed for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,17 +15,17 @@ pub(super) enum Admission {
     /// No request is under way: its connection may be closed for a new one.
     Idle,
     /// A request that is answered at once is under way.
-    Asks,
+    Brief,
     /// It receives events.
-    Listens,
+    Events,
     /// It waits for the outcome of a request.
-    Awaits,
+    Outcome,
 }
 
 impl Admission {
     pub(super) fn of(verb: &Verb, wait: bool) -> Admission {
         match verb {
-            Verb::Events => Admission::Listens,
+            Verb::Events => Admission::Events,
             Verb::Upgrade { .. }
             | Verb::Commit(_)
             | Verb::Rollback(_)
@@ -33,13 +33,13 @@ impl Admission {
             | Verb::Reexec
                 if wait =>
             {
-                Admission::Awaits
+                Admission::Outcome
             }
-            _ => Admission::Asks,
+            _ => Admission::Brief,
         }
     }
 
-    pub(super) fn is_long(self) -> bool {
-        matches!(self, Admission::Listens | Admission::Awaits)
+    pub(super) fn is_waiting(self) -> bool {
+        matches!(self, Admission::Events | Admission::Outcome)
     }
 }

@@ -1,12 +1,12 @@
 //! One client of the control socket, and the thread that serves it.
 //!
 //! Contract: what was read from a client and not yet handled, its outstanding request, and
-//! what was not yet sent to it stand in the [`ConnectionState`]. The thread changes the
+//! what was not yet sent to it are in the [`ConnectionState`]. The thread changes the
 //! state only while it holds an `ActivityGuard`, and does not block meanwhile. So when the
 //! threads are quiesced, the state is complete, and a thread of the next image goes on
 //! with it.
 
-use super::admission::{Admission, MOST_WAITING};
+use super::admission::{Admission, MAX_WAITING};
 use super::connection_state::{ConnectionState, Outstanding};
 use super::connection_table::{Admitted, lock};
 use super::line::Line;
@@ -23,38 +23,39 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::MutexGuard;
 use std::time::Duration;
 
-/// How long half a request may take, and a client to read what was sent.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// While an answer is waited for: how often we look whether the client is there,
-/// and how often it hears of progress.
-const GLANCE: Duration = Duration::from_millis(250);
+/// How long a client may take to complete a request that it has begun, and to read what was
+/// sent.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// While the thread waits for an answer: how often it checks whether the client is still
+/// connected, and requests an event of kind `progress`.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A connection, as its thread has it.
+/// A connection and what its thread needs to serve it.
 #[derive(Debug)]
 pub(super) struct Connection<T> {
     pub(super) client: Admitted,
     /// Sends a message to the loop; false once the loop has ended.
-    pub(super) tell: T,
+    pub(super) send_to_loop: T,
     pub(super) quiesce: Quiesce,
 }
 
 impl<T: Fn(Message) -> bool> Connection<T> {
-    /// Until the client has gone.
+    /// Serves the client until it has gone.
     pub(super) fn serve(&self) {
         loop {
             if !self.send() {
-                return self.say_gone();
+                return self.report_gone();
             }
             let mut state = self.state();
             state.written.clear();
-            while state.stays {
+            while state.keep_open {
                 drop(state);
                 std::thread::park();
                 state = self.state();
             }
-            let (closing, waits) = (state.closing, state.outstanding.as_ref().map(|it| it.over));
+            let (closing, answered) = (state.closing, state.outstanding.as_ref().map(|it| it.over));
             drop(state);
-            let goes_on = match waits {
+            let connected = match answered {
                 _ if closing => return,
                 Some(true) => {
                     let _active = self.quiesce.activity();
@@ -65,8 +66,8 @@ impl<T: Fn(Message) -> bool> Connection<T> {
                 Some(false) => self.await_answer(),
                 None => self.read(),
             };
-            if !goes_on {
-                return self.say_gone();
+            if !connected {
+                return self.report_gone();
             }
         }
     }
@@ -75,14 +76,14 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         lock(&self.client.state)
     }
 
-    fn say_gone(&self) {
+    fn report_gone(&self) {
         let _active = self.quiesce.activity();
         if let Some(outstanding) = self.state().outstanding.take() {
-            (self.tell)(Message::Gone(outstanding.client));
+            (self.send_to_loop)(Message::Gone(outstanding.client));
         }
     }
 
-    /// Awaits until the stream is ready; false if it is not within `limit`.
+    /// Waits until the stream is ready; false if it is not ready within `limit`.
     fn wait(&self, events: PollFlags, limit: Option<Duration>) -> bool {
         let timeout =
             limit.map_or(PollTimeout::NONE, |limit| PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
@@ -94,10 +95,10 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         }
     }
 
-    /// Sends what is to be sent. False if the client does not read it.
+    /// Sends what is unsent. False if the client does not read it.
     fn send(&self) -> bool {
         while !self.state().unsent.is_empty() {
-            if !self.wait(PollFlags::POLLOUT, Some(PATIENCE)) {
+            if !self.wait(PollFlags::POLLOUT, Some(CLIENT_TIMEOUT)) {
                 return false;
             }
             let _active = self.quiesce.activity();
@@ -112,22 +113,22 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         true
     }
 
-    /// Takes the next answer, or looks whether the client is still there.
+    /// Takes the next answer, or checks whether the client is still connected. False if it is not.
     fn await_answer(&self) -> bool {
         let Some(answers) = self.state().outstanding.as_ref().map(|it| it.answers.clone()) else {
             return true;
         };
         let mut select = Select::new();
         select.recv(&answers);
-        let _ = select.ready_timeout(GLANCE);
+        let _ = select.ready_timeout(CHECK_INTERVAL);
         let _active = self.quiesce.activity();
         let mut state = self.state();
         match answers.try_recv() {
             Ok(answer) => {
-                state.put(answer);
+                state.append(answer);
                 true
             }
-            // They may have been set aside.
+            // `take_answers` may have moved the last one to `unsent`.
             Err(TryRecvError::Disconnected) => !state.unsent.is_empty(),
             Err(TryRecvError::Empty) => {
                 let Some((client, progress)) = state.outstanding.as_ref().map(|it| (it.client, it.progress))
@@ -135,19 +136,19 @@ impl<T: Fn(Message) -> bool> Connection<T> {
                     return true;
                 };
                 drop(state);
-                let heard = !progress || (self.tell)(Message::Progress(client));
-                heard && !peer::has_gone(&*self.client.stream)
+                let loop_runs = !progress || (self.send_to_loop)(Message::Progress(client));
+                loop_runs && !peer::has_gone(&*self.client.stream)
             }
         }
     }
 
-    /// Reads from the client, and asks for what it wants.
+    /// Takes the next request of the client and sends it to the loop, or waits for one.
     fn read(&self) -> bool {
         let active = self.quiesce.activity();
         let mut state = self.state();
-        match state.lines.take(PATIENCE) {
+        match state.lines.take_line(CLIENT_TIMEOUT) {
             None => {
-                let left = state.lines.left(PATIENCE);
+                let left = state.lines.time_left(CLIENT_TIMEOUT);
                 drop(state);
                 drop(active);
                 self.wait(PollFlags::POLLIN, left);
@@ -158,14 +159,17 @@ impl<T: Fn(Message) -> bool> Connection<T> {
                 state.closing = true;
             }
             Some(Line::TooSlow) => {
-                state.refuse(format!("half a request was not completed within {} s", PATIENCE.as_secs()));
+                state.refuse(format!(
+                    "half a request was not completed within {} s",
+                    CLIENT_TIMEOUT.as_secs()
+                ));
                 state.closing = true;
             }
             Some(Line::Whole(line)) if line.trim_ascii().is_empty() => {}
             Some(Line::Whole(line)) => {
                 state.requests += 1;
                 match Request::read(&line) {
-                    Ok(request) => return self.ask(state, request),
+                    Ok(request) => return self.forward(state, request),
                     Err(why) => state.refuse(why),
                 }
             }
@@ -173,15 +177,15 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         true
     }
 
-    /// Takes what has come; false if the client has gone.
+    /// Receives what the client has sent; false if it has gone.
     fn receive(&self) -> bool {
         let _active = self.quiesce.activity();
         let mut bytes = [0; 4096];
-        // What has been read goes to the state at once: it is saved from there.
+        // What was read goes to the state at once: `save` takes it from there.
         let mut state = self.state();
         match recv(self.client.stream.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
-            // Nothing more comes: what there is, is all of it.
-            Ok(0) if !state.lines.rest().is_empty() => state.lines.push(b"\n"),
+            // The client sends no more: what it has sent is a whole line.
+            Ok(0) if !state.lines.buffered().is_empty() => state.lines.push(b"\n"),
             Ok(0) => return false,
             Ok(count) => state.lines.push(&bytes[..count]),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -190,23 +194,23 @@ impl<T: Fn(Message) -> bool> Connection<T> {
         true
     }
 
-    /// Asks the loop; false once nobody is there.
-    fn ask(&self, mut state: MutexGuard<'_, ConnectionState>, request: Request) -> bool {
-        // So many requests that two have the same number never come.
+    /// Sends the request to the loop; false once the loop has ended.
+    fn forward(&self, mut state: MutexGuard<'_, ConnectionState>, request: Request) -> bool {
+        // No connection has 2^32 requests, so no two requests have the same number.
         let client = ClientId(self.client.membership.number << 32 | state.requests);
-        let (way, answers) = ReplyQueue::channel();
+        let (queue, answers) = ReplyQueue::channel();
         state.outstanding = Some(Outstanding { client, progress: request.progress, answers, over: false });
         drop(state);
         if !self.client.membership.set_admission(Admission::of(&request.verb, request.wait)) {
             let why =
-                format!("{MOST_WAITING} clients wait already (the other places are for status and stop)");
+                format!("{MAX_WAITING} clients wait already (the other places are for status and stop)");
             let mut state = self.state();
             state.outstanding = None;
             state.unsent.extend(protocol::line(&protocol::Reply::failed(why)));
             return true;
         }
         let Request { verb, wait, .. } = request;
-        let (peer, answers) = (self.client.peer.clone(), way);
-        (self.tell)(Message::Request(ClientRequest { client, verb, wait, peer, answers }))
+        let (peer, answers) = (self.client.peer.clone(), queue);
+        (self.send_to_loop)(Message::Request(ClientRequest { client, verb, wait, peer, answers }))
     }
 }

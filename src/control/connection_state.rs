@@ -20,14 +20,14 @@ pub(super) struct ConnectionState {
     /// Completion signals: dropped once `unsent` is sent. The loop, which holds the
     /// receiver, sees them disconnect and knows that it may exit.
     pub(super) written: Vec<Sender<()>>,
-    /// The process exits after this reply: the connection stays open until then, so that
-    /// its end tells the client that the process has ended.
-    pub(super) stays: bool,
+    /// The process exits after this reply, and the connection stays open until then: the
+    /// client knows from its end that the process has ended.
+    pub(super) keep_open: bool,
     /// The connection is closed once `unsent` is sent.
     pub(super) closing: bool,
 }
 
-/// A request that has not had its result.
+/// A request whose result was not yet sent.
 #[derive(Debug)]
 pub(super) struct Outstanding {
     pub(super) client: ClientId,
@@ -38,16 +38,16 @@ pub(super) struct Outstanding {
 }
 
 impl ConnectionState {
-    /// Everything that was answered is to be sent.
-    pub(super) fn set_aside(&mut self) {
+    /// Moves every answer from the queue to `unsent`.
+    pub(super) fn take_answers(&mut self) {
         while let Some(Ok(answer)) = self.outstanding.as_ref().map(|it| it.answers.try_recv()) {
-            self.put(answer);
+            self.append(answer);
         }
     }
 
-    /// One answer more is to be sent.
-    pub(super) fn put(&mut self, answer: Answer) {
-        let (last, ends) = match &answer {
+    /// Appends an answer to `unsent`.
+    pub(super) fn append(&mut self, answer: Answer) {
+        let (last, exits) = match &answer {
             Answer::Line(_) | Answer::Progress(_) => (false, false),
             Answer::Status(..) | Answer::Metrics(..) | Answer::Result(..) => (true, false),
             Answer::LastLine(..) | Answer::LastResult(..) => (true, true),
@@ -55,21 +55,22 @@ impl ConnectionState {
         let (line, written) = match answer {
             Answer::Line(line) => (line.to_vec(), None),
             Answer::LastLine(line, written) => (line.to_vec(), written),
-            Answer::Progress(about) => (protocol::line(&progress_event(*about)), None),
-            Answer::Status(about, written) => (protocol::line(&status_reply(*about)), written),
-            Answer::Metrics(about, written) => (protocol::line(&metrics_reply(*about)), written),
+            Answer::Progress(status) => (protocol::line(&progress_event(*status)), None),
+            Answer::Status(status, written) => (protocol::line(&status_reply(*status)), written),
+            Answer::Metrics(status, written) => (protocol::line(&metrics_reply(*status)), written),
             Answer::Result(reply, written) | Answer::LastResult(reply, written) => {
                 (protocol::line(&*reply), written)
             }
         };
         self.unsent.extend(line);
         self.written.extend(written);
-        self.stays |= ends;
+        self.keep_open |= exits;
         if let Some(outstanding) = &mut self.outstanding {
             outstanding.over |= last;
         }
     }
 
+    /// Appends a reply to a request that is not understood.
     pub(super) fn refuse(&mut self, why: String) {
         self.unsent.extend(protocol::line(&Reply::because(Outcome::Invalid, why)));
     }

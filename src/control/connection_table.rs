@@ -1,6 +1,6 @@
 //! The table of connections: how many there may be, and how they go through an execve(2).
 
-use super::admission::{Admission, MOST, MOST_WAITING};
+use super::admission::{Admission, MAX_CONNECTIONS, MAX_WAITING};
 use super::connection_state::{ConnectionState, Outstanding};
 use super::line::Lines;
 use super::message::ClientId;
@@ -17,14 +17,14 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Every connection, in the order of their age.
+/// Every connection, the oldest first.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Table(Arc<Mutex<Entries>>);
 
 #[derive(Debug, Default)]
 struct Entries {
     list: Vec<Entry>,
-    /// The number of the last one.
+    /// The number of the newest connection.
     last: u64,
 }
 
@@ -36,7 +36,7 @@ struct Entry {
     admission: Admission,
 }
 
-/// A client on its way through an execve(2).
+/// A client whose connection goes through an execve(2).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct SavedClient {
     stream: Fd,
@@ -77,14 +77,15 @@ impl Table {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Room for one more, if need be at the cost of the oldest that can be spared.
-    pub(super) fn enter(&self, stream: UnixStream, peer: Peer) -> Result<Admitted, UnixStream> {
+    /// Adds a connection. If the table is full, it closes the oldest one that has no request
+    /// under way; if there is none, it returns the stream.
+    pub(super) fn admit(&self, stream: UnixStream, peer: Peer) -> Result<Admitted, UnixStream> {
         let mut entries = self.lock();
-        if entries.list.len() >= MOST {
-            let spared = entries.list.iter().enumerate();
-            let spared = spared.filter_map(|(index, entry)| Some((entry.spared()?, entry.number, index)));
-            let Some((.., index)) = spared.min() else { return Err(stream) };
-            if !entries.list[index].send_away() {
+        if entries.list.len() >= MAX_CONNECTIONS {
+            let idle = entries.list.iter().enumerate();
+            let idle = idle.filter_map(|(index, entry)| Some((entry.eviction_order()?, entry.number, index)));
+            let Some((.., index)) = idle.min() else { return Err(stream) };
+            if !entries.list[index].evict() {
                 return Err(stream);
             }
             entries.list.remove(index);
@@ -109,20 +110,20 @@ impl Table {
         Admitted { stream, peer, state, membership: Membership { table: self.clone(), number } }
     }
 
-    /// Lists the descriptors and writes down the rest. The threads have to rest:
-    /// answers that they have not taken are moved to their states.
+    /// Lists the descriptors and saves everything else. The threads must be quiesced: answers
+    /// that they have not taken are moved to the states.
     pub(super) fn save(&self, transfer: &mut FdTransfer) -> io::Result<(u64, Vec<SavedClient>)> {
         let entries = self.lock();
         let mut saved = Vec::new();
         for entry in &entries.list {
             let mut state = lock(&entry.state);
-            state.set_aside();
+            state.take_answers();
             let outstanding = state.outstanding.as_ref();
             saved.push(SavedClient {
                 stream: transfer.add(&*entry.stream)?,
                 number: entry.number,
                 admission: entry.admission,
-                buffer: state.lines.rest().to_vec(),
+                buffer: state.lines.buffered().to_vec(),
                 requests: state.requests,
                 outstanding: outstanding.map(|it| SavedRequest {
                     client: it.client,
@@ -136,20 +137,20 @@ impl Table {
         Ok((entries.last, saved))
     }
 
-    /// The connections as they were, to be served again, and the way back to those
-    /// that wait.
+    /// The connections as they were, to be served again, and the reply queues of those that
+    /// wait for an answer.
     pub(super) fn restore(
         &self,
         (last, saved): (u64, Vec<SavedClient>),
         fds: &mut InheritedFds,
     ) -> (Vec<Admitted>, Vec<(ClientId, ReplyQueue)>) {
-        let (mut connections, mut ways) = (Vec::new(), Vec::new());
+        let (mut connections, mut queues) = (Vec::new(), Vec::new());
         let mut entries = self.lock();
         entries.last = last;
         for saved in saved {
             let outstanding = saved.outstanding.map(|SavedRequest { client, progress, over }| {
-                let (way, answers) = ReplyQueue::channel();
-                ways.push((client, way));
+                let (queue, answers) = ReplyQueue::channel();
+                queues.push((client, queue));
                 Outstanding { client, progress, answers, over }
             });
             let state = ConnectionState {
@@ -158,39 +159,41 @@ impl Table {
                 outstanding,
                 unsent: saved.unsent,
                 written: Vec::new(),
-                stays: false,
+                keep_open: false,
                 closing: saved.closing,
             };
             let stream = UnixStream::from(fds.take(saved.stream));
-            // It was told once, and has not changed.
+            // The kernel keeps it for as long as the connection is open.
             let Ok(peer) = peer::peer(&stream) else { continue };
             let (number, admission) = (saved.number, saved.admission);
             let stream = (stream, peer);
             connections.push(self.open(&mut entries, number, stream, admission, state));
         }
-        (connections, ways)
+        (connections, queues)
     }
 }
 
 impl Entry {
-    /// Whether it can go: `false` if it has sent nothing, `true` if the beginning of a
-    /// line. Whatever it has asked for is carried out, and answered.
-    fn spared(&self) -> Option<bool> {
-        (self.admission == Admission::Idle).then(|| self.has_begun(&lock(&self.state)))?
+    /// None if the connection may not be closed for another one: every request that was sent
+    /// is executed and answered. `false`, which comes first, if the client has sent nothing;
+    /// `true` if it has sent the beginning of a line.
+    fn eviction_order(&self) -> Option<bool> {
+        (self.admission == Admission::Idle).then(|| self.has_partial_line(&lock(&self.state)))?
     }
 
-    fn has_begun(&self, state: &ConnectionState) -> Option<bool> {
-        let begun = state.lines.rest();
-        let asked = state.outstanding.is_some() || !state.unsent.is_empty() || begun.contains(&b'\n');
-        let comes = || poll(&mut [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
-        (!asked && comes() == Ok(0)).then_some(!begun.is_empty())
+    /// Whether the client has sent the beginning of a line; None if it has sent a request.
+    fn has_partial_line(&self, state: &ConnectionState) -> Option<bool> {
+        let buffered = state.lines.buffered();
+        let requested = state.outstanding.is_some() || !state.unsent.is_empty() || buffered.contains(&b'\n');
+        let unread = || poll(&mut [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
+        (!requested && unread() == Ok(0)).then_some(!buffered.is_empty())
     }
 
-    /// Whatever it sends from now on is not carried out. False if it has sent
-    /// something since.
-    fn send_away(&self) -> bool {
+    /// Closes the connection: what the client sends from now on is not executed. False if it
+    /// has sent something meanwhile.
+    fn evict(&self) -> bool {
         let mut state = lock(&self.state);
-        if self.has_begun(&state).is_none() {
+        if self.has_partial_line(&state).is_none() {
             return false;
         }
         state.closing = true;
@@ -204,11 +207,11 @@ impl Entry {
 }
 
 impl Membership {
-    /// False if there is no room for one more that waits.
+    /// False if no further client may wait.
     pub(super) fn set_admission(&self, admission: Admission) -> bool {
         let mut entries = self.table.lock();
-        let waiting = entries.list.iter().filter(|entry| entry.admission.is_long()).count();
-        if admission.is_long() && waiting >= MOST_WAITING {
+        let waiting = entries.list.iter().filter(|entry| entry.admission.is_waiting()).count();
+        if admission.is_waiting() && waiting >= MAX_WAITING {
             return false;
         }
         if let Some(entry) = entries.list.iter_mut().find(|entry| entry.number == self.number) {
@@ -224,7 +227,7 @@ impl Drop for Membership {
     }
 }
 
-/// Locks a state, also after a thread has panicked while it held the lock.
+/// Locks a state, even if a thread has panicked while it held the lock.
 pub(super) fn lock(state: &Mutex<ConnectionState>) -> MutexGuard<'_, ConnectionState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

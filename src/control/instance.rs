@@ -20,23 +20,22 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The directory of ours in those that belong to many.
-const OURS: &str = "graceful-run";
-/// Who has just taken a lock writes its number at once.
-const NUMBER_PATIENCE: Duration = Duration::from_millis(200);
+/// The name of our directory in one that several programs use.
+const DIRECTORY_NAME: &str = "graceful-run";
+/// How long we wait for the pid in a lock file. Its holder writes it as soon as it has the lock.
+const PID_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A directory for control sockets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directory {
     /// Where it is.
     pub path: PathBuf,
-    /// Whether it is ours to make.
+    /// Whether we create it. Otherwise it has to exist.
     managed: bool,
 }
 
-/// The directories in which control sockets lie, the first of which is where a new
-/// one goes: `$RUNTIME_DIRECTORY` (a service manager made it for us),
-/// `$XDG_RUNTIME_DIR/graceful-run`, `/run/graceful-run`.
+/// The directories of control sockets: `$RUNTIME_DIRECTORY` (a service manager made it for us),
+/// `$XDG_RUNTIME_DIR/graceful-run`, `/run/graceful-run`. A new socket goes into the first one.
 pub fn directories(environment: &[(OsString, OsString)]) -> Vec<Directory> {
     let first = |name: &str| {
         let value = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value)?;
@@ -44,7 +43,10 @@ pub fn directories(environment: &[(OsString, OsString)]) -> Vec<Directory> {
     };
     let given = first("RUNTIME_DIRECTORY").map(|path| Directory { path, managed: false });
     let bases = first("XDG_RUNTIME_DIR").into_iter().chain([PathBuf::from("/run")]);
-    given.into_iter().chain(bases.map(|base| Directory { path: base.join(OURS), managed: true })).collect()
+    given
+        .into_iter()
+        .chain(bases.map(|base| Directory { path: base.join(DIRECTORY_NAME), managed: true }))
+        .collect()
 }
 
 /// The path of our socket, and the lock of our name if there is a name.
@@ -55,11 +57,11 @@ pub struct Instance {
     socket: Option<PathBuf>,
     group: Option<Gid>,
     /// Whether it is an error if the socket cannot be opened.
-    wanted: bool,
+    required: bool,
     lock: Option<File>,
 }
 
-/// An [`Instance`] on its way through an execve(2); the lock belongs to the open file.
+/// An [`Instance`] that goes through an execve(2). The lock belongs to the open file, and stays.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     #[serde(with = "path")]
@@ -67,7 +69,7 @@ pub struct Saved {
     managed: bool,
     socket: Option<OsString>,
     group: Option<u32>,
-    wanted: bool,
+    required: bool,
     lock: Option<Fd>,
 }
 
@@ -76,41 +78,42 @@ impl Instance {
     /// are relative to `base`.
     ///
     /// # Errors
-    /// [`Error::NameTaken`] if another instance has the name; [`Error::Cannot`] if its
-    /// lock cannot be had, or there is no such group.
+    /// [`Error::NameTaken`] if another instance has the name; [`Error::Cannot`] if the name cannot
+    /// be locked, or if there is no such group.
     pub fn take(
-        wishes: &Control,
+        options: &Control,
         environment: &[(OsString, OsString)],
         base: &Path,
     ) -> Result<Instance, Error> {
-        let group = wishes.group.as_deref().map(group).transpose()?;
-        let asked = wishes.socket.as_ref().map(|path| base.join(path));
-        let directory = match asked.as_deref().map(Path::parent) {
+        let group = options.group.as_deref().map(find_group).transpose()?;
+        let given = options.socket.as_ref().map(|path| base.join(path));
+        let directory = match given.as_deref().map(Path::parent) {
             Some(Some(parent)) => Directory { path: parent.into(), managed: false },
             // `directories` has at least one.
             _ => directories(environment).swap_remove(0),
         };
-        let own = wishes.name.clone().unwrap_or_else(|| std::process::id().to_string());
-        let path = asked.unwrap_or_else(|| directory.path.join(format!("{own}.sock")));
-        let lock = wishes.name.as_ref().map(|name| {
-            // A socket elsewhere does not make it another name. Where the usual place
-            // cannot be had, that of the socket is all there is.
-            let usual = directories(environment).swap_remove(0);
-            let place = if make(&usual, group).is_ok() { &usual } else { &directory };
-            make(place, group)?;
-            lock(name, &place.path)
+        let file_name = options.name.clone().unwrap_or_else(|| std::process::id().to_string());
+        let path = given.unwrap_or_else(|| directory.path.join(format!("{file_name}.sock")));
+        let lock = options.name.as_ref().map(|name| {
+            // Two instances with sockets in different directories must not have the same name, so
+            // the lock is in the default directory. If that cannot be used, it is in the
+            // directory of the socket.
+            let default = directories(environment).swap_remove(0);
+            let locked = if prepare(&default, group).is_ok() { &default } else { &directory };
+            prepare(locked, group)?;
+            lock_name(name, &locked.path)
         });
         let lock = lock.transpose()?;
         Ok(Instance {
             directory,
-            socket: (!wishes.none).then_some(path),
+            socket: (!options.none).then_some(path),
             group,
-            wanted: wishes.name.is_some() || wishes.socket.is_some(),
+            required: options.name.is_some() || options.socket.is_some(),
             lock,
         })
     }
 
-    /// Lists the descriptor and writes down the rest.
+    /// Lists the descriptor and saves everything else.
     ///
     /// # Errors
     /// As [`FdTransfer::add`].
@@ -120,7 +123,7 @@ impl Instance {
             managed: self.directory.managed,
             socket: self.socket.clone().map(PathBuf::into_os_string),
             group: self.group.map(Gid::as_raw),
-            wanted: self.wanted,
+            required: self.required,
             lock: transfer.add_some(self.lock.as_ref())?,
         })
     }
@@ -131,21 +134,21 @@ impl Instance {
             directory: Directory { path: saved.directory, managed: saved.managed },
             socket: saved.socket.map(PathBuf::from),
             group: saved.group.map(Gid::from_raw),
-            wanted: saved.wanted,
+            required: saved.required,
             lock: fds.take_some(saved.lock).map(File::from),
         }
     }
 
-    /// Opens the socket. None if there is to be none, or if nobody asked for one and
-    /// it cannot be had, which is told.
+    /// Opens the socket. None if there is to be none. None as well, with a line in the log, if
+    /// it cannot be opened and is not required.
     ///
     /// # Errors
     /// Those of [`PrivateSocket::open`], and for a directory that is not safe.
     pub fn open(&self) -> Result<Option<PrivateSocket>, Error> {
         let Some(path) = &self.socket else { return Ok(None) };
-        match make(&self.directory, self.group).and_then(|()| PrivateSocket::open(path, self.group)) {
+        match prepare(&self.directory, self.group).and_then(|()| PrivateSocket::open(path, self.group)) {
             Ok(socket) => Ok(Some(socket)),
-            Err(error) if self.wanted => Err(error),
+            Err(error) if self.required => Err(error),
             Err(error) => {
                 log::info!("no control socket: {error}");
                 Ok(None)
@@ -153,13 +156,13 @@ impl Instance {
         }
     }
 
-    /// The group that may connect beside us.
+    /// The group whose members may connect.
     pub fn group(&self) -> Option<Gid> {
         self.group
     }
 }
 
-fn group(name: &str) -> Result<Gid, Error> {
+fn find_group(name: &str) -> Result<Gid, Error> {
     let digits = name.bytes().all(|byte| byte.is_ascii_digit());
     if let Some(number) = name.parse().ok().filter(|&number| digits && number != u32::MAX) {
         return Ok(Gid::from_raw(number));
@@ -171,12 +174,12 @@ fn group(name: &str) -> Result<Gid, Error> {
     }
 }
 
-/// Makes the directory if it is ours to make, and looks whether it is safe.
-fn make(directory: &Directory, group: Option<Gid>) -> Result<(), Error> {
+/// Creates the directory if it is managed, and checks whether it is safe.
+fn prepare(directory: &Directory, group: Option<Gid>) -> Result<(), Error> {
     let path = &directory.path;
     let failed = |error: io::Error| Error::cannot(attempt(path), reason(&error));
     if !directory.managed {
-        return judge(directory, &fs::metadata(path).map_err(failed)?);
+        return check_safety(directory, &fs::metadata(path).map_err(failed)?);
     }
     let mode = if group.is_some() { 0o755 } else { 0o700 };
     let made = DirBuilder::new().mode(mode).create(path);
@@ -187,8 +190,8 @@ fn make(directory: &Directory, group: Option<Gid>) -> Result<(), Error> {
         return Err(failed(error));
     }
     let found = fs::symlink_metadata(path).map_err(failed)?;
-    judge(directory, &found)?;
-    // The umask may have taken from it, and another of us have made it.
+    check_safety(directory, &found)?;
+    // The umask may have removed bits, and another instance may have created it with fewer.
     if found.mode() & mode != mode {
         fs::set_permissions(path, Permissions::from_mode(found.mode() & 0o777 | mode)).map_err(failed)?;
     }
@@ -199,8 +202,8 @@ fn attempt(path: &Path) -> String {
     format!("keep the control socket in {}", path.display())
 }
 
-/// Whether a directory that is there is safe.
-fn judge(directory: &Directory, found: &Metadata) -> Result<(), Error> {
+/// Checks whether an existing directory is safe.
+fn check_safety(directory: &Directory, found: &Metadata) -> Result<(), Error> {
     let mode = found.mode();
     let why = match directory.managed {
         false if mode & 0o002 != 0 && mode & 0o1000 == 0 => "everybody can write to it",
@@ -213,17 +216,17 @@ fn judge(directory: &Directory, found: &Metadata) -> Result<(), Error> {
     Err(Error::Cannot { attempt: attempt(&directory.path), why: why.to_owned(), advice: Some(next) })
 }
 
-/// Where a socket without `--socket` would go, as far as that can be told without
-/// making anything.
+/// The directory of a socket without `--socket`. This creates nothing, so a start may still
+/// find it otherwise.
 ///
 /// # Errors
-/// [`Error::Cannot`], where it could not.
-pub fn outlook(environment: &[(OsString, OsString)]) -> Result<PathBuf, Error> {
+/// [`Error::Cannot`] if it cannot be used.
+pub fn default_directory(environment: &[(OsString, OsString)]) -> Result<PathBuf, Error> {
     let directory = directories(environment).swap_remove(0);
     let path = &directory.path;
     let found = if directory.managed { fs::symlink_metadata(path) } else { fs::metadata(path) };
-    let place = match found {
-        Ok(found) => judge(&directory, &found).map(|()| path.as_path())?,
+    let existing = match found {
+        Ok(found) => check_safety(&directory, &found).map(|()| path.as_path())?,
         Err(error) => {
             match path.parent().filter(|_| directory.managed && error.kind() == io::ErrorKind::NotFound) {
                 Some(parent) => parent,
@@ -232,15 +235,15 @@ pub fn outlook(environment: &[(OsString, OsString)]) -> Result<PathBuf, Error> {
         }
     };
     let writes = AccessFlags::W_OK | AccessFlags::X_OK;
-    match faccessat(AT_FDCWD, place, writes, AtFlags::AT_EACCESS) {
+    match faccessat(AT_FDCWD, existing, writes, AtFlags::AT_EACCESS) {
         Ok(()) => Ok(directory.path),
         Err(errno) => {
-            Err(Error::cannot(attempt(path), format!("{}: {}", place.display(), reason(&errno.into()))))
+            Err(Error::cannot(attempt(path), format!("{}: {}", existing.display(), reason(&errno.into()))))
         }
     }
 }
 
-fn lock(name: &str, directory: &Path) -> Result<File, Error> {
+fn lock_name(name: &str, directory: &Path) -> Result<File, Error> {
     let path = directory.join(format!("{name}.lock"));
     let attempt = || format!("lock the name '{name}' with {}", path.display());
     let failed = |error: io::Error| Error::cannot(attempt(), reason(&error));
@@ -249,14 +252,14 @@ fn lock(name: &str, directory: &Path) -> Result<File, Error> {
     options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags.bits());
     let mut file = options.open(&path).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
-    // A second name would be a file that somebody wants us to empty.
+    // With a second hard link it may be a file that somebody else wants us to truncate.
     if !found.is_file() || found.nlink() != 1 || found.uid() != Uid::effective().as_raw() {
         return Err(Error::cannot(attempt(), "it is not a file of our own"));
     }
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            return Err(Error::NameTaken { name: name.to_owned(), pid: holder(&mut file) });
+            return Err(Error::NameTaken { name: name.to_owned(), pid: read_holder(&mut file) });
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
@@ -265,8 +268,8 @@ fn lock(name: &str, directory: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// The number in a lock file. For the message alone: nobody is signalled by it.
-fn holder(file: &mut File) -> Option<i32> {
+/// Reads the pid in a lock file. It is only for the message: no signal is sent to it.
+fn read_holder(file: &mut File) -> Option<i32> {
     let start = Instant::now();
     loop {
         let mut text = String::new();
@@ -274,7 +277,7 @@ fn holder(file: &mut File) -> Option<i32> {
         if read.is_ok() && text.ends_with('\n') {
             return text.trim().parse().ok();
         }
-        if start.elapsed() > NUMBER_PATIENCE {
+        if start.elapsed() > PID_TIMEOUT {
             return None;
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -319,7 +322,7 @@ mod tests {
         Instance::take(&named("other"), &around, Path::new("/")).unwrap();
         drop(first);
         Instance::take(&named("web"), &around, Path::new("/")).unwrap();
-        let mode = fs::metadata(base.path().join(OURS)).unwrap().mode();
+        let mode = fs::metadata(base.path().join(DIRECTORY_NAME)).unwrap().mode();
         assert_eq!(mode & 0o7777, 0o700);
     }
 
@@ -327,7 +330,7 @@ mod tests {
     fn a_directory_that_is_not_safe_is_refused() {
         let base = tempfile::tempdir().unwrap();
         let around = environment(&[("XDG_RUNTIME_DIR", base.path())]);
-        let ours = base.path().join(OURS);
+        let ours = base.path().join(DIRECTORY_NAME);
         let refused = || Instance::take(&named("web"), &around, Path::new("/")).unwrap_err().to_string();
         std::os::unix::fs::symlink("/tmp", &ours).unwrap();
         assert!(refused().contains("it is no directory"));
@@ -341,19 +344,22 @@ mod tests {
         assert!(instance.open().unwrap_err().to_string().contains("everybody can write"));
         let instance = Instance::take(&Control::default(), &around, Path::new("/")).unwrap();
         assert!(instance.open().unwrap().is_none(), "nobody asked for it");
-        assert!(outlook(&around).unwrap_err().to_string().contains("others can write to it"));
+        assert!(default_directory(&around).unwrap_err().to_string().contains("others can write to it"));
     }
 
     #[test]
-    fn the_outlook_makes_nothing() {
+    fn the_default_directory_is_not_created() {
         let base = tempfile::tempdir().unwrap();
         let around = environment(&[("XDG_RUNTIME_DIR", base.path())]);
-        assert_eq!(outlook(&around), Ok(base.path().join(OURS)));
-        assert!(!base.path().join(OURS).exists());
+        assert_eq!(default_directory(&around), Ok(base.path().join(DIRECTORY_NAME)));
+        assert!(!base.path().join(DIRECTORY_NAME).exists());
         let nowhere = environment(&[("XDG_RUNTIME_DIR", &base.path().join("nowhere"))]);
-        assert!(outlook(&nowhere).unwrap_err().to_string().contains("nowhere: no such file"));
+        assert!(default_directory(&nowhere).unwrap_err().to_string().contains("nowhere: no such file"));
         let given = environment(&[("RUNTIME_DIRECTORY", &base.path().join("web"))]);
-        assert!(outlook(&given).unwrap_err().to_string().contains("no such file"), "it is not ours to make");
+        assert!(
+            default_directory(&given).unwrap_err().to_string().contains("no such file"),
+            "it is not ours to make"
+        );
     }
 
     #[test]
@@ -369,8 +375,8 @@ mod tests {
 
     #[test]
     fn a_group_is_a_name_or_a_number() {
-        assert_eq!(group("0"), Ok(Gid::from_raw(0)));
-        assert!(group("no-such-group").unwrap_err().to_string().contains("no group no-such-group"));
-        assert!(group("+1").is_err() && group("4294967295").is_err());
+        assert_eq!(find_group("0"), Ok(Gid::from_raw(0)));
+        assert!(find_group("no-such-group").unwrap_err().to_string().contains("no group no-such-group"));
+        assert!(find_group("+1").is_err() && find_group("4294967295").is_err());
     }
 }

@@ -1,29 +1,29 @@
-//! Lines of a client, of a length and a time that have an end.
+//! Splits what a client sends into lines, with a limit on their length and on their time.
 
 use super::protocol::LONGEST_LINE;
 use std::time::{Duration, Instant};
 
-/// What came.
+/// A line of a client, or why there is none.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
     /// A line without its newline.
     Whole(Vec<u8>),
-    /// One that is longer than [`LONGEST_LINE`]; where the next begins is not known.
+    /// The line is longer than [`LONGEST_LINE`]; it is not known where the next one begins.
     TooLong,
-    /// The beginning of one, and no more for too long.
+    /// The line was not completed in time.
     TooSlow,
 }
 
-/// What has been read and not yet been asked for.
+/// What was read from a client and is not yet handled.
 #[derive(Debug, Default)]
 pub struct Lines {
     buffer: Vec<u8>,
-    /// When the first byte of the line at hand came.
+    /// When the first byte of the incomplete line was read.
     began: Option<Instant>,
 }
 
 impl From<Vec<u8>> for Lines {
-    /// Goes on with what had been read.
+    /// Continues with what was read before an execve(2).
     fn from(buffer: Vec<u8>) -> Lines {
         let began = (!buffer.is_empty()).then(Instant::now);
         Lines { buffer, began }
@@ -31,25 +31,26 @@ impl From<Vec<u8>> for Lines {
 }
 
 impl Lines {
-    /// What has been read and not yet taken.
-    pub fn rest(&self) -> &[u8] {
+    /// What was read and not yet taken.
+    pub fn buffered(&self) -> &[u8] {
         &self.buffer
     }
 
-    /// Something more was read.
+    /// Adds what was read.
     pub fn push(&mut self, bytes: &[u8]) {
         self.began.get_or_insert_with(Instant::now);
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// How long the line at hand may still take of `patience`; None: nothing has
-    /// come of it, and that may be waited for without end.
-    pub fn left(&self, patience: Duration) -> Option<Duration> {
-        self.began.map(|began| patience.saturating_sub(began.elapsed()))
+    /// How much of `limit` the incomplete line has left. None if there is no such line: for the
+    /// next one the thread may wait without limit.
+    pub fn time_left(&self, limit: Duration) -> Option<Duration> {
+        self.began.map(|began| limit.saturating_sub(began.elapsed()))
     }
 
-    /// The next line, if what there is tells. One that has begun may take `patience`.
-    pub fn take(&mut self, patience: Duration) -> Option<Line> {
+    /// Takes the next line, or the reason why there will be none. None if more must be read. A
+    /// line that has begun must be complete within `limit`.
+    pub fn take_line(&mut self, limit: Duration) -> Option<Line> {
         if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
             let rest = self.buffer.split_off(end + 1);
             let mut line = std::mem::replace(&mut self.buffer, rest);
@@ -60,7 +61,7 @@ impl Lines {
         if self.buffer.len() > LONGEST_LINE {
             return Some(Line::TooLong);
         }
-        (self.left(patience) == Some(Duration::ZERO)).then_some(Line::TooSlow)
+        (self.time_left(limit) == Some(Duration::ZERO)).then_some(Line::TooSlow)
     }
 }
 
@@ -69,14 +70,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const LIMIT: Duration = Duration::from_secs(60);
 
     fn all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Line> {
         let mut lines = Lines::default();
         let mut seen = Vec::new();
         for piece in pieces {
             lines.push(piece);
-            while let Some(line) = lines.take(PATIENCE) {
+            while let Some(line) = lines.take_line(LIMIT) {
                 let last = line == Line::TooLong;
                 seen.push(line);
                 if last {
@@ -84,7 +85,7 @@ mod tests {
                 }
             }
             // As after an execve(2).
-            lines = Lines::from(lines.rest().to_vec());
+            lines = Lines::from(lines.buffered().to_vec());
         }
         seen
     }
@@ -101,12 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_does_not_end_is_given_up() {
+    fn a_line_that_is_not_completed_in_time_is_too_slow() {
         let mut lines = Lines::default();
-        assert_eq!((lines.left(Duration::ZERO), lines.take(Duration::ZERO)), (None, None));
+        assert_eq!((lines.time_left(Duration::ZERO), lines.take_line(Duration::ZERO)), (None, None));
         lines.push(b"{\"version\"");
-        assert_eq!(lines.take(PATIENCE), None);
-        assert_eq!(lines.take(Duration::ZERO), Some(Line::TooSlow));
+        assert_eq!(lines.take_line(LIMIT), None);
+        assert_eq!(lines.take_line(Duration::ZERO), Some(Line::TooSlow));
     }
 
     proptest! {

@@ -5,12 +5,12 @@ use super::reply_queue::ReplyQueue;
 use crate::sys::peer::Peer;
 use serde::{Deserialize, Serialize};
 
-/// What a client's thread sends to the loop.
+/// A message of a client's thread to the loop.
 #[derive(Debug)]
 pub enum Message {
     /// A client has sent a request.
     Request(ClientRequest),
-    /// The client wants an event of kind `progress`.
+    /// The client is to get an event of kind `progress`.
     Progress(ClientId),
     /// The client has gone: its request needs no result.
     Gone(ClientId),
@@ -20,17 +20,17 @@ pub enum Message {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ClientId(pub(super) u64);
 
-/// A request, and where its replies go.
+/// A request for the loop.
 #[derive(Debug)]
 pub struct ClientRequest {
     /// Its identity.
     pub client: ClientId,
-    /// The verb, with its arguments.
+    /// The verb and its arguments.
     pub verb: Verb,
-    /// Whether the outcome is waited for.
+    /// Whether the client waits for the outcome.
     pub wait: bool,
     /// The process that connected.
     pub peer: Peer,
-    /// The replies to it.
+    /// Where the answers go.
     pub answers: ReplyQueue,
 }

@@ -1,7 +1,7 @@
-//! A status as numbers for a monitor: the text format of Prometheus, version 0.0.4.
+//! A status as metrics in the text format of Prometheus, version 0.0.4.
 //!
-//! Workers are told apart by generation, slot and stage, not by pid, so that a series
-//! goes on when a worker is restarted.
+//! The labels of a worker are its generation, slot and stage, not its pid: so a series
+//! continues when a worker is restarted.
 
 use super::status::Status;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ const STAGES: [&str; 4] = ["starting", "ready", "draining", "killed"];
 /// Results that an upgrade can have.
 const RESULTS: [&str; 4] = ["ok", "failed", "superseded", "rolled back"];
 
-/// Every metric, with its help and type.
+/// Renders every metric, with its help and type.
 pub fn render(status: &Status) -> String {
     let mut text = Text(String::new());
     let name = status.name.as_deref().unwrap_or_default();
@@ -86,20 +86,20 @@ impl Text {
         }
     }
 
-    /// Workers that share generation, slot and stage (two that were given up may drain
-    /// at a time) are one series.
+    /// Workers of the same generation, slot and stage are one series: two failed replacements of
+    /// one slot may drain at the same time.
     fn workers(&mut self, status: &Status) {
-        let mut places: BTreeMap<(u32, u32, &str), (u64, Option<u32>)> = BTreeMap::new();
+        let mut series: BTreeMap<(u32, u32, &str), (u64, Option<u32>)> = BTreeMap::new();
         for worker in &status.workers {
-            let place = places.entry((worker.generation, worker.slot, &worker.stage)).or_default();
-            place.0 = place.0.max(worker.age_ms);
+            let one = series.entry((worker.generation, worker.slot, &worker.stage)).or_default();
+            one.0 = one.0.max(worker.age_ms);
             if let Some(connections) = worker.connections {
-                place.1 = Some(place.1.unwrap_or(0).saturating_add(connections));
+                one.1 = Some(one.1.unwrap_or(0).saturating_add(connections));
             }
         }
         let mut ages = Text(String::new());
         let mut connections = Text(String::new());
-        for ((generation, slot, stage), (age, held)) in places {
+        for ((generation, slot, stage), (age, held)) in series {
             let (generation, slot) = (generation.to_string(), slot.to_string());
             let labels = [("generation", generation.as_str()), ("slot", &slot), ("stage", stage)];
             ages.sample("worker_age_seconds", &labels, seconds(age));

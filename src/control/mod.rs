@@ -1,10 +1,9 @@
-//! The control socket: `graceful-run ctl` and whoever speaks its protocol.
+//! The control socket, for `graceful-run ctl` and every other client of its protocol.
 //!
-//! A client sends one JSON object a line and is answered in such lines: any
-//! number that have `event`, then one that has `result`. Each connection has a
-//! thread, which turns requests into messages of the loop and waits for its
-//! answers. The loop never waits for a client: what it answers goes into a bounded
-//! queue, and a client that does not read loses lines, then its connection.
+//! Each line is one JSON object. The reply to a request is any number of lines with `event`,
+//! then one with `result`. Each connection has a thread, which sends requests to the loop and
+//! waits for the answers. The loop never waits for a client: its answers go into a bounded
+//! queue, and a client that does not read them loses lines, then its connection.
 
 mod admission;
 mod connection;

@@ -1,8 +1,8 @@
-//! What goes over the control socket: one JSON object a line, in both directions.
+//! The protocol of the control socket: one JSON object a line, in both directions.
 //!
-//! Contract: fields are only ever added, and unknown ones are passed over, so that
-//! any `ctl` can speak to any `graceful-run`; what is not understood is answered,
-//! with what would have been.
+//! Contract: fields are only ever added, and unknown ones are ignored. So any version of `ctl`
+//! can talk to any version of `graceful-run`. The reply to a request that is not understood
+//! names what the server knows.
 
 pub use super::request::{LONGEST_LINE, Request, VERSION};
 pub use super::status::{Address, Adopted, LastUpgrade, Listener, Probation, Status, Worker};
@@ -21,23 +21,23 @@ pub enum Outcome {
     Failed,
     /// Another request took its place.
     Superseded,
-    /// The client may not ask.
+    /// The client is not permitted to send requests.
     Denied,
     /// The request is not understood.
     Invalid,
-    /// A word of a later version.
+    /// An outcome of a later version.
     #[serde(other)]
     Other,
 }
 
-/// The last line of an answer.
+/// The reply to a request: the last line that is sent for it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Reply {
     /// [`VERSION`].
     pub version: u32,
-    /// How it ended.
+    /// How the request ended.
     pub result: Outcome,
-    /// Why, unless it is done; for people.
+    /// Why it was not done, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What was done, for people.
@@ -52,16 +52,16 @@ pub struct Reply {
     /// How long it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
-    /// Of an upgrade that was undone, with `--surge`: slots that have been replaced.
+    /// Of an upgrade that was undone, with `--surge`: how many slots stay replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<u32>,
-    /// And how many there are.
+    /// How many slots there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<u32>,
-    /// Whether both generations serve until somebody decides.
+    /// Whether both generations serve until `commit` or `rollback`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<bool>,
-    /// Workers that are wanted, were signalled or were killed.
+    /// How many workers are wanted, were signalled or were killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
     /// The last lines of the failed worker's stderr, with `--capture-stderr`.
@@ -76,7 +76,7 @@ pub struct Reply {
     /// Of `metrics`: the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<String>,
-    /// With what we exit.
+    /// Our exit status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_status: Option<u8>,
     /// Of `status`: a [`Status`], as it was written.
@@ -108,23 +108,23 @@ impl Reply {
         }
     }
 
-    /// Done: `what`, in words.
+    /// A reply of success: `what` was done.
     pub fn done(what: impl Into<String>) -> Reply {
         Reply { done: Some(what.into()), ..Reply::new(Outcome::Ok) }
     }
 
-    /// Not done, and why.
+    /// A reply of failure, with its reason.
     pub fn failed(reason: impl Into<String>) -> Reply {
         Reply::because(Outcome::Failed, reason)
     }
 
-    /// A result that has a reason.
+    /// A reply with this result and a reason.
     pub fn because(result: Outcome, reason: impl Into<String>) -> Reply {
         Reply { reason: Some(reason.into()), ..Reply::new(result) }
     }
 }
 
-/// One line, with its newline. Never fails for the types above.
+/// The value as a line, with its newline. This never fails for the types above.
 pub fn line(value: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(value).unwrap_or_default();
     line.push(b'\n');

@@ -1,4 +1,4 @@
-//! The queue of replies from the loop to one client. It is bounded, and keeps room for the
+//! The queue of answers from the loop to one client. It is bounded, and keeps room for the
 //! result.
 
 use super::protocol::{Reply, Status};
@@ -6,9 +6,9 @@ use super::socket_stats::Snapshot;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::sync::Arc;
 
-/// Lines that wait for a client.
+/// How many answers may wait for a client.
 const QUEUE: usize = 512;
-/// The part of them that is kept for the result.
+/// How many of these are kept free for the result.
 const RESERVE: usize = 4;
 
 /// The sending end of the queue; sending never blocks.
@@ -21,22 +21,22 @@ pub struct ReplyQueue {
     written: Option<Sender<()>>,
 }
 
-/// What is sent back.
+/// An item of the queue.
 #[derive(Debug)]
 pub enum Answer {
-    /// One of any number.
+    /// A line with an event.
     Line(Arc<[u8]>),
-    /// The last line of one that has no result, before we exit.
+    /// The last line for `events`, which has no result, before we exit.
     LastLine(Arc<[u8]>, Option<Sender<()>>),
-    /// To be completed and shortened.
+    /// What an event of kind `progress` is made from.
     Progress(Box<(Status, Snapshot)>),
-    /// To be completed; the last.
+    /// What the reply to `status` is made from.
     Status(Box<(Status, Snapshot)>, Option<Sender<()>>),
-    /// The same for `metrics`; the last.
+    /// What the reply to `metrics` is made from.
     Metrics(Box<(Status, Snapshot)>, Option<Sender<()>>),
-    /// The last.
+    /// The result.
     Result(Box<Reply>, Option<Sender<()>>),
-    /// The last, before we exit.
+    /// The result, before we exit.
     LastResult(Box<Reply>, Option<Sender<()>>),
 }
 
@@ -53,7 +53,7 @@ impl ReplyQueue {
         self.written = Some(written);
     }
 
-    /// One line more, if there is room for it.
+    /// Queues a line, if there is room for it.
     ///
     /// # Errors
     /// `Full` if the client is slow, `Disconnected` if it has gone.
@@ -64,38 +64,38 @@ impl ReplyQueue {
         self.send(Answer::Line(Arc::clone(line)))
     }
 
-    /// How far it is.
+    /// Queues an event of kind `progress`, if there is room for it.
     pub fn progress(&self, status: Status, snapshot: Snapshot) {
         if self.queue.len() + RESERVE < QUEUE {
             let _ = self.send(Answer::Progress(Box::new((status, snapshot))));
         }
     }
 
-    /// The answer to `status`, the last one.
+    /// Queues the reply to `status` and closes the queue.
     pub fn status(mut self, status: Status, snapshot: Snapshot) {
         let written = self.written.take();
         let _ = self.send(Answer::Status(Box::new((status, snapshot)), written));
     }
 
-    /// The answer to `metrics`, the last one.
+    /// Queues the reply to `metrics` and closes the queue.
     pub fn metrics(mut self, status: Status, snapshot: Snapshot) {
         let written = self.written.take();
         let _ = self.send(Answer::Metrics(Box::new((status, snapshot)), written));
     }
 
-    /// The result, the last answer.
+    /// Queues the result and closes the queue.
     pub fn result(mut self, reply: Reply) {
         let written = self.written.take();
         let _ = self.send(Answer::Result(Box::new(reply), written));
     }
 
-    /// The result, before we exit.
+    /// Queues the result, before we exit, and closes the queue.
     pub fn last_result(mut self, reply: Reply) {
         let written = self.written.take();
         let _ = self.send(Answer::LastResult(Box::new(reply), written));
     }
 
-    /// The last line of one that has no result, before we exit.
+    /// Queues the last line for `events`, before we exit, and closes the queue.
     pub fn last_line(mut self, line: &Arc<[u8]>) {
         let written = self.written.take();
         let _ = self.send(Answer::LastLine(Arc::clone(line), written));

@@ -27,10 +27,10 @@ pub struct Request {
     /// The verb, and beside it the arguments that it has.
     #[serde(flatten)]
     pub verb: Verb,
-    /// Whether the result is the outcome, or that the request was taken.
+    /// Whether the result is the outcome; otherwise it says that the request was accepted.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub wait: bool,
-    /// Whether events of kind `progress` are wanted meanwhile.
+    /// Whether the client wants events of kind `progress` meanwhile.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub progress: bool,
 }
@@ -63,7 +63,7 @@ impl Request {
         let members: Members =
             serde_json::from_slice(line).map_err(|error| not_understood(&error.to_string()))?;
         match members.get("version") {
-            // Of a later version nothing is known but that it has one.
+            // Nothing else is known of the requests of a later version.
             Some(version) if *version == VERSION => {}
             None | Some(Value::Null) => return Err(format!("version is missing (known: {VERSION})")),
             Some(version) => return Err(format!("version {version} is not known (known: {VERSION})")),
@@ -101,10 +101,10 @@ impl Request {
     }
 }
 
-/// The name of every [`Verb`], as serde has them: clap could list them too, but needs more
-/// stack than a client's thread has.
+/// The name of every [`Verb`], from serde: clap could list them as well, but needs more stack
+/// than a client's thread has.
 fn verbs() -> &'static [&'static str] {
-    /// The names that serde offers in place of one that it does not know.
+    /// The names that serde lists in its error for an unknown name.
     #[derive(Debug, Default)]
     struct Expected(&'static [&'static str]);
 
@@ -159,7 +159,7 @@ impl<'de> Deserialize<'de> for Members {
                 let mut members = Vec::new();
                 while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
                     let scalar = Some(value.get()).filter(|value| !value.starts_with(['[', '{']));
-                    // A number or an escape that is none may belong to an unknown member.
+                    // An invalid number or escape is no error in an unknown member.
                     let value = scalar.and_then(|value| serde_json::from_str(value).ok());
                     members.push((name, value.unwrap_or_else(|| Value::Array(Vec::new()))));
                 }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_names_what_is() {
+    fn an_error_names_what_would_be_understood() {
         for (line, words) in [
             (&b"hello"[..], "a JSON object in one line"),
             (b"", "a JSON object"),
@@ -227,9 +227,8 @@ mod tests {
         assert!(refused(bomb.as_bytes()).contains("not understood"));
     }
 
-    /// The wire format of each verb, word by word.
     #[test]
-    fn every_verb_is_written_and_read_as_the_protocol_has_it() {
+    fn every_verb_has_the_wire_format_of_the_protocol() {
         let waiting = Waiting::default;
         let verbs = [
             (Verb::Status { watch: false }, r#""status""#),

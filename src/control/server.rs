@@ -1,12 +1,12 @@
 //! The threads of the control socket: one accepts, one serves each
 //! [connection](super::connection).
 //!
-//! Contract: who may not connect is told so before anything of theirs is read.
-//! There is an end to the number of connections, the length of a line, the time
-//! that half a line may take, and what waits for a client that does not read. What
-//! a client does or leaves undone holds up its own thread and nobody else's.
+//! Contract: a client that may not connect gets a reply that says so before anything of it is
+//! read. These have a limit: the number of connections, the length of a line, the time that
+//! an incomplete line may take, and what waits for a client that does not read. A client can
+//! delay only its own thread.
 
-use super::admission::MOST;
+use super::admission::MAX_CONNECTIONS;
 use super::connection::Connection;
 use super::connection_table::{SavedClient, Table};
 pub use super::message::{ClientId, ClientRequest, Message};
@@ -26,18 +26,18 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-/// After the system had no descriptor for a connection, this long passes.
-const BREATH: Duration = Duration::from_millis(100);
-/// The stack of a thread.
-const STACK: usize = 128 * 1024;
+/// How long the thread waits after accept(2) has failed, for instance without a descriptor.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// The stack size of a thread.
+const STACK_SIZE: usize = 128 * 1024;
 
-/// The connections, for an execve(2).
+/// The connections, which can be saved for an execve(2).
 #[derive(Debug, Clone)]
 pub struct Clients {
     table: Table,
 }
 
-/// All of them on their way.
+/// All connections, which go through an execve(2).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SavedClients {
     last: u64,
@@ -45,7 +45,7 @@ pub struct SavedClients {
 }
 
 impl Clients {
-    /// Lists the descriptors and writes down the rest. The threads have to rest.
+    /// Lists the descriptors and saves everything else. The threads must be quiesced.
     ///
     /// # Errors
     /// As [`FdTransfer::add`].
@@ -55,49 +55,54 @@ impl Clients {
     }
 }
 
-/// Starts the threads. `group` may connect beside root and ourselves; `tell` returns
-/// false once nobody listens any more.
+/// Starts the threads. Root, our own user and the members of `group` may connect.
+/// `send_to_loop` returns false once the loop has ended.
 ///
 /// # Errors
-/// When no thread can be had.
-pub fn start<T>(listener: UnixListener, group: Option<Gid>, quiesce: &Quiesce, tell: T) -> io::Result<Clients>
+/// If no thread can be started.
+pub fn start<T>(
+    listener: UnixListener,
+    group: Option<Gid>,
+    quiesce: &Quiesce,
+    send_to_loop: T,
+) -> io::Result<Clients>
 where
     T: Fn(Message) -> bool + Clone + Send + 'static,
 {
     let table = Table::default();
     let clients = Clients { table: table.clone() };
     let (spare, quiesce) = (File::open("/dev/null").ok(), quiesce.clone());
-    let accept = move || accept(&listener, group, spare, &table, &quiesce, &tell);
-    std::thread::Builder::new().name("control".into()).stack_size(STACK).spawn(accept)?;
+    let accept = move || accept(&listener, group, spare, &table, &quiesce, &send_to_loop);
+    std::thread::Builder::new().name("control".into()).stack_size(STACK_SIZE).spawn(accept)?;
     Ok(clients)
 }
 
-/// The same with the connections that there were before an execve(2), and the way
-/// back to those that wait for something.
+/// Starts the threads after an execve(2), and serves the connections that there were before.
+/// Returns the reply queues of those that wait for an answer.
 ///
 /// # Errors
-/// When no thread can be had.
+/// If no thread can be started.
 pub fn resume<T>(
     listener: UnixListener,
     group: Option<Gid>,
     quiesce: &Quiesce,
-    tell: T,
+    send_to_loop: T,
     saved: SavedClients,
     fds: &mut InheritedFds,
 ) -> io::Result<(Clients, Vec<(ClientId, ReplyQueue)>)>
 where
     T: Fn(Message) -> bool + Clone + Send + 'static,
 {
-    let clients = start(listener, group, quiesce, tell.clone())?;
-    let (connections, ways) = clients.table.restore((saved.last, saved.clients), fds);
+    let clients = start(listener, group, quiesce, send_to_loop.clone())?;
+    let (connections, queues) = clients.table.restore((saved.last, saved.clients), fds);
     for client in connections {
-        serve(Connection { client, tell: tell.clone(), quiesce: quiesce.clone() });
+        serve(Connection { client, send_to_loop: send_to_loop.clone(), quiesce: quiesce.clone() });
     }
-    Ok((clients, ways))
+    Ok((clients, queues))
 }
 
 fn serve<T: Fn(Message) -> bool + Send + 'static>(connection: Connection<T>) {
-    let thread = std::thread::Builder::new().name("client".into()).stack_size(STACK);
+    let thread = std::thread::Builder::new().name("client".into()).stack_size(STACK_SIZE);
     if let Err(error) = thread.spawn(move || connection.serve()) {
         log::info!("control: a client is not served: {}", reason(&error));
     }
@@ -109,7 +114,7 @@ fn accept<T>(
     mut spare: Option<File>,
     table: &Table,
     quiesce: &Quiesce,
-    tell: &T,
+    send_to_loop: &T,
 ) where
     T: Fn(Message) -> bool + Clone + Send + 'static,
 {
@@ -119,33 +124,37 @@ fn accept<T>(
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // With the spare one, whoever waits learns that there is no room.
+                // The spare descriptor is used to accept and close one connection, so that its
+                // client does not wait.
                 drop(spare.take());
                 if out_of_descriptors(&error) {
                     drop(listener.accept());
                 }
-                std::thread::sleep(BREATH);
+                std::thread::sleep(RETRY_DELAY);
                 spare = File::open("/dev/null").ok();
                 continue;
             }
         };
-        let peer = match admit(&stream, group) {
+        let peer = match authorize(&stream, group) {
             Ok(peer) => peer,
             Err(why) => {
                 log::debug!("control: {why}");
-                send_away(&stream, &Reply::because(Outcome::Denied, why));
+                reject(&stream, &Reply::because(Outcome::Denied, why));
                 continue;
             }
         };
-        match table.enter(stream, peer) {
-            Ok(client) => serve(Connection { client, tell: tell.clone(), quiesce: quiesce.clone() }),
-            Err(stream) => send_away(&stream, &Reply::failed(format!("{MOST} clients wait already"))),
+        match table.admit(stream, peer) {
+            Ok(client) => {
+                serve(Connection { client, send_to_loop: send_to_loop.clone(), quiesce: quiesce.clone() })
+            }
+            Err(stream) => reject(&stream, &Reply::failed(format!("{MAX_CONNECTIONS} clients wait already"))),
         }
     }
 }
 
-/// Nothing has been sent to it: there is room for a line.
-fn send_away(mut stream: &UnixStream, reply: &Reply) {
+/// Sends the reply and closes the connection. This does not block: nothing was sent before, so
+/// the socket's buffer has room for a line.
+fn reject(mut stream: &UnixStream, reply: &Reply) {
     let _ = stream.set_nonblocking(true);
     let _ = stream.write_all(&protocol::line(reply));
 }
@@ -154,8 +163,8 @@ fn out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
 }
 
-/// Root, ourselves, and the group if there is one.
-fn admit(stream: &UnixStream, group: Option<Gid>) -> Result<Peer, String> {
+/// Checks that the peer is root, our own user or a member of the group.
+fn authorize(stream: &UnixStream, group: Option<Gid>) -> Result<Peer, String> {
     let denied = |who: String| format!("{who} may not connect");
     let peer =
         peer::peer(stream).map_err(|errno| denied(format!("who cannot be told from others ({errno})")))?;
@@ -181,6 +190,6 @@ mod tests {
             let unknown = protocol::Request::read(br#"{"version":1,"verb":"dance"}"#);
             assert!(unknown.unwrap_err().contains("(known: status, upgrade, "));
         };
-        std::thread::Builder::new().stack_size(STACK / 2).spawn(read).unwrap().join().unwrap();
+        std::thread::Builder::new().stack_size(STACK_SIZE / 2).spawn(read).unwrap().join().unwrap();
     }
 }

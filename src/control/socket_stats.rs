@@ -1,5 +1,5 @@
-//! What a status tells of the kernel: looked up on the connection's thread, since a
-//! look into /proc takes too long for the loop.
+//! The part of a status that comes from the kernel. The connection's thread reads it, because
+//! reading /proc takes too long for the loop.
 
 use super::protocol::Status;
 use crate::sys::connections::{self, ListenPorts};
@@ -7,13 +7,14 @@ use crate::sys::listeners;
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 
-/// What the loop has handed over for it.
+/// What the loop hands over for it.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// In the order of [`Status::listeners`]: the sockets by inode, if the kernel
-    /// tells only so how much waits there.
+    /// In the order of [`Status::listeners`]: the inodes of the unix sockets, by which the
+    /// kernel reports the length of their queues. Empty for other sockets.
     pub unix: Vec<Vec<u64>>,
-    /// What connections come in through; None: what the workers themselves listen on.
+    /// The ports and paths whose connections are counted; None: the ports on which the workers
+    /// themselves listen.
     pub listen_ports: Option<ListenPorts>,
 }
 
@@ -24,11 +25,11 @@ pub fn complete(status: &mut Status, snapshot: &Snapshot) {
         listener.queue = queues.values().copied().reduce(u32::saturating_add).or(listener.queue);
     }
     let pids: Vec<Pid> = status.workers.iter().filter_map(|worker| worker.pid).map(Pid::from_raw).collect();
-    let own = || {
+    let worker_ports = || {
         let ports: BTreeSet<u16> = pids.iter().flat_map(|&pid| listeners::listen_ports(pid)).collect();
         ListenPorts { ipv4_ports: ports.clone(), ipv6_ports: ports, ..ListenPorts::default() }
     };
-    let listen_ports = snapshot.listen_ports.clone().unwrap_or_else(own);
+    let listen_ports = snapshot.listen_ports.clone().unwrap_or_else(worker_ports);
     let mut held = connections::connection_counts(&pids, &listen_ports).into_iter();
     for worker in status.workers.iter_mut().filter(|worker| worker.pid.is_some()) {
         worker.connections = held.next().flatten();

@@ -1,9 +1,9 @@
-//! What `ctl status` tells, as it is written. Fields are only ever added; one that is
-//! missing has its default.
+//! The object that `ctl status` shows. Fields are only ever added; one that is missing has its
+//! default.
 
 use serde::{Deserialize, Serialize};
 
-/// What `ctl status` tells.
+/// The state of an instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
@@ -15,17 +15,17 @@ pub struct Status {
     pub name: Option<String>,
     /// `starting`, `running`, `upgrading`, `holding` or `stopping`.
     pub phase: String,
-    /// The one that serves, or the first one while it starts.
+    /// The generation that serves, or the first one while it starts.
     pub generation: u32,
-    /// Since we were started.
+    /// The time since we were started.
     pub uptime_ms: u64,
     /// The sockets that we hold, in order.
     pub listeners: Vec<Listener>,
-    /// Every worker of which something lives.
+    /// Every worker of which a process lives.
     pub workers: Vec<Worker>,
     /// The last upgrade that ended.
     pub last_upgrade: Option<LastUpgrade>,
-    /// Whether another one follows the one under way.
+    /// Whether another upgrade follows the one under way.
     pub pending_upgrade: bool,
     /// Upgrades that were undone.
     pub failed_upgrades: u32,
@@ -37,15 +37,15 @@ pub struct Status {
     pub workers_wanted: u32,
     /// Upgrades that succeeded.
     pub upgrades: u32,
-    /// The generation that has gone live of late, and what is done if it keeps ending.
+    /// The generation that is on probation, if one is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probation: Option<Probation>,
-    /// Files that a worker of the serving generation, or of the one that a probation would
-    /// bring back, was started from and that are not as they were: another start takes what
-    /// is there now.
+    /// Files that have changed since a worker of the serving generation was started from them,
+    /// or one of the generation that a probation would bring back: another start takes what is
+    /// there now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<String>,
-    /// With `--adopt`: what the workers bind themselves.
+    /// With `--adopt`: the sockets that the workers bind themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adopt: Option<Adopted>,
 }
@@ -54,15 +54,15 @@ pub struct Status {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Probation {
-    /// Which one.
+    /// Its number.
     pub generation: u32,
-    /// The one that is started again if its workers keep ending.
+    /// The generation that is started again if its workers keep ending.
     pub before: u32,
-    /// How often one has ended by itself.
+    /// How many of its workers have ended by themselves.
     pub crashes: u32,
-    /// How often one may.
+    /// At how many of them it is rolled back.
     pub of: u32,
-    /// How long it goes on, if nothing more happens.
+    /// How long the probation goes on, if nothing more happens.
     pub left_ms: u64,
 }
 
@@ -80,15 +80,15 @@ pub struct Adopted {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Address {
-    /// As the kernel has it; of UDP `udp://` before it.
+    /// As the kernel has it, with `udp://` before it for UDP.
     pub address: String,
-    /// All generations share its sockets.
+    /// Whether all generations share its sockets.
     pub shared: bool,
-    /// The generation that new connections go to; None where all share a socket.
+    /// The generation that gets new connections; None where all share a socket.
     pub generation: Option<u32>,
-    /// How many sockets it has there.
+    /// How many sockets that generation has there.
     pub sockets: u32,
-    /// How many others have: workers that start, drain, or have gone.
+    /// How many sockets other workers have there: those that start, drain, or have gone.
     pub others: u32,
     /// Connections that wait to be accepted.
     pub queue: Option<u32>,
@@ -108,9 +108,9 @@ pub struct Listener {
     pub fd: Option<i32>,
     /// Connections that wait to be accepted.
     pub queue: Option<u32>,
-    /// How many may.
+    /// How many connections may wait.
     pub backlog: Option<u32>,
-    /// What becomes of it with the next upgrade, if anything does.
+    /// What the next upgrade changes about it, if anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlook: Option<String>,
 }
@@ -123,19 +123,19 @@ pub struct Worker {
     pub pid: Option<i32>,
     /// Its generation.
     pub generation: u32,
-    /// Its place.
+    /// Its slot.
     pub slot: u32,
     /// `starting`, `ready`, `draining` or `killed`.
     pub stage: String,
-    /// Since its program first ran.
+    /// The time since its program first ran.
     pub age_ms: u64,
-    /// What made it ready.
+    /// The ack that made it ready.
     pub ack: Option<String>,
     /// Connections that it holds.
     pub connections: Option<u32>,
     /// What it says of itself.
     pub status: Option<String>,
-    /// While it drains, with `--adopt`: what it still has to serve, for people.
+    /// While it drains, with `--adopt`: what it still has to serve, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<String>,
 }
@@ -146,15 +146,15 @@ pub struct Worker {
 pub struct LastUpgrade {
     /// The generation that served.
     pub from: u32,
-    /// The one that was to.
+    /// The generation that was to serve.
     pub to: u32,
     /// `ok`, `failed`, `superseded`, or `rolled back` after it was `ok`.
     pub result: String,
     /// Why, unless it is `ok`.
     pub reason: Option<String>,
-    /// Since the request was taken up.
+    /// How long it took.
     pub duration_ms: u64,
-    /// Since it ended.
+    /// The time since it ended.
     pub ago_ms: Option<u64>,
     /// The last lines of the failed worker's stderr, with `--capture-stderr`.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -1,4 +1,4 @@
-//! The replies that are made of a status: the loop hands it over with a [`Snapshot`], and
+//! The replies that are made from a status: the loop hands it over with a [`Snapshot`], and
 //! the client's thread completes it with what it reads from the kernel.
 
 use super::metrics;

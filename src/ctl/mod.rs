@@ -1,9 +1,8 @@
-//! `graceful-run ctl`: sends one request, shows how it goes, exits as it ended.
+//! `graceful-run ctl`: sends one request, shows its progress, and exits with its outcome.
 //!
-//! Contract: the outcome is on stdout, and so is nothing else; on a terminal one line
-//! of progress is drawn over and over on stderr, elsewhere a line for what happens;
-//! with `--json` stdout has exactly one object, whatever happened. A reader that has
-//! gone changes nothing.
+//! Contract: stdout has the outcome and nothing else. Progress goes to stderr: on a terminal
+//! it is one line that is redrawn, elsewhere one line for each event. With `--json` stdout has
+//! exactly one object, whatever the outcome is. It is no error if nobody reads the output.
 
 mod find;
 mod progress;
@@ -17,56 +16,56 @@ use crate::error::{Error, reason};
 use crate::listener::Bind;
 use crate::listener::address::Address;
 use crate::logger::{self, escape};
-use find::find;
+use find::connect_to_instance;
 use progress::Progress;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use table::show;
+use table::render_status;
 
-/// Our word for it, as the first argument.
+/// The first argument that selects this command.
 pub const WORD: &str = "ctl";
-/// Between two looks of `status --watch`.
-const WATCH: Duration = Duration::from_secs(1);
-/// How long one that has said that it ends may take to.
-const LAST_BREATH: Duration = Duration::from_secs(10);
+/// How often `status --watch` shows the status.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an instance may take to exit after it has replied to `stop`.
+const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Does what was asked for. Our exit status, and our last line on stderr.
+/// Executes the verb. Returns our exit status, and our last line on stderr.
 pub fn run(ctl: &Ctl) -> (u8, Option<String>) {
-    let attempt = attempt(&ctl.verb);
-    let mistaken = |why: &str| {
+    let attempt = describe(&ctl.verb);
+    let usage_error = |why: &str| {
         if ctl.json {
-            mistake(why);
+            print_usage_error(why);
         }
         (2, Some(format!("cannot {attempt}: {why}")))
     };
     let limit = match ctl.timeout.as_deref().map(|text| config::timeout("--timeout", text)).transpose() {
         Ok(limit) => limit.flatten(),
-        Err(error) => return mistaken(&error.to_string()),
+        Err(error) => return usage_error(&error.to_string()),
     };
     let mut request = Request::new(ctl.verb.clone());
     if let Verb::Signal { signal } = &ctl.verb
         && signals::signal_by_name(signal).is_none()
     {
-        return mistaken("there is no such signal (write USR1 or WINCH)");
+        return usage_error("there is no such signal (write USR1 or WINCH)");
     }
     if let Verb::Bind { bind } = &ctl.verb {
-        match from_here(bind) {
+        match with_absolute_path(bind) {
             Ok(bind) => request.verb = Verb::Bind { bind },
-            Err(why) => return mistaken(&why),
+            Err(why) => return usage_error(&why),
         }
     }
-    let waited_for = ["pre-upgrade", "pre-start", "pre-stop"].map(OsString::from);
-    if std::env::var_os("GRACEFUL_RUN_EVENT").is_some_and(|event| waited_for.contains(&event))
+    let blocking_hooks = ["pre-upgrade", "pre-start", "pre-stop"].map(OsString::from);
+    if std::env::var_os("GRACEFUL_RUN_EVENT").is_some_and(|event| blocking_hooks.contains(&event))
         && matches!(ctl.verb, Verb::Upgrade { .. })
         && request.wait
     {
-        return mistaken("a hook that is waited for would wait for itself (--no-wait)");
+        return usage_error("a hook that is waited for would wait for itself (--no-wait)");
     }
     let environment: Vec<_> = std::env::vars_os().collect();
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-    let ended = match find(ctl, &environment) {
+    let completion = match connect_to_instance(ctl, &environment) {
         Ok(stream) => Session { stream, buffer: Vec::new(), deadline, json: ctl.json }.run(&request),
         Err(not_found) => {
             let result = match not_found.status {
@@ -74,11 +73,12 @@ pub fn run(ctl: &Ctl) -> (u8, Option<String>) {
                 4 => Outcome::Denied,
                 _ => Outcome::Failed,
             };
-            Ended { status: not_found.status, reply: Some(Reply::because(result, not_found.why)), raw: None }
+            let reply = Some(Reply::because(result, not_found.why));
+            Completion { status: not_found.status, reply, raw: None }
         }
     };
-    let mut why = ended.reply.as_ref().and_then(|reply| reply.reason.clone());
-    if ended.status == 124 {
+    let mut why = completion.reply.as_ref().and_then(|reply| reply.reason.clone());
+    if completion.status == 124 {
         let limit = limit.map_or(String::new(), |limit| humantime::format_duration(limit).to_string());
         why = Some(match ctl.verb {
             Verb::Events | Verb::Status { watch: true } => format!("--timeout {limit} is over"),
@@ -87,45 +87,47 @@ pub fn run(ctl: &Ctl) -> (u8, Option<String>) {
         });
     }
     if ctl.json {
-        let made = || ended.reply.as_ref().map(|reply| String::from_utf8_lossy(&line(reply)).into_owned());
-        print(&ended.raw.clone().or_else(made).unwrap_or_default());
-    } else if ended.status == 0 {
-        let done = ended.reply.as_ref().and_then(|reply| reply.done.as_deref()).unwrap_or_default();
+        let from_reply =
+            || completion.reply.as_ref().map(|reply| String::from_utf8_lossy(&line(reply)).into_owned());
+        print(&completion.raw.clone().or_else(from_reply).unwrap_or_default());
+    } else if completion.status == 0 {
+        let done = completion.reply.as_ref().and_then(|reply| reply.done.as_deref()).unwrap_or_default();
         match ctl.verb {
-            // Lines, with nothing in them that is not to be there.
+            // These texts have several lines; they were escaped when they were made.
             Verb::Status { .. } | Verb::Metrics => print(done),
             _ => print(&escape(done)),
         };
     }
-    let stderr = ended.reply.map(|reply| reply.stderr).filter(|lines| !ctl.json && !lines.is_empty());
+    let stderr = completion.reply.map(|reply| reply.stderr).filter(|lines| !ctl.json && !lines.is_empty());
     for line in stderr.iter().flatten() {
         logger::write_line(&format!("the worker's stderr: {line}"));
     }
-    (ended.status, (ended.status != 0).then(|| format!("cannot {attempt}: {}", why.unwrap_or_default())))
+    let failure = (completion.status != 0).then(|| format!("cannot {attempt}: {}", why.unwrap_or_default()));
+    (completion.status, failure)
 }
 
-/// What `--json` has for a mistake of whoever called.
-pub fn mistake(why: &str) {
+/// Prints the object that `--json` has for wrong usage.
+pub fn print_usage_error(why: &str) {
     print(&String::from_utf8_lossy(&line(&Reply::because(Outcome::Invalid, why))));
 }
 
-/// A BIND, with a path of ours told to one that is elsewhere.
-fn from_here(given: &str) -> Result<String, String> {
+/// Makes the path of a BIND absolute: the instance may have another working directory.
+fn with_absolute_path(given: &str) -> Result<String, String> {
     let in_words = |error: Error| error.to_string();
     let mut bind: Bind = given.parse().map_err(in_words)?;
     let Address::Unix { path, .. } = &mut bind.address else { return Ok(given.to_owned()) };
     if path.is_absolute() {
         return Ok(given.to_owned());
     }
-    let here = std::env::current_dir().map_err(|error| format!("where we are: {}", reason(&error)))?;
-    *path = here.join(&*path).components().collect();
-    let whole = bind.to_string();
-    let read: Bind = whole.parse().map_err(in_words)?;
-    if read == bind { Ok(whole) } else { Err(format!("no BIND can have the path {}", here.display())) }
+    let current = std::env::current_dir().map_err(|error| format!("where we are: {}", reason(&error)))?;
+    *path = current.join(&*path).components().collect();
+    let text = bind.to_string();
+    let parsed: Bind = text.parse().map_err(in_words)?;
+    if parsed == bind { Ok(text) } else { Err(format!("no BIND can have the path {}", current.display())) }
 }
 
-/// What was attempted, in the words of a failure.
-fn attempt(verb: &Verb) -> String {
+/// The verb as a failure message has it, after "cannot".
+fn describe(verb: &Verb) -> String {
     match verb {
         Verb::Status { .. } => "show the status".into(),
         Verb::Upgrade { .. } => "upgrade".into(),
@@ -143,20 +145,22 @@ fn attempt(verb: &Verb) -> String {
     }
 }
 
-/// How it ended.
-struct Ended {
+/// The end of a request.
+struct Completion {
+    /// Our exit status.
     status: u8,
     reply: Option<Reply>,
-    /// What `--json` prints, as it came.
+    /// What `--json` prints, as it was received.
     raw: Option<String>,
 }
 
-/// What comes next.
-enum Next {
+/// What was received from the instance.
+enum Received {
     Line(Vec<u8>),
-    /// The other end has gone.
+    /// The instance has closed the connection.
     Closed,
-    TooLate,
+    /// The time limit is over.
+    TimedOut,
 }
 
 struct Session {
@@ -167,36 +171,37 @@ struct Session {
 }
 
 impl Session {
-    fn run(mut self, request: &Request) -> Ended {
+    fn run(mut self, request: &Request) -> Completion {
         match &request.verb {
             Verb::Events => self.events(request),
             Verb::Status { watch: true } => self.watch(request),
             _ => {
-                let mut ended = self.ask(request);
-                if let Some(status) = ended.reply.as_ref().and_then(|reply| reply.status.as_ref()) {
-                    let shown = serde_json::from_str(status.get()).map(|status: Status| show(&status));
-                    ended.raw = Some(status.get().to_owned());
-                    ended.reply = shown.ok().map(Reply::done);
+                let mut completion = self.execute(request);
+                if let Some(status) = completion.reply.as_ref().and_then(|reply| reply.status.as_ref()) {
+                    let shown =
+                        serde_json::from_str(status.get()).map(|status: Status| render_status(&status));
+                    completion.raw = Some(status.get().to_owned());
+                    completion.reply = shown.ok().map(Reply::done);
                 }
-                if let Some(text) = ended.reply.as_mut().and_then(|reply| reply.metrics.take()) {
-                    ended.reply = Some(Reply::done(text));
+                if let Some(text) = completion.reply.as_mut().and_then(|reply| reply.metrics.take()) {
+                    completion.reply = Some(Reply::done(text));
                 }
-                if matches!(request.verb, Verb::Stop { .. }) && request.wait && ended.status == 0 {
-                    self.until_it_has_gone();
+                if matches!(request.verb, Verb::Stop { .. }) && request.wait && completion.status == 0 {
+                    self.wait_for_exit();
                 }
-                ended
+                completion
             }
         }
     }
 
-    /// One request, to its result.
-    fn ask(&mut self, request: &Request) -> Ended {
+    /// Sends one request and waits for its result.
+    fn execute(&mut self, request: &Request) -> Completion {
         let mut progress = Progress::new(self.json);
-        let request = Request { progress: progress.drawn, ..request.clone() };
+        let request = Request { progress: progress.redraws, ..request.clone() };
         let written = self.stream.write_all(&line(&request));
-        let ended = loop {
-            match self.next() {
-                Next::Line(text) => match serde_json::from_slice::<Reply>(&text) {
+        let completion = loop {
+            match self.receive() {
+                Received::Line(text) => match serde_json::from_slice::<Reply>(&text) {
                     Ok(reply) => {
                         let status = match reply.result {
                             Outcome::Ok => 0,
@@ -204,37 +209,37 @@ impl Session {
                             Outcome::Failed | Outcome::Superseded | Outcome::Invalid | Outcome::Other => 1,
                         };
                         let raw = Some(String::from_utf8_lossy(&text).into_owned());
-                        break Ended { status, reply: Some(reply), raw };
+                        break Completion { status, reply: Some(reply), raw };
                     }
                     Err(_) => progress.event(&text),
                 },
-                Next::Closed => {
+                Received::Closed => {
                     let why = match &written {
                         Ok(()) => "graceful-run closed the connection without an answer".into(),
                         Err(error) => format!("cannot send the request: {}", reason(error)),
                     };
-                    break Ended { status: 1, reply: Some(Reply::failed(why)), raw: None };
+                    break Completion { status: 1, reply: Some(Reply::failed(why)), raw: None };
                 }
-                Next::TooLate => {
-                    let asked = matches!(request.verb, Verb::Status { .. } | Verb::Metrics);
-                    let why = if asked { "no answer" } else { "still under way" };
+                Received::TimedOut => {
+                    let only_reads = matches!(request.verb, Verb::Status { .. } | Verb::Metrics);
+                    let why = if only_reads { "no answer" } else { "still under way" };
                     let reply = Reply::because(Outcome::Other, why);
                     let raw = format!(r#"{{"version":{VERSION},"result":"timeout","reason":"{why}"}}"#);
-                    break Ended { status: 124, reply: Some(reply), raw: Some(raw) };
+                    break Completion { status: 124, reply: Some(reply), raw: Some(raw) };
                 }
             }
         };
         progress.clear();
-        ended
+        completion
     }
 
-    /// Every line as it comes, until the other end goes.
-    fn events(&mut self, request: &Request) -> Ended {
+    /// Prints every event, until the instance closes the connection.
+    fn events(&mut self, request: &Request) -> Completion {
         let _ = self.stream.write_all(&line(request));
         let (mut status, mut refused) = (0, None);
         loop {
-            match self.next() {
-                Next::Line(text) => {
+            match self.receive() {
+                Received::Line(text) => {
                     if let Ok(reply) = serde_json::from_slice::<Reply>(&text) {
                         status = if reply.result == Outcome::Denied { 4 } else { 1 };
                         refused = Some(reply);
@@ -244,77 +249,77 @@ impl Session {
                         break;
                     }
                 }
-                Next::Closed => break,
-                Next::TooLate => {
+                Received::Closed => break,
+                Received::TimedOut => {
                     status = 124;
                     break;
                 }
             }
         }
-        Ended { status, reply: refused, raw: Some(String::new()) }
+        Completion { status, reply: refused, raw: Some(String::new()) }
     }
 
-    /// The status, each second, until the other end goes.
-    fn watch(&mut self, request: &Request) -> Ended {
+    /// Prints the status every second, until the instance closes the connection.
+    fn watch(&mut self, request: &Request) -> Completion {
         let screen = io::stdout().is_terminal() && !self.json;
         loop {
-            let ended = self.ask(request);
-            let status = ended.reply.as_ref().and_then(|reply| reply.status.as_ref());
+            let completion = self.execute(request);
+            let status = completion.reply.as_ref().and_then(|reply| reply.status.as_ref());
             let Some(status) = status else {
-                let gone = ended.status == 1 && ended.raw.is_none();
-                return match gone {
-                    true => Ended { status: 0, reply: None, raw: Some(String::new()) },
-                    false => ended,
+                let closed = completion.status == 1 && completion.raw.is_none();
+                return match closed {
+                    true => Completion { status: 0, reply: None, raw: Some(String::new()) },
+                    false => completion,
                 };
             };
             let text = match (self.json, serde_json::from_str::<Status>(status.get())) {
-                (false, Ok(status)) => show(&status),
+                (false, Ok(status)) => render_status(&status),
                 _ => status.get().to_owned(),
             };
-            // Home, then what is there goes.
+            // Moves the cursor to the top left and clears the screen.
             let text = if screen { format!("\x1b[H\x1b[2J{text}") } else { text };
             if !print(&text) {
-                return Ended { status: 0, reply: None, raw: Some(String::new()) };
+                return Completion { status: 0, reply: None, raw: Some(String::new()) };
             }
-            std::thread::sleep(WATCH);
+            std::thread::sleep(WATCH_INTERVAL);
         }
     }
 
-    /// Its last descriptor closes when it has ended: whoever is told that it has
-    /// stopped may start the next.
-    fn until_it_has_gone(&mut self) {
-        let end = Instant::now() + LAST_BREATH;
+    /// The connection closes when the process has ended. Only then may the caller start the
+    /// next instance.
+    fn wait_for_exit(&mut self) {
+        let end = Instant::now() + EXIT_LIMIT;
         self.deadline = Some(self.deadline.map_or(end, |deadline| deadline.min(end)));
-        while let Next::Line(_) = self.next() {}
+        while let Received::Line(_) = self.receive() {}
     }
 
-    fn next(&mut self) -> Next {
+    fn receive(&mut self) -> Received {
         loop {
             if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
                 let rest = self.buffer.split_off(end + 1);
                 let mut line = std::mem::replace(&mut self.buffer, rest);
                 line.pop();
-                return Next::Line(line);
+                return Received::Line(line);
             }
             let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
-                return Next::TooLate;
+                return Received::TimedOut;
             }
             let mut bytes = [0; 16 * 1024];
             let read = self.stream.set_read_timeout(left).and_then(|()| self.stream.read(&mut bytes));
             match read {
-                Ok(0) => return Next::Closed,
+                Ok(0) => return Received::Closed,
                 Ok(count) => self.buffer.extend_from_slice(&bytes[..count]),
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
-                    _ => return Next::Closed,
+                    _ => return Received::Closed,
                 },
             }
         }
     }
 }
 
-/// Text on stdout, with a newline at its end; false if nobody reads any more.
+/// Prints the text on stdout, with a newline at its end. False if nobody reads it.
 fn print(text: &str) -> bool {
     let text = text.trim_end();
     let mut stdout = io::stdout();
@@ -355,14 +360,14 @@ mod tests {
     }
 
     #[test]
-    fn a_relative_path_is_of_the_directory_that_we_are_in() {
-        let here = std::env::current_dir().unwrap().display().to_string();
-        let there = from_here("web=unix:./run/x.sock,backlog=9").unwrap();
-        assert_eq!(there, format!("web={here}/run/x.sock,backlog=9"));
+    fn a_relative_path_is_joined_to_the_working_directory() {
+        let current = std::env::current_dir().unwrap().display().to_string();
+        let bind = with_absolute_path("web=unix:./run/x.sock,backlog=9").unwrap();
+        assert_eq!(bind, format!("web={current}/run/x.sock,backlog=9"));
         for same in [":5001", "unix:/run//x.sock", "@abstract", "udp:5"] {
-            assert_eq!(from_here(same).unwrap(), same);
+            assert_eq!(with_absolute_path(same).unwrap(), same);
         }
-        assert!(from_here(":99999").unwrap_err().contains("port"));
-        assert!(from_here(&format!("./{}", "x".repeat(100))).is_err());
+        assert!(with_absolute_path(":99999").unwrap_err().contains("port"));
+        assert!(with_absolute_path(&format!("./{}", "x".repeat(100))).is_err());
     }
 }

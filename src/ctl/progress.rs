@@ -1,50 +1,49 @@
-//! How a request goes on, for whoever waits in front of a terminal or reads a log.
+//! The progress of a request, on a terminal or in a log.
 
-use super::table::length;
+use super::table::format_millis;
 use crate::logger::escape;
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
 
-/// What is shown while a result is waited for. A line that draws over itself is all
-/// that is needed, so no crate of progress bars is: each has threads and a size of
-/// its own.
+/// Shows what happens while ctl waits for a result. One line that is redrawn needs no crate
+/// of progress bars: those have threads, and make the program bigger.
 pub(super) struct Progress {
-    /// On a terminal: one line, drawn over and over.
-    pub(super) drawn: bool,
-    /// Elsewhere: a line for what happens.
-    told: bool,
-    /// Something is on the line.
-    shown: bool,
+    /// On a terminal: one line, which is redrawn.
+    pub(super) redraws: bool,
+    /// Elsewhere: one line for each event.
+    logs: bool,
+    /// Whether the redrawn line has text on it.
+    dirty: bool,
 }
 
 impl Progress {
     pub(super) fn new(json: bool) -> Progress {
         let terminal = io::stderr().is_terminal();
-        Progress { drawn: terminal && !json, told: !terminal && !json, shown: false }
+        Progress { redraws: terminal && !json, logs: !terminal && !json, dirty: false }
     }
 
     pub(super) fn event(&mut self, text: &[u8]) {
         let Ok(event) = serde_json::from_slice::<Value>(text) else { return };
-        if self.drawn
+        if self.redraws
             && let Some(line) = progress_line(&event)
         {
             self.write(&format!("\r\x1b[K{line}"));
-            self.shown = true;
-        } else if self.told
-            && let Some(line) = words(&event)
+            self.dirty = true;
+        } else if self.logs
+            && let Some(line) = log_line(&event)
         {
             self.write(&format!("{}\n", escape(&line)));
         }
     }
 
     pub(super) fn clear(&mut self) {
-        if std::mem::take(&mut self.shown) {
+        if std::mem::take(&mut self.dirty) {
             self.write("\r\x1b[K");
         }
     }
 
     fn write(&self, text: &str) {
-        // A reader that has gone changes nothing.
+        // It is no error if nobody reads stderr.
         let _ = io::stderr().write_all(text.as_bytes());
     }
 }
@@ -69,8 +68,8 @@ fn progress_line(event: &Value) -> Option<String> {
     Some(line)
 }
 
-/// What is worth a line of those who wait.
-fn words(event: &Value) -> Option<String> {
+/// The event as a line of a log; None if it is not worth one.
+fn log_line(event: &Value) -> Option<String> {
     let count = |field: &str| number(event, field);
     let worker = || format!("generation {}: pid {}", count("generation"), count("pid"));
     Some(match event.get("event")?.as_str()? {
@@ -79,8 +78,8 @@ fn words(event: &Value) -> Option<String> {
         }
         "upgrade-kept" => "one is under way: another follows it".into(),
         "started" => format!("{} started", worker()),
-        "ready" => format!("{} ready after {}", worker(), length(count("after_ms"))),
-        "no-ack" => format!("{} not ready after {}", worker(), length(count("after_ms"))),
+        "ready" => format!("{} ready after {}", worker(), format_millis(count("after_ms"))),
+        "no-ack" => format!("{} not ready after {}", worker(), format_millis(count("after_ms"))),
         "gone" => format!("{} {}", worker(), event.get("how")?.as_str()?),
         "killed" => format!("{} killed", worker()),
         "stopping" => "stopping".into(),
@@ -94,7 +93,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn progress_has_no_more_than_is_known() {
+    fn progress_leaves_out_what_is_not_known() {
         let event = json!({"event": "progress", "generation": 3, "ready": 2, "of": 8, "draining": 1, "connections": 14});
         assert_eq!(progress_line(&event).unwrap(), "generation 3: 2/8 ready, 1 draining, 14 connections");
         let event = json!({"event": "progress", "generation": 3, "ready": 8, "of": 8, "connections": null});

@@ -1,20 +1,20 @@
-//! A status for people.
+//! A status as text for people.
 
 use crate::control::protocol::Status;
 use crate::logger::escape;
 use std::time::Duration;
 
-/// Some lines: the whole, the last upgrade, the listeners, the workers.
-pub fn show(status: &Status) -> String {
+/// The status as lines: the instance, its last upgrade, its listeners and its workers.
+pub fn render_status(status: &Status) -> String {
     let mut text = String::new();
     let name = status.name.as_deref().map_or(String::new(), |name| format!("{}: ", escape(name)));
-    let up = length(status.uptime_ms);
+    let up = format_millis(status.uptime_ms);
     text +=
         &format!("{name}{}, generation {}, pid {}, up {up}\n", status.phase, status.generation, status.pid);
     if let Some(last) = &status.last_upgrade {
         let why = last.reason.as_ref().map_or(String::new(), |reason| format!(": {}", escape(reason)));
-        let ago = last.ago_ms.map_or(String::new(), |ago| format!(", {} ago", length(ago)));
-        let took = length(last.duration_ms);
+        let ago = last.ago_ms.map_or(String::new(), |ago| format!(", {} ago", format_millis(ago)));
+        let took = format_millis(last.duration_ms);
         let (from, to, result) = (last.from, last.to, &last.result);
         text += &format!("last upgrade: {from} to {to} {result} after {took}{ago}{why}\n");
     }
@@ -22,8 +22,8 @@ pub fn show(status: &Status) -> String {
         let (generation, before) = (probation.generation, probation.before);
         text += &format!(
             "generation {generation} is on probation for another {} ({}; at {} generation {before} is started again)\n",
-            length(probation.left_ms),
-            count(probation.crashes, "crash", "crashes").unwrap_or_else(|| "no crash".into()),
+            format_millis(probation.left_ms),
+            format_count(probation.crashes, "crash", "crashes").unwrap_or_else(|| "no crash".into()),
             probation.of
         );
     }
@@ -33,13 +33,13 @@ pub fn show(status: &Status) -> String {
     }
     let mut more = Vec::new();
     more.extend(status.held.map(|held| format!("generation {held} is on hold")));
-    more.extend(count(status.workers_wanted, "worker wanted", "workers wanted"));
+    more.extend(format_count(status.workers_wanted, "worker wanted", "workers wanted"));
     if status.pending_upgrade {
         more.push("another upgrade follows".to_owned());
     }
-    more.extend(count(status.upgrades, "upgrade succeeded", "upgrades succeeded"));
-    more.extend(count(status.failed_upgrades, "upgrade failed", "upgrades failed"));
-    more.extend(count(status.crashes, "worker ended by itself", "workers ended by themselves"));
+    more.extend(format_count(status.upgrades, "upgrade succeeded", "upgrades succeeded"));
+    more.extend(format_count(status.failed_upgrades, "upgrade failed", "upgrades failed"));
+    more.extend(format_count(status.crashes, "worker ended by itself", "workers ended by themselves"));
     if !more.is_empty() {
         text += &format!("{}\n", more.join(", "));
     }
@@ -54,7 +54,7 @@ pub fn show(status: &Status) -> String {
             let outlook = listener.outlook.clone().unwrap_or_default();
             [listener.name.clone(), listener.address.clone(), listener.kind.clone(), fd, queue, outlook]
         });
-        text += &table(["LISTENER", "ADDRESS", "KIND", "FD", "QUEUE", "OUTLOOK"], rows.collect());
+        text += &render_table(["LISTENER", "ADDRESS", "KIND", "FD", "QUEUE", "OUTLOOK"], rows.collect());
     }
     if let Some(adopt) = &status.adopt {
         let rows = adopt.addresses.iter().map(|address| {
@@ -67,7 +67,8 @@ pub fn show(status: &Status) -> String {
                 address.queue.map_or(String::new(), |queue| queue.to_string()),
             ]
         });
-        text += &table(["ADDRESS", "ADOPTED", "GENERATION", "SOCKETS", "OTHERS", "QUEUE"], rows.collect());
+        text +=
+            &render_table(["ADDRESS", "ADOPTED", "GENERATION", "SOCKETS", "OTHERS", "QUEUE"], rows.collect());
     }
     let rows = status.workers.iter().map(|worker| {
         [
@@ -75,18 +76,20 @@ pub fn show(status: &Status) -> String {
             worker.generation.to_string(),
             worker.pid.map_or(String::new(), |pid| pid.to_string()),
             worker.stage.clone(),
-            length(worker.age_ms),
+            format_millis(worker.age_ms),
             worker.ack.clone().unwrap_or_default(),
             worker.connections.map_or(String::new(), |count| count.to_string()),
             worker.drain.clone().or_else(|| worker.status.clone()).unwrap_or_default(),
         ]
     });
-    text +=
-        &table(["SLOT", "GENERATION", "PID", "STAGE", "AGE", "ACK", "CONNECTIONS", "STATUS"], rows.collect());
+    text += &render_table(
+        ["SLOT", "GENERATION", "PID", "STAGE", "AGE", "ACK", "CONNECTIONS", "STATUS"],
+        rows.collect(),
+    );
     text
 }
 
-fn count(number: u32, one: &str, many: &str) -> Option<String> {
+fn format_count(number: u32, one: &str, many: &str) -> Option<String> {
     match number {
         0 => None,
         1 => Some(format!("1 {one}")),
@@ -94,9 +97,9 @@ fn count(number: u32, one: &str, many: &str) -> Option<String> {
     }
 }
 
-/// Columns that are empty in every row are left out.
-fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
-    // What workers say of themselves may hold anything.
+/// A table with a head. A column that is empty in every row is left out.
+fn render_table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
+    // A worker can put any bytes into its status.
     let rows: Vec<[String; N]> = rows.into_iter().map(|row| row.map(|cell| escape(&cell))).collect();
     let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let mut text = String::from("\n");
@@ -113,8 +116,8 @@ fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
     text
 }
 
-/// Milliseconds below a second, whole seconds above.
-pub fn length(ms: u64) -> String {
+/// Milliseconds below one second, whole seconds from there on.
+pub fn format_millis(ms: u64) -> String {
     match ms {
         0..1000 => format!("{ms} ms"),
         _ => humantime::format_duration(Duration::from_secs(ms / 1000)).to_string(),
@@ -127,7 +130,7 @@ mod tests {
     use crate::control::protocol::{Address, Adopted, LastUpgrade, Listener, Worker};
 
     #[test]
-    fn what_is_not_known_takes_no_room() {
+    fn unknown_values_and_empty_columns_are_left_out() {
         let status = Status {
             pid: 71,
             name: Some("web".into()),
@@ -188,6 +191,6 @@ ADDRESS     ADOPTED  GENERATION  SOCKETS  QUEUE
 SLOT  GENERATION  PID  STAGE  AGE    ACK     STATUS
 0     3           90   ready  21 ms  notify  fine\\u{1b}[31m\\u{202e}
 ";
-        assert_eq!(show(&status), expected);
+        assert_eq!(render_status(&status), expected);
     }
 }

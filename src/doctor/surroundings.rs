@@ -106,7 +106,7 @@ fn manager(machine: &Machine) -> Check {
 fn control(machine: &Machine) -> Check {
     const ELSEWHERE: &str =
         "set XDG_RUNTIME_DIR to a directory of your own, for ctl too, or say --socket PATH";
-    match instance::outlook(machine.environment()) {
+    match instance::default_directory(machine.environment()) {
         Ok(directory) => CONTROL.ok(format!("in {}", directory.display())),
         Err(Error::Cannot { attempt, why, .. }) => {
             CONTROL.note(format!("cannot {attempt}: {why}"), ELSEWHERE)

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::core::event::AckKind;
 use crate::dialect::{FIRST_FD, first_listener};
 use crate::error::Error;
-use crate::listener::{Listeners, Upstream};
+use crate::listener::{ListenFds, Listeners};
 use crate::sys::fd;
 use log::warn;
 use std::collections::BTreeSet;
@@ -20,22 +20,22 @@ pub fn open_listeners(config: &Config, surroundings: &InheritedContext) -> Resul
     let variable = |name: &str| {
         surroundings.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     };
-    let upstream = Upstream::read(
+    let listen_fds = ListenFds::read(
         variable("LISTEN_PID"),
         variable("LISTEN_FDS"),
         variable("LISTEN_FDNAMES"),
         std::process::id(),
     )?;
-    if let Some(warning) = upstream.warning() {
+    if let Some(warning) = listen_fds.warning() {
         warn!("{warning}");
     }
-    if config.follow.is_some() && upstream.count() > 0 {
+    if config.follow.is_some() && listen_fds.count() > 0 {
         return Err(Error::Usage(
             "--follow cannot go with sockets from LISTEN_FDS: the program binds its own sockets".into(),
         ));
     }
     let end = match first_listener(&config.dialects) {
-        Some(first) => first + (upstream.count() + config.binds.len()) as i32,
+        Some(first) => first + (listen_fds.count() + config.binds.len()) as i32,
         None => FIRST_FD,
     };
     let mut taken = BTreeSet::new();
@@ -54,10 +54,16 @@ pub fn open_listeners(config: &Config, surroundings: &InheritedContext) -> Resul
         }
     }
     if config.policy.readiness.kinds.contains(&AckKind::Accepting)
-        && upstream.count() + config.binds.len() == 0
+        && listen_fds.count() + config.binds.len() == 0
         && config.follow.is_none()
     {
         return Err(Error::Usage("--ack accepting needs a listener to look for (give one with -b)".into()));
     }
-    Listeners::open(upstream, &config.binds, &surroundings.directory, config.policy.workers, &config.dialects)
+    Listeners::open(
+        listen_fds,
+        &config.binds,
+        &surroundings.directory,
+        config.policy.workers,
+        &config.dialects,
+    )
 }

@@ -1,13 +1,12 @@
-//! One `-b`, parsed. Nothing is resolved, looked up or bound here.
+//! Parses one `-b`. Nothing is resolved, looked up or bound here.
 //!
 //! `[NAME=]ADDRESS[,OPTION]...`
 //!
-//! NAME is letters, digits, `_`, `.` and `-`, at most 255 of them, and ends at
-//! the first `=`; where anything else stands before that `=` (the `/` of a
-//! path, the `:` of a port, the comma before an option) there is no NAME and
-//! the `=` belongs to what it stands in. ADDRESS starts after NAME and ends at
-//! the first comma, so neither a path nor an abstract name can contain one.
-//! A path of three slashes (`unix:///run/app.sock`) is that of one.
+//! NAME has at most 255 letters, digits, `_`, `.` and `-`, and ends at the first `=`. If there is
+//! any other character before that `=` (the `/` of a path, the `:` of a port, the comma before an
+//! option), there is no NAME, and the `=` is part of the address or of the option. ADDRESS starts
+//! after NAME and ends at the first comma, so neither a path nor an abstract name can contain one.
+//! Three slashes at the start of a path (`unix:///run/app.sock`) are the same as one.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -19,11 +18,11 @@ use std::str::FromStr;
 use super::options::{Family, Options, digits};
 use crate::error::Error;
 
-/// Bytes of a unix path or an abstract name: `sun_path` of unix(7) has 108, one
+/// How many bytes a unix path or an abstract name may have: `sun_path` of unix(7) has 108, one
 /// of which is the NUL that ends a path or starts an abstract name.
 pub const UNIX_LIMIT: usize = 107;
 
-/// Characters of a NAME, as sd_listen_fds(3) has it.
+/// How many characters a NAME may have, as in sd_listen_fds(3).
 const NAME_LIMIT: usize = 255;
 
 /// One `-b`: what to bind, under which name, with which options.
@@ -31,7 +30,7 @@ const NAME_LIMIT: usize = 255;
 /// `Display` writes the canonical form, which parses back to the same value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bind {
-    /// What LISTEN_FDNAMES calls it; by default `socket` and its position.
+    /// Its name in LISTEN_FDNAMES; by default `socket` and its position.
     pub name: Option<String>,
     /// Where it is bound.
     pub address: Address,
@@ -44,16 +43,16 @@ pub struct Bind {
 pub enum Address {
     /// `:5001`, `5001`, `tcp:5001`, `HOST:5001`, `tcp://HOST:5001`.
     Tcp {
-        /// Which of the machine's addresses.
+        /// The host part.
         host: Host,
-        /// Port; 0 lets the kernel choose.
+        /// The port; with 0 the kernel chooses one.
         port: u16,
     },
     /// `udp:5001`, `udp://HOST:5001`.
     Udp {
-        /// Which of the machine's addresses.
+        /// The host part.
         host: Host,
-        /// Port; 0 lets the kernel choose.
+        /// The port; with 0 the kernel chooses one.
         port: u16,
     },
     /// `unix:PATH`, `unix-dgram:PATH`, `unix-seqpacket:PATH`, or a path that
@@ -64,7 +63,7 @@ pub enum Address {
         /// As given; a relative one is joined to the directory of `open`.
         path: PathBuf,
     },
-    /// `@NAME`, `unix:@NAME` and so on: Linux' abstract namespace, unix(7).
+    /// `@NAME`, `unix:@NAME` and so on: the abstract namespace of Linux, unix(7).
     Abstract {
         /// Type of the socket.
         kind: UnixKind,
@@ -75,16 +74,16 @@ pub enum Address {
     Fd(RawFd),
 }
 
-/// Which of the machine's addresses.
+/// The host part of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
-    /// None was given: `[::]`, or `0.0.0.0` where the machine has no IPv6.
+    /// No host was given: `[::]`, or `0.0.0.0` if the machine has no IPv6.
     Any,
     /// An IPv4 address; `*` is 0.0.0.0.
     V4(Ipv4Addr),
     /// An IPv6 address, with its zone: `[fe80::1%eth0]`.
     V6(Ipv6Addr, Option<String>),
-    /// A name, resolved when it is opened.
+    /// A name, which is resolved when the socket is opened.
     Name(String),
 }
 
@@ -111,11 +110,11 @@ impl UnixKind {
     }
 }
 
-/// Words before a colon that are schemes and therefore no host names.
+/// Schemes: before a colon these words are no host names.
 const SCHEMES: [&str; 6] = ["tcp", "udp", "unix", "unix-dgram", "unix-seqpacket", "fd"];
 
 impl Address {
-    /// What decides which options it can have.
+    /// The family of the address, which decides which options it can have.
     pub fn family(&self) -> Family {
         match self {
             Address::Tcp { host, .. } => Family::Tcp { v6: !matches!(host, Host::V4(_)) },
@@ -183,8 +182,8 @@ fn parse_address(text: &str) -> Result<Address, String> {
         };
     }
     for kind in UnixKind::ALL {
-        if let Some(place) = text.strip_prefix(kind.scheme()) {
-            return parse_unix(kind, place);
+        if let Some(location) = text.strip_prefix(kind.scheme()) {
+            return parse_unix(kind, location);
         }
     }
     if ["/", "./", "../", "@"].iter().any(|start| text.starts_with(start)) {
@@ -203,8 +202,8 @@ fn parse_address(text: &str) -> Result<Address, String> {
     Ok(Address::Tcp { host, port })
 }
 
-fn parse_unix(kind: UnixKind, place: &str) -> Result<Address, String> {
-    if let Some(name) = place.strip_prefix('@') {
+fn parse_unix(kind: UnixKind, location: &str) -> Result<Address, String> {
+    if let Some(name) = location.strip_prefix('@') {
         if name.is_empty() {
             return Err("the abstract name is empty".to_owned());
         }
@@ -213,13 +212,14 @@ fn parse_unix(kind: UnixKind, place: &str) -> Result<Address, String> {
         }
         return Ok(Address::Abstract { kind, name: name.to_owned() });
     }
-    if place.is_empty() {
+    if location.is_empty() {
         return Err("the path is empty".to_owned());
     }
-    // Linux takes several slashes at the start for one; so must whoever compares two paths.
-    let path = match place.strip_prefix('/') {
+    // For Linux several slashes at the start are one. They are removed, so that paths can be
+    // compared.
+    let path = match location.strip_prefix('/') {
         Some(rest) => format!("/{}", rest.trim_start_matches('/')),
-        None => place.to_owned(),
+        None => location.to_owned(),
     };
     if matches!(path.rsplit('/').next(), Some("" | "." | "..")) {
         return Err(format!("{path} can only be a directory"));
@@ -231,8 +231,10 @@ fn parse_unix(kind: UnixKind, place: &str) -> Result<Address, String> {
     Ok(Address::Unix { kind, path })
 }
 
+/// Checks the length of a unix path.
+///
 /// # Errors
-/// The clause that names the limit.
+/// A clause that names the limit.
 pub fn check_length(path: &Path) -> Result<(), String> {
     let length = path.as_os_str().len();
     if length > UNIX_LIMIT {
@@ -304,7 +306,7 @@ fn parse_host(text: &str) -> Result<Host, String> {
     if text.len() > 253 || !text.chars().all(allowed) {
         return Err(format!("{text:?} is neither an address nor a host name"));
     }
-    // The resolver would take 127.1 and 2130706433 for 127.0.0.1.
+    // The resolver would read 127.1 and 2130706433 as 127.0.0.1.
     if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return Err(format!("{text:?} is not an IPv4 address"));
     }

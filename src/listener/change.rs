@@ -1,11 +1,10 @@
-//! Listeners that come and go while workers serve: `ctl bind` and `ctl unbind`.
+//! Listeners that are added and removed while workers serve: `ctl bind` and `ctl unbind`.
 //!
-//! Contract: a change is part of the next upgrade. A new listener is bound when it
-//! is asked for, so that whoever asks hears of what is wrong with it, and is handed
-//! over from the next generation on, behind those that were there before. One that
-//! is to go is handed over until that generation serves, and then closed. If the
-//! upgrade is undone, both wait for the one after it, and workers of the old
-//! generation that have to be started again get what they had.
+//! Contract: a change is part of the next upgrade. A new listener is bound at once, so that an
+//! error is reported to the client. Workers get it from the next generation on, after those that
+//! were there before. A listener that is removed is closed once that generation serves. If the
+//! upgrade is undone, both wait for the one after it, and workers of the old generation that are
+//! started again get the same listeners as before.
 
 use super::address::{Address, Bind, Host};
 use super::baseline::Baseline;
@@ -17,22 +16,22 @@ use crate::error::Error;
 use std::path::Path;
 
 impl Listener {
-    /// Whether workers of this generation are given it.
+    /// Whether workers of this generation get it.
     pub fn is_for(&self, generation: u32) -> bool {
         self.since.includes(generation) && !self.until.is_some_and(|until| until.includes(generation))
     }
 
-    /// Whether it waits for the next upgrade to be handed over.
+    /// Whether workers get it only from the next upgrade on.
     pub fn is_new(&self) -> bool {
         self.since == FirstGeneration::Next
     }
 
-    /// Whether it goes with the next upgrade.
+    /// Whether the next upgrade closes it.
     pub fn is_leaving(&self) -> bool {
         self.until.is_some()
     }
 
-    /// What becomes of it with the next upgrade, for people; None: nothing.
+    /// What the next upgrade changes about it, in words; None: nothing.
     pub fn outlook(&self) -> Option<&'static str> {
         match (self.is_new(), self.is_leaving()) {
             (true, _) => Some("handed over from the next upgrade on"),
@@ -43,22 +42,23 @@ impl Listener {
 }
 
 impl Listeners {
-    /// Those that workers of this generation are given, in the order of their
-    /// descriptors.
+    /// The listeners that workers of this generation get, in the order of their descriptors.
     pub fn of(&self, generation: u32) -> impl Iterator<Item = &Listener> {
         self.list.iter().filter(move |listener| listener.is_for(generation))
     }
 
-    /// Those that the next generation is to be given.
+    /// The listeners that the next generation will get.
     pub fn next(&self) -> impl Iterator<Item = &Listener> {
         self.list.iter().filter(|listener| !listener.is_leaving())
     }
 
-    /// Binds one more, for the next upgrade; one that was to go with it stays.
+    /// Binds one more listener, for the next upgrade. If there is already one at this address,
+    /// which that upgrade would close, it is kept instead. Returns the listener, and whether it
+    /// is new.
     ///
     /// # Errors
-    /// As for [`Listeners::open`]; and for what only a start can have: a descriptor,
-    /// `reuseport`, a host name (looking it up could keep everything waiting).
+    /// As [`Listeners::open`]; and for what is possible only at the start: a descriptor,
+    /// `reuseport`, a host name (a lookup could block the loop).
     pub fn add(
         &mut self,
         mut bind: Bind,
@@ -80,13 +80,13 @@ impl Listeners {
         }
         let written = bind.address.to_string();
         let named = |listener: &Listener| bind.name.as_ref().is_none_or(|name| listener.name == *name);
-        let stays = |listener: &Listener| {
-            let there = listener.written == written || listener.address == written;
-            listener.until == Some(FirstGeneration::Next) && there && named(listener)
+        let is_kept = |listener: &Listener| {
+            let same_address = listener.written == written || listener.address == written;
+            listener.until == Some(FirstGeneration::Next) && same_address && named(listener)
         };
-        if let Some(place) = self.list.iter().position(stays) {
-            self.list[place].until = None;
-            return Ok((&self.list[place], false));
+        if let Some(index) = self.list.iter().position(is_kept) {
+            self.list[index].until = None;
+            return Ok((&self.list[index], false));
         }
         if let Some(name) = &bind.name
             && self.next().any(|listener| listener.name == *name)
@@ -111,38 +111,38 @@ impl Listeners {
         Ok((&self.list[self.list.len() - 1], true))
     }
 
-    /// Takes the listener of this name away with the next upgrade. One that no worker was
-    /// given yet is closed at once, which is returned.
+    /// Removes the listener of this name with the next upgrade. One that no worker has got yet is
+    /// closed at once. Returns whether it was closed.
     ///
     /// # Errors
-    /// A message: there is no such listener, or several, or none would be left where
+    /// A message: there is no such listener, or there are several, or none would be left although
     /// the workers need one.
     pub fn withdraw(&mut self, name: &str, dialects: &[Dialect]) -> Result<bool, String> {
-        let places = self.list.iter().enumerate();
-        let mut places = places.filter(|(_, it)| it.name == name && !it.is_leaving()).map(|(place, _)| place);
-        let Some(place) = places.next() else {
+        let list = self.list.iter().enumerate();
+        let mut found = list.filter(|(_, it)| it.name == name && !it.is_leaving()).map(|(index, _)| index);
+        let Some(index) = found.next() else {
             let names: Vec<&str> = self.next().map(Listener::name).collect();
             return Err(format!("there is no such listener (there are: {})", names.join(", ")));
         };
-        if places.next().is_some() {
+        if found.next().is_some() {
             return Err("several listeners have that name".into());
         }
-        let left = self.list.iter().enumerate().filter(|(at, it)| *at != place && !it.is_leaving());
+        let left = self.list.iter().enumerate().filter(|(at, it)| *at != index && !it.is_leaving());
         let unbound: Vec<check::UnboundListener> =
             left.map(|(_, listener)| unbound_listener(listener)).collect();
         if unbound.is_empty() {
             return Err("it is the last one (bind another first)".into());
         }
         check::listeners(dialects, &unbound)?;
-        if self.list[place].is_new() {
-            self.list.remove(place);
+        if self.list[index].is_new() {
+            self.list.remove(index);
             return Ok(true);
         }
-        self.list[place].until = Some(FirstGeneration::Next);
+        self.list[index].until = Some(FirstGeneration::Next);
         Ok(false)
     }
 
-    /// An upgrade to this generation begins: what waited for one belongs to it.
+    /// An upgrade to this generation begins: the pending changes are part of it.
     pub fn begin(&mut self, to: u32) {
         for listener in &mut self.list {
             listener.since.begin(to);
@@ -150,8 +150,8 @@ impl Listeners {
         }
     }
 
-    /// That upgrade was undone as a whole. A listener that came with it and was taken away
-    /// again is closed.
+    /// That upgrade was undone as a whole. A listener that was added for it and then removed is
+    /// closed.
     pub fn undo(&mut self, to: u32) {
         for listener in &mut self.list {
             listener.since.undo(to);
@@ -160,7 +160,7 @@ impl Listeners {
         self.list.retain(|listener| !(listener.is_new() && listener.is_leaving()));
     }
 
-    /// Every worker that serves is of this generation: listeners that none of them was given
+    /// Every worker that serves belongs to this generation: listeners that none of them has got
     /// are closed.
     pub fn close_for(&mut self, generation: u32) {
         let closed = |listener: &mut Listener| listener.until.is_some_and(|until| until.includes(generation));
@@ -177,7 +177,7 @@ fn unbound_listener(listener: &Listener) -> check::UnboundListener {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::Upstream;
+    use crate::listener::ListenFds;
 
     fn names(listeners: &Listeners, generation: u32) -> Vec<String> {
         listeners.of(generation).map(|listener| listener.name.clone()).collect()
@@ -185,7 +185,7 @@ mod tests {
 
     fn some(binds: &[&str]) -> Listeners {
         let binds: Vec<Bind> = binds.iter().map(|bind| bind.parse().unwrap()).collect();
-        Listeners::open(Upstream::default(), &binds, Path::new("/"), 1, &[]).unwrap()
+        Listeners::open(ListenFds::default(), &binds, Path::new("/"), 1, &[]).unwrap()
     }
 
     fn add(listeners: &mut Listeners, bind: &str) -> Result<String, Error> {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_nobody_was_given_goes_at_once() {
+    fn a_listener_that_no_worker_has_is_closed_at_once() {
         let mut listeners = some(&["a=127.0.0.1:0"]);
         add(&mut listeners, "b=127.0.0.1:0").unwrap();
         assert_eq!(listeners.withdraw("b", &[]), Ok(true));
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_to_go_can_stay() {
+    fn a_listener_that_would_be_closed_can_be_kept() {
         let mut listeners = some(&["a=127.0.0.1:0", "b=127.0.0.1:0"]);
         let address = listeners.iter().next().unwrap().address().to_owned();
         assert_eq!(listeners.withdraw("a", &[]), Ok(false));
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_came_with_an_upgrade_that_is_undone_can_go_with_it() {
+    fn a_listener_that_was_added_for_an_undone_upgrade_can_be_removed() {
         let mut listeners = some(&["a=127.0.0.1:0"]);
         add(&mut listeners, "b=127.0.0.1:0").unwrap();
         listeners.begin(2);
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_and_changes_nothing() {
+    fn an_invalid_change_is_refused_and_changes_nothing() {
         let mut listeners = some(&["a=127.0.0.1:0", "b=127.0.0.1:0"]);
         for (bind, why) in [
             ("127.0.0.1:0,reuseport", "reuseport"),

@@ -1,16 +1,14 @@
-//! A second name for a unix socket's file.
+//! A hard link to a unix socket, from which its path can be restored.
 //!
-//! Some servers unlink the path of a listener when they close it (php-fpm, node,
-//! Python's asyncio from 3.13 on): the old generation's end would take the path
-//! away from the new one, and a socket whose last name has gone cannot be linked
-//! again. So each path has a hard link beside it, and gets its name back from
-//! there, with the same inode.
+//! Some servers unlink the path of a listener when they close it (php-fpm, node, asyncio of
+//! Python from 3.13 on): when the old generation ends, the new one would lose its path. A socket
+//! without any name cannot be linked again. So there is a hard link in the same directory, from
+//! which the path is restored with the same inode.
 //!
-//! Contract: nothing but a socket is ever unlinked or replaced, and no socket
-//! that somebody holds. The name of the link is fixed, so that the next start
-//! knows what one that was killed has left behind. Where there can be no link
-//! (its file system has none, protected_hardlinks of proc_sys_fs(5) forbids it)
-//! there is none.
+//! Contract: only a stale socket is ever unlinked or replaced: no other file, and no socket that
+//! is in use. The name of the link is fixed, so that a start finds the link of an instance that
+//! was killed. If a link is not possible (the file system has none, or protected_hardlinks of
+//! proc_sys_fs(5) forbids it), there is none.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::BorrowedFd;
@@ -20,45 +18,45 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
-use super::socket_file::{is_socket, look, probe};
+use super::socket_file::{is_socket, probe, stat_entry};
 use crate::error::reason;
 
 /// `.app.sock.graceful-run` for `app.sock`.
-fn spare_name(name: &OsStr) -> OsString {
-    let mut spare = OsString::from(".");
-    spare.push(name);
-    spare.push(".graceful-run");
-    spare
+fn link_name(name: &OsStr) -> OsString {
+    let mut link = OsString::from(".");
+    link.push(name);
+    link.push(".graceful-run");
+    link
 }
 
-/// Links the socket `name` once more, in place of what one that was killed has
-/// left. The directory has to be locked.
-pub(super) fn make(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Option<OsString> {
-    let spare = spare_name(name);
-    let linked = remove_leftover(directory, &spare, &path.with_file_name(&spare))
-        .and_then(|()| linkat(directory, name, directory, spare.as_os_str(), AtFlags::empty()).map_err(why));
+/// Makes a hard link to the socket `name`, and replaces that of an instance that was killed. The
+/// directory must be locked.
+pub(super) fn create(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Option<OsString> {
+    let link = link_name(name);
+    let linked = remove_stale(directory, &link, &path.with_file_name(&link))
+        .and_then(|()| linkat(directory, name, directory, link.as_os_str(), AtFlags::empty()).map_err(why));
     match linked {
-        Ok(()) => Some(spare),
+        Ok(()) => Some(link),
         Err(why) => {
-            let place = path.display();
-            log::info!("{place} has no second name ({why}): it cannot be put back if a worker unlinks it");
+            let path = path.display();
+            log::info!("{path} has no second name ({why}): it cannot be put back if a worker unlinks it");
             None
         }
     }
 }
 
-fn remove_leftover(directory: BorrowedFd<'_>, spare: &OsStr, place: &Path) -> Result<(), String> {
-    match look(directory, spare).map_err(why)? {
+fn remove_stale(directory: BorrowedFd<'_>, link: &OsStr, path: &Path) -> Result<(), String> {
+    match stat_entry(directory, link).map_err(why)? {
         None => return Ok(()),
         Some(file) if !is_socket(&file) => {
-            return Err(format!("something else than a socket is at {}", place.display()));
+            return Err(format!("something else than a socket is at {}", path.display()));
         }
-        Some(_) if probe(place) != Err(Errno::ECONNREFUSED) => {
-            return Err(format!("a live server holds {}", place.display()));
+        Some(_) if probe(path) != Err(Errno::ECONNREFUSED) => {
+            return Err(format!("a live server holds {}", path.display()));
         }
         Some(_) => {}
     }
-    unlinkat(directory, spare, UnlinkatFlags::NoRemoveDir).map_err(why)
+    unlinkat(directory, link, UnlinkatFlags::NoRemoveDir).map_err(why)
 }
 
 fn why(errno: Errno) -> String {

@@ -1,8 +1,8 @@
-//! TCP and UDP sockets: from a host to one address, from that to sockets.
+//! TCP and UDP sockets: resolves the host, and binds sockets to the address.
 //!
-//! SO_REUSEADDR is set for TCP, where it lets a restart pass connections in
-//! TIME_WAIT, and not for UDP, where it would let two programs share a port
-//! without a word. V6ONLY is always set, so that net.ipv6.bindv6only decides nothing.
+//! SO_REUSEADDR is set for TCP, where a restart needs it if old connections are in TIME_WAIT. It
+//! is not set for UDP, where two programs could share a port without an error. IPV6_V6ONLY is
+//! always set explicitly, to 0 or 1, so net.ipv6.bindv6only has no effect.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
@@ -15,12 +15,11 @@ use super::options::{Family, Options};
 use super::tune::tune;
 use crate::error::{Error, reason};
 
-/// Turns a host into the addresses to try: one, or for no host at all `[::]`
-/// and then `0.0.0.0`.
+/// Resolves a host to the addresses to try: one, or without a host `[::]` and then `0.0.0.0`.
 ///
 /// # Errors
-/// [`Error::Usage`] if a name has several addresses or if `v6only` meets an IPv4
-/// one, [`Error::Bind`] if a name or an interface is not known.
+/// [`Error::Usage`] if a name has several addresses, or an IPv4 address with `v6only`;
+/// [`Error::Bind`] if a name or an interface is not known.
 pub(super) fn resolve(bind: &Bind, host: &Host, port: u16) -> Result<Vec<SocketAddr>, Error> {
     let unknown = |why: String| Error::Bind { bind: bind.address.to_string(), why, advice: None };
     let address = match host {
@@ -43,7 +42,7 @@ pub(super) fn resolve(bind: &Bind, host: &Host, port: u16) -> Result<Vec<SocketA
             let found = (name.as_str(), port)
                 .to_socket_addrs()
                 .map_err(|error| unknown(format!("cannot resolve {name}: {}", reason(&error))))?;
-            the_only(bind, name, found)?
+            single_address(bind, name, found)?
         }
     };
     if bind.options.v6only && address.is_ipv4() {
@@ -54,9 +53,11 @@ pub(super) fn resolve(bind: &Bind, host: &Host, port: u16) -> Result<Vec<SocketA
     Ok(vec![address])
 }
 
+/// Returns the only address of a host name.
+///
 /// # Errors
-/// As [`resolve`]: a name that stands for several sockets would be a guess.
-pub(super) fn the_only(
+/// As [`resolve`]: which one of several addresses is meant would be a guess.
+pub(super) fn single_address(
     bind: &Bind,
     name: &str,
     found: impl Iterator<Item = SocketAddr>,
@@ -85,37 +86,37 @@ pub(super) fn the_only(
     }
 }
 
-/// Tries `make` on each address in turn as long as the machine has no such family.
+/// Calls `make` with the first address whose family the machine has.
 ///
 /// # Errors
-/// The address that failed and why.
-pub(super) fn first_that_exists<T>(
+/// The address that failed, and why.
+pub(super) fn with_available_address<T>(
     candidates: &[SocketAddr],
     mut make: impl FnMut(SocketAddr) -> io::Result<T>,
 ) -> Result<T, (SocketAddr, io::Error)> {
     let (last, others) = candidates.split_last().expect("resolve gives at least one address");
     for address in others {
         match make(*address) {
-            Err(error) if is_missing(&error) => {}
+            Err(error) if is_unavailable(&error) => {}
             result => return result.map_err(|error| (*address, error)),
         }
     }
     make(*last).map_err(|error| (*last, error))
 }
 
-fn is_missing(error: &io::Error) -> bool {
-    let missing = [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL];
-    missing.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
+fn is_unavailable(error: &io::Error) -> bool {
+    let unavailable = [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL];
+    unavailable.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
-/// Makes `count` sockets on one address, bound and, for TCP, listening. The
-/// kernel chooses port 0 once, for all of them.
+/// Makes `count` sockets on one address, bound and, for TCP, listening. With port 0 the kernel
+/// chooses one port for all of them.
+///
+/// With SO_REUSEPORT the kernel would let us share the address of another program, and its
+/// connections. So a socket without it first checks whether the address is free.
 ///
 /// # Errors
-/// Whatever the system says; the sockets made so far are closed.
-///
-/// With SO_REUSEPORT the kernel would let us into somebody else's address, and
-/// share its connections: whether it is free is asked by a socket without.
+/// That of the system call; the sockets made until then are closed.
 pub(super) fn open(
     ty: Type,
     mut address: SocketAddr,
@@ -159,19 +160,18 @@ fn unbound(ty: Type, address: SocketAddr, options: &Options) -> io::Result<Socke
     Ok(socket)
 }
 
-/// Whether a socket on `held` keeps another from `wanted`, both without
-/// SO_REUSEPORT: same port, and same address or one of them a wildcard that
-/// takes the other in.
-pub(super) fn overlap(held: SocketAddr, held_v6only: bool, wanted: SocketAddr) -> bool {
-    if held.port() != wanted.port() || (held_v6only && wanted.is_ipv4()) {
+/// Whether a socket on `bound` makes a bind to `wanted` fail, both without SO_REUSEPORT: the ports
+/// are the same, and so are the addresses, or one is a wildcard that includes the other.
+pub(super) fn overlaps(bound: SocketAddr, bound_v6only: bool, wanted: SocketAddr) -> bool {
+    if bound.port() != wanted.port() || (bound_v6only && wanted.is_ipv4()) {
         return false;
     }
-    let takes_in = |wide: IpAddr, other: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || other.is_ipv4());
-    let (held, wanted) = (held.ip().to_canonical(), wanted.ip().to_canonical());
-    held == wanted || takes_in(held, wanted) || takes_in(wanted, held)
+    let includes = |wide: IpAddr, other: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || other.is_ipv4());
+    let (bound, wanted) = (bound.ip().to_canonical(), wanted.ip().to_canonical());
+    bound == wanted || includes(bound, wanted) || includes(wanted, bound)
 }
 
-/// What the reader can do about a bind that failed.
+/// What the user can do about a bind that failed.
 pub(super) fn advice(error: &io::Error, ty: Type, address: SocketAddr) -> Option<String> {
     let port = address.port();
     let advice = match Errno::from_raw(error.raw_os_error()?) {
@@ -189,7 +189,7 @@ pub(super) fn advice(error: &io::Error, ty: Type, address: SocketAddr) -> Option
     Some(advice)
 }
 
-/// ip_unprivileged_port_start of ip(7) sysctls; 1024 where it cannot be read.
+/// The sysctl ip_unprivileged_port_start, ip(7); 1024 if it cannot be read.
 fn unprivileged_port_start() -> u16 {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)

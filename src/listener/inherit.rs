@@ -1,5 +1,5 @@
-//! Sockets that we were started with: what they are, and whether a worker can
-//! serve on them. A worker that is handed anything else fails far from here.
+//! Sockets that we inherited: their kind and address, and whether a worker can serve on them. A
+//! worker that gets any other descriptor would fail later, with an error that does not name it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,20 +12,20 @@ use super::Kind;
 use crate::error::{Error, reason};
 use crate::sys::fd;
 
-/// A socket that can be served on, copied to a descriptor of our own.
+/// A copy of a socket on which a worker can serve.
 pub(super) struct Inherited {
     pub socket: OwnedFd,
     pub kind: Kind,
-    /// As [`super::Listener::address`] has it.
+    /// As in [`super::Listener::address`].
     pub address: String,
-    /// The address again, if it is one of IP.
+    /// The same as a socket address, for TCP and UDP.
     pub inet: Option<SocketAddr>,
 }
 
-/// Refuses a descriptor that we were not started with.
+/// Checks that we inherited this descriptor.
 ///
 /// # Errors
-/// [`Error::Inherited`].
+/// [`Error::Inherited`] if it is not open.
 pub(super) fn require_open(number: RawFd) -> Result<(), Error> {
     copy(number).map(drop)
 }
@@ -38,11 +38,11 @@ fn copy(number: RawFd) -> Result<OwnedFd, Error> {
     })
 }
 
-/// Copies the descriptor `number` and looks at what it is.
+/// Copies the descriptor `number`, and determines the kind and the address of its socket.
 ///
 /// # Errors
-/// [`Error::Inherited`] if it is closed, no socket, of another family than IP
-/// and unix, not bound, or of a listening type and not listening.
+/// [`Error::Inherited`] if it is not open, is no socket, belongs to another family than IP and
+/// unix, is not bound, or is a stream socket that does not listen.
 pub(super) fn inspect(number: RawFd) -> Result<Inherited, Error> {
     let refuse = |why: &str| Err(Error::Inherited { fd: number, why: why.to_owned() });
     let failed = |error: &io::Error| Error::Inherited { fd: number, why: reason(error) };

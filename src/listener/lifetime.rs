@@ -1,8 +1,8 @@
-//! From which generation on a listener is handed over, or no longer.
+//! From which generation on workers get a listener, or no longer get it.
 
 use serde::{Deserialize, Serialize};
 
-/// The first generation that something holds for.
+/// The first generation that gets a listener, or no longer gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FirstGeneration {
     /// That of the next upgrade, whichever number it gets.

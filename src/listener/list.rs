@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 impl Kind {
-    /// The word for it in `ctl status`.
+    /// Its name in `ctl status`.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Tcp => "tcp",
@@ -40,28 +40,28 @@ impl Kind {
 /// One listener: a socket, or with `reuseport` one for each slot.
 #[derive(Debug)]
 pub struct Listener {
-    /// Stands before the sockets because fields are dropped in order and the
-    /// inode of the path is safe from reuse only while they are open.
+    /// Declared before the sockets, because fields are dropped in order, and the number of the
+    /// path's inode can be used again once they are closed.
     pub(super) path: Option<BoundPath>,
     pub(super) sockets: Vec<OwnedFd>,
     pub(super) name: String,
     pub(super) address: String,
-    /// The same with the host as the user wrote it.
+    /// The address with the host as the user wrote it.
     pub(super) written: String,
-    /// What to call it in a message about another one: the BIND as parsed.
+    /// How the message about another listener names this one: the BIND as parsed.
     pub(super) origin: String,
     pub(super) kind: Kind,
     pub(super) backlog: u32,
-    /// Whether it was read or set, not guessed.
+    /// Whether the backlog was read or set, not guessed.
     pub(super) backlog_known: bool,
-    /// What its BIND says, or the worker's dialect.
+    /// O_NONBLOCK as its BIND or the dialect of the worker wants it.
     pub(super) nonblock: Option<bool>,
     /// How to make another socket at its path.
-    pub(super) again: Option<PathBind>,
+    pub(super) path_bind: Option<PathBind>,
     pub(super) inet: Option<SocketAddr>,
     pub(super) reuseport: bool,
     pub(super) v6only: bool,
-    /// What workers found, and what was logged of their changes.
+    /// The sockets as workers found them, and what was logged about changes.
     pub(super) baseline: Baseline,
     /// Which generations are given it.
     pub(super) since: FirstGeneration,
@@ -69,18 +69,17 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// What LISTEN_FDNAMES calls it.
+    /// Its name in LISTEN_FDNAMES.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where it is bound, as the kernel has it: `[::]:5001` with the real port,
-    /// `/run/app.sock`, `@name`.
+    /// Its address as the kernel has it: `[::]:5001` with the real port, `/run/app.sock`, `@name`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// What the dialects spell of it.
+    /// What the dialects tell a worker about it.
     pub fn exported(&self) -> Exported<'_> {
         Exported {
             name: &self.name,
@@ -96,20 +95,20 @@ impl Listener {
         self.kind.as_str()
     }
 
-    /// The socket for the workers of a slot. Without `reuseport` it is the same
-    /// for all; with it, slots beyond those that it was opened for share again.
+    /// The socket for the workers of a slot. Without `reuseport` all slots share one socket. With
+    /// it, slots beyond the number for which it was opened share the sockets of the first ones.
     pub fn fd(&self, slot: u32) -> BorrowedFd<'_> {
         self.sockets[slot as usize % self.sockets.len()].as_fd()
     }
 
-    /// Inode of that socket in sockfs, as `/proc/PID/fd` shows it; 0 if fstat(2)
-    /// fails, which no open socket's does.
+    /// The inode of that socket in sockfs, as `/proc/PID/fd` shows it. 0 if fstat(2) fails, which
+    /// does not happen for an open socket.
     pub fn inode(&self, slot: u32) -> u64 {
         fstat(self.fd(slot)).map_or(0, |file| file.st_ino)
     }
 
-    /// How many connections wait to be accepted before more are turned away: at
-    /// most somaxconn, as listen(2) has it. 0 if it takes none.
+    /// How many connections may wait to be accepted: at most somaxconn, as in listen(2). 0 for
+    /// datagrams.
     pub fn backlog(&self) -> u32 {
         self.backlog
     }
@@ -125,7 +124,7 @@ impl Listener {
     }
 }
 
-/// All of them, in the order of the descriptors that a worker gets.
+/// All listeners, in the order of the descriptors that a worker gets.
 #[derive(Debug, Default)]
 pub struct Listeners {
     pub(super) list: Vec<Listener>,
@@ -147,7 +146,7 @@ impl Listeners {
         self.list.is_empty()
     }
 
-    /// Each unix path that is ours to keep.
+    /// Each unix path that we have bound.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.list.iter().filter_map(|listener| Some(listener.path.as_ref()?.path.clone())).collect()
     }

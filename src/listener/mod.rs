@@ -1,16 +1,15 @@
-//! Listeners: what we hold so that no restart is noticed.
+//! Listeners: the sockets that we hold, so that clients do not notice a restart.
 //!
-//! [`Bind`] is one `-b`, parsed. [`Upstream`] is what LISTEN_FDS says reached
-//! us. [`Listeners::open`] first checks everything that can be checked without
-//! a trace (descriptors, accounts, host names, path lengths), then binds in
-//! order, and on the first failure closes and unlinks what it made.
+//! [`Bind`] is one parsed `-b`. [`ListenFds`] describes the sockets that we inherited by
+//! LISTEN_FDS. [`Listeners::open`] first checks everything that can be checked without changing
+//! anything (descriptors, accounts, host names, path lengths), then binds in order. On the first
+//! failure it closes and unlinks what it has made.
 //!
-//! Every socket is close-on-exec, and blocking unless its BIND says otherwise.
-//! It is made once and stays the same until we exit, whatever the number of
-//! generations: so a unix path keeps its inode and a `reuseport` socket its
-//! place in the group. [`repair`] undoes what workers do to it meanwhile. The path is
-//! removed when [`Listeners`] is dropped, and only if it is still ours; `process::exit`
-//! does not drop, so drop before it.
+//! Every socket is close-on-exec, and blocking unless its BIND says otherwise. It is made once
+//! and stays the same until we exit, over all generations: so a unix path keeps its inode, and a
+//! `reuseport` socket its position in the group. [`repair`] undoes what workers do to it
+//! meanwhile. A unix path is removed when [`Listeners`] is dropped, and only if it still leads to
+//! our socket. `process::exit` drops nothing, so they must be dropped before it.
 
 pub(crate) mod address;
 mod baseline;
@@ -20,23 +19,23 @@ mod inet;
 mod inherit;
 mod lifetime;
 mod list;
-mod load;
+pub(crate) mod listen_fds;
 mod open;
 pub(crate) mod options;
 mod path;
 mod path_repair;
 mod private;
+mod queues;
 pub(crate) mod repair;
 mod saved;
 mod socket_file;
 mod tune;
-pub(crate) mod upstream;
 
 pub use address::Bind;
 pub use list::{Listener, Listeners};
+pub use listen_fds::ListenFds;
 pub use private::{PrivateSocket, SavedPrivate};
 pub use saved::Saved;
-pub use upstream::Upstream;
 
 pub use crate::dialect::Kind;
 

@@ -1,4 +1,4 @@
-//! From parsed BINDs to sockets: first whatever leaves no trace, then the rest.
+//! Opens the sockets of parsed BINDs: first come all checks that change nothing, then the binds.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, RawFd};
@@ -13,17 +13,17 @@ use super::address::{Address, Bind, UnixKind, check_length};
 use super::baseline::Baseline;
 use super::inherit::{self, Inherited};
 use super::lifetime::FirstGeneration;
+use super::listen_fds::{FIRST, ListenFds};
 use super::options::{Options, digits};
-use super::path::{self, BoundPath, PathBind, Permissions, START_PATIENCE};
-use super::socket_file::SERVING_PATIENCE;
+use super::path::{self, BoundPath, PathBind, Permissions, START_LOCK_TIMEOUT};
+use super::socket_file::SERVING_LOCK_TIMEOUT;
 use super::tune::tune;
-use super::upstream::{FIRST, Upstream};
 use super::{Kind, Listener, Listeners, inet};
 use crate::dialect::{Dialect, check};
 use crate::error::{Error, reason};
 use crate::sys::fd;
 
-/// A BIND with everything looked up that can be without binding it.
+/// A BIND with everything looked up that can be looked up before it is bound.
 pub(super) enum Plan {
     Inet { ty: Type, candidates: Vec<SocketAddr> },
     Path(PathBind),
@@ -32,40 +32,39 @@ pub(super) enum Plan {
 }
 
 impl Listeners {
-    /// Takes over what reached us, then binds each BIND in order. A relative
-    /// unix path is joined to `directory`; `reuseport` makes `slots` sockets.
-    /// All of them must be such that `dialects` can carry them.
+    /// Takes over the inherited sockets, then binds each BIND in order. A relative unix path is
+    /// joined to `directory`; `reuseport` makes `slots` sockets. The `dialects` must be able to
+    /// pass all of them on.
     ///
     /// # Errors
-    /// [`Error::Usage`] for what only a look at the machine shows to be bad: a
-    /// host name with several addresses, a path too long once it is joined, an
-    /// option that an inherited socket cannot have. [`Error::Inherited`] for a
-    /// descriptor that cannot be served on, [`Error::Bind`] for everything else.
-    /// Whatever was bound by then is closed and unlinked again.
+    /// [`Error::Usage`] for wrong usage that is found only on this machine: a host name with
+    /// several addresses, a path that is too long once it is joined, an option that an inherited
+    /// socket cannot have. [`Error::Inherited`] for a descriptor on which a worker cannot serve,
+    /// [`Error::Bind`] for everything else. What was bound until then is closed and unlinked.
     pub fn open(
-        upstream: Upstream,
+        listen_fds: ListenFds,
         binds: &[Bind],
         directory: &Path,
         slots: u32,
         dialects: &[Dialect],
     ) -> Result<Listeners, Error> {
-        // All of them before the first copy, which may land on a number that is
-        // asked for and closed.
+        // All are checked before the first copy is made: a copy may get a number that the user has
+        // given although nothing was open there.
         let given_numbers = binds.iter().filter_map(|bind| match bind.address {
             Address::Fd(number) => Some(number),
             _ => None,
         });
-        for number in upstream.sockets().map(|(number, _)| number).chain(given_numbers) {
+        for number in listen_fds.sockets().map(|(number, _)| number).chain(given_numbers) {
             inherit::require_open(number)?;
         }
         let mut list = Vec::new();
-        for (number, name) in upstream.sockets() {
+        for (number, name) in listen_fds.sockets() {
             let origin = format!("fd {number} of LISTEN_FDS");
-            list.push(given(inherit::inspect(number)?, name.to_owned(), origin));
+            list.push(inherited_listener(inherit::inspect(number)?, name.to_owned(), origin));
         }
         let mut plans = Vec::new();
         for (index, bind) in binds.iter().enumerate() {
-            refuse_twice(&upstream, binds, index)?;
+            refuse_duplicate(&listen_fds, binds, index)?;
             plans.push(plan(bind, directory)?);
         }
         let given = list.iter().map(|listener: &Listener| (listener.written.clone(), listener.kind));
@@ -81,9 +80,9 @@ impl Listeners {
                     .map_err(|error| failed(&listener.address, &error))?;
             }
         }
-        // Each has been copied, and two descriptors for one socket would keep it
-        // open after its listener has gone.
-        for (number, _) in upstream.sockets() {
+        // There is a copy of each. A second descriptor would keep the socket open after its
+        // listener is closed.
+        for (number, _) in listen_fds.sockets() {
             fd::close_inherited(number);
         }
         for (bind, plan) in binds.iter().zip(plans) {
@@ -109,13 +108,13 @@ impl Plan {
     }
 }
 
-/// The same descriptor twice would be one socket under two names.
-fn refuse_twice(upstream: &Upstream, binds: &[Bind], index: usize) -> Result<(), Error> {
+/// Refuses a descriptor that is given twice: it would be one socket with two names.
+fn refuse_duplicate(listen_fds: &ListenFds, binds: &[Bind], index: usize) -> Result<(), Error> {
     let Address::Fd(number) = binds[index].address else {
         return Ok(());
     };
     let refuse = |why: &str| Err(Error::Inherited { fd: number, why: why.to_owned() });
-    if upstream.contains(number) {
+    if listen_fds.contains(number) {
         return refuse("LISTEN_FDS passes it on already");
     }
     if binds[..index].iter().any(|earlier| earlier.address == binds[index].address) {
@@ -149,7 +148,7 @@ pub(super) fn plan(bind: &Bind, directory: &Path) -> Result<Plan, Error> {
     }
 }
 
-/// Our copy is what a worker gets. 0, 1 and 2 stay what the worker inherits.
+/// A worker gets our copy, not the original. It inherits 0, 1 and 2 as they are.
 fn close_original_on_exec(number: RawFd) -> Result<(), Error> {
     if number < FIRST {
         return Ok(());
@@ -199,7 +198,7 @@ pub(super) fn open(
             if let Some(other) = earlier.iter().find(|other| is_at(other, &file.path)) {
                 return Err(in_use(address, other));
             }
-            let (kind, backlog, socket, bound) = bind_path(&file, START_PATIENCE)?;
+            let (kind, backlog, socket, bound) = bind_path(&file, START_LOCK_TIMEOUT)?;
             let mut listener = Listener::new(name, address, origin, kind);
             if let Address::Unix { path, .. } = &bind.address {
                 listener.written = path.display().to_string();
@@ -208,14 +207,14 @@ pub(super) fn open(
             listener.backlog = backlog;
             listener.nonblock = options.nonblock;
             listener.sockets.push(socket.into());
-            listener.again = Some(file);
+            listener.path_bind = Some(file);
             Ok(listener)
         }
-        Plan::Abstract { kind, name: place } => {
-            let address = format!("@{place}");
+        Plan::Abstract { kind, name: abstract_name } => {
+            let address = format!("@{abstract_name}");
             let (kind, backlog, socket) = unix_socket(kind, options, &address)?;
-            SockAddr::unix(format!("\0{place}"))
-                .and_then(|place| socket.bind(&place))
+            SockAddr::unix(format!("\0{abstract_name}"))
+                .and_then(|address| socket.bind(&address))
                 .and_then(|()| listen(&socket, kind, backlog))
                 .map_err(|error| {
                     let holder = earlier.iter().find(|other| other.address == address);
@@ -231,11 +230,11 @@ pub(super) fn open(
             Ok(listener)
         }
         Plan::Inherited(found) => {
-            let mut listener = given(found, name, origin);
+            let mut listener = inherited_listener(found, name, origin);
             listener.nonblock = options.nonblock;
             let result = tune(&listener.sockets[0], options).and_then(|()| match options.backlog {
                 Some(backlog) => {
-                    listener.backlog = in_effect(options.backlog);
+                    listener.backlog = effective_backlog(options.backlog);
                     listener.backlog_known = true;
                     SockRef::from(&listener.sockets[0]).listen(backlog)
                 }
@@ -261,16 +260,16 @@ fn open_inet(
         Kind::Udp => format!("udp://{address}"),
         _ => address.to_string(),
     };
-    let backlog = if kind.listens() { in_effect(options.backlog) } else { 0 };
+    let backlog = if kind.listens() { effective_backlog(options.backlog) } else { 0 };
     let count = if options.reuseport { slots } else { 1 };
-    // With SO_REUSEPORT the kernel would take the same address twice, and
-    // share the connections between two listeners.
+    // With SO_REUSEPORT the kernel would bind the same address twice, and share the connections
+    // between two listeners.
     let same = |other: &&Listener| {
         let held = other.inet.filter(|held| other.kind == kind && held.port() != 0);
         held.is_some_and(|held| {
             candidates.iter().any(|&wanted| {
                 let apart = options.v6only && wanted.is_ipv6() && held.is_ipv4();
-                held == wanted || options.reuseport && !apart && inet::overlap(held, other.v6only, wanted)
+                held == wanted || options.reuseport && !apart && inet::overlaps(held, other.v6only, wanted)
             })
         })
     };
@@ -278,10 +277,10 @@ fn open_inet(
         return Err(in_use(shown(candidates[0]), other));
     }
     let made =
-        inet::first_that_exists(candidates, |address| inet::open(ty, address, options, backlog, count));
+        inet::with_available_address(candidates, |address| inet::open(ty, address, options, backlog, count));
     let (sockets, address) = made.map_err(|(address, error)| {
         let holds = |other: &&Listener| {
-            other.kind == kind && other.inet.is_some_and(|held| inet::overlap(held, other.v6only, address))
+            other.kind == kind && other.inet.is_some_and(|held| inet::overlaps(held, other.v6only, address))
         };
         match earlier.iter().find(holds).filter(|_| is_in_use(&error)) {
             Some(other) => in_use(shown(address), other),
@@ -318,7 +317,7 @@ impl Listener {
             backlog: 0,
             backlog_known: true,
             nonblock: None,
-            again: None,
+            path_bind: None,
             inet: None,
             reuseport: false,
             v6only: false,
@@ -328,16 +327,15 @@ impl Listener {
         }
     }
 
-    /// Gives it a new socket at its path, for one that is dead or cannot be
-    /// reached any more: for workers that start from now on. What is left of the
-    /// old one goes.
+    /// Replaces the socket by a new one at the same path, for the workers that start from now on:
+    /// the old one was shut down, or clients cannot reach it. The old one is closed.
     ///
     /// # Errors
-    /// As for the first one. It has no path then, and what it had as a socket.
-    pub(super) fn bind_again(&mut self) -> Result<(), Error> {
-        let Some(file) = &self.again else { return Ok(()) };
+    /// As for the first bind. The listener then has no path, and keeps the old socket.
+    pub(super) fn replace_socket(&mut self) -> Result<(), Error> {
+        let Some(file) = &self.path_bind else { return Ok(()) };
         self.path = None;
-        let (_, backlog, socket, bound) = bind_path(file, SERVING_PATIENCE)?;
+        let (_, backlog, socket, bound) = bind_path(file, SERVING_LOCK_TIMEOUT)?;
         self.path = Some(bound);
         self.backlog = backlog;
         self.sockets = vec![socket.into()];
@@ -346,29 +344,29 @@ impl Listener {
     }
 }
 
-fn bind_path(file: &PathBind, patience: Duration) -> Result<(Kind, u32, Socket, BoundPath), Error> {
+fn bind_path(file: &PathBind, timeout: Duration) -> Result<(Kind, u32, Socket, BoundPath), Error> {
     let (kind, backlog, socket) = unix_socket(file.kind, &file.options, &file.path.display().to_string())?;
     let listen = || listen(&socket, kind, backlog);
-    let bound = path::bind(&socket, &file.path, file.permissions, patience, listen)?;
+    let bound = path::bind(&socket, &file.path, file.permissions, timeout, listen)?;
     Ok((kind, backlog, socket, bound))
 }
 
-/// A listener from a socket that we were given. What the kernel does not tell,
-/// the backlog of a unix socket, is taken to be the largest.
-fn given(found: Inherited, name: String, origin: String) -> Listener {
+/// A listener from an inherited socket. The backlog of a unix socket cannot be read: it is assumed
+/// to be the largest.
+fn inherited_listener(found: Inherited, name: String, origin: String) -> Listener {
     let mut listener = Listener::new(name, found.address, String::new(), found.kind);
     listener.origin = origin;
     listener.backlog = match found.kind {
         Kind::Tcp => {
-            let told = fd::tcp_backlog(found.socket.as_fd());
-            told.ok().flatten().unwrap_or_else(|| in_effect(None))
+            let backlog = fd::tcp_backlog(found.socket.as_fd());
+            backlog.ok().flatten().unwrap_or_else(|| effective_backlog(None))
         }
-        kind if kind.listens() => in_effect(None),
+        kind if kind.listens() => effective_backlog(None),
         _ => 0,
     };
     listener.backlog_known = found.kind == Kind::Tcp;
     listener.inet = found.inet;
-    // What a Go program calls the address of all addresses.
+    // The address as Go programs spell it.
     if let Some(address) = found.inet.filter(|address| address.is_ipv6() && address.ip().is_unspecified()) {
         listener.written = format!(":{}", address.port());
     }
@@ -390,7 +388,7 @@ fn unix_socket(kind: UnixKind, options: &Options, address: &str) -> Result<(Kind
     let (kind, ty) = unix_kind(kind);
     let socket = Socket::new(Domain::UNIX, ty, None).map_err(|error| failed(address, &error))?;
     tune(&socket, options).map_err(|error| failed(address, &error))?;
-    let backlog = if kind.listens() { in_effect(options.backlog) } else { 0 };
+    let backlog = if kind.listens() { effective_backlog(options.backlog) } else { 0 };
     Ok((kind, backlog, socket))
 }
 
@@ -401,11 +399,11 @@ fn listen(socket: &Socket, kind: Kind, backlog: u32) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The backlog that listen(2) makes of the one asked for: at most somaxconn.
-fn in_effect(asked: Option<i32>) -> u32 {
+/// The backlog that listen(2) sets for the requested one: at most somaxconn.
+fn effective_backlog(requested: Option<i32>) -> u32 {
     let text = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
     let somaxconn = text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(4096);
-    asked.map_or(somaxconn, |asked| asked.unsigned_abs().min(somaxconn))
+    requested.map_or(somaxconn, |requested| requested.unsigned_abs().min(somaxconn))
 }
 
 fn is_at(listener: &Listener, path: &Path) -> bool {

@@ -1,21 +1,21 @@
-//! The OPTIONs of a BIND: `,backlog=128,mode=0660`. Parsed and checked against
-//! what the address can have; nothing is looked up and nothing is set here.
+//! The OPTIONs of a BIND, such as `,backlog=128,mode=0660`: they are parsed, and checked against
+//! the family of the address. Nothing is looked up or set here.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What may follow the address of a BIND. `None` and `false` leave the kernel's
-/// default (for `backlog`, somaxconn) as it is.
+/// The options of a BIND. With `None` and `false` the default of the kernel holds (for `backlog`
+/// it is somaxconn).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// `backlog=N`: connections that wait to be accepted, listen(2).
     pub backlog: Option<i32>,
-    /// `reuseport`: one SO_REUSEPORT socket a slot instead of one for all.
+    /// `reuseport`: one SO_REUSEPORT socket for each slot, instead of one for all.
     pub reuseport: bool,
-    /// `v6only`: an IPv6 wildcard takes no IPv4, ipv6(7).
+    /// `v6only`: an IPv6 wildcard does not accept IPv4, ipv6(7).
     pub v6only: bool,
-    /// `nonblock` is true, `block` is false; neither leaves a socket that we
-    /// make blocking and one that we were given as it is.
+    /// `nonblock` is true, `block` is false. With neither, a socket that we make is blocking, and
+    /// one that we inherited stays as it is.
     pub nonblock: Option<bool>,
     /// `mode=0660`: permission bits of a unix path.
     pub mode: Option<u32>,
@@ -23,11 +23,11 @@ pub struct Options {
     pub user: Option<String>,
     /// `group=`: group of a unix path, a name or a number.
     pub group: Option<String>,
-    /// `freebind`: an address that no interface has yet, ip(7).
+    /// `freebind`: binds an address even if no interface has it yet, ip(7).
     pub freebind: bool,
-    /// `defer-accept=SECS`: accept once data has come, tcp(7).
+    /// `defer-accept=SECS`: TCP_DEFER_ACCEPT, tcp(7).
     pub defer_accept: Option<i32>,
-    /// `fastopen=N`: pending TCP fast open connections, tcp(7).
+    /// `fastopen=N`: TCP_FASTOPEN, how many fast open requests may wait, tcp(7).
     pub fastopen: Option<i32>,
     /// `rcvbuf=BYTES`: SO_RCVBUF, socket(7).
     pub rcvbuf: Option<i32>,
@@ -57,12 +57,12 @@ pub enum Family {
         /// Whether it has a file.
         path: bool,
     },
-    /// A socket that is bound already and whose family is not known before it is looked at.
+    /// A socket that is bound already. Its family is not known before it is inspected.
     Fd,
 }
 
 impl Family {
-    /// The family in the words of a message.
+    /// The family as a message names it.
     pub fn describe(self) -> &'static str {
         match self {
             Family::Tcp { v6: false } => "a tcp address of IPv4",
@@ -91,11 +91,11 @@ impl Family {
 }
 
 impl Options {
-    /// Parses what follows the address, without its leading comma.
+    /// Parses the options after the address, without the leading comma.
     ///
     /// # Errors
-    /// What is wrong, as a clause: unknown, given twice, without or with an
-    /// unwanted value, out of range.
+    /// A clause that says what is wrong: an option is unknown, is given twice, lacks a value, has
+    /// one that it may not have, or is out of range.
     pub fn parse(list: &str) -> Result<Options, String> {
         let mut options = Options::default();
         let mut seen: Vec<&str> = Vec::new();
@@ -140,10 +140,10 @@ impl Options {
         Ok(())
     }
 
-    /// Says which option, if any, an address of this family cannot have.
+    /// Checks that an address of this family can have these options.
     ///
     /// # Errors
-    /// The clause `option mode does not go with a tcp address`.
+    /// A clause such as `option mode does not go with a tcp address`.
     pub fn check(&self, family: Family) -> Result<(), String> {
         match self.items().iter().find(|(key, _)| !family.can_have(key)) {
             Some((key, _)) => Err(format!("option {key} does not go with {}", family.describe())),
@@ -218,14 +218,14 @@ fn account(key: &str, value: Option<&str>) -> Result<String, String> {
     if value.is_empty() || value.contains(char::is_control) {
         return Err(format!("option {key} needs a name or a number"));
     }
-    // The number 2^32-1 means "leave it" to chown(2), so it names nobody.
+    // For chown(2) the number 2^32-1 means "do not change", so it is no account.
     if digits(value).is_some() && value.parse().is_ok_and(|id: u64| id >= u64::from(u32::MAX)) {
         return Err(format!("option {key} needs a number below {}", u32::MAX));
     }
     Ok(value.to_owned())
 }
 
-/// `text` if it is ASCII digits and nothing else; `str::parse` alone takes `+5`.
+/// Returns `text` if it consists of ASCII digits; `str::parse` alone accepts `+5` as well.
 pub fn digits(text: &str) -> Option<&str> {
     (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then_some(text)
 }

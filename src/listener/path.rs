@@ -1,13 +1,12 @@
-//! A unix socket's file: who may take the path, who may remove it.
+//! Binds a unix socket to a path, and removes the path at the end.
 //!
-//! Everyone who looks at a path, removes a stale socket from it, binds it and
-//! starts to listen does so under flock(2) on the directory, so that of many
-//! starters one wins and none removes the winner's socket. No lock file is left.
+//! An instance holds flock(2) on the directory while it checks a path, removes a stale socket
+//! from it, binds it and starts to listen. So if several start at the same time, one succeeds,
+//! and no other one removes its socket. There is no lock file.
 //!
-//! The file goes when its [`BoundPath`] is dropped, if the path still leads to
-//! the same inode. The sockets have to be open until then: as long as they are,
-//! the kernel holds the inode, and its number cannot come back in another file.
-//! Until then [`hard_link`] keeps a second name of it.
+//! The path is removed when its [`BoundPath`] is dropped, if it still leads to the same inode.
+//! The sockets must be open until then: while they are, the kernel holds the inode, and no other
+//! file can get its number. Until then there is a [`hard_link`] to it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
@@ -27,17 +26,17 @@ use socket2::{SockAddr, Socket};
 use super::address::UnixKind;
 use super::hard_link;
 use super::options::Options;
-use super::socket_file::{acquire, inode, is_socket, look, probe, unlink_if_same};
+use super::socket_file::{acquire_lock, inode, is_socket, probe, stat_entry, unlink_if_same};
 use crate::error::{Error, reason};
 
-/// How long another starter may hold the directory before we give up. One
-/// starter holds it for well under a millisecond.
-pub(super) const START_PATIENCE: Duration = Duration::from_secs(10);
+/// How long we wait for the lock of the directory at the start. An instance that starts holds it
+/// for well under a millisecond.
+pub(super) const START_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The same at the end, where a path left behind is stale and harmless.
-const STOP_PATIENCE: Duration = Duration::from_secs(1);
+/// How long we wait for it at the end, where a path that stays behind is stale and harmless.
+const STOP_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Mode and owner of the file, looked up. `None` leaves what umask and our ids give.
+/// Mode and owner of the file, as numbers. With `None` they come from the umask and our ids.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct Permissions {
     pub mode: Option<u32>,
@@ -45,18 +44,18 @@ pub(super) struct Permissions {
     pub group: Option<gid_t>,
 }
 
-/// A path that leads to a socket of ours; dropping it unlinks the path.
+/// A path that leads to a socket of ours; it is unlinked when this is dropped.
 #[derive(Debug)]
 pub(super) struct BoundPath {
     pub(super) path: PathBuf,
     pub(super) directory: File,
     pub(super) name: OsString,
     pub(super) inode: (u64, u64),
-    /// A second name in the same directory, where there can be one.
-    pub(super) spare: Option<OsString>,
+    /// The name of the [`hard_link`](super::hard_link) in the same directory, if there is one.
+    pub(super) link: Option<OsString>,
 }
 
-/// Everything that a socket at a path is made from, also a second time.
+/// What is needed to make a socket at a path, or to make it again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct PathBind {
     pub(super) kind: UnixKind,
@@ -66,59 +65,59 @@ pub(super) struct PathBind {
     pub(super) options: Options,
 }
 
-/// [`bind_alone`], with a second name for the path, which workers may unlink.
+/// As [`bind_without_link`], and makes a hard link to the path, because workers may unlink it.
 ///
 /// # Errors
-/// Those of [`bind_alone`].
+/// Those of [`bind_without_link`].
 pub(super) fn bind(
     socket: &Socket,
     path: &Path,
     permissions: Permissions,
-    patience: Duration,
+    timeout: Duration,
     listen: impl FnOnce() -> io::Result<()>,
 ) -> Result<BoundPath, Error> {
-    let mut bound = bind_locked(socket, path, permissions, patience, listen)?;
-    bound.spare = hard_link::make(bound.directory.as_fd(), &bound.name, path);
+    let mut bound = bind_locked(socket, path, permissions, timeout, listen)?;
+    bound.link = hard_link::create(bound.directory.as_fd(), &bound.name, path);
     bound.unlocked()
 }
 
-/// Binds `socket` to `path`, gives it its permissions and calls `listen`, in
-/// that order, so that nobody can connect whom the permissions keep out.
+/// Binds `socket` to `path`, sets the permissions and calls `listen`, in this order, so that no
+/// client can connect without permission.
 ///
 /// # Errors
-/// [`Error::Bind`]: a live server holds the path, something else than a socket
-/// is there, or the system refuses. Nothing is left behind then.
-pub(super) fn bind_alone(
+/// [`Error::Bind`] if a running server has the path, if something else than a socket is there, or
+/// if a system call fails. Nothing is left at the path then.
+pub(super) fn bind_without_link(
     socket: &Socket,
     path: &Path,
     permissions: Permissions,
-    patience: Duration,
+    timeout: Duration,
     listen: impl FnOnce() -> io::Result<()>,
 ) -> Result<BoundPath, Error> {
-    bind_locked(socket, path, permissions, patience, listen)?.unlocked()
+    bind_locked(socket, path, permissions, timeout, listen)?.unlocked()
 }
 
 fn bind_locked(
     socket: &Socket,
     path: &Path,
     permissions: Permissions,
-    patience: Duration,
+    timeout: Duration,
     listen: impl FnOnce() -> io::Result<()>,
 ) -> Result<BoundPath, Error> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(refuse(path, "it can only be a directory", None));
     };
-    let directory = lock_directory(path, parent, patience)?;
+    let directory = lock_directory(path, parent, timeout)?;
     remove_stale(directory.as_fd(), name, path)?;
     if let Some(mode) = permissions.mode {
-        // The file is born with the mode of the socket, less the umask: unix(7)
-        // does not say so, net/unix/af_unix.c does.
+        // The file gets the mode of the socket, without the bits of the umask. unix(7) does not
+        // document it: it is in net/unix/af_unix.c.
         stat::fchmod(socket, Mode::from_bits_truncate(mode & 0o700)).map_err(|errno| failed(path, errno))?;
     }
     let address = SockAddr::unix(path).map_err(|error| refuse(path, &reason(&error), None))?;
     socket.bind(&address).map_err(|error| refuse(path, &reason(&error), None))?;
-    // Without knowing it for ours, what is there now cannot be removed.
-    let file = look(directory.as_fd(), name).map_err(|errno| failed(path, errno))?;
+    // If what is there now is not known to be ours, it cannot be removed.
+    let file = stat_entry(directory.as_fd(), name).map_err(|errno| failed(path, errno))?;
     let seen = stat::lstat(path).map_err(|errno| failed(path, errno))?;
     if file.is_none_or(|file| inode(&file) != inode(&seen) || !is_socket(&file)) {
         return Err(refuse(path, "it was replaced while it was being bound", None));
@@ -131,7 +130,7 @@ fn bind_locked(
         unlink_if_same(directory.as_fd(), name, inode);
         return Err(error);
     }
-    Ok(BoundPath { path: path.to_owned(), directory, name: name.to_owned(), inode, spare: None })
+    Ok(BoundPath { path: path.to_owned(), directory, name: name.to_owned(), inode, link: None })
 }
 
 impl BoundPath {
@@ -148,10 +147,10 @@ impl BoundPath {
 
 impl Drop for BoundPath {
     fn drop(&mut self) {
-        // Without the lock the path stays: it is stale once we have gone, and
-        // the next start replaces it.
-        if acquire(&self.directory, STOP_PATIENCE).is_ok() {
-            for name in [Some(&self.name), self.spare.as_ref()].into_iter().flatten() {
+        // Without the lock the path stays. It is stale once we have exited, and the next start
+        // replaces it.
+        if acquire_lock(&self.directory, STOP_LOCK_TIMEOUT).is_ok() {
+            for name in [Some(&self.name), self.link.as_ref()].into_iter().flatten() {
                 unlink_if_same(self.directory.as_fd(), name, self.inode);
             }
         }
@@ -167,7 +166,7 @@ fn failed(path: &Path, errno: Errno) -> Error {
     refuse(path, &errno.desc().to_lowercase(), None)
 }
 
-fn lock_directory(path: &Path, parent: &Path, patience: Duration) -> Result<File, Error> {
+fn lock_directory(path: &Path, parent: &Path, timeout: Duration) -> Result<File, Error> {
     let directory = File::open(parent).map_err(|error| {
         let next = match error.kind() {
             io::ErrorKind::NotFound => Some(format!("create the directory {} first", parent.display())),
@@ -178,7 +177,7 @@ fn lock_directory(path: &Path, parent: &Path, patience: Duration) -> Result<File
         };
         refuse(path, &reason(&error), next.as_deref())
     })?;
-    match acquire(&directory, patience) {
+    match acquire_lock(&directory, timeout) {
         Ok(()) => Ok(directory),
         Err(TryLockError::WouldBlock) => {
             let why = format!("another process keeps {} locked", parent.display());
@@ -189,7 +188,7 @@ fn lock_directory(path: &Path, parent: &Path, patience: Duration) -> Result<File
 }
 
 fn remove_stale(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<(), Error> {
-    let Some(file) = look(directory, name).map_err(|errno| failed(path, errno))? else {
+    let Some(file) = stat_entry(directory, name).map_err(|errno| failed(path, errno))? else {
         return Ok(());
     };
     if !is_socket(&file) {
@@ -214,7 +213,7 @@ fn remove_stale(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<
     })
 }
 
-/// Owner first: until then the mode is at most the owner's part of what was asked for.
+/// Sets the owner before the mode: until then the mode has at most the bits of the owner.
 pub(super) fn set_permissions(
     directory: BorrowedFd<'_>,
     name: &OsStr,
@@ -232,7 +231,7 @@ pub(super) fn set_permissions(
     Ok(())
 }
 
-/// Joins a path to the directory and leaves out what `.` and `//` add.
+/// Joins a path to the directory, and removes `.` and double slashes.
 pub(super) fn absolute(directory: &Path, path: &Path) -> PathBuf {
     directory.join(path).components().collect()
 }

@@ -1,5 +1,4 @@
-//! A unix path that workers have removed gets its name back, from its
-//! [second name](super::hard_link).
+//! Restores a unix path that workers have removed, from its [hard link](super::hard_link).
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,88 +10,90 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::hard_link;
 use super::path::BoundPath;
-use super::socket_file::{SERVING_PATIENCE, acquire, inode, is_socket, look, probe, unlink_if_same};
+use super::socket_file::{
+    SERVING_LOCK_TIMEOUT, acquire_lock, inode, is_socket, probe, stat_entry, unlink_if_same,
+};
 
 /// What [`BoundPath::repair`] found and did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PathState {
     /// The path leads to our socket.
     Ours,
-    /// It did not, and does again.
+    /// The path was restored.
     Restored,
-    /// Something is there that is not a socket, or may be in use.
+    /// At the path is something that is no socket, or a socket that may be in use.
     Taken(&'static str),
-    /// It is gone, and so is the link.
+    /// The path was removed, and there is no link.
     Lost,
 }
 
 impl BoundPath {
-    /// Looks whether the path leads to our socket, and sees to it that it does.
+    /// Checks whether the path leads to our socket, and restores it if it does not.
     pub(super) fn repair(&mut self) -> PathState {
-        match self.repair_name() {
-            PathState::Ours if !self.is_at(&self.path) => self.move_home(),
+        match self.restore_name() {
+            PathState::Ours if !self.is_at(&self.path) => self.link_in_new_directory(),
             found => found,
         }
     }
 
-    /// The directory was moved away with our socket in it, and the path leads
-    /// through another one now, or through none.
-    fn move_home(&mut self) -> PathState {
-        let Some(Ok(home)) = self.path.parent().map(File::open) else { return PathState::Lost };
+    /// Restores the path after its directory was moved, with our socket in it: the path leads
+    /// through another directory now, or through none.
+    fn link_in_new_directory(&mut self) -> PathState {
+        let Some(Ok(new)) = self.path.parent().map(File::open) else { return PathState::Lost };
         let old = self.directory.as_fd();
-        match linkat(old, self.name.as_os_str(), home.as_fd(), self.name.as_os_str(), AtFlags::empty()) {
+        match linkat(old, self.name.as_os_str(), new.as_fd(), self.name.as_os_str(), AtFlags::empty()) {
             Ok(()) => {}
             Err(Errno::EEXIST) => return PathState::Taken("something else is there"),
             Err(_) => return PathState::Lost,
         }
-        for name in [Some(&self.name), self.spare.as_ref()].into_iter().flatten() {
+        for name in [Some(&self.name), self.link.as_ref()].into_iter().flatten() {
             unlink_if_same(old, name, self.inode);
         }
-        self.spare = hard_link::make(home.as_fd(), &self.name, &self.path);
-        self.directory = home;
+        self.link = hard_link::create(new.as_fd(), &self.name, &self.path);
+        self.directory = new;
         PathState::Restored
     }
 
-    fn repair_name(&self) -> PathState {
+    fn restore_name(&self) -> PathState {
         let directory = self.directory.as_fd();
-        let there = |name: &OsStr| look(directory, name).ok().flatten();
-        let ours = |name: &OsStr| there(name).is_some_and(|file| inode(&file) == self.inode);
-        let spare = self.spare.as_deref();
-        if ours(&self.name) {
-            if let Some(spare) = spare.filter(|spare| there(spare).is_none()) {
-                // Whoever cleans up hidden files may take it again.
-                let _ = linkat(directory, self.name.as_os_str(), directory, spare, AtFlags::empty());
+        let entry = |name: &OsStr| stat_entry(directory, name).ok().flatten();
+        let is_ours = |name: &OsStr| entry(name).is_some_and(|file| inode(&file) == self.inode);
+        let link = self.link.as_deref();
+        if is_ours(&self.name) {
+            if let Some(link) = link.filter(|link| entry(link).is_none()) {
+                // A script that cleans up hidden files has removed the link.
+                let _ = linkat(directory, self.name.as_os_str(), directory, link, AtFlags::empty());
             }
             return PathState::Ours;
         }
-        let Some(spare) = spare.filter(|spare| ours(spare)) else {
-            return match there(&self.name) {
+        let Some(link) = link.filter(|link| is_ours(link)) else {
+            return match entry(&self.name) {
                 Some(_) => PathState::Taken("something else is there"),
                 None => PathState::Lost,
             };
         };
-        match linkat(directory, spare, directory, self.name.as_os_str(), AtFlags::empty()) {
+        match linkat(directory, link, directory, self.name.as_os_str(), AtFlags::empty()) {
             Ok(()) => PathState::Restored,
-            Err(Errno::EEXIST) => self.replace(spare),
+            Err(Errno::EEXIST) => self.replace_stale(link),
             Err(_) => PathState::Lost,
         }
     }
 
-    /// Puts our socket in the place of a dead one, under the lock that starters
-    /// hold.
-    fn replace(&self, spare: &OsStr) -> PathState {
-        if acquire(&self.directory, SERVING_PATIENCE).is_err() {
+    /// Replaces a stale socket at the path by ours, under the lock that instances hold while they
+    /// start.
+    fn replace_stale(&self, link: &OsStr) -> PathState {
+        if acquire_lock(&self.directory, SERVING_LOCK_TIMEOUT).is_err() {
             return PathState::Taken("somebody keeps the directory locked");
         }
-        let found = self.replace_locked(spare);
-        // The lock goes with the directory at the latest.
+        let found = self.replace_locked(link);
+        // If this fails, closing the directory releases the lock.
         let _ = self.directory.unlock();
         found
     }
 
-    fn replace_locked(&self, spare: &OsStr) -> PathState {
+    fn replace_locked(&self, link: &OsStr) -> PathState {
         let directory = self.directory.as_fd();
-        match look(directory, &self.name) {
+        match stat_entry(directory, &self.name) {
             Ok(Some(file)) if !is_socket(&file) => {
                 return PathState::Taken("something else than a socket is there");
             }
@@ -101,15 +102,15 @@ impl BoundPath {
             }
             _ => {}
         }
-        let mut fresh = spare.to_owned();
-        fresh.push(".new");
-        let linked = linkat(directory, spare, directory, fresh.as_os_str(), AtFlags::empty());
-        let renamed =
-            linked.and_then(|()| renameat(directory, fresh.as_os_str(), directory, self.name.as_os_str()));
+        let mut temporary = link.to_owned();
+        temporary.push(".new");
+        let linked = linkat(directory, link, directory, temporary.as_os_str(), AtFlags::empty());
+        let renamed = linked
+            .and_then(|()| renameat(directory, temporary.as_os_str(), directory, self.name.as_os_str()));
         match renamed {
             Ok(()) => PathState::Restored,
             Err(_) => {
-                let _ = unlinkat(directory, fresh.as_os_str(), UnlinkatFlags::NoRemoveDir);
+                let _ = unlinkat(directory, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir);
                 PathState::Taken("a dead socket is there, which cannot be replaced")
             }
         }

@@ -1,4 +1,4 @@
-//! A unix socket for ourselves: no worker is given it, and none can harm it.
+//! The unix socket of our own, for the control socket: workers do not inherit it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,23 +10,25 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
 use super::address::check_length;
-use super::path::{self, BoundPath, Permissions, START_PATIENCE};
+use super::path::{self, BoundPath, Permissions, START_LOCK_TIMEOUT};
 use super::saved::SavedPath;
 use crate::error::{Error, reason};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
 
-/// Connections that wait to be accepted.
+/// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// A stream socket that listens at a path, which goes with it if it is still ours.
+/// A stream socket that listens at a path. When it is dropped, the path is removed if it still
+/// leads to this socket.
 #[derive(Debug)]
 pub struct PrivateSocket {
-    /// Stands before the socket, which keeps the inode from being used again.
+    /// Declared before the socket, and so dropped before it: while the socket is open, the number
+    /// of the inode is not used again.
     bound: BoundPath,
     listener: UnixListener,
 }
 
-/// The same on its way through an execve(2).
+/// A [`PrivateSocket`] that goes through an execve(2).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SavedPrivate {
     bound: SavedPath,
@@ -34,11 +36,12 @@ pub struct SavedPrivate {
 }
 
 impl PrivateSocket {
-    /// Listens at `path` for ourselves (mode 0600), or for `group` as well (0660).
+    /// Listens at `path`. Our own user may connect (mode 0600), and the members of `group`, if
+    /// there is one (0660).
     ///
     /// # Errors
-    /// [`Error::Usage`] for a path that is too long, [`Error::Bind`] for one that is
-    /// in use or leads to something else than a socket.
+    /// [`Error::Usage`] if the path is too long; [`Error::Bind`] if it is in use, or leads to
+    /// something else than a socket.
     pub fn open(path: &Path, group: Option<Gid>) -> Result<PrivateSocket, Error> {
         check_length(path).map_err(|why| Error::Usage(format!("cannot bind {}: {why}", path.display())))?;
         let failed = |error: io::Error| Error::Bind {
@@ -49,11 +52,13 @@ impl PrivateSocket {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
         let mode = if group.is_some() { 0o660 } else { 0o600 };
         let permissions = Permissions { mode: Some(mode), user: None, group: group.map(Gid::as_raw) };
-        let bound = path::bind_alone(&socket, path, permissions, START_PATIENCE, || socket.listen(BACKLOG))?;
+        let bound = path::bind_without_link(&socket, path, permissions, START_LOCK_TIMEOUT, || {
+            socket.listen(BACKLOG)
+        })?;
         Ok(PrivateSocket { bound, listener: OwnedFd::from(socket).into() })
     }
 
-    /// Lists the descriptors and writes down the rest, for an execve(2).
+    /// Lists the descriptors and saves everything else, for an execve(2).
     ///
     /// # Errors
     /// As [`FdTransfer::add`].
@@ -68,15 +73,15 @@ impl PrivateSocket {
         PrivateSocket { bound: saved.bound.restore(fds), listener }
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &PathBuf {
         &self.bound.path
     }
 
-    /// Another descriptor of it, to accept from.
+    /// Returns another descriptor of the socket, to accept connections.
     ///
     /// # Errors
-    /// When no descriptor is left.
+    /// If no descriptor is free.
     pub fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
@@ -89,26 +94,26 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     #[test]
-    fn it_is_for_us_alone_and_goes_with_us() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("web.sock");
+    fn only_our_user_may_connect_and_the_path_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web.sock");
         let socket = PrivateSocket::open(&path, None).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
         UnixStream::connect(&path).unwrap();
         let second = PrivateSocket::open(&path, None).unwrap_err().to_string();
         assert!(second.contains("a live server holds it"), "{second}");
         drop(socket);
-        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn what_is_no_socket_stays_and_a_path_has_an_end() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("file");
+    fn a_file_is_kept_and_a_path_that_is_too_long_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
         std::fs::write(&path, "precious").unwrap();
         assert_eq!(PrivateSocket::open(&path, None).unwrap_err().status(), 125);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
-        let long = place.path().join("x".repeat(108));
+        let long = directory.path().join("x".repeat(108));
         let error = PrivateSocket::open(&long, None).unwrap_err();
         assert!(error.status() == 2 && error.to_string().contains("107"), "{error}");
     }

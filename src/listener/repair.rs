@@ -181,7 +181,7 @@ impl Listener {
         let damage = match self.path.as_mut().map(BoundPath::repair) {
             _ if fd::is_shut_down(self.fd(0)) => Some(Damage::ShutDown),
             Some(PathState::Lost) => Some(Damage::Path),
-            None if self.again.is_some() => Some(Damage::Path),
+            None if self.path_bind.is_some() => Some(Damage::Path),
             Some(PathState::Taken(why)) => Some(Damage::Taken(why)),
             Some(PathState::Restored) => {
                 let level = self.baseline.level(Damage::Path, occasion.generation);
@@ -194,7 +194,7 @@ impl Listener {
             Some(PathState::Ours) | None => None,
         };
         let repaired = match damage {
-            Some(Damage::ShutDown | Damage::Path) if occasion.starting && self.again.is_some() => {
+            Some(Damage::ShutDown | Damage::Path) if occasion.starting && self.path_bind.is_some() => {
                 self.replace(occasion)
             }
             Some(damage) if self.baseline.is_news(damage) => {
@@ -211,7 +211,7 @@ impl Listener {
     }
 
     fn replace(&mut self, occasion: Occasion) -> bool {
-        match self.bind_again() {
+        match self.replace_socket() {
             Ok(()) => {
                 let by = By(occasion.generation);
                 warn!(
@@ -230,7 +230,7 @@ impl Listener {
     fn log_broken(&self, occasion: Occasion, damage: Damage) {
         let by = By(occasion.generation);
         match damage {
-            Damage::ShutDown if self.again.is_some() => error!(
+            Damage::ShutDown if self.path_bind.is_some() => error!(
                 "{by}: shut down {self} for everybody, and a unix socket cannot be revived: clients are refused \
                  until a worker starts, on a new one (upgrade now, with HUP; give a program that does this --stop-first)"
             ),

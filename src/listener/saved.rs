@@ -1,5 +1,5 @@
-//! Listeners on their way through an execve(2): the sockets stay open, so their
-//! queues, the inode of a path and the place in a `reuseport` group stay.
+//! Listeners that go through an execve(2): the sockets stay open, and so keep their queues, the
+//! inode of a path and the position in a `reuseport` group.
 
 use super::baseline::{Baseline, Flag};
 use super::lifetime::FirstGeneration;
@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-/// All of them, with their baselines. What was logged already may be logged once more.
+/// All listeners, with their baselines. What was logged already may be logged once more.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     list: Vec<SavedListener>,
@@ -32,7 +32,7 @@ struct SavedListener {
     backlog: u32,
     backlog_known: bool,
     nonblock: Option<bool>,
-    again: Option<PathBind>,
+    path_bind: Option<PathBind>,
     inet: Option<SocketAddr>,
     reuseport: bool,
     v6only: bool,
@@ -48,7 +48,7 @@ pub(super) struct SavedPath {
     directory: Fd,
     name: OsString,
     inode: (u64, u64),
-    spare: Option<OsString>,
+    link: Option<OsString>,
 }
 
 impl SavedPath {
@@ -58,7 +58,7 @@ impl SavedPath {
             directory: transfer.add(&path.directory)?,
             name: path.name.clone(),
             inode: path.inode,
-            spare: path.spare.clone(),
+            link: path.link.clone(),
         })
     }
 
@@ -68,13 +68,13 @@ impl SavedPath {
             directory: fds.take(self.directory).into(),
             name: self.name,
             inode: self.inode,
-            spare: self.spare,
+            link: self.link,
         }
     }
 }
 
 impl Saved {
-    /// Lists the descriptors and writes down the rest.
+    /// Lists the descriptors and saves everything else.
     ///
     /// # Errors
     /// As [`FdTransfer::add`].
@@ -83,10 +83,10 @@ impl Saved {
         Ok(Saved { list })
     }
 
-    /// Whether everything is known here that it names.
+    /// Checks that this version knows everything in it.
     ///
     /// # Errors
-    /// What is not.
+    /// What it does not know.
     pub fn check(&self) -> Result<(), String> {
         let unknown = self.list.iter().find(|saved| kind(&saved.kind).is_none());
         match unknown {
@@ -95,7 +95,7 @@ impl Saved {
         }
     }
 
-    /// Each unix path that is ours to keep.
+    /// Each unix path that we have bound.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.list.iter().filter_map(|saved| Some(saved.path.as_ref()?.path.clone())).collect()
     }
@@ -119,7 +119,7 @@ fn save(listener: &Listener, transfer: &mut FdTransfer) -> io::Result<SavedListe
         backlog: listener.backlog,
         backlog_known: listener.backlog_known,
         nonblock: listener.nonblock,
-        again: listener.again.clone(),
+        path_bind: listener.path_bind.clone(),
         inet: listener.inet,
         reuseport: listener.reuseport,
         v6only: listener.v6only,
@@ -140,12 +140,12 @@ fn restore(saved: SavedListener, fds: &mut InheritedFds) -> Listener {
         address: saved.address,
         written: saved.written,
         origin: saved.origin,
-        // Looked at by `check` before anything is taken over.
+        // `check` has refused unknown kinds before anything was taken over.
         kind: kind(&saved.kind).unwrap_or(Kind::Tcp),
         backlog: saved.backlog,
         backlog_known: saved.backlog_known,
         nonblock: saved.nonblock,
-        again: saved.again,
+        path_bind: saved.path_bind,
         inet: saved.inet,
         reuseport: saved.reuseport,
         v6only: saved.v6only,
@@ -164,22 +164,23 @@ fn kind(name: &str) -> Option<Kind> {
 mod tests {
     use super::*;
     use crate::dialect::Dialect;
-    use crate::listener::Upstream;
+    use crate::listener::ListenFds;
 
     #[test]
-    fn they_come_back_as_they_were_and_the_path_stays() {
-        let place = tempfile::tempdir().unwrap();
-        let at = place.path().join("a.sock");
+    fn listeners_are_restored_and_the_path_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("a.sock");
         let binds =
             ["127.0.0.1:0,backlog=7", "udp=udp://127.0.0.1:0", &format!("unix:{},nonblock", at.display())]
                 .map(|bind| bind.parse().unwrap());
         let listeners =
-            Listeners::open(Upstream::default(), &binds, place.path(), 1, &[Dialect::ListenFds]).unwrap();
+            Listeners::open(ListenFds::default(), &binds, directory.path(), 1, &[Dialect::ListenFds])
+                .unwrap();
         let mut transfer = FdTransfer::default();
         let saved = Saved::new(&listeners, &mut transfer).unwrap();
         assert_eq!(transfer.listed().len(), 4, "three sockets and a directory");
         let before = format!("{listeners:?}");
-        // As execve(2) does it: nothing is dropped.
+        // As with execve(2), nothing is dropped.
         std::mem::forget(listeners);
         let text = serde_json::to_string(&saved).unwrap();
         let saved: Saved = serde_json::from_str(&text).unwrap();
@@ -190,6 +191,6 @@ mod tests {
         assert_eq!(format!("{listeners:?}"), before);
         assert!(at.exists());
         drop(listeners);
-        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "they are ours to remove");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "they are ours to remove");
     }
 }

@@ -19,7 +19,7 @@ mod paths;
 
 fn open_in(directory: &Path, binds: &[&str], slots: u32) -> Result<Listeners, Error> {
     let binds: Vec<Bind> = binds.iter().map(|bind| bind.parse().unwrap()).collect();
-    Listeners::open(Upstream::default(), &binds, directory, slots, &[])
+    Listeners::open(ListenFds::default(), &binds, directory, slots, &[])
 }
 
 fn open(binds: &[&str]) -> Result<Listeners, Error> {
@@ -59,13 +59,13 @@ fn a_bare_port_is_dual_stack_and_v6only_is_not() {
 
 #[test]
 fn what_waits_at_a_listener_is_counted() {
-    let place = directory();
+    let temporary = directory();
     let binds = ["127.0.0.1:0,backlog=7", "./s,backlog=7", "@graceful-run-test-queue", "udp://127.0.0.1:0"];
-    let listeners = open_in(place.path(), &binds, 1).unwrap();
+    let listeners = open_in(temporary.path(), &binds, 1).unwrap();
     let list: Vec<&Listener> = listeners.iter().collect();
     let _tcp = TcpStream::connect(list[0].inet.unwrap()).unwrap();
-    let _unix =
-        [place.path().join("s"), place.path().join("s")].map(|path| UnixStream::connect(path).unwrap());
+    let _unix = [temporary.path().join("s"), temporary.path().join("s")]
+        .map(|path| UnixStream::connect(path).unwrap());
     assert_eq!(list[0].queue(), Some(fd::Queue { length: 1, backlog: 7 }));
     let waiting = |listener: &Listener| {
         connections::unix_queues(&listener.unix_inodes()).into_values().collect::<Vec<u32>>()
@@ -90,7 +90,7 @@ fn only_a_machine_without_ipv6_falls_back_to_ipv4() {
         (libc::EADDRINUSE, false),
         (libc::EACCES, false),
     ] {
-        let result = inet::first_that_exists(&any, |address| match address.is_ipv6() {
+        let result = inet::with_available_address(&any, |address| match address.is_ipv6() {
             true => Err(io::Error::from_raw_os_error(errno)),
             false => Ok(address),
         });
@@ -217,11 +217,11 @@ fn a_host_name_is_bound_only_if_it_is_one_address() {
     let bind: Bind = "localhost:5001".parse().unwrap();
     let addresses = ["127.0.0.1:5001", "[::1]:5001"].map(|text| text.parse().unwrap());
     let [v4, v6] = addresses;
-    assert_eq!(inet::the_only(&bind, "localhost", [v4, v4].into_iter()), Ok(v4));
-    let error = inet::the_only(&bind, "localhost", [v4, v6].into_iter()).unwrap_err();
+    assert_eq!(inet::single_address(&bind, "localhost", [v4, v4].into_iter()), Ok(v4));
+    let error = inet::single_address(&bind, "localhost", [v4, v6].into_iter()).unwrap_err();
     assert_eq!(error.status(), 2);
     assert!(error.to_string().contains("localhost has several addresses: 127.0.0.1, ::1 ("), "{error}");
-    assert_eq!(inet::the_only(&bind, "localhost", [].into_iter()).unwrap_err().status(), 125);
+    assert_eq!(inet::single_address(&bind, "localhost", [].into_iter()).unwrap_err().status(), 125);
 }
 
 #[test]
@@ -287,12 +287,12 @@ fn a_given_socket_is_copied_and_served_on() {
 #[test]
 fn a_descriptor_that_cannot_be_served_on_is_named() {
     let (pipe, _writer) = io::pipe().unwrap();
-    let deaf = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let not_listening = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let unbound = UnixDatagram::unbound().unwrap();
     let (pair, _other) = UnixStream::pair().unwrap();
     for (fd, why) in [
         (pipe.as_raw_fd(), "it is not a socket"),
-        (deaf.as_raw_fd(), "it is a stream socket that is not listening"),
+        (not_listening.as_raw_fd(), "it is a stream socket that is not listening"),
         (pair.as_raw_fd(), "it is a stream socket that is not listening"),
         (unbound.as_raw_fd(), "it is not bound to an address"),
         (9999, "it is not open"),

@@ -7,9 +7,9 @@ use socket2::SockRef;
 use std::io;
 use std::os::fd::AsFd;
 
-/// Sets the options that a socket may have before or after it is bound.
+/// Sets these options of a socket.
 pub(super) fn tune(socket: &impl AsFd, options: &Options) -> io::Result<()> {
-    // The FORCE options go beyond rmem_max and need CAP_NET_ADMIN: socket(7).
+    // The FORCE options are not limited by rmem_max, and need CAP_NET_ADMIN: socket(7).
     if let Some(bytes) = options.rcvbuf.map(|bytes| bytes as usize)
         && setsockopt(socket, sockopt::RcvBufForce, &bytes).is_err()
     {

@@ -52,7 +52,7 @@ fn every_form_of_the_contract_has_its_meaning() {
 }
 
 #[test]
-fn a_name_is_told_from_options_and_from_paths() {
+fn a_name_is_distinguished_from_options_and_paths() {
     for (text, name, rest) in [
         ("web=:5001", Some("web"), ":5001"),
         ("a.b-c_1=./x=y", Some("a.b-c_1"), "./x=y"),

@@ -111,7 +111,7 @@ fn a_path_that_is_no_longer_ours_is_left_alone() {
 }
 
 #[test]
-fn of_fifty_racing_starters_exactly_one_wins() {
+fn of_fifty_racing_starts_exactly_one_wins() {
     let directory = directory();
     let path = directory.path().join("s");
     for stale in [false, true] {
@@ -124,15 +124,15 @@ fn of_fifty_racing_starters_exactly_one_wins() {
                 barrier.wait();
                 open_in(directory.path(), &["./s"], 1)
             };
-            let starters: Vec<_> = (0..50).map(|_| scope.spawn(start)).collect();
-            starters.into_iter().map(|starter| starter.join().unwrap()).collect()
+            let threads: Vec<_> = (0..50).map(|_| scope.spawn(start)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
         assert_eq!(won.len(), 1);
         for error in lost.into_iter().filter_map(Result::err) {
             assert!(error.to_string().contains("a live server"), "{error}");
         }
-        // The path and its second name.
+        // The path and its hard link.
         assert_eq!(files(&directory), 2);
         UnixStream::connect(&path).unwrap();
         drop(won);
@@ -141,7 +141,7 @@ fn of_fifty_racing_starters_exactly_one_wins() {
 }
 
 #[test]
-fn starters_and_stoppers_never_remove_a_path_that_is_served() {
+fn starts_and_stops_never_remove_a_path_that_is_served() {
     let directory = directory();
     let path = directory.path().join("s");
     let wins: u32 = std::thread::scope(|scope| {
@@ -156,15 +156,15 @@ fn starters_and_stoppers_never_remove_a_path_that_is_served() {
             }
             wins
         };
-        let churners: Vec<_> = (0..8).map(|_| scope.spawn(churn)).collect();
-        churners.into_iter().map(|churner| churner.join().unwrap()).sum()
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(churn)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     assert!(wins > 0);
     assert_eq!(files(&directory), 0);
 }
 
 #[test]
-fn whoever_swaps_the_path_gets_nothing_of_others_removed_or_changed() {
+fn a_path_that_others_replace_by_a_link_removes_and_changes_no_other_file() {
     let directory = directory();
     let path = directory.path().join("s");
     let elsewhere = tempfile::tempdir().unwrap();

@@ -1,9 +1,7 @@
-//! The sockets that reached us by LISTEN_FDS, as sd_listen_fds(3) describes it:
-//! LISTEN_PID must be our own pid, then descriptors 3..3+LISTEN_FDS are ours,
-//! and LISTEN_FDNAMES, where set, has one name for each.
+//! The sockets that we inherited by LISTEN_FDS, as in sd_listen_fds(3): if LISTEN_PID is our own
+//! pid, descriptors 3..3+LISTEN_FDS are ours, and LISTEN_FDNAMES, if set, has one name for each.
 //!
-//! Only the three values are judged here. [`super::Listeners::open`] looks at
-//! the descriptors.
+//! Only the three values are checked here. [`super::Listeners::open`] checks the descriptors.
 
 use std::ffi::OsStr;
 use std::os::fd::RawFd;
@@ -14,32 +12,32 @@ use crate::error::Error;
 /// The first descriptor: SD_LISTEN_FDS_START.
 pub const FIRST: RawFd = 3;
 
-/// More descriptors than this cannot be open under any usual limit.
-const MOST: RawFd = 65_536;
+/// No usual limit allows more open descriptors than this.
+const MAX_COUNT: RawFd = 65_536;
 
-/// What whoever started us says it handed over.
+/// The sockets that the process which started us says it has passed on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Upstream {
+pub struct ListenFds {
     count: RawFd,
     names: Option<Vec<String>>,
     warning: Option<String>,
 }
 
-impl Upstream {
-    /// Judges the values of LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES. What is
-    /// meant for another process is ignored, and [`Upstream::warning`] says so.
+impl ListenFds {
+    /// Parses LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES. Values for another process are ignored,
+    /// with a [`ListenFds::warning`].
     ///
     /// # Errors
-    /// [`Error::Cannot`] if it is meant for us but LISTEN_FDS is not a number, or
-    /// there are more or fewer names than sockets.
+    /// [`Error::Cannot`] if the values are for us and LISTEN_FDS is not a number, or there are
+    /// more or fewer names than sockets.
     pub fn read(
         listen_pid: Option<&OsStr>,
         listen_fds: Option<&OsStr>,
         listen_fdnames: Option<&OsStr>,
         own_pid: u32,
-    ) -> Result<Upstream, Error> {
+    ) -> Result<ListenFds, Error> {
         let Some(fds) = listen_fds else {
-            return Ok(Upstream::default());
+            return Ok(ListenFds::default());
         };
         let fds = fds.to_string_lossy();
         let pid = listen_pid.map(OsStr::to_string_lossy);
@@ -50,11 +48,11 @@ impl Upstream {
                 None => "LISTEN_PID is not set".to_owned(),
             };
             let warning = (fds != "0").then(|| format!("LISTEN_FDS={fds:?} is ignored: {whose}"));
-            return Ok(Upstream { warning, ..Upstream::default() });
+            return Ok(ListenFds { warning, ..ListenFds::default() });
         }
         let attempt = format!("take over the sockets of LISTEN_FDS={fds:?}");
         let count = match digits(&fds).and_then(|fds| fds.parse::<RawFd>().ok()) {
-            Some(count) if count <= MOST => count,
+            Some(count) if count <= MAX_COUNT => count,
             _ => return Err(Error::cannot(attempt, "it is not a number of descriptors")),
         };
         let names = match listen_fdnames.map(OsStr::to_str) {
@@ -67,20 +65,20 @@ impl Upstream {
             let why = format!("LISTEN_FDNAMES has {} names for {count} sockets", names.len());
             return Err(Error::cannot(attempt, why));
         }
-        Ok(Upstream { count, names, warning: None })
+        Ok(ListenFds { count, names, warning: None })
     }
 
-    /// How many sockets reached us.
+    /// How many sockets we inherited.
     pub fn count(&self) -> usize {
         self.count as usize
     }
 
-    /// What to log: sockets were offered, but not to us.
+    /// A warning to log: there are sockets, but for another process.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
 
-    /// Each descriptor and its name, `unknown` where there are no names.
+    /// Each descriptor and its name, which is `unknown` if there are no names.
     pub(super) fn sockets(&self) -> impl Iterator<Item = (RawFd, &str)> {
         (0..self.count).map(|index| {
             let name = self.names.as_ref().map(|names| names[index as usize].as_str());
@@ -99,27 +97,27 @@ mod tests {
 
     use super::*;
 
-    fn read(pid: Option<&str>, fds: Option<&str>, names: Option<&str>) -> Result<Upstream, Error> {
-        Upstream::read(pid.map(OsStr::new), fds.map(OsStr::new), names.map(OsStr::new), 71)
+    fn read(pid: Option<&str>, fds: Option<&str>, names: Option<&str>) -> Result<ListenFds, Error> {
+        ListenFds::read(pid.map(OsStr::new), fds.map(OsStr::new), names.map(OsStr::new), 71)
     }
 
-    fn sockets(upstream: &Upstream) -> Vec<(RawFd, &str)> {
-        upstream.sockets().collect()
+    fn sockets(inherited: &ListenFds) -> Vec<(RawFd, &str)> {
+        inherited.sockets().collect()
     }
 
     #[test]
     fn only_our_own_pid_is_listened_to() {
         for pid in [None, Some("1"), Some("72"), Some(""), Some("x"), Some("-71"), Some("+71")] {
             for fds in ["0", "1", "2"] {
-                let upstream = read(pid, Some(fds), Some("a:b:c")).unwrap();
-                assert_eq!(upstream.count(), 0, "{pid:?} {fds}");
-                assert_eq!(upstream.warning().is_some(), fds != "0", "{pid:?} {fds}");
+                let inherited = read(pid, Some(fds), Some("a:b:c")).unwrap();
+                assert_eq!(inherited.count(), 0, "{pid:?} {fds}");
+                assert_eq!(inherited.warning().is_some(), fds != "0", "{pid:?} {fds}");
             }
         }
         let warning = read(Some("1"), Some("2"), None).unwrap().warning;
         let expected = "LISTEN_FDS=\"2\" is ignored: LISTEN_PID=\"1\" is not our pid 71";
         assert_eq!(warning.as_deref(), Some(expected));
-        assert_eq!(read(Some("1"), None, None).unwrap(), Upstream::default());
+        assert_eq!(read(Some("1"), None, None).unwrap(), ListenFds::default());
         for (fds, count) in [("0", 0), ("1", 1), ("2", 2)] {
             assert_eq!(read(Some("71"), Some(fds), None).unwrap().count(), count);
         }
@@ -127,10 +125,10 @@ mod tests {
 
     #[test]
     fn names_are_unknown_or_one_for_each() {
-        let upstream = read(Some("71"), Some("2"), None).unwrap();
-        assert_eq!(sockets(&upstream), [(3, "unknown"), (4, "unknown")]);
-        let upstream = read(Some("71"), Some("2"), Some("http:https")).unwrap();
-        assert_eq!(sockets(&upstream), [(3, "http"), (4, "https")]);
+        let inherited = read(Some("71"), Some("2"), None).unwrap();
+        assert_eq!(sockets(&inherited), [(3, "unknown"), (4, "unknown")]);
+        let inherited = read(Some("71"), Some("2"), Some("http:https")).unwrap();
+        assert_eq!(sockets(&inherited), [(3, "http"), (4, "https")]);
         for names in ["a", "a:b:c"] {
             let error = read(Some("71"), Some("2"), Some(names)).unwrap_err();
             assert_eq!(error.status(), 125);
@@ -157,13 +155,13 @@ mod tests {
         ) {
             let ours = pid.as_deref().is_some_and(|pid| pid.parse() == Ok(71) && !pid.contains('+'));
             match read(pid.as_deref(), fds.as_deref(), names.as_deref()) {
-                Ok(upstream) if ours && fds.is_some() => {
-                    prop_assert_eq!(Ok(upstream.count()), fds.unwrap().parse::<usize>());
-                    prop_assert!(upstream.sockets().take(20).all(|(fd, _)| upstream.contains(fd)));
-                    prop_assert!(!upstream.contains(2));
-                    prop_assert!(!upstream.contains(3 + upstream.count() as RawFd));
+                Ok(inherited) if ours && fds.is_some() => {
+                    prop_assert_eq!(Ok(inherited.count()), fds.unwrap().parse::<usize>());
+                    prop_assert!(inherited.sockets().take(20).all(|(fd, _)| inherited.contains(fd)));
+                    prop_assert!(!inherited.contains(2));
+                    prop_assert!(!inherited.contains(3 + inherited.count() as RawFd));
                 }
-                Ok(upstream) => prop_assert_eq!(upstream.count(), 0),
+                Ok(inherited) => prop_assert_eq!(inherited.count(), 0),
                 Err(_) => prop_assert!(ours),
             }
         }

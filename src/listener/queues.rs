@@ -1,4 +1,4 @@
-//! How much waits at the listeners, and what connections come in through.
+//! How many connections wait at the listeners, and by which ports and paths they come in.
 
 use super::{Kind, Listener, Listeners};
 use crate::sys::connections::ListenPorts;
@@ -9,8 +9,8 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 impl Listener {
-    /// The connections that wait at a TCP listener, over all its sockets. One question
-    /// to the kernel for each socket.
+    /// The connections that wait at a TCP listener, over all its sockets. This is one system call
+    /// for each socket. None for other kinds.
     pub fn queue(&self) -> Option<Queue> {
         if self.kind != Kind::Tcp {
             return None;
@@ -22,8 +22,8 @@ impl Listener {
         })
     }
 
-    /// The sockets of a unix listener, by inode: how much waits there is asked for
-    /// with [`unix_queues`](crate::sys::connections::unix_queues).
+    /// The inodes of a unix listener's sockets, by which
+    /// [`unix_queues`](crate::sys::connections::unix_queues) finds the length of their queues.
     pub fn unix_inodes(&self) -> Vec<u64> {
         match self.kind {
             Kind::Unix | Kind::UnixSeqpacket => vec![self.inode(0)],
@@ -33,7 +33,7 @@ impl Listener {
 }
 
 impl Listeners {
-    /// What the workers' connections come in through.
+    /// The ports, paths and names by which the workers' connections come in.
     pub fn listen_ports(&self) -> ListenPorts {
         let mut listen_ports = ListenPorts::default();
         for listener in self.iter().filter(|listener| listener.is_stream()) {
@@ -42,15 +42,15 @@ impl Listeners {
             match listener.inet {
                 Some(SocketAddr::V4(address)) => drop(listen_ports.ipv4_ports.insert(address.port())),
                 Some(SocketAddr::V6(address)) => drop(listen_ports.ipv6_ports.insert(address.port())),
-                None => listen_ports.unix_names.extend(name(listener)),
+                None => listen_ports.unix_names.extend(name_in_kernel(listener)),
             }
         }
         listen_ports
     }
 }
 
-/// As the kernel has it, which for a path is not always as the user wrote it.
-fn name(listener: &Listener) -> Option<Vec<u8>> {
+/// The path or the abstract name as the kernel has it: a path may differ from what the user wrote.
+fn name_in_kernel(listener: &Listener) -> Option<Vec<u8>> {
     let address = SockRef::from(&listener.fd(0)).local_addr().ok()?;
     if let Some(name) = address.as_abstract_namespace() {
         return Some([b"\0", name].concat());
