@@ -51,7 +51,7 @@ pub(super) struct BoundPath {
     pub(super) directory: File,
     pub(super) name: OsString,
     pub(super) inode: (u64, u64),
-    /// The name of the [`hard_link`](super::hard_link) in the same directory, if there is one.
+    /// The name of the [`hard_link`] in the same directory, if there is one.
     pub(super) link: Option<OsString>,
 }
 
