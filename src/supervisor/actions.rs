@@ -128,7 +128,7 @@ impl EventLoop {
         }
     }
 
-    /// OwnStop ourselves: raise(3) of SIGSTOP returns when somebody continues us.
+    /// Stops ourselves: raise(3) of SIGSTOP returns when somebody continues us.
     fn suspend(&mut self) {
         let before = self.ctx.now();
         if let Err(errno) = raise(Signal::SIGSTOP) {

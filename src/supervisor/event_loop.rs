@@ -83,7 +83,7 @@ impl EventLoop {
             if let Some(ending) = self.ending {
                 return ending;
             }
-            self.hooks.end_late(&mut self.ctx);
+            self.hooks.kill_late(&mut self.ctx);
             self.start_after_hooks();
             self.listening.check_if_due(inputs.is_empty(), &mut self.ctx);
             if let Some(adoption) = &mut self.adoption {
@@ -114,9 +114,9 @@ impl EventLoop {
                     adoption.call(id, &call, &mut self.ctx);
                 }
             }
-            Some(Input::CallsOver(id)) => {
+            Some(Input::CallsEnded(id)) => {
                 if let Some(adoption) = &mut self.adoption {
-                    adoption.on_calls_over(id);
+                    adoption.on_calls_ended(id);
                 }
             }
             Some(Input::PathGone) => {
