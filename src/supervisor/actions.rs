@@ -89,7 +89,7 @@ impl EventLoop {
         self.ctx.queue(event);
     }
 
-    /// Starts the workers whose pre-start hooks have ended well.
+    /// Starts the workers whose pre-start hooks have exited with status 0.
     pub(super) fn start_after_hooks(&mut self) {
         while let Some(start) = self.hooks.next_start() {
             self.spawn(&start);

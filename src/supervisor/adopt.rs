@@ -63,7 +63,7 @@ impl Adoption {
     /// As [`Saved::new`].
     ///
     /// # Errors
-    /// As it has them.
+    /// As [`Saved::new`] has them.
     pub(super) fn save(&self, transfer: &mut FdTransfer) -> io::Result<Saved> {
         Saved::new(&self.adopt, transfer)
     }
@@ -108,7 +108,7 @@ impl Adoption {
         }
     }
 
-    /// Nothing is left of the worker that could call.
+    /// No process of the worker is left that could make a call.
     pub(super) fn on_calls_ended(&mut self, id: WorkerId) {
         self.adopt.remove(id);
     }
@@ -198,12 +198,12 @@ impl Adoption {
         status::Adopted { mode: self.adopt.mode().into(), addresses: addresses.collect() }
     }
 
-    /// The ports that connections come in through.
+    /// The listeners and ports at which connections come in.
     pub(super) fn listen_ports(&self) -> ListenPorts {
         self.adopt.listen_ports()
     }
 
-    /// The sockets of ours, by inode.
+    /// The steered sockets, by inode.
     pub(super) fn inodes(&self) -> BTreeSet<u64> {
         self.adopt.inodes()
     }

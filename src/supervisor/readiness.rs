@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// which costs more.
 const PROC_CHECKS: u32 = 5;
 
-/// The check of the workers that serve, while it goes on.
+/// The check of the serving workers, while it goes on.
 #[derive(Debug, Clone, Copy)]
 struct WaitCheck {
     left: u32,
@@ -35,7 +35,7 @@ struct WaitCheck {
 }
 
 pub(super) struct Readiness {
-    /// The listeners, by inode, on which the worker of a slot was seen to wait when the last
+    /// The listeners, by inode, on which the worker of a slot was seen waiting when the last
     /// upgrade began.
     waited: BTreeMap<Slot, BTreeSet<u64>>,
     check: Option<WaitCheck>,
