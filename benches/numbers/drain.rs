@@ -6,7 +6,7 @@
 use crate::table::{Row, Sample};
 use crate::wrapper::{Process, bare};
 use crate::{HOLDER, Result, raise_descriptors};
-use graceful_run::adopt::drain::{Drain, Left};
+use graceful_run::adopt::drain::{Drain, Remaining};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -73,7 +73,7 @@ impl Held {
         Ok(held)
     }
 
-    fn inspect(&mut self) -> Left {
+    fn inspect(&mut self) -> Remaining {
         let root = Pid::from_raw(self.holder.id() as i32);
         let listeners = [self.listener.as_fd()].into_iter();
         self.drain.inspect(root, &BTreeSet::new(), listeners, IDLE, Duration::ZERO)

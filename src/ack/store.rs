@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 
 /// The most descriptors of a slot; further ones are closed.
-pub(super) const MOST: usize = 128;
+pub(super) const MAX_STORED: usize = 128;
 /// The name of a descriptor that was stored without a name, or with one that is not allowed.
 const UNNAMED: &str = "stored";
 /// The longest name, in bytes.
@@ -37,7 +37,7 @@ pub(super) enum Verdict {
     Kept,
     /// The same file is stored already, or the upgrade to the worker's generation was undone.
     Ignored,
-    /// Its slot has [`MOST`] descriptors.
+    /// Its slot has [`MAX_STORED`] descriptors.
     NoRoom,
 }
 
@@ -112,7 +112,7 @@ impl Store {
         match self.kept.get(&slot).map_or(0, Vec::len) {
             _ if !served && self.undone.contains(&generation) => Verdict::Ignored,
             _ if self.stored(slot, generation).any(same) => Verdict::Ignored,
-            count if count >= MOST => Verdict::NoRoom,
+            count if count >= MAX_STORED => Verdict::NoRoom,
             _ => Verdict::Kept,
         }
     }
@@ -168,7 +168,7 @@ impl Store {
             self.undone.insert(to);
         }
         // No worker of a generation that was undone long ago is left.
-        while self.undone.len() > MOST {
+        while self.undone.len() > MAX_STORED {
             self.undone.pop_first();
         }
         gone
@@ -252,12 +252,12 @@ mod tests {
         store.add(SLOT, one, Some("x"), file.try_clone().unwrap(), None);
         assert_eq!(store.verdict(SLOT, one, &file), Verdict::Ignored);
         assert_eq!(store.verdict(SLOT, one, &null()), Verdict::Kept);
-        for _ in 1..MOST {
+        for _ in 1..MAX_STORED {
             add(&mut store, 1, "y");
         }
         assert_eq!(store.verdict(SLOT, one, &file), Verdict::Ignored);
         assert_eq!(store.verdict(SLOT, one, &null()), Verdict::NoRoom);
-        assert_eq!(store.remove(SLOT, Generation(1), "y").len(), MOST - 1);
+        assert_eq!(store.remove(SLOT, Generation(1), "y").len(), MAX_STORED - 1);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use super::end::{End, Read, StoreRequest};
 use super::message::{Worker, WorkerMessage, WorkerStatus};
 use super::notify::{Change, shown};
-use super::store::{self, Kept, MOST, Store, Verdict};
+use super::store::{self, Kept, MAX_STORED, Store, Verdict};
 use crate::core::event::{Generation, Slot, WorkerId};
 use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
 use crate::reexec::quiesce::Quiesce;
@@ -249,7 +249,7 @@ impl Shared {
                 Verdict::NoRoom => {
                     if !std::mem::replace(&mut channel.warned, true) {
                         log::warn!(
-                            "{generation}: pid {pid}: {MOST} descriptors are stored; others are closed"
+                            "{generation}: pid {pid}: {MAX_STORED} descriptors are stored; others are closed"
                         );
                     }
                 }

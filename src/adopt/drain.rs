@@ -51,7 +51,7 @@ pub struct Drain {
 
 /// The result of one inspection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Left {
+pub struct Remaining {
     /// Handshakes under way.
     pub arriving: u32,
     /// Connections that wait to be accepted.
@@ -76,10 +76,10 @@ pub enum Visibility {
     None,
 }
 
-impl Left {
+impl Remaining {
     /// Whether nothing is arriving, waiting or busy.
     pub fn is_empty(&self) -> bool {
-        let Left { arriving, waiting, busy, idle: _, visibility } = *self;
+        let Remaining { arriving, waiting, busy, idle: _, visibility } = *self;
         arriving == 0 && waiting == 0 && busy == 0 && visibility != Visibility::None
     }
 }
@@ -112,9 +112,9 @@ impl Drain {
         listeners: impl Iterator<Item = BorrowedFd<'a>>,
         idle: Duration,
         now: Time,
-    ) -> Left {
+    ) -> Remaining {
         let before = cpu_time();
-        let mut left = Left { arriving: 0, waiting: 0, busy: 0, idle: 0, visibility: Visibility::Full };
+        let mut left = Remaining { arriving: 0, waiting: 0, busy: 0, idle: 0, visibility: Visibility::Full };
         self.count_handshakes(&mut left, now);
         left.waiting = listeners.map(waiting).sum();
         self.count_connections(&mut left, root, others, idle);
@@ -146,7 +146,7 @@ impl Drain {
         }
     }
 
-    fn count_handshakes(&mut self, left: &mut Left, now: Time) {
+    fn count_handshakes(&mut self, left: &mut Remaining, now: Time) {
         if now.saturating_sub(self.begun) >= HANDSHAKE {
             self.handshakes = Some(BTreeSet::new());
         }
@@ -164,7 +164,7 @@ impl Drain {
         }
     }
 
-    fn count_connections(&self, left: &mut Left, root: Pid, others: &BTreeSet<Pid>, idle: Duration) {
+    fn count_connections(&self, left: &mut Remaining, root: Pid, others: &BTreeSet<Pid>, idle: Duration) {
         let held = tcp_diag::tree_sockets(root, others)
             .inspect_err(|error| log::debug!("cannot see what process {root} and its children hold: {error}"))
             .ok();
@@ -190,7 +190,7 @@ impl Drain {
     }
 }
 
-impl Left {
+impl Remaining {
     fn mark_invisible(&mut self, errno: nix::Error) {
         log::debug!("cannot ask for connections: {errno}");
         self.visibility = Visibility::None;

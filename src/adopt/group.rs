@@ -183,7 +183,7 @@ impl<S: Socket> Group<S> {
 
     /// The next socket of `from`, a worker that died, with its inode. It replaces the socket that
     /// the worker after it has just bound.
-    pub fn inherit(&self, from: WorkerId) -> Option<(u64, &S)> {
+    pub fn next_socket(&self, from: WorkerId) -> Option<(u64, &S)> {
         self.sockets(from).next()
     }
 
@@ -192,7 +192,7 @@ impl<S: Socket> Group<S> {
     ///
     /// # Errors
     /// The kernel's error for the program. The socket belongs to `to` all the same.
-    pub fn inherited(&mut self, inode: u64, to: WorkerId) -> io::Result<()> {
+    pub fn transfer(&mut self, inode: u64, to: WorkerId) -> io::Result<()> {
         let owned = |member: &&mut Member<S>| member.inode == inode && member.worker.is_some();
         let Some(member) = self.members.iter_mut().find(owned) else { return Ok(()) };
         if member.worker.replace(to) == self.serving {
@@ -280,7 +280,7 @@ impl<S> Group<S> {
     }
 
     /// Whether the socket is a member, as a tombstone too.
-    pub fn knows(&self, inode: u64) -> bool {
+    pub fn contains(&self, inode: u64) -> bool {
         self.inodes().any(|known| known == inode)
     }
 

@@ -89,7 +89,7 @@ impl Key {
 
     /// Whether both have the same transport and port and are not the same: the user may have meant one
     /// and written the other.
-    pub fn is_near(&self, other: &Key) -> bool {
+    pub fn is_similar(&self, other: &Key) -> bool {
         self.transport == other.transport && self.address.port() == other.address.port() && self != other
     }
 }

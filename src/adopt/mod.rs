@@ -245,10 +245,10 @@ impl Adopt {
         id: WorkerId,
         others: &BTreeSet<Pid>,
         now: Time,
-    ) -> Option<(drain::Left, Duration)> {
+    ) -> Option<(drain::Remaining, Duration)> {
         // Its replacement has ended, and new connections come to it again.
         if self.groups.iter().any(|(key, group)| self.wanted.contains(key) && group.serving() == Some(id)) {
-            let left = drain::Left {
+            let left = drain::Remaining {
                 arriving: 0,
                 waiting: 0,
                 busy: 1,

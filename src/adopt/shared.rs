@@ -42,13 +42,13 @@ impl Shared {
         let mut shared = Shared::default();
         for socket in ours {
             if let (Some(key), Ok(copy)) = (Key::of_bound(socket), socket.try_clone_to_owned()) {
-                shared.hold(key, copy, true);
+                shared.add(key, copy, true);
             }
         }
         shared
     }
 
-    pub(super) fn hold(&mut self, key: Key, fd: OwnedFd, ours: bool) {
+    pub(super) fn add(&mut self, key: Key, fd: OwnedFd, ours: bool) {
         if let Ok((_, inode)) = fd::device_and_inode(fd.as_raw_fd()) {
             self.sockets.entry(key).or_default().push(Socket { fd, inode, ours });
         }
@@ -82,7 +82,7 @@ impl Shared {
         *self = Shared::default();
     }
 
-    pub(super) fn knows(&self, inode: u64) -> bool {
+    pub(super) fn contains(&self, inode: u64) -> bool {
         self.all().any(|(_, known)| known == inode)
     }
 
@@ -98,7 +98,7 @@ impl Shared {
             let found = pidfd::duplicate_by_inode(process, new.inode);
             match found.or_else(|| pidfd::duplicate_by_inode(root, new.inode)) {
                 Some(fd) if Key::of_bound(fd.as_fd()).as_ref() == Some(&new.key) => {
-                    self.hold(new.key, fd, false);
+                    self.add(new.key, fd, false);
                 }
                 _ => lost.push(new.key),
             }

@@ -27,7 +27,7 @@ impl Adopt {
     ) -> Answer {
         let Ok((_, inode)) = fd::device_and_inode(socket.as_raw_fd()) else { return Answer::Continue };
         // The call was interrupted and is repeated.
-        if self.shared.knows(inode) {
+        if self.shared.contains(inode) {
             return Answer::Done;
         }
         let Some(worker) = self.workers.get(&id) else { return Answer::Continue };
@@ -120,9 +120,9 @@ impl Adopt {
         if !ours && let Err(errno) = steering::listen(socket.as_fd(), backlog) {
             return Answer::Failed(errno);
         }
-        if !self.shared.knows(inode) {
+        if !self.shared.contains(inode) {
             match self.workers.get(&id).is_some_and(|worker| worker.ready) {
-                true => self.shared.hold(key.clone(), socket, false),
+                true => self.shared.add(key.clone(), socket, false),
                 false => self.note_new(id, call, key.clone(), inode),
             }
         }
@@ -160,7 +160,7 @@ impl Adopt {
             .shared
             .sockets
             .iter()
-            .find(|(held, sockets)| held.is_near(key) && sockets.iter().any(|socket| socket.ours));
+            .find(|(held, sockets)| held.is_similar(key) && sockets.iter().any(|socket| socket.ours));
         let Some((held, _)) = near else { return };
         let write = match (key.address.ip().is_unspecified(), key.address.is_ipv4(), key.v6only) {
             (true, true, _) => format!("*:{}", key.address.port()),

@@ -86,7 +86,7 @@ impl Adopt {
             // A caller that already waits on its own socket with epoll(7) keeps it. The connections
             // in the queue of the other are lost then.
             if can_be_replaced(call, &socket) && replace(&calls, call, ours.as_fd(), own != 0, true) {
-                report(group.inherited(inode, id), "steer connections to a worker");
+                report(group.transfer(inode, id), "steer connections to a worker");
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.inherited.insert(key, inode);
                 }
@@ -101,8 +101,8 @@ impl Adopt {
 
     /// If the worker that serves at this address has ended, steers connections to this worker at
     /// once, ready or not.
-    fn replace_dead_worker(&mut self, id: WorkerId, key: &Key) {
-        let Some(from) = self.dead_at(key) else { return };
+    fn replace_ended_worker(&mut self, id: WorkerId, key: &Key) {
+        let Some(from) = self.ended_worker_at(key) else { return };
         if let Some(group) = self.groups.get_mut(key) {
             report(group.steer(id).map(drop), "steer connections to a worker");
         }
@@ -110,17 +110,17 @@ impl Adopt {
     }
 
     /// The worker that serves at this address, if it has ended.
-    fn dead_at(&self, key: &Key) -> Option<WorkerId> {
-        let dead = |id: &WorkerId| self.workers.get(id).is_none_or(|worker| worker.gone);
-        self.groups.get(key)?.serving().filter(dead)
+    fn ended_worker_at(&self, key: &Key) -> Option<WorkerId> {
+        let has_ended = |id: &WorkerId| self.workers.get(id).is_none_or(|worker| worker.gone);
+        self.groups.get(key)?.serving().filter(has_ended)
     }
 
     /// A socket of this address whose worker has ended, or that this worker has closed itself.
     /// The connections in its queue are for the worker that binds the address next.
     fn ownerless_socket(&self, id: WorkerId, key: &Key) -> Option<u64> {
         let group = self.groups.get(key)?;
-        if let Some(from) = self.dead_at(key)
-            && let Some((inode, _)) = group.inherit(from)
+        if let Some(from) = self.ended_worker_at(key)
+            && let Some((inode, _)) = group.next_socket(from)
         {
             return Some(inode);
         }
@@ -149,7 +149,7 @@ impl Adopt {
         if let Some(group) = self.groups.get_mut(&key) {
             group.remove_closed();
         }
-        let known = self.groups.get(&key).is_some_and(|group| group.knows(inode));
+        let known = self.groups.get(&key).is_some_and(|group| group.contains(inode));
         if !known {
             // With SO_REUSEPORT the kernel no longer refuses a second server of the same user.
             if let Some(stranger) = self.occupant(&key) {
@@ -168,7 +168,7 @@ impl Adopt {
         if !known {
             let joined = self.groups.entry(key.clone()).or_default().join(socket, inode, id);
             report(joined, "steer connections to a worker");
-            self.replace_dead_worker(id, &key);
+            self.replace_ended_worker(id, &key);
         }
         self.add_address(id, key);
         Answer::Done

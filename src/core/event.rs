@@ -54,7 +54,7 @@ pub enum Event {
         /// The pause before the next check, if it has.
         pause: Duration,
     },
-    /// The worker says that it is alive.
+    /// The worker has sent a heartbeat.
     Heartbeat(WorkerId),
     /// The answer to [`Action::CheckAlive`]: every exit that had happened by then has been
     /// passed as an event.

@@ -124,7 +124,7 @@ pub enum Report {
     },
     /// A worker did not become ready in time.
     NoAck(WorkerId, Duration),
-    /// A worker that serves has not said for this long that it is alive.
+    /// A worker that serves has not sent a heartbeat for this long.
     Silent(WorkerId, Duration),
     /// A worker is killed, this long after it was asked to stop.
     Killed(WorkerId, Duration),
@@ -149,7 +149,7 @@ pub enum Report {
         worker: WorkerId,
         /// Why.
         refusal: Refusal,
-        /// Whether the same start is tried once more.
+        /// Whether the same start is tried again.
         again: bool,
     },
     /// A slot is filled again after a pause.

@@ -55,7 +55,7 @@ pub enum Owner {
     /// One of the user's hooks.
     Hook,
     /// No process that we started: an orphan that became our child.
-    Nobody,
+    Unknown,
 }
 
 impl ProcessTable {
@@ -163,7 +163,7 @@ impl ProcessTable {
     /// Removes an entry.
     pub fn close(&mut self, id: WorkerId) {
         self.entries.remove(&id);
-        self.close_until_alone();
+        self.close_parent_pipes();
     }
 
     /// Keeps the descriptor that is closed once the worker has no predecessor left in its slot.
@@ -171,11 +171,11 @@ impl ProcessTable {
         if let Some(process) = self.process_mut(id) {
             process.parent_pipe = fd;
         }
-        self.close_until_alone();
+        self.close_parent_pipes();
     }
 
     /// Closes that descriptor of the workers that have no predecessor left in their slot.
-    fn close_until_alone(&mut self) {
+    fn close_parent_pipes(&mut self) {
         let oldest = self.entries.iter().rev().map(|(&id, entry)| (entry.slot, id));
         let oldest: BTreeMap<Slot, WorkerId> = oldest.collect();
         for (id, entry) in &mut self.entries {
@@ -238,7 +238,7 @@ impl ProcessTable {
             Some(process) if process.check == Some(pid) => Some(Owner::Check(id)),
             _ => None,
         });
-        owner.unwrap_or(if self.hooks.contains(&pid) { Owner::Hook } else { Owner::Nobody })
+        owner.unwrap_or(if self.hooks.contains(&pid) { Owner::Hook } else { Owner::Unknown })
     }
 
     /// Processes that are no orphans: workers, checks, hooks, and the children that we had before.

@@ -54,7 +54,7 @@ pub fn read(program: &Path) -> Result<FileIdentity, String> {
     if !data.is_file() {
         return Err(format!("{shown} is not a file"));
     }
-    if Uid::effective().is_root() && may_be_anothers(&data) {
+    if Uid::effective().is_root() && is_writable_by_others(&data) {
         return Err(format!(
             "{shown} could have been written by somebody else than root (chown root, chmod go-w)"
         ));
@@ -67,7 +67,7 @@ pub fn read(program: &Path) -> Result<FileIdentity, String> {
 }
 
 /// Whether another user than root can write to the file. Group 0 counts as root.
-fn may_be_anothers(data: &Metadata) -> bool {
+fn is_writable_by_others(data: &Metadata) -> bool {
     let by_group = data.mode() & 0o020 != 0 && data.gid() != 0;
     data.uid() != 0 || by_group || data.mode() & 0o002 != 0
 }

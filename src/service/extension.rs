@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// The pause before the first request: most starts and stops are over by then.
-const FIRST: Duration = Duration::from_secs(2);
+const FIRST_DELAY: Duration = Duration::from_secs(2);
 /// The pause between two requests.
-const EVERY: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 /// The time that each request asks for: more than two pauses.
-const BY: Duration = Duration::from_secs(25);
+const EXTENSION: Duration = Duration::from_secs(25);
 /// The time that a kill and the cleanup after it take, beyond our own limit.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -43,7 +43,7 @@ impl Extension {
 
     /// For a step that begins `now` and takes `limit` at most.
     pub(super) fn new(now: Instant, limit: Duration) -> Extension {
-        Extension { next: now + FIRST, until: now + limit + MARGIN }
+        Extension { next: now + FIRST_DELAY, until: now + limit + MARGIN }
     }
 
     /// The step may take `limit` from `now` on, if that is longer.
@@ -59,9 +59,9 @@ impl Extension {
     /// How much more time is requested at `now`, if a request is due.
     pub(super) fn request(&mut self, now: Instant) -> Option<Duration> {
         self.due().filter(|due| *due <= now)?;
-        self.next = now + EVERY;
+        self.next = now + INTERVAL;
         let left = self.until.saturating_duration_since(now);
-        Some(left.min(BY)).filter(|left| !left.is_zero())
+        Some(left.min(EXTENSION)).filter(|left| !left.is_zero())
     }
 }
 

@@ -89,7 +89,7 @@ impl EventLoop {
         self.ctx.queue(event);
     }
 
-    /// Starts the workers whose pre-start hooks have ended well.
+    /// Starts the workers whose pre-start hooks have exited with status 0.
     pub(super) fn start_after_hooks(&mut self) {
         while let Some(start) = self.hooks.next_start() {
             self.spawn(&start);
@@ -128,7 +128,7 @@ impl EventLoop {
         }
     }
 
-    /// OwnStop ourselves: raise(3) of SIGSTOP returns when somebody continues us.
+    /// Stops ourselves: raise(3) of SIGSTOP returns when somebody continues us.
     fn suspend(&mut self) {
         let before = self.ctx.now();
         if let Err(errno) = raise(Signal::SIGSTOP) {

@@ -4,7 +4,7 @@
 
 use super::context::Context;
 use super::inputs::Threads;
-use crate::adopt::drain::{Left, Visibility};
+use crate::adopt::drain::{Remaining, Visibility};
 use crate::adopt::{Adopt, Saved};
 use crate::config::Config;
 use crate::control::protocol as status;
@@ -63,7 +63,7 @@ impl Adoption {
     /// As [`Saved::new`].
     ///
     /// # Errors
-    /// As it has them.
+    /// As [`Saved::new`] has them.
     pub(super) fn save(&self, transfer: &mut FdTransfer) -> io::Result<Saved> {
         Saved::new(&self.adopt, transfer)
     }
@@ -108,8 +108,8 @@ impl Adoption {
         }
     }
 
-    /// Nothing is left of the worker that could call.
-    pub(super) fn on_calls_over(&mut self, id: WorkerId) {
+    /// No process of the worker is left that could make a call.
+    pub(super) fn on_calls_ended(&mut self, id: WorkerId) {
         self.adopt.remove(id);
     }
 
@@ -174,9 +174,9 @@ impl Adoption {
             Report::StopSent(id) => adopt.mark_stop_sent(id),
             Report::Gone { worker, .. } => adopt.ended(worker),
             Report::UpgradeFailed { why: Failure::Exited { worker, ready: false, .. }, .. } => {
-                let told = adopt.last_warning(worker).map(str::to_owned);
+                let warning = adopt.last_warning(worker).map(str::to_owned);
                 if let Some(entry) = ctx.processes.get_mut(worker) {
-                    entry.unmet = told;
+                    entry.unmet = warning;
                 }
             }
             Report::Stopping => adopt.stop(),
@@ -198,12 +198,12 @@ impl Adoption {
         status::Adopted { mode: self.adopt.mode().into(), addresses: addresses.collect() }
     }
 
-    /// The ports that connections come in through.
+    /// The listeners and ports at which connections come in.
     pub(super) fn listen_ports(&self) -> ListenPorts {
         self.adopt.listen_ports()
     }
 
-    /// The sockets of ours, by inode.
+    /// The steered sockets, by inode.
     pub(super) fn inodes(&self) -> BTreeSet<u64> {
         self.adopt.inodes()
     }
@@ -239,7 +239,7 @@ fn others(id: WorkerId, ctx: &Context) -> BTreeSet<Pid> {
     others.filter_map(|shown| ctx.processes.process(shown.worker)).map(|process| process.pid).collect()
 }
 
-fn remaining_text(left: &Left) -> String {
+fn remaining_text(left: &Remaining) -> String {
     if left.visibility == Visibility::None {
         return "nobody knows what (the kernel does not tell of connections)".into();
     }

@@ -41,7 +41,7 @@ impl Clock {
         Clock { start: Time::ZERO, origin: Instant::now(), excluded: Duration::ZERO, step_began: Time::ZERO }
     }
 
-    /// The time that the clock time, and the machine's time at that moment.
+    /// The time that the clock shows, and the machine's time at that moment.
     pub fn save(&self) -> Saved {
         Saved { time: self.now(), at: monotonic() }
     }

@@ -24,7 +24,7 @@ pub(super) struct Context {
     pub(super) clock: Clock,
     pub(super) processes: ProcessTable,
     pub(super) launcher: Launcher,
-    /// Events that actions and owners brought about.
+    /// Events from actions and owners, for the core.
     pub(super) events: VecDeque<Event>,
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Control {
     instance: Instance,
     pub(super) pending: Pending,
     pub(super) history: History,
-    /// Somebody has asked us to stop.
+    /// A client or a signal has asked us to stop.
     stop_requested: bool,
 }
 
@@ -43,7 +43,7 @@ impl Control {
     /// Starts the threads, if there is a socket.
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// When no thread can be started.
     pub(super) fn start(
         socket: Option<PrivateSocket>,
         instance: Instance,
@@ -79,7 +79,7 @@ impl Control {
     /// Restores the clients that there were.
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// When no thread can be started.
     pub(super) fn restore(
         saved: Saved,
         fds: &mut InheritedFds,

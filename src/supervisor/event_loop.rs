@@ -83,7 +83,7 @@ impl EventLoop {
             if let Some(ending) = self.ending {
                 return ending;
             }
-            self.hooks.end_late(&mut self.ctx);
+            self.hooks.kill_late(&mut self.ctx);
             self.start_after_hooks();
             self.listening.check_if_due(inputs.is_empty(), &mut self.ctx);
             if let Some(adoption) = &mut self.adoption {
@@ -98,7 +98,7 @@ impl EventLoop {
         }
     }
 
-    /// Has the owner of an input handle it.
+    /// Passes an input to its owner.
     pub(super) fn handle(&mut self, input: Option<Input>) {
         match input {
             Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
@@ -114,9 +114,9 @@ impl EventLoop {
                     adoption.call(id, &call, &mut self.ctx);
                 }
             }
-            Some(Input::CallsOver(id)) => {
+            Some(Input::CallsEnded(id)) => {
                 if let Some(adoption) = &mut self.adoption {
-                    adoption.on_calls_over(id);
+                    adoption.on_calls_ended(id);
                 }
             }
             Some(Input::PathGone) => {
@@ -149,14 +149,14 @@ impl EventLoop {
         for action in actions {
             self.perform(action);
         }
-        // At the end the table is read once more, for the last words.
+        // At the end the table is still needed for the last line.
         if self.ending.is_none() && self.ctx.core.workers().count() < self.ctx.processes.count() {
             self.forget_gone();
         }
         self.control.pending.after_step(&self.ctx);
     }
 
-    /// Forgets the workers of which nothing is left.
+    /// Forgets the workers that have no process left.
     fn forget_gone(&mut self) {
         let left: BTreeSet<WorkerId> = self.ctx.core.workers().map(|shown| shown.worker).collect();
         for id in self.ctx.processes.ids_unless(|id| left.contains(&id)) {

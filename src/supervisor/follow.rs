@@ -149,7 +149,7 @@ impl Follow {
 
     /// A worker has been reaped: checks whether a process continues it. True if that is
     /// the same worker, which has only gone into the background.
-    pub(super) fn is_carried_on(&self, id: WorkerId, exit: process::Exit, ctx: &mut Context) -> bool {
+    pub(super) fn is_continued(&self, id: WorkerId, exit: process::Exit, ctx: &mut Context) -> bool {
         let stage = ctx.core.workers().find(|shown| shown.worker == id).map(|shown| shown.stage);
         let starting = match stage {
             Some(ShownStage::Starting) => true,
@@ -282,7 +282,7 @@ impl Follow {
     fn attach(&self, id: WorkerId, predecessor: WorkerId, pid: Pid, ctx: &mut Context) {
         let mistaken = ctx.processes.process(id).map(|it| (it.pid, it.family, it.listening.clone(), it.born));
         let born = mistaken.as_ref().map(|&(.., born)| born);
-        let place = mistaken.as_ref().map(|&(pid, ..)| pid);
+        let replaced = mistaken.as_ref().map(|&(pid, ..)| pid);
         let old = ctx.processes.process_mut(predecessor);
         let known = match old {
             Some(old) => {
@@ -305,13 +305,13 @@ impl Follow {
         if let (Some(since), Some(process)) = (since, ctx.processes.process_mut(id)) {
             process.owns_from = since;
         }
-        match place {
+        match replaced {
             None => {
                 let from = family.worker;
                 info!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {from} started pid {pid}, its successor");
             }
-            Some(place) => {
-                info!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {pid} is the successor, in the place of pid {place}");
+            Some(replaced) => {
+                info!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {pid} is the successor, in the place of pid {replaced}");
             }
         }
     }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 /// What follows when the hooks of an event have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Then {
-    /// Nobody waits for them.
+    /// Nothing waits for them.
     Nothing,
     /// This upgrade, if all of them exited with status 0.
     Upgrade(Generation),
@@ -31,7 +31,7 @@ pub enum Then {
 /// The hooks of one event that have not ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EventHooks {
-    /// What their environment says of the event.
+    /// What their environment says about the event.
     pub context: HookContext,
     /// What waits for them.
     pub then: Then,

@@ -256,7 +256,7 @@ impl Hooks {
     }
 
     /// Kills hooks that took too long, and those of starts that were given up.
-    pub(super) fn end_late(&mut self, ctx: &mut Context) {
+    pub(super) fn kill_late(&mut self, ctx: &mut Context) {
         if self.queue.0.is_empty() {
             return;
         }

@@ -46,7 +46,7 @@ pub enum Input {
     /// A process of the worker waits for the answer to a call.
     Call(WorkerId, Call),
     /// No process of the worker is left that could call.
-    CallsOver(WorkerId),
+    CallsEnded(WorkerId),
     /// The path of a listener may have gone.
     PathGone,
     /// A message of the control socket.
@@ -72,7 +72,7 @@ pub struct Threads {
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Threads {
-    /// OwnStop the threads, with every signal blocked, and returns what they sent until
+    /// Stops the threads, with every signal blocked, and returns what they sent until
     /// then. A signal that comes now stays pending in the kernel. The thread for the
     /// paths goes on: a check of the listeners finds whatever it would send.
     ///
@@ -120,7 +120,7 @@ impl Threads {
                     let _ = sender.send(Input::Call(id, call));
                 }
             }
-            let _ = sender.send(Input::CallsOver(id));
+            let _ = sender.send(Input::CallsEnded(id));
         };
         thread::Builder::new().name("calls".into()).stack_size(128 * 1024).spawn(receive).map(drop)
     }

@@ -77,7 +77,7 @@ impl Listening {
                 if replaced == 0 {
                     listeners.undo(to.0);
                 }
-                // A server may have failed because accept(2) does not block.
+                // The cause may be that another generation has changed O_NONBLOCK.
                 if matches!(why, Failure::Exited { ready: false, .. } | Failure::NoAck(..)) {
                     listeners.hint(to);
                 }

@@ -20,14 +20,14 @@ use std::time::Duration;
 
 /// How often the serving workers are checked for whether they wait, and the pause between two
 /// checks. A server may accept in the thread that serves: its request is over by then.
-const CHECKS: u32 = 40;
+const WAIT_CHECKS: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// How often /proc is read for whether a worker waits, before its connections are read as well,
 /// which costs more.
-const CHECKS_OF_WAITING: u32 = 5;
+const PROC_CHECKS: u32 = 5;
 
-/// The check of the workers that serve, while it goes on.
+/// The check of the serving workers, while it goes on.
 #[derive(Debug, Clone, Copy)]
 struct WaitCheck {
     left: u32,
@@ -35,7 +35,7 @@ struct WaitCheck {
 }
 
 pub(super) struct Readiness {
-    /// The listeners, by inode, on which the worker of a slot was seen to wait when the last
+    /// The listeners, by inode, on which the worker of a slot was seen waiting when the last
     /// upgrade began.
     waited: BTreeMap<Slot, BTreeSet<u64>>,
     check: Option<WaitCheck>,
@@ -63,7 +63,7 @@ impl Readiness {
     /// Begins to check on which listeners the serving workers wait.
     pub(super) fn begin_wait_check(&mut self, ctx: &Context) {
         self.waited.clear();
-        self.check = Some(WaitCheck { left: CHECKS, next: ctx.now() });
+        self.check = Some(WaitCheck { left: WAIT_CHECKS, next: ctx.now() });
     }
 
     /// Checks it, if that is due: several times, because a server that accepts in the thread that
@@ -119,7 +119,7 @@ impl Readiness {
             }
             return true;
         }
-        checks > CHECKS_OF_WAITING && accepting::is_serving(pid, &wanted)
+        checks > PROC_CHECKS && accepting::is_serving(pid, &wanted)
     }
 
     /// The listeners on which a worker has to be seen waiting, with their inodes: those of its

@@ -32,7 +32,7 @@ impl EventLoop {
                     if exit == process::Exit::Code(0) && ctx.is_wanted(worker) {
                         ctx.processes.claim_orphans(worker);
                     }
-                    if self.follow.as_ref().is_some_and(|follow| follow.is_carried_on(worker, exit, ctx)) {
+                    if self.follow.as_ref().is_some_and(|follow| follow.is_continued(worker, exit, ctx)) {
                         continue;
                     }
                     let remains = ctx.processes.has_remains(worker);
@@ -50,7 +50,7 @@ impl EventLoop {
                     self.hooks.ended(pid, exit, ctx);
                     self.start_after_hooks();
                 }
-                Owner::Nobody => debug!("reaped pid {pid}, an orphan"),
+                Owner::Unknown => debug!("reaped pid {pid}, an orphan"),
             }
         }
         if let Some(follow) = &self.follow {
@@ -79,7 +79,7 @@ impl EventLoop {
             let wait = until.min(end).saturating_sub(self.ctx.now());
             let wait = self.service.manager.wait().map_or(wait, |due| due.min(wait));
             let input = inputs.recv_timeout(wait);
-            self.hooks.end_late(&mut self.ctx);
+            self.hooks.kill_late(&mut self.ctx);
             let kill_signals = matches!(input, Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)));
             if kill_signals || self.ctx.now() >= end {
                 self.hooks.kill_all();
@@ -90,7 +90,7 @@ impl EventLoop {
         }
     }
 
-    /// OwnStop the children that belong to no worker, then kills them, as the orphans of a worker.
+    /// Stops the children that belong to no worker, then kills them, as the orphans of a worker.
     fn end_unknown_children(&mut self, inputs: &Receiver<Input>) {
         let until = self.ctx.now() + self.ctx.config.policy.stop_timeout.unwrap_or(LAST_STOP_TIMEOUT);
         let mut kill = false;

@@ -94,6 +94,6 @@ pub(super) fn start_limit(config: &Config, took: Duration) -> Option<Duration> {
 /// How long a stop may take: first the workers, then their orphans.
 fn stop_limit(config: &Config) -> Option<Duration> {
     let (policy, hooks) = (&config.policy, &config.hooks);
-    let told = hooks.longest(Occasion::PreStop) + hooks.longest(Occasion::PostStop);
-    Some(told + policy.stop_timeout?.max(policy.parent_term_stop_timeout?) * 2)
+    let hooks_take = hooks.longest(Occasion::PreStop) + hooks.longest(Occasion::PostStop);
+    Some(hooks_take + policy.stop_timeout?.max(policy.parent_term_stop_timeout?) * 2)
 }

@@ -328,7 +328,7 @@ ON_THE_KERNEL = [
      "_ => left.busy += 1,", "_ => {}",
      "adopt_life", "an_upgrade_steers_and_drains"),
     ("the queue of a worker that ended is lost", "adopt/group.rs",
-     "pub fn inherit(&self, from: WorkerId) -> Option<(u64, &S)> {\n        self.sockets(from).next()",
-     "pub fn inherit(&self, from: WorkerId) -> Option<(u64, &S)> {\n        self.sockets(from).next().filter(|_| false)",
+     "pub fn next_socket(&self, from: WorkerId) -> Option<(u64, &S)> {\n        self.sockets(from).next()",
+     "pub fn next_socket(&self, from: WorkerId) -> Option<(u64, &S)> {\n        self.sockets(from).next().filter(|_| false)",
      "adopt_life", "what_waits_at_a_worker_that_crashed_is_answered_by_the_next"),
 ]

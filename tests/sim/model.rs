@@ -237,12 +237,12 @@ impl Model {
             ensure!(!self.ended, "{action:?} after the end");
             // Actions for the event and for expired deadlines come first, with the number
             // of slots from before.
-            let told = match action {
+            let comes_first = match action {
                 Action::Report(report) => !matches!(report, Report::UpgradeStarted { .. }),
                 Action::Kill(_) | Action::KillRemains(_) | Action::Probe(_) => true,
                 _ => false,
             };
-            if !told {
+            if !comes_first {
                 self.resize();
             }
             self.check(action)?;

@@ -197,8 +197,8 @@ impl Model {
         let readiness = &self.policy.readiness;
         let counts = readiness.kinds.contains(&AckKind::Timer) || record.known == Strength::Nothing;
         let timer = readiness.timer.filter(|_| counts && record.predecessor.is_none());
-        let unsaid = record.pending_ack.is_none() || record.must_accept;
-        timer.zip(record.started.filter(|_| unsaid)).map(|(timer, started)| started + timer)
+        let no_ack = record.pending_ack.is_none() || record.must_accept;
+        timer.zip(record.started.filter(|_| no_ack)).map(|(timer, started)| started + timer)
     }
 
     /// A timer that has passed counts as the ack of a worker that does not listen yet.

@@ -29,17 +29,17 @@ impl Server {
         SocketAddr::from(([127, 0, 0, 1], self.listener.local_addr().expect("an address").port()))
     }
 
-    fn inspect(&mut self, idle: Duration) -> Left {
+    fn inspect(&mut self, idle: Duration) -> Remaining {
         self.inspect_process(Pid::this(), idle, Time::ZERO)
     }
 
-    fn inspect_process(&mut self, root: Pid, idle: Duration, now: Time) -> Left {
+    fn inspect_process(&mut self, root: Pid, idle: Duration, now: Time) -> Remaining {
         let listeners = [self.listener.as_fd()].into_iter();
         self.drain.inspect(root, &BTreeSet::new(), listeners, idle, now)
     }
 
     /// Inspects until the result is `wanted`.
-    fn inspect_until(&mut self, idle: Duration, wanted: Left) {
+    fn inspect_until(&mut self, idle: Duration, wanted: Remaining) {
         while self.inspect(idle) != wanted {}
     }
 }
@@ -48,8 +48,8 @@ fn ports(listener: &TcpListener) -> BTreeSet<u16> {
     BTreeSet::from([listener.local_addr().expect("an address").port()])
 }
 
-fn left(arriving: u32, waiting: u32, busy: u32, idle: u32) -> Left {
-    Left { arriving, waiting, busy, idle, visibility: Visibility::Full }
+fn left(arriving: u32, waiting: u32, busy: u32, idle: u32) -> Remaining {
+    Remaining { arriving, waiting, busy, idle, visibility: Visibility::Full }
 }
 
 /// A request and its answer.

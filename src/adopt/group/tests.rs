@@ -131,8 +131,8 @@ impl World {
             Step::Abandon(gone) => group.abandon(|inode| gone & (1 << (inode % 8)) != 0),
             Step::RemoveTombstones => group.remove_tombstones(),
             Step::Inherit(from, to) => {
-                let next = group.inherit(id(from)).map(|(inode, _)| inode);
-                next.map_or(Ok(()), |inode| group.inherited(inode, id(to)))
+                let next = group.next_socket(id(from)).map(|(inode, _)| inode);
+                next.map_or(Ok(()), |inode| group.transfer(inode, id(to)))
             }
         }
         .expect("the kernel refuses nothing");
@@ -150,7 +150,7 @@ impl World {
         assert_eq!(self.reachable(), after, "all that is selected, and nothing else");
         assert_eq!(group.inodes().collect::<Vec<_>>(), self.members());
         assert_eq!((group.len(), group.is_empty()), (self.members().len(), after.is_empty()));
-        assert!(group.inodes().all(|inode| group.knows(inode)) && !group.knows(self.inodes));
+        assert!(group.inodes().all(|inode| group.contains(inode)) && !group.contains(self.inodes));
         let nobodys = group.inodes().filter(|&inode| group.owner(inode).is_none()).count();
         assert_eq!(nobodys, group.tombstones());
     }
@@ -305,8 +305,8 @@ fn what_its_worker_closed_leaves_but_not_the_last_that_serves() {
 fn a_dead_worker_s_sockets_are_inherited_at_their_place() {
     let mut world = World::with(&[1, 2, 1]);
     let mut next = || {
-        let (inode, _) = world.group.inherit(WorkerId(1))?;
-        world.group.inherited(inode, WorkerId(3)).expect("inherited");
+        let (inode, _) = world.group.next_socket(WorkerId(1))?;
+        world.group.transfer(inode, WorkerId(3)).expect("inherited");
         Some((inode, world.group.owner(inode), world.group.serving(), world.kernel.borrow().reachable()))
     };
     let three = Some(WorkerId(3));
