@@ -73,7 +73,7 @@ impl EventLoop {
 
     fn ask(&mut self, signal: Signal) {
         debug!("signal {signal}");
-        let shared = self.ctx.config.worker.foreground_tty && terminal::is_ours();
+        let shared = self.ctx.config.worker.foreground_tty && terminal::is_in_foreground();
         if let Some(request) = self.ctx.config.signals.request(signal, shared) {
             self.look_for_handovers();
             self.ctx.queue(Event::Request(request));
