@@ -1,7 +1,7 @@
 //! Every failure of our own: its message and its exit status, in one list.
 //!
-//! A message is lower case and says what was attempted, on what, why it failed
-//! and, in brackets, what comes next. `main` puts `graceful-run: ` before it.
+//! A message is lower case and says what was attempted, on what, why it failed and, in brackets,
+//! what the reader can do. `main` puts `graceful-run: ` before it.
 
 use std::fmt;
 
@@ -31,12 +31,12 @@ pub enum Error {
     NameTaken {
         /// The name.
         name: String,
-        /// Who has it, if that is known.
+        /// The pid of the holder, if it is known.
         pid: Option<i32>,
     },
     /// A failure whose message is complete.
     Failed(String),
-    /// Anything else that we attempted for ourselves.
+    /// Any other failed attempt of ours.
     Cannot {
         /// What was attempted, on what: `write pid file /run/web.pid`.
         attempt: String,

@@ -3,8 +3,8 @@
 //! LISTEN_PID names the one process that may take the sockets: the worker that graceful-run has
 //! started. A server behind a shell or `timeout` is another process. Contract: CMD is executed in
 //! this process, with its environment and signals. Only LISTEN_PID and LISTEN_PIDFDID are changed,
-//! to this process, and EINHORN_MASTER_PID and GUNICORN_PID, where they are set, to its parent,
-//! with which their readers compare them. What cannot work is refused before.
+//! to this process; and EINHORN_MASTER_PID and GUNICORN_PID, where they are set, to its parent,
+//! because their readers compare them with it. What cannot work is refused before the execution.
 
 use crate::error::{Error, reason};
 use crate::listener::options::digits;
@@ -163,7 +163,7 @@ fn candidates(name: &OsStr, path: Option<OsString>) -> Vec<OsString> {
 }
 
 /// The environment of CMD: without the two variables that hold its process id, which are added at
-/// the execution, and with that of its parent.
+/// the execution, and with the process id of its parent in [`PARENT_PID_VARIABLES`].
 fn environment(ours: impl Iterator<Item = (OsString, OsString)>, parent: Pid) -> Vec<Vec<u8>> {
     let kept = ours.filter(|(key, _)| key != "LISTEN_PID" && key != "LISTEN_PIDFDID");
     let pair = |(key, value): (OsString, OsString)| {
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_numbers_of_processes_change() {
+    fn only_process_ids_change() {
         let ours = [
             ("A", "x=y"),
             ("LISTEN_PID", "1"),

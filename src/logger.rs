@@ -1,8 +1,7 @@
 //! Log lines to stderr that never hold up the loop.
 //!
-//! A thread writes them. When stderr is a full pipe, lines beyond the queue are
-//! dropped and counted; when nobody reads it any more, they are gone. Nothing
-//! else changes.
+//! A thread writes them. When stderr is a full pipe, lines that do not fit in the queue are dropped
+//! and counted. When nobody reads it any more, lines are lost. Nothing else changes.
 
 use crate::cli::LogFormat;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -14,11 +13,11 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-/// Lines that wait for a slow reader.
+/// The most lines that wait for a slow reader.
 const QUEUE_LENGTH: usize = 1024;
-/// How long our last words may take.
+/// How long the last flush may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// The same for those after which we go on.
+/// How long a flush may take after which we go on.
 const BRIEF_FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
 
 enum Message {
@@ -35,7 +34,7 @@ pub struct Flusher {
 /// The log of this process, once it has been started.
 static STARTED: OnceLock<Flusher> = OnceLock::new();
 
-/// Returns once everything logged so far is written, or after a moment.
+/// Returns once everything logged so far is written, or after 50 ms.
 pub fn flush_briefly() {
     if let Some(flusher) = STARTED.get() {
         flusher.flush_within(BRIEF_FLUSH_TIMEOUT);
@@ -50,7 +49,7 @@ struct Queue {
 /// Starts logging. RUST_LOG overrides `level`.
 ///
 /// # Errors
-/// When no thread can be had.
+/// When no thread can be started.
 pub fn start(level: LevelFilter, format: LogFormat) -> io::Result<Flusher> {
     let (queue, lines) = bounded(QUEUE_LENGTH);
     std::thread::Builder::new()
@@ -60,7 +59,7 @@ pub fn start(level: LevelFilter, format: LogFormat) -> io::Result<Flusher> {
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level);
-    // env_logger would complain by eprintln!, which panics on a dead stderr.
+    // env_logger would complain by eprintln!, which panics if stderr is closed.
     let filters = std::env::var("RUST_LOG").unwrap_or_default();
     let understood = env_filter::Builder::new().try_parse(&filters).is_ok();
     if understood && !filters.is_empty() {
@@ -94,15 +93,15 @@ impl Flusher {
         }
     }
 
-    /// Why we end: plain whatever the form and the level of the log, since people
-    /// and scripts read the last line of stderr.
+    /// Writes why we end: as plain text in every format and level of the log, because people and
+    /// scripts read the last line of stderr.
     pub fn last_line(&self, line: &str) {
         let _ = self.queue.send_timeout(Message::Line(format_line(line)), FLUSH_TIMEOUT);
         self.flush();
     }
 }
 
-/// A line before there is a log.
+/// Writes a line to stderr without a log.
 pub fn write_line(line: &str) {
     let _ = io::stderr().write_all(&format_line(line));
 }
@@ -115,14 +114,14 @@ fn write_lines(lines: &Receiver<Message>) {
     let mut stderr = io::stderr();
     for message in lines {
         match message {
-            // A dead reader costs the line, nothing else.
+            // Without a reader the line is lost, nothing else.
             Message::Line(line) => drop(stderr.write_all(&line)),
             Message::Flush(done) => drop(done.send(())),
         }
     }
 }
 
-/// env_logger hands over one whole line a call.
+/// env_logger writes one whole line with each call.
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut bytes = Vec::with_capacity(line.len());
@@ -175,9 +174,8 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
     }
 }
 
-/// A worker's words, file names and arguments may hold anything: no control
-/// character reaches the terminal or begins a line of its own, and none that is not
-/// seen has a line read otherwise than it is.
+/// Escapes control and format characters. A worker's output, file names and arguments may contain
+/// them: they control the terminal, begin a new line, or change how a line is displayed.
 pub fn escape(message: &str) -> String {
     let mut out = String::with_capacity(message.len());
     for c in message.chars() {
@@ -189,7 +187,8 @@ pub fn escape(message: &str) -> String {
     out
 }
 
-/// Of Unicode's category Cf (directions, joiners, tags), or one that ends a line.
+/// Whether `c` is of Unicode's category Cf (directions, joiners, tags), or separates lines or
+/// paragraphs.
 fn is_format(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}'

@@ -145,7 +145,7 @@ fn check_takeover(arguments: &[OsString]) -> ExitCode {
         Ok(answer) => (ExitCode::SUCCESS, answer),
         Err(why) => (ExitCode::from(125), format!("graceful-run: {why}\n")),
     };
-    // A process that has asked and does not read has no use for the answer.
+    // If the process that asked does not read, nobody needs the answer.
     let _ = std::io::stdout().write_all(line.as_bytes());
     status
 }
@@ -165,7 +165,7 @@ fn complaint(error: &clap::Error, help: &str) -> String {
     let text = error.to_string();
     let (complaint, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
     let complaint = complaint.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ");
-    // "to pass X as a value" would have X be the command.
+    // The tip "to pass X as a value" would make X the command.
     let tips = rest.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
     let tips = tips.filter(|tip| !tip.starts_with("to pass"));
     let help = format!("see {help}");

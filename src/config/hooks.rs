@@ -113,8 +113,8 @@ mod tests {
 
     #[test]
     fn hooks_of_an_event_keep_their_order() {
-        let said = ["post-ready=a=b", "pre-stop=c", "post-ready=d"].map(String::from);
-        let hooks = Hooks::new(&said, "1s").unwrap();
+        let given = ["post-ready=a=b", "pre-stop=c", "post-ready=d"].map(String::from);
+        let hooks = Hooks::new(&given, "1s").unwrap();
         assert_eq!(hooks.of(Occasion::PostReady).collect::<Vec<_>>(), ["a=b", "d"]);
         assert!(hooks.has(Occasion::PreStop) && !hooks.has(Occasion::PostStop));
     }

@@ -116,8 +116,8 @@ pub struct Environment {
 }
 
 impl Config {
-    /// Checks `cli`. `separated` says that COMMAND came after `--`; `ignored`
-    /// says which signals we were started to ignore.
+    /// Checks `cli`. `separated` says that COMMAND came after `--`; `ignored` says which signals
+    /// were ignored when we were started.
     ///
     /// # Errors
     /// [`Error::Usage`], naming the argument.
@@ -173,7 +173,7 @@ impl Config {
         let (stop_timeout, parent_term_stop_timeout) = match (cli.stop_timeout, follow) {
             // Any server may be followed, and grace is one of them.
             (None, Some(_)) => (Some(PARENT_TERM_STOP_TIMEOUT), Some(PARENT_TERM_STOP_TIMEOUT)),
-            (said, _) => stop_timeouts(said, &dialects)?,
+            (given, _) => stop_timeouts(given, &dialects)?,
         };
         let stop_signal = stop_signal(cli.stop_signal.as_deref(), &dialects)?;
         let environment = Environment {

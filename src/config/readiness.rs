@@ -9,10 +9,10 @@ use crate::dialect::Dialect;
 use crate::error::Error;
 use std::time::Duration;
 
-/// `--ack auto` takes a program that gives no sign at all for ready after this long.
+/// After this time `--ack auto` counts a program as ready that gives no sign at all.
 pub const AUTO_TIMER: Duration = Duration::from_secs(2);
-/// As [`AUTO_TIMER`], for a program that has listeners: it may yet be seen to wait on them, and
-/// many programs load for seconds before they do.
+/// As [`AUTO_TIMER`], for a program that has listeners: many programs load for seconds before they
+/// wait on them.
 pub const AUTO_TIMER_OF_LISTENERS: Duration = Duration::from_secs(10);
 /// The first pause and the longest pause between probes of /proc, which are cheap.
 const PROBE_PROC: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_could_be_had_is_said() {
+    fn a_refusal_says_what_is_missing() {
         for (wrong, why) in [
             ("timer", "timer needs a duration: timer:2s"),
             ("timer:", "timer needs a duration: timer:2s"),

@@ -52,9 +52,8 @@ pub const DEFAULTS: [(Signal, Meaning); 12] = [
     (Signal::SIGALRM, Meaning::Hammer),
 ];
 
-/// Signals that a shell or nohup has us ignore for good reason: the terminal's
-/// own. One that was ignored when we were started stays ignored unless `--on`
-/// names it.
+/// The signals of the terminal. A shell or nohup may start us with one of them ignored; it stays
+/// ignored unless `--on` names it.
 const TERMINAL: [Signal; 6] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
@@ -106,9 +105,8 @@ impl Table {
         self.rows.get(&signal) == Some(&Meaning::Ignore)
     }
 
-    /// What the core is asked for when `signal` arrives. `shared` says that the
-    /// workers share our terminal's foreground group: what the terminal sends it
-    /// has sent to them as well.
+    /// What the core is asked for when `signal` arrives. `shared` says that the workers are in our
+    /// terminal's foreground group: a signal from the terminal was sent to them as well.
     pub fn request(&self, signal: Signal, shared: bool) -> Option<Request> {
         Some(match self.rows.get(&signal)? {
             Meaning::Upgrade => Request::Upgrade,
@@ -218,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_that_was_started_ignored_is_still_heard() {
+    fn a_stop_signal_works_even_if_it_was_ignored_at_the_start() {
         let table = Table::new(&[], |_| true).unwrap();
         assert_eq!(table.request(Signal::SIGTERM, false), Some(Request::Stop));
     }
 
     #[test]
-    fn bad_changes_name_themselves() {
+    fn a_bad_change_is_quoted() {
         for wrong in ["HUP", "HUP=", "HUP=restart", "FOO=stop", "KILL=stop", "CHLD=ignore", "HUP=forward:X"] {
             let error = Table::new(&[wrong.into()], |_| false).unwrap_err();
             assert_eq!(error.status(), 2);

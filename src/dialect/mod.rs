@@ -1,6 +1,6 @@
-//! Dialects: the conventions by which a worker is told its listeners. Pure;
-//! [`sys::child`](crate::sys::child) places the descriptors, and [`ack`](crate::ack) makes the ack
-//! channels.
+//! Dialects: the conventions by which listeners are passed to a worker. Pure;
+//! [`sys::child`](crate::sys::child) duplicates the descriptors to their numbers, and
+//! [`ack`](crate::ack) makes the ack channels.
 //!
 //! This file has the properties of each dialect; [`spell`] makes the variables, [`wire`] the two
 //! binary messages, and [`check`] refuses what a dialect cannot pass.
@@ -34,7 +34,7 @@ pub enum Dialect {
     Endless,
     /// jpillora/overseer.
     Overseer,
-    /// The sample that finds `LISTENER={"addr":...,"fd":3,...}`.
+    /// The sample program that reads `LISTENER={"addr":...,"fd":3,...}`.
     ListenerJson,
     /// rcrowley/goagain.
     Goagain,
@@ -158,7 +158,7 @@ impl Dialect {
         )
     }
 
-    /// Whether it tells the worker its own number (LISTEN_PID).
+    /// Whether it passes the worker's own process id (LISTEN_PID).
     pub fn passes_pid(self) -> bool {
         matches!(self, Dialect::ListenFds | Dialect::Shellflip)
     }

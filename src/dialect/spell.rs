@@ -59,7 +59,7 @@ fn variables_of(dialect: Dialect, listeners: &[(i32, Exported)], start: &Start) 
             ("SERVER_STARTER_PORT", joined(listeners, ";", server_starter_pair)),
             ("SERVER_STARTER_GENERATION", start.generation.to_string()),
         ]),
-        // endless numbers its sockets in this order, and knows the number of a single one.
+        // endless numbers several sockets in this order; a single one needs none.
         Dialect::Endless if count > 1 => pairs([
             ("ENDLESS_CONTINUE", "1".into()),
             ("ENDLESS_SOCKET_ORDER", joined(listeners, ",", |_, listener| listener.written.into())),

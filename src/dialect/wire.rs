@@ -34,8 +34,8 @@ pub fn tableflip_names(listeners: &[Exported]) -> Vec<u8> {
     message
 }
 
-/// Below 128 one byte; else the number of bytes, negated, and the bytes, the
-/// highest first.
+/// A number below 128 is one byte; another one is the count of its bytes, negated, and then the
+/// bytes, the highest first.
 fn gob_number(message: &mut Vec<u8>, number: u64) {
     if number < 128 {
         message.push(number as u8);

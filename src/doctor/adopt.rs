@@ -1,5 +1,5 @@
-//! What `--adopt` needs: each thing is tried as it does it, on a child or a socket of
-//! our own.
+//! Checks of what `--adopt` needs: each call is tried as `--adopt` makes it, on a child or a socket
+//! of our own.
 
 use super::check::{Check, Subject};
 use super::machine::{Machine, SYS_PTRACE};
@@ -129,7 +129,7 @@ fn no_child(subject: &'static Subject, errno: Errno) -> Check {
     )
 }
 
-/// The closest process above us that listens for calls.
+/// The closest process above us that has a seccomp listener.
 fn seccomp_supervisor() -> Option<(Pid, String)> {
     let mut pid = tree::parent(Pid::this())?;
     for _ in 0..MAX_DEPTH {
@@ -205,7 +205,7 @@ fn diag_check(subject: &'static Subject, result: io::Result<bool>) -> Check {
     }
 }
 
-/// What to do about an error, most of which have one cause.
+/// The advice for an error; `usual` is for the usual cause.
 fn advice(errno: Errno, usual: &'static str) -> &'static str {
     match errno {
         Errno::EMFILE => "raise RLIMIT_NOFILE",
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_supervisor_is_told_of() {
+    fn another_seccomp_supervisor_is_reported() {
         let busy = seccomp(Err(ProbeError::Filter(Errno::EBUSY)));
         assert_eq!(busy.state, State::Missing);
         assert!(busy.found.ends_with("watches our calls already, and there can be one"), "{busy}");
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gains_no_privileges_is_diag_check() {
+    fn no_new_privs_is_reported() {
         let (_root, plain) = machine(&[], &[]);
         assert_eq!(privileges(&plain, Ok(false)).state, State::Ok);
         assert!(privileges(&plain, Ok(true)).found.contains("we lack CAP_SYS_ADMIN"));
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_that_are_not_told_of_matter_to_adopt() {
+    fn sockets_that_are_not_listed_matter_to_adopt() {
         assert_eq!(diag_check(TCP, Ok(false)).state, State::Missing);
         assert_eq!(diag_check(UNIX, Ok(false)).state, State::Note);
         assert_eq!(diag_check(UNIX, Err(Errno::ENOENT.into())).found, "no such file or directory");

@@ -1,5 +1,5 @@
-//! How much of everything we and the workers may have, of which an upgrade needs
-//! twice as much for a while.
+//! Checks of limits: descriptors, processes, memory and watches. An upgrade has two generations,
+//! which need twice as much.
 
 use super::check::{Check, Subject};
 use super::machine::Machine;
@@ -13,19 +13,19 @@ const FILES: &Subject = &Subject("RLIMIT_NOFILE", "--workers");
 const PROCESSES: &Subject = &Subject("RLIMIT_NPROC", "--workers");
 const TASKS: &Subject = &Subject("pids of the control group", "--workers");
 const MEMORY: &Subject = &Subject("memory of the control group", "an upgrade");
-const TOGETHER: &Subject = &Subject("memory.oom.group", "an upgrade");
+const OOM_GROUP: &Subject = &Subject("memory.oom.group", "an upgrade");
 const INOTIFY: &Subject = &Subject("inotify", "--watch and unix paths");
 
-/// Workers for which there are descriptors in any case.
+/// A hard limit below this allows few workers.
 const ENOUGH_FILES: u64 = 1024;
-/// Threads count as well, of which some servers have hundreds.
+/// A lower limit is a note. Threads count as well, and some servers have hundreds.
 const ENOUGH_TASKS: u64 = 256;
 
 /// All checks of limits.
 pub fn checks(machine: &Machine) -> Vec<Check> {
     let limit = |resource| {
         let (soft, hard) = getrlimit(resource).unwrap_or((RLIM_INFINITY, RLIM_INFINITY));
-        (in_full(soft), in_full(hard))
+        (as_u64(soft), as_u64(hard))
     };
     let (soft, hard) = limit(Resource::RLIMIT_NOFILE);
     let (tasks_of_user, _) = limit(Resource::RLIMIT_NPROC);
@@ -43,7 +43,7 @@ pub fn checks(machine: &Machine) -> Vec<Check> {
         memory_of(memory.into_iter().min()),
     ];
     checks.extend(together.then(|| {
-        TOGETHER.note(
+        OOM_GROUP.note(
             "1: where a worker runs out of memory, the kernel ends us with it",
             "singleProcessOOMKill of the kubelet; OOMPolicy=continue in systemd",
         )
@@ -53,7 +53,7 @@ pub fn checks(machine: &Machine) -> Vec<Check> {
 }
 
 #[allow(clippy::unnecessary_cast, reason = "the type differs between machines")]
-fn in_full(limit: rlim_t) -> u64 {
+fn as_u64(limit: rlim_t) -> u64 {
     if limit == RLIM_INFINITY { u64::MAX } else { limit as u64 }
 }
 
@@ -61,8 +61,8 @@ fn spelled(limit: u64) -> String {
     if limit == u64::MAX { "unlimited".into() } else { limit.to_string() }
 }
 
-/// We raise our own to the hard limit ([`raise_file_limit`]); a worker costs us up to
-/// three, and in an upgrade there are two in a slot.
+/// We raise our own limit to the hard one ([`raise_file_limit`]). A worker costs us up to three
+/// descriptors, and a slot has two workers during an upgrade.
 ///
 /// [`raise_file_limit`]: crate::sys::inherited::raise_file_limit
 fn files(soft: u64, hard: u64) -> Check {
@@ -87,7 +87,7 @@ fn processes(soft: u64, root: bool) -> Check {
     }
 }
 
-/// Of our group and those above it, in the same order.
+/// `most` and `now` are of our control group and those above it, in the same order.
 fn tasks(most: &[u64], now: &[u64]) -> Check {
     // The root group has no limit, and in version 2 no count either.
     let room = most.iter().zip(now).map(|(most, now)| most.saturating_sub(*now)).min();
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_descriptors_are_told_in_workers() {
+    fn few_descriptors_are_reported_in_workers() {
         let few = files(64, 256);
         assert_eq!(
             (few.state, few.found.as_str()),
@@ -167,13 +167,13 @@ mod tests {
 
     #[test]
     fn limits_come_from_files_of_either_version() {
-        for (group, place) in [("0::/a\n", "sys/fs/cgroup/a"), ("3:pids,memory:/b\n4:memory:/\n", "")] {
-            let file = |name: &str| match (place, name) {
+        for (group, base) in [("0::/a\n", "sys/fs/cgroup/a"), ("3:pids,memory:/b\n4:memory:/\n", "")] {
+            let file = |name: &str| match (base, name) {
                 ("", "pids") => "sys/fs/cgroup/pids/b/pids.".to_owned(),
                 ("", _) => "sys/fs/cgroup/memory/memory.".to_owned(),
-                (place, name) => format!("{place}/{name}."),
+                (base, name) => format!("{base}/{name}."),
             };
-            let limit = if place.is_empty() { "limit_in_bytes" } else { "max" };
+            let limit = if base.is_empty() { "limit_in_bytes" } else { "max" };
             let files = [
                 ("proc/self/cgroup".to_owned(), group),
                 (file("pids") + "max", "64\n"),

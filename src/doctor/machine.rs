@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 /// Longer than any file that is read here.
-const LONGEST: u64 = 1 << 20;
+const MAX_LENGTH: u64 = 1 << 20;
 
 /// CAP_NET_BIND_SERVICE and CAP_SYS_PTRACE of capabilities(7).
 pub const NET_BIND_SERVICE: u32 = 10;
@@ -28,14 +28,14 @@ impl Machine {
         Machine { root: root.into(), environment }
     }
 
-    /// What is in a file, whose path begins without a slash.
+    /// The content of a file; `path` begins without a slash.
     pub fn read(&self, path: &str) -> Option<String> {
         let mut text = Vec::new();
-        File::open(self.root.join(path)).ok()?.take(LONGEST).read_to_end(&mut text).ok()?;
+        File::open(self.root.join(path)).ok()?.take(MAX_LENGTH).read_to_end(&mut text).ok()?;
         Some(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// The number that a file has alone.
+    /// The number that is the whole content of a file.
     pub fn number(&self, path: &str) -> Option<u64> {
         self.read(path)?.trim().parse().ok()
     }
@@ -69,17 +69,17 @@ impl Machine {
         Some(mask & 1 << capability != 0)
     }
 
-    /// A file of our control group and of those above it, ours first: in a container
-    /// the path that the kernel tells may be one that only its host sees, whose part
-    /// for us is the root. `controller` is its name in version 1.
+    /// A file of our control group and of those above it, ours first. In a container the path from
+    /// the kernel may exist on the host only; then the root of the hierarchy is our group.
+    /// `controller` is its name in version 1.
     pub fn cgroup(&self, controller: &str, file: &str) -> Vec<String> {
         let text = self.read("proc/self/cgroup").unwrap_or_default();
         let mut found = Vec::new();
         for (base, path) in text.lines().filter_map(|line| group(line, controller)) {
             let mut path = path.trim_matches('/');
             loop {
-                let place = if path.is_empty() { base.clone() } else { format!("{base}/{path}") };
-                found.extend(self.read(&format!("{place}/{file}")));
+                let directory = if path.is_empty() { base.clone() } else { format!("{base}/{path}") };
+                found.extend(self.read(&format!("{directory}/{file}")));
                 if path.is_empty() {
                     break;
                 }
@@ -127,7 +127,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_nothing() {
+    fn a_missing_file_gives_nothing() {
         let nowhere = Machine::new(Path::new("/nonexistent"), Vec::new());
         assert_eq!(nowhere.read("proc/self/status"), None);
         assert_eq!(nowhere.can(0), None);

@@ -1,4 +1,4 @@
-//! How the network treats listeners: their queues, and who may have which port.
+//! Checks of the network settings for listeners: their queues, and the ports that may be bound.
 
 use super::check::{Check, Subject};
 use super::machine::{Machine, NET_BIND_SERVICE};
@@ -8,9 +8,9 @@ const HANDSHAKES: &Subject = &Subject("tcp_syncookies", "-b, --adopt");
 const MIGRATION: &Subject = &Subject("tcp_migrate_req", "--adopt");
 const LOW_PORTS: Subject = Subject("ports below 1024", "-b");
 
-/// Fewer is a queue that a burst fills while a worker is replaced: what somaxconn was
-/// before Linux 5.4 is 128.
-const FEW: u64 = 1024;
+/// A shorter queue may be filled by a burst while a worker is replaced. The default before Linux
+/// 5.4 was 128.
+const SHORT_BACKLOG: u64 = 1024;
 
 /// All checks of the network.
 pub fn checks(machine: &Machine) -> Vec<Check> {
@@ -28,18 +28,18 @@ fn somaxconn(value: Option<u64>) -> Check {
     const RAISE: &str = "sysctl net.core.somaxconn=4096; docker run --sysctl net.core.somaxconn=4096";
     match value {
         None => BACKLOG.note("cannot be read", "look with sysctl net.core.somaxconn"),
-        Some(value) if value < FEW => {
+        Some(value) if value < SHORT_BACKLOG => {
             BACKLOG.note(format!("{value}: few connections can wait while a worker is replaced"), RAISE)
         }
         Some(value) => BACKLOG.ok(format!("{value}, the backlog of a listener unless it has another")),
     }
 }
 
-/// With SYN cookies the kernel makes no use of tcp_max_syn_backlog, whose last
-/// quarter is else for clients that it knows.
+/// With SYN cookies the kernel does not use tcp_max_syn_backlog. Without them, its last quarter is
+/// kept for clients that the kernel knows.
 fn handshakes(cookies: Option<u64>, queue: Option<u64>, backlog: Option<u64>) -> Check {
     match (cookies, queue) {
-        (Some(0), Some(queue)) if queue < backlog.unwrap_or(FEW) => HANDSHAKES.note(
+        (Some(0), Some(queue)) if queue < backlog.unwrap_or(SHORT_BACKLOG) => HANDSHAKES.note(
             format!("0: a burst of new connections is cut to tcp_max_syn_backlog, {queue}"),
             "sysctl net.ipv4.tcp_syncookies=1, or a larger net.ipv4.tcp_max_syn_backlog",
         ),
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_queues_are_told() {
+    fn short_queues_are_reported() {
         assert_eq!(somaxconn(Some(4096)).state, State::Ok);
         assert_eq!(somaxconn(Some(128)).state, State::Note);
         assert_eq!(somaxconn(None).state, State::Note);

@@ -1,5 +1,5 @@
-//! Where we are: what we can see of other processes, who is above us, and where our
-//! control socket would be.
+//! Checks of our surroundings: access to other processes, the container, the service manager, and
+//! the path of our control socket.
 
 use super::check::{Check, Subject};
 use super::machine::{Machine, SYS_PTRACE};
@@ -30,17 +30,19 @@ pub fn checks(machine: &Machine) -> Vec<Check> {
     ]
 }
 
-fn proc(there: bool, mounts: &str) -> Check {
+fn proc(readable: bool, mounts: &str) -> Check {
     const ALL: &str = "mount proc without hidepid, or let our user see it (gid=)";
     match hidepid(mounts) {
-        _ if !there => PROC.missing("cannot be read", "mount -t proc proc /proc, which a chroot needs too"),
+        _ if !readable => {
+            PROC.missing("cannot be read", "mount -t proc proc /proc, which a chroot needs too")
+        }
         None | Some("0" | "off") => PROC.ok("other processes can be seen"),
         Some(_) if Uid::effective().is_root() => PROC.ok("hidepid, which hides nothing from us"),
         Some(mode) => PROC.note(format!("hidepid={mode}: workers of another user are not seen"), ALL),
     }
 }
 
-/// The value of that option of proc(5), in what proc_pid_mountinfo(5) tells.
+/// The value of the option hidepid of proc(5), from proc_pid_mountinfo(5).
 fn hidepid(mounts: &str) -> Option<&str> {
     let ours = |line: &&str| line.split(' ').nth(4) == Some("/proc") && line.contains(" - proc ");
     let options = mounts.lines().rfind(ours)?.rsplit(' ').next()?;
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_told_by_what_shows_it() {
+    fn a_container_is_recognised_by_files_and_variables() {
         type Pairs<'a> = &'a [(&'static str, &'static str)];
         let found = |files: Pairs, variables: Pairs| {
             let (_root, machine) = machine(files, variables);
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_is_told_by_its_variables() {
+    fn a_manager_is_recognised_by_its_variables() {
         let with = |variables| {
             let (_root, machine) = machine(&[], variables);
             manager(&machine)

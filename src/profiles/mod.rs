@@ -72,19 +72,19 @@ impl Profile {
 pub fn find_profile(command: &str) -> Option<Profile> {
     let name = file_name(command);
     let unversioned = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    // apache2 is no version of apache.
+    // Both names are tried: the 2 of apache2 is no version.
     PROFILES.into_iter().find(|profile| [name, unversioned].contains(&profile.name))
 }
 
-/// How `command` is kept in the foreground, or why else it may have left orphans: in brackets,
-/// after a blank.
+/// A hint how `command` is kept in the foreground, or else as [`exec_hint`]: in brackets, after a
+/// blank.
 pub fn foreground_hint(command: &str) -> String {
     let how = find_profile(command)
         .and_then(|profile| Some(format!(" ({}: {})", profile.name, profile.foreground?)));
     how.unwrap_or_else(|| exec_hint(command).into())
 }
 
-/// How a shell is made to execute the server in its own process: in brackets, after a blank.
+/// A hint how a shell executes the server in its own process: in brackets, after a blank.
 pub fn exec_hint(command: &str) -> &'static str {
     const SHELLS: [&str; 6] = ["sh", "ash", "bash", "dash", "ksh", "zsh"];
     let name = file_name(command);
@@ -108,7 +108,7 @@ pub fn listener_hint(command: &str, dialects: &[Dialect]) -> String {
     }
 }
 
-/// What TERM, if it was not chosen, does to the requests of `command`.
+/// A warning if TERM cuts the requests of `command`; for a stop signal that was not chosen.
 pub fn stop_signal_hint(command: &str) -> Option<String> {
     let profile = find_profile(command)?;
     let signal = signals::name(profile.stop? as i32);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_server_is_told_its_dialect_unless_it_has_one() {
+    fn a_known_server_without_its_dialect_gets_a_hint() {
         let expected = [
             ("nginx", Dialect::ListenFds, Some("nginx takes its sockets by --export nginx")),
             ("/usr/sbin/php-fpm8.2", Dialect::Nginx, Some("php-fpm takes its sockets by --export php-fpm")),
@@ -146,9 +146,9 @@ mod tests {
             ("./server", Dialect::ListenFds, None),
         ];
         for (command, dialect, hint) in expected {
-            let doubt = listener_hint(command, &[dialect]);
+            let actual = listener_hint(command, &[dialect]);
             assert_eq!(
-                doubt,
+                actual,
                 hint.unwrap_or(
                     "does it listen on exactly the addresses of -b? does it take its sockets so? see --export, or --adopt if it binds its own"
                 )

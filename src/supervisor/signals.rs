@@ -73,7 +73,7 @@ impl EventLoop {
 
     fn request_by_signal(&mut self, signal: Signal) {
         debug!("signal {signal}");
-        let shared = self.ctx.config.worker.foreground_tty && terminal::is_ours();
+        let shared = self.ctx.config.worker.foreground_tty && terminal::is_in_foreground();
         if let Some(request) = self.ctx.config.signals.request(signal, shared) {
             self.find_handovers();
             self.ctx.queue(Event::Request(request));

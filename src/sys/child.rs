@@ -1,11 +1,10 @@
 //! Fork and exec: one path for every program, errors told apart from quick exits.
 //!
-//! Everything is made ready before the fork; between fork and exec the child
-//! only makes async-signal-safe calls, allocates nothing and cannot panic. All
-//! signals are blocked over the fork, so that one which reaches the child early
-//! stays pending until its dispositions are the worker's own, and then does to
-//! it what it would do to the program. A failure comes back through a
-//! close-on-exec pipe: nothing in it means that exec succeeded.
+//! Everything is made ready before the fork; between fork and exec the child only makes
+//! async-signal-safe calls, allocates nothing and cannot panic. All signals are blocked over the
+//! fork, so that a signal which reaches the child early stays pending until the child has the
+//! worker's own dispositions. A failure comes back through a close-on-exec pipe: an empty pipe
+//! means that exec succeeded.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -28,12 +27,12 @@ use super::identity::Identity;
 use super::seccomp::{self, Filter};
 use super::{fd, inherited, process};
 
-/// A descriptor that was open before us and lies above this number may reach
-/// the worker where close_range(2) is missing: closing by hand stops at the
-/// soft RLIMIT_NOFILE, and here at the latest (some 10 ms).
+/// Where close_range(2) is missing, descriptors are closed one by one up to the soft RLIMIT_NOFILE,
+/// and at most up to this number, which takes some 10 ms. An inherited descriptor above it may
+/// reach the worker.
 const BRUTE_FORCE_END: RawFd = 65_536;
 
-/// A program to start, and as what.
+/// A program to start, and the attributes of its process.
 #[derive(Debug)]
 pub struct Launch {
     /// A path; it goes to execve(2) as it is.
@@ -56,18 +55,18 @@ pub struct Launch {
     pub own_group: bool,
     /// The file mode creation mask; None leaves ours.
     pub umask: Option<u32>,
-    /// Who to become; None, or who we are already, changes nothing.
+    /// The user to become; None, or our own user, changes nothing.
     pub identity: Option<Identity>,
-    /// PR_SET_NO_NEW_PRIVS: exec gains no privileges ever after.
+    /// PR_SET_NO_NEW_PRIVS: no later exec gains privileges.
     pub no_new_privs: bool,
     /// The signal to get when the thread that called [`spawn`] ends
     /// (PR_SET_PDEATHSIG). A set-user-ID program or one with capabilities loses it.
     pub death_signal: Option<i32>,
-    /// Installed in the child: we are told of calls that it and its descendants make.
-    /// Where the child has no CAP_SYS_ADMIN for it, it takes on PR_SET_NO_NEW_PRIVS.
+    /// Installed in the child: sends us calls of the child and its descendants. A child without
+    /// CAP_SYS_ADMIN sets PR_SET_NO_NEW_PRIVS for it.
     pub filter: Option<Filter>,
-    /// What is executed in the place of what lies at `program`, by execveat(2): native
-    /// code, for an interpreter would look for a descriptor that is closed. Its number is
+    /// Executed by execveat(2) instead of the file at `program`. It must be native code: the
+    /// interpreter of a script would look for a descriptor that is closed by then. Its number is
     /// above every target.
     pub program_fd: Option<OwnedFd>,
 }
@@ -77,18 +76,18 @@ pub struct Launch {
 pub struct Child {
     /// Its pid, ours to reap.
     pub pid: Pid,
-    /// Where the kernel has pidfd_open(2), lets us, and we have a number left.
+    /// None where the kernel lacks or forbids pidfd_open(2), or no descriptor is free.
     pub pidfd: Option<OwnedFd>,
-    /// Where calls are told of, if there is a filter.
+    /// The seccomp listener, on which its calls arrive, if there is a filter.
     pub seccomp_listener: Option<OwnedFd>,
 }
 
-/// What failed. There is no child then.
+/// Why there is no child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpawnError {
-    /// Where.
+    /// The step that failed.
     pub step: Step,
-    /// Why.
+    /// Its errno.
     pub errno: Errno,
 }
 
@@ -128,21 +127,21 @@ steps! {
     Group = "setpgid",
     /// fchdir(2).
     Directory = "chdir",
-    /// Putting the descriptors in their places.
+    /// Duplicating the descriptors to their targets.
     Fds = "pass fds",
-    /// seccomp(2): EBUSY where somebody above us has a filter with a listener.
+    /// seccomp(2): EBUSY where a process above us has a filter with a listener.
     Filter = "watch bind and listen",
     /// Becoming another user, or making sure that there is no way back.
     Identity = "change user",
     /// prctl(PR_SET_NO_NEW_PRIVS).
     NoNewPrivileges = "no_new_privs",
-    /// prctl(PR_SET_PDEATHSIG); ESRCH when the parent was gone by then.
+    /// prctl(PR_SET_PDEATHSIG); ESRCH when the parent had ended by then.
     DeathSignal = "set parent death signal",
     /// execve(2).
     Exec = "exec",
 }
 
-/// Starts `launch`. Returns when the program has been executed or has failed to.
+/// Starts `launch`. Returns when the program has been executed, or could not be.
 ///
 /// Only the thread that lives as long as the process should call this, because
 /// `death_signal` fires when the thread ends. `error` gives the step and the
@@ -185,9 +184,8 @@ pub fn spawn(launch: &Launch) -> Result<Child, SpawnError> {
 
     let pid = Pid::from_raw(pid);
     if launch.own_group {
-        // The child does the same, and whoever comes second fails with EACCES
-        // (it has executed its program) or ESRCH (it is gone): what counts is
-        // that the group exists before anybody signals it.
+        // The child does the same, so that the group exists before anybody signals it. The second
+        // call fails with EACCES (the program has been executed) or ESRCH (the child has ended).
         let _ = nix::unistd::setpgid(pid, pid);
     }
     drop(send);
@@ -215,8 +213,8 @@ impl Step {
     }
 }
 
-/// Waits for what the child says first where it has a filter: its listener's
-/// descriptor, or what has failed before there was one.
+/// Waits for the first message of a child with a filter: its seccomp listener, or what failed
+/// before there was one.
 pub(super) fn receive_listener(receive: &OwnedFd) -> (Option<OwnedFd>, Option<SpawnError>) {
     let mut message = [0; 8];
     let mut room = nix::cmsg_space!([RawFd; 1]);
@@ -254,7 +252,7 @@ fn receive_failure(receive: &OwnedFd) -> Option<SpawnError> {
     (length == message.len()).then(|| parse_failure(message))
 }
 
-/// What a message of the child says.
+/// The error in a message of the child.
 fn parse_failure(message: [u8; 8]) -> SpawnError {
     let (step, errno) = message.split_at(4);
     let number = |bytes: &[u8]| i32::from_ne_bytes(bytes.try_into().unwrap_or_default());
@@ -296,14 +294,14 @@ fn exec(
     // SAFETY: the descriptor is open, the launch owns it.
     Step::Directory.check(unsafe { libc::fchdir(launch.directory.as_raw_fd()) })?;
     plan.apply(&mut Kernel)?;
-    // After the descriptors have moved, which takes numbers above every target.
+    // After the descriptors have moved, because that needs numbers above every target.
     inherited::restore_file_limit();
     if let Some(umask) = launch.umask {
         // SAFETY: plain system call that cannot fail.
         unsafe { libc::umask(umask as libc::mode_t) };
     }
     if let Some(filter) = &launch.filter {
-        // While we may still have the privilege that it takes.
+        // Before the change of user, which may give up the privilege for it.
         install_filter(filter, plan.error_pipe()).map_err(|errno| Step::Filter.failed(errno))?;
     }
     if let Some(change) = become_other {
@@ -342,7 +340,7 @@ fn exec(
     Err(Step::Exec.failed(Errno::last()))
 }
 
-/// Installs the filter and sends its listener to the parent.
+/// Installs the filter and sends the seccomp listener to the parent.
 pub(super) fn install_filter(filter: &Filter, channel: RawFd) -> nix::Result<()> {
     let listener = match filter.install() {
         Err(Errno::EACCES) => {
@@ -374,7 +372,7 @@ impl FdTable for Kernel {
     }
 
     fn duplicate_to(&mut self, source: RawFd, target: RawFd) -> Result<(), SpawnError> {
-        // SAFETY: plain system call; what the target was is of no use to the child.
+        // SAFETY: plain system call; the child does not need what was open at the target.
         Step::Fds.check(unsafe { libc::dup2(source, target) }).map(drop)
     }
 

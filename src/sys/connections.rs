@@ -1,6 +1,6 @@
-//! Connections by what they came in through, and who holds them.
+//! How many connections of the given listeners each worker has.
 //!
-//! Like everything that is read of others, evidence about a moment that has passed.
+//! As all that is read about other processes, it describes a moment that has passed.
 
 use super::diag::inet::{
     CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, INODE, LAST_ACK, LOCAL_PORT, REQUEST,
@@ -12,7 +12,8 @@ use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-/// struct unix_diag_req; unix_diag_msg has the inode here, attributes behind it.
+/// The size of struct unix_diag_req, and the offsets of the inode and the attributes in struct
+/// unix_diag_msg (linux/unix_diag.h).
 const UNIX_REQUEST: usize = 24;
 const UNIX_INODE: usize = 4;
 const UNIX_ATTRIBUTES: usize = 16;
@@ -24,14 +25,14 @@ const UNIX_DIAG_RQLEN: u16 = 4;
 /// The states in which a process may still have a descriptor of a connection.
 const STATES: u32 = ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | CLOSE_WAIT | LAST_ACK;
 
-/// What connections come in through.
+/// The listeners and ports through which connections come in.
 #[derive(Debug, Clone, Default)]
 pub struct ListenPorts {
     /// The listeners themselves, by inode.
     pub listeners: BTreeSet<u64>,
     /// TCP ports at IPv4 addresses.
     pub ipv4_ports: BTreeSet<u16>,
-    /// TCP ports at IPv6 addresses, which may take IPv4 as well.
+    /// TCP ports at IPv6 addresses, which may accept IPv4 as well.
     pub ipv6_ports: BTreeSet<u16>,
     /// Names of unix sockets, as getsockname(2) has them: a path without its NUL,
     /// or an abstract name with the NUL before it.
@@ -39,7 +40,7 @@ pub struct ListenPorts {
 }
 
 impl ListenPorts {
-    /// TCP at this address as well.
+    /// Adds the port of this TCP address.
     pub fn add_tcp(&mut self, address: SocketAddr) {
         let ports = if address.is_ipv4() { &mut self.ipv4_ports } else { &mut self.ipv6_ports };
         ports.insert(address.port());
@@ -50,12 +51,12 @@ impl ListenPorts {
 /// namespace. Empty where the kernel cannot be asked.
 pub fn tcp_at_port(port: u16) -> BTreeSet<u64> {
     let families = [libc::AF_INET, libc::AF_INET6];
-    families.into_iter().flat_map(|family| tcp(family, &BTreeSet::from([port]))).collect()
+    families.into_iter().flat_map(|family| tcp_connections(family, &BTreeSet::from([port]))).collect()
 }
 
-/// How many connections that came in through `listen_ports` each of these workers holds,
-/// by itself or in a descendant; one that is itself a worker is not counted with
-/// another. None where its descriptors cannot be seen.
+/// How many connections that came in through `listen_ports` each of these workers has, with its
+/// descendants. A descendant that is a worker itself is counted alone. None where the descriptors
+/// of a worker cannot be read.
 pub fn connection_counts(workers: &[Pid], listen_ports: &ListenPorts) -> Vec<Option<u32>> {
     let others: BTreeSet<Pid> = workers.iter().copied().collect();
     let held = |&worker: &Pid| -> Option<BTreeSet<u64>> {
@@ -64,7 +65,7 @@ pub fn connection_counts(workers: &[Pid], listen_ports: &ListenPorts) -> Vec<Opt
         Some(sockets.filter(|inode| !listen_ports.listeners.contains(inode)).collect())
     };
     let held: Vec<Option<BTreeSet<u64>>> = workers.iter().map(held).collect();
-    // The kernel goes through the whole of its table, which takes longer than all else.
+    // The kernel goes through its whole table, which takes longer than the rest.
     let connections = match held.iter().flatten().all(BTreeSet::is_empty) {
         true => BTreeSet::new(),
         false => connections_through(listen_ports),
@@ -80,19 +81,19 @@ fn connections_through(listen_ports: &ListenPorts) -> BTreeSet<u64> {
         [(libc::AF_INET, &listen_ports.ipv4_ports), (libc::AF_INET6, &listen_ports.ipv6_ports)]
     {
         if !ports.is_empty() {
-            connections.extend(tcp(family, ports));
+            connections.extend(tcp_connections(family, ports));
         }
     }
     if !listen_ports.unix_names.is_empty() {
-        connections.extend(unix(&listen_ports.unix_names));
+        connections.extend(unix_connections(&listen_ports.unix_names));
     }
     connections
 }
 
-/// Of TCP, those at `ports`.
-fn tcp(family: i32, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
+/// The TCP connections at `ports`.
+fn tcp_connections(family: i32, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
     let mut inodes = BTreeSet::new();
-    // The kernel leaves out those of other ports, but knows one port or all.
+    // The kernel can select one port, not several.
     let port = if ports.len() == 1 { ports.first().copied().unwrap_or(0) } else { 0 };
     let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
     body.extend(STATES.to_ne_bytes());
@@ -113,12 +114,12 @@ fn tcp(family: i32, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
     inodes
 }
 
-/// Of unix sockets: what was accepted bears the name of its listener.
-fn unix(names: &BTreeSet<Vec<u8>>) -> BTreeSet<u64> {
+/// The unix connections of these listeners: an accepted socket has the name of its listener.
+fn unix_connections(names: &BTreeSet<Vec<u8>>) -> BTreeSet<u64> {
     let mut inodes = BTreeSet::new();
     let found = diag::send_query(Query::Dump, &unix_request(ESTABLISHED, 0, UDIAG_SHOW_NAME), |message| {
         let name = diag::attribute(message, UNIX_ATTRIBUTES, UNIX_DIAG_NAME);
-        // The kernel counts a path's NUL or leaves it out, as it was bound.
+        // The name ends with a NUL if the path was bound with one.
         let is_ours = |name: &[u8]| names.contains(name.strip_suffix(b"\0").unwrap_or(name));
         if name.is_some_and(is_ours) {
             inodes.extend(diag::read_u32(message, UNIX_INODE).map(u64::from));
@@ -130,8 +131,8 @@ fn unix(names: &BTreeSet<Vec<u8>>) -> BTreeSet<u64> {
     inodes
 }
 
-/// How many connections wait at each unix socket of these inodes. One that the kernel
-/// does not tell of, because it was built without unix_diag, is left out.
+/// How many connections wait to be accepted at each unix socket of these inodes. A socket that the
+/// kernel does not list, because it was built without unix_diag, is left out.
 pub fn unix_queues(inodes: &[u64]) -> BTreeMap<u64, u32> {
     let mut queues = BTreeMap::new();
     for &inode in inodes {
@@ -196,16 +197,16 @@ mod tests {
 
     #[test]
     fn a_unix_connection_is_found_by_the_name_of_its_listener() {
-        let place = tempfile::tempdir().expect("a directory");
-        let path = place.path().join("s");
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("s");
         let listener = UnixListener::bind(&path).expect("bind");
         let waiting = UnixStream::connect(&path).expect("connect");
         let another = UnixStream::connect(&path).expect("connect");
         assert_eq!(unix_queues(&[inode(&listener)]), BTreeMap::from([(inode(&listener), 2)]));
         let (server, _) = listener.accept().expect("accept");
         let names = BTreeSet::from([path.as_os_str().as_bytes().to_vec()]);
-        assert!(unix(&names).contains(&inode(&server)));
-        assert!(!unix(&names).contains(&inode(&waiting)), "the client's end has no name");
+        assert!(unix_connections(&names).contains(&inode(&server)));
+        assert!(!unix_connections(&names).contains(&inode(&waiting)), "the client's end has no name");
         let listen_ports = ListenPorts { unix_names: names, ..ListenPorts::default() };
         assert_eq!(connection_counts(&[Pid::this()], &listen_ports), [Some(1)]);
         assert_eq!(unix_queues(&[inode(&listener), 1]).get(&1), None);

@@ -1,11 +1,11 @@
-//! Becoming another user, with no way back.
+//! An irreversible change of user.
 
 use super::identity::Identity;
 use libc::{c_ulong, gid_t, uid_t};
 use nix::errno::Errno;
 use nix::unistd::{ResGid, ResUid, getresgid, getresuid};
 
-/// A change of user, and the ids that must not come back.
+/// A change of user, and the old ids, which must not be available afterwards.
 pub struct Credentials<'a> {
     to: &'a Identity,
     uids: ResUid,
@@ -13,7 +13,7 @@ pub struct Credentials<'a> {
 }
 
 impl<'a> Credentials<'a> {
-    /// A change from what we are.
+    /// A change from our own ids.
     ///
     /// # Errors
     /// Those of getresuid(2).
@@ -21,10 +21,10 @@ impl<'a> Credentials<'a> {
         Ok(Credentials { to: identity, uids: getresuid()?, gids: getresgid()? })
     }
 
-    /// Applies them; for a child between fork and exec: allocates nothing.
+    /// Applies it; for a child between fork and exec: allocates nothing.
     ///
     /// # Errors
-    /// What the system calls say, and EPERM where a way back was left.
+    /// Those of the system calls, and EPERM where an old id could be taken again.
     pub fn apply(&self) -> nix::Result<()> {
         let (uid, gid, groups) = (self.to.uid, self.to.gid, &self.to.groups);
         let check = |result| Errno::result(result).map(drop);
@@ -33,8 +33,8 @@ impl<'a> Credentials<'a> {
         // and the variables written to live through the calls. In the child
         // there is one thread, so the C library has no others to change.
         unsafe {
-            // Kept capabilities would survive the change. Refused where the bit
-            // is locked; the check of what is left decides then.
+            // Otherwise capabilities may survive the change. The call fails where the bit is
+            // locked; then the check at the end decides.
             libc::prctl(libc::PR_SET_KEEPCAPS, 0 as c_ulong, 0 as c_ulong, 0 as c_ulong, 0 as c_ulong);
             check(libc::setgroups(groups.len(), groups.as_ptr()))?;
             check(libc::setresgid(gid, gid, gid))?;

@@ -1,6 +1,6 @@
-//! Questions to the kernel about sockets (sock_diag(7)), of our own network
-//! namespace. It leaves out what waits for its end, of which `/proc/net/tcp` of a
-//! busy server is full, and it answers faster than that file can be read.
+//! Queries to the kernel about sockets of our own network namespace: sock_diag(7). They can leave
+//! out sockets in TIME_WAIT, of which `/proc/net/tcp` of a busy server is full, and they are faster
+//! than reading that file.
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -18,8 +18,8 @@ const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_DUMP: u16 = 0x300;
 const HEADER: usize = 16;
 
-/// Where struct inet_diag_msg has what is read of it, how long the requests for it are
-/// (linux/inet_diag.h), and the states as bits (tcp_states.h).
+/// Offsets in struct inet_diag_msg, the size of its request (linux/inet_diag.h), and the states as
+/// bits (tcp_states.h).
 pub(super) mod inet {
     /// struct inet_diag_req_v2.
     pub(in crate::sys) const REQUEST: usize = 56;
@@ -32,29 +32,28 @@ pub(super) mod inet {
     pub(in crate::sys) const LAST_ACK: u32 = 1 << 9;
 }
 
-/// Which sockets an answer is about.
+/// Which sockets a query asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Query {
-    /// Every one that fits: the answer is several messages, the last says so.
+    /// Every socket that matches; the reply is several messages, the last of which is NLMSG_DONE.
     Dump,
-    /// Every TCP socket that fits, of both families: the kernel goes through its table once. This
-    /// is an older question (struct inet_diag_req), and still that of ss(8).
+    /// Every TCP socket that matches, of both families, in one pass of the kernel through its
+    /// table. This is the older request (struct inet_diag_req), which ss(8) still uses.
     TcpDump,
-    /// One: the answer is a message, or an error.
+    /// One socket; the reply is one message, or an error.
     Single,
 }
 
-/// Asks, and hands each message of the answer, without its header, to `each`.
+/// Sends a query, and passes each message of the reply, without its header, to `each`.
 ///
 /// # Errors
-/// socket(2)'s, and EAGAIN where something between us and the kernel swallows the
-/// question. The kernel's own: ENOENT for a socket that there is not, or for a kind of
-/// them that it was built without.
+/// Those of socket(2); EAGAIN where a filter between us and the kernel drops the query; ENOENT for
+/// a socket that does not exist, or for a kind of socket that the kernel was built without.
 pub(super) fn send_query(query: Query, body: &[u8], mut each: impl FnMut(&[u8])) -> nix::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket =
         socket(AddressFamily::Netlink, SockType::Datagram, flags, Some(SockProtocol::NetlinkSockDiag))?;
-    // The kernel answers at once; a filter in between may not.
+    // The kernel replies at once; a filter in between may drop the query.
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(200))?;
     send(socket.as_raw_fd(), &request(query, body), MsgFlags::empty())?;
     let mut buffer = vec![0; 32 << 10];
@@ -81,14 +80,14 @@ fn request(query: Query, body: &[u8]) -> Vec<u8> {
     text
 }
 
-/// Reads the messages of one datagram; false once there will be no more.
+/// Reads the messages of one datagram; false after the last message of the reply.
 fn read_messages(mut text: &[u8], each: &mut impl FnMut(&[u8])) -> nix::Result<bool> {
     while let Some(length) = read_u32(text, 0) {
         let length = length as usize;
         let Some(message) = text.get(..length).filter(|_| length >= HEADER) else { return Ok(false) };
         match u16::from_ne_bytes([message[4], message[5]]) {
             SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => each(&message[HEADER..]),
-            // Either begins with what went wrong, or with zero.
+            // Both begin with a negative errno, or zero.
             NLMSG_ERROR | NLMSG_DONE => {
                 return match read_u32(message, HEADER).map_or(0, |error| (error as i32).wrapping_neg()) {
                     0 => Ok(false),
@@ -102,12 +101,12 @@ fn read_messages(mut text: &[u8], each: &mut impl FnMut(&[u8])) -> nix::Result<b
     Ok(true)
 }
 
-/// The number of 32 bits at `at`.
+/// The number of 32 bits at the offset `at`.
 pub(super) fn read_u32(text: &[u8], at: usize) -> Option<u32> {
     text.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-/// The attribute `kind` among those that follow each other from `at` on.
+/// The attribute `kind` in the list of attributes at the offset `at`.
 pub(super) fn attribute(message: &[u8], at: usize, kind: u16) -> Option<&[u8]> {
     let mut text = message.get(at..)?;
     loop {
@@ -125,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_understood_ends_the_answer() {
+    fn an_unknown_message_ends_the_reply() {
         let mut count = 0;
         let mut each = |_: &[u8]| count += 1;
         assert_eq!(read_messages(&[], &mut each), Ok(true), "nothing yet");

@@ -7,19 +7,17 @@ use nix::errno::Errno;
 use super::exec_args::ExecArgs;
 use super::inherited;
 
-/// Executes the first of `programs` that can be: of several, those that are not
-/// there or may not be executed are passed over, as execvp(3) does it. It gets
-/// `env` (`K=V`, without the two that follow), its own number in LISTEN_PID and,
-/// where the kernel has pidfs, in LISTEN_PIDFDID; and the signal mask and ignored
+/// Executes the first of `programs` that exists and may be executed, as execvp(3) does. It gets
+/// `env` (`K=V`, without the two variables that follow), its pid in LISTEN_PID, where the kernel
+/// has pidfs the inode number of its pidfd in LISTEN_PIDFDID, and the signal mask and ignored
 /// signals that we were started with.
 ///
-/// Returns why there was none, with every signal blocked. Meant for a process of
-/// one thread.
+/// Returns why none was executed, with every signal blocked. Meant for a process of one thread.
 pub fn exec_first(programs: &[CString], argv: &[CString], env: &[CString]) -> Errno {
     let mut exec_args = ExecArgs::new(argv, env);
     exec_args.add_process_ids(true, false);
     inherited::restore_all_dispositions();
-    let mut result = Errno::ENOENT;
+    let mut error = Errno::ENOENT;
     for program in programs {
         inherited::change_mask(libc::SIG_SETMASK, inherited::mask());
         // SAFETY: the program and both arrays are NUL-terminated strings and
@@ -29,9 +27,9 @@ pub fn exec_first(programs: &[CString], argv: &[CString], env: &[CString]) -> Er
         inherited::change_mask(libc::SIG_SETMASK, u64::MAX);
         match errno {
             Errno::ENOENT | Errno::ENOTDIR => {}
-            Errno::EACCES => result = errno,
+            Errno::EACCES => error = errno,
             other => return other,
         }
     }
-    result
+    error
 }

@@ -1,14 +1,14 @@
-//! What execve(2) is given: arguments and environment, allocated before the
-//! fork, with room for the variables that hold the child's own numbers.
+//! The arguments and the environment of execve(2), allocated before the fork, with room for the
+//! variables that only the child knows: its pid, and the inode number of its pidfd.
 
 use libc::{c_char, c_int};
 use std::ffi::{CStr, CString};
 use std::ptr;
 
-/// argv and envp as execve(2) wants them, with room for what only the child knows.
+/// argv and envp in the form of execve(2).
 pub(super) struct ExecArgs {
     pub(super) argv: Vec<*const c_char>,
-    /// Ends in room for three more variables and the null that ends them.
+    /// Ends with nulls: room for three more variables, and the terminator.
     pub(super) envp: Vec<*const c_char>,
     variables: usize,
     listen_pid: Variable,
@@ -32,18 +32,18 @@ impl ExecArgs {
         }
     }
 
-    /// In the child: adds the variables that hold its own numbers.
+    /// Called in the child: adds LISTEN_PID, LISTEN_PIDFDID and WATCHDOG_PID.
     pub(super) fn add_process_ids(&mut self, listen: bool, watchdog: bool) {
         // SAFETY: getpid has no arguments and cannot fail.
         let pid = u64::from(unsafe { libc::getpid() }.unsigned_abs());
         let inode = if listen { own_pidfd_inode() } else { None };
-        let new = [
+        let variables = [
             listen.then(|| self.listen_pid.set(pid)),
             inode.map(|inode| self.listen_pidfdid.set(inode)),
             watchdog.then(|| self.watchdog_pid.set(pid)),
         ];
         let free = self.envp.iter_mut().skip(self.variables);
-        for (entry, variable) in free.zip(new.into_iter().flatten()) {
+        for (entry, variable) in free.zip(variables.into_iter().flatten()) {
             *entry = variable;
         }
     }
@@ -64,7 +64,8 @@ impl Variable {
         Variable { text, name: name.len() }
     }
 
-    /// Plain decimal, as readers compare it; the text lives as long as `self` stays put.
+    /// Writes `value` in plain decimal, as readers compare it. The pointer is valid until `self` is
+    /// moved.
     fn set(&mut self, value: u64) -> *const c_char {
         let mut digits = [0_u8; 20];
         let mut rest = value;

@@ -1,4 +1,4 @@
-//! Descriptors by number, and what of sockets no crate wraps.
+//! Operations on descriptors by number, and on sockets that no crate wraps.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -26,8 +26,8 @@ pub fn duplicate_above(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> 
     Ok(take_ownership(copy))
 }
 
-/// Whether two descriptors of ours are copies of one: kcmp(2), KCMP_FILE. Where
-/// the kernel does not tell, they are not.
+/// Whether two descriptors of ours are copies of one: kcmp(2), KCMP_FILE. False where the kernel
+/// forbids the call.
 pub fn is_same_file(one: RawFd, other: RawFd) -> bool {
     const KCMP_FILE: libc::c_int = 0;
     let ours = std::process::id();
@@ -50,7 +50,7 @@ pub fn close_on_exec(fd: RawFd) -> io::Result<()> {
     }
 }
 
-/// Has the descriptor `fd` stay open at exec.
+/// Makes the descriptor `fd` stay open at exec.
 ///
 /// # Errors
 /// EBADF if `fd` is not open.
@@ -78,16 +78,16 @@ pub fn device_and_inode(fd: RawFd) -> io::Result<(u64, u64)> {
     }
 }
 
-/// The owner of a descriptor that we kept open over execve(2), and that nothing
-/// in this process owns. Any other number may close a file under its owner.
+/// An owner of a descriptor that stayed open over execve(2) and that nothing in this process owns.
+/// Any other number would get a second owner, and be closed twice.
 pub fn take_ownership(fd: RawFd) -> OwnedFd {
     // SAFETY: the caller vouches that the number is open and has no owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Closes the descriptor `fd`, which whoever started us gave to this process
-/// and which nothing in it owns: one of 3..3+LISTEN_FDS after LISTEN_PID was
-/// found to be ours. Any other number may close a file under its owner.
+/// Closes the inherited descriptor `fd`, which nothing in this process owns: one of 3..3+LISTEN_FDS
+/// after LISTEN_PID was found to be ours. Any other number may have an owner, which would close it
+/// again.
 pub fn close_inherited(fd: RawFd) {
     // SAFETY: close reads no memory of ours; the caller vouches that no owner
     // of the number exists in this process.
@@ -98,7 +98,7 @@ pub fn close_inherited(fd: RawFd) {
 /// tcp(7), TCP_DEFER_ACCEPT.
 ///
 /// # Errors
-/// Whatever setsockopt(2) says.
+/// Those of setsockopt(2).
 pub fn set_defer_accept(socket: BorrowedFd<'_>, seconds: i32) -> io::Result<()> {
     set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, seconds)
 }
@@ -107,7 +107,7 @@ pub fn set_defer_accept(socket: BorrowedFd<'_>, seconds: i32) -> io::Result<()> 
 /// tcp(7), TCP_FASTOPEN.
 ///
 /// # Errors
-/// Whatever setsockopt(2) says.
+/// Those of setsockopt(2).
 pub fn set_fastopen(socket: BorrowedFd<'_>, queue: i32) -> io::Result<()> {
     set_tcp_option(socket, libc::TCP_FASTOPEN, queue)
 }
@@ -115,7 +115,7 @@ pub fn set_fastopen(socket: BorrowedFd<'_>, queue: i32) -> io::Result<()> {
 /// Value of an integer option of TCP: tcp(7).
 ///
 /// # Errors
-/// Whatever getsockopt(2) says.
+/// Those of getsockopt(2).
 #[cfg(test)]
 pub fn tcp_option(socket: BorrowedFd<'_>, option: i32) -> io::Result<i32> {
     let mut value = 0_i32;
@@ -143,8 +143,8 @@ fn set_tcp_option(socket: BorrowedFd<'_>, option: i32, value: i32) -> io::Result
     }
 }
 
-/// Whether two sockets are of one network namespace (SO_NETNS_COOKIE, Linux 5.14). Before that
-/// kernel they are taken to be.
+/// Whether two sockets are of one network namespace (SO_NETNS_COOKIE, Linux 5.14). An older kernel
+/// does not report it; then the result is true.
 pub fn same_network_namespace(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     let (one, other) = (network_namespace(one), network_namespace(other));
     one.is_none() || other.is_none() || one == other
@@ -168,16 +168,16 @@ fn network_namespace(socket: BorrowedFd<'_>) -> Option<u64> {
 pub struct Queue {
     /// How many there are.
     pub length: u32,
-    /// How many there may be.
+    /// The most that there may be.
     pub backlog: u32,
 }
 
-/// The queue of a TCP socket; None if it does not listen, for example because
-/// somebody has called shutdown(2) on it. The kernel tells it in `tcpi_unacked` and
-/// `tcpi_sacked` of TCP_INFO, which for a listener have no other use.
+/// The queue of a TCP socket; None if it does not listen, for example because somebody has called
+/// shutdown(2) on it. The kernel reports it in `tcpi_unacked` and `tcpi_sacked` of TCP_INFO, which
+/// for a listener have no other use.
 ///
 /// # Errors
-/// Whatever getsockopt(2) says.
+/// Those of getsockopt(2).
 pub fn tcp_queue(socket: BorrowedFd<'_>) -> io::Result<Option<Queue>> {
     /// TCP_LISTEN of the kernel's net/tcp_states.h.
     const LISTEN: u8 = 10;
@@ -204,14 +204,14 @@ pub fn tcp_queue(socket: BorrowedFd<'_>) -> io::Result<Option<Queue>> {
 /// The backlog alone, as [`tcp_queue`] has it.
 ///
 /// # Errors
-/// Whatever getsockopt(2) says.
+/// Those of getsockopt(2).
 pub fn tcp_backlog(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
     Ok(tcp_queue(socket)?.map(|queue| queue.backlog))
 }
 
-/// Whether somebody has called shutdown(2) on a unix or a UDP socket, so that it receives
-/// nothing any more. SO_ACCEPTCONN does not tell, it stays 1; and nix has no name
-/// for POLLRDHUP, the one sign of SHUT_RD: poll(2).
+/// Whether somebody has called shutdown(2) on a unix or a UDP socket, so that it receives nothing
+/// any more. SO_ACCEPTCONN stays 1; POLLRDHUP of poll(2), which nix does not define, is the only
+/// sign of SHUT_RD.
 pub fn is_shut_down(socket: BorrowedFd<'_>) -> bool {
     let mut wait = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
     // SAFETY: the kernel reads and writes one live pollfd, and does not wait.

@@ -1,21 +1,19 @@
 //! Which descriptor goes to which number in a worker, planned before the fork.
 //!
-//! After [`Plan::apply`] each target holds its source and is kept by exec;
-//! everything else from 3 up is close-on-exec, and so is the error pipe, which
-//! never sits on a target.
+//! After [`Plan::apply`] each target is a duplicate of its source and stays open at exec.
+//! Everything else from 3 up is close-on-exec, also the error pipe, whose number is never a target.
 
 use std::os::fd::RawFd;
 
-/// What the plan does to a table of descriptors; the kernel's in a child, a
-/// simulated one in the tests.
+/// A table of descriptors: the kernel's in a child, a simulated one in the tests.
 pub trait FdTable {
     /// Why an operation failed.
     type Error;
     /// Duplicates `fd`, close-on-exec, to the lowest free number not below `least`.
     fn duplicate_above(&mut self, fd: RawFd, least: RawFd) -> Result<RawFd, Self::Error>;
-    /// Duplicates `source` to `target`, another number, kept by exec.
+    /// Duplicates `source` to `target`, another number, which stays open at exec.
     fn duplicate_to(&mut self, source: RawFd, target: RawFd) -> Result<(), Self::Error>;
-    /// Makes `fd` kept by exec.
+    /// Makes `fd` stay open at exec.
     fn keep_on_exec(&mut self, fd: RawFd) -> Result<(), Self::Error>;
     /// Makes what is open from `first` to `last` close-on-exec.
     fn close_on_exec(&mut self, first: RawFd, last: RawFd) -> Result<(), Self::Error>;
@@ -25,14 +23,15 @@ pub trait FdTable {
 struct Mapping {
     source: RawFd,
     target: RawFd,
+    /// Whether the source is a target of another mapping, and has to be moved away first.
     conflicts: bool,
 }
 
-/// The steps, ready to be taken without allocating.
+/// The steps, prepared so that [`Plan::apply`] allocates nothing.
 #[derive(Debug)]
 pub struct Plan {
     mappings: Vec<Mapping>,
-    /// What exec closes: from 3 up, every stretch without a target.
+    /// The ranges from 3 up that have no target; exec closes them.
     gaps: Vec<(RawFd, RawFd)>,
     /// The first number above every target.
     above: RawFd,
@@ -58,7 +57,7 @@ impl Plan {
             .map(|&(source, target)| Mapping {
                 source,
                 target,
-                // A source on its own target stays: nobody else goes there.
+                // A source that is its own target stays: no other mapping has that target.
                 conflicts: source != target && taken(source),
             })
             .collect();
@@ -76,7 +75,7 @@ impl Plan {
         Some(Plan { mappings, gaps, above: next, error_pipe, move_error_pipe: taken(error_pipe) })
     }
 
-    /// Where the write end of the error pipe is now.
+    /// The present number of the write end of the error pipe.
     pub fn error_pipe(&self) -> RawFd {
         self.error_pipe
     }
@@ -85,7 +84,7 @@ impl Plan {
     /// between fork and exec.
     ///
     /// # Errors
-    /// The first one of the table; what was done until then stays done.
+    /// The first error of the table; earlier steps are not undone.
     pub fn apply<T: FdTable>(&mut self, table: &mut T) -> Result<(), T::Error> {
         if self.move_error_pipe {
             self.error_pipe = table.duplicate_above(self.error_pipe, self.above)?;

@@ -1,5 +1,5 @@
-//! Who a worker runs as: names become numbers here, before any fork, because
-//! the look-up may read files, ask a daemon and allocate.
+//! The user that a worker runs as. Names are resolved here, before any fork, because that may read
+//! files, ask a daemon and allocate.
 
 use std::ffi::CString;
 
@@ -24,8 +24,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Whether we are this already and have nothing to give up: no privileges,
-    /// and all three user and group ids are these.
+    /// Whether we are this user already, without privileges to give up: all three user and group
+    /// ids are these.
     pub fn is_ours(&self) -> bool {
         let (Ok(uids), Ok(gids)) = (getresuid(), getresgid()) else {
             return false;
@@ -44,8 +44,7 @@ impl Identity {
 /// number without a passwd entry has none, and needs GROUP.
 ///
 /// # Errors
-/// A message that says what is unknown or that we may not become it; ends in
-/// exit status 125.
+/// A message that says what is unknown, or that we may not become this user; exit status 125.
 pub fn find_identity(spec: &str) -> Result<Identity, String> {
     let (user, group) = match spec.split_once(':') {
         Some((user, group)) => (user, Some(group)),

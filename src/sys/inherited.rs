@@ -1,10 +1,9 @@
 //! What we were started with: the signal mask, the ignored signals and the
 //! number of descriptors that we may have.
 //!
-//! Saved before the Rust runtime starts, because that sets SIGPIPE to ignored
-//! and installs handlers of its own. A worker must get what *we* were given
-//! (`nohup`, a blocked set), not what became of it. Saving changes nothing, so
-//! that any program may link this module.
+//! Saved before the Rust runtime starts, because that sets SIGPIPE to ignored and installs handlers
+//! of its own. A worker must get the values that *we* inherited (`nohup`, a blocked set), not the
+//! present ones. Saving changes nothing, so that any program may link this module.
 
 use std::array;
 use std::ptr;
@@ -17,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// Bit n-1 stands for signal n, as in `SigBlk` of `/proc/PID/status`.
 static MASK: AtomicU64 = AtomicU64::new(0);
 static IGNORED: AtomicU64 = AtomicU64::new(0);
-/// The soft RLIMIT_NOFILE of before we raised it; until then, more than any.
+/// The soft RLIMIT_NOFILE from before [`raise_file_limit`]; until then the highest number.
 static FILE_LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
 
 #[used]
@@ -32,8 +31,8 @@ extern "C" fn save() {
     IGNORED.store(ignored, Ordering::Relaxed);
 }
 
-/// What we were started with, on its way through an execve(2): the next image
-/// is started with what is ours by now.
+/// What we were started with, to be passed over an execve(2) of ourselves: the next image inherits
+/// our present values instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inherited {
     mask: u64,
@@ -48,7 +47,7 @@ pub fn inherited() -> Inherited {
     Inherited { mask, ignored, file_limit }
 }
 
-/// Has it be what we were started with.
+/// Sets what we were started with.
 pub fn restore(inherited: Inherited) {
     MASK.store(inherited.mask, Ordering::Relaxed);
     IGNORED.store(inherited.ignored, Ordering::Relaxed);
@@ -72,26 +71,24 @@ pub fn ignored(signal: i32) -> bool {
     IGNORED.load(Ordering::Relaxed) & bit(signal) != 0
 }
 
-/// Blocks every signal in the calling thread. The first act of `main`: every
-/// thread made afterwards inherits it, and a signal that comes before anybody
-/// listens stays pending, even for PID 1, which loses an unblocked one.
+/// Blocks every signal in the calling thread. The first act of `main`: every thread made afterwards
+/// inherits it, and a signal that comes before a thread reads signals stays pending. PID 1 would
+/// lose an unblocked one.
 ///
-/// The C library keeps the two signals that it needs for itself (32 and 33).
+/// The C library leaves out the two signals that it uses itself (32 and 33).
 pub fn block_all_signals() {
     set_thread_mask(true);
 }
 
-/// Unblocks every signal in the calling thread, which is the one that listens.
+/// Unblocks every signal in the calling thread.
 pub fn unblock_all_signals() {
     set_thread_mask(false);
 }
 
-/// Raises our soft limit of open descriptors (RLIMIT_NOFILE, getrlimit(2)) to
-/// the hard one. A worker costs us up to three, and twice as many workers live
-/// during an upgrade, which the customary 1024 would end at some hundred and
-/// sixty. Workers get the limit of before, because a program that uses
-/// select(2) must not see a descriptor above it. A limit that cannot be raised
-/// stays.
+/// Raises our soft limit of open descriptors (RLIMIT_NOFILE, getrlimit(2)) to the hard one. A
+/// worker costs us up to three, and twice as many workers live during an upgrade: the usual limit
+/// of 1024 allows some 160 workers. Workers get the earlier limit, because a program that uses
+/// select(2) must not see a descriptor above it. A limit that cannot be raised stays.
 #[allow(clippy::unnecessary_cast, reason = "the type differs between machines")]
 pub fn raise_file_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
@@ -101,7 +98,7 @@ pub fn raise_file_limit() {
     }
 }
 
-/// In the child: the limit of before [`raise_file_limit`]. Descriptors that are
+/// Called in the child: restores the limit from before [`raise_file_limit`]. Descriptors that are
 /// open above it stay open. Async-signal-safe.
 #[allow(clippy::unnecessary_cast, reason = "the type differs between machines")]
 pub(super) fn restore_file_limit() {
@@ -116,15 +113,15 @@ pub(super) fn restore_file_limit() {
     }
 }
 
-/// Undoes an inherited SIGCHLD = ignored, under which the kernel reaps our
-/// children itself and waitpid(2) knows nothing of how they ended.
+/// Undoes an inherited SIGCHLD = ignored, under which the kernel reaps our children itself and
+/// waitpid(2) does not return their status.
 pub fn default_sigchld() {
     set_disposition(libc::SIGCHLD, libc::SIG_DFL);
 }
 
-/// Gives each signal the disposition that we were started with: ignored stays
-/// ignored, all else is default. A worker gets SIGCHLD = default whatever ours
-/// was, because programs that wait for their children take that for granted.
+/// Gives each signal the disposition that we were started with: ignored stays ignored, all else is
+/// default. A worker gets SIGCHLD = default whatever ours was, because programs that wait for their
+/// children rely on it.
 ///
 /// Async-signal-safe: for the child between fork and exec.
 pub(super) fn restore_dispositions() {
@@ -134,8 +131,8 @@ pub(super) fn restore_dispositions() {
     }
 }
 
-/// The same, and SIGCHLD too as it was given: for a process that becomes another
-/// program and starts nothing.
+/// As [`restore_dispositions`], but SIGCHLD too is as we were started with it: for a process that
+/// executes another program and starts no child.
 pub(super) fn restore_all_dispositions() {
     restore_dispositions();
     if ignored(libc::SIGCHLD) {
@@ -143,10 +140,10 @@ pub(super) fn restore_all_dispositions() {
     }
 }
 
-/// rt_sigprocmask(2) of the calling thread; gives the mask of before.
+/// rt_sigprocmask(2) of the calling thread; returns the previous mask.
 ///
-/// The system call and not the C library's function, which leaves out signals
-/// 32 and 33: a worker gets exactly the mask that we got. Async-signal-safe.
+/// It is the system call and not the C library's function, which leaves out signals 32 and 33: a
+/// worker gets exactly the mask that we got. Async-signal-safe.
 pub(super) fn change_mask(how: c_int, mask: u64) -> u64 {
     const WORDS: usize = (u64::BITS / c_ulong::BITS) as usize;
     let shift = |word: usize| word as u32 * c_ulong::BITS;
@@ -174,13 +171,12 @@ fn bit(signal: i32) -> u64 {
     }
 }
 
-/// The kernel's `struct sigaction`, and room to spare: the handler comes first,
-/// and what follows (flags, perhaps a restorer, the mask) is zero in all that we
-/// set. MIPS alone has it the other way round.
+/// Longer than the kernel's `struct sigaction`. The handler comes first; what follows (flags,
+/// perhaps a restorer, the mask) is zero in all that we set. Only MIPS has another order.
 type KernelSigaction = [libc::sighandler_t; 8];
 
-/// rt_sigaction(2) itself: the C library hides 32 and 33, one of which it takes
-/// for itself at the first thread, although they may have been ignored.
+/// The system call rt_sigaction(2). The C library hides signals 32 and 33, which may have been
+/// ignored, and uses one of them from the first thread on.
 fn change_action(signal: c_int, new: *const KernelSigaction, old: *mut KernelSigaction) -> bool {
     /// The size of the kernel's signal set in bytes.
     const SET: usize = 8;

@@ -1,7 +1,8 @@
-//! Listening sockets by inode: which ones a process holds, read from `/proc`.
+//! The listening sockets of processes, by inode, and the connections that these have accepted: read
+//! from `/proc`.
 //!
-//! As in [`tree`](super::tree), everything here is evidence about a moment that
-//! has passed, and without `/proc` or the right to look there is none.
+//! As in [`tree`](super::tree), every result describes a moment that has passed. Without `/proc`,
+//! or the right to read it, results are empty.
 
 use super::proc_fd::{socket_fds, socket_inodes};
 use super::{connections, fd, pidfd};
@@ -13,8 +14,8 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 
-/// The stream sockets that one of `pids` holds and that listen. They are taken
-/// to share the network namespace of the first that is there.
+/// The listening stream sockets that one of `pids` has open. All are assumed to be in the network
+/// namespace of the first process that exists.
 pub fn listening_sockets(pids: &[Pid]) -> BTreeSet<u64> {
     let held: BTreeSet<u64> = pids.iter().flat_map(|&pid| socket_inodes(pid)).collect();
     if held.is_empty() {
@@ -24,7 +25,7 @@ pub fn listening_sockets(pids: &[Pid]) -> BTreeSet<u64> {
     held.intersection(&listening).copied().collect()
 }
 
-/// Those that listen in the network namespace of `pid`.
+/// The listening sockets in the network namespace of `pid`.
 fn listening_inodes(pid: Pid) -> Option<BTreeSet<u64>> {
     let unix = File::open(format!("/proc/{pid}/net/unix")).ok()?;
     let mut inodes: BTreeSet<u64> = lines(unix).filter_map(|line| unix_inode(&line)).collect();
@@ -37,9 +38,8 @@ fn listening_inodes(pid: Pid) -> Option<BTreeSet<u64>> {
     Some(inodes)
 }
 
-/// Whether `pids`, and none of `others`, hold a TCP connection to each of these
-/// listeners: they have accepted it. A server that never rests is seen so when it
-/// is never seen to wait.
+/// Whether `pids`, and none of `others`, have a TCP connection of each of these listeners, which
+/// they must have accepted. A busy server is recognised by this, because it is never seen to wait.
 pub fn have_accepted_on_each(pids: &[Pid], others: &[Pid], listeners: &BTreeSet<u64>) -> bool {
     let Some(ports) = pids.iter().find_map(|&pid| namespace_ports(pid)) else { return false };
     !listeners.is_empty()
@@ -48,27 +48,28 @@ pub fn have_accepted_on_each(pids: &[Pid], others: &[Pid], listeners: &BTreeSet<
             .all(|inode| ports.get(inode).is_some_and(|&port| have_accepted_on(pids, others, port)))
 }
 
-/// Whether `pids`, and none of `others`, hold a connection that came in through
-/// `port`.
+/// Whether `pids`, and none of `others`, have a connection that came in through `port`.
 pub fn have_accepted_on(pids: &[Pid], others: &[Pid], port: u16) -> bool {
     /// A connection may end before it is seen.
     const ATTEMPTS: u32 = 3;
     let held = |of: &[Pid]| -> BTreeSet<u64> { of.iter().flat_map(|&pid| socket_inodes(pid)).collect() };
     (0..ATTEMPTS).any(|_| {
-        let connections = match connections_through(pids, port) {
+        let connections = match connections_at(pids, port) {
             Ok(connections) => connections,
-            // Without the right to borrow: by the kernel's list, which takes longer than many a connection.
+            // Without the right to duplicate descriptors, the kernel is asked for all connections,
+            // which takes longer than many connections last.
             Err(_) => connections::tcp_at_port(port).intersection(&held(pids)).copied().collect(),
         };
         !connections.is_empty() && !connections.is_subset(&held(others))
     })
 }
 
-/// The inodes of the connections through `port` that `pids` hold, which their own sockets tell.
+/// The inodes of the connections through `port` that `pids` have open, read from duplicates of
+/// their sockets.
 ///
 /// # Errors
-/// As of [`pidfd::duplicate`], but for those that have gone.
-fn connections_through(pids: &[Pid], port: u16) -> nix::Result<BTreeSet<u64>> {
+/// Those of [`pidfd::duplicate`], except for a process or a descriptor that has gone.
+fn connections_at(pids: &[Pid], port: u16) -> nix::Result<BTreeSet<u64>> {
     let mut seen = BTreeSet::new();
     for &pid in pids {
         for (number, _) in socket_fds(pid) {
@@ -86,10 +87,10 @@ fn connections_through(pids: &[Pid], port: u16) -> nix::Result<BTreeSet<u64>> {
     Ok(seen)
 }
 
-/// The connections that came in through one of `ports` and that `pid` holds. Without the right to
-/// look at them there are none.
+/// The connections that came in through one of `ports` and that `pid` has open. Empty without the
+/// right to duplicate its descriptors.
 pub fn accepted_connections(pid: Pid, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
-    ports.iter().flat_map(|&port| connections_through(&[pid], port).unwrap_or_default()).collect()
+    ports.iter().flat_map(|&port| connections_at(&[pid], port).unwrap_or_default()).collect()
 }
 
 /// The TCP ports that `pid` itself listens on.
@@ -103,7 +104,7 @@ pub fn listen_ports(pid: Pid) -> BTreeSet<u16> {
 fn namespace_ports(pid: Pid) -> Option<BTreeMap<u64, u16>> {
     let tables = ["tcp", "tcp6"].map(|table| File::open(format!("/proc/{pid}/net/{table}")).ok());
     let [four, six] = tables;
-    let rows = |table: File| lines(table).map_while(|line| tcp_row(&line).filter(|row| row.listens));
+    let rows = |table: File| lines(table).map_while(|line| tcp_row(&line).filter(|row| row.is_listening));
     let rows = rows(four?).chain(six.into_iter().flat_map(rows));
     Some(rows.map(|row| (row.inode, row.port)).collect())
 }
@@ -111,7 +112,7 @@ fn namespace_ports(pid: Pid) -> Option<BTreeMap<u64, u16>> {
 /// A line of the TCP tables.
 struct Row {
     port: u16,
-    listens: bool,
+    is_listening: bool,
     inode: u64,
 }
 
@@ -124,26 +125,26 @@ fn lines(table: File) -> impl Iterator<Item = String> {
 /// the tenth the inode.
 fn tcp_row(line: &str) -> Option<Row> {
     /// TCP_LISTEN.
-    const LISTENS: &str = "0A";
+    const LISTEN: &str = "0A";
     let mut fields = line.split_whitespace();
     let (_, port) = fields.nth(1)?.rsplit_once(':')?;
-    let listens = fields.nth(1)? == LISTENS;
+    let is_listening = fields.nth(1)? == LISTEN;
     let port = u16::from_str_radix(port, 16).ok()?;
-    Some(Row { port, listens, inode: fields.nth(5)?.parse().ok()? })
+    Some(Row { port, is_listening, inode: fields.nth(5)?.parse().ok()? })
 }
 
 /// The inode of a socket that listens.
 fn tcp_inode(line: &str) -> Option<u64> {
-    tcp_row(line).filter(|row| row.listens).map(|row| row.inode)
+    tcp_row(line).filter(|row| row.is_listening).map(|row| row.inode)
 }
 
 /// The fourth field holds the flags, the seventh the inode.
 fn unix_inode(line: &str) -> Option<u64> {
     /// __SO_ACCEPTCON.
-    const LISTENS: u32 = 1 << 16;
+    const LISTEN: u32 = 1 << 16;
     let mut fields = line.split_whitespace();
     let flags = u32::from_str_radix(fields.nth(3)?, 16).ok()?;
-    (flags & LISTENS != 0).then(|| fields.nth(2)?.parse().ok())?
+    (flags & LISTEN != 0).then(|| fields.nth(2)?.parse().ok())?
 }
 
 #[cfg(test)]
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn listeners_are_told_from_connections() {
+    fn listeners_are_distinguished_from_connections() {
         let four = TcpListener::bind("127.0.0.1:0").expect("bind");
         let client = TcpStream::connect(four.local_addr().expect("an address")).expect("connect");
         let path = tempfile::tempdir().expect("a directory");
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_another_form_are_none() {
+    fn lines_of_another_form_are_skipped() {
         for line in ["", "sl local_address rem_address st", "0: 0100007F:1389 00000000:0000 01 0 0 0 0 0 7"] {
             assert_eq!(tcp_inode(line), None, "{line}");
         }

@@ -1,9 +1,9 @@
 //! The memory of program text that only the start needs.
 //!
 //! This is kept although the kernel could reclaim such pages by itself: it does so only under
-//! memory pressure, and until then they count as our resident memory. The dynamic loader and
-//! the shared libraries are part of that text. A static build has neither, and may make this
-//! file needless.
+//! memory pressure, and until then they count as our resident memory. The dynamic loader and the
+//! shared libraries are part of that text. A static build has neither, and may make this file
+//! unnecessary.
 
 use std::fs;
 
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_text_of_files_is_let_go_of() {
+    fn only_text_of_files_is_released() {
         let text = "7f00a000-7f00b000 r-xp 00001000 fe:00 131 /usr/lib/libc.so.6";
         assert_eq!(text_mapping(text), Some((0x7f00_a000, 0x7f00_b000)));
         for other in [
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_goes_on_afterwards() {
+    fn the_process_works_after_the_release() {
         release_text();
         assert!(fs::metadata("/").is_ok());
     }

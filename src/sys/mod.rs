@@ -1,5 +1,5 @@
-//! The only place where unsafe is allowed: what the kernel is asked for, and
-//! nothing about workers, generations or upgrades.
+//! System calls and `/proc`: the only place where unsafe is allowed. Nothing here knows of
+//! generations or upgrades.
 #![allow(unsafe_code)]
 
 pub mod child;

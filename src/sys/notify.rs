@@ -1,9 +1,9 @@
-//! The receiving end of sd_notify(3): a datagram socket, one for each start of
-//! a worker, so that a message is known by the socket that it came through.
+//! The receiving end of sd_notify(3): a datagram socket, one for each start of a worker, so that
+//! the socket identifies the worker of a message.
 //!
-//! The address is a path, because common clients know no other (the crate
-//! sd-notify, ruby-sd-notify). Where there is no directory for it, it is
-//! abstract, with 128 random bits that keep strangers from guessing it.
+//! The address is a path, because common clients support nothing else (the crate sd-notify,
+//! ruby-sd-notify). Where there is no directory for it, it is abstract, with 128 random bits, so
+//! that other users cannot guess it.
 
 use std::fs;
 use std::io;
@@ -44,14 +44,13 @@ pub struct NotifySocket {
 /// A message, with its sender.
 #[derive(Debug)]
 pub struct Datagram {
-    /// The sender, as the kernel saw it; 0 for one outside our pid namespace.
-    /// Root may claim another's.
+    /// The pid of the sender, from the kernel; 0 for a process outside our pid namespace. Root may
+    /// claim another pid.
     pub pid: i32,
-    /// Its user, under the same reserve.
+    /// The user id of the sender, with the same exception for root.
     pub uid: u32,
-    /// What it says. Empty for an empty message, and for one that was dropped
-    /// whole because it is longer than 4096 bytes or its descriptors did not
-    /// all arrive.
+    /// The message. It is empty also if it was dropped, because it was longer than 4096 bytes or
+    /// not all of its descriptors arrived.
     pub text: Vec<u8>,
     /// The descriptors that came with it, close-on-exec.
     pub fds: Vec<OwnedFd>,
@@ -68,12 +67,11 @@ impl NotifySocket {
         Ok(NotifySocket { socket: bind_socket(&address)?, address: format!("@{name}"), path: None })
     }
 
-    /// Binds a new socket to `path`, which goes with it. Everybody may send: a
-    /// worker may have given up its user by then, and who counts is decided by
-    /// the sender's pid.
+    /// Binds a new socket to `path`, which is removed with the socket. Everybody may send, because
+    /// a worker may run as another user; the pid of the sender decides whether a message counts.
     ///
     /// # Errors
-    /// EADDRINUSE where something is; ENAMETOOLONG beyond 107 bytes.
+    /// EADDRINUSE where the path exists; ENAMETOOLONG beyond 107 bytes.
     pub fn at(path: PathBuf) -> io::Result<Self> {
         let socket = bind_socket(&UnixAddr::new(&path)?)?;
         let address = path.to_string_lossy().into_owned();
@@ -82,12 +80,12 @@ impl NotifySocket {
         Ok(socket)
     }
 
-    /// One that was bound before an execve(2).
+    /// A socket that was bound before an execve(2).
     pub fn restore(socket: OwnedFd, address: String, path: Option<PathBuf>) -> Self {
         NotifySocket { socket, address, path }
     }
 
-    /// The path that goes with it.
+    /// The path, which is removed with the socket; None for an abstract address.
     pub fn path(&self) -> Option<&PathBuf> {
         self.path.as_ref()
     }
@@ -100,7 +98,7 @@ impl NotifySocket {
     /// The next message; None when there is none at the moment.
     ///
     /// # Errors
-    /// What recvmsg(2) gives, other than EAGAIN and EINTR.
+    /// Those of recvmsg(2), other than EAGAIN and EINTR.
     pub fn receive(&self) -> io::Result<Option<Datagram>> {
         let mut text = [0_u8; MAX_MESSAGE];
         let mut control = [0_u64; CONTROL_WORDS];
@@ -148,7 +146,7 @@ impl Drop for NotifySocket {
 fn bind_socket(address: &UnixAddr) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
-    // Before the address exists, so that no message comes without.
+    // Before the address exists, so that no message comes without credentials.
     setsockopt(&socket, sockopt::PassCred, &true)?;
     bind(socket.as_raw_fd(), address)?;
     Ok(socket)
@@ -199,11 +197,11 @@ unsafe fn take_control(header: &libc::msghdr) -> (Option<libc::ucred>, Vec<Owned
 /// 128 bits from getrandom(2).
 ///
 /// # Errors
-/// None that the kernel documents for so few.
+/// None that getrandom(2) documents for 16 bytes.
 pub fn random() -> io::Result<u128> {
     let mut bytes = [0; 16];
     loop {
-        // SAFETY: the buffer is as long as said. Up to 256 bytes come whole.
+        // SAFETY: the buffer is as long as said. Up to 256 bytes are never returned in part.
         let result = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
         match Errno::result(result) {
             Ok(_) => return Ok(u128::from_ne_bytes(bytes)),

@@ -7,10 +7,10 @@ use nix::unistd::{Gid, Pid, Uid};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-/// As whom the other end connected (SO_PEERCRED of unix(7)).
+/// The credentials of the process that connected (SO_PEERCRED of unix(7)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Its process then; 0 if it is not in our pid namespace.
+    /// Its pid at connect(2); 0 if it is not in our pid namespace.
     pub pid: Pid,
     /// Its user.
     pub uid: Uid,
@@ -24,10 +24,10 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Asks the kernel, which noted it at connect(2).
+/// The peer, as the kernel has recorded it at connect(2).
 ///
 /// # Errors
-/// Whatever getsockopt(2) says. Where the kernel cannot tell supplementary groups
+/// Those of getsockopt(2). Where the kernel cannot tell supplementary groups
 /// (before 4.13), there are none.
 pub fn peer(socket: &impl AsFd) -> nix::Result<Peer> {
     let credentials = getsockopt(socket, PeerCredentials)?;
@@ -36,8 +36,7 @@ pub fn peer(socket: &impl AsFd) -> nix::Result<Peer> {
     Ok(Peer { pid: Pid::from_raw(credentials.pid()), uid: Uid::from_raw(credentials.uid()), groups })
 }
 
-/// SO_PEERGROUPS. The kernel says ERANGE, and how many bytes it needs, if there is
-/// not room for all.
+/// SO_PEERGROUPS. If the buffer is too small, the kernel returns ERANGE and the size that it needs.
 fn supplementary(socket: BorrowedFd<'_>) -> nix::Result<Vec<libc::gid_t>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
@@ -59,8 +58,8 @@ fn supplementary(socket: BorrowedFd<'_>) -> nix::Result<Vec<libc::gid_t>> {
     }
 }
 
-/// Whether the other end has closed both directions: nobody will read what is
-/// written. One that has only finished sending is still there.
+/// Whether the other end has closed both directions: nobody will read what is written. A peer that
+/// has only finished sending is still there.
 pub fn has_gone(socket: &impl AsFd) -> bool {
     let mut wait = [PollFd::new(socket.as_fd(), PollFlags::empty())];
     let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
@@ -75,7 +74,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     #[test]
-    fn the_other_end_is_who_it_is() {
+    fn the_peer_of_our_own_socket_is_ourselves() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let peer = peer(&ours).unwrap();
         assert_eq!((peer.pid, peer.uid), (Pid::this(), Uid::effective()));
@@ -85,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_said_all_has_not_gone() {
+    fn a_peer_that_has_only_finished_sending_has_not_gone() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         theirs.shutdown(Shutdown::Write).unwrap();
         assert!(!has_gone(&ours));

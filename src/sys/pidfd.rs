@@ -12,9 +12,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 /// A copy of the descriptor `number` of the task `thread`: pidfd_getfd(2), Linux 5.6.
 ///
 /// # Errors
-/// EPERM without the right to trace it: another user's without CAP_SYS_PTRACE, one
-/// that is not dumpable, or a container's profile that forbids the call. ESRCH and
-/// EBADF if it has gone.
+/// EPERM without the right to trace it: another user's without CAP_SYS_PTRACE, one that is not
+/// dumpable, or a container's profile that forbids the call. ESRCH if the task has gone, EBADF if
+/// the descriptor has.
 pub fn duplicate(thread: Pid, number: RawFd) -> nix::Result<OwnedFd> {
     let task = match open(thread, libc::PIDFD_THREAD) {
         // Before Linux 6.9 there are pidfds of whole processes only, which share
@@ -23,14 +23,14 @@ pub fn duplicate(thread: Pid, number: RawFd) -> nix::Result<OwnedFd> {
         task => task?,
     };
     let none: c_uint = 0;
-    // SAFETY: plain system call, whose result is checked and nobody else's.
+    // SAFETY: plain system call; the descriptor that it returns is new and has no other owner.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_getfd, task.as_raw_fd(), number, none) as c_int;
         if fd == -1 { Err(Errno::last()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
     }
 }
 
-/// A copy of the socket of this inode that the process holds, under whatever number.
+/// A copy of the socket with this inode, if the process has a descriptor of it.
 pub fn duplicate_by_inode(process: Pid, inode: u64) -> Option<OwnedFd> {
     let (number, _) = proc_fd::socket_fds(process).find(|&(_, found)| found == inode)?;
     let socket = duplicate(process, number).ok()?;
@@ -41,7 +41,7 @@ pub fn duplicate_by_inode(process: Pid, inode: u64) -> Option<OwnedFd> {
 
 /// pidfd_open(2).
 pub(super) fn open(task: Pid, flags: c_uint) -> nix::Result<OwnedFd> {
-    // SAFETY: plain system call, whose result is checked and nobody else's.
+    // SAFETY: plain system call; the descriptor that it returns is new and has no other owner.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, task.as_raw(), flags) as c_int;
         if fd == -1 { Err(Errno::last()) } else { Ok(OwnedFd::from_raw_fd(fd)) }

@@ -1,9 +1,8 @@
-//! Whether the kernel, and whatever stands between it and us, lets us do what
-//! `--adopt` does: each thing is tried on a child or a socket of our own.
+//! Tries what `--adopt` does on a child or a socket of our own, because the kernel, or a filter
+//! between it and us, may forbid it.
 //!
-//! A child is killed and reaped before the answer is given, and lives no longer than
-//! we do; nothing waits for longer than [`TIMEOUT_SECONDS`]. To be called while there is one
-//! thread.
+//! A child is killed and reaped before a function returns, and ends when we end. Nothing waits for
+//! longer than [`TIMEOUT_SECONDS`]. To be called while there is one thread.
 
 use super::child;
 use super::pidfd;
@@ -22,12 +21,12 @@ use nix::unistd::{Pid, getpid, pipe2};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-/// In seconds. What is waited for here takes microseconds.
+/// How long anything is waited for; all of it takes microseconds.
 const TIMEOUT_SECONDS: u16 = 3;
-/// What is read in the memory of a child.
-static MARK: [u8; 8] = *b"graceful";
+/// What is read from the memory of a child.
+static MARKER: [u8; 8] = *b"graceful";
 
-/// A child, until it is dropped.
+/// A child, which is killed and reaped on drop.
 struct Child(Pid);
 
 impl Child {
@@ -51,10 +50,10 @@ impl Child {
         }
     }
 
-    /// Waits for its end, which the alarm bounds.
+    /// Waits until it ends; its alarm limits the time.
     fn wait(self) -> Option<Exit> {
         let exit = process::wait(self.0);
-        // Its pid may be somebody else's from now on.
+        // Its pid may be another process's from now on.
         mem::forget(self);
         exit
     }
@@ -62,27 +61,27 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // One that has ended is a zombie until now, so the pid is still its own.
+        // It has not been reaped, so the pid is still its own.
         let _ = process::signal(self.0, libc::SIGKILL);
         process::wait(self.0);
     }
 }
 
-/// Why no call of a child was seen.
+/// Why the call of a child was not received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeError {
-    /// We do not know the numbers of this architecture.
+    /// We do not know the system call numbers of this architecture.
     Architecture,
     /// There was no child or no channel to it.
     Child(Errno),
-    /// It could not install the filter.
+    /// The child could not install the filter.
     Filter(Errno),
-    /// It has, and its call was not told, or could not be answered.
+    /// The filter is installed, but the call was not received, or could not be answered.
     Call(Errno),
 }
 
-/// Has a child call bind(2) under a [`Filter`], hears of it and lets it go on.
-/// Whether the child had to take on PR_SET_NO_NEW_PRIVS for that.
+/// Makes a child call bind(2) under a [`Filter`], receives the call and lets it continue. Returns
+/// whether the child had to set PR_SET_NO_NEW_PRIVS for that.
 ///
 /// # Errors
 /// [`ProbeError`].
@@ -116,8 +115,8 @@ pub fn probe_bind_notification() -> Result<bool, ProbeError> {
     }
 }
 
-/// In the child: 0, or 1 with PR_SET_NO_NEW_PRIVS, if the kernel has carried out a
-/// call that has to fail; or the error of the filter.
+/// Called in the child. Returns 0, or 1 with PR_SET_NO_NEW_PRIVS, if the kernel has executed a call
+/// that has to fail; else the errno of the filter, or 255.
 fn bind_invalid_fd(filter: &Filter, channel: RawFd) -> c_int {
     const NONE: c_ulong = 0;
     if let Err(errno) = child::install_filter(filter, channel) {
@@ -147,7 +146,7 @@ pub struct ChildAccess {
 /// Tries each way to access a child of ours.
 ///
 /// # Errors
-/// fork(2)'s and pipe2(2)'s.
+/// Those of fork(2) and pipe2(2).
 pub fn probe_child_access() -> nix::Result<ChildAccess> {
     let (inherited, _other) = pipe2(OFlag::O_CLOEXEC)?;
     let child = Child::new(|| {
@@ -156,11 +155,11 @@ pub fn probe_child_access() -> nix::Result<ChildAccess> {
             unsafe { libc::pause() };
         }
     })?;
-    let read = seccomp::read_address(child.0, MARK.as_ptr() as u64, MARK.len());
+    let read = seccomp::read_address(child.0, MARKER.as_ptr() as u64, MARKER.len());
     Ok(ChildAccess {
         pidfd_open: pidfd::open(child.0, 0).map(drop),
         pidfd_getfd: pidfd::duplicate(child.0, inherited.as_raw_fd()).map(drop),
-        process_vm_readv: read.and_then(|read| if read == MARK { Ok(()) } else { Err(Errno::EIO) }),
+        process_vm_readv: read.and_then(|read| if read == MARKER { Ok(()) } else { Err(Errno::EIO) }),
     })
 }
 
@@ -168,7 +167,7 @@ pub fn probe_child_access() -> nix::Result<ChildAccess> {
 /// chose, with SO_REUSEPORT.
 ///
 /// # Errors
-/// Whatever one of the calls for that says.
+/// Those of the calls for that.
 pub fn reuseport_listener() -> nix::Result<OwnedFd> {
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, sockopt::ReusePort, &true)?;

@@ -1,19 +1,19 @@
 //! The descriptors of a process, as `/proc/PID/fd` shows them.
 //!
-//! As in [`tree`](super::tree), everything here is evidence about a moment that
-//! has passed, and without `/proc` or the right to read it there is none.
+//! As in [`tree`](super::tree), every result describes a moment that has passed. Without `/proc`,
+//! or the right to read it, results are empty.
 
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::RawFd;
 
-/// Every socket that `pid` has a descriptor of.
+/// The inodes of the sockets that `pid` has open.
 pub fn socket_inodes(pid: Pid) -> BTreeSet<u64> {
     socket_fds(pid).map(|(_, inode)| inode).collect()
 }
 
-/// The descriptors of `pid` that are sockets, with the inodes of these.
+/// The descriptors of `pid` that are sockets, each with the inode of its socket.
 pub fn socket_fds(pid: Pid) -> impl Iterator<Item = (RawFd, u64)> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
@@ -22,7 +22,7 @@ pub fn socket_fds(pid: Pid) -> impl Iterator<Item = (RawFd, u64)> {
     })
 }
 
-/// The inodes of what is in the epoll sets of `pid`; None if it has no such set.
+/// The inodes of the files in the epoll instances of `pid`; None if it has no epoll instance.
 pub fn epoll_inodes(pid: Pid) -> Option<BTreeSet<u64>> {
     let mut polled = None;
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
@@ -38,7 +38,7 @@ pub fn epoll_inodes(pid: Pid) -> Option<BTreeSet<u64>> {
     polled
 }
 
-/// The inodes of what is in this epoll set of `pid`.
+/// The inodes of the files in the epoll instance that is the descriptor `set` of `pid`.
 pub fn epoll_set_inodes(pid: Pid, set: u64) -> BTreeSet<u64> {
     let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{set}")).unwrap_or_default();
     // The inode is written in hexadecimal.
@@ -47,14 +47,15 @@ pub fn epoll_set_inodes(pid: Pid, set: u64) -> BTreeSet<u64> {
     inodes.filter_map(|hex| u64::from_str_radix(&hex, 16).ok()).collect()
 }
 
-/// Whether `pid` has the socket of this inode by one descriptor and in no other way: another in
-/// the place of that descriptor is all that it would be left with.
+/// Whether a single descriptor is the only reference of `pid` to the socket of this inode: no other
+/// descriptor and no epoll instance refers to it. Then the whole process uses another socket once
+/// that descriptor is replaced.
 pub fn has_single_reference(pid: Pid, inode: u64) -> bool {
     socket_fds(pid).filter(|&(_, found)| found == inode).count() == 1
         && !epoll_inodes(pid).is_some_and(|polled| polled.contains(&inode))
 }
 
-/// The inode in `socket:[123]`, which is what a link of `/proc/PID/fd` leads to.
+/// The inode in `socket:[123]`, the target of a link in `/proc/PID/fd`.
 pub fn parse_socket_link(target: &str) -> Option<u64> {
     target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }

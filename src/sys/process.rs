@@ -1,8 +1,8 @@
 //! Processes by their pid: signals, groups, and how they ended.
 //!
-//! Signals go by number, not by an enum: a worker may be killed by, or ask for,
-//! a real-time signal. Only the thread that reaps may signal, because a pid
-//! is only surely still a worker's while nobody has reaped it.
+//! Signals are numbers and not an enum, because a worker may use a real-time signal, or be killed
+//! by one. Only the thread that reaps may signal: until a worker is reaped, its pid is certainly
+//! its own.
 
 use std::ffi::{CStr, OsStr};
 use std::fs;
@@ -67,8 +67,8 @@ pub fn become_subreaper() -> nix::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)
 }
 
-/// Every child that has ended since, reaped as it is asked for; ends when no
-/// more has (or there is no child at all). Never blocks.
+/// Reaps the children that have ended, one for each item; ends when there is no other (or no child
+/// at all). Never blocks.
 pub fn reap() -> impl Iterator<Item = (Pid, Exit)> {
     iter::from_fn(|| wait_for(-1, libc::WNOHANG))
 }
@@ -78,8 +78,8 @@ pub fn wait(pid: Pid) -> Option<Exit> {
     wait_for(pid.as_raw(), 0).map(|(_, exit)| exit)
 }
 
-/// Whether `pid` is a child of ours, be it one that has ended and waits to be
-/// reaped (waitid(2), which leaves it so).
+/// Whether `pid` is a child of ours, also if it has ended and waits to be reaped (waitid(2) with
+/// WNOWAIT, which does not reap it).
 pub fn is_child(pid: Pid) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     waitid(Id::Pid(pid), flags) != Err(Errno::ECHILD)
@@ -99,7 +99,7 @@ fn wait_for(pid: libc::pid_t, flags: c_int) -> Option<(Pid, Exit)> {
     }
 }
 
-/// Sends `signal` to one process. That it is gone already is no error.
+/// Sends `signal` to one process. A process that has gone is no error.
 ///
 /// # Errors
 /// EPERM for a process that has changed its user (set-user-ID); EINVAL for a
@@ -112,7 +112,7 @@ pub fn signal(pid: Pid, signal: i32) -> nix::Result<()> {
     ignore_missing(kill(pid.as_raw(), signal))
 }
 
-/// Sends `signal` to every process of a group. That it is gone is no error.
+/// Sends `signal` to every process of a group. A group that has gone is no error.
 ///
 /// # Errors
 /// EPERM when not one of them may be signalled; EINVAL for our own group, for
@@ -125,14 +125,14 @@ pub fn signal_group(group: Pid, signal: i32) -> nix::Result<()> {
     ignore_missing(kill(-group.as_raw(), signal))
 }
 
-/// Whether a process group has a member, be it a zombie that nobody has reaped.
+/// Whether a process group has a member, which may be a zombie.
 pub fn group_exists(group: Pid) -> bool {
     group.as_raw() > 1 && kill(-group.as_raw(), 0) != Err(Errno::ESRCH)
 }
 
-/// A descriptor that stands for the child `pid` (pidfd_open(2), Linux 5.3) and
-/// becomes readable when it ends. None where the kernel lacks or forbids it or
-/// no number is left: it is an addition to the pid, which suffices.
+/// A descriptor that stands for the child `pid` (pidfd_open(2), Linux 5.3) and becomes readable
+/// when it ends. None where the kernel lacks or forbids it or no number is left: it is an addition
+/// to the pid, which is sufficient.
 pub fn pidfd(pid: Pid) -> Option<OwnedFd> {
     // SAFETY: plain system call; the descriptor that it returns is new,
     // close-on-exec, and nobody else's.
@@ -142,11 +142,11 @@ pub fn pidfd(pid: Pid) -> Option<OwnedFd> {
     }
 }
 
-/// The name that whoever executed us gave to execve(2): getauxval(3), AT_EXECFN.
-/// It may be relative to the directory of that moment.
+/// The file name that execve(2) was called with when we were executed: getauxval(3), AT_EXECFN. It
+/// may be relative to the working directory of that time.
 pub fn exec_filename() -> Option<PathBuf> {
-    // SAFETY: plain look into the auxiliary vector; what it gives is null, or a
-    // string that the kernel has put on the stack for as long as the process lives.
+    // SAFETY: getauxval only reads the auxiliary vector; the result is null, or a string that the
+    // kernel has put on the stack for as long as the process lives.
     let name = unsafe {
         let name = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
         if name.is_null() {
@@ -157,8 +157,8 @@ pub fn exec_filename() -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
 }
 
-/// Lets the calling thread run as soon as it can: two signals of a kind that
-/// come before it does are one (signal(7)). Without the right to, nothing changes
+/// Raises the priority of the calling thread, which reads signals: two signals of one kind that
+/// come before it runs are merged (signal(7)). Without the right to do this, nothing changes
 /// (setpriority(2); on Linux the priority is that of the thread).
 pub fn raise_priority() {
     const CALLING_THREAD: libc::id_t = 0;
@@ -179,7 +179,7 @@ fn ignore_missing(result: nix::Result<()>) -> nix::Result<()> {
     }
 }
 
-/// Files that `pid` has open to write to, as far as /proc shows them.
+/// The files that `pid` has open for writing, as far as /proc shows them.
 pub fn files_open_for_writing(pid: Pid) -> Vec<PathBuf> {
     let written = |number: &str| {
         let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
@@ -200,7 +200,7 @@ mod tests {
     const PROBE: i32 = 0;
 
     #[test]
-    fn nothing_goes_to_everybody_to_pid_1_or_to_our_own_group() {
+    fn everybody_pid_1_and_our_own_group_get_no_signal() {
         for pid in [-1, 0, 1] {
             assert_eq!(signal(Pid::from_raw(pid), PROBE), Err(Errno::EINVAL), "{pid}");
             assert_eq!(signal_group(Pid::from_raw(pid), PROBE), Err(Errno::EINVAL), "{pid}");
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_done() {
+    fn a_process_that_has_gone_is_no_error() {
         // Above every pid_max that a kernel allows.
         let nobody = Pid::from_raw(i32::MAX);
         assert_eq!(signal(nobody, libc::SIGTERM), Ok(()));

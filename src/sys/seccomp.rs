@@ -1,14 +1,14 @@
-//! System calls that we are told of before the kernel carries them out:
-//! seccomp_unotify(2).
+//! System calls that we receive before the kernel executes them: seccomp_unotify(2).
 //!
-//! A child installs a [`Filter`] in itself and its descendants for ever; whoever has
-//! the descriptor that it gets is told of each bind(2) and listen(2), while the
-//! caller waits for the answer. This is no security boundary, and need not be one:
-//! all that we do is to help the caller with its own socket. Code of another
-//! architecture than ours (32 bits, x32) is let through unseen.
+//! A child installs a [`Filter`] in itself, which its descendants inherit, and gets a descriptor,
+//! the seccomp listener. Its owner receives each bind(2) and listen(2), while the caller waits for
+//! the answer. This is no security boundary and need not be one: an answer only concerns the
+//! caller's own socket. Calls of another architecture than ours (32 bits, x32) are allowed and not
+//! received.
 //!
-//! Multipath TCP is refused as by a kernel without it: such sockets take no reuseport program
-//! (EOPNOTSUPP), so that they could not be steered, and most who ask for one fall back to TCP.
+//! Multipath TCP is refused, as by a kernel without it: no reuseport program can be attached to
+//! such sockets (EOPNOTSUPP), so they could not be steered. Most programs that ask for one fall
+//! back to TCP.
 
 use libc::{c_uint, c_ulong, pid_t};
 use nix::errno::Errno;
@@ -19,7 +19,7 @@ use std::fs;
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-/// linux/audit.h: what `seccomp_data.arch` is for programs of our own kind.
+/// linux/audit.h: the value of `seccomp_data.arch` for programs of our own architecture.
 #[cfg(target_arch = "x86_64")]
 const ARCH: Option<u32> = Some(0xC000_003E);
 #[cfg(target_arch = "aarch64")]
@@ -27,56 +27,56 @@ const ARCH: Option<u32> = Some(0xC000_00B7);
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ARCH: Option<u32> = None;
 
-/// Where `struct seccomp_data` has the number of the call and the architecture.
+/// The offsets of the call's number and the architecture in `struct seccomp_data`.
 const NUMBER_AT: u32 = 0;
 const ARCH_AT: u32 = 4;
 /// The third argument, of which the protocol of socket(2) is the lower half.
 const PROTOCOL_AT: u32 = if cfg!(target_endian = "little") { 32 } else { 36 };
 
-/// Longer than any socket address (sockaddr_storage).
+/// The size of the longest socket address (sockaddr_storage).
 const MAX_ADDRESS_LENGTH: usize = 128;
 
-/// The filter, made ready before a fork.
+/// The filter program, prepared before a fork.
 #[derive(Debug, Clone)]
 pub struct Filter {
     program: [libc::sock_filter; 11],
 }
 
-/// What a task asks the kernel for.
+/// The system call, with its arguments after the descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// bind(2): the address of the address, and its length.
+    /// bind(2): the pointer to the socket address in the caller's memory, and its length.
     Bind(u64, usize),
     /// listen(2): the backlog.
     Listen(i32),
 }
 
-/// One call, whose caller waits.
+/// A call, whose caller waits for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
-    /// By which the kernel knows it.
+    /// The kernel's id of the call.
     pub id: u64,
-    /// The thread that waits.
+    /// The calling thread.
     pub thread: Pid,
-    /// The number of the socket there.
+    /// The caller's descriptor of the socket.
     pub fd: RawFd,
-    /// What is to be done with it.
+    /// The system call.
     pub operation: Operation,
 }
 
-/// What the caller hears.
+/// The answer to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// The kernel carries the call out as if nobody had looked.
+    /// The kernel executes the call.
     Continue,
-    /// It has been done.
+    /// The call succeeds without the kernel: we have done its work.
     Done,
-    /// It has failed.
+    /// The call fails.
     Failed(Errno),
 }
 
 impl Filter {
-    /// None on a machine whose numbers we do not know.
+    /// None on an architecture whose system call numbers we do not know.
     pub fn new() -> Option<Filter> {
         let statement = |code: c_uint, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
         let jump = |k: u32, jt: u8, jf: u8| libc::sock_filter {
@@ -87,8 +87,8 @@ impl Filter {
         };
         let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
         let end = libc::BPF_RET | libc::BPF_K;
-        // No argument is looked at but that of socket(2): for all others the kernel remembers
-        // by the number alone that they are allowed, or every call would cost more.
+        // The program reads an argument of socket(2) only. The kernel caches which numbers are
+        // allowed without reading an argument, so that other calls cost nothing.
         Some(Filter {
             program: [
                 statement(load, ARCH_AT),
@@ -106,17 +106,16 @@ impl Filter {
         })
     }
 
-    /// Installs it in the calling thread, which should be the only one, and gives the
-    /// listener's descriptor, close-on-exec. For a child between fork and exec:
-    /// allocates nothing. Without CAP_SYS_ADMIN the caller must have set
-    /// PR_SET_NO_NEW_PRIVS.
+    /// Installs it in the calling thread, which should be the only one, and returns the seccomp
+    /// listener, close-on-exec. For a child between fork and exec: allocates nothing. Without
+    /// CAP_SYS_ADMIN the caller must have set PR_SET_NO_NEW_PRIVS.
     ///
     /// # Errors
-    /// EACCES without either of the two; EBUSY where an ancestor's filter has a
-    /// listener already; EINVAL or ENOSYS where the kernel has no such thing.
+    /// EACCES without either of the two; EBUSY where an ancestor's filter has a listener already;
+    /// EINVAL or ENOSYS where the kernel does not support it.
     pub fn install(&self) -> nix::Result<RawFd> {
         let base = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
-        // So that a signal does not interrupt what we already do for the caller (5.19).
+        // With this flag a signal does not interrupt a call that we have received (Linux 5.19).
         match self.seccomp(base | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
             Err(Errno::EINVAL) => self.seccomp(base),
             result => result,
@@ -134,11 +133,10 @@ impl Filter {
     }
 }
 
-/// Waits until somebody calls. False once nobody is left who could: every task under
-/// the filter has ended.
+/// Waits until there is a call. False once every task under the filter has ended.
 ///
 /// # Errors
-/// poll(2)'s.
+/// Those of poll(2).
 pub fn wait(listener: BorrowedFd<'_>) -> nix::Result<bool> {
     loop {
         let mut set = [PollFd::new(listener, PollFlags::POLLIN)];
@@ -150,21 +148,19 @@ pub fn wait(listener: BorrowedFd<'_>) -> nix::Result<bool> {
     }
 }
 
-/// Whether somebody calls at this moment.
+/// Whether a call waits to be received.
 pub fn has_pending_call(listener: BorrowedFd<'_>) -> bool {
     let mut set = [PollFd::new(listener, PollFlags::POLLIN)];
     poll(&mut set, PollTimeout::ZERO).is_ok()
         && set[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLIN))
 }
 
-/// Receives a call. Waits if there is none. None: it was one that the filter does not
-/// let us hear of, or its caller has gone.
+/// Receives a call; waits if there is none. None if it is neither bind(2) nor listen(2).
 ///
 /// # Errors
-/// ENOENT if its caller has gone meanwhile, and whatever else ioctl(2) says.
+/// ENOENT if the caller has gone, and the others of ioctl(2).
 pub fn receive(listener: BorrowedFd<'_>) -> nix::Result<Option<Call>> {
-    // SAFETY: plain integers, for which all zeroes is a value, and what the kernel
-    // wants to find.
+    // SAFETY: plain integers, for which all zeroes is a value; the kernel requires it.
     let mut notification: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &mut notification)?;
     let [fd, second, third, ..] = notification.data.args;
@@ -177,13 +173,13 @@ pub fn receive(listener: BorrowedFd<'_>) -> nix::Result<Option<Call>> {
     Ok(Some(Call { id: notification.id, thread, fd: fd as RawFd, operation }))
 }
 
-/// Whether the caller still waits, so that what was read of it by its number was its.
+/// Whether the caller still waits. If it does, what was read by its thread id before is its own.
 pub fn is_pending(listener: BorrowedFd<'_>, id: u64) -> bool {
     let mut id = id;
     ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &mut id).is_ok()
 }
 
-/// Lets the caller go on.
+/// Answers a call, so that the caller continues.
 ///
 /// # Errors
 /// ENOENT if it has gone, or was interrupted.
@@ -197,10 +193,10 @@ pub fn answer(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> nix::Result<
     ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &mut response)
 }
 
-/// Puts `ours` in the place of the caller's descriptor `number` (Linux 5.9).
+/// Replaces the caller's descriptor `number` by a duplicate of `ours` (Linux 5.9).
 ///
 /// # Errors
-/// ENOENT if the caller has gone, and whatever ioctl(2) says.
+/// ENOENT if the caller has gone, and the others of ioctl(2).
 pub fn replace_fd(
     listener: BorrowedFd<'_>,
     id: u64,
@@ -237,8 +233,8 @@ pub fn process_of(thread: Pid) -> Option<Pid> {
     line.trim().parse().ok().map(Pid::from_raw)
 }
 
-/// Whether the descriptor `number` of the task closes itself at exec, which is its
-/// own and not the socket's.
+/// Whether the descriptor `number` of the task is close-on-exec. That is a flag of the descriptor,
+/// not of the socket.
 pub fn is_close_on_exec(thread: Pid, number: RawFd) -> bool {
     let text = fs::read_to_string(format!("/proc/{thread}/fdinfo/{number}")).unwrap_or_default();
     let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
@@ -249,7 +245,7 @@ pub fn is_close_on_exec(thread: Pid, number: RawFd) -> bool {
 /// The bytes of a socket address in the memory of the task.
 ///
 /// # Errors
-/// EINVAL for one that is longer than any, and whatever process_vm_readv(2) says.
+/// EINVAL if it is longer than any socket address, and those of process_vm_readv(2).
 pub fn read_address(thread: Pid, at: u64, length: usize) -> nix::Result<Vec<u8>> {
     if length > MAX_ADDRESS_LENGTH {
         return Err(Errno::EINVAL);
@@ -264,11 +260,10 @@ pub fn read_address(thread: Pid, at: u64, length: usize) -> nix::Result<Vec<u8>>
     Ok(bytes)
 }
 
-/// Sends the listener's descriptor over `channel`. For a child between fork and exec:
-/// allocates nothing.
+/// Sends the seccomp listener over `channel`. For a child between fork and exec: allocates nothing.
 ///
 /// # Errors
-/// sendmsg(2)'s.
+/// Those of sendmsg(2).
 pub(super) fn send_listener(channel: RawFd, listener: RawFd) -> nix::Result<()> {
     /// Room for a header and one descriptor, aligned as a header is.
     #[repr(C)]

@@ -1,6 +1,5 @@
-//! How many SIGINTs have been caught. Their owner, ctrlc, has a thread of its own
-//! that tells of each a moment later; before we are replaced it has to have told
-//! of all.
+//! Counts the SIGINTs that have been caught. ctrlc reports each one a moment later, in a thread of
+//! its own. Before an execve(2) of ourselves it has to have reported all of them.
 
 use signal_hook::low_level::register;
 use std::io;
@@ -8,8 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 static CAUGHT: AtomicU64 = AtomicU64::new(0);
 
-/// Counts from now on. ctrlc's handler has to be there already: it is called
-/// first.
+/// Starts counting. ctrlc's handler has to be installed already, so that it is called first.
 ///
 /// # Errors
 /// None for SIGINT that sigaction(2) documents.

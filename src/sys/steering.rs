@@ -1,11 +1,10 @@
-//! The group that the kernel makes of listening TCP sockets with SO_REUSEPORT on one
-//! address, and the program that says which of them a new connection goes to.
+//! The group of the listening TCP sockets with SO_REUSEPORT on one address, and the program that
+//! selects the member for a new connection.
 //!
-//! What this rests on, all of it as the kernel does it: a socket joins at listen(2), as
-//! the last of its group. One that leaves has its index taken by the last. An index
-//! beyond the last means any member, by hash. The program belongs to the group, it is
-//! replaced in one step, and it stays until the last member has left: socket(7),
-//! SO_ATTACH_REUSEPORT_CBPF.
+//! The kernel guarantees: a socket joins at listen(2), as the last member of its group. When a
+//! member leaves, the last member takes its index. An index beyond the last selects any member, by
+//! hash. The program belongs to the group, is replaced in one step, and stays until the last member
+//! has left: socket(7), SO_ATTACH_REUSEPORT_CBPF.
 
 use super::fd;
 use libc::{BPF_ABS, BPF_ALU, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET, BPF_W};
@@ -15,12 +14,12 @@ use socket2::SockRef;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Has new connections of the group of `socket`, a listening member of it, go to its
-/// members at `indices`, to each as often as to the others.
+/// Steers new connections of the group of `socket`, a listening member of it, to its members at
+/// `indices`, each with the same probability.
 ///
 /// # Errors
-/// EINVAL if there is no index, more than the kernel takes a program for (2047), or if
-/// SO_REUSEPORT was not set when `socket` was told to listen; ENOMEM: socket(7).
+/// EINVAL if there is no index, more than the kernel takes a program for (2047), or if SO_REUSEPORT
+/// was not set when listen(2) was called on `socket`; ENOMEM: socket(7).
 pub fn attach(socket: BorrowedFd<'_>, indices: &[u32]) -> nix::Result<()> {
     let mut program = program(indices);
     let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
@@ -28,17 +27,17 @@ pub fn attach(socket: BorrowedFd<'_>, indices: &[u32]) -> nix::Result<()> {
     setsockopt(&socket, sockopt::AttachReusePortCbpf, &program)
 }
 
-/// Lets other sockets of the same user have the address of `socket`. Before listen(2),
-/// or the socket is in no group.
+/// Lets other sockets of the same user bind the address of `socket`. To be called before listen(2),
+/// or the socket joins no group.
 ///
 /// # Errors
-/// Whatever setsockopt(2) says.
+/// Those of setsockopt(2).
 pub fn set_reuseport(socket: BorrowedFd<'_>) -> nix::Result<()> {
     setsockopt(&socket, sockopt::ReusePort, &true)
 }
 
-/// Has a listening socket leave its group at once, whoever else has a descriptor of it:
-/// it listens no more, and what waits in its queue is reset.
+/// Removes a listening socket from its group at once, also if other processes have descriptors of
+/// it. It does not listen any more, and the connections in its queue are reset.
 ///
 /// # Errors
 /// ENOTCONN if it does not listen: shutdown(2).
@@ -46,19 +45,19 @@ pub fn leave_group(socket: BorrowedFd<'_>) -> nix::Result<()> {
     shutdown(socket.as_raw_fd(), Shutdown::Read)
 }
 
-/// Tells a bound socket to listen, which makes it the last member of its group; one
-/// that listens already only gets another backlog. Any number will do, the kernel cuts it.
+/// Makes a bound socket listen, as the last member of its group; one that listens already only gets
+/// another backlog. The kernel limits the backlog.
 ///
 /// # Errors
-/// Whatever listen(2) says, for example EADDRINUSE.
+/// Those of listen(2), for example EADDRINUSE.
 pub fn listen(socket: BorrowedFd<'_>, backlog: i32) -> nix::Result<()> {
     SockRef::from(&socket).listen(backlog).map_err(errno)
 }
 
-/// How many connections wait to be accepted; none where nothing listens any more.
+/// How many connections wait to be accepted; 0 if the socket does not listen any more.
 ///
 /// # Errors
-/// Whatever getsockopt(2) says.
+/// Those of getsockopt(2).
 pub fn queue_length(socket: BorrowedFd<'_>) -> nix::Result<u32> {
     Ok(fd::tcp_queue(socket).map_err(errno)?.map_or(0, |queue| queue.length))
 }
@@ -67,8 +66,8 @@ fn errno(error: io::Error) -> Errno {
     Errno::try_from(error).unwrap_or(Errno::EINVAL)
 }
 
-/// One of `indices` at random. Each is compared with in its own two instructions, so
-/// that no jump is longer than one: the kernel has 8 bits for it.
+/// A program that returns one of `indices` at random. Each index has two instructions of its own,
+/// so that no jump is longer than one instruction: the kernel has 8 bits for it.
 fn program(indices: &[u32]) -> Vec<libc::sock_filter> {
     let Some((last, others)) = indices.split_last() else { return Vec::new() };
     let mut program = Vec::new();
@@ -85,7 +84,7 @@ fn program(indices: &[u32]) -> Vec<libc::sock_filter> {
     program
 }
 
-/// `otherwise`: how many instructions are left out if a comparison fails.
+/// `otherwise`: how many instructions are skipped if a comparison fails.
 fn instruction(code: u32, k: u32, otherwise: u8) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt: 0, jf: otherwise, k }
 }
@@ -100,7 +99,7 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddr, TcpStream};
     use std::os::fd::AsFd;
 
-    /// What the program returns, by a machine that knows the instructions it is made of.
+    /// Interprets the program; returns its result.
     fn run(program: &[libc::sock_filter], random: u32) -> u32 {
         let (mut at, mut a) = (0, 0);
         loop {
@@ -134,7 +133,7 @@ mod tests {
         socket
     }
 
-    /// Sockets that are bound in one order and told to listen in the other.
+    /// Sockets that are bound in one order and start to listen in the other.
     fn group(size: usize) -> (Vec<Socket>, SocketAddr) {
         let mut sockets = vec![bound(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))];
         let address = sockets[0].local_addr().expect("an address").as_socket().expect("of IPv4");
@@ -158,23 +157,23 @@ mod tests {
     }
 
     #[test]
-    fn indices_are_in_the_order_of_listen_and_the_last_fills_a_hole() {
+    fn indices_are_in_the_order_of_listen_and_the_last_fills_a_gap() {
         let (mut sockets, address) = group(5);
         for index in [3, 0, 4, 1, 2] {
             attach(sockets[0].as_fd(), &[index]).expect("attach");
             assert_eq!(reached(&sockets, address), index as usize);
         }
-        let held = sockets[1].try_clone().expect("a copy");
+        let copy = sockets[1].try_clone().expect("a copy");
         leave_group(sockets[1].as_fd()).expect("leave");
-        assert_eq!(leave_group(held.as_fd()), Err(Errno::ENOTCONN));
-        assert_eq!(queue_length(held.as_fd()), Ok(0));
+        assert_eq!(leave_group(copy.as_fd()), Err(Errno::ENOTCONN));
+        assert_eq!(queue_length(copy.as_fd()), Ok(0));
         sockets.swap_remove(1);
         for index in [0, 1, 2, 3] {
             attach(sockets[3].as_fd(), &[index]).expect("attach");
             assert_eq!(reached(&sockets, address), index as usize);
         }
-        listen(held.as_fd(), 1 << 20).expect("listen once more");
-        sockets.push(held);
+        listen(copy.as_fd(), 1 << 20).expect("listen once more");
+        sockets.push(copy);
         for index in [4, 1] {
             attach(sockets[0].as_fd(), &[index]).expect("attach");
             assert_eq!(reached(&sockets, address), index as usize);
@@ -189,7 +188,7 @@ mod tests {
         assert!(reached.len() > 1, "{reached:?}");
     }
 
-    /// More than a jump is long.
+    /// The group is larger than the longest jump.
     #[test]
     fn a_connection_goes_to_none_but_the_selected_of_a_large_group() {
         let (sockets, address) = group(310);

@@ -1,8 +1,8 @@
-//! TCP connections on local ports, as the kernel tells of them (sock_diag(7)), and the
-//! sockets that a process tree holds.
+//! TCP connections on local ports (sock_diag(7)), and the sockets that the processes of a tree have
+//! open.
 //!
-//! Both are evidence about a moment that has passed, but here nobody may be taken to hold
-//! nothing because we could not look: what cannot be read is an error.
+//! Both describe a moment that has passed. What cannot be read is an error and never an empty
+//! result, because a worker without connections counts as drained.
 
 use super::diag::inet::{CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, INODE, LOCAL_PORT, REQUEST};
 use super::diag::{self, Query};
@@ -17,8 +17,8 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-/// struct inet_diag_req, where it has the states, and more of struct inet_diag_msg
-/// (linux/inet_diag.h).
+/// The size of struct inet_diag_req, the offset of its states, and more offsets in struct
+/// inet_diag_msg (linux/inet_diag.h).
 const OLD_REQUEST: usize = 60;
 const OLD_REQUEST_STATES: usize = 52;
 const REMOTE_PORT: usize = 6;
@@ -29,7 +29,7 @@ const RQUEUE: usize = 56;
 const WQUEUE: usize = 60;
 const ATTRIBUTES: usize = 72;
 
-/// What can be asked for, by number, and what is answered.
+/// Attributes of requests and replies (linux/inet_diag.h).
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKV6ONLY: u16 = 11;
@@ -39,7 +39,7 @@ const SYN_RECV: u32 = 1 << 3;
 const LISTEN: u32 = 1 << 10;
 const NEW_SYN_RECV: u32 = 1 << 12;
 
-/// A connection by its two ends.
+/// The two addresses of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Flow {
     /// Ours.
@@ -48,29 +48,29 @@ pub struct Flow {
     pub remote: SocketAddr,
 }
 
-/// A connection that a process may hold.
+/// A connection that a process may have open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connection {
-    /// Of its socket; zero if nobody has a descriptor of it: it waits to be accepted, or
-    /// has been closed.
+    /// The inode of its socket; zero if no process has a descriptor of it, because it waits to be
+    /// accepted or has been closed.
     pub inode: u64,
-    /// Bytes that have come and have not been read, the peer's end among them as one.
+    /// Bytes that were received and have not been read; the peer's FIN counts as one.
     pub rqueue: u32,
     /// Bytes that the peer has not acknowledged.
     pub wqueue: u32,
-    /// None where the kernel does not tell.
+    /// None where the kernel does not report it.
     pub tcp_info: Option<TcpInfo>,
 }
 
-/// What has moved on a connection: tcp_info of tcp(7). A tick of the kernel, 1 to 10 ms, is as
-/// finely as it knows when.
+/// The traffic of a connection: tcp_info of tcp(7). Its times have the resolution of the kernel's
+/// tick, 1 to 10 ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpInfo {
-    /// Since data was last sent; if none ever was, since the connection was made.
+    /// Time since data was last sent; if none was, since the connection was made.
     pub since_sent: Duration,
-    /// Since data last came; if none ever did, since the connection was made.
+    /// Time since data was last received; if none was, since the connection was made.
     pub since_received: Duration,
-    /// What has come, the peer's end as one.
+    /// Bytes received; the peer's FIN counts as one.
     pub bytes_received: u64,
     /// Segments sent since the handshake.
     pub segments_sent: u32,
@@ -78,7 +78,7 @@ pub struct TcpInfo {
     pub data_segments_sent: u32,
 }
 
-/// A socket that listens.
+/// A listening TCP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenSocket {
     /// Its inode.
@@ -91,8 +91,8 @@ pub struct ListenSocket {
     pub device: u32,
 }
 
-/// The handshakes under way at `ports`: each belongs to the listener that its SYN came to,
-/// and will be put into that one's queue.
+/// The handshakes under way at `ports`: each belongs to the listener that received its SYN, and
+/// will enter the queue of that listener.
 ///
 /// # Errors
 /// As [`connections`].
@@ -104,12 +104,12 @@ pub fn handshakes(ports: &BTreeSet<u16>) -> nix::Result<BTreeSet<Flow>> {
     Ok(flows)
 }
 
-/// The connections that came in through `ports` and that a process may still have something to
-/// do with. LAST_ACK is none of them, there both have said their last; SYN_RECV is one, for with
-/// TCP Fast Open a socket is accepted, and has an inode, before its handshake is over.
+/// The connections that came in through `ports` and that a process may still serve. LAST_ACK is
+/// left out, because both ends have closed. SYN_RECV is included: with TCP Fast Open a socket is
+/// accepted, and has an inode, before its handshake is over.
 ///
 /// # Errors
-/// The kernel's, if it does not tell of sockets: ENOENT where it was built without tcp_diag.
+/// The kernel's, for example ENOENT where it was built without tcp_diag.
 pub fn connections(ports: &BTreeSet<u16>) -> nix::Result<Vec<Connection>> {
     let mut found = Vec::new();
     let states = SYN_RECV | ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | CLOSE_WAIT;
@@ -119,7 +119,7 @@ pub fn connections(ports: &BTreeSet<u16>) -> nix::Result<Vec<Connection>> {
     Ok(found)
 }
 
-/// Every socket that listens on `port`, of one family, AF_INET or AF_INET6.
+/// Every listening socket at `port`, of one family, AF_INET or AF_INET6.
 ///
 /// # Errors
 /// As [`connections`].
@@ -143,8 +143,7 @@ pub fn listen_sockets(family: i32, port: u16) -> nix::Result<Vec<ListenSocket>> 
     Ok(found)
 }
 
-/// The inodes of the sockets that any process below us holds: workers, and what they have left to us
-/// as orphans.
+/// The inodes of the sockets that our descendants have open: workers and their orphans.
 ///
 /// # Errors
 /// As [`tree_sockets`].
@@ -156,16 +155,16 @@ pub fn descendant_sockets() -> io::Result<HashSet<u64>> {
     Ok(all)
 }
 
-/// The inodes of the sockets that `root` and what is below it hold, but for `others` and what is
-/// below those. A process that has gone holds none.
+/// The inodes of the sockets that `root` and its descendants have open, without `others` and their
+/// descendants. A process that has ended has none.
 ///
 /// # Errors
-/// Whatever kept us from reading the descriptors of one that lives.
+/// Why the descriptors of a live process could not be read.
 pub fn tree_sockets(root: Pid, others: &BTreeSet<Pid>) -> io::Result<HashSet<u64>> {
     let mut held = HashSet::new();
     for pid in tree::walk(root, others) {
         match add_sockets(pid, &mut held) {
-            Err(error) if !has_gone(pid) => return Err(error),
+            Err(error) if !has_ended(pid) => return Err(error),
             _ => {}
         }
     }
@@ -186,22 +185,23 @@ fn add_sockets(pid: Pid, held: &mut HashSet<u64>) -> io::Result<()> {
     Ok(())
 }
 
-/// `/proc` may be missing, or hide the processes of others (hidepid of proc(5)).
-fn has_gone(pid: Pid) -> bool {
+/// Whether `pid` has ended. `/proc` may be missing, or hide the processes of other users (hidepid
+/// of proc(5)).
+fn has_ended(pid: Pid) -> bool {
     match tree::stat(pid) {
         Some(stat) => !stat.is_live(),
         None => kill(pid, None) == Err(Errno::ESRCH),
     }
 }
 
-/// Asks for the sockets of both families.
+/// Queries the sockets of both families, and passes each message to `each`.
 fn for_each_socket(
     states: u32,
     extra: u8,
     ports: &BTreeSet<u16>,
     mut each: impl FnMut(&[u8]),
 ) -> nix::Result<()> {
-    /// As many as one question is about: its length is a number of 16 bits.
+    /// The most ports in one query, whose filter has a length of 16 bits.
     const MAX_PORTS: usize = 100;
     let ports: Vec<u16> = ports.iter().copied().collect();
     for ports in ports.chunks(MAX_PORTS) {
@@ -222,13 +222,14 @@ fn with_port_filter(mut body: Vec<u8>, ports: &[u16]) -> Vec<u8> {
     body
 }
 
-/// The program that has the kernel leave out other local ports (struct inet_diag_bc_op): for each
-/// port "at least", "at most" and a jump to the end, which is acceptance; beyond the end is refusal.
+/// The bytecode that makes the kernel leave out other local ports (struct inet_diag_bc_op): for
+/// each port the comparisons >= and <=, and a jump to the end. A socket for which the program ends
+/// there is accepted; a jump beyond the end rejects it.
 fn port_filter(ports: &[u16]) -> Vec<u8> {
-    const JUMP: u8 = 1;
-    const AT_LEAST: u8 = 2;
-    const AT_MOST: u8 = 3;
-    /// Of one port: two comparisons, each with its operand in a second word, and the jump.
+    const JMP: u8 = 1;
+    const S_GE: u8 = 2;
+    const S_LE: u8 = 3;
+    /// The code of one port: two comparisons, each with its operand in a second word, and the jump.
     const STEP: u16 = 20;
     let mut program = Vec::with_capacity(ports.len() * usize::from(STEP));
     let mut word = |code: u8, yes: u8, no: u16| {
@@ -238,13 +239,13 @@ fn port_filter(ports: &[u16]) -> Vec<u8> {
     let mut left = ports.len() as u16 * STEP;
     for &port in ports {
         let last = left == STEP;
-        // The last one has no other port to go on with.
-        let beyond = if last { 4 } else { 0 };
-        word(AT_LEAST, 8, STEP + beyond);
+        // A mismatch of the last port jumps beyond the end.
+        let past_end = if last { 4 } else { 0 };
+        word(S_GE, 8, STEP + past_end);
         word(0, 0, port);
-        word(AT_MOST, 8, STEP - 8 + beyond);
+        word(S_LE, 8, STEP - 8 + past_end);
         word(0, 0, port);
-        word(JUMP, 4, left - (STEP - 4));
+        word(JMP, 4, left - (STEP - 4));
         left -= STEP;
     }
     program
@@ -259,7 +260,7 @@ fn read_connection(message: &[u8]) -> Option<Connection> {
     })
 }
 
-/// struct tcp_info (linux/tcp.h); a kernel that does not know the last of these is older than 4.6.
+/// struct tcp_info (linux/tcp.h); kernels before 4.6 do not have the last of these.
 fn read_tcp_info(info: &[u8]) -> Option<TcpInfo> {
     const LAST_DATA_SENT: usize = 44;
     const LAST_DATA_RECV: usize = 52;
@@ -310,54 +311,60 @@ mod tests {
         listener.local_addr().expect("an address").port()
     }
 
-    fn only(port: u16) -> Connection {
+    fn single_connection(port: u16) -> Connection {
         let found = connections(&BTreeSet::from([port])).expect("an answer");
         let [open] = found[..] else { panic!("{found:?}") };
         open
     }
 
     #[test]
-    fn what_has_moved_is_read_where_it_stands() {
+    fn tcp_info_is_read_at_its_offsets() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let port = port(&listener);
         let mut client = TcpStream::connect(("127.0.0.1", port)).expect("connect");
-        while only(port).tcp_info.is_none() {}
-        assert_eq!(only(port).inode, 0, "it waits to be accepted");
+        while single_connection(port).tcp_info.is_none() {}
+        assert_eq!(single_connection(port).inode, 0, "it waits to be accepted");
         let (mut server, _) = listener.accept().expect("accept");
-        let fresh = only(port);
-        let moved = fresh.tcp_info.expect("tcp_info");
+        let fresh = single_connection(port);
+        let info = fresh.tcp_info.expect("tcp_info");
         assert_eq!((fresh.inode, fresh.rqueue, fresh.wqueue), (inode(&server), 0, 0));
-        assert_eq!((moved.bytes_received, moved.segments_sent, moved.data_segments_sent), (0, 0, 0));
+        assert_eq!((info.bytes_received, info.segments_sent, info.data_segments_sent), (0, 0, 0));
         client.write_all(&[0; 1234]).expect("write");
-        assert_eq!((only(port).rqueue, only(port).tcp_info.expect("tcp_info").bytes_received), (1234, 1234));
+        assert_eq!(
+            (
+                single_connection(port).rqueue,
+                single_connection(port).tcp_info.expect("tcp_info").bytes_received
+            ),
+            (1234, 1234)
+        );
         server.read_exact(&mut [0; 1234]).expect("read");
-        assert_eq!(only(port).rqueue, 0);
-        // Whoever has spoken last is seen once a tick lies between.
+        assert_eq!(single_connection(port).rqueue, 0);
+        // Which end has sent last is visible once a tick has passed.
         let order = |open: Connection| {
-            let moved = open.tcp_info.expect("tcp_info");
-            moved.since_sent.cmp(&moved.since_received)
+            let info = open.tcp_info.expect("tcp_info");
+            info.since_sent.cmp(&info.since_received)
         };
         loop {
             server.write_all(b"x").expect("write");
             client.read_exact(&mut [0]).expect("read");
-            if order(only(port)).is_lt() {
+            if order(single_connection(port)).is_lt() {
                 break;
             }
         }
-        let sent = only(port).tcp_info.expect("tcp_info").data_segments_sent;
+        let sent = single_connection(port).tcp_info.expect("tcp_info").data_segments_sent;
         loop {
             client.write_all(b"x").expect("write");
             server.read_exact(&mut [0]).expect("read");
-            if order(only(port)).is_gt() {
+            if order(single_connection(port)).is_gt() {
                 break;
             }
         }
-        let moved = only(port).tcp_info.expect("tcp_info");
-        assert_eq!(moved.data_segments_sent, sent);
-        assert!(sent > 0 && moved.bytes_received > 1234);
+        let info = single_connection(port).tcp_info.expect("tcp_info");
+        assert_eq!(info.data_segments_sent, sent);
+        assert!(sent > 0 && info.bytes_received > 1234);
         server.set_nonblocking(true).expect("set");
         while server.write(&[0; 65536]).is_ok() {}
-        assert!(only(port).wqueue > 0);
+        assert!(single_connection(port).wqueue > 0);
     }
 
     #[test]
@@ -387,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn listeners_are_told_by_port_and_family() {
+    fn listeners_are_found_by_port_and_family() {
         let four = TcpListener::bind("127.0.0.1:0").expect("bind");
         let expected = ListenSocket {
             inode: inode(&four),
@@ -408,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_gone_holds_nothing() {
+    fn a_process_that_has_ended_has_no_sockets() {
         let socket = TcpListener::bind("127.0.0.1:0").expect("bind");
         assert!(tree_sockets(Pid::this(), &BTreeSet::new()).expect("ours").contains(&inode(&socket)));
         assert!(tree_sockets(Pid::from_raw(i32::MAX), &BTreeSet::new()).expect("gone").is_empty());

@@ -1,7 +1,7 @@
 //! The tree of processes, read from `/proc`.
 //!
-//! Everything here is evidence about a moment that has passed. Without `/proc`
-//! all of it is empty or false: what must be right cannot rest on it.
+//! Every result describes a moment that has passed. Without `/proc` all results are empty or false:
+//! nothing that must be right may depend on them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,27 +16,27 @@ use serde::{Deserialize, Serialize};
 /// when pids are reused while we read.
 const MAX_DEPTH: usize = 64;
 
-/// A worker, as its descendants can be recognised.
+/// What identifies the processes of a worker.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Family {
     /// The worker's pid.
     #[serde(with = "serde_pid")]
     pub worker: Pid,
-    /// The process group that it was started in: its own pid, or, of a worker
-    /// that another has started, that one's.
+    /// The process group of the worker: its own pid, or the group of the worker that has started
+    /// it.
     #[serde(with = "serde_pid")]
     pub group: Pid,
     /// Our own pid, in `GRACEFUL_RUN_PID`.
     #[serde(with = "serde_pid")]
     pub supervisor: Pid,
-    /// In `GRACEFUL_RUN_START`: no two starts have the same, while a restart has
-    /// the generation and the slot of the worker before it.
+    /// In `GRACEFUL_RUN_START`: unique for each start. Generation and slot are not, because a
+    /// restart has those of the worker before it.
     pub start: u32,
 }
 
 impl Family {
-    /// Whether `pid` is the worker, a live descendant of it, or one that it left
-    /// behind: below us, in the worker's process group or with its environment.
+    /// Whether `pid` is the worker, a descendant of it, or an orphan of it: a descendant of ours in
+    /// the worker's process group or with its environment.
     pub fn contains(&self, pid: Pid) -> bool {
         let mut below_us = Vec::new();
         let mut next = pid;
@@ -56,8 +56,8 @@ impl Family {
         false
     }
 
-    /// What the worker, now gone, has left to us: live children of ours that
-    /// belong to it. `others` are the workers that we know.
+    /// The orphans of the worker, which has ended: live children of ours that come from it.
+    /// `others` are the known workers.
     pub fn orphans(&self, others: &[Pid]) -> Vec<Pid> {
         live_children(self.supervisor, others)
             .into_iter()
@@ -65,12 +65,12 @@ impl Family {
             .collect()
     }
 
-    /// Whether `pid` shows that it came from the worker, wherever it is now.
+    /// Whether `pid` comes from the worker, by its process group or its environment.
     pub fn comes_from_worker(&self, pid: Pid) -> bool {
         stat(pid).is_some_and(|stat| stat.group == self.group) || self.is_in_environment(pid)
     }
 
-    /// The environment that `pid` was executed with.
+    /// Whether `pid` was executed with the variables of the worker.
     fn is_in_environment(&self, pid: Pid) -> bool {
         /// Longer than the variables of any server; a process may grow its own.
         const LIMIT: u64 = 1 << 20;
@@ -91,7 +91,7 @@ pub fn parent(pid: Pid) -> Option<Pid> {
     stat(pid).map(|stat| stat.parent)
 }
 
-/// Where a process comes from.
+/// The ancestors of a process.
 #[derive(Debug, Clone, Default)]
 pub struct Lineage {
     /// The process and its ancestors, each with its group, up to us or to the
@@ -101,16 +101,16 @@ pub struct Lineage {
     pub below_us: bool,
 }
 
-/// Who sent a signal.
+/// The sender of a signal.
 #[derive(Debug, Clone)]
 pub struct Sender {
     /// Its process.
     pub pid: Pid,
-    /// Where that came from when the signal was read.
+    /// The lineage that it had when the signal was read.
     pub lineage: Lineage,
 }
 
-/// The lineage of `pid` at this moment: it may be about to end.
+/// The present lineage of `pid`. The process may be about to end.
 pub fn lineage(pid: Pid) -> Lineage {
     let mut lineage = Lineage::default();
     let mut next = pid;
@@ -131,9 +131,8 @@ pub fn is_live(pid: Pid) -> bool {
     stat(pid).is_some_and(|stat| stat.is_live())
 }
 
-/// Whether the process group `group` has a member that is no zombie: one whose
-/// parent does not reap it would keep the group in being for ever. None without
-/// /proc.
+/// Whether the process group `group` has a member that is no zombie: a zombie that its parent does
+/// not reap keeps the group for ever. None without /proc.
 pub fn is_group_live(group: Pid) -> Option<bool> {
     let mut entries = fs::read_dir("/proc").ok()?.flatten().peekable();
     entries.peek()?;
@@ -152,22 +151,22 @@ pub fn children(pid: Pid) -> Vec<Pid> {
     }
 }
 
-/// Everything below `pid`, parents before their children.
+/// The descendants of `pid`, parents before their children.
 pub fn descendants(pid: Pid) -> Vec<Pid> {
     let mut found = children(pid);
     let mut next = 0;
     while let Some(&pid) = found.get(next) {
         next += 1;
-        // A pid that was reused while we looked must not lead us in a circle.
+        // A pid that is reused meanwhile must not cause an endless loop.
         let new = children(pid).into_iter().filter(|pid| !found.contains(pid));
         found.extend(new.collect::<Vec<_>>());
     }
     found
 }
 
-/// `root` and everything below it, but for `others` and what is below those. A process's
-/// children are asked for once it has been dealt with: what it has handed to a child
-/// meanwhile is then found there.
+/// `root` and its descendants, without `others` and their descendants. The children of a process
+/// are read after the caller is done with it: a descriptor that it has passed to a child meanwhile
+/// is then found in the child.
 pub fn walk(root: Pid, others: &BTreeSet<Pid>) -> impl Iterator<Item = Pid> {
     let (mut found, mut seen, mut next) = (vec![root], BTreeSet::from([root]), 0_usize);
     iter::from_fn(move || {
@@ -185,8 +184,8 @@ pub fn live_children(supervisor: Pid, known: &[Pid]) -> Vec<Pid> {
     our_children(supervisor).into_iter().filter(|pid| !known.contains(pid) && is_live(*pid)).collect()
 }
 
-/// Our own children. Only our main thread forks, and orphans are given to it as
-/// the first that lives, so its list is all of them.
+/// Our own children. Only our main thread forks, and the kernel gives orphans to it, as the first
+/// live thread, so its list has all of them.
 fn our_children(supervisor: Pid) -> Vec<Pid> {
     match fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")) {
         Ok(text) => text.split_whitespace().filter_map(parse_pid).collect(),
@@ -225,15 +224,15 @@ fn parse_pid(text: &str) -> Option<Pid> {
 #[derive(Debug, Clone, Copy)]
 pub struct Stat {
     state: u8,
-    /// Who is told of its end.
+    /// Its parent.
     pub parent: Pid,
     /// Its process group.
     pub group: Pid,
     /// Its session.
     pub session: Pid,
-    /// Whether it runs a program of its own choice, and not a copy of its parent.
+    /// Whether it has called execve(2) since it was forked.
     pub executed: bool,
-    /// When it was forked, in clock ticks: with its pid, this is nobody else.
+    /// When it was forked, in clock ticks: with the pid it identifies the process.
     pub born: u64,
 }
 
@@ -244,13 +243,13 @@ impl Stat {
     }
 }
 
-/// What `pid` calls itself (comm of proc(5)); a question mark where it has gone.
+/// The command name of `pid` (comm of proc(5)); a question mark where it has gone.
 pub fn name(pid: Pid) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm"));
     name.map_or_else(|_| "?".into(), |name| name.trim_end().to_owned())
 }
 
-/// What `pid` is now; None when there is no such process.
+/// The state of `pid`; None when there is no such process.
 pub fn stat(pid: Pid) -> Option<Stat> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
@@ -263,7 +262,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let end = text.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    // The first is the third in the manual's count.
+    // The first of `fields` is field 3 of the man page.
     let field = |number: usize| fields.get(number - 3).copied();
     let flags: u64 = field(9)?.parse().ok()?;
     Some(Stat {
@@ -281,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_brackets_does_not_deceive() {
+    fn a_name_with_brackets_is_parsed() {
         let text = b"7 (a) Z 1 (\n) S 42 43 44 0 -1 4194368 0 0 0 0 0 0 0 0 20 0 1 0 5150 0";
         let stat = parse_stat(text).expect("parsed");
         assert_eq!((stat.state, stat.parent.as_raw(), stat.group.as_raw()), (b'S', 42, 43));
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_there_has_nobody() {
+    fn a_process_that_does_not_exist_has_no_relatives() {
         let nobody = Pid::from_raw(i32::MAX);
         assert_eq!(parent(nobody), None);
         assert!(!is_live(nobody));
