@@ -66,7 +66,10 @@ impl Request {
             // Nothing else is known of the requests of a later version.
             Some(version) if *version == VERSION => {}
             None | Some(Value::Null) => return Err(format!("version is missing (known: {VERSION})")),
-            Some(version) => return Err(format!("version {version} is not known (known: {VERSION})")),
+            Some(Value::Number(version)) => {
+                return Err(format!("version {version} is not known (known: {VERSION})"));
+            }
+            Some(_) => return Err(not_understood("`version` is not a number")),
         }
         // serde would take a number for the index of a verb.
         let name = match members.get("verb") {
@@ -78,9 +81,10 @@ impl Request {
         if !known.contains(&name.as_str()) {
             return Err(format!("verb '{name}' is not known (known: {})", known.join(", ")));
         }
-        let members: MapDeserializer<'_, _, serde_json::Error> = MapDeserializer::new(members.0.into_iter());
+        let Members { list, invalid } = members;
+        let members: MapDeserializer<'_, _, serde_json::Error> = MapDeserializer::new(list.into_iter());
         let mut request = Request::deserialize(members).map_err(|error| {
-            let error = error.to_string();
+            let error = invalid.unwrap_or_else(|| error.to_string());
             match error.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
                 Some(argument) => format!("'{name}' needs '{argument}'"),
                 None => not_understood(&error),
@@ -132,15 +136,20 @@ fn verbs() -> &'static [&'static str] {
 
 /// The members of a JSON object, in their order.
 ///
-/// No argument of a verb is nested, so a nested value is not kept: an empty array stands
-/// for it, which no argument can be. Whatever a client nests is thereby skipped without
+/// No argument of a verb is nested, so a nested value is not kept: an empty array or object
+/// stands for it, which no argument can be. Whatever a client nests is thereby skipped without
 /// recursion: serde would keep it for the verb, and the stack of a client's thread is
 /// too small for a value that is nested as deep as serde_json allows.
-struct Members(Vec<(String, Value)>);
+struct Members {
+    list: Vec<(String, Value)>,
+    /// What is wrong with the first value that is JSON by its form alone: a number out of
+    /// range, or an escape of no character. It is no error in an unknown member.
+    invalid: Option<String>,
+}
 
 impl Members {
     fn get(&self, name: &str) -> Option<&Value> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+        self.list.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 }
 
@@ -156,14 +165,19 @@ impl<'de> Deserialize<'de> for Members {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Vec::new();
+                let mut members = Members { list: Vec::new(), invalid: None };
                 while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-                    let scalar = Some(value.get()).filter(|value| !value.starts_with(['[', '{']));
-                    // An invalid number or escape is no error in an unknown member.
-                    let value = scalar.and_then(|value| serde_json::from_str(value).ok());
-                    members.push((name, value.unwrap_or_else(|| Value::Array(Vec::new()))));
+                    let value = match value.get() {
+                        nested if nested.starts_with('{') => Value::Object(serde_json::Map::new()),
+                        nested if nested.starts_with('[') => Value::Array(Vec::new()),
+                        scalar => serde_json::from_str(scalar).unwrap_or_else(|error| {
+                            members.invalid.get_or_insert_with(|| format!("`{name}`: {error}"));
+                            Value::Array(Vec::new())
+                        }),
+                    };
+                    members.list.push((name, value));
                 }
-                Ok(Members(members))
+                Ok(members)
             }
         }
 
@@ -189,6 +203,8 @@ mod tests {
         let request = Request::read(line).unwrap();
         let verb = Verb::Upgrade { hold: false, now: true, waiting: Waiting::default() };
         assert_eq!(request, Request::new(verb));
+        let odd = br#"{"version":1,"verb":"hammer","x":1e400,"y":"\ud800","workers":null}"#;
+        assert_eq!(Request::read(odd).unwrap().verb, Verb::Hammer);
         let nested =
             format!(r#"{{"version":1,"verb":"hammer","x":{}{}}}"#, "[".repeat(9000), "]".repeat(9000));
         assert_eq!(Request::read(nested.as_bytes()).unwrap().verb, Verb::Hammer);
@@ -209,7 +225,14 @@ mod tests {
             (b"{\"version\":1,\"verb\":[\"status\"]}", "not understood: `verb` is not a string"),
             (b"{\"version\":1,\"verb\":\"stop\",\"verb\":\"status\"}", "duplicate field `verb`"),
             (b"{\"version\":1,\"verb\":\"unbind\"}", "'unbind' needs 'name'"),
-            (b"{\"version\":1,\"verb\":\"stop\",\"now\":{\"a\":true}}", "not understood: invalid type"),
+            (b"{\"version\":1,\"verb\":\"stop\",\"now\":{\"a\":true}}", "not understood: invalid type: map"),
+            (b"{\"version\":1,\"verb\":\"stop\",\"now\":[true]}", "not understood: invalid type: sequence"),
+            (b"{\"version\":1,\"verb\":\"scale\",\"workers\":1e400}", "`workers`: number out of range"),
+            (
+                b"{\"version\":1,\"verb\":\"stop\",\"wait\":\"\\ud800\"}",
+                "`wait`: unexpected end of hex escape",
+            ),
+            (b"{\"version\":{},\"verb\":\"stop\"}", "not understood: `version` is not a number"),
             (b"{\"version\":1,\"verb\":\"dance\"}", "(known: status, upgrade, "),
             (b"{\"version\":1,\"verb\":\"scale\"}", "'scale' needs 'workers'"),
             (b"{\"version\":1,\"verb\":\"scale\",\"workers\":-1}", "not understood: invalid value"),
