@@ -55,7 +55,7 @@ const NOT_FOR_THE_PAGE: [(&str, &[&str]); 5] = [
         &[
             "is stopped first",
             "it counts as ready after … all the same",
-            "it replaces nobody before it was",
+            "it replaces no worker until it is",
             "a stop signal",
             "one worker more",
             "one worker fewer",

@@ -35,7 +35,7 @@ fn a_slow_release_that_fails_at_boot_is_refused() {
         let line = wrapper
             .log
             .wait("generation 2: pid *: not ready after *: it was not seen to wait on 127.0.0.1:*");
-        assert!(line.contains("; it replaces nobody before it was"), "{line}");
+        assert!(line.contains("; it replaces no worker until it is"), "{line}");
         // Those of generation 2, and generation 1 once more where it had to leave first.
         scene.release("boot", 2 * workers);
         let line = wrapper.log.wait(&says::failed(2));
@@ -77,7 +77,7 @@ fn what_a_worker_does_after_its_timer_counts() {
     scene.log.wait("g1 s0 worker serving");
     upgrade(&wrapper);
     scene.log.wait("g2 s0 worker up");
-    wrapper.log.wait("generation 2: pid *: not ready after *; it replaces nobody before it was");
+    wrapper.log.wait("generation 2: pid *: not ready after *; it replaces no worker until it is");
     scene.release("boot", 1);
     wrapper.log.wait(&says::failed(2));
     wrapper.stop();

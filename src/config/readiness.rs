@@ -146,7 +146,7 @@ fn no_such_kind(text: &str) -> String {
     let mut forms = kind::forms();
     let last = forms.pop().unwrap_or_default();
     format!(
-        "no such kind as '{text}', nor does --export bring one of that name, as it brings {own} (write auto, {} or {last})",
+        "'{text}' is no ack kind, and no --export has one of that name: its kinds are {own} (write auto, {} or {last})",
         forms.join(", ")
     )
 }

@@ -48,7 +48,7 @@ pub fn run(ctl: &Ctl) -> (u8, Option<String>) {
     if let Verb::Signal { signal } = &ctl.verb
         && signals::signal_by_name(signal).is_none()
     {
-        return usage_error("there is no such signal (write USR1 or WINCH)");
+        return usage_error("there is no such signal (write a name or a number, such as USR1 or 10)");
     }
     if let Verb::Bind { bind } = &ctl.verb {
         match with_absolute_path(bind) {

@@ -29,7 +29,7 @@ pub fn render_status(status: &Status) -> String {
     }
     if !status.lost.is_empty() {
         let files: Vec<String> = status.lost.iter().map(|file| escape(file)).collect();
-        text += &format!("not as it was, for a worker that is started again: {}\n", files.join(", "));
+        text += &format!("changed files, which a worker that is started again uses: {}\n", files.join(", "));
     }
     let mut more = Vec::new();
     more.extend(status.held.map(|held| format!("generation {held} is on hold")));

@@ -265,7 +265,7 @@ fn parse_inet(text: &str) -> Result<(Host, u16), String> {
         return Err("an IPv6 address goes in brackets, as in [::1]:5001".to_owned());
     }
     if digits(port).is_none() && !text.contains(':') {
-        return Err(format!("{text:?} has no port, and a path has a slash"));
+        return Err(format!("{text:?} has no port (a path needs a slash)"));
     }
     let port = parse_port(port)?;
     let host = match host {

@@ -178,7 +178,7 @@ pub(super) fn advice(error: &io::Error, ty: Type, address: SocketAddr) -> Option
         Errno::EACCES if port < unprivileged_port_start() => {
             "run as root, or let systemd pass the socket".to_owned()
         }
-        Errno::EADDRNOTAVAIL => "no interface has this address; freebind binds it all the same".to_owned(),
+        Errno::EADDRNOTAVAIL => "no interface has this address; add ,freebind to bind it anyway".to_owned(),
         Errno::EADDRINUSE if ty == Type::STREAM => {
             format!("ss -ltnp 'sport = :{port}' shows who holds it")
         }

@@ -103,7 +103,7 @@ pub fn listener_hint(command: &str, dialects: &[Dialect]) -> String {
             format!("{} takes its sockets by --export {}", profile.name, best.name())
         }
         _ => {
-            "does it listen on exactly the addresses of -b? does it take its sockets so? see --export, or --adopt if it binds its own".into()
+            "does it listen on exactly the addresses of -b? does it use the sockets that it is given? see --export, or --adopt if it binds its own".into()
         }
     }
 }
@@ -150,7 +150,7 @@ mod tests {
             assert_eq!(
                 actual,
                 hint.unwrap_or(
-                    "does it listen on exactly the addresses of -b? does it take its sockets so? see --export, or --adopt if it binds its own"
+                    "does it listen on exactly the addresses of -b? does it use the sockets that it is given? see --export, or --adopt if it binds its own"
                 )
             );
         }

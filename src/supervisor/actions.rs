@@ -132,7 +132,7 @@ impl EventLoop {
     fn suspend(&mut self) {
         let before = self.ctx.now();
         if let Err(errno) = raise(Signal::SIGSTOP) {
-            warn!("cannot stop ourselves: {errno}");
+            warn!("cannot suspend ourselves: {errno}");
         }
         let stopped = self.ctx.now().saturating_sub(before);
         self.ctx.clock.exclude(stopped);

@@ -225,7 +225,7 @@ impl Adoption {
 
 fn receive_calls(id: WorkerId, calls: Arc<OwnedFd>, threads: &Threads) {
     if let Err(error) = threads.receive_calls(id, calls) {
-        warn!("cannot hear what a worker binds: {}", crate::error::reason(&error));
+        warn!("cannot see what a worker binds: {}", crate::error::reason(&error));
     }
 }
 
@@ -244,7 +244,7 @@ fn remaining_text(left: &Remaining) -> String {
         return "nobody knows what (the kernel does not tell of connections)".into();
     }
     if left.is_empty() {
-        return "nothing, and is looked at once more".into();
+        return "nothing, and is checked once more".into();
     }
     let open = left.busy + left.waiting + left.arriving;
     let which = if left.visibility == Visibility::PortsOnly { ", its successor's among them" } else { "" };

@@ -102,6 +102,6 @@ fn note_written(generation: Generation, ctx: &mut Context) {
 fn warn_of_lost(generation: Generation, ctx: &Context) {
     let lost = ctx.launcher.lost(generation);
     if !lost.is_empty() {
-        warn!(generation = generation.0; "{generation}: not as it was any more: {}: a worker that is started again takes what is there now (install each release in a directory of its own)", lost.join(", "));
+        warn!(generation = generation.0; "{generation}: files have changed: {}: a worker that is started again uses what is there now (install each release in a directory of its own)", lost.join(", "));
     }
 }

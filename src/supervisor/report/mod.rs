@@ -103,7 +103,7 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
             let worker = of(id);
             let next = match timer {
                 Some(timer) => format!("it counts as ready after {} all the same", duration_text(timer)),
-                None => "it replaces nobody before it was".into(),
+                None => "it replaces no worker until it is".into(),
             };
             // It may wait by now, and the next check finds that.
             if let Some(unmet) =

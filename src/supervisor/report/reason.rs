@@ -90,7 +90,7 @@ pub fn failure_reason(why: Failure, predecessor_left: bool, held: bool, processe
         }
         Failure::NoAck(worker, after) if pid(worker) == 0 => {
             format!(
-                "no successor was seen to hold its listeners after {} (--follow, --ack-timeout; see what the server said: one that executes itself is to be started by its full path)",
+                "no successor was seen to hold its listeners after {} (--follow, --ack-timeout; see what the server said: a server that executes itself needs its full path)",
                 duration_text(after)
             )
         }
