@@ -73,7 +73,7 @@ pub struct Process {
     pub pidfd: Option<OwnedFd>,
     /// The start time (proc(5)), which tells it from a later process with the same id; 0 where
     /// it is not needed.
-    pub born: u64,
+    pub start_time: u64,
     /// With `--follow`: orphans that started from this time on are its own. It is its own start
     /// time or, of a worker that went into the background, that of its first process.
     pub owns_from: u64,
@@ -115,7 +115,7 @@ impl Process {
             accept_checks: 0,
             parent_pipe: None,
             pidfd,
-            born: 0,
+            start_time: 0,
             owns_from: 0,
             owns_until: None,
             not_our_child: false,
@@ -128,7 +128,8 @@ impl Process {
     /// Whether it can still be signalled. The end of a process that is not our child is reported
     /// to its parent alone, and its process id may be reused.
     pub fn lives(&self) -> bool {
-        let same = || tree::stat(self.pid).is_some_and(|stat| stat.is_live() && stat.born == self.born);
+        let same =
+            || tree::stat(self.pid).is_some_and(|stat| stat.is_live() && stat.start_time == self.start_time);
         !self.reaped && (!self.not_our_child || same())
     }
 }

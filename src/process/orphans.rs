@@ -30,9 +30,11 @@ impl ProcessTable {
                 all.filter(|&pid| self.start_number(pid) == Some(process.family.start)).collect()
             }
             (false, true) => {
-                let in_its_time =
-                    |born| born >= process.owns_from && process.owns_until.is_none_or(|end| born < end);
-                let is_its_own = |pid: &Pid| tree::stat(*pid).is_some_and(|stat| in_its_time(stat.born));
+                let in_its_time = |start_time| {
+                    start_time >= process.owns_from && process.owns_until.is_none_or(|end| start_time < end)
+                };
+                let is_its_own =
+                    |pid: &Pid| tree::stat(*pid).is_some_and(|stat| in_its_time(stat.start_time));
                 self.unknown_children().into_iter().filter(is_its_own).collect()
             }
             (false, false) => {
@@ -59,10 +61,10 @@ impl ProcessTable {
     /// The children that we got since its start become its orphans, except those that are known
     /// to come from another worker.
     pub fn claim_orphans(&mut self, id: WorkerId) {
-        let Some(born) = self.process(id).map(|process| process.born) else { return };
+        let Some(start_time) = self.process(id).map(|process| process.start_time) else { return };
         let families: Vec<Family> = self.processes().map(|process| process.family).collect();
         let traceless = |pid: &Pid| !families.iter().any(|family| family.comes_from_worker(*pid));
-        let since = |pid: &Pid| tree::stat(*pid).is_some_and(|stat| stat.born >= born);
+        let since = |pid: &Pid| tree::stat(*pid).is_some_and(|stat| stat.start_time >= start_time);
         let claimed = self.unknown_children().into_iter().filter(traceless).filter(since).collect();
         if let Some(process) = self.process_mut(id) {
             process.claimed = claimed;
@@ -72,9 +74,9 @@ impl ProcessTable {
 
     /// Sends TERM to an orphan, once; false if it was sent before. `prefix` begins the log line.
     fn send_term_once(&mut self, pid: Pid, prefix: &str) -> bool {
-        let Some(born) = tree::stat(pid).map(|stat| stat.born) else { return true };
+        let Some(start_time) = tree::stat(pid).map(|stat| stat.start_time) else { return true };
         self.term_sent.retain(|(pid, _)| tree::is_live(*pid));
-        let first = self.term_sent.insert((pid, born));
+        let first = self.term_sent.insert((pid, start_time));
         if first {
             info!("{prefix}pid {pid} ({}), left behind, is asked to stop", tree::name(pid));
             warn_of_failure(pid, process::signal(pid, Signal::SIGTERM as i32));

@@ -55,7 +55,7 @@ struct SavedProcess {
     accept_checks: u32,
     parent_pipe: Option<Fd>,
     pidfd: Option<Fd>,
-    born: u64,
+    start_time: u64,
     owns_from: u64,
     owns_until: Option<u64>,
     not_our_child: bool,
@@ -87,7 +87,11 @@ impl Saved {
                 .iter()
                 .map(|&(pid, id, at)| (pid.as_raw(), id, at))
                 .collect(),
-            term_sent: processes.term_sent.iter().map(|&(pid, born)| (pid.as_raw(), born)).collect(),
+            term_sent: processes
+                .term_sent
+                .iter()
+                .map(|&(pid, start_time)| (pid.as_raw(), start_time))
+                .collect(),
             earlier_children: numbers(&processes.earlier_children),
             hooks: numbers(&processes.hooks),
             upgrade_refused: processes.upgrade_refused.clone(),
@@ -105,7 +109,11 @@ impl Saved {
                 .into_iter()
                 .map(|(pid, id, at)| (Pid::from_raw(pid), id, at))
                 .collect(),
-            term_sent: self.term_sent.into_iter().map(|(pid, born)| (Pid::from_raw(pid), born)).collect(),
+            term_sent: self
+                .term_sent
+                .into_iter()
+                .map(|(pid, start_time)| (Pid::from_raw(pid), start_time))
+                .collect(),
             earlier_children: pids(self.earlier_children),
             hooks: pids(self.hooks),
             upgrade_refused: self.upgrade_refused,
@@ -162,7 +170,7 @@ fn save_process(process: &Process, transfer: &mut FdTransfer) -> io::Result<Save
         accept_checks: process.accept_checks,
         parent_pipe: transfer.add_some(process.parent_pipe.as_ref())?,
         pidfd: transfer.add_some(process.pidfd.as_ref())?,
-        born: process.born,
+        start_time: process.start_time,
         owns_from: process.owns_from,
         owns_until: process.owns_until,
         not_our_child: process.not_our_child,
@@ -189,7 +197,7 @@ fn restore_process(saved: SavedProcess, fds: &mut InheritedFds) -> Process {
         accept_checks: saved.accept_checks,
         parent_pipe: fds.take_some(saved.parent_pipe),
         pidfd: fds.take_some(saved.pidfd),
-        born: saved.born,
+        start_time: saved.start_time,
         owns_from: saved.owns_from,
         owns_until: saved.owns_until,
         not_our_child: saved.not_our_child,

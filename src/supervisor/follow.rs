@@ -218,7 +218,7 @@ impl Follow {
     fn record_handover(&self, id: WorkerId, successor: Pid, ctx: &mut Context) {
         if let Some(process) = ctx.processes.process_mut(id) {
             process.successor = Some(successor);
-            process.owns_until = tree::stat(successor).map(|stat| stat.born);
+            process.owns_until = tree::stat(successor).map(|stat| stat.start_time);
             process.leads_group = false;
         }
         ctx.queue(Event::HandedOver(id));
@@ -243,11 +243,14 @@ impl Follow {
     fn warn_of_others(&self, id: WorkerId, ctx: &Context) {
         let Some(entry) = ctx.processes.get(id) else { return };
         let (Some(predecessor), Some(process)) = (&entry.predecessor, &entry.process) else { return };
-        let (generation, predecessor, born) = (entry.generation, predecessor.worker, process.born);
+        let (generation, predecessor, start_time) =
+            (entry.generation, predecessor.worker, process.start_time);
         let own = ctx.processes.own_tree(id);
         let others = candidates(predecessor, ctx).filter(|it| it.accepting && it.stat.executed);
         // Older ones are the old worker's own.
-        for Candidate { pid, .. } in others.filter(|it| it.stat.born >= born && !own.contains(&it.pid)) {
+        for Candidate { pid, .. } in
+            others.filter(|it| it.stat.start_time >= start_time && !own.contains(&it.pid))
+        {
             warn!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {pid} listens as well, and is left alone until we stop");
         }
     }
@@ -269,10 +272,10 @@ impl Follow {
             let process = ctx.processes.process_mut(other);
             let Some(process) = process else { continue };
             if other == id {
-                process.born = stat.born;
-                process.owns_from = stat.born;
+                process.start_time = stat.start_time;
+                process.owns_from = stat.start_time;
             } else {
-                process.owns_until.get_or_insert(stat.born);
+                process.owns_until.get_or_insert(stat.start_time);
             }
         }
     }
@@ -280,19 +283,20 @@ impl Follow {
     /// Makes `pid` the process of `id`, instead of one that it may have had. It shares the
     /// process group of the worker `predecessor`, which therefore no longer leads it.
     fn attach(&self, id: WorkerId, predecessor: WorkerId, pid: Pid, ctx: &mut Context) {
-        let mistaken = ctx.processes.process(id).map(|it| (it.pid, it.family, it.listening.clone(), it.born));
-        let born = mistaken.as_ref().map(|&(.., born)| born);
+        let mistaken =
+            ctx.processes.process(id).map(|it| (it.pid, it.family, it.listening.clone(), it.start_time));
+        let start_time = mistaken.as_ref().map(|&(.., start_time)| start_time);
         let replaced = mistaken.as_ref().map(|&(pid, ..)| pid);
         let old = ctx.processes.process_mut(predecessor);
         let known = match old {
             Some(old) => {
                 old.leads_group = false;
                 // The process that was taken for the successor belongs to the old worker again.
-                old.owns_until = old.owns_until.filter(|&until| Some(until) != born);
+                old.owns_until = old.owns_until.filter(|&until| Some(until) != start_time);
                 Some((old.family, old.listening.clone(), None))
             }
             // The old worker is gone, so that process belongs to this one.
-            None => mistaken.map(|(_, family, listening, born)| (family, listening, Some(born))),
+            None => mistaken.map(|(_, family, listening, start_time)| (family, listening, Some(start_time))),
         };
         let Some((family, listening, since)) = known else { return };
         let mut process = Process::started(Family { worker: pid, ..family }, false, process::pidfd(pid));

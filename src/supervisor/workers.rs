@@ -95,7 +95,7 @@ impl Workers {
         let worker = ack::Worker { uid, generation, slot, stores: settings.stores(), family };
         if let Some(entry) = ctx.processes.get_mut(id) {
             let mut process = Process::started(family, launch.own_group, started.pidfd);
-            process.born = tree::stat(started.pid).map_or(0, |stat| stat.born);
+            process.start_time = tree::stat(started.pid).map_or(0, |stat| stat.start_time);
             let given = settings.listeners.of(generation.0).map(|listener| listener.inode(slot.0));
             process.listening = given.collect();
             entry.process = Some(process);

@@ -233,7 +233,7 @@ pub struct Stat {
     /// Whether it has called execve(2) since it was forked.
     pub executed: bool,
     /// When it was forked, in clock ticks: with the pid it identifies the process.
-    pub born: u64,
+    pub start_time: u64,
 }
 
 impl Stat {
@@ -271,7 +271,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
         group: parse_pid(field(5)?)?,
         session: parse_pid(field(6)?)?,
         executed: flags & PF_FORKNOEXEC == 0,
-        born: field(22)?.parse().ok()?,
+        start_time: field(22)?.parse().ok()?,
     })
 }
 
@@ -284,7 +284,7 @@ mod tests {
         let text = b"7 (a) Z 1 (\n) S 42 43 44 0 -1 4194368 0 0 0 0 0 0 0 0 20 0 1 0 5150 0";
         let stat = parse_stat(text).expect("parsed");
         assert_eq!((stat.state, stat.parent.as_raw(), stat.group.as_raw()), (b'S', 42, 43));
-        assert_eq!((stat.session.as_raw(), stat.executed, stat.born), (44, false, 5150));
+        assert_eq!((stat.session.as_raw(), stat.executed, stat.start_time), (44, false, 5150));
         for text in
             [&b""[..], b"7 (a", b"7 (a)", b"7 (a) S", b"7 (a) S x y", b"7 (a) S 1 2 3", b"7 (a) \xff 1 2"]
         {
