@@ -209,6 +209,21 @@ pub fn tcp_backlog(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
     Ok(tcp_queue(socket)?.map(|queue| queue.backlog))
 }
 
+/// Undoes shutdown(2) of a TCP socket that does not listen, by connect(2) with AF_UNSPEC.
+/// listen(2) alone would not: each connection would begin at its end of file.
+///
+/// # Errors
+/// Those of connect(2).
+pub fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    let length = size_of_val(&nobody) as libc::socklen_t;
+    // SAFETY: the kernel reads one live sockaddr of this length.
+    match unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Whether somebody has called shutdown(2) on a unix or a UDP socket, so that it receives nothing
 /// any more. SO_ACCEPTCONN stays 1; POLLRDHUP of poll(2), which nix does not define, is the only
 /// sign of SHUT_RD.
