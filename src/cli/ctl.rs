@@ -64,7 +64,7 @@ pub enum Verb {
     /// Replace the serving generation; done when the new one serves
     ///
     /// If an upgrade is already under way, this one follows it, and the outcome is that of
-    /// this one.
+    /// this one. While an upgrade is on hold, this one is refused, unless --now is given.
     Upgrade {
         /// Start only one worker of the new generation; both generations serve until `commit` or `rollback`
         #[arg(long, conflicts_with = "now")]

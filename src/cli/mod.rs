@@ -169,8 +169,9 @@ pub struct Cli {
     /// How long new workers must live after the last ack before the old ones get their stop signal
     /// [default: 500ms]
     ///
-    /// A worker that does not send an ack itself must also live for as long as the previous worker took
-    /// from its start until it was seen waiting for connections. If only the timer of `--ack auto`
+    /// The startup time of a worker is the time from its start until it is first seen waiting for
+    /// connections. A worker that does not send an ack itself must live at least for the startup
+    /// time of its predecessor. If only the timer of `--ack auto`
     /// has made it ready, the soak is 1.5 s at least. Make the soak longer than
     /// --worker-watchdog if a replacement that never sends WATCHDOG=1 is to be refused. If this option
     /// is not given, a worker that is ready by `listen` has no further soak: it has already lived for

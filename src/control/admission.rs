@@ -30,12 +30,20 @@ impl Admission {
             | Verb::Commit(_)
             | Verb::Rollback(_)
             | Verb::Scale { .. }
-            | Verb::Reexec
-                if wait =>
-            {
-                Admission::Outcome
+            | Verb::Reexec => {
+                if wait {
+                    Admission::Outcome
+                } else {
+                    Admission::Brief
+                }
             }
-            _ => Admission::Brief,
+            // Clients that wait must not take the place of a stop. `hammer` ends within moments.
+            Verb::Stop { .. } | Verb::Hammer => Admission::Brief,
+            Verb::Status { .. }
+            | Verb::Signal { .. }
+            | Verb::Bind { .. }
+            | Verb::Unbind { .. }
+            | Verb::Metrics => Admission::Brief,
         }
     }
 

@@ -36,9 +36,17 @@ pub fn render(status: &Status) -> String {
     }
     text.head("workers_wanted", "gauge", "How many workers there are to be.");
     text.sample("workers_wanted", &[], status.workers_wanted.into());
-    text.head("upgrades_total", "counter", "Upgrades that succeeded.");
+    text.head(
+        "upgrades_total",
+        "counter",
+        "Upgrades that succeeded, even if probation has rolled them back since.",
+    );
     text.sample("upgrades_total", &[], status.upgrades.into());
-    text.head("failed_upgrades_total", "counter", "Upgrades that were undone.");
+    text.head(
+        "failed_upgrades_total",
+        "counter",
+        "Upgrades that failed, or were undone by ctl rollback or by probation.",
+    );
     text.sample("failed_upgrades_total", &[], status.failed_upgrades.into());
     text.head(
         "crashes_total",

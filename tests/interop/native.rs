@@ -25,11 +25,14 @@ fn haproxy_master() {
     ));
 }
 
-/// Each generation has a pid file of its own here, in its directory.
+/// Each generation has a pid file of its own.
 #[test]
 fn nginx() {
     upgrade_under_load(
-        &server("-b 127.0.0.1:8000 --export nginx -- nginx -p . -c nginx.conf").answers_from_files(),
+        &server(
+            "-b 127.0.0.1:8000 --export nginx -- sh -c 'exec nginx -p . -c nginx.conf -g \"pid nginx.$GRACEFUL_RUN_GENERATION.pid;\"'",
+        )
+        .answers_from_files(),
     );
 }
 

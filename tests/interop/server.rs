@@ -68,11 +68,15 @@ impl Server {
         Server { directory: Some(directory), ..self }
     }
 
-    /// The name of its program.
+    /// The name of its program; behind `sh -c 'exec PROGRAM …'` too.
     pub fn name(&self) -> String {
         let words = words(self.line);
         let program = words.iter().position(|word| word == "--").map_or(0, |dashes| dashes + 1);
-        words[program].clone()
+        let executed = words.get(program + 2).and_then(|script| script.strip_prefix("exec "));
+        match executed.and_then(|rest| rest.split(' ').next()) {
+            Some(name) if words[program] == "sh" => name.to_owned(),
+            _ => words[program].clone(),
+        }
     }
 
     /// Is the program on this machine? If not it may be left out, and is said to be.
