@@ -188,7 +188,7 @@ mod tests {
             ("timer:", "timer needs a duration: timer:2s"),
             ("exec", "exec needs a command: exec:CMD"),
             ("exec:", "exec needs a command: exec:CMD"),
-            ("ready", "as it brings goagain, crank, tableflip, ecdysis, shellflip (write auto, "),
+            ("ready", "its kinds are goagain, crank, tableflip, ecdysis, shellflip (write auto, "),
         ] {
             let message = parse(&[wrong.into()], &[], false).unwrap_err().to_string();
             assert!(message.contains(why), "{message}");
