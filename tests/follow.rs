@@ -262,7 +262,7 @@ fn no_successor_is_a_failed_upgrade() {
     let old = serving(&scene);
     wrapper.signal(Signal::SIGHUP);
     let line = wrapper.log.wait(&says::failed(2));
-    assert!(line.contains("no successor") && line.contains("by its full path"), "{line}");
+    assert!(line.contains("no successor") && line.contains("needs its full path"), "{line}");
     assert!(line.contains("generation 1 still serves"), "{line}");
     assert_eq!(serving(&scene), old);
     wrapper.stop();
