@@ -78,7 +78,7 @@ FAULTS = [
     ("suspend of a worker that does not run", "request.rs",
      "let workers = self.with_process();\n"
      "                self.actions.extend(workers.into_iter().map(Action::Suspend));",
-     "let started = self.ids(|_| true);\n"
+     "let workers = self.ids(|_| true);\n"
      "                self.actions.extend(workers.into_iter().map(Action::Suspend));"),
     ("commit within the signal grace", "batch.rs", "} else {\n                latest = latest.max(since + SIGNAL_GRACE);",
      "} else {\n                latest = latest.max(since);"),
