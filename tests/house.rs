@@ -1,8 +1,9 @@
 //! What rustc does not check: the rules of the house.
 //!
 //! Contract: dependencies between modules point one way, and so do those between files
-//! (`house/files.rs`); the pure modules stay pure; unsafe code lives in `src/sys`; no file grows past two nouns; nothing
-//! prints; no test waits for time to pass; every dependency earns its place.
+//! (`house/files.rs`); the pure modules stay pure; unsafe code lives in `src/sys`; no file
+//! grows past two nouns; nothing prints; no test waits for time to pass; every dependency
+//! earns its place.
 
 #[path = "house/files.rs"]
 mod files;

@@ -212,8 +212,8 @@ fn check_safety(directory: &Directory, found: &Metadata) -> Result<(), Error> {
         true if mode & 0o022 != 0 => "others can write to it",
         _ => return Ok(()),
     };
-    let next = "give --socket a path in a directory of your own".to_owned();
-    Err(Error::Cannot { attempt: attempt(&directory.path), why: why.to_owned(), advice: Some(next) })
+    let advice = Some("give --socket a path in a directory of your own".to_owned());
+    Err(Error::Cannot { attempt: attempt(&directory.path), why: why.to_owned(), advice })
 }
 
 /// The directory of a socket without `--socket`. This creates nothing, so a start may still

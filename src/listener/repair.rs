@@ -284,11 +284,11 @@ fn listen(socket: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
     SockRef::from(&socket).listen(i32::try_from(backlog).unwrap_or(i32::MAX))
 }
 
-/// A second shutdown(2) finds a socket that does not listen, and marks it as shut down.
+/// Undoes what shutdown(2) leaves, before listen(2).
 ///
-/// shutdown(2) of a listening socket releases a port that the kernel chose, and
-/// listen(2) alone would let the kernel choose another one. A port that was asked for is
-/// still bound, which is EINVAL.
+/// The first call releases a port that the kernel chose, and listen(2) alone would let the
+/// kernel choose another one. A port that was asked for is still bound, which is EINVAL. A
+/// second call finds a socket that does not listen, and marks it as shut down.
 fn rebind(listener: &Listener, slot: u32) -> io::Result<()> {
     fd::disconnect(listener.fd(slot))?;
     let Some(address) = listener.inet else { return Ok(()) };

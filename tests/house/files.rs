@@ -64,10 +64,10 @@ fn circles(edges: &Edges) -> Vec<String> {
         let back = |other: &&&String| reached.contains(**other) && reach[*other].contains(*file);
         groups.insert(reach.keys().filter(back).copied().collect());
     }
-    groups.into_iter().map(|group| told(edges, &group)).collect()
+    groups.into_iter().map(|group| describe(edges, &group)).collect()
 }
 
-fn told(edges: &Edges, group: &[&String]) -> String {
+fn describe(edges: &Edges, group: &[&String]) -> String {
     let files: Vec<&str> = group.iter().map(|file| file.as_str()).collect();
     let mut text = format!("  circle of {}:\n", files.join(", "));
     for file in group {
