@@ -7,6 +7,7 @@
 //! because their readers compare them with it. What cannot work is refused before the execution.
 
 use crate::error::{Error, reason};
+use crate::launch::interpreter;
 use crate::listener::options::digits;
 use crate::sys::exec::exec_first;
 use crate::sys::fd::duplicate;
@@ -142,10 +143,9 @@ fn execute(name: &OsStr, command: &[OsString]) -> Result<(u8, Option<String>), E
         Errno::ENOENT | Errno::ENOTDIR if !name.as_bytes().contains(&b'/') => {
             (127, Some(format!("cannot find '{shown}' in PATH (give its path)")))
         }
-        Errno::ENOENT if Path::new(name).exists() => (
-            127,
-            Some(format!("cannot execute {shown}: its interpreter is missing (look at its first line)")),
-        ),
+        Errno::ENOENT if Path::new(name).exists() => {
+            (127, Some(format!("cannot execute {shown}: {}", interpreter::missing(Path::new(name)))))
+        }
         Errno::ENOENT | Errno::ENOTDIR => {
             (127, Some(format!("cannot find {shown}: {}", reason(&errno.into()))))
         }

@@ -242,3 +242,24 @@ fn a_failed_upgrade_never_ends_us() {
     assert!(!wrapper.has_ended());
     wrapper.stop();
 }
+
+#[test]
+fn what_is_too_long_for_the_kernel_is_named() {
+    let scene = Scene::new();
+    let long = "x".repeat(140_000);
+    fs::write(scene.path("env"), format!("CERTS={long}\n")).unwrap();
+    let file = scene.arg("env");
+    let wrapper = scene.start_command(&["--restart", "never", "--env-file", &file], &["true"]);
+    ends(wrapper, 126, &["the variable CERTS has 140007 bytes, and the kernel takes 131072"]);
+    let many: String = (0..90).map(|n| format!("V{n}={}\n", "y".repeat(11_000))).collect();
+    let files: Vec<String> = (0..9)
+        .map(|n| {
+            let name = format!("env{n}");
+            fs::write(scene.path(&name), many.replace("V", &format!("V{n}_"))).unwrap();
+            scene.arg(&name)
+        })
+        .collect();
+    let args: Vec<&str> = files.iter().flat_map(|file| ["--env-file", file]).collect();
+    let wrapper = scene.start_command(&[&["--restart", "never"], &args[..]].concat(), &["true"]);
+    ends(wrapper, 126, &["the arguments have ", " bytes, and the environment "]);
+}

@@ -157,7 +157,7 @@ fn what_cannot_be_executed_is_told_apart() {
     refused("", &["--", "no-such-command-1"], 127, "cannot find 'no-such-command-1' in PATH");
     refused("", &["--", "/no/such"], 127, "cannot find /no/such: no such file or directory");
     let orphan = file("orphan", "#!/no/such/interpreter\n", 0o755);
-    refused("", &[&orphan], 127, "its interpreter is missing");
+    refused("", &[&orphan], 127, "its interpreter /no/such/interpreter is missing (");
     refused("", &[&file("plain", "x", 0o644)], 126, "permission denied");
     refused("", &[&file("empty", "", 0o755)], 126, "exec format error");
     refused(&format!("PATH={}", scene.arg("")), &["plain"], 126, "cannot execute plain: permission denied");

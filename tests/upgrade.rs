@@ -153,7 +153,10 @@ fn a_program_that_is_not_executable_fails_the_upgrade() {
 
 #[test]
 fn a_missing_interpreter_fails_the_upgrade_and_is_named() {
-    command_is_spoilt(|path| put(path, b"#!/nonexistent/sh\n", 0o755), "interpreter");
+    command_is_spoilt(
+        |path| put(path, b"#!/nonexistent/sh\n", 0o755),
+        "its interpreter /nonexistent/sh is missing",
+    );
 }
 
 #[test]

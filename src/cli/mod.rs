@@ -76,7 +76,8 @@ pub struct Cli {
     /// Read variables from a file of K=V lines, again at every start; repeatable
     ///
     /// Empty lines, lines that begin with # and the word `export` before K are skipped.
-    /// One pair of quotes around a whole value is removed. Nothing is expanded.
+    /// One pair of quotes around a whole value is removed, and a comment after it. Nothing is
+    /// expanded. A line that can be read in two ways is refused.
     #[arg(long, value_name = "FILE", help_heading = "Worker")]
     pub env_file: Vec<PathBuf>,
 

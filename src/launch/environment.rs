@@ -84,6 +84,8 @@ fn account(identity: &Identity) -> Vec<(OsString, OsString)> {
 fn read_file(path: &Path, variables: &mut Variables) -> Result<(), String> {
     let attempt = format!("read environment file {}", path.display());
     let text = read_regular(path).map_err(|error| failed(&attempt, &error))?;
+    // Editors of other systems begin a file with a byte order mark.
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
     for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let line = line.trim_ascii();
         if line.is_empty() || line.starts_with(b"#") {
@@ -93,16 +95,29 @@ fn read_file(path: &Path, variables: &mut Variables) -> Result<(), String> {
         let at = line.iter().position(|&byte| byte == b'=').filter(|&at| at > 0 && !line.contains(&0));
         let at = at.filter(|&at| !line[..at].trim_ascii_end().iter().any(u8::is_ascii_whitespace));
         let at = at.ok_or_else(|| format!("cannot {attempt}: line {} is not of the form K=V", number + 1))?;
-        let value = unquoted(line[at + 1..].trim_ascii());
+        let value = unquoted(line[at + 1..].trim_ascii())
+            .map_err(|why| format!("cannot {attempt}: line {}: {why}", number + 1))?;
         variables.insert(os(line[..at].trim_ascii()), os(value));
     }
     Ok(())
 }
 
-fn unquoted(value: &[u8]) -> &[u8] {
-    match value {
-        [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner,
-        _ => value,
+/// The value without its quotes. Programs that read such files differ in what they make of a
+/// comment after a value, and of a quote that does not end: a value that nobody may have meant is
+/// refused.
+fn unquoted(value: &[u8]) -> Result<&[u8], &'static str> {
+    let (quote, rest) = match value {
+        [quote @ (b'"' | b'\''), rest @ ..] => (*quote, rest),
+        _ if value.windows(2).any(|pair| pair[0].is_ascii_whitespace() && pair[1] == b'#') => {
+            return Err("# after a value without quotes (quote the value, or give the comment its own line)");
+        }
+        _ => return Ok(value),
+    };
+    let end = rest.iter().position(|&byte| byte == quote);
+    let end = end.ok_or("a quote does not end (a value has one line)")?;
+    match rest[end + 1..].trim_ascii() {
+        [] | [b'#', ..] => Ok(&rest[..end]),
+        _ => Err("text after the closing quote (give the value one pair of quotes)"),
     }
 }
 
@@ -176,7 +191,7 @@ mod tests {
     #[test]
     fn files_then_directories_then_words() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("file"), "# c\n\nA=1\nexport B = 'two words' \nC=\"x\n").unwrap();
+        fs::write(dir.path().join("file"), "# c\n\nA=1\nexport B = 'two words' # c\nC=\"x\"\n").unwrap();
         fs::create_dir(dir.path().join("d")).unwrap();
         fs::write(dir.path().join("d/A"), "from\0dir \nsecond line").unwrap();
         fs::write(dir.path().join("d/C"), "").unwrap();
@@ -209,6 +224,42 @@ mod tests {
         let spec = Environment { files: vec!["fifo".into()], ..Environment::default() };
         let error = read(&spec, &[], None, dir.path()).unwrap_err();
         assert!(error.ends_with("fifo: not a regular file"), "{error}");
+    }
+
+    #[test]
+    fn a_value_is_understood_or_its_line_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = Environment { clear: true, files: vec!["file".into()], ..Environment::default() };
+        let value = |text: &str| {
+            fs::write(dir.path().join("file"), format!("\u{feff}A={text}\r\n")).unwrap();
+            read(&spec, &[], None, dir.path())
+                .map(|mut it| it.remove(OsStr::new("A")).unwrap().into_string().unwrap())
+        };
+        for (text, meant) in [
+            ("1", "1"),
+            ("", ""),
+            ("#fff", "#fff"),
+            ("a#b", "a#b"),
+            ("it's", "it's"),
+            ("\"x\" # production", "x"),
+            ("'x'#c", "x"),
+            ("\"a # b\"", "a # b"),
+            ("'say \"x\"'", "say \"x\""),
+            ("\"\"", ""),
+        ] {
+            assert_eq!(value(text), Ok(meant.to_owned()), "{text}");
+        }
+        for (text, why) in [
+            ("x # production", "line 1: # after a value without quotes"),
+            ("\"x", "line 1: a quote does not end"),
+            ("\"", "line 1: a quote does not end"),
+            ("\"x\" y", "line 1: text after the closing quote"),
+            ("\"a\\\"b\"", "line 1: text after the closing quote"),
+            ("'a''b'", "line 1: text after the closing quote"),
+        ] {
+            let error = value(text).expect_err(text);
+            assert!(error.contains(why), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@
 pub mod capture;
 pub mod descriptors;
 mod environment;
+pub mod exec_error;
 pub mod hook;
+pub mod interpreter;
 pub mod pin;
 mod saved;
 pub mod start;

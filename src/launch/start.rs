@@ -8,11 +8,10 @@ use crate::config;
 use crate::core::event::{Generation, Refusal, Slot, WorkerId};
 use crate::dialect::{Dialect, Exported, first_listener, spell};
 use crate::listener::Listeners;
-use crate::sys::child::{Launch, SpawnError, Step};
+use crate::sys::child::Launch;
 use crate::sys::fd;
 use crate::sys::identity::Identity;
 use crate::sys::seccomp::Filter;
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -274,48 +273,4 @@ fn c_string(bytes: impl Into<Vec<u8>>) -> Result<CString, Refused> {
             String::from_utf8_lossy(&error.into_vec()).escape_default()
         ),
     })
-}
-
-/// Why a start failed, and what the user can do about it.
-pub fn refused(error: &SpawnError, spec: &LaunchSpec) -> Refused {
-    let program = spec.program().display();
-    let refusal = match (error.step, error.errno) {
-        (Step::Exec, Errno::ENOENT | Errno::ENOTDIR) => Refusal::NotFound,
-        (Step::Exec, Errno::ETXTBSY) => Refusal::Busy,
-        (Step::Exec, _) => Refusal::NotExecutable,
-        (Step::Fork, Errno::EAGAIN | Errno::ENOMEM) => Refusal::Exhausted,
-        _ => Refusal::Other,
-    };
-    let why = crate::error::reason(&std::io::Error::from(error.errno));
-    let message = match (error.step, error.errno) {
-        (Step::Exec, Errno::ENOENT) if spec.program().exists() => {
-            format!("cannot execute {program}: its interpreter is missing (look at its first line)")
-        }
-        (Step::Exec, Errno::ENOENT | Errno::ENOTDIR) => {
-            let spaced = spec.program().as_os_str().as_bytes().contains(&b' ');
-            let next = if spaced { " (no shell splits words: give each argument by itself)" } else { "" };
-            format!("cannot find {program}: {why}{next}")
-        }
-        (Step::Exec, Errno::ENOEXEC) => {
-            format!("cannot execute {program}: {why} (a script begins with #! and its interpreter)")
-        }
-        (Step::Exec, Errno::ETXTBSY) => {
-            format!("cannot execute {program}: {why}, somebody still writes to it (install it by rename)")
-        }
-        (Step::Exec, Errno::EACCES) if spec.program().is_dir() => {
-            format!("cannot execute {program}: is a directory")
-        }
-        (Step::Exec, Errno::EACCES) => {
-            format!("cannot execute {program}: {why} (chmod +x, or a noexec mount)")
-        }
-        (Step::Exec, _) => format!("cannot execute {program}: {why}"),
-        (Step::Filter, Errno::EBUSY) => format!(
-            "cannot adopt {program}: somebody above us watches its system calls already (another --adopt, or a container's runtime); give the server its sockets with -b"
-        ),
-        (Step::Filter, _) => format!(
-            "cannot adopt {program}: {why} (seccomp with a listener: graceful-run doctor says what is missing; or give the server its sockets with -b)"
-        ),
-        (step, _) => format!("cannot start {program}: {step} failed: {why}"),
-    };
-    Refused { refusal, message }
 }

@@ -15,8 +15,8 @@ use crate::core::event::{Event, Failure, Generation, LaunchSource, Refusal, Repo
 use crate::core::policy::PROBATION_CRASHES;
 use crate::error::reason;
 use crate::launch::Refused;
+use crate::launch::exec_error::refused;
 use crate::launch::hook::HookContext;
-use crate::launch::start::refused;
 use crate::process::exit_of;
 use crate::sys::child;
 use crate::sys::process::{self, Exit};
@@ -201,7 +201,7 @@ impl Hooks {
         debug!("{} hook of {}: {command}", context.occasion.name(), context.generation);
         let spec = ctx.launcher.hook_spec(context.generation)?;
         let launch = ctx.launcher.settings.hook(&spec, command, context)?;
-        child::spawn(&launch).map(|child| child.pid).map_err(|error| refused(&error, &spec))
+        child::spawn(&launch).map(|child| child.pid).map_err(|error| refused(&error, &launch, &spec))
     }
 
     /// The hook failed, or could not be started. What waited for it is refused.

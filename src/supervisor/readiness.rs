@@ -10,7 +10,7 @@ use super::report;
 use crate::ack::accepting;
 use crate::core::event::{AckKind, Event, Report, Slot, Time, WorkerId};
 use crate::core::{Shown, ShownStage};
-use crate::launch::start::refused;
+use crate::launch::exec_error::refused;
 use crate::listener::Listener;
 use crate::sys::{child, process};
 use log::warn;
@@ -167,7 +167,8 @@ pub(super) fn start_check(id: WorkerId, ctx: &mut Context) {
     let Some(spec) = ctx.launcher.specs.get(&entry.generation) else { return };
     let pid = process.pid.as_raw();
     let launch = ctx.launcher.settings.check(spec, &command, entry.generation, entry.slot, pid);
-    let started = launch.and_then(|launch| child::spawn(&launch).map_err(|error| refused(&error, spec)));
+    let started =
+        launch.and_then(|launch| child::spawn(&launch).map_err(|error| refused(&error, &launch, spec)));
     match started {
         Ok(child) => process.check = Some(child.pid),
         Err(refused) => warn!("cannot run the check of pid {pid}: {}", refused.message),

@@ -13,7 +13,7 @@ use crate::dialect::{FIRST_FD, first_listener};
 use crate::error::reason;
 use crate::launch::Refused;
 use crate::launch::capture::Capture;
-use crate::launch::start::refused;
+use crate::launch::exec_error::refused;
 use crate::process::Process;
 use crate::sys::child;
 use crate::sys::tree::{self, Family};
@@ -84,7 +84,7 @@ impl Workers {
         let channels = channels.map_err(no_channels)?;
         let mut launch = settings.worker(&spec, &channels, &stored, id, generation, slot)?;
         launch.fds.extend(stderr.as_ref().map(|(_, theirs)| (theirs.as_raw_fd(), 2)));
-        let mut started = child::spawn(&launch).map_err(|error| refused(&error, &spec))?;
+        let mut started = child::spawn(&launch).map_err(|error| refused(&error, &launch, &spec))?;
         info!(
             generation = generation.0, pid = started.pid.as_raw(), slot = slot.0;
             "{generation}: started pid {} (slot {}): {}", started.pid, slot.0, spec.real_program().display()

@@ -1,0 +1,80 @@
+//! The file that the kernel starts for a program: the interpreter of a script, the loader of a
+//! native program. Where it is missing, execve(2) gives ENOENT, as if the program were.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Which file is missing for a program that is there: its `#!` line names it, or its ELF header.
+pub fn missing(program: &Path) -> String {
+    let named = interpreter(program).map(|path| String::from_utf8_lossy(&path).into_owned());
+    match named {
+        Some(name) if !Path::new(&name).exists() => {
+            format!("its interpreter {name} is missing (install it, or correct the program)")
+        }
+        _ => "its interpreter is missing".into(),
+    }
+}
+
+/// The interpreter of a script, or the loader of a native program (PT_INTERP of elf(5)); None if the
+/// file cannot be read, or is another one.
+fn interpreter(program: &Path) -> Option<Vec<u8>> {
+    let mut file = File::open(program).ok()?;
+    let mut head = Vec::new();
+    file.by_ref().take(4096).read_to_end(&mut head).ok()?;
+    if let Some(line) = head.strip_prefix(b"#!") {
+        let line = line.split(|&byte| byte == b'\n').next()?.trim_ascii_start();
+        return Some(line.split(u8::is_ascii_whitespace).next()?.to_vec());
+    }
+    let number = |at: usize, length: usize| -> Option<u64> {
+        let bytes = head.get(at..at + length)?;
+        let sum = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
+        Some(match head[5] {
+            1 => bytes.iter().rev().fold(0, sum),
+            _ => bytes.iter().fold(0, sum),
+        })
+    };
+    // A program header, as elf(5) has it for 32 and 64 bits: its type, the offset of the segment
+    // in the file, and the size there.
+    let (table, size, count, word, offset, length) = match head.get(..5)? {
+        b"\x7fELF\x01" => (number(28, 4)?, number(42, 2)?, number(44, 2)?, 4, 4, 16),
+        b"\x7fELF\x02" => (number(32, 8)?, number(54, 2)?, number(56, 2)?, 8, 8, 32),
+        _ => return None,
+    };
+    let header =
+        (0..count).map(|index| (table + index * size) as usize).find(|&at| number(at, 4) == Some(3))?;
+    let (offset, length) = (number(header + offset, word)? as usize, number(header + length, word)? as usize);
+    Some(head.get(offset..offset + length)?.split(|&byte| byte == 0).next()?.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn the_interpreter_of_a_script_and_the_loader_of_a_binary_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        let read = |bytes: &[u8]| {
+            fs::write(&file, bytes).unwrap();
+            interpreter(&file).map(|path| String::from_utf8(path).unwrap())
+        };
+        assert_eq!(read(b"#! /bin/sh -e\nexit"), Some("/bin/sh".into()));
+        assert_eq!(read(b"exit 0"), None);
+        assert_eq!(read(b""), None);
+        // This program is dynamically linked, or static and without a loader.
+        let own = fs::read(std::env::current_exe().unwrap()).unwrap();
+        if let Some(loader) = read(&own) {
+            assert!(loader.starts_with("/lib"), "{loader}");
+            for cut in [5, 30, 63, 64, 100, 600] {
+                read(&own[..cut]);
+            }
+            let place = own.windows(loader.len()).position(|bytes| bytes == loader.as_bytes()).unwrap();
+            let mut other = own.clone();
+            other[place..place + 4].copy_from_slice(b"/non");
+            assert!(read(&other).unwrap().starts_with("/non"));
+            assert!(missing(&file).contains("its interpreter /non"), "{}", missing(&file));
+        }
+    }
+}
