@@ -228,6 +228,7 @@ fn who_watches_our_calls_already_is_named() {
         own_group: true,
         umask: None,
         identity: None,
+        default_signals: Vec::new(),
         no_new_privs: false,
         death_signal: Some(libc::SIGKILL),
         filter: Some(filter),

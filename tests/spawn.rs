@@ -46,6 +46,7 @@ fn launch(argv: &[&str]) -> Launch {
         own_group: true,
         umask: None,
         identity: None,
+        default_signals: Vec::new(),
         no_new_privs: false,
         // A test that fails leaves nothing behind.
         death_signal: Some(libc::SIGKILL),

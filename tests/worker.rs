@@ -367,6 +367,25 @@ os.execv(sys.argv[1], sys.argv[1:])";
 }
 
 #[test]
+fn a_signal_that_we_send_is_never_inherited_as_ignored() {
+    let scene = Scene::of("dump seen\nready notify");
+    let mut shell = Command::new("sh");
+    // A script that starts us with & has this effect on INT and QUIT.
+    shell.args(["-c", "trap '' INT QUIT USR1; exec \"$@\"", "sh"]).arg(common::binary());
+    shell.args(quick(&["--stop-signal", "INT", "--stop-timeout", "60s", "--"])).args(scene.puppet());
+    let mut wrapper = scene.spawn(scene.mark(shell));
+    wrapper.log.wait("INT and QUIT: ignored, as we were started (*): stop with TERM");
+    wrapper.log.wait("INT was ignored when we were started; workers do not ignore it");
+    wrapper.log.wait(&says::ready(1));
+    let seen = scene.dump("seen");
+    let ignored = u64::from_str_radix(seen["status"]["SigIgn"].as_str().unwrap(), 16).unwrap();
+    let is_ignored = |signal: Signal| ignored & 1 << (signal as u32 - 1) != 0;
+    assert!(!is_ignored(Signal::SIGINT) && is_ignored(Signal::SIGQUIT) && is_ignored(Signal::SIGUSR1));
+    wrapper.signal(Signal::SIGTERM);
+    assert_eq!(wrapper.exit_status(), 0, "INT ends it: {:?}", wrapper.log.all());
+}
+
+#[test]
 fn user_drops_everything() {
     if !am_root() {
         return; // Nobody but root can become somebody else.

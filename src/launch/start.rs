@@ -40,6 +40,8 @@ pub struct LaunchSettings {
     pub adopt: bool,
     /// Whether workers start their own successors (`--follow`); some execute their first argument.
     pub follow: bool,
+    /// The signals that we send to workers: their stop signal, and that of `--follow`.
+    pub signals: Vec<Signal>,
 }
 
 impl LaunchSettings {
@@ -60,6 +62,7 @@ impl LaunchSettings {
             watchdog: config.policy.worker_watchdog,
             adopt: config.adopt.is_some(),
             follow: config.follow.is_some(),
+            signals: [Some(config.stop_signal), config.follow].into_iter().flatten().collect(),
         }
     }
 
@@ -138,6 +141,7 @@ impl LaunchSettings {
         launch.watchdog = self.watchdog.is_some();
         launch.fds = fds;
         launch.own_group = !self.worker.foreground_tty;
+        launch.default_signals = self.signals.iter().map(|&signal| signal as i32).collect();
         launch.filter = if self.adopt { Filter::new() } else { None };
         if let Some(image) = spec.image() {
             let above = launch.fds.iter().map(|&(_, target)| target + 1).max().unwrap_or(0);
@@ -244,6 +248,7 @@ impl LaunchSettings {
             own_group: true,
             umask: self.worker.umask,
             identity: self.identity.clone(),
+            default_signals: Vec::new(),
             no_new_privs: self.worker.no_new_privs,
             death_signal: self.worker.dies_with_us.then_some(Signal::SIGTERM as i32),
             filter: None,

@@ -123,6 +123,7 @@ impl Reexec {
             own_group: true,
             umask: None,
             identity: None,
+            default_signals: Vec::new(),
             no_new_privs: false,
             death_signal: Some(Signal::SIGKILL as i32),
             filter: None,

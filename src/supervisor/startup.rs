@@ -128,8 +128,26 @@ fn log_startup(config: &Config, listeners: &Listeners) {
     if let Some(cut) = profiles::stop_signal_hint(&command(config)).filter(|_| !config.stop_signal_chosen) {
         warn!("{cut}");
     }
-    if config.signals.ignores(Signal::SIGHUP) && inherited::ignored(Signal::SIGHUP as i32) {
+    let stays_ignored =
+        |signal: &Signal| config.signals.ignores(*signal) && inherited::ignored(*signal as i32);
+    if stays_ignored(&Signal::SIGHUP) {
         info!("HUP stays ignored, as we were started (nohup): upgrade with USR2, or say --on HUP=upgrade");
+    }
+    // A shell without job control starts `COMMAND &` so.
+    let stops: Vec<Signal> = [Signal::SIGINT, Signal::SIGQUIT].into_iter().filter(stays_ignored).collect();
+    if !stops.is_empty() {
+        let names: Vec<String> = stops.iter().map(|&signal| signals::name(signal as i32)).collect();
+        let names = names.join(" and ");
+        info!(
+            "{names}: ignored, as we were started (COMMAND & of a script): stop with TERM, or say --on INT=stop"
+        );
+    }
+    let sent = [Some(config.stop_signal), config.follow].into_iter().flatten();
+    for signal in sent.filter(|&signal| inherited::ignored(signal as i32)) {
+        let name = signals::name(signal as i32);
+        info!(
+            "{name} was ignored when we were started; workers do not ignore it, because we send it to them"
+        );
     }
 }
 

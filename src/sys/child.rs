@@ -57,6 +57,8 @@ pub struct Launch {
     pub umask: Option<u32>,
     /// The user to become; None, or our own user, changes nothing.
     pub identity: Option<Identity>,
+    /// Signals that the child must not ignore, whatever we were started with.
+    pub default_signals: Vec<i32>,
     /// PR_SET_NO_NEW_PRIVS: no later exec gains privileges.
     pub no_new_privs: bool,
     /// The signal to get when the thread that called [`spawn`] ends
@@ -290,6 +292,7 @@ fn exec(
         Step::Group.check(unsafe { libc::setpgid(0, 0) })?;
     }
     inherited::restore_dispositions();
+    launch.default_signals.iter().for_each(|&signal| inherited::set_default(signal));
     // Before the descriptors move, because one of them may move onto this one.
     // SAFETY: the descriptor is open, the launch owns it.
     Step::Directory.check(unsafe { libc::fchdir(launch.directory.as_raw_fd()) })?;

@@ -116,7 +116,7 @@ pub(super) fn restore_file_limit() {
 /// Undoes an inherited SIGCHLD = ignored, under which the kernel reaps our children itself and
 /// waitpid(2) does not return their status.
 pub fn default_sigchld() {
-    set_disposition(libc::SIGCHLD, libc::SIG_DFL);
+    set_default(libc::SIGCHLD);
 }
 
 /// Gives each signal the disposition that we were started with: ignored stays ignored, all else is
@@ -129,6 +129,11 @@ pub(super) fn restore_dispositions() {
         let keep = signal != libc::SIGCHLD && ignored(signal);
         set_disposition(signal, if keep { libc::SIG_IGN } else { libc::SIG_DFL });
     }
+}
+
+/// Gives a signal its default disposition. Async-signal-safe.
+pub(super) fn set_default(signal: i32) {
+    set_disposition(signal, libc::SIG_DFL);
 }
 
 /// As [`restore_dispositions`], but SIGCHLD too is as we were started with it: for a process that
