@@ -509,6 +509,9 @@ fn a_binary_that_stays_open_for_writing_fails_the_upgrade_with_a_hint() {
     wrapper.signal(Signal::SIGHUP);
     let line = wrapper.log.wait(&says::failed(2));
     assert!(line.contains("rename"), "{line}");
+    // It was tried for two seconds: that is said at the first time and at the last.
+    assert_eq!(wrapper.log.count("generation 2: cannot execute "), 2, "{:?}", wrapper.log.all());
+    wrapper.log.wait("generation 2: cannot execute * (install it by rename) (tried * times)");
     drop(writer);
     wrapper.stop();
 }

@@ -17,6 +17,8 @@ pub struct Entry {
     pub process: Option<Process>,
     /// Why it could not be started, for people.
     pub refused: Option<String>,
+    /// How often that was the reason, one after another.
+    pub refusals: u32,
     /// Its last `STATUS=` (sd_notify(3)).
     pub status: Option<String>,
     /// What it still has to do to become ready, for people.

@@ -29,6 +29,7 @@ struct SavedEntry {
     slot: Slot,
     process: Option<SavedProcess>,
     refused: Option<String>,
+    refusals: u32,
     status: Option<String>,
     predecessor: Option<SavedPredecessor>,
 }
@@ -131,6 +132,7 @@ fn save(id: WorkerId, entry: &Entry, transfer: &mut FdTransfer) -> io::Result<Sa
         slot: entry.slot,
         process: entry.process.as_ref().map(|process| save_process(process, transfer)).transpose()?,
         refused: entry.refused.clone(),
+        refusals: entry.refusals,
         status: entry.status.clone(),
         predecessor: predecessor.map(|predecessor| SavedPredecessor {
             worker: predecessor.worker,
@@ -145,6 +147,7 @@ fn restore(saved: SavedEntry, fds: &mut InheritedFds) -> Entry {
         slot: saved.slot,
         process: saved.process.map(|process| restore_process(process, fds)),
         refused: saved.refused,
+        refusals: saved.refusals,
         status: saved.status,
         unmet: None,
         remaining: None,

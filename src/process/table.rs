@@ -97,6 +97,7 @@ impl ProcessTable {
             slot,
             process: None,
             refused: None,
+            refusals: 0,
             status: None,
             unmet: None,
             remaining: None,
@@ -107,7 +108,8 @@ impl ProcessTable {
     /// Notes why a start was refused.
     pub fn set_start_error(&mut self, id: WorkerId, message: String) {
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.refused = Some(message.clone());
+            let before = entry.refused.replace(message.clone());
+            entry.refusals = if before.as_ref() == Some(&message) { entry.refusals + 1 } else { 1 };
         }
         self.last_refused = Some(message);
     }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::core::event::{AckKind, Ending, Exit, Failure, Refusal, Report, WorkerId};
 use crate::process::ProcessTable;
 use crate::profiles;
-use log::{debug, info, warn};
+use log::{Level, debug, info, log, warn};
 use reason::unmet_text;
 use std::time::Duration;
 use words::{WorkerName, ms, request_name};
@@ -134,8 +134,14 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
         }
         Report::NotStarted { worker: id, again, .. } => {
             let worker = of(id);
-            let next = if again { " (trying again)" } else { "" };
-            warn!(generation = worker.generation.0; "{}: {}{next}", worker.generation, worker.refused);
+            let (level, next) = match (again, worker.refusals) {
+                (true, 0 | 1) => (Level::Warn, " (trying again)".into()),
+                // The same reason 20 times a second.
+                (true, _) => (Level::Debug, " (trying again)".into()),
+                (false, 0 | 1) => (Level::Warn, String::new()),
+                (false, times) => (Level::Warn, format!(" (tried {times} times)")),
+            };
+            log!(level, generation = worker.generation.0; "{}: {}{next}", worker.generation, worker.refused);
         }
         Report::Restarting(slot, pause) => {
             info!(slot = slot.0; "slot {}: starts again in {}", slot.0, duration_text(pause))

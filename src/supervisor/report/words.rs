@@ -15,6 +15,8 @@ pub(super) struct WorkerName {
     pub(super) pid: i32,
     pub(super) command: String,
     pub(super) refused: String,
+    /// How often it was refused for that, one after another.
+    pub(super) refusals: u32,
 }
 
 impl std::fmt::Display for WorkerName {
@@ -32,6 +34,7 @@ impl WorkerName {
             pid,
             command: processes.command().to_string(),
             refused: processes.start_error(id).to_string(),
+            refusals: entry.map_or(0, |entry| entry.refusals),
         }
     }
 }
