@@ -103,6 +103,22 @@ fn a_replacement_that_never_acks_and_ignores_term_is_killed() {
 }
 
 #[test]
+fn a_replacement_that_was_never_ready_gets_term_instead_of_its_stop_signal() {
+    let scene = Scene::of(SERVER);
+    scene.script("2", "count-signals\nhang");
+    let args = ["--ack-timeout", "4s", "--stop-signal", "WINCH", "--stop-timeout", "60s"];
+    let (mut wrapper, _) = first(&scene, &args);
+    wrapper.signal(Signal::SIGUSR2);
+    wrapper.log.wait(&says::failed(2));
+    scene.log.wait("g2 s0 worker TERM");
+    assert_eq!(scene.log.count("g2 s0 worker WINCH"), 0);
+    wrapper.signal(Signal::SIGINT);
+    scene.log.wait("g1 s0 worker WINCH");
+    wrapper.signal(Signal::SIGINT);
+    assert_eq!(wrapper.exit_status(), 137, "the second one kills");
+}
+
+#[test]
 fn on_ack_timeout_proceed_replaces_all_the_same() {
     let scene = Scene::of(SERVER);
     scene.script("2", "count-signals\nserve\nhang");

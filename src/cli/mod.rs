@@ -284,6 +284,7 @@ pub struct Cli {
     ///
     /// Other defaults: 31 s with the dialect overseer, 61 s with endless, and 121 s
     /// with --follow and for a worker that acks by parent-term, because grace takes up to 120 s.
+    /// A worker that was never ready gets TERM instead of its stop signal, and 5 s at most.
     #[arg(long, value_name = "DUR", help_heading = "Stopping")]
     pub stop_timeout: Option<String>,
 

@@ -126,6 +126,9 @@ pub enum Action {
     PreStop(WorkerId),
     /// Send the one stop signal of its life.
     Stop(WorkerId),
+    /// The same for a worker that was never ready: send TERM, for it may not handle its own stop
+    /// signal yet.
+    StopUnready(WorkerId),
     /// Kill it and its group.
     Kill(WorkerId),
     /// Of the processes that an exited worker left behind, ask those to stop that wait for

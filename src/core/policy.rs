@@ -58,6 +58,9 @@ pub const EXTEND_LIMIT: u32 = 10;
 /// step may fail (seen: one that listened and died 1 ms later).
 pub const LISTEN_GRACE: Duration = Duration::from_millis(250);
 
+/// How long a worker that was never ready may take to stop, if `--stop-timeout` is not shorter.
+pub const UNREADY_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The pause before the first check whether an old worker has drained.
 pub const FIRST_DRAIN_CHECK: Duration = Duration::from_millis(3);
 

@@ -146,7 +146,8 @@ impl Supervisor {
         let kill_at = worker.stop_timeout(&self.policy).map(|timeout| now + timeout);
         worker.stage = Stage::Terminating { signal_at: None, kill_at, since: now };
         worker.stop_sent = true;
-        self.actions.push(Action::Stop(id));
+        let was_ready = worker.ack.is_some();
+        self.actions.push(if was_ready { Action::Stop(id) } else { Action::StopUnready(id) });
         self.report(Report::StopSent(id));
     }
 

@@ -4,7 +4,7 @@
 use super::event::{AckKind, Generation, LaunchSource, Refusal, Slot, Time, WorkerId};
 use super::policy::{
     BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, LISTEN_GRACE, MISSING_WINDOW, OnAckTimeout, Policy,
-    SIGNAL_GRACE, SUCCESSOR_PROBE, Strength, TAKEOVER, UNSEEN_AFTER,
+    SIGNAL_GRACE, SUCCESSOR_PROBE, Strength, TAKEOVER, UNREADY_STOP_TIMEOUT, UNSEEN_AFTER,
 };
 use super::upgrade::Query;
 use serde::{Deserialize, Serialize};
@@ -344,11 +344,15 @@ impl Worker {
         self.stage = Stage::Ready { since: now, probe_at };
     }
 
-    /// How long it may take to stop.
+    /// How long it may take to stop. A worker that was never ready has no request to finish.
     pub fn stop_timeout(&self, policy: &Policy) -> Option<Duration> {
-        match self.sent_parent_term {
+        let timeout = match self.sent_parent_term {
             true => policy.parent_term_stop_timeout,
             false => policy.stop_timeout,
+        };
+        match self.ack {
+            Some(_) => timeout,
+            None => Some(timeout.map_or(UNREADY_STOP_TIMEOUT, |timeout| timeout.min(UNREADY_STOP_TIMEOUT))),
         }
     }
 

@@ -46,8 +46,10 @@ impl EventLoop {
             Action::CheckWaiting => self.readiness.begin_wait_check(ctx),
             Action::PreUpgrade(to) => self.hooks.pre_upgrade(to, ctx),
             Action::PreStop(id) => self.hooks.pre_stop(id, ctx),
-            Action::Stop(id) => {
-                ctx.processes.signal(id, ctx.config.stop_signal as i32);
+            Action::Stop(id) | Action::StopUnready(id) => {
+                let unready = matches!(action, Action::StopUnready(_));
+                let signal = if unready { Signal::SIGTERM } else { ctx.config.stop_signal };
+                ctx.processes.signal(id, signal as i32);
                 // A stopped process keeps the signal until it is continued.
                 ctx.processes.signal(id, Signal::SIGCONT as i32);
             }

@@ -135,7 +135,7 @@ impl Case {
     }
 
     fn stopped(&self, id: u32) -> bool {
-        self.did(Action::Stop(WorkerId(id)))
+        self.did(Action::Stop(WorkerId(id))) || self.did(Action::StopUnready(WorkerId(id)))
     }
 
     fn reported(&self, which: impl Fn(&Report) -> bool) -> bool {
@@ -610,6 +610,22 @@ fn an_extension_is_capped_at_ten_ack_timeouts() {
     assert!(case.reported(|report| *report == Report::NoAck(WorkerId(1), ms(10_000))));
 }
 
+/// It may not handle its own stop signal yet, and has nothing to finish.
+#[test]
+fn one_that_was_never_ready_gets_term_and_five_seconds_at_most() {
+    for (stop_timeout, most) in [(Some(ms(30_000)), 5000), (Some(ms(2000)), 2000), (None, 5000)] {
+        let mut case = Case::new(Policy { stop_timeout, readiness: notify(), ..policy() });
+        case.ack(1);
+        case.request(Request::Upgrade);
+        case.wait(30_000);
+        assert!(case.did(Action::StopUnready(WorkerId(2))) && !case.did(Action::Stop(WorkerId(2))));
+        case.wait(most - 1);
+        assert!(!case.did(Action::Kill(WorkerId(2))), "{stop_timeout:?}");
+        case.wait(1);
+        assert!(case.did(Action::Kill(WorkerId(2))), "{stop_timeout:?}");
+    }
+}
+
 fn notify() -> Readiness {
     Readiness { auto: false, kinds: vec![AckKind::Notify], timer: None, probe: None }
 }
@@ -741,7 +757,10 @@ fn a_commit_replaces_the_other_slots_before_any_old_worker_is_asked_to_stop() {
     assert_eq!(case.spawns()[4..], [(2, 1, LaunchSource::AsBefore), (2, 2, LaunchSource::AsBefore)]);
     case.ack(5);
     case.wait(10_000);
-    assert!(!case.done.iter().any(|action| matches!(action, Action::Stop(_))), "one is not ready");
+    assert!(
+        !case.done.iter().any(|action| matches!(action, Action::Stop(_) | Action::StopUnready(_))),
+        "one is not ready"
+    );
     case.ack(6);
     case.wait(500);
     assert!((1..=3).all(|id| case.stopped(id)));

@@ -46,7 +46,11 @@ impl Model {
             Action::Switch(to) => self.may_switch(to),
             Action::CheckDrained(id) => self.may_check_drained(id),
             Action::PreStop(id) => self.pre_stop(id),
-            Action::Stop(id) => self.stop(id),
+            Action::Stop(id) | Action::StopUnready(id) => {
+                let was_ready = self.running(id, action)?.ready.is_some();
+                ensure!(was_ready == matches!(action, Action::Stop(_)), "{action:?}, ready: {was_ready}");
+                self.stop(id)
+            }
             Action::Kill(id) => self.kill(id),
             Action::DrainRemains(id) => {
                 let just = self.in_step.remains.take() == Some(id);
@@ -319,8 +323,8 @@ impl Model {
 
     pub fn kill(&mut self, id: WorkerId) -> Verdict {
         let (now, by_force) = (self.now, self.killing || self.in_step.hammer);
-        let timeout = self.policy.stop_timeout;
         let crowded = self.too_many_drain();
+        let timeout = self.workers.get(&id).and_then(|record| record.stop_timeout(&self.policy));
         let record = self.running(id, Action::Kill(id))?;
         let by_force = by_force || crowded == Some(record.generation);
         let due = matches!((record.stopped, timeout), (Some(at), Some(timeout)) if at + timeout <= now);

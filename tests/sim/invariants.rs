@@ -248,7 +248,7 @@ impl Model {
             } else if record.stage == ShownStage::Draining && record.runs() {
                 match (record.stopped, record.ready) {
                     (Some(at), _) => {
-                        let kill_at = self.policy.stop_timeout.map(|timeout| at + timeout);
+                        let kill_at = record.stop_timeout(&self.policy).map(|timeout| at + timeout);
                         ensure!(kill_at.is_none_or(waits), "{id:?} has had its time");
                     }
                     (None, _) if record.pre_stop == Some(false) => {}

@@ -20,7 +20,7 @@ pub fn random(rng: &mut Rng) -> Policy {
     });
     let alone = follow || adopt.is_some();
     let workers = if alone { 1 } else { rng.pick(&[1, 1, 1, 2, 2, 3, 4, 5]) };
-    let stop_timeout = rng.chance(75).then(|| rng.ms(&[100, 1000, 5000]));
+    let stop_timeout = rng.chance(75).then(|| rng.ms(&[100, 1000, 10_000]));
     Policy {
         workers,
         adopt,

@@ -51,7 +51,7 @@ impl World<'_> {
                 }
                 self.schedule(at, Scheduled::Deliver(Event::CheckedWaiting));
             }
-            Action::Stop(worker) => {
+            Action::Stop(worker) | Action::StopUnready(worker) => {
                 let Some(process) = self.processes.get_mut(&worker) else { return };
                 if let Some((after, exit)) = process.script.on_stop {
                     self.schedule(self.now + after, Scheduled::Act(worker, Act::Exit(exit)));

@@ -3,7 +3,7 @@
 use crate::steering::{Draining, LISTEN_GRACE};
 use graceful_run::core::ShownStage;
 use graceful_run::core::event::{AckKind, Generation, LaunchSource, Slot, Time, WorkerId};
-use graceful_run::core::policy::Strength;
+use graceful_run::core::policy::{Policy, Strength};
 use std::time::Duration;
 
 #[derive(Debug, Clone)]
@@ -153,6 +153,12 @@ impl WorkerRecord {
         self.listens |= kind == AckKind::Accepting;
         self.pending_ack = self.pending_ack.or(counts.then_some(kind));
         self.pending_ack.filter(|_| self.listens)
+    }
+
+    /// How long it may take to stop: five seconds at most if it was never ready.
+    pub fn stop_timeout(&self, policy: &Policy) -> Option<Duration> {
+        let most = Some(Duration::from_secs(5)).filter(|_| self.ready.is_none());
+        policy.stop_timeout.into_iter().chain(most).min()
     }
 
     pub fn signalled(&self) -> bool {

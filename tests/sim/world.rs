@@ -346,6 +346,7 @@ impl<'a> World<'a> {
         for action in actions {
             match action {
                 Action::Kill(worker) if draining(worker) => seen.push("draining: killed"),
+                Action::StopUnready(_) => seen.push("stopped before it was ready"),
                 Action::Stop(worker) if draining(worker) && matches!(event, Event::Request(_)) => {
                     seen.push("draining: stopped with everything");
                 }
