@@ -2,15 +2,19 @@
 //!
 //! A thread writes them. When stderr is a full pipe, lines that do not fit in the queue are dropped
 //! and counted. When nobody reads it any more, lines are lost. Nothing else changes.
+//!
+//! Where stderr is the journal each line begins with its priority (`<4>`, sd-daemon(3)), which
+//! journald takes away and keeps: without it, every line of a service is of priority 6.
 
 use crate::cli::LogFormat;
+use crate::sys::fd;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use env_logger::fmt::Formatter;
 use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
 use serde_json::{Map, Value as Json};
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, SystemTime};
 
 /// The most lines that wait for a slow reader.
@@ -107,7 +111,29 @@ pub fn write_line(line: &str) {
 }
 
 fn format_line(line: &str) -> Vec<u8> {
-    format!("graceful-run: {}\n", escape(line)).into_bytes()
+    format!("{}graceful-run: {}\n", priority(Level::Error), escape(line)).into_bytes()
+}
+
+/// What the line of a record begins with: its priority where stderr is the journal, else nothing.
+fn priority(level: Level) -> &'static str {
+    static IS_JOURNAL: LazyLock<bool> = LazyLock::new(|| {
+        let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+        fd::device_and_inode(2).is_ok_and(|stderr| parse_stream(&stream) == Some(stderr))
+    });
+    match level {
+        _ if !*IS_JOURNAL => "",
+        Level::Error => "<3>",
+        Level::Warn => "<4>",
+        Level::Info => "<6>",
+        Level::Debug | Level::Trace => "<7>",
+    }
+}
+
+/// JOURNAL_STREAM of systemd.exec(5): device and inode. It is inherited by processes whose stderr
+/// leads elsewhere, so it counts for this file alone.
+fn parse_stream(value: &str) -> Option<(u64, u64)> {
+    let (device, inode) = value.split_once(':')?;
+    Some((device.parse().ok()?, inode.parse().ok()?))
 }
 
 fn write_lines(lines: &Receiver<Message>) {
@@ -126,7 +152,8 @@ impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut bytes = Vec::with_capacity(line.len());
         if self.dropped > 0 {
-            bytes = format!("graceful-run: {} log lines were lost, stderr was full\n", self.dropped).into();
+            let (level, dropped) = (priority(Level::Warn), self.dropped);
+            bytes = format!("{level}graceful-run: {dropped} log lines were lost, stderr was full\n").into();
         }
         bytes.extend_from_slice(line);
         match self.queue.try_send(Message::Line(bytes)) {
@@ -144,6 +171,7 @@ impl Write for Queue {
 fn text(out: &mut Formatter, record: &Record) -> io::Result<()> {
     let message = escape(&record.args().to_string());
     let style = out.default_level_style(record.level());
+    out.write_all(priority(record.level()).as_bytes())?;
     match record.level() {
         Level::Error | Level::Warn => writeln!(out, "graceful-run: {style}{message}{style:#}"),
         Level::Info => writeln!(out, "graceful-run: {message}"),
@@ -158,7 +186,7 @@ fn json(out: &mut Formatter, record: &Record) -> io::Result<()> {
     object.insert("level".into(), record.level().as_str().to_lowercase().into());
     object.insert("message".into(), record.args().to_string().into());
     let _ = record.key_values().visit(&mut Fields(&mut object));
-    writeln!(out, "{}", Json::Object(object))
+    writeln!(out, "{}{}", priority(record.level()), Json::Object(object))
 }
 
 struct Fields<'a>(&'a mut Map<String, Json>);
@@ -200,7 +228,15 @@ fn is_format(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::escape;
+    use super::{escape, parse_stream};
+
+    #[test]
+    fn a_stream_is_a_device_and_an_inode() {
+        assert_eq!(parse_stream("9:33921"), Some((9, 33921)));
+        for value in ["", "9", "9:", ":9", "9:33921:1", "-1:2", "a:b"] {
+            assert_eq!(parse_stream(value), None, "{value}");
+        }
+    }
 
     #[test]
     fn control_characters_are_spelled_out() {

@@ -3,6 +3,10 @@
 mod common;
 
 use common::{SERVER, Scene, Signal, address_in, quick, says, who};
+use graceful_run::sys::fd;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 #[test]
@@ -150,4 +154,58 @@ fn the_workers_own_output_is_untouched() {
     wrapper.log.wait("hello from the worker");
     assert!(wrapper.log.all().contains(&"hello from the worker".to_owned()));
     wrapper.stop();
+}
+
+/// The lines of a service: a failed upgrade, then an end of which we tell the reason. `journal` makes
+/// JOURNAL_STREAM of the device and the inode of stderr.
+fn service(format: &str, journal: impl Fn((u64, u64)) -> String) -> Vec<String> {
+    let scene = Scene::of(SERVER);
+    scene.script("2", "exit 3");
+    scene.script("1", "count-signals\nready notify\nstderr from the worker");
+    let (mut reader, writer) = UnixStream::pair().unwrap();
+    let stream = journal(fd::device_and_inode(writer.as_raw_fd()).unwrap());
+    let mut command = scene.command();
+    command.args(quick(&["-v", "--restart", "never", "--log-format", format, "--"])).args(scene.puppet());
+    command.env("JOURNAL_STREAM", stream).stderr(std::os::fd::OwnedFd::from(writer));
+    let mut wrapper = scene.spawn(command);
+    scene.log.wait("g1 s0 worker ready");
+    for (verb, status) in [(&["upgrade"][..], 1), (&["upgrade"], 0), (&["stop", "--now"], 0)] {
+        let done = scene.mark(Command::new(common::binary())).arg("ctl").args(verb).output().unwrap();
+        assert_eq!(done.status.code(), Some(status), "{done:?}");
+    }
+    assert_eq!(wrapper.exit_status(), 137);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_journal_is_told_the_priority_of_each_line() {
+    let lines = service("text", |(device, inode)| format!("{device}:{inode}"));
+    let has = |start: &str, words: &str| {
+        let found = lines.iter().any(|line| line.starts_with(start) && line.contains(words));
+        assert!(found, "no {start} {words}: {lines:#?}");
+    };
+    has("<6>graceful-run: generation 1: serving", "");
+    has("<4>graceful-run: upgrade to generation 2 failed", "");
+    has("<7>graceful-run: (", "asked to stop");
+    has("<3>graceful-run: cannot stop every worker in time", "");
+    has("from the worker", "");
+    assert!(lines.iter().all(|line| line.starts_with('<') || line == "from the worker"), "{lines:#?}");
+
+    // journald takes the priority away, and what is left is one object.
+    for line in service("json", |(device, inode)| format!("{device}:{inode}")) {
+        let json = line.get(3..).filter(|rest| rest.starts_with('{')).unwrap_or("{}");
+        serde_json::from_str::<serde_json::Value>(json).expect(&line);
+        assert!(line.starts_with('<') || line == "from the worker", "{line}");
+    }
+}
+
+/// The variable is inherited by everything below a service; its own stderr may lead elsewhere.
+#[test]
+fn a_stderr_that_is_no_journal_gets_no_priorities() {
+    for journal in [|(device, inode)| format!("{device}:{}", inode + 1), |_| String::from("8:x")] {
+        let lines = service("text", journal);
+        assert!(lines.len() > 4 && !lines.iter().any(|line| line.starts_with('<')), "{lines:#?}");
+    }
 }

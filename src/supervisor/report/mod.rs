@@ -130,7 +130,10 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
         }
         Report::Gone { worker: id, exit, age, stop_sent, ready, remains } => {
             let finishes = stop_sent && ready && !stop_first && !processes.stopping;
-            gone(&of(id), exit, age, stop_sent, remains.then_some(finishes));
+            // With --follow a worker leaves by itself, and a failed start has its own warning.
+            let crashed = ready && !stop_sent && !policy.follow && exit != Exit::Code(0);
+            let level = if crashed { Level::Warn } else { Level::Info };
+            gone(&of(id), exit, age, stop_sent, remains.then_some(finishes), level);
         }
         Report::NotStarted { worker: id, again, .. } => {
             let worker = of(id);
@@ -254,7 +257,7 @@ fn ready(worker: &WorkerName, kind: AckKind, after: Duration, config: &Config) {
 }
 
 /// `left`: it left processes behind, and whether they may finish their requests.
-fn gone(worker: &WorkerName, exit: Exit, age: Duration, stop_sent: bool, left: Option<bool>) {
+fn gone(worker: &WorkerName, exit: Exit, age: Duration, stop_sent: bool, left: Option<bool>, level: Level) {
     let (generation, pid) = (worker.generation.0, worker.pid);
     let left = match left {
         Some(true) => {
@@ -272,5 +275,5 @@ fn gone(worker: &WorkerName, exit: Exit, age: Duration, stop_sent: bool, left: O
         }
         None => String::new(),
     };
-    info!(generation = generation, pid = pid; "{worker} {} (age {}){left}", exit_text(exit), duration_text(age));
+    log!(level, generation = generation, pid = pid; "{worker} {} (age {}){left}", exit_text(exit), duration_text(age));
 }
