@@ -176,6 +176,36 @@ fn what_is_forbidden_is_missing_and_says_for_whom() {
     assert!(complained.contains("there is no pidfd_getfd for --adopt (see above)"), "{complained}");
 }
 
+/// What a filter of systemd does by default: whoever makes the call is killed.
+#[test]
+fn a_filter_that_kills_is_missing_and_ends_no_report() {
+    let (scene, program) = scene();
+    if Command::new("strace").arg("-V").output().is_err() {
+        return; // No strace here.
+    }
+    for (call, names) in [
+        ("pidfd_getfd", &["pidfd_getfd"][..]),
+        ("pidfd_open", &["pidfd_open", "pidfd_getfd"]),
+        ("process_vm_readv", &["process_vm_readv"]),
+        ("seccomp", &["seccomp"]),
+        ("inotify_init1", &["inotify"]),
+        ("prctl", &["child subreaper"]),
+        ("setsockopt", &["reuseport program"]),
+    ] {
+        let kill = format!("inject={call}:signal=SYS");
+        let output = doctor(&scene, &["strace", "-f", "-o", "/dev/null", "-e", &kill], &program, &[]);
+        let (lines, said) = (read(&output), text(&output.stdout));
+        assert!(lines.len() >= NAMES.len() - 1, "{said}");
+        for name in names {
+            assert_eq!(state(&lines, name), "missing", "{call}: {said}");
+            let found = line(&said, name);
+            assert!(found.contains("kills who tries it (signal SYS)"), "{found}");
+            assert!(found.contains("SystemCallFilter="), "{found}");
+        }
+        assert_eq!(state(&lines, "RLIMIT_NOFILE"), "ok", "what does not need it is told: {said}");
+    }
+}
+
 #[test]
 fn without_proc_and_sys_there_are_all_lines() {
     let (scene, program) = scene();

@@ -53,6 +53,12 @@ fn the_first_worker_that_leaves_with_0_before_its_ack_gives_0() {
 }
 
 #[test]
+fn who_sends_the_signal_of_a_system_call_filter_is_told() {
+    let scene = Scene::of("abort-signal SYS");
+    ends(scene.start(&quick(&[])), 159, &["by signal 31 (SYS), which a system call filter sends", "doctor"]);
+}
+
+#[test]
 fn the_first_worker_that_a_signal_ends_gives_128_and_its_number() {
     for (signal, status) in [("SEGV", 139), ("KILL", 137), ("TERM", 143)] {
         let scene = Scene::of(&format!("abort-signal {signal}"));

@@ -1,11 +1,11 @@
 //! Checks of what `--adopt` needs: each call is tried as `--adopt` makes it, on a child or a socket
 //! of our own.
 
-use super::check::{Check, Subject};
+use super::check::{Check, State, Subject};
 use super::machine::{Machine, SYS_PTRACE};
 use crate::error::reason;
 use crate::sys::connections::unix_queues;
-use crate::sys::probe::{self, ProbeError};
+use crate::sys::probe::{self, Access, ProbeError};
 use crate::sys::{fd, steering, tcp_diag, tree};
 use nix::errno::Errno;
 use nix::sys::socket::{SockaddrIn, getsockname};
@@ -30,40 +30,62 @@ const UNIX: &Subject = &Subject("sock_diag of unix", "ctl status");
 /// The most ancestors that are searched.
 const MAX_DEPTH: usize = 64;
 
+/// What a filter of systemd has to let through. `pidfd_getfd` and `seccomp` are in none of its
+/// sets that services use.
+const UNIT: &str = "in our unit: SystemCallFilter=pidfd_getfd seccomp process_vm_readv kcmp, a line \
+    after that of @system-service";
+
 /// All checks for `--adopt`.
 pub fn checks(machine: &Machine) -> Vec<Check> {
     let release = uname().map(|name| name.release().to_string_lossy().into_owned());
-    let seen = probe::probe_bind_notification();
-    let mut checks = vec![kernel(&release.unwrap_or_default()), seccomp(seen), privileges(machine, seen)];
-    match probe::probe_child_access() {
-        Ok(access) => {
-            checks.extend([
-                call(PIDFD, access.pidfd_open),
-                call(GETFD, access.pidfd_getfd),
-                call(READV, access.process_vm_readv),
-            ]);
-        }
-        Err(errno) => checks.push(no_child(GETFD, errno)),
-    }
-    checks.push(yama(machine.number("proc/sys/kernel/yama/ptrace_scope"), machine.can(SYS_PTRACE)));
-    match probe::reuseport_listener() {
-        Ok(listener) => {
-            checks.push(steering(steering::attach(listener.as_fd(), &[0])));
-            checks.push(diag_check(TCP, is_listed(&listener)));
-        }
-        Err(errno) => checks.push(STEERING.note(
-            format!("cannot be tried, as there is no port on 127.0.0.1: {}", reason(&errno.into())),
-            "ip link set lo up",
-        )),
-    }
-    checks.push(diag_check(
-        UNIX,
-        UnixDatagram::unbound().and_then(|socket| {
-            let inode = inode(&socket)?;
-            Ok(unix_queues(&[inode]).contains_key(&inode))
+    let yama = yama(machine.number("proc/sys/kernel/yama/ptrace_scope"), machine.can(SYS_PTRACE));
+    let forbidden = forbidden(machine, yama.state == State::Missing);
+    let access = |subject: &'static Subject, access| {
+        subject.isolated_with(UNIT, || call(subject, probe::access_child(access), forbidden))
+    };
+    let on_listener = |subject: &'static Subject, check: fn(&OwnedFd) -> Check| {
+        subject.isolated(|| match probe::reuseport_listener() {
+            Ok(listener) => check(&listener),
+            Err(errno) => subject.note(
+                format!("cannot be tried, as there is no port on 127.0.0.1: {}", reason(&errno.into())),
+                "ip link set lo up",
+            ),
+        })
+    };
+    vec![
+        kernel(&release.unwrap_or_default()),
+        SECCOMP.isolated_with(UNIT, || seccomp(probe::probe_bind_notification())),
+        PRIVILEGES.isolated_with(UNIT, || privileges(machine, probe::probe_bind_notification())),
+        access(PIDFD, Access::PidfdOpen),
+        access(GETFD, Access::PidfdGetfd),
+        access(READV, Access::ProcessVmReadv),
+        yama,
+        on_listener(STEERING, |listener| steering(steering::attach(listener.as_fd(), &[0]))),
+        on_listener(TCP, |listener| diag_check(TCP, is_listed(listener))),
+        UNIX.isolated(|| {
+            diag_check(
+                UNIX,
+                UnixDatagram::unbound().and_then(|socket| {
+                    let inode = inode(&socket)?;
+                    Ok(unix_queues(&[inode]).contains_key(&inode))
+                }),
+            )
         }),
-    ));
-    checks
+    ]
+}
+
+/// What to do where a call that looks into a child is forbidden, by who has probably forbidden it.
+fn forbidden(machine: &Machine, by_yama: bool) -> &'static str {
+    let unit = machine.variable("INVOCATION_ID").is_some();
+    match machine.container() {
+        _ if by_yama => "see yama",
+        Some(_) if machine.in_nspawn() => "systemd-nspawn --system-call-filter=pidfd_getfd",
+        None if machine.is_filtered() && unit => UNIT,
+        _ => {
+            "a container's default profile: docker run --cap-add SYS_PTRACE, in Kubernetes \
+             capabilities: add: [SYS_PTRACE]"
+        }
+    }
 }
 
 /// Whether sock_diag(7) lists the listener.
@@ -112,6 +134,7 @@ fn seccomp(seen: Result<bool, ProbeError>) -> Check {
                 "run graceful-run outside of that, or hand the sockets over with -b",
             )
         }
+        Err(ProbeError::Filtered) => SECCOMP.filtered(UNIT),
         Err(ProbeError::Filter(errno)) => {
             SECCOMP.missing(format!("no filter: {}", text(errno)), advice(errno, PROFILE))
         }
@@ -159,12 +182,11 @@ fn privileges(machine: &Machine, seen: Result<bool, ProbeError>) -> Check {
     }
 }
 
-fn call(subject: &'static Subject, result: nix::Result<()>) -> Check {
-    const PROFILE: &str = "a container's default profile: docker run --cap-add SYS_PTRACE, \
-        in Kubernetes capabilities: add: [SYS_PTRACE]";
+fn call(subject: &'static Subject, result: nix::Result<()>, forbidden: &'static str) -> Check {
     match result {
         Ok(()) => subject.ok("works on a child"),
-        Err(errno) => subject.missing(text(errno), advice(errno, PROFILE)),
+        Err(errno @ Errno::EAGAIN) => no_child(subject, errno),
+        Err(errno) => subject.missing(text(errno), advice(errno, forbidden)),
     }
 }
 
@@ -220,7 +242,6 @@ fn text(errno: Errno) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::State;
     use super::super::machine::tests::machine;
     use super::*;
 
@@ -247,6 +268,7 @@ mod tests {
         assert_eq!(busy.state, State::Missing);
         assert!(busy.found.ends_with("watches our calls already, and there can be one"), "{busy}");
         assert_eq!(seccomp(Err(ProbeError::Filter(Errno::EPERM))).state, State::Missing);
+        assert!(seccomp(Err(ProbeError::Filtered)).to_string().contains("SystemCallFilter=pidfd_getfd"));
         assert_eq!(seccomp(Err(ProbeError::Architecture)).state, State::Missing);
         assert_eq!(seccomp(Err(ProbeError::Child(Errno::EAGAIN))).state, State::Note, "it was not tried");
         assert_eq!(seccomp(Ok(true)).state, State::Ok);
@@ -263,10 +285,31 @@ mod tests {
 
     #[test]
     fn a_forbidden_call_names_the_profile() {
-        let check = call(GETFD, Err(Errno::EPERM));
+        let (_root, docker) = machine(&[(".dockerenv", "")], &[]);
+        let check = call(GETFD, Err(Errno::EPERM), forbidden(&docker, false));
         let line = "missing  pidfd_getfd: operation not permitted; --adopt cannot be had (a container's default profile: docker run --cap-add SYS_PTRACE,";
         assert!(check.to_string().starts_with(line), "{check}");
-        assert!(call(GETFD, Err(Errno::ENOSYS)).advice.unwrap().starts_with("a newer kernel"));
+        assert!(call(GETFD, Err(Errno::ENOSYS), "x").advice.unwrap().starts_with("a newer kernel"));
+    }
+
+    #[test]
+    fn who_forbids_a_call_is_told_by_the_surroundings() {
+        const FILTERED: (&str, &str) = ("proc/self/status", "Seccomp:\t2\n");
+        const UNIT_ID: (&str, &str) = ("INVOCATION_ID", "1");
+        let nspawn = ("run/systemd/container", "systemd-nspawn\n");
+        type Pairs<'a> = &'a [(&'static str, &'static str)];
+        for (files, variables, by_yama, words) in [
+            (&[FILTERED] as Pairs, &[UNIT_ID] as Pairs, false, "in our unit: SystemCallFilter="),
+            (&[FILTERED, nspawn], &[UNIT_ID], false, "systemd-nspawn --system-call-filter=pidfd_getfd"),
+            (&[FILTERED], &[("container", "systemd-nspawn")], false, "systemd-nspawn --system-call"),
+            (&[FILTERED, (".dockerenv", "")], &[], false, "a container's default profile"),
+            (&[FILTERED, (".dockerenv", "")], &[], true, "see yama"),
+            (&[], &[UNIT_ID], false, "a container's default profile"),
+        ] {
+            let (_root, machine) = machine(files, variables);
+            let advice = forbidden(&machine, by_yama);
+            assert!(advice.starts_with(words), "{files:?} {variables:?}: {advice}");
+        }
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The result of one check, and its line in the report.
 
-use serde::Serialize;
+use crate::sys::probe::{self, Silence};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 
 /// The state of one subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// As it should be.
@@ -16,19 +18,19 @@ pub enum State {
 }
 
 /// The result of a check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What it is.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Its state.
     pub state: State,
     /// What was found.
     pub found: String,
     /// What to do about it.
-    pub advice: Option<&'static str>,
+    pub advice: Option<Cow<'static, str>>,
     /// The feature of ours that uses it.
     #[serde(rename = "for")]
-    pub used_by: &'static str,
+    pub used_by: Cow<'static, str>,
 }
 
 /// The subject of a check: its name, and the feature of ours that uses it.
@@ -52,7 +54,36 @@ impl Subject {
     }
 
     fn check(&self, state: State, found: String, advice: Option<&'static str>) -> Check {
-        Check { name: self.0, state, found, advice, used_by: self.1 }
+        Check { name: self.0.into(), state, found, advice: advice.map(Cow::from), used_by: self.1.into() }
+    }
+}
+
+/// What to do where a filter kills the process that makes a call.
+const FILTER: &str = "SystemCallFilter= of our unit, or what else filters, has to allow it";
+
+impl Subject {
+    /// Makes the check in a child, because a system call filter may kill whoever makes a call. Where
+    /// there can be no child it is made here.
+    pub fn isolated(&self, check: impl Fn() -> Check) -> Check {
+        self.isolated_with(FILTER, check)
+    }
+
+    /// The same, with the advice for a filter that kills.
+    pub fn isolated_with(&self, filter: &'static str, check: impl Fn() -> Check) -> Check {
+        let answer = probe::in_child(|| serde_json::to_vec(&check()).unwrap_or_default());
+        match answer.map(|text| serde_json::from_slice(&text)) {
+            Ok(Ok(check)) => check,
+            Err(Silence::NoChild(_)) => check(),
+            Err(Silence::Filtered) => self.filtered(filter),
+            Ok(Err(_)) | Err(Silence::Ended) => {
+                self.missing("what tried it did not end well, or not in time", "look at what else watches us")
+            }
+        }
+    }
+
+    /// What tried it was killed by a filter.
+    pub fn filtered(&self, advice: &'static str) -> Check {
+        self.missing("a system call filter kills who tries it (signal SYS)", advice)
     }
 }
 

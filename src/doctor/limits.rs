@@ -48,7 +48,7 @@ pub fn checks(machine: &Machine) -> Vec<Check> {
             "singleProcessOOMKill of the kubelet; OOMPolicy=continue in systemd",
         )
     }));
-    checks.push(inotify(user("instances"), user("watches")));
+    checks.push(INOTIFY.isolated(|| inotify(user("instances"), user("watches"))));
     checks
 }
 

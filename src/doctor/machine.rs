@@ -10,6 +10,9 @@ use std::path::PathBuf;
 /// Longer than any file that is read here.
 const MAX_LENGTH: u64 = 1 << 20;
 
+/// Where systemd as process 1 writes what has made its container.
+const MANAGED: &str = "run/systemd/container";
+
 /// CAP_NET_BIND_SERVICE and CAP_SYS_PTRACE of capabilities(7).
 pub const NET_BIND_SERVICE: u32 = 10;
 /// See [`NET_BIND_SERVICE`].
@@ -67,6 +70,38 @@ impl Machine {
     pub fn can(&self, capability: u32) -> Option<bool> {
         let mask = u64::from_str_radix(&self.status("CapEff")?, 16).ok()?;
         Some(mask & 1 << capability != 0)
+    }
+
+    /// What shows that we are in a container.
+    pub fn container(&self) -> Option<String> {
+        let files = [".dockerenv", "run/.containerenv"];
+        if let Some(file) = files.into_iter().find(|file| self.has(file)) {
+            return Some(format!("/{file}"));
+        }
+        let variables = ["container", "KUBERNETES_SERVICE_HOST"];
+        if let Some(name) = variables.into_iter().find(|name| self.variable(name).is_some()) {
+            return Some(format!("${name}"));
+        }
+        if let Some(manager) = self.read(MANAGED) {
+            return Some(format!("/{MANAGED}: {}", manager.trim().escape_debug()));
+        }
+        let groups = self.read("proc/self/cgroup")?;
+        let marks = ["docker", "kubepods", "containerd", "libpod", "lxc"];
+        let mark = marks.into_iter().find(|mark| groups.contains(mark))?;
+        Some(format!("{mark} in its control group"))
+    }
+
+    /// Whether systemd-nspawn has made our container. Its variable is for process 1 alone, which
+    /// writes the file.
+    pub fn in_nspawn(&self) -> bool {
+        const NAME: &str = "systemd-nspawn";
+        self.variable("container").is_some_and(|name| name == NAME)
+            || self.read(MANAGED).is_some_and(|name| name.trim() == NAME)
+    }
+
+    /// Whether a system call filter is in force for us.
+    pub fn is_filtered(&self) -> bool {
+        self.status("Seccomp").as_deref() == Some("2")
     }
 
     /// A file of our control group and of those above it, ours first. In a container the path from

@@ -2,7 +2,7 @@
 //! change.
 //!
 //! Contract: every check gives a line, whatever it finds; nothing outlives a check and
-//! nothing is changed. What can be tried is tried, as graceful-run would do it and
+//! nothing is changed. What a system call filter may kill is tried in a child. What can be tried is tried, as graceful-run would do it and
 //! on a child or a socket of our own; the rest is read from `/proc` and the
 //! environment. The exit status is 1 if a feature of ours is not available.
 
@@ -79,6 +79,6 @@ mod tests {
         let nowhere = Machine::new("/nonexistent", Vec::new());
         let checks = [network::checks(&nowhere), limits::checks(&nowhere), surroundings::checks(&nowhere)];
         let missing = checks.iter().flatten().filter(|check| check.state == State::Missing);
-        assert_eq!(missing.map(|check| check.name).collect::<Vec<_>>(), ["/proc"]);
+        assert_eq!(missing.map(|check| check.name.as_ref()).collect::<Vec<_>>(), ["/proc"]);
     }
 }

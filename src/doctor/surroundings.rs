@@ -20,10 +20,10 @@ pub fn checks(machine: &Machine) -> Vec<Check> {
     vec![
         proc(machine.has("proc/self/stat"), &machine.read("proc/self/mountinfo").unwrap_or_default()),
         others(Uid::effective().is_root(), machine.can(SYS_PTRACE)),
-        match become_subreaper() {
+        SUBREAPER.isolated(|| match become_subreaper() {
             Ok(()) => SUBREAPER.ok("whatever a worker leaves behind comes to us"),
             Err(errno) => SUBREAPER.missing(reason(&errno.into()), "prctl(2) has to be allowed"),
-        },
+        }),
         container(machine, std::process::id()),
         manager(machine),
         control(machine),
@@ -66,31 +66,12 @@ fn container(machine: &Machine, pid: u32) -> Check {
         1 => "; we are process 1 and reap whatever ends".into(),
         pid => format!("; we are process {pid}"),
     };
-    let found = match known_by(machine) {
+    let found = match machine.container() {
         Some(known_by) => format!("we are in one ({known_by})"),
         None => "no sign of one".into(),
     };
-    let filter = match machine.status("Seccomp").as_deref() {
-        Some("2") => "; a seccomp filter is in force",
-        _ => "",
-    };
+    let filter = if machine.is_filtered() { "; a seccomp filter is in force" } else { "" };
     CONTAINER.ok(found + &ours + filter)
-}
-
-/// What shows that we are in a container.
-fn known_by(machine: &Machine) -> Option<String> {
-    let files = [".dockerenv", "run/.containerenv"];
-    if let Some(file) = files.into_iter().find(|file| machine.has(file)) {
-        return Some(format!("/{file}"));
-    }
-    let variables = ["container", "KUBERNETES_SERVICE_HOST"];
-    if let Some(name) = variables.into_iter().find(|name| machine.variable(name).is_some()) {
-        return Some(format!("${name}"));
-    }
-    let groups = machine.read("proc/self/cgroup")?;
-    let marks = ["docker", "kubepods", "containerd", "libpod", "lxc"];
-    let mark = marks.into_iter().find(|mark| groups.contains(mark))?;
-    Some(format!("{mark} in its control group"))
 }
 
 fn manager(machine: &Machine) -> Check {
@@ -161,6 +142,8 @@ mod tests {
         assert!(found(&[("run/.containerenv", "")], &[]).contains("(/run/.containerenv)"));
         assert!(found(&[], &[("container", "lxc")]).contains("($container)"));
         assert!(found(&[("proc/self/cgroup", "0::/kubepods/x\n")], &[]).contains("(kubepods in"));
+        let nspawn = found(&[("run/systemd/container", "systemd-nspawn\n")], &[]);
+        assert!(nspawn.starts_with("we are in one (/run/systemd/container: systemd-nspawn)"), "{nspawn}");
         assert!(found(&[], &[("container", "")]).starts_with("no sign"));
         assert!(
             found(&[("proc/self/status", "Seccomp:\t2\n")], &[]).ends_with("; a seccomp filter is in force")

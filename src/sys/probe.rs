@@ -2,7 +2,10 @@
 //! between it and us, may forbid it.
 //!
 //! A child is killed and reaped before a function returns, and ends when we end. Nothing waits for
-//! longer than [`TIMEOUT_SECONDS`]. To be called while there is one thread.
+//! longer than [`TIMEOUT_SECONDS`], but for [`in_child`]. To be called while there is one thread.
+//!
+//! A system call filter may kill the process that makes a call (SECCOMP_RET_KILL_PROCESS, which
+//! systemd's SystemCallFilter= uses). So what may be forbidden is tried [`in_child`].
 
 use super::child;
 use super::pidfd;
@@ -12,17 +15,22 @@ use libc::{c_int, c_ulong};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, socketpair,
     sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Pid, getpid, pipe2};
+use std::fs::File;
+use std::io::{Read, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 /// How long anything is waited for; all of it takes microseconds.
 const TIMEOUT_SECONDS: u16 = 3;
+/// How long what is done [`in_child`] may take, which waits for something itself.
+const ANSWER_SECONDS: u16 = 3 * TIMEOUT_SECONDS;
 /// What is read from the memory of a child.
 static MARKER: [u8; 8] = *b"graceful";
 
@@ -33,6 +41,10 @@ impl Child {
     /// Forks. `run` makes async-signal-safe calls only; what it returns is the exit
     /// status.
     fn new(run: impl FnOnce() -> c_int) -> nix::Result<Child> {
+        Child::within(TIMEOUT_SECONDS, run)
+    }
+
+    fn within(seconds: u16, run: impl FnOnce() -> c_int) -> nix::Result<Child> {
         let parent = getpid().as_raw();
         // SAFETY: plain system calls; the child makes only such, and leaves by _exit.
         match unsafe { libc::fork() } {
@@ -42,7 +54,7 @@ impl Child {
                 unsafe {
                     libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong);
                     libc::signal(libc::SIGALRM, libc::SIG_DFL);
-                    libc::alarm(TIMEOUT_SECONDS.into());
+                    libc::alarm(seconds.into());
                     libc::_exit(if libc::getppid() == parent { run() } else { 1 })
                 }
             }
@@ -67,6 +79,42 @@ impl Drop for Child {
     }
 }
 
+/// Why a child gave no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// There was no child, or no pipe to it.
+    NoChild(Errno),
+    /// A system call filter has killed it: SIGSYS.
+    Filtered,
+    /// It ended in another way, or not in time.
+    Ended,
+}
+
+/// Runs `answer` in a child, and returns what that returned. A call that kills the process that
+/// makes it kills the child alone. A child of the child then ends by its PR_SET_PDEATHSIG.
+///
+/// # Errors
+/// [`Silence`].
+pub fn in_child(answer: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>, Silence> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(Silence::NoChild)?;
+    let mut write = File::from(write);
+    let child = Child::within(ANSWER_SECONDS, || {
+        // SIGSYS writes a core file.
+        let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+        // There was one thread, so no lock of the allocator is held here.
+        c_int::from(write.write_all(&answer()).is_err())
+    })
+    .map_err(Silence::NoChild)?;
+    drop(write);
+    let mut text = Vec::new();
+    let complete = File::from(read).read_to_end(&mut text).is_ok();
+    match child.wait() {
+        Some(Exit::Code(0)) if complete => Ok(text),
+        Some(Exit::Signal(libc::SIGSYS)) => Err(Silence::Filtered),
+        _ => Err(Silence::Ended),
+    }
+}
+
 /// Why the call of a child was not received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeError {
@@ -76,6 +124,8 @@ pub enum ProbeError {
     Child(Errno),
     /// The child could not install the filter.
     Filter(Errno),
+    /// A filter that is in force already has killed the child.
+    Filtered,
     /// The filter is installed, but the call was not received, or could not be answered.
     Call(Errno),
 }
@@ -95,10 +145,11 @@ pub fn probe_bind_notification() -> Result<bool, ProbeError> {
     let child = Child::new(|| bind_invalid_fd(&filter, channel)).map_err(ProbeError::Child)?;
     drop(send);
     let (Some(listener), _) = child::receive_listener(&receive) else {
-        return Err(ProbeError::Filter(match child.wait() {
-            Some(Exit::Code(errno)) => Errno::from_raw(errno),
-            _ => Errno::ECANCELED,
-        }));
+        return Err(match child.wait() {
+            Some(Exit::Code(errno)) => ProbeError::Filter(Errno::from_raw(errno)),
+            Some(Exit::Signal(libc::SIGSYS)) => ProbeError::Filtered,
+            _ => ProbeError::Filter(Errno::ECANCELED),
+        });
     };
     let mut set = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
     let ready = poll(&mut set, PollTimeout::from(TIMEOUT_SECONDS * 1000)).map_err(ProbeError::Call)?;
@@ -132,22 +183,22 @@ fn bind_invalid_fd(filter: &Filter, channel: RawFd) -> c_int {
     }
 }
 
-/// Which ways to access a child work.
-#[derive(Debug)]
-pub struct ChildAccess {
+/// A call by which `--adopt` looks into a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
     /// pidfd_open(2).
-    pub pidfd_open: nix::Result<()>,
+    PidfdOpen,
     /// pidfd_getfd(2).
-    pub pidfd_getfd: nix::Result<()>,
+    PidfdGetfd,
     /// process_vm_readv(2).
-    pub process_vm_readv: nix::Result<()>,
+    ProcessVmReadv,
 }
 
-/// Tries each way to access a child of ours.
+/// Makes the call on a child of ours.
 ///
 /// # Errors
-/// Those of fork(2) and pipe2(2).
-pub fn probe_child_access() -> nix::Result<ChildAccess> {
+/// Those of the call, of fork(2) and of pipe2(2).
+pub fn access_child(access: Access) -> nix::Result<()> {
     let (inherited, _other) = pipe2(OFlag::O_CLOEXEC)?;
     let child = Child::new(|| {
         loop {
@@ -155,12 +206,14 @@ pub fn probe_child_access() -> nix::Result<ChildAccess> {
             unsafe { libc::pause() };
         }
     })?;
-    let read = seccomp::read_address(child.0, MARKER.as_ptr() as u64, MARKER.len());
-    Ok(ChildAccess {
-        pidfd_open: pidfd::open(child.0, 0).map(drop),
-        pidfd_getfd: pidfd::duplicate(child.0, inherited.as_raw_fd()).map(drop),
-        process_vm_readv: read.and_then(|read| if read == MARKER { Ok(()) } else { Err(Errno::EIO) }),
-    })
+    match access {
+        Access::PidfdOpen => pidfd::open(child.0, 0).map(drop),
+        Access::PidfdGetfd => pidfd::duplicate(child.0, inherited.as_raw_fd()).map(drop),
+        Access::ProcessVmReadv => {
+            let read = seccomp::read_address(child.0, MARKER.as_ptr() as u64, MARKER.len())?;
+            if read == MARKER { Ok(()) } else { Err(Errno::EIO) }
+        }
+    }
 }
 
 /// A TCP socket that listens on a port of the loopback interface that the kernel

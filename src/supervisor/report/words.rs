@@ -9,6 +9,10 @@ use std::time::Duration;
 /// Begins the reason why a worker is not ready that has to be seen waiting on its listeners.
 pub const UNSEEN: &str = "it was not seen to wait on";
 
+/// Who sends SIGSYS: seccomp(2), SECCOMP_RET_KILL_PROCESS. With `--adopt` the call may be our own.
+const FILTERED: &str = ", which a system call filter sends (SystemCallFilter= in systemd, a container's \
+    profile; graceful-run doctor says what --adopt needs)";
+
 /// A worker as a log line names it.
 pub(super) struct WorkerName {
     pub(super) generation: Generation,
@@ -43,7 +47,10 @@ impl WorkerName {
 pub fn exit_text(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exited with status {code}"),
-        Exit::Signal(signal) => format!("was ended by signal {signal} ({})", signals::name(signal)),
+        Exit::Signal(signal) => {
+            let who = if signal == libc::SIGSYS { FILTERED } else { "" };
+            format!("was ended by signal {signal} ({}){who}", signals::name(signal))
+        }
         Exit::Unseen => "ended (its exit status went to its parent)".into(),
     }
 }
