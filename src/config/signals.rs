@@ -3,7 +3,7 @@
 use crate::core::event::{Request, Token};
 use crate::error::Error;
 use nix::sys::signal::Signal;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +73,8 @@ const FIXED: [Signal; 8] = [
 #[derive(Debug, Clone)]
 pub struct Table {
     rows: BTreeMap<Signal, Meaning>,
+    /// Those that `--on` names.
+    chosen: BTreeSet<Signal>,
 }
 
 impl Table {
@@ -88,16 +90,23 @@ impl Table {
                 rows.insert(signal, Meaning::Ignore);
             }
         }
+        let mut chosen = BTreeSet::new();
         for change in changes {
             let (signal, meaning) = parse_change(change)?;
             rows.insert(signal, meaning);
+            chosen.insert(signal);
         }
-        Ok(Table { rows })
+        Ok(Table { rows, chosen })
     }
 
     /// The signals to catch, also those that are ignored, because their default would end us.
     pub fn signals(&self) -> impl Iterator<Item = Signal> {
         self.rows.keys().copied()
+    }
+
+    /// Whether `--on` says what `signal` means.
+    pub fn is_chosen(&self, signal: Signal) -> bool {
+        self.chosen.contains(&signal)
     }
 
     /// Whether `signal` is ignored.

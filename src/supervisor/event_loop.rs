@@ -6,8 +6,10 @@ use super::clock::STALL;
 use super::context::{Context, Verdict};
 use super::control::Control;
 use super::follow::Follow;
+use super::hangup::Hangup;
 use super::hooks::Hooks;
 use super::inputs::{Input, Threads};
+use super::interrupts::Interrupts;
 use super::listening::Listening;
 use super::orphans::Orphans;
 use super::readiness::{Readiness, end_check};
@@ -41,6 +43,8 @@ pub(super) struct EventLoop {
     pub(super) orphans: Orphans,
     pub(super) listening: Listening,
     pub(super) hooks: Hooks,
+    pub(super) interrupts: Interrupts,
+    pub(super) hangup: Hangup,
     pub(super) rolled_back: RolledBack,
     /// `--follow`
     pub(super) follow: Option<Follow>,
@@ -79,6 +83,7 @@ impl EventLoop {
         loop {
             self.read_messages();
             self.readiness.check_waiting(&mut self.ctx);
+            self.check_hangup();
             self.process_events();
             if let Some(ending) = self.ending {
                 return ending;
@@ -102,7 +107,7 @@ impl EventLoop {
     pub(super) fn handle(&mut self, input: Option<Input>) {
         match input {
             Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
-            Some(Input::Signal(signal, from)) => self.on_signal(signal, from),
+            Some(Input::Signal(signal, origin)) => self.on_signal(signal, &origin),
             Some(Input::WorkerMessage(id, message)) => {
                 let message = self.workers.on_message(id, message, &mut self.ctx);
                 self.service.pass_on(message);
@@ -177,6 +182,7 @@ impl EventLoop {
             self.service.deadline(before),
             self.workers.deadline(),
             self.readiness.deadline(),
+            self.hangup.deadline(),
             self.adoption.as_ref().and_then(Adoption::deadline),
         ];
         let others = others.into_iter().flatten().map(wait_for);

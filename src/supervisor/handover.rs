@@ -51,7 +51,7 @@ impl EventLoop {
     /// Replaces ourselves if that is due; returns if it is not, or if it failed.
     pub(super) fn reexec_if_due(&mut self, inputs: &Receiver<Input>) {
         // A check takes a moment, and the core waits for its result.
-        if self.expects_parent_term() || self.readiness.is_checking() {
+        if self.expects_parent_term() || self.readiness.is_checking() || self.hangup.deadline().is_some() {
             return;
         }
         if let Some(successor) = self.reexec.take_due() {

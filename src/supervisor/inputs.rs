@@ -8,15 +8,16 @@ use crate::dialect::GOAGAIN_SIGNAL;
 use crate::error::{Error, reason};
 use crate::reexec::quiesce::Quiesce;
 use crate::sys::seccomp::{self, Call};
-use crate::sys::tree::{self, Lineage};
-use crate::sys::{inherited, process, sigint_count};
+use crate::sys::tree::{self, Lineage, Origin};
+use crate::sys::{inherited, process, sigint};
 use crate::watch::{self, Fingerprints};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::info;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::iterator::SignalsInfo;
-use signal_hook::iterator::exfiltrator::{WithOrigin, origin::Origin};
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook::low_level::siginfo::{Cause, Origin as Caught};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -38,9 +39,8 @@ const SENT_BY_WORKERS: [i32; 3] = [libc::SIGTERM, libc::SIGUSR1, GOAGAIN_SIGNAL]
 /// What the threads send.
 #[derive(Debug)]
 pub enum Input {
-    /// A signal reached us, by number (it may be a real-time one). Who sent it is
-    /// known unless it was the kernel or somebody outside our pid namespace.
-    Signal(i32, Option<tree::Sender>),
+    /// A signal reached us, by number (it may be a real-time one).
+    Signal(i32, Origin),
     /// A worker has sent a message.
     WorkerMessage(WorkerId, WorkerMessage),
     /// A process of the worker waits for the answer to a call.
@@ -87,7 +87,7 @@ impl Threads {
         loop {
             // A thread that waits for room in the queue could not stop.
             sent.extend(inputs.try_iter());
-            let interrupts_sent = || self.interrupts.load(Ordering::SeqCst) >= sigint_count::caught();
+            let interrupts_sent = || self.interrupts.load(Ordering::SeqCst) >= sigint::caught();
             if self.quiesce.is_quiet() && interrupts_sent() {
                 sent.extend(inputs.try_iter());
                 return Ok(sent);
@@ -177,11 +177,12 @@ pub fn start(
     let (interrupted, interrupts) = (sender.clone(), Arc::<AtomicU64>::default());
     let counter = Arc::clone(&interrupts);
     ctrlc::set_handler(move || {
-        let _ = interrupted.send(Input::Signal(Signal::SIGINT as i32, None));
-        counter.fetch_add(1, Ordering::SeqCst);
+        let number = counter.load(Ordering::SeqCst);
+        let _ = interrupted.send(Input::Signal(Signal::SIGINT as i32, sigint::origin(number)));
+        counter.store(number + 1, Ordering::SeqCst);
     })
     .map_err(|error| Error::cannot("listen for signals", error))?;
-    sigint_count::start_counting().map_err(failed)?;
+    sigint::start_recording().map_err(failed)?;
     let others = signals.signals().filter(|signal| *signal != Signal::SIGINT).map(|signal| signal as i32);
     let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).chain(more.iter().copied()).collect();
     let mut signals = SignalsInfo::<WithOrigin>::new(all).map_err(failed)?;
@@ -194,20 +195,24 @@ pub fn start(
             let mut active = quiescing.activity();
             inherited::unblock_all_signals();
             process::raise_priority();
-            let send = |batch: Vec<Origin>| {
-                let pid = |origin: &Origin| origin.process.as_ref().map(|process| process.pid);
+            let send = |batch: Vec<Caught>| {
+                let pid = |caught: &Caught| caught.process.as_ref().map(|process| process.pid);
                 let continuers: Vec<Option<i32>> =
                     batch.iter().filter(|it| it.signal == Signal::SIGCONT as i32).map(pid).collect();
-                for origin in batch {
+                for caught in batch {
                     // Several signals that came while we were stopped may be merged into
                     // one, which names only the first sender: it counts as nobody's.
-                    let stopped = continuers.iter().any(|continuer| *continuer != pid(&origin));
-                    let from = pid(&origin).filter(|&pid| pid > 0 && !stopped).map(Pid::from_raw);
+                    let stopped = continuers.iter().any(|continuer| *continuer != pid(&caught));
+                    let from = pid(&caught).filter(|&pid| pid > 0 && !stopped).map(Pid::from_raw);
                     // Read at once: a child that is started to send it soon ends.
-                    let from_worker = SENT_BY_WORKERS.contains(&origin.signal);
+                    let from_worker = SENT_BY_WORKERS.contains(&caught.signal);
                     let lineage = |pid| if from_worker { tree::lineage(pid) } else { Lineage::default() };
-                    let from = from.map(|pid| tree::Sender { pid, lineage: lineage(pid) });
-                    let _ = sender.send(Input::Signal(origin.signal, from));
+                    let origin = match (caught.cause, from) {
+                        (Cause::Kernel, _) => Origin::Kernel,
+                        (_, Some(pid)) => Origin::Process(tree::Sender { pid, lineage: lineage(pid) }),
+                        (_, None) => Origin::Unknown,
+                    };
+                    let _ = sender.send(Input::Signal(caught.signal, origin));
                 }
             };
             loop {

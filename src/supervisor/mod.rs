@@ -14,6 +14,8 @@
 //! | `follow` | `--follow`: successors that workers start themselves |
 //! | `adopt` | `--adopt`: sockets that workers bind themselves |
 //! | `orphans` | what workers leave behind |
+//! | `interrupts` | which INTs and QUITs are one act of the user |
+//! | `hangup` | whether a HUP says that our terminal has gone |
 //! | `rollback` | the files of the generation that was rolled back |
 //! | `control` | the control socket: pending requests, history |
 //! | `service` | the service manager and the pid file |
@@ -32,10 +34,12 @@ mod control;
 mod event_loop;
 mod follow;
 mod handover;
+mod hangup;
 mod history;
 mod hook_queue;
 mod hooks;
 mod inputs;
+mod interrupts;
 mod launcher;
 mod listening;
 mod messages;

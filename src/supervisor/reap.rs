@@ -78,10 +78,10 @@ impl EventLoop {
             self.service.manager.send_due();
             let wait = until.min(end).saturating_sub(self.ctx.now());
             let wait = self.service.manager.wait().map_or(wait, |due| due.min(wait));
-            let input = inputs.recv_timeout(wait);
+            let input = inputs.recv_timeout(wait).ok();
             self.hooks.kill_late(&mut self.ctx);
-            let kill_signals = matches!(input, Ok(Input::Signal(libc::SIGINT | libc::SIGQUIT, _)));
-            if kill_signals || self.ctx.now() >= end {
+            let kill_asked = self.is_interrupt(&input);
+            if kill_asked || self.ctx.now() >= end {
                 self.hooks.kill_all();
             }
             for (pid, exit) in process::reap() {
@@ -95,15 +95,24 @@ impl EventLoop {
         let until = self.ctx.now() + self.ctx.config.policy.stop_timeout.unwrap_or(LAST_STOP_TIMEOUT);
         let mut kill = false;
         while self.ctx.processes.end_unknown_children(kill) {
-            let kill_signals = [libc::SIGINT, libc::SIGQUIT];
             self.service.manager.send_due();
-            let input = inputs.recv_timeout(END_CHECK / 20);
+            let input = inputs.recv_timeout(END_CHECK / 20).ok();
             kill |= self.ctx.now() >= until;
-            kill |= matches!(input, Ok(Input::Signal(signal, _)) if kill_signals.contains(&signal));
-            if let Ok(Input::Control(message)) = input {
+            kill |= self.is_interrupt(&input);
+            if let Some(Input::Control(message)) = input {
                 self.on_message(message);
             }
             process::reap().for_each(drop);
+        }
+    }
+
+    /// Whether this is another INT or QUIT of the user: what still runs is killed.
+    fn is_interrupt(&mut self, input: &Option<Input>) -> bool {
+        match input {
+            Some(Input::Signal(signal @ (libc::SIGINT | libc::SIGQUIT), origin)) => {
+                !self.is_repeated_interrupt(*signal, origin)
+            }
+            _ => false,
         }
     }
 }

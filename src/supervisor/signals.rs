@@ -9,10 +9,12 @@
 //! a second TERM stops us in any case.
 
 use super::event_loop::EventLoop;
+use super::hangup::Meant;
+use crate::core::Phase;
 use crate::core::event::{AckKind, Event, Request, WorkerId};
 use crate::dialect::{Dialect, GOAGAIN_SIGNAL};
 use crate::sys::terminal;
-use crate::sys::tree::Sender;
+use crate::sys::tree::{Origin, Sender};
 use log::{debug, info, warn};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -33,30 +35,30 @@ pub(super) fn warn_of_impossible_term(kinds: &[AckKind], foreign: bool) {
 }
 
 impl EventLoop {
-    pub(super) fn on_signal(&mut self, number: i32, from: Option<Sender>) {
-        let sender = |from: Sender| Some((from.pid, self.ctx.processes.sender(&from, self.ctx.now())?));
-        match number {
-            GOAGAIN_SIGNAL => match from.and_then(sender) {
-                Some((_, id)) => self.ctx.queue(Event::Ack(id, AckKind::Goagain)),
-                None => debug!("signal {number} of a stranger is no ack"),
-            },
-            libc::SIGTERM => match from.and_then(sender) {
-                Some((pid, id)) => self.on_worker_term(id, pid),
-                None => self.request_by_signal(Signal::SIGTERM),
-            },
+    pub(super) fn on_signal(&mut self, number: i32, origin: &Origin) {
+        let sender = |from: &Sender| Some((from.pid, self.ctx.processes.sender(from, self.ctx.now())?));
+        let from_worker = origin.process().and_then(sender);
+        match (number, from_worker) {
+            (GOAGAIN_SIGNAL, Some((_, id))) => self.ctx.queue(Event::Ack(id, AckKind::Goagain)),
+            (GOAGAIN_SIGNAL, None) => debug!("signal {number} of a stranger is no ack"),
+            (libc::SIGTERM, Some((pid, id))) => self.on_worker_term(id, pid),
             // Programs built on overseer send it when they have closed the sockets.
-            libc::SIGUSR1 if self.ctx.config.dialects.contains(&Dialect::Overseer) => {
-                match from.and_then(sender) {
-                    Some((pid, _)) => debug!("USR1 of pid {pid}, a worker's own, is not passed on"),
-                    None => self.request_by_signal(Signal::SIGUSR1),
-                }
+            (libc::SIGUSR1, Some((pid, _))) if self.ctx.config.dialects.contains(&Dialect::Overseer) => {
+                debug!("USR1 of pid {pid}, a worker's own, is not passed on");
             }
+            _ if self.is_repeated_interrupt(number, origin) => {}
             _ => {
                 if let Ok(signal) = Signal::try_from(number) {
-                    self.request_by_signal(signal);
+                    self.request_by_signal(signal, origin);
                 }
             }
         }
+    }
+
+    /// Whether this is an INT or QUIT that has reached us already by another way.
+    pub(super) fn is_repeated_interrupt(&mut self, number: i32, origin: &Origin) -> bool {
+        let now = self.ctx.now();
+        [libc::SIGINT, libc::SIGQUIT].contains(&number) && self.interrupts.is_repeated(number, origin, now)
     }
 
     /// Files that are watched have changed.
@@ -71,10 +73,42 @@ impl EventLoop {
         self.ctx.queue(Event::Request(Request::Upgrade));
     }
 
-    fn request_by_signal(&mut self, signal: Signal) {
+    fn request_by_signal(&mut self, signal: Signal, origin: &Origin) {
         debug!("signal {signal}");
-        let shared = self.ctx.config.worker.foreground_tty && terminal::is_in_foreground();
-        if let Some(request) = self.ctx.config.signals.request(signal, shared) {
+        if signal == Signal::SIGHUP && !self.ctx.config.signals.is_chosen(signal) {
+            let meant = self.hangup.meaning(origin, self.ctx.now());
+            return self.act_on_hangup(meant);
+        }
+        let by_terminal = matches!(origin, Origin::Kernel);
+        let shared = by_terminal && self.ctx.config.worker.foreground_tty && terminal::is_in_foreground();
+        self.request(self.ctx.config.signals.request(signal, shared));
+    }
+
+    /// A HUP that came from a process a moment ago is looked at once more.
+    pub(super) fn check_hangup(&mut self) {
+        if let Some(meant) = self.hangup.check(self.ctx.now()) {
+            self.act_on_hangup(meant);
+        }
+    }
+
+    fn act_on_hangup(&mut self, meant: Meant) {
+        let request = self.ctx.config.signals.request(Signal::SIGHUP, false);
+        match (meant, request) {
+            (Meant::Hangup, Some(Request::Upgrade)) => {
+                if self.ctx.core.phase() != Phase::Stopping {
+                    info!(
+                        "HUP: our terminal is gone, which is a stop (to go on without it: nohup, or setsid; to upgrade: --on HUP=upgrade)"
+                    );
+                }
+                self.request(Some(Request::Stop));
+            }
+            (Meant::Later, _) => {}
+            (_, request) => self.request(request),
+        }
+    }
+
+    fn request(&mut self, request: Option<Request>) {
+        if let Some(request) = request {
             self.find_handovers();
             self.ctx.queue(Event::Request(request));
         }

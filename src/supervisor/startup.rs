@@ -7,9 +7,11 @@ use super::context::Context;
 use super::control::Control;
 use super::event_loop::EventLoop;
 use super::follow::Follow;
+use super::hangup::Hangup;
 use super::hook_queue::HookQueue;
 use super::hooks::Hooks;
 use super::inputs::{self, Input, Threads};
+use super::interrupts::Interrupts;
 use super::launcher::Launcher;
 use super::listening::Listening;
 use super::orphans::Orphans;
@@ -253,6 +255,8 @@ fn assemble(parts: Parts) -> EventLoop {
         orphans: Orphans::new(),
         listening: Listening::new(),
         hooks: Hooks::new(parts.hooks),
+        interrupts: Interrupts::default(),
+        hangup: Hangup::new(),
         rolled_back: parts.rolled_back,
         adoption: parts.adoption,
         service: parts.service,

@@ -21,7 +21,7 @@ pub(crate) mod probe;
 pub(crate) mod proc_fd;
 pub mod process;
 pub mod seccomp;
-pub(crate) mod sigint_count;
+pub(crate) mod sigint;
 pub mod steering;
 pub(crate) mod tcp_diag;
 pub(crate) mod terminal;

@@ -110,6 +110,27 @@ pub struct Sender {
     pub lineage: Lineage,
 }
 
+/// Where a signal comes from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// The kernel: a key of the terminal, its hangup, a limit.
+    Kernel,
+    /// A process.
+    Process(Sender),
+    /// A process outside our pid namespace, or several of them.
+    Unknown,
+}
+
+impl Origin {
+    /// The process, if it is known.
+    pub fn process(&self) -> Option<&Sender> {
+        match self {
+            Origin::Process(sender) => Some(sender),
+            Origin::Kernel | Origin::Unknown => None,
+        }
+    }
+}
+
 /// The present lineage of `pid`. The process may be about to end.
 pub fn lineage(pid: Pid) -> Lineage {
     let mut lineage = Lineage::default();
