@@ -9,6 +9,9 @@ use std::time::Duration;
 /// Begins the reason why a worker is not ready that has to be seen waiting on its listeners.
 pub const UNSEEN: &str = "it was not seen to wait on";
 
+/// The reason why a worker is not ready that is seen waiting, where that is not enough.
+pub const WAITS: &str = "it waits on its listeners and has not said that it is ready";
+
 /// A worker as a log line names it.
 pub(super) struct WorkerName {
     pub(super) generation: Generation,
