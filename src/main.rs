@@ -53,6 +53,15 @@ fn run_ctl(arguments: &[OsString]) -> ExitCode {
     inherited::unblock_all_signals();
     match Ctl::try_parse_from(arguments) {
         Ok(cli) => exit(ctl::run(&cli)),
+        Err(error) if is_missing_verb(&error) => {
+            let verbs = Ctl::command();
+            let verbs: Vec<&str> = verbs.get_subcommands().map(|verb| verb.get_name()).collect();
+            let why = format!("a verb is missing: {} (see {CTL_HELP})", verbs.join(", "));
+            if arguments.iter().any(|word| word == "--json") {
+                ctl::print_usage_error(&why);
+            }
+            exit((2, Some(why)))
+        }
         Err(error) => {
             let options = arguments.iter().take_while(|word| *word != "--");
             if error.use_stderr() && options.into_iter().any(|word| word == "--json") {
@@ -61,6 +70,11 @@ fn run_ctl(arguments: &[OsString]) -> ExitCode {
             refuse(&error, CTL_HELP)
         }
     }
+}
+
+fn is_missing_verb(error: &clap::Error) -> bool {
+    let kinds = [ErrorKind::MissingSubcommand, ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand];
+    kinds.contains(&error.kind())
 }
 
 fn run_doctor(arguments: &[OsString]) -> ExitCode {

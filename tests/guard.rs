@@ -123,13 +123,17 @@ fn what_a_bind_says_of_blocking_is_put_back() {
 #[test]
 fn where_a_bind_says_nothing_a_flag_stays_while_a_worker_lives_and_the_log_has_a_hint() {
     let scene = Scene::of("count-signals\nnonblock\nready notify");
-    scene.script("2", "tell-socket\naccept-or-exit");
-    let wrapper = scene.ready(&[]);
+    scene.script("2", "stderr another cause\nexit 3");
+    scene.script("3", "tell-socket\nstderr accept: Resource temporarily unavailable\naccept-or-exit");
+    let wrapper = scene.ready(&["--capture-stderr"]);
     wrapper.signal(Signal::SIGHUP);
     wrapper.log.wait(&says::failed(2));
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::failed(3));
     let hint = wrapper.log.wait("was made non-blocking by generation 1: ");
     assert!(hint.contains(",block") && hint.contains("--stop-first"), "{hint}");
-    assert!(told(&scene, 2, 1).ends_with("nonblock=true"));
+    assert!(hint.contains("if generation 3 is one"), "the other cause has no such hint: {hint}");
+    assert!(told(&scene, 3, 1).ends_with("nonblock=true"));
     wrapper.stop();
 }
 

@@ -79,7 +79,7 @@ fn a_release_that_dies_at_its_first_request_is_rolled_back() {
     crash(&wrapper, &address, 3);
     assert_eq!(who(&address), "good g1\n", "it waited in the queue: {:?}", wrapper.log.all());
     let line = wrapper.log.wait("generation 2: ended 3 times within * of going live (--probation)");
-    assert!(line.ends_with("exited with status 3: generation 1 is started again"), "{line}");
+    assert!(line.ends_with("exited with status 3: generation 1 is to be started again"), "{line}");
     wrapper.log.wait(BACK);
     let status = scene.status();
     let last = &status["last_upgrade"];
@@ -121,7 +121,7 @@ fn several_workers_go_back_together_and_a_surge_slot_by_slot() {
         wrapper.log.wait_nth("generation 1: pid * was ended by signal 15 (TERM)", args.len().clamp(1, 2));
         // Whichever slot answers: one of them has ended three times by then.
         let mut crashes = 0;
-        while !wrapper.log.has("is started again") {
+        while !wrapper.log.has("is to be started again") {
             if who(&address).is_empty() {
                 crashes += 1;
             }
@@ -304,7 +304,7 @@ fn without_probation_it_is_started_again_and_again() {
     assert!(scene.status().get("probation").is_none());
     crash(&wrapper, &address, 4);
     wrapper.log.wait_nth("slot 0: starts again in", 4);
-    assert!(!wrapper.log.has("is started again"));
+    assert!(!wrapper.log.has("is to be started again"));
     wrapper.stop();
 }
 
@@ -320,6 +320,6 @@ fn who_lives_through_its_probation_may_crash() {
         scene.release("crash", 1);
     }
     wrapper.log.wait_nth("slot 0: starts again in", 4);
-    assert!(!wrapper.log.has("is started again"));
+    assert!(!wrapper.log.has("is to be started again"));
     wrapper.stop();
 }

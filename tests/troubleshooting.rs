@@ -35,7 +35,7 @@ const SILENT: [&str; 15] = [
 
 /// Literals that are neither a warning nor a refusal, and are not seen to be from where they
 /// stand.
-const NOT_FOR_THE_PAGE: [(&str, &[&str]); 5] = [
+const NOT_FOR_THE_PAGE: [(&str, &[&str]); 6] = [
     (
         "what ctl says when all is well, and what it attempts",
         &[
@@ -46,7 +46,9 @@ const NOT_FOR_THE_PAGE: [(&str, &[&str]); 5] = [
             "workers ended by themselves",
             "closed by the next upgrade",
             "… is closed: no worker had it",
-            "… is closed once the next upgrade has succeeded",
+            "… is closed once the next upgrade has succeeded; a rollback of that one (--probation) does not have it",
+            "; one that ends by it is started again, and counts as a crash (upgrade replaces them without)",
+            "replaces in …, as its predecessor took long to start",
             "graceful-run … can take over …",
         ],
     ),
@@ -66,6 +68,10 @@ const NOT_FOR_THE_PAGE: [(&str, &[&str]); 5] = [
             "handed over from the next upgrade on",
             "listening on … (…), handed over from the next upgrade on",
         ],
+    ),
+    (
+        "what workers say, by which a cause is known",
+        &["address in use", "is running, pid", "resource temporarily unavailable", "operation not permitted"],
     ),
     (
         "what the doctor knows of the container",

@@ -202,7 +202,9 @@ pub struct Cli {
     ///
     /// For programs that own something that exists only once (a database directory, a lock).
     /// Meanwhile connections wait in the backlog. If the new worker fails, the
-    /// old command is started again.
+    /// old command is started again. A known server (nginx, apache2, haproxy, squid, dovecot, ...)
+    /// checks its configuration first, unless there is a hook for `pre-upgrade`: the old worker is
+    /// not stopped for one that is wrong.
     #[arg(long, help_heading = "Upgrade")]
     pub stop_first: bool,
 
@@ -264,8 +266,8 @@ pub struct Cli {
     /// a worker has become ready. `pre-stop`: before a worker gets its stop signal, which waits for the
     /// hook (to take it out of a load balancer). `post-stop`: a worker has ended.
     /// `upgrade-failed`: an upgrade was undone. The hook gets the environment of the worker, with
-    /// GRACEFUL_RUN_EVENT and, where they apply, GRACEFUL_RUN_WORKER (the pid of the worker) and
-    /// GRACEFUL_RUN_REASON.
+    /// GRACEFUL_RUN_EVENT, GRACEFUL_RUN_GENERATION and, where they apply, GRACEFUL_RUN_SLOT,
+    /// GRACEFUL_RUN_WORKER (the pid of the worker) and GRACEFUL_RUN_REASON.
     #[arg(long, value_name = "EVENT=CMD", help_heading = "Hooks")]
     pub hook: Vec<String>,
 

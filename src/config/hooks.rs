@@ -50,6 +50,8 @@ impl Occasion {
 #[derive(Debug, Clone, Default)]
 pub struct Hooks {
     commands: Vec<(Occasion, String)>,
+    /// The check of the server's own configuration, which goes before an upgrade as a hook does.
+    own_check: Option<String>,
     /// How long one may run.
     pub timeout: Duration,
 }
@@ -65,12 +67,24 @@ impl Hooks {
         if limit.is_zero() {
             return Err(invalid("--hook-timeout", timeout, "a hook that hangs would never be given up"));
         }
-        Ok(Hooks { commands, timeout: limit })
+        Ok(Hooks { commands, own_check: None, timeout: limit })
     }
 
     /// The commands of one event.
     pub fn of(&self, occasion: Occasion) -> impl Iterator<Item = &str> {
-        self.commands.iter().filter(move |(on, _)| *on == occasion).map(|(_, command)| command.as_str())
+        let own = self.own_check.as_deref().filter(|_| occasion == Occasion::PreUpgrade);
+        let users = self.commands.iter().filter(move |(on, _)| *on == occasion);
+        users.map(|(_, command)| command.as_str()).chain(own)
+    }
+
+    /// The server checks its own configuration by this command before each upgrade.
+    pub fn set_own_check(&mut self, command: String) {
+        self.own_check = Some(command);
+    }
+
+    /// Whether this command of `occasion` is the server's own check.
+    pub fn is_own_check(&self, occasion: Occasion, command: &str) -> bool {
+        occasion == Occasion::PreUpgrade && self.own_check.as_deref() == Some(command)
     }
 
     /// How long the hooks of one event may take together.
@@ -117,5 +131,10 @@ mod tests {
         let hooks = Hooks::new(&given, "1s").unwrap();
         assert_eq!(hooks.of(Occasion::PostReady).collect::<Vec<_>>(), ["a=b", "d"]);
         assert!(hooks.has(Occasion::PreStop) && !hooks.has(Occasion::PostStop));
+        let mut hooks = hooks;
+        hooks.set_own_check("server -t".into());
+        assert_eq!(hooks.of(Occasion::PreUpgrade).collect::<Vec<_>>(), ["server -t"]);
+        assert!(hooks.is_own_check(Occasion::PreUpgrade, "server -t"));
+        assert!(!hooks.is_own_check(Occasion::PreStop, "c"));
     }
 }

@@ -135,6 +135,10 @@ pub struct Worker {
     pub connections: Option<u32>,
     /// What it says of itself.
     pub status: Option<String>,
+    /// For how long it has to live until it may replace its predecessor, where that is because the
+    /// predecessor took long to start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub startup_soak_ms: Option<u64>,
     /// While it drains, with `--adopt`: what it still has to serve, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<String>,

@@ -60,6 +60,8 @@ pub enum Report {
         slots: u32,
         /// The old worker had handed over to the new one, and is started again.
         predecessor_left: bool,
+        /// Old workers had been stopped first, and are started again.
+        stopped_first: bool,
         /// It was on hold.
         held: bool,
         /// Since the upgrade began.

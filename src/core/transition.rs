@@ -256,12 +256,25 @@ impl Supervisor {
         let (from, to, took) = (upgrade.from, upgrade.to, now - upgrade.since);
         let (replaced, slots) = (upgrade.replaced.len() as u32, self.slot_states.len() as u32);
         let (predecessor_left, held) = (upgrade.predecessor_left, upgrade.hold == Hold::Held);
+        let serves =
+            |slot: Slot| self.in_slot(slot).any(|(_, old)| old.generation != to && old.occupies_slot());
+        let stopped_first = self.policy.stop_first && !upgrade.batch.iter().all(|&slot| serves(slot));
         if upgrade.switch != Query::Due {
             self.actions.push(Action::Switch(from));
         }
         self.report(match upgrade.is_rollback {
             true => Report::RollbackFailed { from, to, why },
-            false => Report::UpgradeFailed { from, to, why, replaced, slots, took, predecessor_left, held },
+            false => Report::UpgradeFailed {
+                from,
+                to,
+                why,
+                replaced,
+                slots,
+                took,
+                predecessor_left,
+                stopped_first,
+                held,
+            },
         });
         if self.stopping {
             return;

@@ -147,6 +147,18 @@ impl Supervisor {
         self.startup_time.1
     }
 
+    /// Until when a replacement that is ready must live because the generation that serves took
+    /// that long to start; None: its soak ends earlier by other rules.
+    pub fn startup_soak(&self, id: WorkerId) -> Option<Time> {
+        let upgrade = self.upgrade.as_ref()?;
+        let worker = self.workers.get(&id).filter(|worker| self.is_replacement(worker))?;
+        let since = worker.ready_since()?;
+        let (generation, took) = self.startup_time;
+        let took = if generation == upgrade.to { Duration::ZERO } else { took };
+        let until = worker.soaked_at(since, took, &self.policy);
+        (until > since + self.policy.soak(worker.ack)).then_some(until)
+    }
+
     /// Whether a request to upgrade waits for the present upgrade to end.
     pub fn has_pending_upgrade(&self) -> bool {
         self.pending.is_some()

@@ -1,6 +1,6 @@
 //! A status as text for people.
 
-use crate::control::protocol::Status;
+use crate::control::protocol::{Status, Worker};
 use crate::logger::escape;
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ pub fn render_status(status: &Status) -> String {
             format_millis(worker.age_ms),
             worker.ack.clone().unwrap_or_default(),
             worker.connections.map_or(String::new(), |count| count.to_string()),
-            worker.drain.clone().or_else(|| worker.status.clone()).unwrap_or_default(),
+            note(worker).unwrap_or_default(),
         ]
     });
     text += &render_table(
@@ -87,6 +87,14 @@ pub fn render_status(status: &Status) -> String {
         rows.collect(),
     );
     text
+}
+
+/// What is to be known of a worker beside its stage.
+fn note(worker: &Worker) -> Option<String> {
+    let soak = worker
+        .startup_soak_ms
+        .map(|left| format!("replaces in {}, as its predecessor took long to start", format_millis(left)));
+    worker.drain.clone().or(soak).or_else(|| worker.status.clone())
 }
 
 fn format_count(number: u32, one: &str, many: &str) -> Option<String> {
@@ -127,7 +135,7 @@ pub fn format_millis(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::protocol::{Address, Adopted, LastUpgrade, Listener, Worker};
+    use crate::control::protocol::{Address, Adopted, LastUpgrade, Listener};
 
     #[test]
     fn unknown_values_and_empty_columns_are_left_out() {

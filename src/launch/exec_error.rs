@@ -3,6 +3,7 @@
 use super::{LaunchSpec, Refused, interpreter};
 use crate::core::event::Refusal;
 use crate::sys::child::{Launch, SpawnError, Step};
+use crate::sys::file_privileges::file_privileges;
 use nix::errno::Errno;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -40,6 +41,9 @@ pub fn refused(error: &SpawnError, launch: &Launch, spec: &LaunchSpec) -> Refuse
             format!("cannot execute {program}: {why} (chmod +x, or a noexec mount)")
         }
         (Step::Exec, Errno::E2BIG) => format!("cannot execute {program}: {why}: {}", too_long(launch)),
+        (Step::Exec, Errno::EPERM) if file_privileges(spec.real_program()) == Some("setcap") => format!(
+            "cannot execute {program}: {why}: its file has capabilities (setcap) that we may not have (getcap shows them; a container: docker run --cap-add)"
+        ),
         (Step::Exec, _) => format!("cannot execute {program}: {why}"),
         (Step::Filter, Errno::EBUSY) => format!(
             "cannot adopt {program}: somebody above us watches its system calls already (another --adopt, or a container's runtime); give the server its sockets with -b"

@@ -361,12 +361,18 @@ fn find(
             refusal: Refusal::NotExecutable,
             message: format!("cannot execute {}: permission denied (chmod +x)", file.display()),
         },
-        None => Refused {
-            refusal: Refusal::NotFound,
-            message: format!(
-                "cannot find '{shown}' in the worker's PATH {} (give its path, or set PATH with --env)",
-                path.to_string_lossy()
-            ),
-        },
+        None => {
+            let next = match name.as_encoded_bytes().contains(&b' ') {
+                true => "no shell splits words: give each argument by itself",
+                false => "give its path, or set PATH with --env",
+            };
+            Refused {
+                refusal: Refusal::NotFound,
+                message: format!(
+                    "cannot find '{shown}' in the worker's PATH {} ({next})",
+                    path.to_string_lossy()
+                ),
+            }
+        }
     })
 }

@@ -212,6 +212,30 @@ impl LaunchSettings {
         self.shell(spec, command, variables)
     }
 
+    /// The start of the server's own check, as of a hook, with the sockets of a worker: a server
+    /// that is told of sockets looks for them while it reads its configuration.
+    ///
+    /// # Errors
+    /// As for a worker.
+    pub fn own_check(
+        &self,
+        spec: &LaunchSpec,
+        command: &str,
+        context: &HookContext,
+    ) -> Result<Launch, Refused> {
+        let (generation, slot) = (context.generation, context.slot.unwrap_or(Slot(0)));
+        let mut variables = self.own_variables(generation, slot);
+        let exported = self.exported(generation);
+        variables.extend(self.dialect_variables(spec, &exported, &[], generation, slot)?);
+        variables.push(("GRACEFUL_RUN_EVENT".into(), context.occasion.name().into()));
+        let mut launch = self.shell(spec, command, variables)?;
+        launch.listen = !exported.is_empty() && self.dialects.iter().any(|dialect| dialect.passes_pid());
+        let sources = self.listeners.of(generation.0).map(|listener| listener.fd(slot.0).as_raw_fd());
+        launch.fds =
+            first_listener(&self.dialects).map_or(Vec::new(), |first| sources.zip(first..).collect());
+        Ok(launch)
+    }
+
     fn shell(
         &self,
         spec: &LaunchSpec,

@@ -84,12 +84,11 @@ impl Baseline {
         }
     }
 
-    /// The generation that left the flag other than it was, if it is not `generation`, and the
-    /// flag as it left it. Once for each such generation.
-    pub(super) fn hint(&mut self, generation: Generation) -> Option<(Generation, bool)> {
-        let (by, nonblock) = self.flags.iter().find_map(|flag| match flag.by {
-            Some(by) if by != generation && flag.seen != flag.first => Some((by, flag.seen)),
-            _ => None,
+    /// The generation that left the flag other than it was, and as `nonblock` says, if it is not
+    /// `generation`; and the flag. Once for each such generation.
+    pub(super) fn hint(&mut self, generation: Generation, nonblock: bool) -> Option<(Generation, bool)> {
+        let by = self.flags.iter().find_map(|flag| {
+            flag.by.filter(|&by| by != generation && flag.seen != flag.first && flag.seen == nonblock)
         })?;
         let before = self.logged.insert(Damage::Hinted, Some(by));
         (before != Some(Some(by))).then_some((by, nonblock))

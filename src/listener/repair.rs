@@ -89,11 +89,11 @@ impl Listeners {
         }
     }
 
-    /// Logs what may have kept `generation` from being ready: O_NONBLOCK as another
-    /// generation left it. It is logged once for each generation that did.
-    pub fn hint(&mut self, generation: Generation) {
+    /// Logs what has kept `generation` from being ready: O_NONBLOCK as another generation left
+    /// it, set where `nonblock`, else cleared. It is logged once for each generation that did.
+    pub fn hint(&mut self, generation: Generation, nonblock: bool) {
         for listener in &mut self.list {
-            match listener.baseline.hint(generation) {
+            match listener.baseline.hint(generation, nonblock) {
                 Some((by, true)) => info!(
                     generation = by.0;
                     "{listener} was made non-blocking by {by}: a program that waits in accept(2) gets EAGAIN \

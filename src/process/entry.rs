@@ -1,5 +1,6 @@
 //! What is known of one start of the command, and of its process.
 
+use super::symptom::Symptom;
 use crate::core::event::{Generation, Slot, WorkerId};
 use crate::sys::tree::{self, Family};
 use nix::unistd::Pid;
@@ -23,6 +24,10 @@ pub struct Entry {
     pub status: Option<String>,
     /// What it still has to do to become ready, for people.
     pub unmet: Option<String>,
+    /// The cause of its failure, as it named it.
+    pub symptom: Option<Symptom>,
+    /// What the user can do about its failure, for people.
+    pub hint: Option<String>,
     /// What it still has to finish while it drains, for people.
     pub remaining: Option<String>,
     /// How its process is found, if its predecessor starts it.

@@ -4,10 +4,12 @@
 mod entry;
 mod orphans;
 mod saved;
+mod symptom;
 mod table;
 
-pub use entry::{Predecessor, Process};
+pub use entry::{Entry, Predecessor, Process};
 pub use saved::Saved;
+pub use symptom::{Symptom, symptom};
 pub use table::{Owner, ProcessTable};
 
 use crate::core::event::Exit;

@@ -150,6 +150,8 @@ fn restore(saved: SavedEntry, fds: &mut InheritedFds) -> Entry {
         refusals: saved.refusals,
         status: saved.status,
         unmet: None,
+        symptom: None,
+        hint: None,
         remaining: None,
         predecessor: saved
             .predecessor

@@ -100,6 +100,8 @@ impl ProcessTable {
             refusals: 0,
             status: None,
             unmet: None,
+            symptom: None,
+            hint: None,
             remaining: None,
             predecessor: None,
         });

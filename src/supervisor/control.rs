@@ -4,6 +4,7 @@
 use super::context::Context;
 use super::history::History;
 use super::pending::{Awaits, Pending, PendingRequest};
+use super::report::KilledBy;
 use super::verdicts::OwnStop;
 use super::workers::Workers;
 use crate::control::instance::{self, Instance};
@@ -15,6 +16,7 @@ use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
 use crate::reexec::quiesce::Quiesce;
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::time::Duration;
 
 /// The fields are dropped in this order: the socket goes before the lock of the name.
 #[derive(Debug)]
@@ -27,6 +29,12 @@ pub(super) struct Control {
     pub(super) history: History,
     /// A client or a signal has asked us to stop.
     stop_requested: bool,
+    /// One has asked us to kill workers.
+    kill_requested: bool,
+    /// An INT has asked us to stop; another one kills.
+    interrupted: bool,
+    /// How long after it was asked to stop the last worker was killed.
+    killed_after: Duration,
 }
 
 /// The clients as they are saved over an execve(2).
@@ -54,8 +62,17 @@ impl Control {
             |socket: &PrivateSocket| server::start(socket.listener()?, instance.group(), quiesce, send);
         let failed = |error: io::Error| Error::cannot("listen on the control socket", reason(&error));
         let clients = socket.as_ref().map(start).transpose().map_err(failed)?;
-        let history = History::default();
-        Ok(Control { socket, clients, instance, pending: Pending::new(), history, stop_requested: false })
+        Ok(Control {
+            socket,
+            clients,
+            instance,
+            pending: Pending::new(),
+            history: History::default(),
+            stop_requested: false,
+            kill_requested: false,
+            interrupted: false,
+            killed_after: Duration::ZERO,
+        })
     }
 
     /// Lists the descriptors and saves the other fields. The threads have to be quiet.
@@ -102,8 +119,17 @@ impl Control {
                 pending.push(PendingRequest { client, replies, awaits });
             }
         }
-        let (history, stop_requested) = (saved.history, saved.stop_requested);
-        Ok(Control { socket, clients, instance, pending, history, stop_requested })
+        Ok(Control {
+            socket,
+            clients,
+            instance,
+            pending,
+            history: saved.history,
+            stop_requested: saved.stop_requested,
+            kill_requested: false,
+            interrupted: false,
+            killed_after: Duration::ZERO,
+        })
     }
 
     /// The path of the socket.
@@ -114,11 +140,24 @@ impl Control {
     /// The core gets a request, from a client or by a signal.
     pub(super) fn on_request(&mut self, request: Request, ctx: &Context) {
         self.stop_requested |= matches!(request, Request::Stop | Request::Interrupt { .. } | Request::Kill);
+        self.kill_requested |= match request {
+            Request::Kill | Request::Hammer => true,
+            Request::Interrupt { .. } => std::mem::replace(&mut self.interrupted, true),
+            _ => false,
+        };
         self.pending.supersede(request, ctx);
+    }
+
+    /// How it came that a worker had to be killed, if one had to be.
+    pub(super) fn killed_by(&self) -> KilledBy {
+        if self.kill_requested { KilledBy::Request } else { KilledBy::Limit(self.killed_after) }
     }
 
     /// `failed` if a failure of our own ends us.
     pub(super) fn on_report(&mut self, report: &Report, failed: bool, workers: &Workers, ctx: &Context) {
+        if let Report::Killed(_, after) = *report {
+            self.killed_after = after;
+        }
         self.history.on_report(report, workers, ctx);
         let own_stop = OwnStop { requested: self.stop_requested && !failed, upgrade: self.history.to };
         self.pending.on_report(report, own_stop, workers, ctx);

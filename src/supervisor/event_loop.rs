@@ -68,9 +68,8 @@ impl EventLoop {
         let ending = self.run_until_ending(inputs);
         self.end_children(inputs);
         let ctx = &self.ctx;
-        let holds = !ctx.launcher.settings.listeners.is_empty() && self.adoption.is_none();
-        let (limit, served) = (ctx.config.policy.stop_timeout, ctx.core.has_served());
-        let verdict = report::last_line(ending, &ctx.processes, limit, served, holds);
+        let verdict =
+            report::last_line(ending, &ctx.processes, self.control.killed_by(), ctx.core.has_served());
         let verdict = match self.failure.take() {
             Some(failure) => Err(failure),
             None => Ok(verdict),

@@ -50,7 +50,7 @@ impl History {
             }
             Report::RollbackStarted { from, to, why, after, crashes } => {
                 let reason = report::rollback_reason(report, &ctx.processes);
-                let reason = reason.map(|reason| format!("{reason}; {to} is started again"));
+                let reason = reason.map(|reason| format!("{reason}; {to} is to be started again"));
                 let last = last(to, from, after, "failed", reason);
                 self.last = Some(LastUpgrade { stderr: workers.last_lines(why), ..last });
                 self.last_at = Some(now);

@@ -126,7 +126,7 @@ impl Hooks {
             // Later attempts belong to the same upgrade.
             Report::RollbackStarted { from, to, crashes: PROBATION_CRASHES, .. } => {
                 let reason = report::rollback_reason(report, &ctx.processes).unwrap_or_default();
-                self.send_upgrade_failed(from, format!("{reason}: {to} is started again"), ctx);
+                self.send_upgrade_failed(from, format!("{reason}: {to} is to be started again"), ctx);
             }
             // Once, however often the rollback is attempted.
             Report::RollbackFailed { from, why, .. }
@@ -200,7 +200,11 @@ impl Hooks {
     fn start_hook(&self, context: &HookContext, command: &str, ctx: &Context) -> Result<Pid, Refused> {
         debug!("{} hook of {}: {command}", context.occasion.name(), context.generation);
         let spec = ctx.launcher.hook_spec(context.generation)?;
-        let launch = ctx.launcher.settings.hook(&spec, command, context)?;
+        let settings = &ctx.launcher.settings;
+        let launch = match ctx.config.hooks.is_own_check(context.occasion, command) {
+            true => settings.own_check(&spec, command, context)?,
+            false => settings.hook(&spec, command, context)?,
+        };
         child::spawn(&launch).map(|child| child.pid).map_err(|error| refused(&error, &launch, &spec))
     }
 

@@ -6,11 +6,13 @@
 //! more inputs wait.
 
 use super::context::Context;
+use super::report;
 use crate::core::event::{Failure, Report, Time};
 use crate::dialect::first_listener;
 use crate::error::Error;
 use crate::listener::Bind;
 use crate::listener::repair::Occasion;
+use crate::process::{Entry, Symptom};
 use log::info;
 use std::time::Duration;
 
@@ -78,8 +80,12 @@ impl Listening {
                     listeners.undo(to.0);
                 }
                 // The cause may be that another generation has changed O_NONBLOCK.
-                if matches!(why, Failure::Exited { ready: false, .. } | Failure::NoAck(..)) {
-                    listeners.hint(to);
+                let entry = why.worker().and_then(|worker| ctx.processes.get(worker));
+                let got_eagain = entry.is_some_and(|entry| entry.symptom == Some(Symptom::WouldBlock));
+                let waits = |entry: &Entry| entry.unmet.as_deref() == Some(report::WAITS);
+                let hangs = matches!(why, Failure::NoAck(..)) && entry.is_some_and(waits);
+                if got_eagain || hangs {
+                    listeners.hint(to, got_eagain);
                 }
             }
             Report::UpgradeDone { to, .. } => listeners.close_for(to.0),
@@ -134,7 +140,9 @@ impl Listening {
     pub(super) fn unbind(&mut self, name: &str, ctx: &mut Context) -> Result<String, String> {
         let done = match ctx.launcher.settings.listeners.withdraw(name, &ctx.config.dialects)? {
             true => format!("{name} is closed: no worker had it"),
-            false => format!("{name} is closed once the next upgrade has succeeded"),
+            false => format!(
+                "{name} is closed once the next upgrade has succeeded; a rollback of that one (--probation) does not have it"
+            ),
         };
         info!("{done}");
         Ok(done)

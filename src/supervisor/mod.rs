@@ -11,6 +11,7 @@
 //! | `readiness` | whether a worker waits on its listeners; the user's check of it |
 //! | `listening` | the listeners: checks and repairs, `ctl bind` and `unbind` |
 //! | `hooks` | the user's hooks |
+//! | `hints` | what the user can do about a worker that failed |
 //! | `follow` | `--follow`: successors that workers start themselves |
 //! | `adopt` | `--adopt`: sockets that workers bind themselves |
 //! | `orphans` | what workers leave behind |
@@ -35,6 +36,7 @@ mod event_loop;
 mod follow;
 mod handover;
 mod hangup;
+mod hints;
 mod history;
 mod hook_queue;
 mod hooks;

@@ -149,7 +149,7 @@ impl Readiness {
         let unseen = wanted.iter().filter(|(_, inode)| unseen.contains(inode));
         let names: Vec<&str> = unseen.map(|(listener, _)| listener.address()).collect();
         let lacks = match names.is_empty() {
-            true => "it waits on its listeners and has not said that it is ready".into(),
+            true => report::WAITS.into(),
             false => format!("{} {}", report::UNSEEN, names.join(", ")),
         };
         if let Some(entry) = ctx.processes.get_mut(id) {

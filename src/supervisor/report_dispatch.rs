@@ -1,9 +1,16 @@
 //! Passes each report of the core to every owner that it concerns, and to the log.
 
+use super::context::Context;
 use super::event_loop::EventLoop;
+use super::hints;
 use super::readiness::end_check;
 use super::report;
-use crate::core::event::{Event, Report, Request};
+use crate::core::event::{Event, Report, Request, WorkerId};
+use log::info;
+use std::time::Duration;
+
+/// A soak that goes on for longer is explained.
+const LONG_SOAK: Duration = Duration::from_secs(1);
 
 impl EventLoop {
     pub(super) fn report(&mut self, report: &Report) {
@@ -14,17 +21,21 @@ impl EventLoop {
             self.failure = Some(error);
             return ctx.queue(Event::Request(Request::Stop));
         }
-        // These two note reasons for the log and the clients, so they come first.
+        // These note reasons and hints for the log and the clients, so they come first.
         if let Some(adoption) = &mut self.adoption {
             adoption.on_report(report, ctx);
         }
         self.readiness.on_report(report, ctx);
-        report::log(report, &ctx.processes, &ctx.config);
+        hints::on_report(report, &self.workers, ctx);
+        report::log(report, &ctx.processes, &ctx.config, ctx.core.has_served());
         self.control.on_report(report, self.failure.is_some(), &self.workers, ctx);
         match *report {
             Report::Stopping => ctx.processes.stopping = true,
-            // The user's check no longer matters.
-            Report::Ready(id, ..) => end_check(id, ctx),
+            Report::Ready(id, ..) => {
+                // The user's check no longer matters.
+                end_check(id, ctx);
+                log_startup_soak(id, ctx);
+            }
             Report::Serving(_) | Report::UpgradeDone { .. } | Report::RolledBack { .. } => {
                 self.trim_text = true;
             }
@@ -40,4 +51,19 @@ impl EventLoop {
         self.service.on_report(report, ctx);
         self.start_after_hooks();
     }
+}
+
+/// Says why a replacement that is ready does not serve for a while.
+fn log_startup_soak(id: WorkerId, ctx: &Context) {
+    let Some(until) = ctx.core.startup_soak(id).filter(|until| *until > ctx.now() + LONG_SOAK) else {
+        return;
+    };
+    let (wait, took) = (until - ctx.now(), ctx.core.startup_time());
+    let Some(entry) = ctx.processes.get(id) else { return };
+    let (generation, pid) = (entry.generation, entry.process.as_ref().map_or(0, |it| it.pid.as_raw()));
+    info!(
+        generation = generation.0, pid = pid;
+        "{generation}: pid {pid} replaces its predecessor in {}, if it lives: that one took {} to start, and this one has to live as long (an ack that the worker sends itself ends the wait)",
+        report::duration_text(wait), report::duration_text(took)
+    );
 }

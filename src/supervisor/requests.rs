@@ -15,6 +15,7 @@ use crate::control::server::{ClientRequest, Message};
 use crate::core::event::{Event, Request, Token, WorkerId};
 use crate::core::{Phase, ShownStage};
 use log::Level;
+use nix::sys::signal::Signal;
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -112,7 +113,7 @@ impl EventLoop {
                         replies: answers,
                         awaits: Awaits::Reexec,
                     }),
-                    false => answers.result(Reply::done("asked for")),
+                    false => answers.result(not_awaited(&Verb::Reexec)),
                 }
                 self.begin_reexec();
             }
@@ -128,12 +129,12 @@ impl EventLoop {
 
     /// Passes a request to the core, for a client that waits for `awaits`.
     fn request_and_await(&mut self, received: ClientRequest, request: Request, awaits: Awaits) {
-        let ClientRequest { client, answers, wait, .. } = received;
+        let ClientRequest { client, answers, wait, verb, .. } = received;
         self.control.pending.push(PendingRequest { client, replies: answers, awaits });
         self.step(Event::Request(request));
         // A request that failed at once has its result already.
         if !wait && let Some(pending) = self.control.pending.take(client) {
-            pending.replies.result(Reply::done("asked for"));
+            pending.replies.result(not_awaited(&verb));
         }
     }
 
@@ -148,7 +149,15 @@ impl EventLoop {
         }
         self.step(Event::Request(Request::Forward(Token(signal as i32))));
         let name = signals::name(signal as i32);
-        let done = Reply::done(format!("{name} was sent to {}", count_of_workers(ready)));
+        // Most programs end by these.
+        let ends = matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGKILL);
+        let then = match ends {
+            true => {
+                "; one that ends by it is started again, and counts as a crash (upgrade replaces them without)"
+            }
+            false => "",
+        };
+        let done = Reply::done(format!("{name} was sent to {}{then}", count_of_workers(ready)));
         answers.result(Reply { workers: Some(ready), ..done });
     }
 
@@ -161,4 +170,9 @@ impl EventLoop {
         }
         self.request_and_await(received, Request::Hammer, Awaits::Gone(draining));
     }
+}
+
+/// The answer with `--no-wait`.
+fn not_awaited(verb: &Verb) -> Reply {
+    Reply::done(format!("asked for: {verb}, without a wait for its outcome (ctl status shows it)"))
 }

@@ -66,7 +66,7 @@ impl Service {
                 manager.ready(&format!("upgrade to {to} {ended}, {from} {old}"));
             }
             Report::RollbackStarted { from, to, .. } => {
-                manager.status(format!("{from} kept ending, {to} is started again"));
+                manager.status(format!("{from} kept ending, {to} is to be started again"));
             }
             Report::RolledBack { from, to, .. } => {
                 manager.status(format!("{to} serves again, {from} was rolled back"));

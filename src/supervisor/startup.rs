@@ -25,6 +25,7 @@ use super::signals::warn_of_impossible_term;
 use super::workers::Workers;
 use crate::ack::Directory;
 use crate::config::Config;
+use crate::config::hooks::Occasion;
 use crate::config::readiness::has_listeners;
 use crate::config::signals;
 use crate::control::instance::Instance;
@@ -37,7 +38,7 @@ use crate::launch::capture::Capture;
 use crate::launch::start::LaunchSettings;
 use crate::launch::{InheritedContext, LaunchSpec, descriptors};
 use crate::listener::Listeners;
-use crate::listener::repair::Occasion;
+use crate::listener::repair;
 use crate::process::ProcessTable;
 use crate::profiles;
 use crate::reexec as image;
@@ -69,6 +70,7 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
     let instance = Instance::take(&config.control, &surroundings.environment, &surroundings.directory)?;
     let listeners = descriptors::open_listeners(&config, &surroundings)?;
     adjust_to_listeners(&mut config, &listeners);
+    add_own_check(&mut config);
     let pid_file = match &config.pid_file {
         Some(path) => Some(PidFile::prepare(&surroundings.directory.join(path))?),
         None => None,
@@ -127,9 +129,11 @@ fn log_startup(config: &Config, listeners: &Listeners) {
     for listener in listeners.iter() {
         info!("listening on {} ({})", listener.address(), listener.name());
     }
-    if let Some(cut) = profiles::stop_signal_hint(&command(config)).filter(|_| !config.stop_signal_chosen) {
+    let server = profiles::program(&config.worker.command);
+    if let Some(cut) = profiles::stop_signal_hint(&server).filter(|_| !config.stop_signal_chosen) {
         warn!("{cut}");
     }
+    log_check(config);
     let stays_ignored =
         |signal: &Signal| config.signals.ignores(*signal) && inherited::ignored(*signal as i32);
     if stays_ignored(&Signal::SIGHUP) {
@@ -149,6 +153,20 @@ fn log_startup(config: &Config, listeners: &Listeners) {
         let name = signals::name(signal as i32);
         info!(
             "{name} was ignored when we were started; workers do not ignore it, because we send it to them"
+        );
+    }
+}
+
+/// With --stop-first: who finds a wrong configuration before the old worker is stopped for it.
+fn log_check(config: &Config) {
+    let own = |command: &&str| config.hooks.is_own_check(Occasion::PreUpgrade, command);
+    if let Some(check) = config.hooks.of(Occasion::PreUpgrade).find(own) {
+        info!(
+            "before an upgrade the server checks its own configuration: {check} (--hook pre-upgrade=CMD in its place)"
+        );
+    } else if config.policy.stop_first && !config.hooks.has(Occasion::PreUpgrade) {
+        info!(
+            "nothing checks a release before the old worker is stopped for it (--hook pre-upgrade=CMD): one that does not start is an outage"
         );
     }
 }
@@ -174,6 +192,7 @@ pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<I
     let control = control.unwrap_or_else(|error| abandon(&reason(&error)));
     let listeners = state.listeners.restore(&mut fds);
     adjust_to_listeners(&mut config, &listeners);
+    add_own_check(&mut config);
     let directory = Directory::new(&surroundings.environment, state.identity.is_some());
     state.acks.restore(&threads.watcher, &directory, &mut fds);
     let capture = capture.map(|(saved, capture)| {
@@ -288,7 +307,7 @@ impl EventLoop {
         pending.resolve_reexec(&Reply::done(done));
         self.reap();
         self.find_lost_exits();
-        self.listening.check(Occasion::path_removed(&self.ctx.core), &mut self.ctx);
+        self.listening.check(repair::Occasion::path_removed(&self.ctx.core), &mut self.ctx);
     }
 }
 
@@ -309,6 +328,18 @@ fn adjust_to_listeners(config: &mut Config, listeners: &Listeners) {
         if config.acks.exec.is_none() {
             config.policy.readiness.probe = None;
         }
+    }
+}
+
+/// With --stop-first a configuration that is wrong is an outage. A known server checks it before each
+/// upgrade, unless a hook of the user does.
+fn add_own_check(config: &mut Config) {
+    if !config.policy.stop_first || config.hooks.has(Occasion::PreUpgrade) {
+        return;
+    }
+    if let Some(check) = profiles::own_check(&config.worker.command) {
+        config.hooks.set_own_check(check);
+        config.policy.pre_upgrade = true;
     }
 }
 

@@ -24,6 +24,10 @@ impl EventLoop {
             ack: shown.ack.map(|kind| kind::name(kind).into()),
             connections: None,
             status: ctx.processes.get(shown.worker).and_then(|entry| entry.status.clone()),
+            startup_soak_ms: ctx
+                .core
+                .startup_soak(shown.worker)
+                .map(|until| until.saturating_sub(now).as_millis() as u64),
             drain: ctx.processes.get(shown.worker).and_then(|entry| entry.remaining.clone()),
         });
         let mut next = match first_listener(&settings.dialects) {

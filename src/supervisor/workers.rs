@@ -217,10 +217,12 @@ impl Workers {
 
     /// What the worker that made an upgrade fail wrote to stderr last.
     pub(super) fn last_lines(&self, why: Failure) -> Vec<String> {
-        match (&self.capture, why.worker()) {
-            (Some(capture), Some(worker)) => capture.last_lines(worker),
-            _ => Vec::new(),
-        }
+        why.worker().map_or(Vec::new(), |worker| self.last_words(worker))
+    }
+
+    /// What a worker wrote to stderr last, if that is captured.
+    pub(super) fn last_words(&self, id: WorkerId) -> Vec<String> {
+        self.capture.as_ref().map_or(Vec::new(), |capture| capture.last_lines(id))
     }
 }
 

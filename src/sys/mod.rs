@@ -10,6 +10,7 @@ pub(crate) mod exec;
 mod exec_args;
 pub mod fd;
 pub(crate) mod fd_plan;
+pub(crate) mod file_privileges;
 pub mod identity;
 pub mod inherited;
 pub(crate) mod listeners;

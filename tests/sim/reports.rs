@@ -115,7 +115,17 @@ impl Model {
                 self.restart_probation(to);
                 self.resize();
             }
-            Report::UpgradeFailed { from, to, why, replaced, slots, took, predecessor_left, held } => {
+            Report::UpgradeFailed {
+                from,
+                to,
+                why,
+                replaced,
+                slots,
+                took,
+                predecessor_left,
+                stopped_first,
+                held,
+            } => {
                 let upgrade = self.upgrade.take().ok_or(format!("{report:?} without an upgrade"))?;
                 ensure!(
                     (upgrade.from, upgrade.to, upgrade.since + took) == (from, to, now),
@@ -127,6 +137,10 @@ impl Model {
                     (replaced as usize, slots as usize) == (upgrade.replaced_slots.len(), self.slots.len());
                 ensure!(counted, "{report:?}, but {:?} of {}", upgrade.replaced_slots, self.slots.len());
                 ensure!(held == (upgrade.hold == Hold::Held), "{report:?} of {upgrade:?}");
+                ensure!(
+                    !stopped_first || self.policy.stop_first && upgrade.allowed,
+                    "{report:?} of {upgrade:?}"
+                );
                 self.mixed |= replaced > 0;
                 ensure!(
                     predecessor_left == upgrade.predecessor_left,

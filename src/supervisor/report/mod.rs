@@ -6,7 +6,7 @@ mod reason;
 mod words;
 
 pub use reason::{failure_reason, rollback_failure, rollback_reason, undo_reason};
-pub use words::{UNSEEN, duration_text, exit_text};
+pub use words::{UNSEEN, WAITS, duration_text, exit_text};
 
 use crate::ack::kind as ack_kind;
 use crate::config::Config;
@@ -14,13 +14,13 @@ use crate::core::event::{AckKind, Ending, Exit, Failure, Refusal, Report, Worker
 use crate::process::ProcessTable;
 use crate::profiles;
 use log::{Level, debug, info, log, warn};
-use reason::unmet_text;
+use reason::{in_brackets, unmet_text, with_hint};
 use std::time::Duration;
 use words::{WorkerName, ms, request_name};
 
 /// Writes one log line. The `config` decides what happens to the old generation, and what
-/// is suggested.
-pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
+/// is suggested; `served` says whether any generation has ever served.
+pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: bool) {
     let policy = &config.policy;
     let stop_first = policy.stop_first;
     let of = |id: WorkerId| WorkerName::new(id, processes);
@@ -68,7 +68,7 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
         }
         Report::RollbackStarted { from, to, .. } => {
             let reason = rollback_reason(report, processes).unwrap_or_default();
-            warn!(generation = from.0; "{from}: {reason}: {to} is started again");
+            warn!(generation = from.0; "{from}: {reason}: {to} is to be started again");
         }
         Report::RolledBack { from, to, took } => {
             info!(generation = to.0, took_ms = ms(took); "{to}: serves again after {}, {from} was rolled back; what is installed has not changed: the next upgrade starts that", duration_text(took));
@@ -141,6 +141,8 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
                 (true, 0 | 1) => (Level::Warn, " (trying again)".into()),
                 // The same reason 20 times a second.
                 (true, _) => (Level::Debug, " (trying again)".into()),
+                // It is our last line, which follows.
+                (false, _) if !served && !policy.retry_start => (Level::Debug, String::new()),
                 (false, 0 | 1) => (Level::Warn, String::new()),
                 (false, times) => (Level::Warn, format!(" (tried {times} times)")),
             };
@@ -160,59 +162,63 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
     }
 }
 
+/// How it came that a worker had to be killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KilledBy {
+    /// The user asked for it.
+    Request,
+    /// It had not ended by then, since it was asked to stop.
+    Limit(Duration),
+}
+
 /// Our exit status and, unless it is 0, our last line. `served` says whether any generation has
-/// ever served, `holds` whether we hold listeners.
+/// ever served.
 pub fn last_line(
     ending: Ending,
     processes: &ProcessTable,
-    stop_timeout: Option<Duration>,
+    killed_by: KilledBy,
     served: bool,
-    holds: bool,
 ) -> (u8, Option<String>) {
     let of = |id: WorkerId| WorkerName::new(id, processes);
     match ending {
         Ending::Stopped => (0, None),
         Ending::Killed => {
-            let limit = stop_timeout
-                .map_or("a stop signal".into(), |limit| format!("--stop-timeout {}", duration_text(limit)));
-            (
-                137,
-                Some(format!(
-                    "cannot stop every worker in time: one had to be killed (after {limit}, or because that was asked for)"
-                )),
-            )
+            let line = match killed_by {
+                KilledBy::Request => {
+                    "a worker was killed, as was asked for (ctl stop --now, ctl hammer, a second INT, or a signal that means kill or hammer)".into()
+                }
+                KilledBy::Limit(after) => format!(
+                    "cannot stop every worker in time: one had to be killed {} after it was asked to stop (--stop-timeout)",
+                    duration_text(after)
+                ),
+            };
+            (137, Some(line))
         }
         Ending::Worker(id, exit) => {
             if exit == Exit::Code(0) && !served {
                 let worker = of(id);
-                warn!(
-                    generation = worker.generation.0, pid = worker.pid;
+                let line = format!(
                     "'{}' exited with status 0 before it was ready: nothing is kept running (a server stays; --retry-start tries again)",
                     worker.command
                 );
+                warn!(generation = worker.generation.0, pid = worker.pid; "{}", with_hint(line, id, processes));
             }
             let status = match exit {
                 Exit::Code(code) => code as u8,
                 Exit::Signal(signal) => 128 + signal as u8,
                 Exit::Unseen => 125,
             };
-            // The most common reason.
-            let next = if holds && !served && matches!(exit, Exit::Code(1..)) {
-                " (a server that binds the address itself has to take descriptor 3 instead: --export)"
-            } else {
-                ""
-            };
-            let line = format!("cannot keep '{}' running: it {}{next}", of(id).command, exit_text(exit));
-            (status, (status != 0).then_some(line))
+            let line = format!("cannot keep '{}' running: it {}", of(id).command, exit_text(exit));
+            (status, (status != 0).then_some(with_hint(line, id, processes)))
         }
         Ending::NoAck(id, after) => {
             let line = format!(
-                "cannot start '{}': it was not ready after {}{} (--ack, --ack-timeout)",
+                "cannot start '{}': it was not ready after {}{}",
                 of(id).command,
                 duration_text(after),
                 unmet_text(id, processes)
             );
-            (124, Some(line))
+            (124, Some(in_brackets(with_hint(line, id, processes), "--ack, --ack-timeout")))
         }
         Ending::Silent(id, after) => {
             let line = format!(

@@ -9,13 +9,14 @@ use crate::process::ProcessTable;
 
 /// Why an upgrade was undone and what serves now, if this report says that one was.
 pub fn undo_reason(report: &Report, processes: &ProcessTable, config: &Config) -> Option<String> {
-    let Report::UpgradeFailed { from, why, replaced, slots, predecessor_left, held, .. } = *report else {
+    let Report::UpgradeFailed { from, why, replaced, slots, predecessor_left, stopped_first, held, .. } =
+        *report
+    else {
         return None;
     };
     let policy = &config.policy;
-    let stop_first = policy.stop_first;
     let kept = match (replaced, why) {
-        (0, Failure::Stopped) if predecessor_left || stop_first => format!("{from} is not started again"),
+        (0, Failure::Stopped) if predecessor_left || stopped_first => format!("{from} is not started again"),
         (0, Failure::Stopped) => format!("{from} stops as well"),
         (0, Failure::NoSuccessor { worker, exit }) => {
             let asked = config.follow.filter(|&signal| exit == Exit::Signal(signal as i32));
@@ -25,7 +26,7 @@ pub fn undo_reason(report: &Report, processes: &ProcessTable, config: &Config) -
             format!("{from} is gone{}{}", again(policy.brings_back(lost)), hint.unwrap_or_default())
         }
         (0, _) if predecessor_left => format!("{from} is gone{}", again(policy.brings_back(why))),
-        (0, _) if stop_first => format!("{from} is started again"),
+        (0, _) if stopped_first => format!("{from} is started again"),
         (0, _) if processes.lives(from) => format!("{from} still serves"),
         (0, _) => format!("{from} is what comes back"),
         _ => format!("{replaced} of {slots} replaced, the others stay as they were"),
@@ -39,7 +40,8 @@ pub fn rollback_reason(report: &Report, processes: &ProcessTable) -> Option<Stri
     let Report::RollbackStarted { crashes, why, after, .. } = *report else { return None };
     let last = match why {
         Failure::Exited { worker, exit, .. } => {
-            format!("pid {} {}", WorkerName::new(worker, processes).pid, exit_text(exit))
+            let last = format!("pid {} {}", WorkerName::new(worker, processes).pid, exit_text(exit));
+            with_hint(last, worker, processes)
         }
         why => failure_reason(why, false, false, processes),
     };
@@ -70,23 +72,14 @@ pub fn failure_reason(why: Failure, predecessor_left: bool, held: bool, processe
         Failure::NoAck(worker, _) if predecessor_left => {
             format!("pid {} did not accept when the old worker had ended", pid(worker))
         }
-        Failure::Exited { worker, exit, .. } if held => {
-            format!("worker pid {} {} while it was on hold", pid(worker), exit_text(exit))
-        }
-        Failure::Exited { worker, exit, ready: false } => {
-            format!(
-                "worker pid {} {} before it was ready{}",
-                pid(worker),
-                exit_text(exit),
-                unmet_text(worker, processes)
-            )
-        }
-        Failure::Exited { worker, exit, ready: true } => {
-            format!(
-                "worker pid {} {} soon after it was ready, and had replaced nobody (--soak)",
-                pid(worker),
-                exit_text(exit)
-            )
+        Failure::Exited { worker, exit, ready } => {
+            let when = match ready {
+                _ if held => "while it was on hold".into(),
+                false => format!("before it was ready{}", unmet_text(worker, processes)),
+                true => "soon after it was ready, and had replaced nobody (--soak)".into(),
+            };
+            let ended = format!("worker pid {} {} {when}", pid(worker), exit_text(exit));
+            with_hint(ended, worker, processes)
         }
         Failure::NoAck(worker, after) if pid(worker) == 0 => {
             format!(
@@ -99,13 +92,15 @@ pub fn failure_reason(why: Failure, predecessor_left: bool, held: bool, processe
         }
         Failure::NoAck(worker, after) => {
             let unmet = unmet_text(worker, processes);
-            let next = match unmet.contains(UNSEEN) {
-                true => {
-                    ", as those that serve are: it hangs, or takes longer (--ack-timeout), or waits in a way that /proc does not show (--ack exec:CMD, or timer:10s)"
+            let line =
+                format!("worker pid {} was not ready after {}{unmet}", pid(worker), duration_text(after));
+            match processes.get(worker).and_then(|entry| entry.hint.as_ref()) {
+                Some(hint) => in_brackets(line, hint),
+                None if unmet.contains(UNSEEN) => {
+                    line + ", as those that serve are: it hangs, or takes longer (--ack-timeout), or waits in a way that /proc does not show (--ack exec:CMD, or timer:10s)"
                 }
-                false => " (--ack-timeout)",
-            };
-            format!("worker pid {} was not ready after {}{unmet}{next}", pid(worker), duration_text(after))
+                None => in_brackets(line, "--ack-timeout"),
+            }
         }
         Failure::NotStarted(worker, _) => WorkerName::new(worker, processes).refused,
         Failure::Silent(worker, after) => {
@@ -119,6 +114,22 @@ pub fn failure_reason(why: Failure, predecessor_left: bool, held: bool, processe
             let generation = processes.get(worker).map_or(Generation(0), |entry| entry.generation);
             format!("{generation} ended {crashes} times where it served already (--probation)")
         }
+    }
+}
+
+/// A line with advice in brackets at its end, which may have some already.
+pub(super) fn in_brackets(line: String, advice: &str) -> String {
+    match line.strip_suffix(')') {
+        Some(open) => format!("{open}; {advice})"),
+        None => format!("{line} ({advice})"),
+    }
+}
+
+/// A line about a worker that failed, with the hint that there is for it.
+pub(super) fn with_hint(line: String, id: WorkerId, processes: &ProcessTable) -> String {
+    match processes.get(id).and_then(|entry| entry.hint.as_ref()) {
+        Some(hint) => in_brackets(line, hint),
+        None => line,
     }
 }
 

@@ -12,6 +12,8 @@ pub const UNSEEN: &str = "it was not seen to wait on";
 /// Who sends SIGSYS: seccomp(2), SECCOMP_RET_KILL_PROCESS. With `--adopt` the call may be our own.
 const FILTERED: &str = ", which a system call filter sends (SystemCallFilter= in systemd, a container's \
     profile; graceful-run doctor says what --adopt needs)";
+/// The reason why a worker is not ready that is seen waiting, where that is not enough.
+pub const WAITS: &str = "it waits on its listeners and has not said that it is ready";
 
 /// A worker as a log line names it.
 pub(super) struct WorkerName {

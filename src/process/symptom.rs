@@ -1,0 +1,134 @@
+//! What the last lines of a worker's stderr say of the cause of its end.
+//!
+//! The words are those of the C library's strerror(3) and of the languages and servers that have
+//! words of their own. A line that nobody knows says nothing: a wrong cause is worse than none.
+
+/// A cause that workers name in words of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Symptom {
+    /// An address that it binds is in use; the ports that the line names.
+    AddressInUse(Vec<u16>),
+    /// Something that can exist only once (a pid file, a lock) belongs to another process.
+    RunsAlready,
+    /// It waited on a socket that does not block (EAGAIN).
+    WouldBlock,
+    /// A permission is missing (EACCES, EPERM).
+    NotPermitted,
+}
+
+/// The cause that these lines name; the one that explains most, if they name several.
+pub fn symptom(lines: &[String]) -> Option<Symptom> {
+    let lines: Vec<String> = lines.iter().map(|line| line.to_lowercase()).collect();
+    let find = |is: fn(&str) -> bool| lines.iter().find(|line| is(line));
+    let address = find(address_in_use).map(|line| Symptom::AddressInUse(ports(line)));
+    // A lock that is held gives EAGAIN or EACCES too.
+    let already = || find(runs_already).map(|_| Symptom::RunsAlready);
+    let blocks = || find(would_block).map(|_| Symptom::WouldBlock);
+    let forbidden = || find(not_permitted).map(|_| Symptom::NotPermitted);
+    address.or_else(already).or_else(blocks).or_else(forbidden)
+}
+
+fn has_any(line: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| line.contains(word))
+}
+
+fn address_in_use(line: &str) -> bool {
+    has_any(line, &["address already in use", "address in use", "eaddrinuse"])
+        || has_any(line, &["port"])
+            && has_any(line, &["already in use", "already allocated", "already taken"])
+}
+
+fn runs_already(line: &str) -> bool {
+    let one = &["already running", "is running, pid", "another instance", "is another "];
+    let file = &[".pid", "pidfile", "pid file"];
+    let lock = &[" lock", "lock file", "lockfile", "flock"];
+    let fails = &["unable", "cannot", "can't", "could not", "couldn't", "fail", "held", "error"];
+    has_any(line, one)
+        || has_any(line, file) && has_any(line, &["already exists", "in use", "is locked"])
+        || has_any(line, lock) && has_any(line, fails)
+}
+
+fn would_block(line: &str) -> bool {
+    let words =
+        &["resource temporarily unavailable", "eagain", "ewouldblock", "would block", "blockingioerror"];
+    // These are EAGAIN too, and have nothing to do with a socket.
+    has_any(line, words) && !has_any(line, &["fork", "thread", "lock file", "process"])
+}
+
+fn not_permitted(line: &str) -> bool {
+    has_any(line, &["permission denied", "operation not permitted", "eacces", "eperm"])
+}
+
+/// The ports that a line names: behind the word, or behind the host of an address.
+fn ports(line: &str) -> Vec<u16> {
+    let words = line.split(|c: char| c.is_whitespace() || "()[]{}'\"`,;=".contains(c));
+    let words = words.map(|word| word.trim_end_matches([':', '.'])).filter(|word| !word.is_empty());
+    let mut after_port = false;
+    let mut found = Vec::new();
+    for word in words {
+        let (host, number) = word.rsplit_once(':').unwrap_or(("", word));
+        // 12:34:56 is a time.
+        let is_address = word.contains(':') && !host.bytes().any(|byte| byte.is_ascii_digit())
+            || host.contains(['.', '*']);
+        if (after_port || is_address)
+            && let Ok(port) = number.parse()
+        {
+            found.push(port);
+        }
+        after_port = word == "port";
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &str) -> Option<Symptom> {
+        symptom(&["it begins".into(), line.into()])
+    }
+
+    #[test]
+    fn an_address_in_use_is_known_in_the_words_of_many() {
+        for (line, ports) in [
+            ("OSError: [Errno 98] Address already in use", &[][..]),
+            ("Error: listen EADDRINUSE: address already in use 127.0.0.1:3000", &[3000]),
+            ("Error: listen EADDRINUSE: address already in use :::8080", &[8080]),
+            ("listen tcp :9090: bind: address already in use", &[9090]),
+            ("nginx: [emerg] bind() to 0.0.0.0:80 failed (98: Address already in use)", &[80]),
+            ("(98)Address already in use: AH00072: make_sock: could not bind to address [::]:80", &[80]),
+            ("12:34:56 Web server failed to start. Port 8080 was already in use.", &[8080]),
+            ("commBind Cannot bind socket FD 9 to 0.0.0.0:3128: (98) Address in use", &[3128]),
+        ] {
+            assert_eq!(of(line), Some(Symptom::AddressInUse(ports.to_vec())), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_runs_already_is_not_taken_for_eagain() {
+        for line in [
+            "httpd (pid 4711) already running",
+            "FATAL: Squid is already running: Found fresh instance PID file (/run/squid.pid) with PID 3",
+            "Another twistd server is running, PID 12",
+            "Fatal: Dovecot is already running with PID 12 (read from /run/dovecot/master.pid)",
+            "opening lock file: lock DB directory: resource temporarily unavailable, cannot go on",
+            "FATAL:  lock file \"postmaster.pid\" already exists, held by pid 3",
+            "A server is already running (pid: 12, file: /app/tmp/pids/server.pid). Exiting",
+        ] {
+            assert_eq!(of(line), Some(Symptom::RunsAlready), "{line}");
+        }
+    }
+
+    #[test]
+    fn other_causes_and_none() {
+        let blocks = "BlockingIOError: [Errno 11] Resource temporarily unavailable";
+        assert_eq!(of(blocks), Some(Symptom::WouldBlock));
+        assert_eq!(of("accept: Resource temporarily unavailable"), Some(Symptom::WouldBlock));
+        assert_eq!(of("fork: retry: Resource temporarily unavailable"), None);
+        assert_eq!(of("bind: Permission denied"), Some(Symptom::NotPermitted));
+        for line in ["no such database", "Syntax error on line 3", "the clock is blocked", ""] {
+            assert_eq!(of(line), None, "{line}");
+        }
+        assert_eq!(symptom(&[]), None);
+    }
+}

@@ -1,0 +1,50 @@
+//! How a server checks its own configuration.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+/// How a server checks its own configuration, and ends with another status than 0 if it is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// The command line of the server, with these words after it.
+    Flags(&'static [&'static str]),
+    /// Another program with these words, which gets the file that the server's own option names, or
+    /// else this one, or none. Where it is not installed, nothing is checked.
+    Program(&'static str, &'static [&'static str], &'static str, Option<&'static str>),
+}
+
+impl Check {
+    /// The check of the server that `arguments` start, as a command for the shell; `quoted` is the
+    /// text of the whole command line.
+    pub(super) fn command(self, quoted: &str, arguments: &[OsString]) -> String {
+        // Some print the configuration, or the one setting that they are asked for.
+        match self {
+            Check::Flags(flags) => format!("{quoted} {} >/dev/null", flags.join(" ")),
+            Check::Program(program, words, option, default) => {
+                let file = value(arguments, option).or(default.map(OsString::from));
+                let file = file.map(|file| quote(&file)).unwrap_or_default();
+                let words: String = words.iter().map(|word| format!(" {word}")).collect();
+                let check = format!("exec {program}{words} {file}");
+                format!("command -v {program} >/dev/null || exit 0; {} >/dev/null", check.trim_end())
+            }
+        }
+    }
+}
+
+/// The value of an option: the next word, or what follows `=`.
+fn value(arguments: &[OsString], option: &str) -> Option<OsString> {
+    let at = arguments.iter().position(|word| word == option).map(|at| at + 1);
+    let joined = format!("{option}=");
+    let joined = arguments.iter().find_map(|word| word.as_bytes().strip_prefix(joined.as_bytes()));
+    at.and_then(|at| arguments.get(at).cloned()).or(joined.map(|value| OsStr::from_bytes(value).into()))
+}
+
+/// A word as the shell takes it.
+pub(super) fn quote(word: &OsStr) -> String {
+    let text = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./:=@%+,-".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.into_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}

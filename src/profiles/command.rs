@@ -1,0 +1,127 @@
+//! The server in a command line: behind a shell that executes it, and behind env(1).
+
+use super::check::quote;
+use super::known::{find_profile, is_shell};
+use std::ffi::{OsStr, OsString};
+
+/// The server that a command line runs, as profiles name it: a program, behind `sh -c 'exec …'` and
+/// behind env(1) with variables; the module of `python -m`; or `php -S`.
+pub fn program(command: &[OsString]) -> String {
+    let words: Vec<String> = match script(command) {
+        Some(script) => words_of(script).map(|word| word.trim_matches(['\'', '"']).into()).collect(),
+        None => direct(command).iter().map(|word| word.to_string_lossy().into()).collect(),
+    };
+    let word = |at: usize| words.get(at).map(String::as_str).unwrap_or_default();
+    let base = word(0).rsplit('/').next().unwrap_or_default();
+    match word(1) {
+        "-m" if base.starts_with("python") => word(2).into(),
+        "-S" if base.starts_with("php") => "php -S".into(),
+        _ => word(0).into(),
+    }
+}
+
+/// The check of its configuration that the server of this command line has, as a command for the
+/// shell.
+pub fn own_check(command: &[OsString]) -> Option<String> {
+    let check = find_profile(&program(command))?.check?;
+    match script(command) {
+        Some(script) => {
+            let words: Vec<OsString> = words_of(script).map(OsString::from).collect();
+            Some(check.command(script, &words))
+        }
+        None => {
+            let quoted: Vec<String> = command.iter().map(|word| quote(word)).collect();
+            Some(check.command(&format!("exec {}", quoted.join(" ")), direct(command)))
+        }
+    }
+}
+
+/// The command line without env(1) and its variables.
+fn direct(command: &[OsString]) -> &[OsString] {
+    let is_env = command
+        .first()
+        .and_then(|word| word.to_str())
+        .is_some_and(|word| word.rsplit('/').next() == Some("env"));
+    let is_variable =
+        |word: &OsString| word.to_str().is_some_and(|word| word.contains('=') && !word.starts_with('-'));
+    match is_env {
+        true => {
+            let variables = command[1..].iter().take_while(|word| is_variable(word)).count();
+            &command[1 + variables..]
+        }
+        false => command,
+    }
+}
+
+/// The script of `sh -c`, if all that it does is to execute one program.
+fn script(command: &[OsString]) -> Option<&str> {
+    let [shell, option, script] = command else { return None };
+    let script = script.to_str()?.trim();
+    let one = script.starts_with("exec ") && !script.contains(['\n', '&', '|', '<', '>', '`']);
+    // A semicolon between quotes is a word of the server (-g 'daemon off;').
+    let outside: String = script.split(['\'', '"']).step_by(2).collect();
+    (is_shell(shell) && option == OsStr::new("-c") && one && !outside.contains(';')).then_some(script)
+}
+
+fn words_of(script: &str) -> impl Iterator<Item = &str> {
+    script.split_whitespace().skip(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &[&str]) -> Vec<OsString> {
+        line.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_server_behind_a_shell_or_env_is_found() {
+        for (line, name) in [
+            (&["nginx", "-g", "daemon off;"][..], "nginx"),
+            (&["sh", "-c", "exec nginx -g \"pid n.$GRACEFUL_RUN_GENERATION.pid;\""], "nginx"),
+            (&["/usr/bin/env", "A=b", "C=", "/usr/sbin/apache2", "-D"], "/usr/sbin/apache2"),
+            (&["python3", "-m", "http.server", "8000"], "http.server"),
+            (&["sh", "-c", "exec php -S :80"], "php -S"),
+            (&["sh", "-c", "migrate; exec nginx"], "sh"),
+            (&["sh", "-c", "nginx"], "sh"),
+            (&["env"], ""),
+            (&[], ""),
+        ] {
+            assert_eq!(program(&words(line)), name, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_check_is_the_command_line_with_a_flag() {
+        for (line, check) in [
+            (&["apache2", "-f", "a b.conf"][..], Some("exec apache2 -f 'a b.conf' -t >/dev/null")),
+            (&["sh", "-c", "exec squid -N -f $CONF"], Some("exec squid -N -f $CONF -k parse >/dev/null")),
+            (&["env", "A=it's", "haproxy", "-db"], Some("exec env 'A=it'\\''s' haproxy -db -c >/dev/null")),
+            (&["memcached"], None),
+            (&["sh", "-c", "exec ./server"], None),
+            (
+                &["prometheus", "--config.file=p.yml"],
+                Some("command -v promtool >/dev/null || exit 0; exec promtool check config p.yml >/dev/null"),
+            ),
+            (
+                &["prometheus"],
+                Some(
+                    "command -v promtool >/dev/null || exit 0; exec promtool check config prometheus.yml >/dev/null",
+                ),
+            ),
+            (
+                &["named", "-f", "-c", "n.conf"],
+                Some(
+                    "command -v named-checkconf >/dev/null || exit 0; exec named-checkconf n.conf >/dev/null",
+                ),
+            ),
+            (
+                &["unbound", "-d"],
+                Some("command -v unbound-checkconf >/dev/null || exit 0; exec unbound-checkconf >/dev/null"),
+            ),
+        ] {
+            assert_eq!(own_check(&words(line)).as_deref(), check, "{line:?}");
+        }
+    }
+}

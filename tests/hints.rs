@@ -1,0 +1,211 @@
+//! What the user can do about a worker that failed: said where there is evidence, and not elsewhere.
+
+mod common;
+
+use common::{SERVER, Scene, Signal, Wrapper, am_root, host, quick, says};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+const PORT: &str = "7345";
+
+fn executable(scene: &Scene, name: &str, text: &str) -> String {
+    let path = scene.path(name);
+    fs::write(&path, text).expect("write a program");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+    scene.arg(name)
+}
+
+/// The last line of a first start that ends with `status`.
+fn last_line(mut wrapper: Wrapper, status: i32) -> String {
+    assert_eq!(wrapper.exit_status(), status);
+    wrapper.last_line()
+}
+
+#[test]
+fn a_first_worker_without_evidence_gets_no_hint() {
+    let scene = Scene::of("stderr no such database\nexit 3");
+    for more in [&[][..], &["--capture-stderr"]] {
+        let line = last_line(scene.start(&quick(more)), 3);
+        assert!(line.ends_with("running: it exited with status 3"), "{line}");
+    }
+    let line = last_line(scene.start_command(&quick(&[]), &["false"]), 1);
+    assert!(line.ends_with("'false' running: it exited with status 1"), "{line}");
+}
+
+#[test]
+fn an_address_in_use_says_what_to_do_whatever_the_status_is() {
+    for status in [0, 1] {
+        let scene = Scene::of(&format!("stderr OSError: [Errno 98] Address already in use\nexit {status}"));
+        let line = last_line(scene.start(&quick(&["--capture-stderr"])), status);
+        assert!(line.contains("it binds its address itself, and -b holds that"), "{line}");
+        assert!(line.contains("--adopt") && line.contains("--export"), "{line}");
+    }
+    // Somebody else's address.
+    let scene = Scene::of("stderr listen tcp 127.0.0.1:9: bind: address already in use\nexit 1");
+    let line = last_line(scene.start(&quick(&["--capture-stderr"])), 1);
+    assert!(line.contains("ss -ltnp 'sport = :9' shows who"), "{line}");
+}
+
+#[test]
+fn without_its_words_a_port_of_ours_in_its_configuration_is_evidence() {
+    let host = host();
+    let bind = format!("{host}:{PORT}");
+    let scene = Scene::new();
+    fs::write(scene.path("server.py"), format!("bind(('{host}', {PORT}))\n")).unwrap();
+    for (args, command, what) in [
+        (&[][..], &["sh", "-c", "exit 1", PORT][..], "an argument of it"),
+        (&[], &["sh", "-c", "exit 1", "--listen=0.0.0.0:7345"], "an argument of it"),
+        (&["-E", "PORT=7345"], &["false"], "its variable PORT"),
+        (&[], &["false", "server.py"], "server.py"),
+    ] {
+        let args = [&["-b", bind.as_str()], args].concat();
+        let line = last_line(scene.start_command(&args, command), 1);
+        assert!(line.contains(&format!("{what} names port {PORT}, which -b holds: if it binds")), "{line}");
+        assert!(line.contains("leave -b out and say --adopt"), "{line}");
+    }
+    let args = ["-b", bind.as_str(), "-E", "COUNT=7345"];
+    let line = last_line(scene.start_command(&args, &["false"]), 1);
+    assert!(line.ends_with("it exited with status 1"), "{line}");
+}
+
+#[test]
+fn a_known_server_is_told_how_it_gets_its_sockets() {
+    let scene = Scene::new();
+    let nginx = executable(&scene, "nginx", "#!/bin/sh\nexit 1\n");
+    let line = last_line(scene.start_command(&quick(&["--stop-signal", "QUIT"]), &[&nginx]), 1);
+    assert!(line.ends_with("it exited with status 1 (nginx takes its sockets by --export nginx)"), "{line}");
+    let command = ["sh", "-c", &format!("exec {nginx} -g 'daemon off;'")];
+    let line = last_line(scene.start_command(&quick(&["--stop-signal", "QUIT"]), &command), 1);
+    assert!(line.contains("(nginx takes its sockets by --export nginx)"), "{line}");
+    // It has its dialect: something else is wrong.
+    let line = last_line(scene.start_command(&quick(&["--export", "nginx"]), &[&nginx]), 1);
+    assert!(line.ends_with("it exited with status 1"), "{line}");
+}
+
+#[test]
+fn one_that_runs_already_is_told_of_a_path_for_each_generation() {
+    let scene = Scene::of(SERVER);
+    scene.script("2", "stderr httpd (pid 4711) already running\nexit 0");
+    scene.script("3", "stderr syntax error on line 3\nexit 1");
+    let wrapper = scene.ready(&["--capture-stderr"]);
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&says::failed(2));
+    assert!(line.contains("write $GRACEFUL_RUN_GENERATION in its path"), "{line}");
+    assert!(line.contains("--stop-first") && line.ends_with("; generation 1 still serves"), "{line}");
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&says::failed(3));
+    assert!(!line.contains("GRACEFUL_RUN_GENERATION"), "{line}");
+    wrapper.stop();
+}
+
+#[test]
+fn a_port_that_the_serving_worker_has_bound_itself_is_named() {
+    let Some(python) = common::tool("python3") else { return };
+    let scene = Scene::new();
+    let server = "import socket\nserver = socket.socket()\nserver.bind(('127.0.0.1', PORT))\nserver.listen()\n\
+                  while True:\n    server.accept()[0].close()\n";
+    // A port that is free: another program has just had it.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    fs::write(scene.path("server.py"), server.replace("PORT", &free.to_string())).unwrap();
+    let command = [python.to_str().unwrap(), "server.py"];
+    for more in [&[][..], &["--capture-stderr"]] {
+        let args = [&["--ack", "timer:1s", "--soak", "1ms"], more].concat();
+        let wrapper = scene.start_command(&args, &command);
+        wrapper.log.wait(&says::ready(1));
+        wrapper.signal(Signal::SIGHUP);
+        let line = wrapper.log.wait(&says::failed(2));
+        let told =
+            format!("the worker that serves has bound port {free} itself, so a second one cannot: say");
+        assert!(line.contains(&told) && line.contains("--adopt"), "{line}");
+        wrapper.stop();
+    }
+}
+
+/// File capabilities are lost with no_new_privs.
+#[test]
+fn what_no_new_privs_takes_away_is_said() {
+    if !am_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let server = executable(&scene, "server", "#!/bin/sh\necho 'bind: Permission denied' >&2\nexit 1\n");
+    fs::set_permissions(scene.path("server"), fs::Permissions::from_mode(0o4755)).unwrap();
+    let args = ["--no-new-privs", "--capture-stderr"];
+    let line = last_line(scene.start_command(&args, &[&server]), 1);
+    assert!(line.contains("no_new_privs takes away what its file gives it (chmod u+s)"), "{line}");
+    let line = last_line(scene.start_command(&args[1..], &[&server]), 1);
+    assert!(line.ends_with("it exited with status 1"), "{line}");
+}
+
+/// A configuration that is wrong costs no outage with --stop-first: a known server checks it first.
+#[test]
+fn with_stop_first_a_known_server_checks_its_configuration_before_the_old_one_is_stopped() {
+    let scene = Scene::new();
+    let text = "#!/bin/sh\ncase \"$*\" in *' -t') echo checked >&2; grep -q good conf; exit;; esac\nexec sleep 300\n";
+    let server = executable(&scene, "apache2", text);
+    fs::write(scene.path("conf"), "good").unwrap();
+    let command = [server.as_str(), "-D", "FOREGROUND", "-f", "conf"];
+    let args = ["--stop-first", "--ack", "timer:10ms", "--soak", "1ms"];
+    let wrapper = scene.start_command(&args, &command);
+    wrapper.log.wait("before an upgrade the server checks its own configuration: exec ");
+    wrapper.log.wait(&says::ready(1));
+    let pids = || wrapper.children().into_iter().map(|(pid, _)| pid).collect::<Vec<_>>();
+    let first = pids();
+    fs::write(scene.path("conf"), "bad").unwrap();
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&says::failed(2));
+    assert!(line.contains("pre-upgrade hook ") && line.contains(" exited with status 1"), "{line}");
+    assert!(line.ends_with("; generation 1 still serves"), "{line}");
+    assert_eq!(pids(), first, "nothing was stopped for it");
+    fs::write(scene.path("conf"), "good").unwrap();
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::ready(3));
+    wrapper.stop();
+
+    // A hook of the user takes its place.
+    let wrapper = scene.start_command(&[&args[..], &["--hook", "pre-upgrade=true"]].concat(), &command);
+    wrapper.log.wait(&says::ready(1));
+    assert!(!wrapper.log.has("checks its own configuration"));
+    wrapper.stop();
+    // Nobody checks.
+    let wrapper = scene.start_command(&args, &["sleep", "300"]);
+    wrapper.log.wait("nothing checks a release before the old worker is stopped for it");
+    wrapper.stop();
+}
+
+#[test]
+fn a_refusal_before_the_old_worker_was_stopped_says_that_it_still_serves() {
+    let scene = Scene::of(SERVER);
+    let wrapper = scene.ready(&["--stop-first", "--hook", "pre-upgrade=false"]);
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&says::failed(2));
+    assert!(line.ends_with("; generation 1 still serves"), "{line}");
+    wrapper.stop();
+}
+
+/// A replacement that is ready at once has to live as long as its predecessor took to start.
+#[test]
+fn a_long_soak_says_where_it_comes_from() {
+    let scene = Scene::of("count-signals\nwait boot\nserve");
+    scene.script("2", "count-signals\nserve");
+    let wrapper = scene.start(&["-b", "127.0.0.1:0"]);
+    wrapper.log.wait("generation 1: pid *: not ready after *: it was not seen to wait on");
+    scene.release("boot", 1);
+    wrapper.log.wait(&says::ready(1));
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait("generation 2: pid * replaces its predecessor in ");
+    assert!(line.contains("that one took ") && line.contains("this one has to live as long"), "{line}");
+    let status = String::from_utf8(scene.ctl(&["status"]).stdout).unwrap();
+    assert!(status.contains("replaces in ") && status.contains("took long to start"), "{status}");
+    wrapper.log.wait(&says::ready(2));
+    wrapper.stop();
+}
+
+#[test]
+fn a_command_in_one_word_is_told_that_no_shell_splits_it() {
+    let scene = Scene::new();
+    let mut wrapper = scene.start_command(&[], &["node server.js"]);
+    assert_eq!(wrapper.exit_status(), 127);
+    assert!(wrapper.last_line().contains("(no shell splits words"), "{:?}", wrapper.log.all());
+    assert_eq!(wrapper.log.count("cannot find 'node server.js'"), 1, "{:?}", wrapper.log.all());
+}
