@@ -238,7 +238,9 @@ impl Model {
             // Actions for the event and for expired deadlines come first, with the number
             // of slots from before.
             let comes_first = match action {
-                Action::Report(report) => !matches!(report, Report::UpgradeStarted { .. }),
+                Action::Report(report) => {
+                    !matches!(report, Report::UpgradeStarted { .. } | Report::RollbackStarted { .. })
+                }
                 Action::Kill(_) | Action::KillRemains(_) | Action::Probe(_) => true,
                 _ => false,
             };
