@@ -386,6 +386,6 @@ pub fn ending(failure: Failure) -> Ending {
         Failure::Silent(worker, after) => Ending::Silent(worker, after),
         Failure::Crashes(worker, _) => Ending::Worker(worker, Exit::Unseen),
         Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,
-        Failure::Refused | Failure::NotSwitched => Ending::Stopped,
+        Failure::Refused | Failure::NotSwitched | Failure::OwnSocket(_) => Ending::Stopped,
     }
 }
