@@ -13,6 +13,7 @@ mod end;
 pub mod kind;
 mod message;
 pub mod notify;
+pub mod own_socket;
 mod saved;
 mod store;
 mod watcher;

@@ -64,6 +64,9 @@ pub enum Event {
     Waits(Slot),
     /// The answer to [`Action::CheckWaiting`] is complete.
     CheckedWaiting,
+    /// The worker listens with a socket of its own on an address of ours, and does not wait on
+    /// ours: connections that come to ours are never accepted.
+    OwnSocket(WorkerId),
     /// Nothing happened, but [`deadline`](super::Supervisor::deadline) has come.
     Tick,
 }
@@ -107,7 +110,8 @@ pub enum Action {
     },
     /// Check whether the worker can be seen to be ready; answer `Ack` if it can.
     Probe(WorkerId),
-    /// Reap every worker that has exited, pass each exit as an event, then answer `CheckedAlive`.
+    /// Reap every worker that has exited, pass each exit as an event, and `OwnSocket` for each
+    /// replacement of which that is true; then answer `CheckedAlive`.
     CheckAlive,
     /// Check which serving workers wait for connections on their listeners; answer `Waits`
     /// for each, then `CheckedWaiting`.

@@ -63,12 +63,24 @@ impl Supervisor {
                     upgrade.accepting = Query::Answered;
                 }
             }
+            Event::OwnSocket(worker) => self.has_own_socket(worker),
             Event::Tick => {}
         }
     }
 
     fn upgrade_to(&mut self, to: Generation) -> Option<&mut Upgrade> {
         self.upgrade.as_mut().filter(|upgrade| upgrade.to == to)
+    }
+
+    /// A replacement with a socket of its own would leave ours without anybody who accepts. In a
+    /// rollback that is still better than what keeps crashing.
+    fn has_own_socket(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id).filter(|worker| worker.occupies_slot()) else { return };
+        if self.is_replacement(worker)
+            && let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| !upgrade.is_rollback)
+        {
+            upgrade.fail(Failure::OwnSocket(id));
+        }
     }
 
     fn pre_upgraded(&mut self, to: Generation, allowed: bool) {

@@ -208,6 +208,8 @@ pub enum Failure {
     Refused,
     /// New connections could not be switched to it.
     NotSwitched,
+    /// A replacement listens with a socket of its own on an address of ours.
+    OwnSocket(WorkerId),
     /// Workers of slots that it had replaced ended this often; this one was the last.
     Crashes(WorkerId, u32),
 }
@@ -220,7 +222,7 @@ impl Failure {
             Failure::NoAck(worker, _) | Failure::NotStarted(worker, _) | Failure::Silent(worker, _) => {
                 Some(worker)
             }
-            Failure::Crashes(worker, _) => Some(worker),
+            Failure::Crashes(worker, _) | Failure::OwnSocket(worker) => Some(worker),
             Failure::Stopped | Failure::Superseded | Failure::RolledBack => None,
             Failure::Refused | Failure::NotSwitched => None,
         }
@@ -257,7 +259,7 @@ impl Failure {
             // Each of the crashes has been counted as a loss of its own.
             Failure::Crashes(worker, _) => Ending::Worker(worker, Exit::Unseen),
             Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,
-            Failure::Refused | Failure::NotSwitched => Ending::Stopped,
+            Failure::Refused | Failure::NotSwitched | Failure::OwnSocket(_) => Ending::Stopped,
         }
     }
 }

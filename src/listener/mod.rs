@@ -27,6 +27,7 @@ mod path_repair;
 mod private;
 mod queues;
 pub(crate) mod repair;
+mod same_address;
 mod saved;
 mod socket_file;
 mod tune;

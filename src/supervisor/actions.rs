@@ -41,6 +41,7 @@ impl EventLoop {
             Action::CheckAlive => {
                 self.reap();
                 self.find_handovers();
+                self.readiness.find_own_sockets(&mut self.ctx);
                 self.ctx.queue(Event::CheckedAlive);
             }
             Action::CheckWaiting => self.readiness.begin_wait_check(ctx),

@@ -18,6 +18,7 @@ use super::report;
 use super::rollback::RolledBack;
 use super::service::Service;
 use super::workers::Workers;
+use crate::ack::WorkerMessage;
 use crate::core::ShownStage;
 use crate::core::event::{Ending, Event, Time, WorkerId};
 use crate::error::Error;
@@ -108,6 +109,9 @@ impl EventLoop {
             Some(Input::Signal(libc::SIGCHLD, _)) => self.reap(),
             Some(Input::Signal(signal, origin)) => self.on_signal(signal, &origin),
             Some(Input::WorkerMessage(id, message)) => {
+                if matches!(message, WorkerMessage::Ready(_)) {
+                    self.readiness.find_own_socket(id, &mut self.ctx);
+                }
                 let message = self.workers.on_message(id, message, &mut self.ctx);
                 self.service.pass_on(message);
             }
@@ -165,6 +169,8 @@ impl EventLoop {
         let left: BTreeSet<WorkerId> = self.ctx.core.workers().map(|shown| shown.worker).collect();
         for id in self.ctx.processes.ids_unless(|id| left.contains(&id)) {
             end_check(id, &mut self.ctx);
+            // What it had left behind may have held a path of ours until now.
+            self.listening.check(self.ctx.processes.check_occasion(id), &mut self.ctx);
             self.workers.forget(id);
             self.ctx.processes.close(id);
         }

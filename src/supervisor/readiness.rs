@@ -1,5 +1,6 @@
 //! The checks of readiness that we make ourselves: whether a worker waits for connections on
-//! its listeners, and whether the user's check of it succeeds.
+//! its listeners, or listens on a socket of its own instead, and whether the user's check of it
+//! succeeds.
 //!
 //! Contract: when an upgrade begins, it is checked on which listeners the serving workers wait;
 //! a replacement has to be seen waiting on the same ones. The result of each check that the core
@@ -7,8 +8,8 @@
 
 use super::context::Context;
 use super::report;
-use crate::ack::accepting;
-use crate::core::event::{AckKind, Event, Report, Slot, Time, WorkerId};
+use crate::ack::{accepting, own_socket};
+use crate::core::event::{AckKind, Event, Generation, Report, Slot, Time, WorkerId};
 use crate::core::{Shown, ShownStage};
 use crate::launch::exec_error::refused;
 use crate::listener::Listener;
@@ -27,6 +28,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// which costs more.
 const PROC_CHECKS: u32 = 5;
 
+/// What helps where a server binds by itself what it is handed.
+const OWN_SOCKET_CURE: &str = "have it take its socket from us: LISTEN_FDS or another --export, for dbus-daemon the address systemd:; or leave -b out: --adopt";
+
 /// The check of the serving workers, while it goes on.
 #[derive(Debug, Clone, Copy)]
 struct WaitCheck {
@@ -39,11 +43,13 @@ pub(super) struct Readiness {
     /// upgrade began.
     waited: BTreeMap<Slot, BTreeSet<u64>>,
     check: Option<WaitCheck>,
+    /// The last generation of which it was said that it listens with a socket of its own.
+    warned_of: Option<Generation>,
 }
 
 impl Readiness {
     pub(super) fn new(waited: BTreeMap<Slot, BTreeSet<u64>>) -> Readiness {
-        Readiness { waited, check: None }
+        Readiness { waited, check: None, warned_of: None }
     }
 
     /// For the next image of ourselves.
@@ -96,13 +102,56 @@ impl Readiness {
     }
 
     /// Checks whether a worker that we have started waits on the listeners that we hold.
-    pub(super) fn probe(&self, id: WorkerId, ctx: &mut Context) {
+    pub(super) fn probe(&mut self, id: WorkerId, ctx: &mut Context) {
         let terms = ctx.processes.terms(id) > 0;
-        if (ctx.config.policy.listeners || terms) && self.is_accepting(id, ctx) {
+        if !ctx.config.policy.listeners && !terms {
+            return;
+        }
+        if self.is_accepting(id, ctx) {
             ctx.queue(Event::Ack(id, AckKind::Accepting));
             if terms {
                 ctx.queue(Event::Ack(id, AckKind::ParentTerm));
             }
+        } else if ctx.processes.process(id).is_some_and(|process| process.accept_checks > PROC_CHECKS) {
+            self.find_own_socket(id, ctx);
+        }
+    }
+
+    /// Checks whether a worker listens with a socket of its own on an address of ours: then it is
+    /// refused as a replacement, and of one that serves that is said.
+    pub(super) fn find_own_socket(&mut self, id: WorkerId, ctx: &mut Context) {
+        let Some(entry) = ctx.processes.get(id).filter(|_| ctx.config.policy.listeners) else { return };
+        let Some(process) = &entry.process else { return };
+        let (generation, all) = (entry.generation, &ctx.launcher.settings.listeners);
+        let given = process.listening.iter().copied();
+        let ours = all.iter().flat_map(Listener::inodes).chain(given).collect();
+        let tree = ctx.processes.own_tree(id);
+        let Some((pid, listener)) = own_socket::find(&tree, all.of(generation.0), &ours, &process.waited)
+        else {
+            return;
+        };
+        let address = listener.address().to_owned();
+        if generation == ctx.core.generation() && self.warned_of.replace(generation) != Some(generation) {
+            warn!(
+                generation = generation.0, pid = pid.as_raw();
+                "{generation}: pid {pid} listens on {address} with a socket of its own: nobody accepts from the one that we hold, connections that come there hang, and every upgrade will be refused ({OWN_SOCKET_CURE})"
+            );
+        }
+        if let Some(entry) = ctx.processes.get_mut(id) {
+            entry.unmet = Some(format!(
+                "it listens on {address} with a socket of its own, and not on the one that it was handed ({OWN_SOCKET_CURE})"
+            ));
+        }
+        ctx.queue(Event::OwnSocket(id));
+    }
+
+    /// Checks that of the workers that an upgrade is about to put into service.
+    pub(super) fn find_own_sockets(&mut self, ctx: &mut Context) {
+        let serving = ctx.core.generation();
+        let new: Vec<Shown> =
+            ctx.in_stage(ShownStage::Ready).filter(|shown| shown.generation > serving).collect();
+        for shown in new {
+            self.find_own_socket(shown.worker, ctx);
         }
     }
 
@@ -138,7 +187,12 @@ impl Readiness {
 
     /// Notes, for the log, on which listeners a worker was not seen waiting. This comes before the
     /// report is logged.
-    pub(super) fn on_report(&self, report: &Report, ctx: &mut Context) {
+    pub(super) fn on_report(&mut self, report: &Report, ctx: &mut Context) {
+        if let Report::Ready(id, ..) = *report
+            && ctx.processes.get(id).is_some_and(|entry| entry.generation == ctx.core.generation())
+        {
+            self.find_own_socket(id, ctx);
+        }
         let (Report::Unseen { worker: id, .. } | Report::NoAck(id, _)) = *report else { return };
         if !ctx.config.policy.must_see_accepting() {
             return;

@@ -148,7 +148,8 @@ pub fn unix_queues(inodes: &[u64]) -> BTreeMap<u64, u32> {
     queues
 }
 
-fn unix_request(states: u32, inode: u32, show: u32) -> Vec<u8> {
+/// The body of a query for unix sockets: struct unix_diag_req, with any cookie.
+pub(super) fn unix_request(states: u32, inode: u32, show: u32) -> Vec<u8> {
     let mut body = vec![libc::AF_UNIX as u8, 0, 0, 0];
     for number in [states, inode, show, u32::MAX, u32::MAX] {
         body.extend(number.to_ne_bytes());

@@ -2,6 +2,7 @@
 //! generations or upgrades.
 #![allow(unsafe_code)]
 
+pub(crate) mod bound;
 pub mod child;
 pub(crate) mod connections;
 mod credentials;

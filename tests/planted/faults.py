@@ -316,6 +316,11 @@ FAULTS = [
      ""),
     ("with stop-first the next worker waits for children that finish", "record.rs",
      "let gracefully = gracefully && !self.policy.stop_first;", "let gracefully = gracefully && (!self.policy.stop_first || !self.stopping);"),
+    ("a replacement with a socket of its own is not refused", "record.rs",
+     "upgrade.fail(Failure::OwnSocket(id));", "let _ = (upgrade, id);"),
+    ("a rollback to a worker with a socket of its own is refused", "record.rs",
+     "if self.is_replacement(worker)\n            && let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| !upgrade.is_rollback)",
+     "if self.is_replacement(worker)\n            && let Some(upgrade) = self.upgrade.as_mut()"),
 ]
 
 """Faults to plant elsewhere in src, and the test on the real kernel that must fail by each: what breaks, file,

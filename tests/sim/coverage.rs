@@ -15,7 +15,7 @@ pub struct Coverage {
 }
 
 /// Each of these must be seen at least once.
-const REQUIRED: [&str; 74] = [
+const REQUIRED: [&str; 75] = [
     "upgrade failed: crashes",
     "waiting checked",
     "waits",
@@ -59,6 +59,7 @@ const REQUIRED: [&str; 74] = [
     "upgrade failed: exited after its ack",
     "upgrade failed: no ack",
     "upgrade failed: not started",
+    "upgrade failed: own socket",
     "upgrade failed: stopped",
     "upgrade failed: no successor",
     "upgrade failed: predecessor left",
@@ -182,6 +183,7 @@ fn name(action: &Action) -> Option<&'static str> {
             Report::UpgradeFailed { why: Failure::Refused, .. } => "upgrade failed: refused",
             Report::UpgradeFailed { why: Failure::Silent(..), replaced: 0, .. } => "upgrade failed: silent",
             Report::UpgradeFailed { why: Failure::NotSwitched, .. } => "upgrade failed: not switched",
+            Report::UpgradeFailed { why: Failure::OwnSocket(_), .. } => "upgrade failed: own socket",
             Report::Drained(..) => "drained",
             Report::NotDrained(..) => "not drained",
             Report::Ready(_, Listen, _) => "ready by listening",

@@ -95,9 +95,21 @@ impl Model {
             Event::DrainChecked { worker, drained, pause } => self.drain_checked(worker, drained, pause),
             Event::Waits(slot) => self.waits(slot),
             Event::CheckedWaiting => self.waiting_checked(),
+            Event::OwnSocket(id) => self.own_socket(id),
             Event::CheckedAlive | Event::Tick => {}
         }
         Ok(())
+    }
+
+    /// A replacement with a socket of its own is refused, unless it is a rollback.
+    fn own_socket(&mut self, id: WorkerId) {
+        let occupies = self.workers.get(&id).is_some_and(WorkerRecord::occupied_slot);
+        if occupies
+            && self.replaces(id)
+            && let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| !upgrade.is_rollback)
+        {
+            upgrade.failure.get_or_insert(Failure::OwnSocket(id));
+        }
     }
 
     /// A worker that ends while its successor runs has handed over; otherwise it is lost.

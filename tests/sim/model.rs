@@ -238,7 +238,9 @@ impl Model {
             // Actions for the event and for expired deadlines come first, with the number
             // of slots from before.
             let comes_first = match action {
-                Action::Report(report) => !matches!(report, Report::UpgradeStarted { .. }),
+                Action::Report(report) => {
+                    !matches!(report, Report::UpgradeStarted { .. } | Report::RollbackStarted { .. })
+                }
                 Action::Kill(_) | Action::KillRemains(_) | Action::Probe(_) => true,
                 _ => false,
             };
@@ -384,6 +386,6 @@ pub fn ending(failure: Failure) -> Ending {
         Failure::Silent(worker, after) => Ending::Silent(worker, after),
         Failure::Crashes(worker, _) => Ending::Worker(worker, Exit::Unseen),
         Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,
-        Failure::Refused | Failure::NotSwitched => Ending::Stopped,
+        Failure::Refused | Failure::NotSwitched | Failure::OwnSocket(_) => Ending::Stopped,
     }
 }

@@ -36,6 +36,8 @@ pub enum Act {
     Exit(Exit),
     /// It starts a successor and leaves.
     HandOver,
+    /// It listens with a socket of its own on an address of ours.
+    OwnSocket,
 }
 
 /// Processes that outlive the worker that started them.
@@ -156,6 +158,9 @@ fn acts(rng: &mut Rng, policy: &Policy) -> Vec<(Duration, Act)> {
     }
     if policy.follow && rng.chance(30) {
         acts.push((rng.moment(), Act::HandOver));
+    }
+    if policy.listeners && rng.chance(15) {
+        acts.push((rng.moment(), Act::OwnSocket));
     }
     if rng.chance(45) {
         let at = rng.moment() * rng.pick(&[1, 1, 1, 3]);

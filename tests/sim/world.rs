@@ -250,6 +250,7 @@ impl<'a> World<'a> {
         let event = match act {
             Act::Ack(kind) => Event::Ack(worker, kind),
             Act::Extend(by) => Event::Extend(worker, by),
+            Act::OwnSocket => Event::OwnSocket(worker),
             Act::Heartbeat => {
                 self.schedule_heartbeat(worker);
                 Event::Heartbeat(worker)

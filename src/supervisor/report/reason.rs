@@ -109,6 +109,9 @@ pub fn failure_reason(why: Failure, predecessor_left: bool, held: bool, processe
         Failure::Stopped => "a stop came in between".into(),
         Failure::Superseded => "another was asked for in its stead".into(),
         Failure::RolledBack => "rolled back, with whatever was asked for meanwhile".into(),
+        Failure::OwnSocket(worker) => {
+            format!("worker pid {}{}", pid(worker), unmet_text(worker, processes))
+        }
         Failure::Refused | Failure::NotSwitched => processes.upgrade_refusal().into(),
         Failure::Crashes(worker, crashes) => {
             let generation = processes.get(worker).map_or(Generation(0), |entry| entry.generation);

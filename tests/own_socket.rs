@@ -1,0 +1,242 @@
+//! Workers that listen on an address of `-b` with a socket of their own: an upgrade to one would
+//! leave our socket without anybody who accepts, so it is refused, whatever it says of itself.
+
+mod common;
+
+use common::{Scene, Signal, Wrapper, says};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// What a worker of generation G does is in `mode.G`, or else in `mode`. It answers with its
+/// generation: on what it was handed, or on sockets that it binds itself.
+const WORKER: &str = r#"
+import errno, os, select, signal, socket, sys
+generation = os.environ["GRACEFUL_RUN_GENERATION"]
+mode = open(f"mode.{generation}" if os.path.exists(f"mode.{generation}") else "mode").read().split()
+handed = socket.socket(fileno=3)
+own = []
+def bind(family, kind, address):
+    s = socket.socket(family, kind)
+    if family != socket.AF_UNIX: s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    while True:
+        try:
+            if family == socket.AF_UNIX and os.path.lexists(address): os.unlink(address)
+            s.bind(address)
+            break
+        except FileNotFoundError: pass
+        except OSError as error:
+            # The wrapper has put the path back in between.
+            if error.errno != errno.EADDRINUSE: raise
+    if kind == socket.SOCK_STREAM: s.listen(16)
+    return s
+if "child" in mode and os.fork():
+    signal.signal(signal.SIGTERM, lambda *a: os._exit(0))
+    while True: signal.pause()
+for word in mode:
+    if word.startswith("path="):
+        own.append(bind(socket.AF_UNIX, socket.SOCK_STREAM, word[5:]))
+    if word.startswith("rename="):
+        own.append(bind(socket.AF_UNIX, socket.SOCK_STREAM, "another"))
+        os.rename("another", word[7:])
+    if word in ("port", "wildcard", "udp"):
+        host, port = handed.getsockname()
+        kind = socket.SOCK_DGRAM if word == "udp" else socket.SOCK_STREAM
+        own.append(bind(socket.AF_INET, kind, ("0.0.0.0" if word == "wildcard" else host, port)))
+if "drop" in mode: os.close(3)
+waits = ([handed] if "handed" in mode else []) + own
+poll = select.epoll()
+for s in waits: poll.register(s.fileno(), select.EPOLLIN)
+open(f"bound.{generation}", "w").close()
+if "silent" not in mode and "NOTIFY_SOCKET" in os.environ:
+    u = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    name = os.environ["NOTIFY_SOCKET"]
+    u.connect("\0" + name[1:] if name[0] == "@" else name)
+    u.send(b"READY=1")
+while True:
+    for fd, _ in poll.poll():
+        s = next(s for s in waits if s.fileno() == fd)
+        if s.type != socket.SOCK_STREAM: continue
+        c, _ = s.accept()
+        c.recv(100)
+        c.sendall(f"generation {generation}\n".encode())
+        c.close()
+"#;
+
+const OWN: &str = "with a socket of its own";
+
+fn scene(mode: &str) -> Scene {
+    let scene = Scene::new();
+    fs::write(scene.path("worker.py"), WORKER).unwrap();
+    fs::write(scene.path("mode"), mode).unwrap();
+    scene
+}
+
+fn start(scene: &Scene, args: &[&str]) -> Wrapper {
+    let wrapper =
+        scene.start_command(&[&["--soak", "1ms"], args].concat(), &["/usr/bin/python3", "worker.py"]);
+    wrapper.log.wait(&says::ready(1));
+    wrapper
+}
+
+/// Who answers, if anybody does.
+fn answer(stream: io::Result<impl Read + Write>) -> io::Result<String> {
+    let mut stream = stream?;
+    stream.write_all(b"who\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn is_first(answer: io::Result<String>) -> bool {
+    answer.is_ok_and(|text| text == "generation 1\n")
+}
+
+/// The upgrade to generation 2 is refused, with what helps; generation 1 lives on.
+fn refused(wrapper: &Wrapper) -> String {
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&format!("{}*{OWN}", says::failed(2)));
+    for word in ["generation 1 still serves", "LISTEN_FDS", "--export", "systemd:", "--adopt"] {
+        assert!(line.contains(word), "{line}");
+    }
+    wrapper.log.wait("generation 2: pid * (age ");
+    assert!(!wrapper.log.has("generation 1: pid * (age "), "the old one was asked to stop");
+    line
+}
+
+#[test]
+fn a_path_that_every_generation_binds_anew_is_told_of_at_the_first_start() {
+    let scene = scene("path=run/s");
+    let wrapper = start(&scene, &["-b", "unix:run/s", "--ack", "notify"]);
+    let line = wrapper.log.wait(&format!("generation 1: pid * listens on *run/s {OWN}"));
+    assert!(line.contains("every upgrade will be refused") && line.contains("--adopt"), "{line}");
+    let line = refused(&wrapper);
+    assert!(line.contains("run/s"), "{line}");
+    wrapper.stop();
+}
+
+#[test]
+fn a_replacement_that_binds_the_path_anew_is_refused_and_the_old_one_answers() {
+    for binds in ["path=run/s", "child path=run/s", "rename=run/s", "path=run/s drop", "path=link/../run/s"] {
+        let scene = scene("handed");
+        std::os::unix::fs::symlink("run", scene.path("link")).unwrap();
+        fs::write(scene.path("mode.2"), binds.replace("link/..", &scene.arg("link/.."))).unwrap();
+        let wrapper = start(&scene, &["-b", "unix:run/s", "--ack", "notify"]);
+        assert!(!wrapper.log.has(OWN), "{binds}");
+        refused(&wrapper);
+        common::until("the path leads to ours", || {
+            is_first(answer(UnixStream::connect(scene.path("run/s"))))
+        });
+        wrapper.stop();
+    }
+}
+
+#[test]
+fn whatever_makes_it_ready_it_is_refused() {
+    let exec = "exec:test -e bound.$GRACEFUL_RUN_GENERATION";
+    let kinds = [(exec, "silent"), ("auto", "silent"), ("auto", ""), ("notify,timer:60s", "")];
+    for (ack, how) in kinds {
+        let scene = scene("handed");
+        fs::write(scene.path("mode.2"), format!("path=run/s {how}")).unwrap();
+        let wrapper = start(&scene, &["-b", "unix:run/s", "--ack", ack]);
+        refused(&wrapper);
+        wrapper.stop();
+    }
+}
+
+#[test]
+fn a_worker_beside_us_on_one_port_is_refused() {
+    for how in ["port", "wildcard", "child port"] {
+        let scene = scene("handed");
+        fs::write(scene.path("mode.2"), how).unwrap();
+        let wrapper = start(&scene, &["-b", "127.0.0.1:0,reuseport", "--ack", "notify"]);
+        let line = wrapper.log.wait("listening on ");
+        let address = line.split_whitespace().find(|word| word.starts_with("127.")).unwrap().to_owned();
+        refused(&wrapper);
+        // What it left behind ends soon after it.
+        common::until("only generation 1 answers", || {
+            (0..8).all(|_| is_first(answer(TcpStream::connect(&address))))
+        });
+        wrapper.stop();
+    }
+}
+
+#[test]
+fn a_port_that_every_generation_shares_with_us_is_told_of_at_the_first_start() {
+    let scene = scene("port");
+    let wrapper = start(&scene, &["-b", "127.0.0.1:0,reuseport", "--ack", "notify"]);
+    wrapper.log.wait(&format!("generation 1: pid * listens on 127.0.0.1:* {OWN}"));
+    refused(&wrapper);
+    wrapper.stop();
+}
+
+#[test]
+fn a_datagram_socket_beside_ours_is_refused() {
+    let scene = scene("handed");
+    fs::write(scene.path("mode.2"), "udp").unwrap();
+    let wrapper = start(&scene, &["-b", "udp://127.0.0.1:0,reuseport", "--ack", "notify"]);
+    refused(&wrapper);
+    wrapper.stop();
+}
+
+/// nginx with `reuseport` has a socket for each of its workers, ours among them.
+#[test]
+fn a_worker_that_waits_on_ours_as_well_replaces() {
+    let scene = scene("handed port");
+    let wrapper = start(&scene, &["-b", "127.0.0.1:0,reuseport", "--ack", "notify"]);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::ready(2));
+    assert!(!wrapper.log.has(OWN));
+    wrapper.stop();
+}
+
+/// Another path, and a port of its own, are its own affair.
+#[test]
+fn a_worker_that_listens_elsewhere_as_well_replaces() {
+    let scene = scene("path=run/other");
+    let wrapper = start(&scene, &["-b", "unix:run/s", "--ack", "notify"]);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::ready(2));
+    assert!(!wrapper.log.has(OWN));
+    fs::remove_file(scene.path("run/other")).unwrap();
+    wrapper.stop();
+}
+
+#[test]
+fn dbus_daemon_with_a_path_of_its_own_is_refused_and_with_systemd_it_is_replaced() {
+    let scene = Scene::new();
+    let config = |address: &str| {
+        let text = format!(
+            "<busconfig><type>session</type><listen>{address}</listen><policy context=\"default\">\
+             <allow send_destination=\"*\"/><allow own=\"*\"/></policy></busconfig>"
+        );
+        fs::write(scene.path("bus.conf"), text).unwrap();
+    };
+    config("systemd:");
+    let file = format!("--config-file={}", scene.arg("bus.conf"));
+    let command = ["dbus-daemon", &file, "--nofork", "--nopidfile", "--nosyslog"];
+    let wrapper = scene.start_command(&["-b", "unix:run/s", "--soak", "1ms"], &command);
+    wrapper.log.wait(&says::ready(1));
+    let hello = |path: &Path| {
+        let mut stream = UnixStream::connect(path).unwrap();
+        stream.write_all(b"\0AUTH\r\n").unwrap();
+        let mut reply = [0; 8];
+        stream.read_exact(&mut reply).unwrap();
+        String::from_utf8_lossy(&reply).into_owned()
+    };
+    assert_eq!(hello(&scene.path("run/s")), "REJECTED");
+    config(&format!("unix:path={}", scene.arg("run/s")));
+    wrapper.signal(Signal::SIGHUP);
+    // It cannot bind the path where the wrapper has put it back before.
+    let line = wrapper.log.wait(&says::failed(2));
+    assert!(line.contains("systemd:") || line.contains("exited with status 1"), "{line}");
+    wrapper.log.wait("generation 2: pid * (age ");
+    common::until("the path leads to ours", || hello(&scene.path("run/s")) == "REJECTED");
+    config("systemd:");
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::ready(3));
+    assert_eq!(hello(&scene.path("run/s")), "REJECTED");
+    wrapper.stop();
+}
