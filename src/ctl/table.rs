@@ -1,6 +1,6 @@
 //! A status as text for people.
 
-use crate::control::protocol::Status;
+use crate::control::protocol::{Status, Worker};
 use crate::logger::escape;
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ pub fn render_status(status: &Status) -> String {
             format_millis(worker.age_ms),
             worker.ack.clone().unwrap_or_default(),
             worker.connections.map_or(String::new(), |count| count.to_string()),
-            worker.drain.clone().or_else(|| worker.status.clone()).unwrap_or_default(),
+            worker_text(worker).unwrap_or_default(),
         ]
     });
     text += &render_table(
@@ -87,6 +87,12 @@ pub fn render_status(status: &Status) -> String {
         rows.collect(),
     );
     text
+}
+
+/// What is to be known of a worker beside its stage.
+fn worker_text(worker: &Worker) -> Option<String> {
+    let stopped = worker.stopped.as_ref().map(|by| format!("stopped: {by}"));
+    stopped.or_else(|| worker.drain.clone()).or_else(|| worker.status.clone())
 }
 
 fn format_count(number: u32, one: &str, many: &str) -> Option<String> {
@@ -127,7 +133,7 @@ pub fn format_millis(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::protocol::{Address, Adopted, LastUpgrade, Listener, Worker};
+    use crate::control::protocol::{Address, Adopted, LastUpgrade, Listener};
 
     #[test]
     fn unknown_values_and_empty_columns_are_left_out() {

@@ -23,6 +23,8 @@ pub struct Entry {
     pub status: Option<String>,
     /// What it still has to do to become ready, for people.
     pub unmet: Option<String>,
+    /// A process of it that was seen to be halted, where it is not the worker's own.
+    pub halted: Option<Pid>,
     /// What it still has to finish while it drains, for people.
     pub remaining: Option<String>,
     /// How its process is found, if its predecessor starts it.

@@ -150,6 +150,7 @@ fn restore(saved: SavedEntry, fds: &mut InheritedFds) -> Entry {
         refusals: saved.refusals,
         status: saved.status,
         unmet: None,
+        halted: None,
         remaining: None,
         predecessor: saved
             .predecessor

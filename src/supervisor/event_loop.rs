@@ -6,6 +6,7 @@ use super::clock::STALL;
 use super::context::{Context, Verdict};
 use super::control::Control;
 use super::follow::Follow;
+use super::halts::Halts;
 use super::hooks::Hooks;
 use super::inputs::{Input, Threads};
 use super::listening::Listening;
@@ -38,6 +39,7 @@ pub(super) struct EventLoop {
     pub(super) ctx: Context,
     pub(super) workers: Workers,
     pub(super) readiness: Readiness,
+    pub(super) halts: Halts,
     pub(super) orphans: Orphans,
     pub(super) listening: Listening,
     pub(super) hooks: Hooks,
@@ -84,6 +86,7 @@ impl EventLoop {
                 return ending;
             }
             self.hooks.kill_late(&mut self.ctx);
+            self.halts.look_again(&mut self.ctx);
             self.start_after_hooks();
             self.listening.check_if_due(inputs.is_empty(), &mut self.ctx);
             if let Some(adoption) = &mut self.adoption {
@@ -177,6 +180,7 @@ impl EventLoop {
             self.service.deadline(before),
             self.workers.deadline(),
             self.readiness.deadline(),
+            self.halts.deadline(),
             self.adoption.as_ref().and_then(Adoption::deadline),
         ];
         let others = others.into_iter().flatten().map(wait_for);

@@ -140,6 +140,15 @@ impl Readiness {
     /// report is logged.
     pub(super) fn on_report(&self, report: &Report, ctx: &mut Context) {
         let (Report::Unseen { worker: id, .. } | Report::NoAck(id, _)) = *report else { return };
+        let shown = ctx.core.workers().find(|shown| shown.worker == id);
+        if let Some(by) = shown.and_then(|shown| shown.halted) {
+            let halted = format!("it {}", report::halt_text(id, by, &ctx.processes));
+            return ctx
+                .processes
+                .get_mut(id)
+                .into_iter()
+                .for_each(|entry| entry.unmet = Some(halted.clone()));
+        }
         if !ctx.config.policy.must_see_accepting() {
             return;
         }

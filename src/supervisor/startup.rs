@@ -7,6 +7,7 @@ use super::context::Context;
 use super::control::Control;
 use super::event_loop::EventLoop;
 use super::follow::Follow;
+use super::halts::Halts;
 use super::hook_queue::HookQueue;
 use super::hooks::Hooks;
 use super::inputs::{self, Input, Threads};
@@ -250,6 +251,7 @@ fn assemble(parts: Parts) -> EventLoop {
         },
         workers: Workers::new(threads.watcher.clone(), parts.capture, parts.directory, watchdog),
         readiness: Readiness::new(parts.waited),
+        halts: Halts::new(),
         orphans: Orphans::new(),
         listening: Listening::new(),
         hooks: Hooks::new(parts.hooks),
@@ -284,6 +286,7 @@ impl EventLoop {
         pending.resolve_reexec(&Reply::done(done));
         self.reap();
         self.find_lost_exits();
+        self.halts.look(&mut self.ctx);
         self.listening.check(Occasion::path_removed(&self.ctx.core), &mut self.ctx);
     }
 }

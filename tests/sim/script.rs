@@ -36,6 +36,10 @@ pub enum Act {
     Exit(Exit),
     /// It starts a successor and leaves.
     HandOver,
+    /// A signal halts it.
+    Halt,
+    /// It is continued.
+    Continue,
 }
 
 /// Processes that outlive the worker that started them.
@@ -153,6 +157,13 @@ fn acts(rng: &mut Rng, policy: &Policy) -> Vec<(Duration, Act)> {
     }
     for _ in 0..rng.below(8).saturating_sub(5) {
         acts.push((rng.moment(), Act::Extend(rng.ms(&[100, 1000, 5000, 60_000]))));
+    }
+    if rng.chance(20) {
+        let at = rng.moment();
+        acts.push((at, Act::Halt));
+        if rng.chance(60) {
+            acts.push((at + rng.moment(), Act::Continue));
+        }
     }
     if policy.follow && rng.chance(30) {
         acts.push((rng.moment(), Act::HandOver));
