@@ -10,7 +10,7 @@ use std::fmt::Write;
 /// Phases that a status can name.
 const PHASES: [&str; 5] = ["starting", "running", "upgrading", "holding", "stopping"];
 /// Stages that a worker can have.
-const STAGES: [&str; 4] = ["starting", "ready", "draining", "killed"];
+const STAGES: [&str; 5] = ["starting", "ready", "stopped", "draining", "killed"];
 /// Results that an upgrade can have.
 const RESULTS: [&str; 4] = ["ok", "failed", "superseded", "rolled back"];
 

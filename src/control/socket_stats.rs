@@ -4,6 +4,7 @@
 use super::protocol::Status;
 use crate::sys::connections::{self, ListenPorts};
 use crate::sys::listeners;
+use crate::sys::tree::{self, Halt};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 
@@ -25,6 +26,18 @@ pub fn complete(status: &mut Status, snapshot: &Snapshot) {
         listener.queue = queues.values().copied().reduce(u32::saturating_add).or(listener.queue);
     }
     let pids: Vec<Pid> = status.workers.iter().filter_map(|worker| worker.pid).map(Pid::from_raw).collect();
+    for worker in &mut status.workers {
+        let Some(pid) = worker.pid.map(Pid::from_raw) else { continue };
+        let others = pids.iter().copied().filter(|&other| other != pid).collect();
+        if worker.stopped.is_none()
+            && let Some(halted) = tree::halted(pid, &others, Halt::Signal)
+        {
+            worker.stopped = Some(format!("pid {halted} ({})", tree::name(halted)));
+        }
+        if worker.stopped.is_some() && ["starting", "ready"].contains(&worker.stage.as_str()) {
+            worker.stage = "stopped".into();
+        }
+    }
     let worker_ports = || {
         let ports: BTreeSet<u16> = pids.iter().flat_map(|&pid| listeners::listen_ports(pid)).collect();
         ListenPorts { ipv4_ports: ports.clone(), ipv6_ports: ports, ..ListenPorts::default() }

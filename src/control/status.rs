@@ -125,7 +125,7 @@ pub struct Worker {
     pub generation: u32,
     /// Its slot.
     pub slot: u32,
-    /// `starting`, `ready`, `draining` or `killed`.
+    /// `starting`, `ready`, `draining` or `killed`; `stopped` in the place of the first two.
     pub stage: String,
     /// The time since its program first ran.
     pub age_ms: u64,
@@ -133,6 +133,10 @@ pub struct Worker {
     pub ack: Option<String>,
     /// Connections that it holds.
     pub connections: Option<u32>,
+    /// Why it does nothing until it is continued: the signal that has stopped it, as TTIN does, or
+    /// the process of it that is stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
     /// What it says of itself.
     pub status: Option<String>,
     /// For how long it has to live until it may replace its predecessor, where that is because the

@@ -34,7 +34,7 @@ pub(super) fn progress_event((mut status, snapshot): (Status, Snapshot)) -> serd
         "phase": status.phase,
         "generation": newest,
         "ready": count(&["ready"], Some(newest)),
-        "of": count(&["starting", "ready"], Some(newest)),
+        "of": count(&["starting", "ready", "stopped"], Some(newest)),
         "draining": count(&["draining", "killed"], None),
         "connections": (!connections.is_empty()).then(|| connections.iter().sum::<u32>()),
     })

@@ -171,11 +171,14 @@ impl Supervisor {
         for worker in self.workers.values().filter(|worker| in_batch(worker)) {
             let Some(since) = worker.ready_since() else { continue };
             if worker.generation == upgrade.to {
+                if worker.halt.is_some() {
+                    return None;
+                }
                 soaking += 1;
                 latest = latest.max(worker.soaked_at(since, took, &self.policy));
                 if worker.predecessor.is_some() {
                     // A successor that sends its predecessor away itself has done so by then.
-                    latest = latest.max(since + SIGNAL_GRACE);
+                    latest = latest.max(since.max(worker.continued_at) + SIGNAL_GRACE);
                 }
             } else {
                 latest = latest.max(since + SIGNAL_GRACE);

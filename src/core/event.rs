@@ -56,6 +56,11 @@ pub enum Event {
     },
     /// The worker has sent a heartbeat.
     Heartbeat(WorkerId),
+    /// This signal has halted the worker: it does nothing until it is continued. The signal is 0
+    /// where it is not known.
+    Halted(WorkerId, Token),
+    /// The worker has been continued.
+    Continued(WorkerId),
     /// The answer to [`Action::CheckAlive`]: every exit that had happened by then has been
     /// passed as an event.
     CheckedAlive,

@@ -14,6 +14,7 @@ impl Supervisor {
     }
 
     fn expire_worker(&mut self, id: WorkerId, now: Time) {
+        self.expire_halt(id, now);
         let Some(worker) = self.workers.get(&id) else { return };
         match worker.ack_by_timer(now) {
             // With --adopt the timer counts as an ack that waits for the listeners, and the
@@ -45,7 +46,7 @@ impl Supervisor {
                 self.fail_ack(id, now);
             }
             Stage::Starting { probe: Some((at, _)), .. } | Stage::Awaited { probe: (at, _), .. }
-                if at <= now =>
+                if at <= now && worker.halt.is_none() =>
             {
                 self.probe(id, now);
             }
@@ -58,7 +59,9 @@ impl Supervisor {
                 self.actions.push(Action::CheckDrained(id));
             }
             Stage::Terminating { signal_at: None, kill_at: Some(at), .. } if at <= now => self.kill(id, now),
-            Stage::Ready { probe_at: Some(at), .. } if at <= now => self.probe(id, now),
+            Stage::Ready { probe_at: Some(at), .. } if at <= now && worker.halt.is_none() => {
+                self.probe(id, now);
+            }
             Stage::Remains { stop_sent: false, due: Some(at), .. } if at <= now => self.stop_remains(id, now),
             Stage::Remains { due: Some(at), .. } if at <= now => self.kill(id, now),
             _ => {}
@@ -91,6 +94,9 @@ impl Supervisor {
     fn report_unseen(&mut self, id: WorkerId, now: Time) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Stage::Starting { ready_at, .. } = worker.stage else { return };
+        if worker.halt.is_some() {
+            return;
+        }
         if worker.report_unseen_at.take_if(|at| *at <= now).is_some() && !worker.listening {
             let (after, timer) = (now - worker.since, ready_at.map(|at| at - worker.since));
             self.report(Report::Unseen { worker: id, after, timer });

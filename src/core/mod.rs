@@ -65,6 +65,7 @@
 mod batch;
 pub mod event;
 mod expire;
+mod halt;
 mod loss;
 pub mod policy;
 mod probation;
@@ -100,8 +101,10 @@ impl Supervisor {
         let workers = self.workers.values().filter_map(Worker::deadline);
         let fills = self.fillable().map(|slot| self.slot_state(slot).fill_at);
         let silent = self.workers.values().filter_map(|worker| worker.silent_at(&self.policy));
+        let halted = self.workers.values().filter_map(Worker::halt_due_at);
         workers
             .chain(silent)
+            .chain(halted)
             .chain(fills)
             .chain(self.soaked_at())
             .chain(self.handover_at())

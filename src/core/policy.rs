@@ -58,6 +58,10 @@ pub const EXTEND_LIMIT: u32 = 10;
 /// step may fail (seen: one that listened and died 1 ms later).
 pub const LISTEN_GRACE: Duration = Duration::from_millis(250);
 
+/// A worker that a signal has halted for this long counts as halted. Some tools halt a process for
+/// a moment and continue it (cpulimit, snapshots).
+pub const HALT_GRACE: Duration = Duration::from_secs(1);
+
 /// How long a worker that was never ready may take to stop, if `--stop-timeout` is not shorter.
 pub const UNREADY_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -3,7 +3,7 @@
 //! step settles.
 
 use super::event::{AckKind, Event, Exit, Failure, Generation, Refusal, Report, Time, WorkerId};
-use super::policy::Strength;
+use super::policy::{SUCCESSOR_PROBE, Strength};
 use super::state::Supervisor;
 use super::upgrade::{Query, Upgrade};
 use super::worker::{Stage, Worker};
@@ -43,6 +43,8 @@ impl Supervisor {
                     worker.last_heartbeat = now;
                 }
             }
+            Event::Halted(worker, by) => self.halted(worker, by, now),
+            Event::Continued(worker) => self.continued(worker, now),
             Event::CheckedAlive => {
                 if let Some(upgrade) = &mut self.upgrade
                     && upgrade.liveness == Query::Sent
@@ -116,6 +118,8 @@ impl Supervisor {
                 worker.terminate(now, stopping);
             }
             Stage::Awaited { ack_by, probe } => {
+                // It is looked at once more, even if a late step finds that its time has passed.
+                let ack_by = ack_by.map(|at| at.max(now + SUCCESSOR_PROBE.0));
                 worker.stage = Stage::Starting { ack_by, ready_at: None, probe: Some(probe) };
             }
             _ => return,

@@ -1,6 +1,6 @@
 //! What the supervisor reports, and why an upgrade or the supervisor ended.
 
-use super::types::{AckKind, Exit, Generation, Refusal, Request, Slot, WorkerId};
+use super::types::{AckKind, Exit, Generation, Refusal, Request, Slot, Token, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -128,6 +128,12 @@ pub enum Report {
     NoAck(WorkerId, Duration),
     /// A worker that serves has not sent a heartbeat for this long.
     Silent(WorkerId, Duration),
+    /// A signal has halted a worker, which has not been continued since then.
+    Halted(WorkerId, Token),
+    /// A worker that was reported as halted has been continued, after this long.
+    Continued(WorkerId, Duration),
+    /// A worker that this signal has halted is continued by us, since it has to leave.
+    Resumed(WorkerId, Token),
     /// A worker is killed, this long after it was asked to stop.
     Killed(WorkerId, Duration),
     /// A worker ended.
@@ -198,6 +204,8 @@ pub enum Failure {
     /// A replacement, or any worker that serves, did not say for this long that it
     /// is alive.
     Silent(WorkerId, Duration),
+    /// This signal has halted a replacement, and nobody has continued it.
+    Halted(WorkerId, Token),
     /// A stop came in between.
     Stopped,
     /// Another upgrade was asked for in its stead.
@@ -222,7 +230,9 @@ impl Failure {
             Failure::NoAck(worker, _) | Failure::NotStarted(worker, _) | Failure::Silent(worker, _) => {
                 Some(worker)
             }
-            Failure::Crashes(worker, _) | Failure::OwnSocket(worker) => Some(worker),
+            Failure::Crashes(worker, _) | Failure::Halted(worker, _) | Failure::OwnSocket(worker) => {
+                Some(worker)
+            }
             Failure::Stopped | Failure::Superseded | Failure::RolledBack => None,
             Failure::Refused | Failure::NotSwitched => None,
         }
@@ -244,6 +254,8 @@ pub enum Ending {
     NotStarted(WorkerId, Refusal),
     /// The last worker did not say for this long that it is alive.
     Silent(WorkerId, Duration),
+    /// This signal has halted the last worker.
+    Halted(WorkerId, Token),
 }
 
 impl Failure {
@@ -256,6 +268,7 @@ impl Failure {
             Failure::NoAck(worker, after) => Ending::NoAck(worker, after),
             Failure::NotStarted(worker, refusal) => Ending::NotStarted(worker, refusal),
             Failure::Silent(worker, after) => Ending::Silent(worker, after),
+            Failure::Halted(worker, by) => Ending::Halted(worker, by),
             // Each of the crashes has been counted as a loss of its own.
             Failure::Crashes(worker, _) => Ending::Worker(worker, Exit::Unseen),
             Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,

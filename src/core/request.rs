@@ -56,6 +56,7 @@ impl Supervisor {
             Request::Fewer => self.scale(self.target.saturating_sub(1)),
             Request::Scale(target) => self.scale(target),
             Request::Suspend => {
+                self.forget_halts(now);
                 let workers = self.with_process();
                 self.actions.extend(workers.into_iter().map(Action::Suspend));
                 self.actions.push(Action::SuspendSelf);

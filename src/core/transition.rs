@@ -62,6 +62,7 @@ impl Supervisor {
         self.workers.insert(worker, Worker::awaited(generation, slot, predecessor, &self.policy, now));
         self.kept_generations.insert(generation);
         self.actions.push(Action::RequestHandover { worker, predecessor, generation, slot });
+        self.resume_to_leave(predecessor);
     }
 
     /// The worker `predecessor` has started a successor without being asked to. That one serves from
@@ -105,6 +106,7 @@ impl Supervisor {
         let Some(adopt) = self.policy.adopt.filter(|adopt| adopt.steer) else {
             return self.terminate(id, now);
         };
+        self.resume_to_leave(id);
         match self.workers.get_mut(&id) {
             Some(worker) if matches!(worker.stage, Stage::Ready { .. }) => {
                 let until = adopt.drain_timeout.map(|timeout| now + timeout);
@@ -127,6 +129,7 @@ impl Supervisor {
                 let kill_at = self.policy.stop_timeout.map(|timeout| now + timeout);
                 worker.stage = Stage::Terminating { signal_at: None, kill_at, since: now };
                 worker.stop_sent = true;
+                self.resume_to_leave(id);
             }
             Stage::Spawning { retry_at: None } => worker.stage = Stage::Cancelled,
             Stage::Remains { stop_sent: false, .. } => self.stop_remains(id, now),
@@ -146,21 +149,29 @@ impl Supervisor {
         let kill_at = worker.stop_timeout(&self.policy).map(|timeout| now + timeout);
         worker.stage = Stage::Terminating { signal_at: None, kill_at, since: now };
         worker.stop_sent = true;
-        let was_ready = worker.ack.is_some();
+        let (was_ready, halt) = (worker.ack.is_some(), worker.halt);
         self.actions.push(if was_ready { Action::Stop(id) } else { Action::StopUnready(id) });
         self.report(Report::StopSent(id));
+        if let Some(halt) = halt {
+            self.report(Report::Resumed(id, halt.by));
+        }
     }
 
     /// The terminal has sent the stop signal to every worker; a signal from us would be the
     /// second.
     pub(super) fn mark_signalled(&mut self, now: Time) {
-        for worker in self.workers.values_mut().filter(|worker| worker.is_running() && !worker.stop_sent) {
+        for id in self.ids(|_| true) {
+            let Some(worker) = self.workers.get_mut(&id) else { continue };
+            if !worker.is_running() || worker.stop_sent {
+                continue;
+            }
             worker.stop_sent = true;
             worker.stage = Stage::Terminating {
                 signal_at: None,
                 kill_at: worker.stop_timeout(&self.policy).map(|timeout| now + timeout),
                 since: now,
             };
+            self.resume_to_leave(id);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The supervisor and its workers, as observers see them. Nothing is changed here.
 
-use super::event::{AckKind, Generation, Slot, Time, WorkerId};
+use super::event::{AckKind, Generation, Slot, Time, Token, WorkerId};
 use super::state::Supervisor;
 use super::upgrade::Hold;
 use super::worker::Stage;
@@ -104,6 +104,8 @@ pub struct Shown {
     pub since: Time,
     /// The ack that made it ready, if it has been ready.
     pub ack: Option<AckKind>,
+    /// The signal that has halted it; 0 where that is not known.
+    pub halted: Option<Token>,
 }
 
 /// A probation, as an observer sees it.
@@ -189,6 +191,7 @@ impl Supervisor {
             slot: worker.slot,
             since: worker.since,
             ack: worker.ack,
+            halted: worker.halt.filter(|_| worker.is_running()).map(|halt| halt.by),
             stage: worker.stage.into(),
         })
     }

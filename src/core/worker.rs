@@ -1,10 +1,10 @@
 //! One worker and the stage of its life. The table of stages stands at the head of
 //! [`core`](super).
 
-use super::event::{AckKind, Generation, LaunchSource, Refusal, Slot, Time, WorkerId};
+use super::event::{AckKind, Generation, LaunchSource, Refusal, Slot, Time, Token, WorkerId};
 use super::policy::{
-    BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, LISTEN_GRACE, MISSING_WINDOW, OnAckTimeout, Policy,
-    SIGNAL_GRACE, SUCCESSOR_PROBE, Strength, TAKEOVER, UNREADY_STOP_TIMEOUT, UNSEEN_AFTER,
+    BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, HALT_GRACE, LISTEN_GRACE, MISSING_WINDOW, OnAckTimeout,
+    Policy, SIGNAL_GRACE, SUCCESSOR_PROBE, Strength, TAKEOVER, UNREADY_STOP_TIMEOUT, UNSEEN_AFTER,
 };
 use super::upgrade::Query;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,21 @@ pub struct Worker {
     pub predecessor_startup_time: Duration,
     /// When it is reported that it has not been seen waiting for connections.
     pub report_unseen_at: Option<Time>,
+    /// A signal has halted it, and nobody has continued it.
+    pub halt: Option<Halt>,
+    /// When it was continued last.
+    pub continued_at: Time,
+}
+
+/// A worker that a signal has halted: its process exists and does nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halt {
+    /// Since when.
+    pub since: Time,
+    /// By which signal; 0 where that is not known.
+    pub by: Token,
+    /// It has lasted for longer than the grace time, and is reported.
+    pub reported: bool,
 }
 
 /// The stage of a worker. Observers see the coarser [`ShownStage`](super::ShownStage).
@@ -161,6 +176,8 @@ impl Worker {
             startup_time: None,
             predecessor_startup_time: Duration::ZERO,
             report_unseen_at: None,
+            halt: None,
+            continued_at: Time::ZERO,
         }
     }
 
@@ -249,6 +266,7 @@ impl Worker {
     /// What happens when its ack timeout passes.
     pub fn after_ack_timeout(&self, policy: &Policy) -> OnAckTimeout {
         match self.predecessor {
+            _ if self.halt.is_some() => OnAckTimeout::Abort,
             Some(_) => policy.on_ack_timeout.unwrap_or(OnAckTimeout::Abort),
             None => policy.after_ack_timeout(self.known_strength),
         }
@@ -274,7 +292,7 @@ impl Worker {
     /// asked to stop. `serving_took` is the startup time of the serving generation, as far
     /// as it is known by now.
     pub fn soaked_at(&self, since: Time, serving_took: Duration, policy: &Policy) -> Time {
-        let soaked = since + policy.soak(self.ack);
+        let soaked = since.max(self.continued_at) + policy.soak(self.ack);
         match self.strength {
             Strength::Said => soaked,
             // A successor is ready only when it is seen to serve.
@@ -286,6 +304,9 @@ impl Worker {
     /// When its stage has something due.
     pub fn deadline(&self) -> Option<Time> {
         match self.stage {
+            // What it would do, or is looked at for, waits until it is continued.
+            Stage::Starting { ack_by, .. } if self.halt.is_some() => ack_by,
+            Stage::Ready { .. } if self.halt.is_some() => None,
             Stage::Spawning { retry_at } => retry_at,
             Stage::Awaited { ack_by, probe: (probe_at, _) } => Some(ack_by.unwrap_or(probe_at).min(probe_at)),
             Stage::Starting { ack_by, ready_at, probe } => {
@@ -309,6 +330,23 @@ impl Worker {
     pub fn silent_at(&self, policy: &Policy) -> Option<Time> {
         self.ready_since().filter(|_| !self.handed_over)?;
         Some(self.last_heartbeat + policy.worker_watchdog?)
+    }
+
+    /// When a signal has halted it for so long that this is reported.
+    pub fn halt_due_at(&self) -> Option<Time> {
+        let runs = self.is_running() && self.stage != Stage::Killed;
+        self.halt.filter(|halt| runs && !halt.reported).map(|halt| halt.since + HALT_GRACE)
+    }
+
+    /// It has been continued: the time for which it has to live begins anew.
+    pub fn resume(&mut self, policy: &Policy, now: Time) {
+        self.halt = None;
+        self.continued_at = now;
+        self.listening_ready_at = self.listening_ready_at.map(|_| now + LISTEN_GRACE);
+        let timer = policy.readiness.timer(self.known_strength);
+        if let Stage::Starting { ready_at: Some(at), .. } = &mut self.stage {
+            *at = timer.map_or(*at, |timer| now + timer);
+        }
     }
 
     /// Its program runs: the times that it has to become ready begin now.
@@ -394,6 +432,9 @@ impl Worker {
     /// The ack of a timer that has passed, if any.
     pub fn ack_by_timer(&self, now: Time) -> Option<AckKind> {
         let Stage::Starting { ready_at, .. } = self.stage else { return None };
+        if self.halt.is_some() {
+            return None;
+        }
         let passed = |at: Option<Time>| at.is_some_and(|at| at <= now);
         let timer = passed(ready_at) && (self.pending_ack.is_none() || self.must_accept);
         match passed(self.listening_ready_at) {

@@ -94,7 +94,8 @@ fn note(worker: &Worker) -> Option<String> {
     let soak = worker
         .startup_soak_ms
         .map(|left| format!("replaces in {}, as its predecessor took long to start", format_millis(left)));
-    worker.drain.clone().or(soak).or_else(|| worker.status.clone())
+    let stopped = worker.stopped.as_ref().map(|by| format!("stopped: {by}"));
+    stopped.or_else(|| worker.drain.clone()).or(soak).or_else(|| worker.status.clone())
 }
 
 fn format_count(number: u32, one: &str, many: &str) -> Option<String> {

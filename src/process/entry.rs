@@ -28,6 +28,8 @@ pub struct Entry {
     pub symptom: Option<Symptom>,
     /// What the user can do about its failure, for people.
     pub hint: Option<String>,
+    /// A process of it that was seen to be halted, where it is not the worker's own.
+    pub halted: Option<Pid>,
     /// What it still has to finish while it drains, for people.
     pub remaining: Option<String>,
     /// How its process is found, if its predecessor starts it.

@@ -152,6 +152,7 @@ fn restore(saved: SavedEntry, fds: &mut InheritedFds) -> Entry {
         unmet: None,
         symptom: None,
         hint: None,
+        halted: None,
         remaining: None,
         predecessor: saved
             .predecessor

@@ -5,7 +5,7 @@ use super::entry::{Entry, Process};
 use crate::core::event::{Generation, Slot, Time, WorkerId};
 use crate::listener::repair::Occasion;
 use crate::sys::process;
-use crate::sys::tree::{self, Lineage, Sender};
+use crate::sys::tree::{self, Halt, Lineage, Sender};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -102,6 +102,7 @@ impl ProcessTable {
             unmet: None,
             symptom: None,
             hint: None,
+            halted: None,
             remaining: None,
             predecessor: None,
         });
@@ -270,6 +271,13 @@ impl ProcessTable {
             }
         }
         own
+    }
+
+    /// A process of the worker that is halted.
+    pub fn halted_process(&self, id: WorkerId, by: Halt) -> Option<Pid> {
+        let worker = self.process(id).filter(|process| process.lives())?.pid;
+        let others = self.processes().filter(|other| other.pid != worker && !other.reaped);
+        tree::halted(worker, &others.map(|other| other.pid).collect(), by)
     }
 
     /// Sends a signal to the worker's own process.

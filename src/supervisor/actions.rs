@@ -3,7 +3,7 @@
 use super::event_loop::EventLoop;
 use super::hooks::Start;
 use super::readiness::start_check;
-use crate::core::event::{Action, Event, Generation, WorkerId};
+use crate::core::event::{Action, Event, Generation, Request, WorkerId};
 use crate::core::policy::FIRST_DRAIN_CHECK;
 use crate::launch::Refused;
 use log::warn;
@@ -42,6 +42,7 @@ impl EventLoop {
                 self.reap();
                 self.find_handovers();
                 self.readiness.find_own_sockets(&mut self.ctx);
+                self.halts.look(&mut self.ctx);
                 self.ctx.queue(Event::CheckedAlive);
             }
             Action::CheckWaiting => self.readiness.begin_wait_check(ctx),
@@ -104,7 +105,8 @@ impl EventLoop {
         let ctx = &mut self.ctx;
         if let Some(follow) = &self.follow {
             if ctx.processes.get(id).is_some_and(|entry| entry.predecessor.is_some()) {
-                return follow.probe_successor(id, ctx);
+                follow.probe_successor(id, ctx);
+                return self.halts.look_at(id, ctx);
             }
             follow.probe(id, ctx);
         } else {
@@ -113,6 +115,7 @@ impl EventLoop {
             }
             self.readiness.probe(id, ctx);
         }
+        self.halts.look_at(id, ctx);
         start_check(id, ctx);
     }
 
@@ -139,5 +142,7 @@ impl EventLoop {
         }
         let stopped = self.ctx.now().saturating_sub(before);
         self.ctx.clock.exclude(stopped);
+        // Process 1 cannot stop itself; and the workers are halted in any case.
+        self.ctx.queue(Event::Request(Request::Resume));
     }
 }

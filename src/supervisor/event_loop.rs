@@ -6,6 +6,7 @@ use super::clock::STALL;
 use super::context::{Context, Verdict};
 use super::control::Control;
 use super::follow::Follow;
+use super::halts::Halts;
 use super::hangup::Hangup;
 use super::hooks::Hooks;
 use super::inputs::{Input, Threads};
@@ -41,6 +42,7 @@ pub(super) struct EventLoop {
     pub(super) ctx: Context,
     pub(super) workers: Workers,
     pub(super) readiness: Readiness,
+    pub(super) halts: Halts,
     pub(super) orphans: Orphans,
     pub(super) listening: Listening,
     pub(super) hooks: Hooks,
@@ -89,6 +91,7 @@ impl EventLoop {
                 return ending;
             }
             self.hooks.kill_late(&mut self.ctx);
+            self.halts.look_again(&mut self.ctx);
             self.start_after_hooks();
             self.listening.check_if_due(inputs.is_empty(), &mut self.ctx);
             if let Some(adoption) = &mut self.adoption {
@@ -188,6 +191,7 @@ impl EventLoop {
             self.workers.deadline(),
             self.readiness.deadline(),
             self.hangup.deadline(),
+            self.halts.deadline(),
             self.adoption.as_ref().and_then(Adoption::deadline),
         ];
         let others = others.into_iter().flatten().map(wait_for);

@@ -9,6 +9,7 @@
 //! | `context` | what all share: the core, the configuration, the clock, the process table, the launcher |
 //! | `workers` | the start of a worker; its acks, messages, stored descriptors and stderr |
 //! | `readiness` | whether a worker waits on its listeners; the user's check of it |
+//! | `halts` | replacements that are halted by a signal |
 //! | `listening` | the listeners: checks and repairs, `ctl bind` and `unbind` |
 //! | `hooks` | the user's hooks |
 //! | `hints` | what the user can do about a worker that failed |
@@ -34,6 +35,7 @@ mod context;
 mod control;
 mod event_loop;
 mod follow;
+mod halts;
 mod handover;
 mod hangup;
 mod hints;

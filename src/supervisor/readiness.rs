@@ -194,6 +194,15 @@ impl Readiness {
             self.find_own_socket(id, ctx);
         }
         let (Report::Unseen { worker: id, .. } | Report::NoAck(id, _)) = *report else { return };
+        let shown = ctx.core.workers().find(|shown| shown.worker == id);
+        if let Some(by) = shown.and_then(|shown| shown.halted) {
+            let halted = format!("it {}", report::halt_text(id, by, &ctx.processes));
+            return ctx
+                .processes
+                .get_mut(id)
+                .into_iter()
+                .for_each(|entry| entry.unmet = Some(halted.clone()));
+        }
         if !ctx.config.policy.must_see_accepting() {
             return;
         }

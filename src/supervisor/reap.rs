@@ -4,20 +4,29 @@ use super::event_loop::{END_CHECK, EventLoop};
 use super::inputs::Input;
 use super::readiness::end_check;
 use crate::config::hooks::Occasion;
-use crate::core::event::{AckKind, Event};
+use crate::core::event::{AckKind, Event, Token};
 use crate::process::{Owner, exit_of};
-use crate::sys::process;
+use crate::sys::process::{self, Change};
 use crossbeam_channel::Receiver;
 use log::debug;
+use nix::unistd::Pid;
 use std::time::Duration;
 
 /// The stop timeout of orphans where that of workers is unlimited.
 const LAST_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl EventLoop {
-    /// Reaps every child that has ended: several SIGCHLDs may be merged into one.
+    /// Reaps every child that has ended: several SIGCHLDs may be merged into one. The same way it
+    /// is known that a child was halted, or continued.
     pub(super) fn reap(&mut self) {
-        for (pid, exit) in process::reap() {
+        for (pid, change) in process::changes() {
+            let exit = match change {
+                Change::Ended(exit) => exit,
+                change => {
+                    self.on_halt(pid, change);
+                    continue;
+                }
+            };
             if let Some(verdict) = self.reexec.ended(pid, exit) {
                 self.ctx.processes.hooks.remove(&pid);
                 if let Err(why) = verdict {
@@ -57,6 +66,16 @@ impl EventLoop {
             follow.find_unseen_exits(&mut self.ctx);
         }
         self.orphans.check(self.adoption.as_ref(), &mut self.ctx);
+    }
+
+    /// A child was halted or continued. Of a hook or a check that is no news: its time is limited.
+    fn on_halt(&mut self, pid: Pid, change: Change) {
+        if let Owner::Worker(worker) = self.ctx.processes.owner(pid) {
+            self.ctx.queue(match change {
+                Change::Halted(by) => Event::Halted(worker, Token(by)),
+                _ => Event::Continued(worker),
+            });
+        }
     }
 
     /// Ends every child before we end: hooks, orphans and checks.

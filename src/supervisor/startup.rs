@@ -7,6 +7,7 @@ use super::context::Context;
 use super::control::Control;
 use super::event_loop::EventLoop;
 use super::follow::Follow;
+use super::halts::Halts;
 use super::hangup::Hangup;
 use super::hook_queue::HookQueue;
 use super::hooks::Hooks;
@@ -271,6 +272,7 @@ fn assemble(parts: Parts) -> EventLoop {
         },
         workers: Workers::new(threads.watcher.clone(), parts.capture, parts.directory, watchdog),
         readiness: Readiness::new(parts.waited),
+        halts: Halts::new(),
         orphans: Orphans::new(),
         listening: Listening::new(),
         hooks: Hooks::new(parts.hooks),
@@ -307,6 +309,7 @@ impl EventLoop {
         pending.resolve_reexec(&Reply::done(done));
         self.reap();
         self.find_lost_exits();
+        self.halts.look(&mut self.ctx);
         self.listening.check(repair::Occasion::path_removed(&self.ctx.core), &mut self.ctx);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::event_loop::EventLoop;
 use crate::ack::kind;
+use crate::config::signals;
 use crate::control::protocol::{self, LastUpgrade, Status};
 use crate::control::socket_stats::Snapshot;
 use crate::core::policy::PROBATION_CRASHES;
@@ -23,6 +24,7 @@ impl EventLoop {
             age_ms: now.saturating_sub(shown.since).as_millis() as u64,
             ack: shown.ack.map(|kind| kind::name(kind).into()),
             connections: None,
+            stopped: shown.halted.filter(|by| by.0 > 0).map(|by| signals::name(by.0)),
             status: ctx.processes.get(shown.worker).and_then(|entry| entry.status.clone()),
             startup_soak_ms: ctx
                 .core

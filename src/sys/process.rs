@@ -25,6 +25,29 @@ pub enum Exit {
     Signal(i32),
 }
 
+/// What wait(2) tells of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It has ended, and is reaped.
+    Ended(Exit),
+    /// This signal has halted it, and nobody has continued it since then.
+    Halted(i32),
+    /// SIGCONT has continued it.
+    Continued,
+}
+
+impl Change {
+    fn from_status(status: c_int) -> Self {
+        if libc::WIFSTOPPED(status) {
+            Change::Halted(libc::WSTOPSIG(status))
+        } else if libc::WIFCONTINUED(status) {
+            Change::Continued
+        } else {
+            Change::Ended(Exit::from_status(status))
+        }
+    }
+}
+
 impl Exit {
     fn from_status(status: c_int) -> Self {
         if libc::WIFSIGNALED(status) {
@@ -70,12 +93,19 @@ pub fn become_subreaper() -> nix::Result<()> {
 /// Reaps the children that have ended, one for each item; ends when there is no other (or no child
 /// at all). Never blocks.
 pub fn reap() -> impl Iterator<Item = (Pid, Exit)> {
-    iter::from_fn(|| wait_for(-1, libc::WNOHANG))
+    iter::from_fn(|| wait_for(-1, libc::WNOHANG)).map(|(pid, status)| (pid, Exit::from_status(status)))
+}
+
+/// The same, with the children that were halted or continued: of each the last such change, if
+/// nobody has been told of it.
+pub fn changes() -> impl Iterator<Item = (Pid, Change)> {
+    const ALL: c_int = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED;
+    iter::from_fn(|| wait_for(-1, ALL)).map(|(pid, status)| (pid, Change::from_status(status)))
 }
 
 /// Waits until the child `pid` has ended. None when it is not a child of ours.
 pub fn wait(pid: Pid) -> Option<Exit> {
-    wait_for(pid.as_raw(), 0).map(|(_, exit)| exit)
+    wait_for(pid.as_raw(), 0).map(|(_, status)| Exit::from_status(status))
 }
 
 /// Whether `pid` is a child of ours, also if it has ended and waits to be reaped (waitid(2) with
@@ -87,14 +117,14 @@ pub fn is_child(pid: Pid) -> bool {
 
 /// waitpid(2). Not nix's, which gives an error for a child that a real-time
 /// signal ended, when it has been reaped already.
-fn wait_for(pid: libc::pid_t, flags: c_int) -> Option<(Pid, Exit)> {
+fn wait_for(pid: libc::pid_t, flags: c_int) -> Option<(Pid, c_int)> {
     loop {
         let mut status = 0;
         // SAFETY: the status lives through the call.
         match unsafe { libc::waitpid(pid, &raw mut status, flags) } {
             -1 if Errno::last() == Errno::EINTR => {}
             -1 | 0 => return None,
-            pid => return Some((Pid::from_raw(pid), Exit::from_status(status))),
+            pid => return Some((Pid::from_raw(pid), status)),
         }
     }
 }

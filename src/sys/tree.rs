@@ -200,6 +200,23 @@ pub fn walk(root: Pid, others: &BTreeSet<Pid>) -> impl Iterator<Item = Pid> {
     })
 }
 
+/// What may have halted a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Halt {
+    /// A signal.
+    Signal,
+    /// A signal, or a debugger. strace(1) does so for a moment at each system call.
+    Any,
+}
+
+/// A process that is halted: `root`, or a descendant of it in the same session, without `others`
+/// and their descendants. What has made a session of its own, as a login has, does as it likes.
+pub fn halted(root: Pid, others: &BTreeSet<Pid>, by: Halt) -> Option<Pid> {
+    let session = stat(root)?.session;
+    let is_halted = |stat: Stat| stat.session == session && stat.is_halted(by);
+    walk(root, others).find(|&pid| stat(pid).is_some_and(is_halted))
+}
+
 /// Live children of ours, other than those that are `known`.
 pub fn live_children(supervisor: Pid, known: &[Pid]) -> Vec<Pid> {
     our_children(supervisor).into_iter().filter(|pid| !known.contains(pid) && is_live(*pid)).collect()
@@ -258,6 +275,11 @@ pub struct Stat {
 }
 
 impl Stat {
+    /// Whether it is halted.
+    pub fn is_halted(&self, by: Halt) -> bool {
+        self.state == b'T' || self.state == b't' && by == Halt::Any
+    }
+
     /// Whether it is not a zombie.
     pub fn is_live(&self) -> bool {
         !matches!(self.state, b'Z' | b'X')

@@ -29,6 +29,7 @@ impl Model {
                 // The startup time of the program is still needed once the worker serves.
                 let unknown = listeners && record.stage == ShownStage::Ready && record.startup_time.is_none();
                 ensure!(starts || unknown, "{action:?} of a worker of which all is known");
+                ensure!(record.halt.is_none(), "{action:?} of a worker that is halted");
                 Ok(())
             }
             Action::CheckAlive => {

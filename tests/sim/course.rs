@@ -123,6 +123,10 @@ impl World<'_> {
                 self.schedule(self.now, Scheduled::Act(worker, Act::Heartbeat));
             }
         }
+        let all: Vec<WorkerId> = self.processes.keys().copied().collect();
+        for worker in all {
+            self.schedule(self.now, Scheduled::Act(worker, Act::Continue));
+        }
         // A start that is under way may still run a worker that sends no ack.
         for process in self.processes.values_mut().filter(|process| !process.running) {
             let acks = sufficient_acks(&self.policy, process.successor);

@@ -15,7 +15,11 @@ pub struct Coverage {
 }
 
 /// Each of these must be seen at least once.
-const REQUIRED: [&str; 75] = [
+const REQUIRED: [&str; 79] = [
+    "halted",
+    "continued",
+    "resumed",
+    "upgrade failed: halted",
     "upgrade failed: crashes",
     "waiting checked",
     "waits",
@@ -182,6 +186,12 @@ fn name(action: &Action) -> Option<&'static str> {
             }
             Report::UpgradeFailed { why: Failure::Refused, .. } => "upgrade failed: refused",
             Report::UpgradeFailed { why: Failure::Silent(..), replaced: 0, .. } => "upgrade failed: silent",
+            Report::Halted(..) => "halted",
+            Report::Continued(..) => "continued",
+            Report::Resumed(..) => "resumed",
+            Report::UpgradeFailed {
+                why: Failure::Halted(..), replaced: 0, predecessor_left: false, ..
+            } => "upgrade failed: halted",
             Report::UpgradeFailed { why: Failure::NotSwitched, .. } => "upgrade failed: not switched",
             Report::UpgradeFailed { why: Failure::OwnSocket(_), .. } => "upgrade failed: own socket",
             Report::Drained(..) => "drained",

@@ -11,15 +11,18 @@ impl Model {
     pub fn apply_event(&mut self, event: Event, stops: bool) -> Verdict {
         let now = self.now;
         match event {
+            Event::Request(Request::Suspend) => return self.forget_halts(),
             Event::Request(request) => self.requested(request),
             Event::Spawned(id) => {
                 let ack_by = self.workers.get(&id).and_then(|record| self.ack_by(record));
                 if let Some(record) = self.workers.get_mut(&id).filter(|record| record.in_flight) {
                     record.in_flight = false;
                     record.started = Some(now);
-                    if record.predecessor.is_none() {
-                        record.ack_by = ack_by;
-                    }
+                    record.timer_from = Some(now);
+                    record.ack_by = match record.predecessor {
+                        None => ack_by,
+                        Some(_) => record.ack_by.map(|at| at.max(now + Duration::from_millis(10))),
+                    };
                 }
             }
             Event::SpawnFailed(id, refusal) => {
@@ -96,6 +99,8 @@ impl Model {
             Event::Waits(slot) => self.waits(slot),
             Event::CheckedWaiting => self.waiting_checked(),
             Event::OwnSocket(id) => self.own_socket(id),
+            Event::Halted(id, by) => self.halted(id, by),
+            Event::Continued(id) => return self.continued(id),
             Event::CheckedAlive | Event::Tick => {}
         }
         Ok(())

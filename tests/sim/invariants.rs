@@ -22,6 +22,7 @@ impl Model {
             "it was not said that {:?} has drained",
             self.in_step.drained
         );
+        ensure!(self.in_step.continued.is_none(), "{:?} was not reported", self.in_step.continued);
         ensure!(self.in_step.refused.is_none(), "{:?} was not reported", self.in_step.refused);
         ensure!(
             self.in_step.remains.is_none(),
@@ -265,6 +266,7 @@ impl Model {
             {
                 ensure!(waits(at + timeout), "what {id:?} left has had its time");
             }
+            self.check_halt(record, waits)?;
             ensure!(!self.killing || record.killed || !record.runs(), "{id:?} was not killed");
         }
         Ok(())

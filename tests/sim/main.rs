@@ -11,6 +11,7 @@ mod actions;
 mod course;
 mod coverage;
 mod facts;
+mod halts;
 mod invariants;
 mod model;
 mod policies;

@@ -17,6 +17,7 @@
 //! | S13 | ticks that are lost or late; a tick right after a step changes nothing; no deadline in the past |
 //! | S15 | `crash`, `invariants`: pauses, and no pause before an upgrade |
 //! | workers that bind their own sockets | `steering` |
+//! | workers that a signal has halted | `halts` |
 //! | releases that fail after they went live; what replacements have to be seen doing | `probation` |
 //! | S16 | `world`: now and then the supervisor is serialized and restored |
 //! | L1, L2, L3, L5 | `check_quiescent`, and one generation for each kept request |
@@ -144,6 +145,8 @@ pub struct InStep {
     pub drained: Option<WorkerId>,
     /// A probation that was replaced by another.
     pub past: Option<Probation>,
+    /// The worker that was reported as halted and has been continued, and since when.
+    pub continued: Option<(WorkerId, Duration)>,
     /// Generations that cannot be started again as they were.
     pub forgotten: BTreeSet<Generation>,
 }
@@ -384,6 +387,7 @@ pub fn ending(failure: Failure) -> Ending {
         Failure::NoAck(worker, after) => Ending::NoAck(worker, after),
         Failure::NotStarted(worker, refusal) => Ending::NotStarted(worker, refusal),
         Failure::Silent(worker, after) => Ending::Silent(worker, after),
+        Failure::Halted(worker, by) => Ending::Halted(worker, by),
         Failure::Crashes(worker, _) => Ending::Worker(worker, Exit::Unseen),
         Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,
         Failure::Refused | Failure::NotSwitched | Failure::OwnSocket(_) => Ending::Stopped,

@@ -126,7 +126,11 @@ impl Model {
     fn timer_length(&self, record: &WorkerRecord) -> Option<Duration> {
         let readiness = &self.policy.readiness;
         let named = readiness.kinds.contains(&graceful_run::core::event::AckKind::Timer);
-        readiness.timer.filter(|_| named || record.known == Strength::Nothing)
+        let timer = readiness.timer.filter(|_| named || record.known == Strength::Nothing);
+        // It begins anew when the worker is continued.
+        let later =
+            record.timer_from.zip(record.started).map_or(Duration::ZERO, |(from, started)| from - started);
+        timer.map(|timer| timer + later)
     }
 
     /// Checks that a worker that has to be seen waiting and was not is reported in time.
@@ -135,7 +139,8 @@ impl Model {
         if let Some(started) =
             record.started.filter(|_| self.must_see_accepting() && has_to && record.predecessor.is_none())
         {
-            let reported = record.unseen || record.listens || waits(started + UNSEEN);
+            let halted = record.halt.is_some();
+            let reported = record.unseen || record.listens || halted || waits(started + UNSEEN);
             ensure!(reported, "{:?} was not reported as unseen", record.id);
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use crate::script::{Act, Remains, Script};
 use crate::world::{Process, Scheduled, World};
-use graceful_run::core::event::{AckKind, Action, Event, Exit, Generation, Slot, WorkerId};
+use graceful_run::core::event::{AckKind, Action, Event, Exit, Generation, Request, Slot, WorkerId};
 use std::time::Duration;
 
 impl World<'_> {
@@ -22,6 +22,7 @@ impl World<'_> {
                     dead: None,
                     exit_delivered: false,
                     remains: false,
+                    halted: None,
                     successor: true,
                     drain_checks: 0,
                 };
@@ -52,6 +53,7 @@ impl World<'_> {
                 self.schedule(at, Scheduled::Deliver(Event::CheckedWaiting));
             }
             Action::Stop(worker) | Action::StopUnready(worker) => {
+                self.schedule(self.now, Scheduled::Act(worker, Act::Continue));
                 let Some(process) = self.processes.get_mut(&worker) else { return };
                 if let Some((after, exit)) = process.script.on_stop {
                     self.schedule(self.now + after, Scheduled::Act(worker, Act::Exit(exit)));
@@ -78,12 +80,13 @@ impl World<'_> {
                 self.schedule(at, Scheduled::Deliver(Event::Switched(to, done)));
             }
             Action::CheckDrained(worker) => self.answer_drain_check(worker),
+            Action::Resume(worker) => self.schedule(self.now, Scheduled::Act(worker, Act::Continue)),
+            // Whoever continues us has us continue the workers.
+            Action::SuspendSelf => self.schedule(self.now, Scheduled::Request(Request::Resume)),
             Action::DrainRemains(_)
             | Action::Forget(_)
             | Action::Forward(..)
             | Action::Suspend(_)
-            | Action::Resume(_)
-            | Action::SuspendSelf
             | Action::Report(_)
             | Action::Exit(_) => {}
         }
@@ -120,6 +123,7 @@ impl World<'_> {
             dead: None,
             exit_delivered: false,
             remains: false,
+            halted: None,
             successor: false,
             drain_checks: 0,
         };
@@ -149,6 +153,7 @@ impl World<'_> {
             dead: None,
             exit_delivered: false,
             remains: false,
+            halted: None,
             successor: true,
             drain_checks: 0,
         };

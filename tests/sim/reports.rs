@@ -199,6 +199,11 @@ impl Model {
                 }
             }
             Report::NoAck(id, after) => return self.no_ack(id, after),
+            Report::Halted(id, by) => return self.halt_reported(id, by),
+            Report::Resumed(id, by) => return self.resumed(id, by),
+            Report::Continued(id, after) => {
+                ensure!(self.in_step.continued.take() == Some((id, after)), "{report:?} out of place");
+            }
             Report::Gone { worker, stop_sent, ready, remains, .. } => {
                 let record = self.workers.get(&worker).filter(|_| self.in_step.exited == Some(worker));
                 let record = record.ok_or(format!("{report:?} unasked"))?;
@@ -271,7 +276,10 @@ impl Model {
         );
         ensure!(started + after == now, "{id:?} is ready after {after:?}");
         if kind == AckKind::Timer {
-            let waited = timer.is_some_and(|timer| started + timer <= now);
+            let from = record.timer_from.filter(|_| record.halt.is_none());
+            let waited = timer.zip(from).is_some_and(|(timer, from)| from + timer <= now);
+            // It passed before the worker was halted, and waits for the listeners.
+            let waited = waited || record.pending_ack == Some(AckKind::Timer);
             ensure!(waited, "{id:?} is ready by a timer that has not passed");
             ensure!(
                 (named || record.known == Strength::Nothing) && record.predecessor.is_none(),
@@ -297,7 +305,9 @@ impl Model {
         ensure!(record.stage == ShownStage::Starting, "{id:?} was not waited for");
         ensure!(record.ack_by.is_some_and(|at| at <= now), "{id:?} is given up before its time");
         let (known, successor) = (record.known, record.predecessor.is_some());
+        let halted = record.halt.is_some();
         let then = match successor {
+            _ if halted => OnAckTimeout::Abort,
             true if awaited => OnAckTimeout::Abort,
             true => self.policy.on_ack_timeout.unwrap_or(OnAckTimeout::Abort),
             false => self.after_ack_timeout(known),

@@ -80,8 +80,9 @@ impl Model {
                 Some(adopt) if record.ack == Some(AckKind::Listen) => adopt.soak,
                 _ => self.policy.soak.max(least),
             };
-            let soaked =
-                record.ready.is_some_and(|ready| ready + soak <= self.now) && self.has_lived(record, to);
+            let soaked = record.ready.is_some_and(|ready| ready.max(record.soaks_from) + soak <= self.now)
+                && self.has_lived(record, to);
+            ensure!(record.halt.is_none(), "{:?} is halted", record.id);
             ensure!(soaked, "{:?} has not soaked", record.id);
         }
         Ok(())

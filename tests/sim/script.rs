@@ -38,6 +38,10 @@ pub enum Act {
     HandOver,
     /// It listens with a socket of its own on an address of ours.
     OwnSocket,
+    /// A signal halts it.
+    Halt,
+    /// It is continued.
+    Continue,
 }
 
 /// Processes that outlive the worker that started them.
@@ -155,6 +159,13 @@ fn acts(rng: &mut Rng, policy: &Policy) -> Vec<(Duration, Act)> {
     }
     for _ in 0..rng.below(8).saturating_sub(5) {
         acts.push((rng.moment(), Act::Extend(rng.ms(&[100, 1000, 5000, 60_000]))));
+    }
+    if rng.chance(20) {
+        let at = rng.moment();
+        acts.push((at, Act::Halt));
+        if rng.chance(60) {
+            acts.push((at + rng.moment(), Act::Continue));
+        }
     }
     if policy.follow && rng.chance(30) {
         acts.push((rng.moment(), Act::HandOver));

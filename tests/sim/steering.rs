@@ -61,8 +61,9 @@ impl Model {
             let new = self.workers.values().filter(batch).filter(|record| record.generation == upgrade.to);
             new.filter(|record| record.ready.is_some()).any(|record| !self.has_lived(record, upgrade.to))
         });
+        let is_halted = self.is_batch_halted();
         let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
-        if late && upgrade.switch == Switch::Not {
+        if (late || is_halted) && upgrade.switch == Switch::Not {
             // There is another check once they have lived long enough.
             upgrade.liveness_requested = false;
             return Ok(());
@@ -87,7 +88,7 @@ impl Model {
             return Ok(());
         }
         upgrade.switch = Switch::Done;
-        if stops { Ok(()) } else { self.commit() }
+        if stops || self.is_batch_halted() { Ok(()) } else { self.commit() }
     }
 
     /// To the new generation after the liveness check, or back from one that has failed.
@@ -179,7 +180,7 @@ impl Model {
             "{id:?} is ready by {kind:?} and does not listen"
         );
         if kind == AckKind::Listen {
-            let settled = record.listening_ready_at.is_some_and(|at| at <= now);
+            let settled = record.listening_ready_at.is_some_and(|at| at <= now) && record.halt.is_none();
             ensure!(
                 settled,
                 "{id:?} is ready because it listens, and has to wait until {:?}",
@@ -198,7 +199,8 @@ impl Model {
         let counts = readiness.kinds.contains(&AckKind::Timer) || record.known == Strength::Nothing;
         let timer = readiness.timer.filter(|_| counts && record.predecessor.is_none());
         let no_ack = record.pending_ack.is_none() || record.must_accept;
-        timer.zip(record.started.filter(|_| no_ack)).map(|(timer, started)| started + timer)
+        let runs = no_ack && record.halt.is_none();
+        timer.zip(record.timer_from.filter(|_| runs)).map(|(timer, from)| from + timer)
     }
 
     /// A timer that has passed counts as the ack of a worker that does not listen yet.
@@ -216,7 +218,11 @@ impl Model {
     /// Checks that nothing that a starting worker has done makes it ready yet.
     pub fn check_listening(&self, record: &WorkerRecord, waits: impl Fn(Time) -> bool) -> Verdict {
         let id = record.id;
-        ensure!(record.listening_ready_at.is_none_or(&waits), "{id:?} has listened for long enough");
+        let halted = record.halt.is_some();
+        ensure!(
+            halted || record.listening_ready_at.is_none_or(&waits),
+            "{id:?} has listened for long enough"
+        );
         ensure!(
             !record.listens || record.pending_ack.is_none(),
             "{id:?} listens and has acked {:?}",

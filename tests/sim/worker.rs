@@ -1,5 +1,6 @@
 //! The model of one worker, from events and actions alone.
 
+use crate::halts::Halt;
 use crate::steering::{Draining, LISTEN_GRACE};
 use graceful_run::core::ShownStage;
 use graceful_run::core::event::{AckKind, Generation, LaunchSource, Slot, Time, WorkerId};
@@ -58,6 +59,12 @@ pub struct WorkerRecord {
     pub predecessor: Option<WorkerId>,
     /// It has handed over to a successor, and ends by itself.
     pub handed_over: bool,
+    /// A signal has halted it.
+    pub halt: Option<Halt>,
+    /// The moment from which its timer counts: its start, or when it was continued.
+    pub timer_from: Option<Time>,
+    /// When it was continued last: its soak begins then.
+    pub soaks_from: Time,
     /// The stage shown after the last step.
     pub stage: ShownStage,
 }
@@ -103,6 +110,9 @@ impl WorkerRecord {
             unseen: false,
             predecessor: None,
             handed_over: false,
+            halt: None,
+            timer_from: None,
+            soaks_from: Time::ZERO,
             stage: ShownStage::Starting,
         }
     }

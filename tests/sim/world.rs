@@ -11,7 +11,9 @@ use crate::rng::Rng;
 use crate::script::{Act, Remains, Script, refusal};
 use crate::transitions::Snapshot;
 use graceful_run::core::Supervisor;
-use graceful_run::core::event::{AckKind, Action, Event, Exit, Generation, Refusal, Request, Time, WorkerId};
+use graceful_run::core::event::{
+    AckKind, Action, Event, Exit, Generation, Refusal, Request, Time, Token, WorkerId,
+};
 use graceful_run::core::policy::Policy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -41,6 +43,8 @@ pub struct Process {
     pub dead: Option<Exit>,
     pub exit_delivered: bool,
     pub remains: bool,
+    /// A signal has halted it; what it would have done since then.
+    pub halted: Option<Vec<Act>>,
     /// Another worker has started it, or may have.
     pub successor: bool,
     /// How many drain checks there were.
@@ -247,7 +251,27 @@ impl<'a> World<'a> {
         if !process.running || process.dead.is_some() {
             return;
         }
+        let killed = matches!(act, Act::Exit(Exit::Signal(9)));
+        match &mut process.halted {
+            Some(waiting) if !killed && !matches!(act, Act::Halt | Act::Continue) => {
+                return waiting.push(act);
+            }
+            _ => {}
+        }
         let event = match act {
+            Act::Halt if self.faultless || process.halted.is_some() => return,
+            Act::Halt => {
+                process.halted = Some(Vec::new());
+                return self.schedule(self.now, Scheduled::Deliver(Event::Halted(worker, Token(19))));
+            }
+            Act::Continue => {
+                let Some(waiting) = process.halted.take() else { return };
+                self.schedule(self.now, Scheduled::Deliver(Event::Continued(worker)));
+                for act in waiting {
+                    self.schedule(self.now, Scheduled::Act(worker, act));
+                }
+                return;
+            }
             Act::Ack(kind) => Event::Ack(worker, kind),
             Act::Extend(by) => Event::Extend(worker, by),
             Act::OwnSocket => Event::OwnSocket(worker),

@@ -7,7 +7,8 @@ use super::reason::undo_reason;
 use super::words::{WorkerName, exit_text, ms, request_name};
 use crate::ack::kind;
 use crate::config::Config;
-use crate::core::event::{Failure, Report, WorkerId};
+use crate::config::signals;
+use crate::core::event::{Failure, Report, Token, WorkerId};
 use crate::process::ProcessTable;
 use serde_json::{Map, Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -93,6 +94,9 @@ fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'st
         }
         Report::NoAck(id, after) => ("no-ack", with(id, json!({"after_ms": ms(after)}))),
         Report::Silent(id, after) => ("silent", with(id, json!({"after_ms": ms(after)}))),
+        Report::Halted(id, by) => ("halted", with(id, json!({"signal": halt_signal(by)}))),
+        Report::Continued(id, after) => ("continued", with(id, json!({"after_ms": ms(after)}))),
+        Report::Resumed(id, by) => ("resumed", with(id, json!({"signal": halt_signal(by)}))),
         Report::Killed(id, after) => ("killed", with(id, json!({"after_ms": ms(after)}))),
         Report::Gone { worker, exit, age, stop_sent, ready, remains } => (
             "gone",
@@ -117,6 +121,11 @@ fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'st
 /// `failed`, or `superseded` by another upgrade.
 pub fn result_of(why: Failure) -> &'static str {
     if why == Failure::Superseded { "superseded" } else { "failed" }
+}
+
+/// The name of the signal that has halted a worker, where it is known.
+fn halt_signal(by: Token) -> Option<String> {
+    (by.0 > 0).then(|| signals::name(by.0))
 }
 
 fn worker(id: WorkerId, processes: &ProcessTable) -> Value {

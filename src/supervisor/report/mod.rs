@@ -6,7 +6,7 @@ mod reason;
 mod words;
 
 pub use reason::{failure_reason, rollback_failure, rollback_reason, undo_reason};
-pub use words::{UNSEEN, WAITS, duration_text, exit_text};
+pub use words::{UNSEEN, WAITS, duration_text, exit_text, halt_text};
 
 use crate::ack::kind as ack_kind;
 use crate::config::Config;
@@ -14,9 +14,10 @@ use crate::core::event::{AckKind, Ending, Exit, Failure, Refusal, Report, Worker
 use crate::process::ProcessTable;
 use crate::profiles;
 use log::{Level, debug, info, log, warn};
+use nix::unistd::Pid;
 use reason::{in_brackets, unmet_text, with_hint};
 use std::time::Duration;
-use words::{WorkerName, ms, request_name};
+use words::{WorkerName, halt_cure, ms, request_name};
 
 /// Writes one log line. The `config` decides what happens to the old generation, and what
 /// is suggested; `served` says whether any generation has ever served.
@@ -124,6 +125,20 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
             let worker = of(id);
             warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: silent for {}, it is replaced (--worker-watchdog)", duration_text(after));
         }
+        Report::Halted(id, by) => {
+            let worker = of(id);
+            let process = processes.get(id).and_then(|entry| entry.halted).map_or(worker.pid, Pid::as_raw);
+            let cure = halt_cure(process, by, config.worker.foreground_tty);
+            warn!(generation = worker.generation.0, pid = worker.pid; "{worker} {}, and serves nobody until it is continued ({cure})", halt_text(id, by, processes));
+        }
+        Report::Continued(id, after) => {
+            let worker = of(id);
+            info!(generation = worker.generation.0, pid = worker.pid; "{worker} goes on, after it was stopped for {}", duration_text(after));
+        }
+        Report::Resumed(id, by) => {
+            let worker = of(id);
+            info!(generation = worker.generation.0, pid = worker.pid; "{worker} {}, and is continued, so that it can leave", halt_text(id, by, processes));
+        }
         Report::Killed(id, after) => {
             let worker = of(id);
             warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed, {} after it was asked to stop", duration_text(after));
@@ -226,6 +241,11 @@ pub fn last_line(
                 of(id).command,
                 duration_text(after)
             );
+            (124, Some(line))
+        }
+        Ending::Halted(id, by) => {
+            let line =
+                format!("cannot keep '{}' running: it {}", of(id).command, halt_text(id, by, processes));
             (124, Some(line))
         }
         Ending::NotStarted(id, refusal) => {

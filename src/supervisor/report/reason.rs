@@ -1,7 +1,7 @@
 //! Why upgrades were undone, generations rolled back, and workers not ready: the texts for the
 //! log, the status and the clients.
 
-use super::words::{UNSEEN, WorkerName, duration_text, exit_text};
+use super::words::{UNSEEN, WorkerName, duration_text, exit_text, halt_text};
 use crate::config::Config;
 use crate::config::signals;
 use crate::core::event::{Exit, Failure, Generation, Report, WorkerId};
@@ -105,6 +105,13 @@ pub fn failure_reason(why: Failure, predecessor_left: bool, held: bool, processe
         Failure::NotStarted(worker, _) => WorkerName::new(worker, processes).refused,
         Failure::Silent(worker, after) => {
             format!("worker pid {} was silent for {} (--worker-watchdog)", pid(worker), duration_text(after))
+        }
+        Failure::Halted(worker, by) => {
+            format!(
+                "worker pid {} {}, and had replaced nobody",
+                pid(worker),
+                halt_text(worker, by, processes)
+            )
         }
         Failure::Stopped => "a stop came in between".into(),
         Failure::Superseded => "another was asked for in its stead".into(),

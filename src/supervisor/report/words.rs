@@ -2,8 +2,9 @@
 //! and the reasons have in common.
 
 use crate::config::signals;
-use crate::core::event::{Exit, Generation, Request, WorkerId};
+use crate::core::event::{Exit, Generation, Request, Token, WorkerId};
 use crate::process::ProcessTable;
+use crate::sys::tree;
 use std::time::Duration;
 
 /// Begins the reason why a worker is not ready that has to be seen waiting on its listeners.
@@ -55,6 +56,34 @@ pub fn exit_text(exit: Exit) -> String {
         }
         Exit::Unseen => "ended (its exit status went to its parent)".into(),
     }
+}
+
+/// That a signal has halted a worker, as the predicate of a sentence. `by` is 0 where it is not
+/// known; then it may be another process of the worker.
+pub fn halt_text(id: WorkerId, by: Token, processes: &ProcessTable) -> String {
+    let process = processes.get(id).and_then(|entry| entry.halted);
+    match (by.0, process) {
+        (0, Some(pid)) => format!("has a process that is stopped, pid {pid} ({})", tree::name(pid)),
+        (0, None) => "is stopped, by a signal or a debugger".into(),
+        (by, _) => format!("is stopped by signal {by} ({})", signals::name(by)),
+    }
+}
+
+/// How a worker that this signal has halted is continued, or does not get it again.
+pub fn halt_cure(pid: i32, by: Token, foreground_tty: bool) -> String {
+    let again = match (by.0, foreground_tty) {
+        (libc::SIGTTIN, false) => {
+            "it reads its terminal from the background: start graceful-run with </dev/null, or with --foreground-tty"
+        }
+        (libc::SIGTTOU, false) => {
+            "it writes to its terminal, or sets it, from the background: start graceful-run with --foreground-tty, or without a terminal"
+        }
+        (libc::SIGTTIN | libc::SIGTTOU, true) => {
+            "graceful-run is in the background itself: fg, or start it without a terminal"
+        }
+        _ => return format!("kill -CONT {pid}"),
+    };
+    again.into()
 }
 
 pub(super) fn request_name(request: Request) -> &'static str {
