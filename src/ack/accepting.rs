@@ -47,6 +47,16 @@ pub fn not_waited_on(worker: Pid, inodes: &BTreeSet<u64>) -> BTreeSet<u64> {
     missing
 }
 
+/// Whether one of `pids`, each without its descendants, waits on one of these socket inodes.
+pub fn is_any_awaited(pids: &[Pid], inodes: &BTreeSet<u64>) -> bool {
+    let mut missing = inodes.clone();
+    for &pid in pids {
+        remove_epolled(pid, &mut missing);
+        remove_waited_on(pid, &mut missing);
+    }
+    missing.len() < inodes.len()
+}
+
 /// Whether the worker waits on each of these listeners, or has accepted connections of it: a
 /// worker that is always busy is never seen waiting. A TCP listener comes with its port.
 pub fn is_serving(worker: Pid, listeners: &[(u64, Option<u16>)]) -> bool {

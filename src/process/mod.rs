@@ -6,7 +6,7 @@ mod orphans;
 mod saved;
 mod table;
 
-pub use entry::{Predecessor, Process};
+pub use entry::{Predecessor, Process, Server};
 pub use saved::Saved;
 pub use table::{Owner, ProcessTable};
 

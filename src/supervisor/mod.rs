@@ -38,6 +38,7 @@ mod hooks;
 mod inputs;
 mod launcher;
 mod listening;
+mod master;
 mod messages;
 mod orphans;
 mod pending;

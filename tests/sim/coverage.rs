@@ -15,7 +15,7 @@ pub struct Coverage {
 }
 
 /// Each of these must be seen at least once.
-const REQUIRED: [&str; 74] = [
+const REQUIRED: [&str; 75] = [
     "upgrade failed: crashes",
     "waiting checked",
     "waits",
@@ -64,6 +64,7 @@ const REQUIRED: [&str; 74] = [
     "upgrade failed: predecessor left",
     "handover requested",
     "successor taken",
+    "master kept",
     "handed over",
     "upgrade failed half-way",
     "upgrade kept",
@@ -152,6 +153,7 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::Forward(..) => "forward",
         Action::RequestHandover { .. } => "handover requested",
         Action::TakeSuccessor { .. } => "successor taken",
+        Action::KeepMaster { .. } => "master kept",
         Action::Suspend(_) => "suspend",
         Action::Probe(_) => "probe",
         Action::Exit(Ending::Stopped) => "ended: stopped",

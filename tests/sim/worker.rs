@@ -58,6 +58,8 @@ pub struct WorkerRecord {
     pub predecessor: Option<WorkerId>,
     /// It has handed over to a successor, and ends by itself.
     pub handed_over: bool,
+    /// It is the master of its successor, and its process stays as that of the successor.
+    pub stays_master: bool,
     /// The stage shown after the last step.
     pub stage: ShownStage,
 }
@@ -103,6 +105,7 @@ impl WorkerRecord {
             unseen: false,
             predecessor: None,
             handed_over: false,
+            stays_master: false,
             stage: ShownStage::Starting,
         }
     }
