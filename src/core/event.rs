@@ -38,6 +38,9 @@ pub enum Event {
     /// the one that an upgrade waits for, or else to one that is now known by
     /// [`Action::TakeSuccessor`].
     HandedOver(WorkerId),
+    /// The worker is the master of the successor that an upgrade waits for: it restarts its own
+    /// server, and stays.
+    StaysMaster(WorkerId),
     /// The pre-upgrade hook of this generation has ended; `false`: it refused.
     PreUpgraded(Generation, bool),
     /// The pre-stop hook of the worker has ended, in whatever way.
@@ -112,6 +115,14 @@ pub enum Action {
         generation: Generation,
         /// Its slot.
         slot: Slot,
+    },
+    /// The process of `predecessor` stays as the master of `worker`, and is the process of that worker
+    /// from now on.
+    KeepMaster {
+        /// The successor.
+        worker: WorkerId,
+        /// The worker that started it, which is forgotten.
+        predecessor: WorkerId,
     },
     /// Check whether the worker can be seen to be ready; answer `Ack` if it can.
     Probe(WorkerId),

@@ -28,6 +28,11 @@ impl Supervisor {
                 }
             }
             Event::HandedOver(worker) => self.handed_over(worker, now),
+            Event::StaysMaster(worker) => {
+                if let Some(worker) = self.workers.get_mut(&worker).filter(|_| self.policy.follow) {
+                    worker.stays_master = worker.ready_since().is_some();
+                }
+            }
             Event::PreUpgraded(to, allowed) => self.pre_upgraded(to, allowed),
             Event::PreStopped(worker) => {
                 if let Some(worker) = self.workers.get_mut(&worker)

@@ -59,6 +59,9 @@ impl Supervisor {
         now: Time,
     ) {
         let worker = self.next_worker();
+        if let Some(predecessor) = self.workers.get_mut(&predecessor) {
+            predecessor.stays_master = false;
+        }
         self.workers.insert(worker, Worker::awaited(generation, slot, predecessor, &self.policy, now));
         self.kept_generations.insert(generation);
         self.actions.push(Action::RequestHandover { worker, predecessor, generation, slot });
@@ -245,9 +248,22 @@ impl Supervisor {
                 self.learn(id);
             }
             for id in self.occupants(|worker| worker.slot == slot && worker.generation != to) {
-                self.drain(id, now);
+                match self.successor(id) {
+                    Some(successor) if self.is_kept_as_master(id) => self.keep_master(id, successor),
+                    _ => self.drain(id, now),
+                }
             }
         }
+    }
+
+    fn is_kept_as_master(&self, id: WorkerId) -> bool {
+        self.workers.get(&id).is_some_and(|worker| worker.stays_master && !worker.handed_over)
+    }
+
+    /// The process of `predecessor` stays, as that of its successor.
+    fn keep_master(&mut self, predecessor: WorkerId, worker: WorkerId) {
+        self.workers.remove(&predecessor);
+        self.actions.push(Action::KeepMaster { worker, predecessor });
     }
 
     /// The upgrade is over: every slot is replaced, or it has failed and is undone.

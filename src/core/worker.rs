@@ -38,6 +38,9 @@ pub struct Worker {
     /// It has given its listeners to a successor and leaves by itself: a stop
     /// signal would be the second of its life.
     pub handed_over: bool,
+    /// It is the master of its successor, and its process stays when that one serves.
+    #[serde(default)]
+    pub stays_master: bool,
     /// The pre-stop hook, which comes before the stop signal.
     pub pre_stop: Query,
     /// When it last sent a heartbeat, or became ready.
@@ -167,6 +170,7 @@ impl Worker {
             source,
             predecessor: None,
             handed_over: false,
+            stays_master: false,
             pre_stop: Query::Due,
             last_heartbeat: now,
             listening: false,

@@ -2,8 +2,10 @@
 
 use super::symptom::Symptom;
 use crate::core::event::{Generation, Slot, WorkerId};
+use crate::sys::process::serde_pid;
 use crate::sys::tree::{self, Family};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
@@ -43,6 +45,21 @@ pub struct Predecessor {
     pub worker: WorkerId,
     /// Processes that existed before it was asked to.
     pub before: BTreeSet<Pid>,
+}
+
+/// A process below a worker that has executed a program of its own, and was seen to serve.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Server {
+    /// The process.
+    #[serde(with = "serde_pid")]
+    pub pid: Pid,
+    /// Its parent.
+    #[serde(with = "serde_pid")]
+    pub parent: Pid,
+    /// How many programs below its own the one is that waits on the listeners.
+    pub depth: u32,
+    /// Whether its parent seemed to wait on them as well.
+    pub parent_serves: bool,
 }
 
 /// The process of a worker, and what belongs to it.
@@ -96,6 +113,8 @@ pub struct Process {
     pub waited: BTreeSet<u64>,
     /// The process that took over from it, until that one has an entry.
     pub successor: Option<Pid>,
+    /// With `--follow`: the processes below it that served by a program of their own.
+    pub servers: Vec<Server>,
 }
 
 impl Entry {
@@ -131,6 +150,7 @@ impl Process {
             listening: BTreeSet::new(),
             waited: BTreeSet::new(),
             successor: None,
+            servers: Vec::new(),
         }
     }
 

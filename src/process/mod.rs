@@ -7,7 +7,7 @@ mod saved;
 mod symptom;
 mod table;
 
-pub use entry::{Entry, Predecessor, Process};
+pub use entry::{Entry, Predecessor, Process, Server};
 pub use saved::Saved;
 pub use symptom::{Symptom, symptom};
 pub use table::{Owner, ProcessTable};

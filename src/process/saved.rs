@@ -1,6 +1,6 @@
 //! The process table across an execve(2): workers stay our children, with the same process ids.
 
-use super::entry::{Entry, Predecessor, Process};
+use super::entry::{Entry, Predecessor, Process, Server};
 use super::table::ProcessTable;
 use crate::core::event::{Generation, Slot, Time, WorkerId};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
@@ -63,6 +63,8 @@ struct SavedProcess {
     listening: BTreeSet<u64>,
     waited: BTreeSet<u64>,
     successor: Option<i32>,
+    #[serde(default)]
+    servers: Vec<Server>,
 }
 
 fn numbers<'a>(pids: impl IntoIterator<Item = &'a Pid>) -> Vec<i32> {
@@ -183,6 +185,7 @@ fn save_process(process: &Process, transfer: &mut FdTransfer) -> io::Result<Save
         listening: process.listening.clone(),
         waited: process.waited.clone(),
         successor: process.successor.map(Pid::as_raw),
+        servers: process.servers.clone(),
     })
 }
 
@@ -210,5 +213,6 @@ fn restore_process(saved: SavedProcess, fds: &mut InheritedFds) -> Process {
         listening: saved.listening,
         waited: saved.waited,
         successor: saved.successor.map(Pid::from_raw),
+        servers: saved.servers,
     }
 }

@@ -30,6 +30,11 @@ impl EventLoop {
                     follow.take_successor(worker, predecessor, generation, slot, ctx);
                 }
             }
+            Action::KeepMaster { worker, predecessor } => {
+                if let Some(follow) = &self.follow {
+                    follow.keep_master(worker, predecessor, ctx);
+                }
+            }
             Action::Probe(id) => self.probe(id),
             Action::Switch(to) => self.switch(to),
             Action::CheckDrained(id) => match &mut self.adoption {

@@ -12,6 +12,7 @@
 //! may be its child: then its end is polled for, and its exit status is unknown.
 
 use super::context::Context;
+use super::master::{is_master_of, servers};
 use super::successor::{
     Candidate, accepts, await_takeover, candidate, candidates, living_tree, successor_of,
 };
@@ -19,7 +20,7 @@ use crate::ack::accepting;
 use crate::config::signals;
 use crate::core::ShownStage;
 use crate::core::event::{AckKind, Event, Exit, Generation, Report, Slot, WorkerId};
-use crate::process::{Predecessor, Process};
+use crate::process::{Predecessor, Process, Server};
 use crate::sys::tree::{self, Family};
 use crate::sys::{listeners, process};
 use log::{info, warn};
@@ -200,6 +201,10 @@ impl Follow {
                 }
             };
             let Some(pid) = found else { continue };
+            if is_master_of(id, pid, ctx) {
+                ctx.queue(Event::StaysMaster(id));
+                continue;
+            }
             let theirs: Vec<Pid> = std::iter::once(pid).chain(tree::descendants(pid)).collect();
             let own: Vec<Pid> =
                 ctx.processes.own_tree(id).into_iter().filter(|pid| !theirs.contains(pid)).collect();
@@ -258,9 +263,33 @@ impl Follow {
     /// Notes which sockets a worker listens on: once it has ended, `/proc` does not show them.
     fn remember_listeners(&self, id: WorkerId, ctx: &mut Context) {
         let held = listeners::listening_sockets(&ctx.processes.own_tree(id));
-        let process = ctx.processes.process_mut(id);
-        if let Some(process) = process.filter(|_| !held.is_empty()) {
+        let servers = servers(id, ctx);
+        if let Some(process) = ctx.processes.process_mut(id).filter(|_| !held.is_empty()) {
             process.listening = held;
+            // One that is busy may not be seen to serve this time.
+            let lives = |old: &Server| tree::parent(old.pid) == Some(old.parent);
+            process.servers.retain(|old| lives(old) && servers.iter().all(|new| new.pid != old.pid));
+            process.servers.extend(servers);
+        }
+    }
+
+    /// The process of `predecessor` stays, and is the process of `id` from now on.
+    pub(super) fn keep_master(&self, id: WorkerId, predecessor: WorkerId, ctx: &mut Context) {
+        let process = ctx.processes.get_mut(predecessor).and_then(|entry| entry.process.take());
+        let (Some(mut process), Some(entry)) = (process, ctx.processes.get_mut(id)) else { return };
+        let pid = process.pid;
+        process.leads_group = tree::stat(pid).is_some_and(|stat| stat.group == pid);
+        process.owns_until = None;
+        let server = entry.process.as_ref().map(|server| server.pid);
+        let before =
+            process.servers.iter().find(|before| server.and_then(tree::parent) == Some(before.parent));
+        let next = before.zip(server).map(|(&before, pid)| Server { pid, ..before });
+        process.servers.extend(next);
+        entry.process = Some(process);
+        entry.predecessor = None;
+        let generation = entry.generation;
+        if let Some(server) = server {
+            info!(generation = generation.0, pid = pid.as_raw(); "{generation}: pid {pid} stays, as the master of pid {server}");
         }
     }
 

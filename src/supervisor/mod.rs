@@ -46,6 +46,7 @@ mod inputs;
 mod interrupts;
 mod launcher;
 mod listening;
+mod master;
 mod messages;
 mod orphans;
 mod pending;

@@ -1035,6 +1035,24 @@ fn a_followed_worker_starts_its_successor_and_is_asked_to_stop() {
 }
 
 #[test]
+fn a_master_stays_as_the_process_of_its_successor() {
+    let mut case = followed();
+    case.request(Request::Upgrade);
+    seen(&mut case, 2);
+    case.deliver(Event::StaysMaster(WorkerId(1)));
+    case.wait(500);
+    assert!(case.did(Action::KeepMaster { worker: WorkerId(2), predecessor: WorkerId(1) }));
+    assert!(!case.stopped(1) && case.core.workers().count() == 1);
+    assert_eq!(case.core.generation(), Generation(2));
+    // It may be no master of the next one.
+    case.request(Request::Upgrade);
+    case.wait(500);
+    seen(&mut case, 3);
+    case.wait(500);
+    assert!(case.stopped(2) && case.core.generation() == Generation(3));
+}
+
+#[test]
 fn a_worker_that_hands_over_gets_no_signal_and_has_not_crashed() {
     let mut case = followed();
     case.request(Request::Upgrade);

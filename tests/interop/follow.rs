@@ -28,6 +28,8 @@ type Outcome = Result<u32, Failure>;
 struct Server {
     name: &'static str,
     program: &'static str,
+    /// At which it starts its successor.
+    signal: &'static str,
     options: &'static [&'static str],
     arguments: fn(SocketAddr, &Path) -> Vec<OsString>,
 }
@@ -38,7 +40,12 @@ fn follow_under_load(server: &Server) {
     let address: SocketAddr = format!("{}:5001", host_of_our_own()).parse().expect("an address");
     let arguments = (server.arguments)(address, directory.path());
     let mut wrapper = Wrapper::start(directory.path(), |command| {
-        command.args(["--follow", "USR2"]).args(server.options).arg("--").arg(&program).args(&arguments);
+        command
+            .args(["--follow", server.signal])
+            .args(server.options)
+            .arg("--")
+            .arg(&program)
+            .args(&arguments);
         command.env("PATH", path()).env("PYTHONPATH", servers()).env("PYTHONDONTWRITEBYTECODE", "1");
     });
     let supervisor = wrapper.pid();
@@ -154,6 +161,7 @@ fn grace() {
     follow_under_load(&Server {
         name: "grace",
         program: "go-follow",
+        signal: "USR2",
         options: &[],
         arguments: |address, _| vec![address.to_string().into()],
     });
@@ -165,6 +173,7 @@ fn nginx() {
     follow_under_load(&Server {
         name: "nginx",
         program: "nginx",
+        signal: "USR2",
         options: &["--stop-signal", "QUIT"],
         arguments: |address, directory| {
             let place = directory.display();
@@ -187,6 +196,7 @@ fn unicorn() {
     follow_under_load(&Server {
         name: "unicorn",
         program: "unicorn",
+        signal: "USR2",
         options: &["--stop-signal", "QUIT"],
         arguments: |address, directory| {
             let settings =
@@ -208,6 +218,7 @@ fn gunicorn_itself() {
     follow_under_load(&Server {
         name: "gunicorn itself",
         program: "gunicorn",
+        signal: "USR2",
         options: &[],
         arguments: |address, directory| {
             in_file(
@@ -219,6 +230,30 @@ fn gunicorn_itself() {
             );
             let words = ["--no-control-socket", "-w", "2", "-b", &address.to_string(), "process:app"];
             words.map(OsString::from).into()
+        },
+    });
+}
+
+/// It stays, as the master of the server that it starts.
+#[test]
+fn server_starter() {
+    follow_under_load(&Server {
+        name: "Server::Starter",
+        program: "start_server",
+        signal: "HUP",
+        options: &[],
+        arguments: |address, directory| {
+            let app = in_file(
+                directory,
+                "process.psgi",
+                "sub { my $body = \"pid $$\\n\"; \
+                 [200, ['Content-Type' => 'text/plain', 'Content-Length' => length $body], [$body]] };\n",
+            );
+            let plackup = ["plackup", "-E", "production", "-s", "Starlet", "--max-workers", "2", "-a"];
+            let mut words: Vec<OsString> = vec!["--port".into(), address.to_string().into(), "--".into()];
+            words.extend(plackup.map(OsString::from));
+            words.push(app);
+            words
         },
     });
 }

@@ -21,6 +21,7 @@ impl Model {
             Action::TakeSuccessor { worker, predecessor, generation, slot } => {
                 self.take_successor(worker, predecessor, generation, slot)
             }
+            Action::KeepMaster { worker, predecessor } => self.keep_master(worker, predecessor),
             Action::Probe(id) if self.workers.get(&id).is_some_and(WorkerRecord::awaited) => Ok(()),
             Action::Probe(id) => {
                 let listeners = self.policy.listeners;
@@ -216,6 +217,9 @@ impl Model {
             self.upgrade.as_mut().filter(|upgrade| upgrade.to == generation && upgrade.failure.is_none());
         let upgrade = upgrade.ok_or("a successor without an upgrade")?;
         ensure!(!upgrade.is_rollback, "a successor of what is to go back");
+        if let Some(old) = self.workers.get_mut(&predecessor) {
+            old.stays_master = false;
+        }
         self.kept.insert(generation);
         ensure!(upgrade.started_slots.insert(slot), "a second replacement in {slot:?}");
         let record = WorkerRecord::new(id, generation, slot, LaunchSource::Anew, Strength::Nothing, now);
@@ -224,6 +228,20 @@ impl Model {
             ack_by: timeout.map(|timeout| now + timeout),
             ..record
         })
+    }
+
+    /// The process of a master stays, as that of the successor which has just been committed.
+    pub fn keep_master(&mut self, id: WorkerId, predecessor: WorkerId) -> Verdict {
+        let committed = self.in_step.committed.clone();
+        let old = self.running(predecessor, Action::KeepMaster { worker: id, predecessor })?;
+        let stays = old.stays_master && !old.handed_over && old.stage == ShownStage::Ready;
+        ensure!(stays && committed.contains(&old.slot), "{predecessor:?} does not stay");
+        ensure!(
+            self.workers.get(&id).is_some_and(|record| record.predecessor == Some(predecessor)),
+            "{id:?} is not what {predecessor:?} has started"
+        );
+        self.workers.remove(&predecessor);
+        Ok(())
     }
 
     /// A successor that was not requested serves from now on.

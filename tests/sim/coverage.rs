@@ -15,7 +15,7 @@ pub struct Coverage {
 }
 
 /// Each of these must be seen at least once.
-const REQUIRED: [&str; 79] = [
+const REQUIRED: [&str; 80] = [
     "halted",
     "continued",
     "resumed",
@@ -69,6 +69,7 @@ const REQUIRED: [&str; 79] = [
     "upgrade failed: predecessor left",
     "handover requested",
     "successor taken",
+    "master kept",
     "handed over",
     "upgrade failed half-way",
     "upgrade kept",
@@ -157,6 +158,7 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::Forward(..) => "forward",
         Action::RequestHandover { .. } => "handover requested",
         Action::TakeSuccessor { .. } => "successor taken",
+        Action::KeepMaster { .. } => "master kept",
         Action::Suspend(_) => "suspend",
         Action::Probe(_) => "probe",
         Action::Exit(Ending::Stopped) => "ended: stopped",

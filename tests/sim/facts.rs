@@ -60,6 +60,12 @@ impl Model {
                 }
             }
             Event::HandedOver(id) => self.handed_over(id),
+            Event::StaysMaster(id) => {
+                let follow = self.policy.follow;
+                if let Some(record) = self.workers.get_mut(&id).filter(|record| follow && record.runs()) {
+                    record.stays_master = record.stage == ShownStage::Ready;
+                }
+            }
             Event::RemainsGone(id) => {
                 if self.workers.get(&id).is_some_and(|record| record.exited.is_some()) {
                     self.workers.remove(&id);

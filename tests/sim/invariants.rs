@@ -144,6 +144,10 @@ impl Model {
             |upgrade: &&ModelUpgrade| self.policy.stop_first || self.policy.follow && upgrade.is_rollback;
         let makes_room =
             self.upgrade.as_ref().filter(alone).is_some_and(|upgrade| record.generation != upgrade.to);
+        let keeps = record.stays_master
+            && !record.handed_over
+            && self.successor(record.id).is_some_and(WorkerRecord::runs);
+        ensure!(!replaced || !keeps, "{:?} is the master of its successor, and is to leave", record.id);
         let undone = self.in_step.undone == Some(record.generation);
         let held = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.to == record.generation);
         let shrinks = self.is_upgrade_idle() && !held && record.slot.0 >= self.target;

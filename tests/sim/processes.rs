@@ -29,6 +29,12 @@ impl World<'_> {
                 self.processes.insert(worker, successor);
                 self.schedule_heartbeat(worker);
             }
+            Action::KeepMaster { worker, predecessor } => {
+                // The process of the predecessor goes on, by another name.
+                if let Some(master) = self.processes.remove(&predecessor) {
+                    self.processes.insert(worker, Process { successor: true, ..master });
+                }
+            }
             Action::PreUpgrade(to) => {
                 let allowed = self.faultless || self.rng.chance(70);
                 let at = self.now + self.hook_takes();
@@ -143,7 +149,10 @@ impl World<'_> {
         if !appears && self.rng.chance(50) {
             self.schedule(known, Scheduled::Act(predecessor, Act::Exit(Exit::Signal(12))));
         }
-        if appears && self.rng.chance(50) {
+        if appears && self.rng.chance(20) {
+            let after = known + self.rng.ms(&[0, 50, 300, 1000]);
+            self.schedule(after, Scheduled::Deliver(Event::StaysMaster(predecessor)));
+        } else if appears && self.rng.chance(60) {
             let leaves = known + self.rng.ms(&[0, 50, 300, 1000]);
             self.schedule(leaves, Scheduled::Act(predecessor, Act::HandOver));
         }

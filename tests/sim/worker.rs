@@ -65,6 +65,8 @@ pub struct WorkerRecord {
     pub timer_from: Option<Time>,
     /// When it was continued last: its soak begins then.
     pub soaks_from: Time,
+    /// It is the master of its successor, and its process stays as that of the successor.
+    pub stays_master: bool,
     /// The stage shown after the last step.
     pub stage: ShownStage,
 }
@@ -113,6 +115,7 @@ impl WorkerRecord {
             halt: None,
             timer_from: None,
             soaks_from: Time::ZERO,
+            stays_master: false,
             stage: ShownStage::Starting,
         }
     }
