@@ -60,17 +60,7 @@ fn upgrade(wrapper: &Wrapper, to: u32) {
 fn the_units_are_what_systemd_understands() {
     let Some(program) = tool("systemd-analyze") else { return };
     let scene = Scene::new();
-    let version = Command::new(&program).arg("--version").output().unwrap().stdout;
-    let version = String::from_utf8_lossy(&version).split_whitespace().nth(1).unwrap().to_owned();
-    let version: u32 = version.split('.').next().unwrap().parse().expect("a number");
-    let mut unit = read("systemd/shop.service").replace("/usr/local/bin/graceful-run", "/bin/true");
-    if version < 253 {
-        unit = unit.replace(
-            "Type=notify-reload\nReloadSignal=SIGHUP",
-            "Type=notify\nExecReload=/bin/kill -HUP $MAINPID",
-        );
-        assert!(unit.contains("Type=notify\n"));
-    }
+    let unit = read("systemd/shop.service").replace("/usr/local/bin/graceful-run", "/bin/true");
     fs::write(scene.path("shop.service"), unit).unwrap();
     fs::copy(examples("systemd/shop.socket"), scene.path("shop.socket")).unwrap();
     let mut verify = Command::new(program);
@@ -92,6 +82,10 @@ fn the_unit_leaves_us_the_time_that_we_take() {
     assert!(time("TimeoutStopSec") > seconds(&command, "--stop-timeout"));
     assert!(time("TimeoutStartSec") > seconds(&command, "--ack-timeout"));
     assert_eq!((value("KillMode"), value("NotifyAccess")), ("mixed".into(), "main".into()));
+    // What the guide quotes is what lies there.
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide.md")).unwrap();
+    let quoted = guide.split("```ini\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a quote");
+    assert!(quoted.lines().count() > 5 && quoted.lines().all(|line| unit.lines().any(|it| it == line)));
 }
 
 #[test]
