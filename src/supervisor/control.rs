@@ -113,7 +113,10 @@ impl Control {
 
     /// The core gets a request, from a client or by a signal.
     pub(super) fn on_request(&mut self, request: Request, ctx: &Context) {
-        self.stop_requested |= matches!(request, Request::Stop | Request::Interrupt { .. } | Request::Kill);
+        self.stop_requested |= matches!(
+            request,
+            Request::Stop | Request::StopSignalled | Request::Interrupt { .. } | Request::Kill
+        );
         self.pending.supersede(request, ctx);
     }
 

@@ -15,7 +15,7 @@ pub struct Coverage {
 }
 
 /// Each of these must be seen at least once.
-const REQUIRED: [&str; 74] = [
+const REQUIRED: [&str; 75] = [
     "upgrade failed: crashes",
     "waiting checked",
     "waits",
@@ -90,6 +90,7 @@ const REQUIRED: [&str; 74] = [
     "stale event",
     "late tick",
     "interrupted by the terminal",
+    "stopped with a signal to everybody",
 ];
 
 impl Coverage {
@@ -108,6 +109,7 @@ impl Coverage {
             Event::Request(Request::Interrupt { workers_signalled: true }) => {
                 self.see("interrupted by the terminal")
             }
+            Event::Request(Request::StopSignalled) => self.see("stopped with a signal to everybody"),
             _ => {}
         }
         let back = |actions: &[Action]| {

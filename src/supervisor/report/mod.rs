@@ -126,10 +126,20 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config) {
         }
         Report::Killed(id, after) => {
             let worker = of(id);
-            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed, {} after it was asked to stop", duration_text(after));
+            match processes.signalled {
+                true => {
+                    warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed after {}; it had no signal from us (--on SIGNAL=wait)", duration_text(after));
+                }
+                false => {
+                    warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed, {} after it was asked to stop", duration_text(after));
+                }
+            }
         }
         Report::Gone { worker: id, exit, age, stop_sent, ready, remains } => {
-            let finishes = stop_sent && ready && !stop_first && !processes.stopping;
+            let finishes = match processes.stopping {
+                true => processes.signalled,
+                false => stop_sent && ready && !stop_first,
+            };
             gone(&of(id), exit, age, stop_sent, remains.then_some(finishes));
         }
         Report::NotStarted { worker: id, again, .. } => {
