@@ -30,8 +30,11 @@ const FREE_COST: Duration = Duration::from_millis(10);
 
 /// Longer than any acknowledgement is delayed (TCP_DELACK_MAX, 200 ms, and a tick).
 const ACK_DELAY: Duration = Duration::from_millis(250);
-/// Where it is not known which side sent last, the connection must be idle this many times as long.
+/// Where it is not known which side sent last, the connection must be idle this many times as long,
+/// unless `--idle` is long already.
 const UNSURE_FACTOR: u32 = 10;
+/// The longest that this factor makes it.
+const LONGEST_UNSURE: Duration = Duration::from_secs(10);
 
 /// The drain of an old worker.
 #[derive(Debug)]
@@ -229,7 +232,7 @@ fn required_silence(moved: &TcpInfo, idle: Duration) -> Option<Duration> {
     } else if segments_sent.saturating_sub(data_segments_sent) <= 1 {
         Some(idle.max(ACK_DELAY))
     } else {
-        Some(idle.saturating_mul(UNSURE_FACTOR))
+        Some(idle.max(idle.saturating_mul(UNSURE_FACTOR).min(LONGEST_UNSURE)))
     }
 }
 

@@ -247,7 +247,7 @@ pub struct Cli {
     ///
     /// So does a connection on which the client has never sent anything. Make it longer than the
     /// pauses within an answer (event streams, websockets): from outside they look the same.
-    #[arg(long, value_name = "DUR", default_value = "1s", requires = "adopt", help_heading = "Adopt")]
+    #[arg(long, value_name = "DUR", default_value = "10s", requires = "adopt", help_heading = "Adopt")]
     pub idle: String,
 
     /// Upgrade when PATH changes; repeatable
@@ -298,7 +298,8 @@ pub struct Cli {
     /// Change the meaning of a signal that graceful-run gets; repeatable
     ///
     /// MEANING is `upgrade`, `start-alongside` (start the first worker of a new
-    /// generation and keep the old workers until commit or rollback), `stop`, `kill`,
+    /// generation and keep the old workers until commit or rollback), `stop`, `wait` (stop, but send
+    /// the workers no signal: whoever signals graceful-run signals them too), `kill`,
     /// `hammer` (kill the workers that drain), `forward` or `forward:SIG` (to ready workers),
     /// `more`, `fewer` (one worker more or fewer) or `ignore`. Defaults: USR2 and HUP upgrade; TERM,
     /// INT and QUIT stop; USR1 and WINCH forward; TTIN more; TTOU fewer; ALRM hammer; TSTP and CONT

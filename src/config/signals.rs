@@ -14,6 +14,8 @@ pub enum Meaning {
     StartAlongside,
     /// Stop every worker, then exit.
     Stop,
+    /// The same, but workers get no signal from us: whoever stops us signals them too.
+    Wait,
     /// Kill every worker, then exit.
     Kill,
     /// Kill the workers that drain.
@@ -109,6 +111,11 @@ impl Table {
         self.chosen.contains(&signal)
     }
 
+    /// Whether `signal` is a stop in which workers get no signal from us.
+    pub fn waits(&self, signal: Signal) -> bool {
+        self.rows.get(&signal) == Some(&Meaning::Wait)
+    }
+
     /// Whether `signal` is ignored.
     pub fn ignores(&self, signal: Signal) -> bool {
         self.rows.get(&signal) == Some(&Meaning::Ignore)
@@ -120,10 +127,13 @@ impl Table {
         Some(match self.rows.get(&signal)? {
             Meaning::Upgrade => Request::Upgrade,
             Meaning::StartAlongside => Request::Hold,
-            Meaning::Stop if matches!(signal, Signal::SIGINT | Signal::SIGQUIT) => {
-                Request::Interrupt { workers_signalled: shared }
+            meaning @ (Meaning::Stop | Meaning::Wait)
+                if matches!(signal, Signal::SIGINT | Signal::SIGQUIT) =>
+            {
+                Request::Interrupt { workers_signalled: shared || *meaning == Meaning::Wait }
             }
             Meaning::Stop => Request::Stop,
+            Meaning::Wait => Request::StopSignalled,
             Meaning::Kill => Request::Kill,
             Meaning::Hammer => Request::Hammer,
             Meaning::Forward(to) => Request::Forward(Token(*to as i32)),
@@ -139,7 +149,7 @@ impl Table {
 fn parse_change(change: &str) -> Result<(Signal, Meaning), Error> {
     let bad = |why: &str| {
         Error::Usage(format!(
-            "invalid value '{change}' for '--on': {why} (write SIGNAL=upgrade, start-alongside, stop, kill, hammer, forward, forward:SIG, more, fewer or ignore)"
+            "invalid value '{change}' for '--on': {why} (write SIGNAL=upgrade, start-alongside, stop, wait, kill, hammer, forward, forward:SIG, more, fewer or ignore)"
         ))
     };
     let (signal, meaning) = change.split_once('=').ok_or_else(|| bad("there is no '='"))?;
@@ -151,6 +161,7 @@ fn parse_change(change: &str) -> Result<(Signal, Meaning), Error> {
         "upgrade" => Meaning::Upgrade,
         "start-alongside" => Meaning::StartAlongside,
         "stop" => Meaning::Stop,
+        "wait" => Meaning::Wait,
         "kill" => Meaning::Kill,
         "hammer" => Meaning::Hammer,
         "forward" => Meaning::Forward(signal),
@@ -206,6 +217,14 @@ mod tests {
             Some(Request::Forward(Token(Signal::SIGUSR1 as i32)))
         );
         assert_eq!(table.request(Signal::SIGUSR2, false), Some(Request::Upgrade));
+    }
+
+    #[test]
+    fn a_stop_may_leave_the_signal_to_whoever_sends_it() {
+        let table = Table::new(&["TERM=wait".into(), "INT=wait".into()], |_| false).unwrap();
+        assert_eq!(table.request(Signal::SIGTERM, false), Some(Request::StopSignalled));
+        let interrupt = Request::Interrupt { workers_signalled: true };
+        assert_eq!(table.request(Signal::SIGINT, false), Some(interrupt));
     }
 
     #[test]

@@ -45,6 +45,9 @@ pub struct Status {
     /// there now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<String>,
+    /// Whether workers get no signal from us while we stop (`--on SIGNAL=wait`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
     /// With `--adopt`: the sockets that the workers bind themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adopt: Option<Adopted>,

@@ -25,6 +25,10 @@ impl Supervisor {
             Request::Hold => self.request_upgrade(UpgradeKind::Hold),
             Request::Commit | Request::Rollback => self.decide_hold(request),
             Request::Stop => self.begin_stop(now, None),
+            Request::StopSignalled => {
+                self.mark_signalled(now);
+                self.begin_stop(now, None);
+            }
             Request::Interrupt { workers_signalled } => {
                 if std::mem::replace(&mut self.interrupted, true) {
                     self.kill_all(now);
@@ -110,7 +114,8 @@ fn needs_future_workers(request: Request) -> bool {
     match request {
         Request::Upgrade | Request::UpgradeNow | Request::Hold | Request::Commit | Request::Rollback => true,
         Request::More | Request::Fewer | Request::Scale(_) | Request::Forward(_) => true,
-        Request::Stop | Request::Interrupt { .. } | Request::Kill | Request::Hammer => false,
+        Request::Stop | Request::StopSignalled | Request::Interrupt { .. } => false,
+        Request::Kill | Request::Hammer => false,
         Request::Suspend | Request::Resume => false,
     }
 }

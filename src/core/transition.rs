@@ -160,13 +160,17 @@ impl Supervisor {
         }
     }
 
-    /// The terminal has sent the stop signal to every worker; a signal from us would be the
-    /// second.
+    /// The terminal, or whoever stops us, has sent the stop signal to every worker; a signal from
+    /// us would be the second. A pre-stop hook can no longer come before it, but it is run.
     pub(super) fn mark_signalled(&mut self, now: Time) {
         for id in self.ids(|_| true) {
             let Some(worker) = self.workers.get_mut(&id) else { continue };
             if !worker.is_running() || worker.stop_sent {
                 continue;
+            }
+            if worker.ack.is_some() && self.policy.pre_stop && worker.pre_stop == Query::Due {
+                worker.pre_stop = Query::Sent;
+                self.actions.push(Action::PreStop(id));
             }
             worker.stop_sent = true;
             worker.stage = Stage::Terminating {

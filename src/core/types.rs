@@ -42,10 +42,12 @@ pub enum Request {
     Rollback,
     /// Stop every worker, then end.
     Stop,
-    /// Stop; the second such request kills. With `workers_signalled` the terminal has already sent the
-    /// signal to the workers.
+    /// The same, where whoever requests it has signalled the workers as well.
+    StopSignalled,
+    /// Stop; the second such request kills. With `workers_signalled` the workers have
+    /// had the signal already.
     Interrupt {
-        /// The workers share the terminal's foreground group with us.
+        /// They share the terminal's foreground group with us, or whoever sent it signals them too.
         workers_signalled: bool,
     },
     /// Kill every worker, then end.

@@ -11,6 +11,9 @@ pub fn render_status(status: &Status) -> String {
     let up = format_millis(status.uptime_ms);
     text +=
         &format!("{name}{}, generation {}, pid {}, up {up}\n", status.phase, status.generation, status.pid);
+    if status.waits {
+        text += "workers get no signal from graceful-run: they have had one from whoever stops it (--on SIGNAL=wait)\n";
+    }
     if let Some(last) = &status.last_upgrade {
         let why = last.reason.as_ref().map_or(String::new(), |reason| format!(": {}", escape(reason)));
         let ago = last.ago_ms.map_or(String::new(), |ago| format!(", {} ago", format_millis(ago)));

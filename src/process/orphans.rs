@@ -72,12 +72,15 @@ impl ProcessTable {
         }
     }
 
-    /// Sends TERM to an orphan, once; false if it was sent before. `prefix` begins the log line.
+    /// Sends TERM to an orphan, once; false if it was sent before. One that has had a signal from
+    /// whoever stops us gets none. `prefix` begins the log line.
     fn send_term_once(&mut self, pid: Pid, prefix: &str) -> bool {
         let Some(start_time) = tree::stat(pid).map(|stat| stat.start_time) else { return true };
         self.term_sent.retain(|(pid, _)| tree::is_live(*pid));
         let first = self.term_sent.insert((pid, start_time));
-        if first {
+        if first && self.signalled {
+            info!("{prefix}pid {pid} ({}), left behind, may finish", tree::name(pid));
+        } else if first {
             info!("{prefix}pid {pid} ({}), left behind, is asked to stop", tree::name(pid));
             warn_of_failure(pid, process::signal(pid, Signal::SIGTERM as i32));
             // A stopped process does not act on TERM before it is continued.
@@ -175,7 +178,7 @@ impl ProcessTable {
             }
         }
         // The group may have members that /proc does not show to us.
-        if leads_group && (!asks || orphans.is_empty()) {
+        if leads_group && (!asks || orphans.is_empty() && !self.signalled) {
             warn_of_failure(pid, process::signal_group(pid, signal as i32));
             // A stopped process does not act on TERM before it is continued.
             warn_of_failure(pid, process::signal_group(pid, Signal::SIGCONT as i32));

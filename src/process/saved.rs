@@ -121,6 +121,7 @@ impl Saved {
             hooks: pids(self.hooks),
             upgrade_refused: self.upgrade_refused,
             stopping: false,
+            signalled: false,
             follow,
         }
     }

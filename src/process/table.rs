@@ -40,6 +40,8 @@ pub struct ProcessTable {
     pub(super) upgrade_refused: Option<String>,
     /// Everything is to stop: every orphan belongs to one of the last workers.
     pub stopping: bool,
+    /// Whoever stops us has signalled every process of ours: a TERM from us would be the second.
+    pub signalled: bool,
     /// Workers start their successors (`--follow`). Generations then share the environment and the
     /// process group, and descendants are told apart by their start times.
     pub follow: bool,
@@ -71,6 +73,7 @@ impl ProcessTable {
             hooks: BTreeSet::new(),
             upgrade_refused: None,
             stopping: false,
+            signalled: false,
             follow,
         }
     }

@@ -139,7 +139,10 @@ impl Control {
 
     /// The core gets a request, from a client or by a signal.
     pub(super) fn on_request(&mut self, request: Request, ctx: &Context) {
-        self.stop_requested |= matches!(request, Request::Stop | Request::Interrupt { .. } | Request::Kill);
+        self.stop_requested |= matches!(
+            request,
+            Request::Stop | Request::StopSignalled | Request::Interrupt { .. } | Request::Kill
+        );
         self.kill_requested |= match request {
             Request::Kill | Request::Hammer => true,
             Request::Interrupt { .. } => std::mem::replace(&mut self.interrupted, true),

@@ -10,6 +10,8 @@
 
 use super::event_loop::EventLoop;
 use super::hangup::Meant;
+use super::report::duration_text;
+use crate::config::signals;
 use crate::core::Phase;
 use crate::core::event::{AckKind, Event, Request, WorkerId};
 use crate::dialect::{Dialect, GOAGAIN_SIGNAL};
@@ -81,6 +83,15 @@ impl EventLoop {
         }
         let by_terminal = matches!(origin, Origin::Kernel);
         let shared = by_terminal && self.ctx.config.worker.foreground_tty && terminal::is_in_foreground();
+        if self.ctx.config.signals.waits(signal) && self.ctx.core.phase() != Phase::Stopping {
+            self.ctx.processes.signalled = true;
+            let name = signals::name(signal as i32);
+            let limit = self.ctx.config.policy.stop_timeout.map(duration_text);
+            info!(
+                "{name}: a stop; workers have had a signal from whoever sent it (--on {name}=wait), and get none from us (--stop-timeout: {})",
+                limit.unwrap_or_else(|| "none".into())
+            );
+        }
         self.request(self.ctx.config.signals.request(signal, shared));
     }
 

@@ -83,6 +83,7 @@ impl EventLoop {
                 left_ms: shown.until.saturating_sub(now).as_millis() as u64,
             }),
             lost: self.lost(),
+            waits: ctx.processes.signalled && ctx.core.phase() == Phase::Stopping,
             adopt: self.adoption.as_ref().map(|adoption| adoption.status(ctx)),
         };
         (status, snapshot)

@@ -910,6 +910,26 @@ fn the_stop_signal_follows_the_pre_stop_hook_and_its_timeout_begins_there() {
 }
 
 #[test]
+fn workers_that_somebody_else_has_signalled_get_no_signal_before_the_kill() {
+    let told = [Request::StopSignalled, Request::Interrupt { workers_signalled: true }];
+    for request in told {
+        let mut case = Case::serving(Policy { pre_stop: true, ..policy() });
+        case.request(Request::Upgrade);
+        case.ack(2);
+        case.wait(1000);
+        case.deliver(Event::PreStopped(WorkerId(1)));
+        assert!(case.stopped(1), "the old one drains");
+        case.request(request);
+        assert!(case.did(Action::PreStop(WorkerId(2))), "the hook is run all the same");
+        case.deliver(Event::PreStopped(WorkerId(2)));
+        case.wait(29_000);
+        assert!(!case.stopped(2) && !case.did(Action::Kill(WorkerId(2))), "{request:?}");
+        case.wait(1000);
+        assert!(case.did(Action::Kill(WorkerId(2))), "{request:?}");
+    }
+}
+
+#[test]
 fn a_kill_does_not_wait_for_the_pre_stop_hook() {
     for force in [Request::Kill, Request::Hammer] {
         let mut case = Case::serving(Policy { pre_stop: true, ..policy() });

@@ -311,8 +311,10 @@ impl Model {
     pub fn pre_stop(&mut self, id: WorkerId) -> Verdict {
         self.has_reason_to_go(id)?;
         let wanted = self.policy.pre_stop;
+        let by_others = self.in_step.signalled.contains(&id);
         let record = self.running(id, Action::PreStop(id))?;
-        ensure!(wanted && record.ready.is_some() && !record.signalled(), "a pre-stop hook for {id:?}");
+        let before = by_others || !record.signalled();
+        ensure!(wanted && record.ready.is_some() && before, "a pre-stop hook for {id:?}");
         ensure!(record.pre_stop.replace(false).is_none(), "a second pre-stop hook for {id:?}");
         Ok(())
     }

@@ -60,6 +60,7 @@ impl World<'_> {
                 Request::Kill,
                 Request::Interrupt { workers_signalled: false },
                 Request::Interrupt { workers_signalled: true },
+                Request::StopSignalled,
             ]);
             self.schedule(at, Scheduled::Request(stop));
             if self.rng.chance(30) {

@@ -15,7 +15,7 @@ pub struct Coverage {
 }
 
 /// Each of these must be seen at least once.
-const REQUIRED: [&str; 80] = [
+const REQUIRED: [&str; 81] = [
     "halted",
     "continued",
     "resumed",
@@ -96,6 +96,7 @@ const REQUIRED: [&str; 80] = [
     "stale event",
     "late tick",
     "interrupted by the terminal",
+    "stopped with a signal to everybody",
 ];
 
 impl Coverage {
@@ -114,6 +115,7 @@ impl Coverage {
             Event::Request(Request::Interrupt { workers_signalled: true }) => {
                 self.see("interrupted by the terminal")
             }
+            Event::Request(Request::StopSignalled) => self.see("stopped with a signal to everybody"),
             _ => {}
         }
         let back = |actions: &[Action]| {

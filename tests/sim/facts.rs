@@ -234,14 +234,15 @@ impl Model {
                 }
             }
             Request::Stop => self.begin_stop(None),
+            Request::StopSignalled => {
+                self.mark_signalled();
+                self.begin_stop(None);
+            }
             Request::Interrupt { workers_signalled } => {
                 if std::mem::replace(&mut self.interrupted, true) {
                     self.killing = true;
                 } else if workers_signalled {
-                    let now = self.now;
-                    for record in self.workers.values_mut().filter(|record| record.runs() && !record.killed) {
-                        record.stopped.get_or_insert(now);
-                    }
+                    self.mark_signalled();
                 }
                 self.begin_stop(None);
             }
@@ -263,6 +264,17 @@ impl Model {
     pub fn request_upgrade(&mut self, hold: bool) {
         self.pending = true;
         self.pending_hold = hold;
+    }
+
+    /// Somebody else has signalled every worker that runs. Those that were not asked to stop
+    /// before have their pre-stop hooks in this step.
+    fn mark_signalled(&mut self) {
+        let now = self.now;
+        for record in self.workers.values_mut().filter(|record| record.runs() && !record.killed) {
+            if record.stopped.replace(record.stopped.unwrap_or(now)).is_none() {
+                self.in_step.signalled.insert(record.id);
+            }
+        }
     }
 
     pub fn begin_stop(&mut self, ending: Option<Ending>) {

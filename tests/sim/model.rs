@@ -141,6 +141,8 @@ pub struct InStep {
     pub cannot_hold: bool,
     pub nothing_held: Option<Request>,
     pub scale_done: Option<u32>,
+    /// Workers that had their stop signal from somebody else.
+    pub signalled: BTreeSet<WorkerId>,
     /// The worker that was found drained.
     pub drained: Option<WorkerId>,
     /// A probation that was replaced by another.

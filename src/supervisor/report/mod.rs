@@ -141,10 +141,20 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
         }
         Report::Killed(id, after) => {
             let worker = of(id);
-            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed, {} after it was asked to stop", duration_text(after));
+            match processes.signalled {
+                true => {
+                    warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed after {}; it had no signal from us (--on SIGNAL=wait)", duration_text(after));
+                }
+                false => {
+                    warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed, {} after it was asked to stop", duration_text(after));
+                }
+            }
         }
         Report::Gone { worker: id, exit, age, stop_sent, ready, remains } => {
-            let finishes = stop_sent && ready && !stop_first && !processes.stopping;
+            let finishes = match processes.stopping {
+                true => processes.signalled,
+                false => stop_sent && ready && !stop_first,
+            };
             // With --follow a worker leaves by itself, and a failed start has its own warning.
             let crashed = ready && !stop_sent && !policy.follow && exit != Exit::Code(0);
             let level = if crashed { Level::Warn } else { Level::Info };

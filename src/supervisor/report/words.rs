@@ -95,7 +95,7 @@ pub(super) fn request_name(request: Request) -> &'static str {
         Request::More => "one worker more",
         Request::Fewer => "one worker fewer",
         Request::Forward(_) => "signal to pass on",
-        Request::Stop | Request::Interrupt { .. } | Request::Kill => "stop",
+        Request::Stop | Request::StopSignalled | Request::Interrupt { .. } | Request::Kill => "stop",
         Request::Hammer => "hammer",
         Request::Suspend | Request::Resume => "job control",
     }
