@@ -67,6 +67,11 @@ impl Clients {
         until("no answers come", || self.counts.answered.load(Ordering::Relaxed) >= before + 2 * CLIENTS);
     }
 
+    /// How many connections were refused so far.
+    pub fn refused(&self) -> usize {
+        self.counts.failed.lock().unwrap().get(Failure::Refused.name()).copied().unwrap_or_default()
+    }
+
     /// How many requests were answered and how many failed, when all have ended.
     pub fn end(self) -> (usize, BTreeMap<&'static str, usize>) {
         self.counts.ends.store(true, Ordering::Relaxed);

@@ -5,13 +5,14 @@
 //! ended by TERM: after KILL of `systemd-nspawn` what is in it may live on.
 
 use crate::common::{Scene, WATCHDOG, copy_binary, example};
+use crate::groups::Groups;
 use crate::{cannot, tools};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -24,17 +25,13 @@ const USERS: [(&str, &str); 2] = [
     ("group", "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n"),
 ];
 
-/// Where the hierarchies of control groups are: of systemd in version 1, of version 2 beside that, and
-/// of version 2 alone.
-const GROUPS: [&str; 3] = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
-
 /// A machine that is up.
 pub struct Machine<'a> {
     scene: &'a Scene,
     nspawn: Child,
     /// Its process 1, as we see it.
     pub leader: i32,
-    groups: Vec<PathBuf>,
+    _groups: Groups,
 }
 
 impl Machine<'_> {
@@ -44,9 +41,10 @@ impl Machine<'_> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("graceful-run-{}-{number}", std::process::id());
-        let Some(groups) = own_groups(&name) else {
+        let groups = Groups::new(&name);
+        if !groups.make() {
             return cannot("no control group can be made (systemd-nspawn needs one of its own)");
-        };
+        }
         furnish(scene, units);
         let told = scene.path("told");
         let socket = UnixDatagram::bind(&told).expect("a socket");
@@ -54,7 +52,7 @@ impl Machine<'_> {
 
         let mut shell = scene.mark(Command::new("sh"));
         let join = "while [ \"$1\" != -- ]; do echo $$ >\"$1/cgroup.procs\" || exit; shift; done; shift; exec \"$@\"";
-        shell.args(["-euc", join, "sh"]).args(&groups).arg("--").arg(program);
+        shell.args(["-euc", join, "sh"]).args(groups.paths()).arg("--").arg(program);
         shell.args(["--quiet", "--directory=/", "--volatile=yes", "--boot", "--register=no", "--keep-unit"]);
         shell.args(["--private-network", "--link-journal=no", "--console=pipe", "--notify-ready=yes"]);
         // For --adopt.
@@ -70,7 +68,7 @@ impl Machine<'_> {
         shell.stdout(console.try_clone().unwrap()).stderr(console);
         let nspawn = shell.spawn().expect("start systemd-nspawn");
         // From here on its end is seen to.
-        let mut machine = Machine { scene, nspawn, leader: 0, groups };
+        let mut machine = Machine { scene, nspawn, leader: 0, _groups: groups };
         machine.await_boot(&socket);
         Some(machine)
     }
@@ -140,32 +138,7 @@ impl Drop for Machine<'_> {
             }
             std::thread::park_timeout(std::time::Duration::from_millis(5));
         }
-        for group in &self.groups {
-            let start = std::time::Instant::now();
-            while !is_removed(group) && start.elapsed() < WATCHDOG {
-                std::thread::park_timeout(std::time::Duration::from_millis(5));
-            }
-            assert!(std::thread::panicking() || !group.exists(), "{} is left", group.display());
-        }
     }
-}
-
-/// A group of this name in each hierarchy; None where there is none that we may write to.
-fn own_groups(name: &str) -> Option<Vec<PathBuf>> {
-    let hierarchies = GROUPS.iter().map(Path::new).filter(|it| it.join("cgroup.procs").exists());
-    let groups: Vec<PathBuf> = hierarchies.map(|it| it.join(name)).collect();
-    let made = groups.iter().all(|group| fs::create_dir(group).is_ok());
-    (made && !groups.is_empty()).then_some(groups)
-}
-
-/// Removes a group and those below it; whether it is gone.
-fn is_removed(group: &Path) -> bool {
-    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            is_removed(&entry.path());
-        }
-    }
-    fs::remove_dir(group).is_ok() || !group.exists()
 }
 
 /// What is bound into the machine: graceful-run, the units, and the releases of the shop. `good` serves,
