@@ -220,6 +220,26 @@ fn without_proc_and_sys_there_are_all_lines() {
     assert_eq!(state(&read(&output), "/proc"), "missing", "{}", text(&output.stdout));
 }
 
+/// It would show strangers under the numbers of our processes.
+#[test]
+fn a_proc_of_another_pid_namespace_is_missing() {
+    let (scene, program) = scene();
+    if !am_root()
+        || !Command::new("unshare").args(["-pf", "true"]).status().is_ok_and(|status| status.success())
+    {
+        return; // A pid namespace is for who may have one.
+    }
+    let output = doctor(&scene, &["unshare", "-pf"], &program, &[]);
+    assert_eq!(state(&read(&output), "/proc"), "missing", "{}", text(&output.stdout));
+    let said = text(&output.stdout);
+    let found = line(&said, "/proc");
+    assert!(
+        found.contains("shows another pid namespace, where we are process ")
+            && found.contains("--mount-proc"),
+        "{found}"
+    );
+}
+
 /// Few descriptors, few processes: lines, and no hanging.
 #[test]
 fn a_poor_machine_is_told_of() {

@@ -98,6 +98,22 @@ fn unsafe_code_lives_in_sys() {
     assert!(in_sys > 0, "unsafe code is seen where it is");
 }
 
+/// A `/proc` of another pid namespace shows strangers under the numbers of our processes.
+#[test]
+fn processes_are_looked_up_through_one_door() {
+    let mut at_the_door = 0;
+    for source in sources("src") {
+        let text = fs::read_to_string(root().join(&source.path)).expect("a source file");
+        let product = text.split("\n#[cfg(test)]").next().unwrap_or_default();
+        let found = ["\"/proc/{", "read_dir(\"/proc\")"].map(|path| product.matches(path).count());
+        match source.path.as_str() {
+            "src/sys/proc.rs" => at_the_door = found[0].min(found[1]),
+            path => assert_eq!(found, [0, 0], "{path} reads /proc and not sys::proc"),
+        }
+    }
+    assert!(at_the_door > 0, "the door is seen where it is");
+}
+
 #[test]
 fn no_file_is_too_long() {
     for source in sources("src") {

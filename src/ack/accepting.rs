@@ -5,11 +5,11 @@
 //! of fdinfo), or a thread is blocked in accept, poll or select on it. io_uring is not seen.
 //! Without the permission to read that (Yama, another user) the answer is no.
 
-use crate::sys::proc_fd;
 use crate::sys::{listeners, tree};
+use crate::sys::{proc, proc_fd};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::FileExt;
 
 /// A set of descriptors longer than this is not read.
@@ -96,8 +96,8 @@ fn remove_epolled(pid: Pid, missing: &mut BTreeSet<u64>) -> bool {
 
 /// Removes from `missing` what a thread of `pid` waits on now.
 fn remove_waited_on(pid: Pid, missing: &mut BTreeSet<u64>) {
-    for thread in entries(&format!("/proc/{pid}/task")) {
-        let Ok(line) = fs::read_to_string(format!("/proc/{pid}/task/{thread}/syscall")) else { continue };
+    for thread in proc::entries(pid, "task").into_iter().flatten().flatten() {
+        let Ok(line) = fs::read_to_string(thread.path().join("syscall")) else { continue };
         for fd in waited_for(pid, &line) {
             if let Some(inode) = socket_inode(pid, fd) {
                 missing.remove(&inode);
@@ -175,7 +175,7 @@ impl Call {
 
 fn memory(pid: Pid, address: u64, length: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; length];
-    File::open(format!("/proc/{pid}/mem")).ok()?.read_exact_at(&mut bytes, address).ok()?;
+    proc::open(pid, "mem").ok()?.read_exact_at(&mut bytes, address).ok()?;
     Some(bytes)
 }
 
@@ -199,11 +199,6 @@ fn selected(pid: Pid, count: u64, address: u64) -> Option<Vec<u64>> {
 }
 
 fn socket_inode(pid: Pid, fd: u64) -> Option<u64> {
-    let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
+    let target = proc::link(pid, &format!("fd/{fd}")).ok()?;
     proc_fd::parse_socket_link(target.to_str()?)
-}
-
-fn entries(directory: &str) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
 }

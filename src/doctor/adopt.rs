@@ -6,7 +6,7 @@ use super::machine::{Machine, SYS_PTRACE};
 use crate::error::reason;
 use crate::sys::connections::unix_queues;
 use crate::sys::probe::{self, Access, ProbeError};
-use crate::sys::{fd, steering, tcp_diag, tree};
+use crate::sys::{fd, proc, steering, tcp_diag, tree};
 use nix::errno::Errno;
 use nix::sys::socket::{SockaddrIn, getsockname};
 use nix::sys::utsname::uname;
@@ -156,10 +156,10 @@ fn no_child(subject: &'static Subject, errno: Errno) -> Check {
 fn seccomp_supervisor() -> Option<(Pid, String)> {
     let mut pid = tree::parent(Pid::this())?;
     for _ in 0..MAX_DEPTH {
-        let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let fds = proc::entries(pid, "fd").into_iter().flatten().flatten();
         let mut links = fds.filter_map(|entry| fs::read_link(entry.path()).ok());
         if links.any(|link| link.as_os_str() == "anon_inode:seccomp notify") {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let name = proc::text(pid, "comm").unwrap_or_default();
             return Some((pid, name.trim().escape_debug().to_string()));
         }
         pid = tree::parent(pid)?;

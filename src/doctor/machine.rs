@@ -38,6 +38,11 @@ impl Machine {
         Some(String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// Where a link leads.
+    pub fn link(&self, path: &str) -> Option<String> {
+        Some(std::fs::read_link(self.root.join(path)).ok()?.to_string_lossy().into_owned())
+    }
+
     /// The number that is the whole content of a file.
     pub fn number(&self, path: &str) -> Option<u64> {
         self.read(path)?.trim().parse().ok()

@@ -18,7 +18,7 @@ const CONTROL: &Subject = &Subject("control socket", "ctl");
 /// All checks of our surroundings.
 pub fn checks(machine: &Machine) -> Vec<Check> {
     vec![
-        proc(machine.has("proc/self/stat"), &machine.read("proc/self/mountinfo").unwrap_or_default()),
+        proc(machine.link("proc/self").as_deref(), &machine.read("proc/self/mountinfo").unwrap_or_default()),
         others(Uid::effective().is_root(), machine.can(SYS_PTRACE)),
         SUBREAPER.isolated(|| match become_subreaper() {
             Ok(()) => SUBREAPER.ok("whatever a worker leaves behind comes to us"),
@@ -30,11 +30,18 @@ pub fn checks(machine: &Machine) -> Vec<Check> {
     ]
 }
 
-fn proc(readable: bool, mounts: &str) -> Check {
+/// `this` is the process that /proc takes us for.
+fn proc(this: Option<&str>, mounts: &str) -> Check {
+    const OF_OURS: &str = "unshare --mount-proc, or mount -t proc proc /proc in a mount namespace of its own";
     const ALL: &str = "mount proc without hidepid, or let our user see it (gid=)";
     match hidepid(mounts) {
-        _ if !readable => {
+        _ if this.is_none() => {
             PROC.missing("cannot be read", "mount -t proc proc /proc, which a chroot needs too")
+        }
+        _ if this != Some(&std::process::id().to_string()) => {
+            let (ours, theirs) = (std::process::id(), this.unwrap_or_default());
+            let found = format!("shows another pid namespace, where we are process {theirs}, not {ours}");
+            PROC.missing(found, OF_OURS)
         }
         None | Some("0" | "off") => PROC.ok("other processes can be seen"),
         Some(_) if Uid::effective().is_root() => PROC.ok("hidepid, which hides nothing from us"),
@@ -116,8 +123,9 @@ mod tests {
         for mounts in ["", "x", "a b c d /proc"] {
             assert_eq!(hidepid(mounts), None);
         }
-        assert_eq!(proc(false, PLAIN).state, State::Missing);
-        assert_eq!(proc(true, PLAIN).state, State::Ok);
+        assert_eq!(proc(None, PLAIN).state, State::Missing);
+        assert_eq!(proc(Some("0"), PLAIN).state, State::Missing);
+        assert_eq!(proc(Some(&std::process::id().to_string()), PLAIN).state, State::Ok);
     }
 
     #[test]

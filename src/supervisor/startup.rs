@@ -47,6 +47,7 @@ use crate::reexec::fd_transfer::{InheritedFds, abandon};
 use crate::service::ServiceManager;
 use crate::service::pid_file::PidFile;
 use crate::sys::identity::{Identity, find_identity};
+use crate::sys::proc::{self, Shows};
 use crate::sys::{inherited, process};
 use crossbeam_channel::Receiver;
 use log::{info, warn};
@@ -83,6 +84,7 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
     // Otherwise our working directory would keep its file system busy.
     std::env::set_current_dir("/").map_err(|error| Error::cannot("enter /", reason(&error)))?;
     become_subreaper();
+    warn_of_foreign_proc();
     let directory = Directory::new(&surroundings.environment, identity.is_some());
     let mut manager = ServiceManager::new(&surroundings.environment);
     manager.starting(start_limit(&config, Duration::ZERO).filter(|_| !config.policy.retry_start));
@@ -231,6 +233,14 @@ pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<I
 fn become_subreaper() {
     if let Err(errno) = process::become_subreaper() {
         warn!("cannot take in the processes that workers leave behind: {errno}");
+    }
+}
+
+fn warn_of_foreign_proc() {
+    if let Shows::Others(there) = proc::shows() {
+        warn!(
+            "/proc shows another pid namespace, where we are pid {there}: it counts as absent, so it is not seen whether workers wait on their listeners, nor what they leave behind (unshare --mount-proc, or mount -t proc proc /proc)"
+        );
     }
 }
 

@@ -7,7 +7,7 @@ use super::diag::inet::{
 };
 use super::diag::{self, Query};
 use super::proc_fd::socket_inodes;
-use super::tree;
+use super::{proc, tree};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -60,7 +60,7 @@ pub fn tcp_at_port(port: u16) -> BTreeSet<u64> {
 pub fn connection_counts(workers: &[Pid], listen_ports: &ListenPorts) -> Vec<Option<u32>> {
     let others: BTreeSet<Pid> = workers.iter().copied().collect();
     let held = |&worker: &Pid| -> Option<BTreeSet<u64>> {
-        std::fs::read_dir(format!("/proc/{worker}/fd")).ok()?;
+        proc::entries(worker, "fd").ok()?;
         let sockets = tree::walk(worker, &others).flat_map(socket_inodes);
         Some(sockets.filter(|inode| !listen_ports.listeners.contains(inode)).collect())
     };

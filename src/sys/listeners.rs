@@ -5,7 +5,7 @@
 //! or the right to read it, results are empty.
 
 use super::proc_fd::{socket_fds, socket_inodes};
-use super::{connections, fd, pidfd};
+use super::{connections, fd, pidfd, proc};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,10 +27,10 @@ pub fn listening_sockets(pids: &[Pid]) -> BTreeSet<u64> {
 
 /// The listening sockets in the network namespace of `pid`.
 fn listening_inodes(pid: Pid) -> Option<BTreeSet<u64>> {
-    let unix = File::open(format!("/proc/{pid}/net/unix")).ok()?;
+    let unix = proc::open(pid, "net/unix").ok()?;
     let mut inodes: BTreeSet<u64> = lines(unix).filter_map(|line| unix_inode(&line)).collect();
     for table in ["tcp", "tcp6"] {
-        if let Ok(table) = File::open(format!("/proc/{pid}/net/{table}")) {
+        if let Ok(table) = proc::open(pid, &format!("net/{table}")) {
             // The kernel lists them before all connections, which may be many.
             inodes.extend(lines(table).map_while(|line| tcp_inode(&line)));
         }
@@ -102,7 +102,7 @@ pub fn listen_ports(pid: Pid) -> BTreeSet<u16> {
 
 /// The ports of the listeners in the network namespace of `pid`, by inode.
 fn namespace_ports(pid: Pid) -> Option<BTreeMap<u64, u16>> {
-    let tables = ["tcp", "tcp6"].map(|table| File::open(format!("/proc/{pid}/net/{table}")).ok());
+    let tables = ["tcp", "tcp6"].map(|table| proc::open(pid, &format!("net/{table}")).ok());
     let [four, six] = tables;
     let rows = |table: File| lines(table).map_while(|line| tcp_row(&line).filter(|row| row.is_listening));
     let rows = rows(four?).chain(six.into_iter().flat_map(rows));

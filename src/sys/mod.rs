@@ -20,6 +20,7 @@ pub mod notify;
 pub(crate) mod peer;
 pub mod pidfd;
 pub(crate) mod probe;
+pub mod proc;
 pub(crate) mod proc_fd;
 pub mod process;
 pub mod seccomp;

@@ -3,6 +3,7 @@
 //! As in [`tree`](super::tree), every result describes a moment that has passed. Without `/proc`,
 //! or the right to read it, results are empty.
 
+use super::proc;
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +16,7 @@ pub fn socket_inodes(pid: Pid) -> BTreeSet<u64> {
 
 /// The descriptors of `pid` that are sockets, each with the inode of its socket.
 pub fn socket_fds(pid: Pid) -> impl Iterator<Item = (RawFd, u64)> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let entries = proc::entries(pid, "fd").into_iter().flatten().flatten();
     entries.filter_map(|entry| {
         let inode = parse_socket_link(&fs::read_link(entry.path()).ok()?.to_string_lossy())?;
         Some((entry.file_name().to_str()?.parse().ok()?, inode))
@@ -25,7 +26,7 @@ pub fn socket_fds(pid: Pid) -> impl Iterator<Item = (RawFd, u64)> {
 /// The inodes of the files in the epoll instances of `pid`; None if it has no epoll instance.
 pub fn epoll_inodes(pid: Pid) -> Option<BTreeSet<u64>> {
     let mut polled = None;
-    for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+    for entry in proc::entries(pid, "fd").into_iter().flatten().flatten() {
         let is_epoll =
             fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]");
         if !is_epoll {
@@ -40,7 +41,7 @@ pub fn epoll_inodes(pid: Pid) -> Option<BTreeSet<u64>> {
 
 /// The inodes of the files in the epoll instance that is the descriptor `set` of `pid`.
 pub fn epoll_set_inodes(pid: Pid, set: u64) -> BTreeSet<u64> {
-    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{set}")).unwrap_or_default();
+    let info = proc::text(pid, &format!("fdinfo/{set}")).unwrap_or_default();
     // The inode is written in hexadecimal.
     let inode = |line: &str| line.split("ino:").nth(1)?.split_whitespace().next().map(str::to_owned);
     let inodes = info.lines().filter(|line| line.starts_with("tfd:")).filter_map(inode);

@@ -4,6 +4,7 @@
 //! by one. Only the thread that reaps may signal: until a worker is reaped, its pid is certainly
 //! its own.
 
+use super::proc;
 use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::iter;
@@ -212,12 +213,12 @@ fn ignore_missing(result: nix::Result<()>) -> nix::Result<()> {
 /// The files that `pid` has open for writing, as far as /proc shows them.
 pub fn files_open_for_writing(pid: Pid) -> Vec<PathBuf> {
     let written = |number: &str| {
-        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+        let info = proc::text(pid, &format!("fdinfo/{number}")).ok()?;
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
         let mode = i32::from_str_radix(flags.trim(), 8).ok()? & libc::O_ACCMODE;
         (mode != libc::O_RDONLY).then_some(())
     };
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let entries = proc::entries(pid, "fd").into_iter().flatten().flatten();
     let open = entries.filter(|entry| entry.file_name().to_str().and_then(written).is_some());
     open.filter_map(|entry| fs::read_link(entry.path()).ok()).filter(|path| path.is_absolute()).collect()
 }

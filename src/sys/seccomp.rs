@@ -10,12 +10,12 @@
 //! such sockets (EOPNOTSUPP), so they could not be steered. Most programs that ask for one fall
 //! back to TCP.
 
+use super::proc;
 use libc::{c_uint, c_ulong, pid_t};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
-use std::fs;
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
@@ -228,7 +228,7 @@ fn ioctl<T>(listener: BorrowedFd<'_>, request: libc::Ioctl, value: &mut T) -> ni
 
 /// The process that a thread belongs to.
 pub fn process_of(thread: Pid) -> Option<Pid> {
-    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let status = proc::text(thread, "status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
     line.trim().parse().ok().map(Pid::from_raw)
 }
@@ -236,7 +236,7 @@ pub fn process_of(thread: Pid) -> Option<Pid> {
 /// Whether the descriptor `number` of the task is close-on-exec. That is a flag of the descriptor,
 /// not of the socket.
 pub fn is_close_on_exec(thread: Pid, number: RawFd) -> bool {
-    let text = fs::read_to_string(format!("/proc/{thread}/fdinfo/{number}")).unwrap_or_default();
+    let text = proc::text(thread, &format!("fdinfo/{number}")).unwrap_or_default();
     let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
     flags.is_some_and(|flags| flags & libc::O_CLOEXEC != 0)

@@ -6,13 +6,12 @@
 
 use super::diag::inet::{CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, INODE, LOCAL_PORT, REQUEST};
 use super::diag::{self, Query};
-use super::{proc_fd, tree};
+use super::{proc, proc_fd, tree};
 use nix::errno::Errno;
 use nix::fcntl::readlinkat;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use std::collections::{BTreeSet, HashSet};
-use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -172,9 +171,8 @@ pub fn tree_sockets(root: Pid, others: &BTreeSet<Pid>) -> io::Result<HashSet<u64
 }
 
 fn add_sockets(pid: Pid, held: &mut HashSet<u64>) -> io::Result<()> {
-    let path = format!("/proc/{pid}/fd");
-    let directory = File::open(&path)?;
-    for entry in fs::read_dir(&path)? {
+    let directory = proc::open(pid, "fd")?;
+    for entry in proc::entries(pid, "fd")? {
         match readlinkat(&directory, entry?.file_name().as_os_str()) {
             Ok(target) => held.extend(target.to_str().and_then(proc_fd::parse_socket_link)),
             // It has been closed meanwhile.
@@ -303,7 +301,7 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     fn inode(socket: &impl AsRawFd) -> u64 {
-        let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).expect("a link");
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).expect("a link");
         proc_fd::parse_socket_link(&link.to_string_lossy()).expect("a socket")
     }
 

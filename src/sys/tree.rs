@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::iter;
 
+use super::proc;
 use super::process::serde_pid;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -75,8 +76,7 @@ impl Family {
         /// Longer than the variables of any server; a process may grow its own.
         const LIMIT: u64 = 1 << 20;
         let mut environment = Vec::new();
-        let read = fs::File::open(format!("/proc/{pid}/environ"))
-            .and_then(|file| file.take(LIMIT).read_to_end(&mut environment));
+        let read = proc::open(pid, "environ").and_then(|file| file.take(LIMIT).read_to_end(&mut environment));
         let wanted =
             [format!("GRACEFUL_RUN_PID={}", self.supervisor), format!("GRACEFUL_RUN_START={}", self.start)];
         let has = |wanted: &String| {
@@ -155,13 +155,7 @@ pub fn is_live(pid: Pid) -> bool {
 /// Whether the process group `group` has a member that is no zombie: a zombie that its parent does
 /// not reap keeps the group for ever. None without /proc.
 pub fn is_group_live(group: Pid) -> Option<bool> {
-    let mut entries = fs::read_dir("/proc").ok()?.flatten().peekable();
-    entries.peek()?;
-    Some(
-        entries
-            .filter_map(|entry| stat(parse_pid(entry.file_name().to_str()?)?))
-            .any(|stat| stat.group == group && stat.is_live()),
-    )
+    Some(proc::all()?.filter_map(stat).any(|stat| stat.group == group && stat.is_live()))
 }
 
 /// The children of `pid`, zombies included.
@@ -225,7 +219,7 @@ pub fn live_children(supervisor: Pid, known: &[Pid]) -> Vec<Pid> {
 /// Our own children. Only our main thread forks, and the kernel gives orphans to it, as the first
 /// live thread, so its list has all of them.
 fn our_children(supervisor: Pid) -> Vec<Pid> {
-    match fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")) {
+    match proc::text(supervisor, &format!("task/{supervisor}/children")) {
         Ok(text) => text.split_whitespace().filter_map(parse_pid).collect(),
         Err(_) => children(supervisor),
     }
@@ -236,7 +230,7 @@ fn our_children(supervisor: Pid) -> Vec<Pid> {
 fn children_by_thread(pid: Pid) -> Option<Vec<Pid>> {
     fs::metadata("/proc/thread-self/children").ok()?;
     let mut children = Vec::new();
-    for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+    for thread in proc::entries(pid, "task").into_iter().flatten().flatten() {
         // A thread that has ended meanwhile has given its children to another.
         let text = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
         children.extend(text.split_whitespace().filter_map(parse_pid));
@@ -245,13 +239,7 @@ fn children_by_thread(pid: Pid) -> Option<Vec<Pid>> {
 }
 
 fn children_by_scan(pid: Pid) -> Vec<Pid> {
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| parse_pid(entry.file_name().to_str()?))
-        .filter(|&child| parent(child) == Some(pid))
-        .collect()
+    proc::all().into_iter().flatten().filter(|&child| parent(child) == Some(pid)).collect()
 }
 
 fn parse_pid(text: &str) -> Option<Pid> {
@@ -288,13 +276,13 @@ impl Stat {
 
 /// The command name of `pid` (comm of proc(5)); a question mark where it has gone.
 pub fn name(pid: Pid) -> String {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+    let name = proc::text(pid, "comm");
     name.map_or_else(|_| "?".into(), |name| name.trim_end().to_owned())
 }
 
 /// The state of `pid`; None when there is no such process.
 pub fn stat(pid: Pid) -> Option<Stat> {
-    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    parse_stat(&proc::read(pid, "stat").ok()?)
 }
 
 /// The name, in brackets, is the process's own choice and may hold brackets,

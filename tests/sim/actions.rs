@@ -376,8 +376,12 @@ impl Model {
     pub fn undo(&mut self, upgrade: &ModelUpgrade) {
         self.in_step.undone = Some(upgrade.to);
         let (now, stop_first) = (self.now, self.policy.stop_first);
-        // Between two attempts of a start there is no process that has to stop.
-        self.workers.retain(|_, record| !record.has_no_process() || record.generation != upgrade.to);
+        // Between two attempts of a start there is no process that has to stop. In a slot that was
+        // replaced already the attempts go on.
+        self.workers.retain(|_, record| {
+            let replaces = record.generation == upgrade.to && !upgrade.replaced_slots.contains(&record.slot);
+            !record.has_no_process() || !replaces
+        });
         let undone = |record: &&mut WorkerRecord| {
             record.generation == upgrade.to
                 && !upgrade.replaced_slots.contains(&record.slot)
