@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Scene, Signal, Wrapper, quick, says};
+use common::{Scene, Signal, Wrapper, am_root, quick, says};
 use std::fs;
 use std::net::TcpListener;
 
@@ -234,6 +234,34 @@ fn a_command_that_is_not_found_is_127() {
     fs::write(&script, "#!/nonexistent/interpreter\n").unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     ends(scene.start_command(&quick(&[]), &[&script]), 127, &["script", "interpreter"]);
+}
+
+#[test]
+fn why_a_program_cannot_be_executed_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let scene = Scene::new();
+    let program = |name: &str, bytes: &[u8]| {
+        let path = scene.arg(name);
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    for (name, bytes, status, why) in [
+        ("empty", &b""[..], 126, "the file is empty"),
+        ("arm", b"\x7fELF\x02\x01\x01", 126, "it is built for another kind of machine"),
+        ("words", b"exit 7\n", 126, "a script begins with #!"),
+        ("windows", b"#!/bin/sh\r\nexit 7\r\n", 127, "its first line ends with a carriage return"),
+        ("asks-env", b"#!/usr/bin/env no-such-interpreter\n", 127, "asks env for 'no-such-interpreter'"),
+    ] {
+        ends(scene.start_command(&quick(&[]), &[&program(name, bytes)]), status, &[why]);
+    }
+    if am_root() {
+        fs::create_dir(scene.path("closed")).unwrap();
+        let path = program("closed/server", b"#!/bin/sh\n");
+        fs::set_permissions(scene.path("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+        let wrapper = scene.start_command(&quick(&["--user", "nobody"]), &[&path]);
+        ends(wrapper, 126, &["closed may not be entered, as uid 65534"]);
+    }
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn what_no_new_privs_takes_away_is_said() {
 #[test]
 fn with_stop_first_a_known_server_checks_its_configuration_before_the_old_one_is_stopped() {
     let scene = Scene::new();
-    let text = "#!/bin/sh\ncase \"$*\" in *' -t') echo checked >&2; grep -q good conf; exit;; esac\nexec sleep 300\n";
+    let text = "#!/bin/sh\ncase \"$*\" in *' -t') grep -q crash conf && kill -SEGV $$; grep -q good conf; exit;; esac\nexec sleep 300\n";
     let server = executable(&scene, "apache2", text);
     fs::write(scene.path("conf"), "good").unwrap();
     let command = [server.as_str(), "-D", "FOREGROUND", "-f", "conf"];
@@ -155,11 +155,15 @@ fn with_stop_first_a_known_server_checks_its_configuration_before_the_old_one_is
     wrapper.signal(Signal::SIGHUP);
     let line = wrapper.log.wait(&says::failed(2));
     assert!(line.contains("pre-upgrade hook ") && line.contains(" exited with status 1"), "{line}");
-    assert!(line.ends_with("; generation 1 still serves"), "{line}");
+    assert!(line.ends_with("--hook pre-upgrade=CMD in its place); generation 1 still serves"), "{line}");
     assert_eq!(pids(), first, "nothing was stopped for it");
     fs::write(scene.path("conf"), "good").unwrap();
     wrapper.signal(Signal::SIGHUP);
     wrapper.log.wait(&says::ready(3));
+    fs::write(scene.path("conf"), "crash").unwrap();
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("the server's own check * was ended by signal 11 (SEGV): that says nothing");
+    wrapper.log.wait(&says::ready(4));
     wrapper.stop();
 
     // A hook of the user takes its place.
@@ -171,6 +175,65 @@ fn with_stop_first_a_known_server_checks_its_configuration_before_the_old_one_is
     let wrapper = scene.start_command(&args, &["sleep", "300"]);
     wrapper.log.wait("nothing checks a release before the old worker is stopped for it");
     wrapper.stop();
+}
+
+/// The same of real servers, with the sockets that they are given. Whoever has a socket by its number
+/// looks for it while it reads its configuration.
+#[test]
+fn real_servers_check_their_configuration_with_their_sockets() {
+    let host = host();
+    let bind = format!("{host}:{PORT}");
+    let nginx = format!(
+        "daemon off; pid n.pid; error_log stderr; events {{}} http {{ access_log off; server {{ listen {bind}; }} }}"
+    );
+    let haproxy = "defaults\n mode http\n timeout client 5s\n timeout server 5s\n timeout connect 5s\n\
+                   frontend f\n bind fd@3\n http-request return status 200\n";
+    let lighttpd = format!(
+        "server.bind = \"{host}\"\nserver.port = {PORT}\nserver.document-root = \"/usr\"\n\
+         server.systemd-socket-activation = \"enable\"\n"
+    );
+    for (name, arguments, good, bad, options) in [
+        (
+            "nginx",
+            &["-p", ".", "-e", "stderr", "-c", "conf"][..],
+            nginx.as_str(),
+            nginx.replace("events", "event"),
+            &["--export", "nginx"][..],
+        ),
+        (
+            "haproxy",
+            &["-db", "-f", "conf"],
+            haproxy,
+            haproxy.replace("client", "klient"),
+            &["--stop-signal", "USR1"],
+        ),
+        (
+            "lighttpd",
+            &["-D", "-f", "conf"],
+            &lighttpd,
+            lighttpd.replace("\"/usr\"", "\"/usr"),
+            &["--stop-signal", "INT"],
+        ),
+    ] {
+        let Some(server) = common::tool(name) else { continue };
+        let scene = Scene::new();
+        fs::write(scene.path("conf"), good).unwrap();
+        let command = [&[server.to_str().unwrap()], arguments].concat();
+        let args =
+            [&["-b", bind.as_str(), "--stop-first", "--ack", "accepting", "--soak", "1ms"], options].concat();
+        let wrapper = scene.start_command(&args, &command);
+        wrapper.log.wait(&says::ready(1));
+        wrapper.signal(Signal::SIGHUP);
+        wrapper.log.wait(&says::ready(2));
+        fs::write(scene.path("conf"), bad).unwrap();
+        wrapper.signal(Signal::SIGHUP);
+        let line = wrapper.log.wait(&says::failed(3));
+        assert!(
+            line.contains("pre-upgrade hook ") && line.ends_with("; generation 2 still serves"),
+            "{line}"
+        );
+        wrapper.stop();
+    }
 }
 
 #[test]

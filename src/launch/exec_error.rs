@@ -1,12 +1,15 @@
 //! Why a program could not be started, in words for the user.
 
-use super::{LaunchSpec, Refused, interpreter};
+use super::{LaunchSpec, Refused, interpreter, may_execute};
 use crate::core::event::Refusal;
 use crate::sys::child::{Launch, SpawnError, Step};
 use crate::sys::file_privileges::file_privileges;
+use crate::sys::identity::Identity;
 use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// Why a start failed, and what the user can do about it.
 pub fn refused(error: &SpawnError, launch: &Launch, spec: &LaunchSpec) -> Refused {
@@ -29,7 +32,7 @@ pub fn refused(error: &SpawnError, launch: &Launch, spec: &LaunchSpec) -> Refuse
             format!("cannot find {program}: {why}{next}")
         }
         (Step::Exec, Errno::ENOEXEC) => {
-            format!("cannot execute {program}: {why} (a script begins with #! and its interpreter)")
+            format!("cannot execute {program}: {why} ({})", interpreter::unknown_format(spec.program()))
         }
         (Step::Exec, Errno::ETXTBSY) => {
             format!("cannot execute {program}: {why}, somebody still writes to it (install it by rename)")
@@ -38,7 +41,10 @@ pub fn refused(error: &SpawnError, launch: &Launch, spec: &LaunchSpec) -> Refuse
             format!("cannot execute {program}: is a directory")
         }
         (Step::Exec, Errno::EACCES) => {
-            format!("cannot execute {program}: {why} (chmod +x, or a noexec mount)")
+            format!(
+                "cannot execute {program}: {why} ({})",
+                forbidden(spec.program(), launch.identity.as_ref())
+            )
         }
         (Step::Exec, Errno::E2BIG) => format!("cannot execute {program}: {why}: {}", too_long(launch)),
         (Step::Exec, Errno::EPERM) if file_privileges(spec.real_program()) == Some("setcap") => format!(
@@ -54,6 +60,22 @@ pub fn refused(error: &SpawnError, launch: &Launch, spec: &LaunchSpec) -> Refuse
         (step, _) => format!("cannot start {program}: {step} failed: {why}"),
     };
     Refused { refusal, message }
+}
+
+/// What keeps us, or the user of the worker, from executing a program that is there (EACCES).
+fn forbidden(program: &Path, identity: Option<&Identity>) -> String {
+    let may = |file: &Path| match identity {
+        Some(identity) => may_execute(file, identity),
+        None => access(file, AccessFlags::X_OK).is_ok(),
+    };
+    let closed =
+        program.ancestors().skip(1).filter(|directory| directory.is_absolute() && !may(directory)).last();
+    let whose = identity.map_or(String::new(), |identity| format!(", as uid {}", identity.uid));
+    match closed {
+        Some(directory) => format!("the directory {} may not be entered{whose}", directory.display()),
+        None if may(program) => "a noexec mount, or an interpreter that may not be executed".into(),
+        None => format!("chmod +x{whose}"),
+    }
 }
 
 /// What execve(2) has found too long: one string (MAX_ARG_STRLEN), or all of them together, which

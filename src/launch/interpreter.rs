@@ -5,10 +5,36 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+/// Why the kernel does not know the format of a program (ENOEXEC).
+pub fn unknown_format(program: &Path) -> &'static str {
+    let mut head = Vec::new();
+    let read = File::open(program).and_then(|file| file.take(4).read_to_end(&mut head));
+    match head.as_slice() {
+        _ if read.is_err() => "it cannot be read to see why",
+        b"" => "the file is empty",
+        b"\x7fELF" => "it is built for another kind of machine, or damaged: file(1) says which",
+        _ => "a script begins with #! and its interpreter",
+    }
+}
+
+/// The program that env(1) looks for in PATH, if the first line of a script leaves that to it.
+pub fn by_env(program: &Path) -> Option<String> {
+    let mut head = Vec::new();
+    File::open(program).ok()?.take(256).read_to_end(&mut head).ok()?;
+    let line = head.strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?;
+    let line = String::from_utf8_lossy(line).into_owned();
+    let mut words = line.split_whitespace();
+    let env = words.next()?.ends_with("/env");
+    words.find(|word| !word.starts_with('-') && !word.contains('=')).filter(|_| env).map(String::from)
+}
+
 /// Which file is missing for a program that is there: its `#!` line names it, or its ELF header.
 pub fn missing(program: &Path) -> String {
     let named = interpreter(program).map(|path| String::from_utf8_lossy(&path).into_owned());
     match named {
+        Some(name) if name.ends_with('\r') => {
+            "its first line ends with a carriage return (CRLF), which the kernel takes for a part of the name of its interpreter (write LF alone)".into()
+        }
         Some(name) if !Path::new(&name).exists() => {
             format!("its interpreter {name} is missing (install it, or correct the program)")
         }
@@ -24,7 +50,7 @@ fn interpreter(program: &Path) -> Option<Vec<u8>> {
     file.by_ref().take(4096).read_to_end(&mut head).ok()?;
     if let Some(line) = head.strip_prefix(b"#!") {
         let line = line.split(|&byte| byte == b'\n').next()?.trim_ascii_start();
-        return Some(line.split(u8::is_ascii_whitespace).next()?.to_vec());
+        return Some(line.split(|byte| [b' ', b'\t'].contains(byte)).next()?.to_vec());
     }
     let number = |at: usize, length: usize| -> Option<u64> {
         let bytes = head.get(at..at + length)?;
@@ -61,6 +87,8 @@ mod tests {
             interpreter(&file).map(|path| String::from_utf8(path).unwrap())
         };
         assert_eq!(read(b"#! /bin/sh -e\nexit"), Some("/bin/sh".into()));
+        assert_eq!(read(b"#!/bin/sh\r\nexit"), Some("/bin/sh\r".into()));
+        assert!(missing(&file).contains("ends with a carriage return"), "{}", missing(&file));
         assert_eq!(read(b"exit 0"), None);
         assert_eq!(read(b""), None);
         // This program is dynamically linked, or static and without a loader.
@@ -75,6 +103,29 @@ mod tests {
             other[place..place + 4].copy_from_slice(b"/non");
             assert!(read(&other).unwrap().starts_with("/non"));
             assert!(missing(&file).contains("its interpreter /non"), "{}", missing(&file));
+        }
+    }
+
+    #[test]
+    fn an_unknown_format_is_told_apart_and_env_is_looked_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        for (bytes, why) in [
+            (&b""[..], "the file is empty"),
+            (b"\x7fELF\x02", "it is built for another kind of machine"),
+            (b"exit 7\n", "a script begins with #!"),
+        ] {
+            fs::write(&file, bytes).unwrap();
+            assert!(unknown_format(&file).starts_with(why), "{}", unknown_format(&file));
+        }
+        for (line, name) in [
+            ("#!/usr/bin/env node\n", Some("node")),
+            ("#! /usr/bin/env -S A=b deno run\n", Some("deno")),
+            ("#!/bin/sh\n", None),
+            ("", None),
+        ] {
+            fs::write(&file, line).unwrap();
+            assert_eq!(by_env(&file).as_deref(), name, "{line}");
         }
     }
 }

@@ -43,7 +43,7 @@ const PROFILES: [Profile; 31] = [
         .check(Check::Flags(&["-t"])),
     server("http.server").binds(),
     server("hypnotoad").foreground("-f"),
-    server("lighttpd").foreground("-D").stop(Signal::SIGINT).check(Check::Flags(&["-tt"])),
+    server("lighttpd").foreground("-D").stop(Signal::SIGINT).check(Check::Flags(&["-t"])),
     server("memcached").foreground("no -d").binds(),
     server("mpd").foreground("--no-daemon"),
     server("named").foreground("-f").binds().check(Check::Program("named-checkconf", &[], "-c", None)),

@@ -8,12 +8,14 @@
 use super::context::Context;
 use super::workers::Workers;
 use crate::core::event::{Exit, Generation, Report};
+use crate::launch::interpreter::by_env;
 use crate::process::{Symptom, symptom};
 use crate::profiles;
 use crate::sys::file_privileges::file_privileges;
 use crate::sys::{listeners, tree};
 use nix::unistd::{Pid, geteuid};
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
 use std::iter;
@@ -31,7 +33,8 @@ pub(super) fn on_report(report: &Report, workers: &Workers, ctx: &mut Context) {
     let Some(generation) = ctx.processes.get(id).map(|entry| entry.generation) else { return };
     let symptom = symptom(&workers.last_words(id));
     let failure = Failed { generation, early, captured: workers.capture.is_some(), ctx };
-    let hint = failure.hint(symptom.as_ref());
+    let not_found = matches!(*report, Report::Gone { exit: Exit::Code(127), .. });
+    let hint = failure.interpreter().filter(|_| not_found).or_else(|| failure.hint(symptom.as_ref()));
     if let Some(entry) = ctx.processes.get_mut(id) {
         (entry.symptom, entry.hint) = (symptom, hint);
     }
@@ -57,6 +60,17 @@ impl Failed<'_> {
             None if self.early && !self.captured => self.without_words(),
             None => None,
         }
+    }
+
+    /// The first line of its file leaves it to env(1) to find its interpreter, which is not there.
+    fn interpreter(&self) -> Option<String> {
+        let spec = self.ctx.launcher.specs.get(&self.generation)?;
+        let name = by_env(spec.real_program())?;
+        let path = spec.environment().get(OsStr::new("PATH"));
+        let found = which::which_in(&name, path, spec.real_program().parent()?).is_ok();
+        (!found).then(|| {
+            format!("its first line asks env for '{name}', which is not in the worker's PATH (install it, or set PATH with --env)")
+        })
     }
 
     /// It has said nothing that we could read.

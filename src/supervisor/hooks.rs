@@ -213,7 +213,11 @@ impl Hooks {
         let batch = &mut self.queue.0[at];
         batch.running = None;
         let (occasion, generation) = (batch.context.occasion.name(), batch.context.generation);
-        let message = format!("{occasion} hook '{}' {how}", command.escape_debug());
+        let own = match ctx.config.hooks.is_own_check(batch.context.occasion, command) {
+            true => " (the server's own check; --hook pre-upgrade=CMD in its place)",
+            false => "",
+        };
+        let message = format!("{occasion} hook '{}' {how}{own}", command.escape_debug());
         match batch.then {
             Then::Upgrade(to) => {
                 self.queue.0.remove(at);
@@ -252,6 +256,13 @@ impl Hooks {
         let Some(at) = self.queue.0.iter().position(ours) else { return };
         match (exit, self.queue.0[at].running.take()) {
             (Exit::Code(0), _) | (_, None) => {}
+            (Exit::Signal(_), Some(running))
+                if ctx.config.hooks.is_own_check(self.queue.0[at].context.occasion, &running.command) =>
+            {
+                // A check that crashes has found nothing.
+                let (command, how) = (running.command.escape_debug(), report::exit_text(exit_of(exit)));
+                warn!("the server's own check '{command}' {how}: that says nothing, and the upgrade goes on");
+            }
             (exit, Some(running)) => {
                 self.failed(at, &running.command, &report::exit_text(exit_of(exit)), ctx);
             }

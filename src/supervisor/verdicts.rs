@@ -69,12 +69,18 @@ impl Pending {
                 matches!(awaits, Awaits::Next { hold: true }).then(|| Reply::failed(why))
             }),
             Report::NothingHeld(request) => self.resolve(|awaits| {
+                let why = match ctx.core.phase() {
+                    Phase::Upgrading => {
+                        "nothing is on hold; the upgrade under way goes on (upgrade --now replaces it by another one)"
+                    }
+                    _ => "nothing is on hold",
+                };
                 let mine = match awaits {
                     Awaits::Commit => request == Request::Commit,
                     Awaits::Rollback => request == Request::Rollback,
                     _ => false,
                 };
-                mine.then(|| Reply::failed("nothing is on hold"))
+                mine.then(|| Reply::failed(why))
             }),
             Report::UpgradeDone { from, to, took } => self.resolve(|awaits| match *awaits {
                 Awaits::Upgrade(it) if it == to => Some(serves(from, to, took)),
