@@ -1,6 +1,8 @@
 //! Below managers that others wrote: whoever they tell to stop, each worker hears it once.
 
 mod common;
+#[path = "common/terminal.rs"]
+mod terminal;
 
 use common::{SERVER, Scene, Signal, Wrapper, quick, tool, who};
 use nix::sys::signal::{kill, killpg};
@@ -8,6 +10,10 @@ use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use terminal::Terminal;
+
+/// A worker whose requests take until they are released.
+const SLOW: &str = "gate-term done\nready notify";
 
 /// `graceful-run ... -- puppet DIR`, for a shell.
 fn line(scene: &Scene, args: &[&str]) -> String {
@@ -46,6 +52,54 @@ fn honcho_stops_each_worker_once() {
 #[test]
 fn foreman_stops_each_worker_once() {
     stops_each_worker_once("foreman", "started with pid");
+}
+
+/// The manager in a terminal, with `keys` typed there once the worker is ready. The worker is
+/// released when this has been said of it.
+fn in_a_terminal(scene: &Scene, program: &[String], keys: &str, heard: &str) -> Wrapper {
+    let mut terminal = Terminal::new();
+    let mut command = scene.mark(terminal.leader(program));
+    command.stdin(terminal.stdin());
+    let mut manager = scene.spawn(command);
+    scene.log.wait("worker ready");
+    manager.log.wait("generation 1: serv");
+    terminal.types(keys);
+    scene.log.wait(heard);
+    scene.release("done", 1);
+    manager.exit_status();
+    for pid in scene.processes() {
+        scene.wait_gone(pid);
+    }
+    manager
+}
+
+/// concurrently gets Ctrl-C as we do, and then sends INT to every descendant of its commands: to us
+/// and to the worker.
+#[test]
+fn concurrently_stops_each_worker_once() {
+    let Some(program) = tool("concurrently") else { return };
+    let scene = Scene::of(SLOW);
+    let ours = line(&scene, &["--ack", "notify", "--on", "INT=wait", "--on", "TERM=wait"]);
+    let program = [program.to_str().unwrap(), "--raw", &format!("{ours} 2>&1")].map(String::from);
+    let script = ["sh", "-c", "exec \"$@\" >&2", "sh"].map(String::from);
+    let program: Vec<String> = script.into_iter().chain(program).collect();
+    let manager = in_a_terminal(&scene, &program, "\x03", "worker INT");
+    let said = manager.log.all();
+    assert!(said.iter().any(|line| line.contains("has passed on what the terminal sent")), "{said:?}");
+    assert!(said.iter().any(|line| common::matches(&common::says::exited(1, 0), line)), "{said:?}");
+    assert_eq!((scene.log.count("worker INT"), scene.log.count("worker TERM")), (1, 0));
+}
+
+/// honcho has its processes in sessions of their own: the terminal does not reach them.
+#[test]
+fn honcho_in_a_terminal_stops_each_worker_once() {
+    let Some(program) = tool("honcho") else { return };
+    let scene = Scene::of(SLOW);
+    fs::write(scene.path("Procfile"), format!("web: exec {}\n", line(&scene, &["--ack", "notify"]))).unwrap();
+    let script = ["sh", "-c", "exec \"$@\" >&2", "sh", program.to_str().unwrap(), "start"].map(String::from);
+    let manager = in_a_terminal(&scene, &script, "\x03", "worker TERM");
+    assert_eq!((scene.log.count("worker INT"), scene.log.count("worker TERM")), (0, 1));
+    assert!(!manager.log.has("killed"), "{:?}", manager.log.all());
 }
 
 /// A shell that leads a process group, as a manager starts it.

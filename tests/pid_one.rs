@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Scene, Signal, Wrapper, am_root, quick};
+use graceful_run::sys::process;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use std::process::Command;
@@ -32,6 +33,16 @@ fn pid_1_stops_and_gives_its_status() {
     let Some((mut wrapper, one)) = first_process(&scene, &quick(&[])) else { return };
     kill(one, Signal::SIGTERM).unwrap();
     assert_eq!(wrapper.exit_status(), 0);
+    assert_eq!(scene.log.count("worker TERM"), 1);
+}
+
+#[test]
+fn pid_1_stops_by_the_signal_that_stops_a_container_of_systemd() {
+    let scene = Scene::of("count-signals\nready notify");
+    let Some((mut wrapper, one)) = first_process(&scene, &quick(&[])) else { return };
+    process::signal(one, libc::SIGRTMIN() + 3).unwrap();
+    assert_eq!(wrapper.exit_status(), 0);
+    assert!(wrapper.log.has("RTMIN+3: a stop"));
     assert_eq!(scene.log.count("worker TERM"), 1);
 }
 

@@ -3,6 +3,8 @@
 mod common;
 
 use common::{SERVER, Scene, Signal, quick, says, until};
+use graceful_run::sys::{inherited, process};
+use nix::unistd::Pid;
 
 #[test]
 fn usr1_and_winch_are_passed_on_to_ready_workers_only() {
@@ -112,6 +114,57 @@ fn on_can_name_the_other_meanings() {
     scene.log.wait("s1 worker TERM");
     wrapper.signal(Signal::SIGALRM);
     assert_eq!(wrapper.exit_status(), 137);
+}
+
+/// Sends us a signal by its number.
+fn send(pid: Pid, signal: i32) {
+    process::signal(pid, signal).unwrap();
+}
+
+#[test]
+fn every_signal_that_would_end_us_is_a_stop_that_is_named() {
+    let listed = "STKFLT XCPU XFSZ VTALRM PROF IO PWR".split(' ').map(|name| {
+        let signal: Signal = format!("SIG{name}").parse().unwrap();
+        (signal as i32, name.to_owned())
+    });
+    let real_time = (0..=libc::SIGRTMAX() - libc::SIGRTMIN()).map(|distance| match distance {
+        0 => (libc::SIGRTMIN(), "RTMIN".to_owned()),
+        distance => (libc::SIGRTMIN() + distance, format!("RTMIN+{distance}")),
+    });
+    let mut all: Vec<_> = listed.chain(real_time).collect();
+    all.retain(|(signal, _)| !inherited::ignored(*signal));
+    assert!(all.len() > 30);
+    for (signal, name) in all {
+        let scene = Scene::of(SERVER);
+        let mut wrapper = scene.ready(&[]);
+        send(wrapper.pid, signal);
+        assert_eq!(wrapper.exit_status(), 0, "{name}");
+        assert!(wrapper.log.has(&format!("{name}: a stop")), "{:?}", wrapper.log.all());
+        assert_eq!(scene.log.count("worker TERM"), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_worker_that_sends_us_one_of_them_does_not_stop_us() {
+    let scene = Scene::of(SERVER);
+    let script = format!("kill -s PWR $PPID; exec {}", scene.puppet().join(" "));
+    let wrapper = scene.start_command(&quick(&[]), &["sh", "-c", &script]);
+    wrapper.log.wait("PWR of pid *, a worker's own, is no stop");
+    wrapper.log.wait(&says::ready(1));
+    wrapper.stop();
+}
+
+#[test]
+fn real_time_signals_may_have_a_row() {
+    let scene = Scene::of(SERVER);
+    let rows = ["--on", "RTMIN+3=upgrade", "--on", "SIGRTMAX=ignore", "--on", "XCPU=forward:USR1"];
+    let wrapper = scene.ready(&rows);
+    send(wrapper.pid, libc::SIGRTMAX());
+    send(wrapper.pid, libc::SIGXCPU);
+    scene.log.wait("g1 s0 worker USR1");
+    send(wrapper.pid, libc::SIGRTMIN() + 3);
+    wrapper.log.wait(&says::exited(1, 0));
+    wrapper.stop();
 }
 
 #[test]

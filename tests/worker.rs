@@ -6,7 +6,7 @@ use common::{SERVER, Scene, Signal, Wrapper, am_root, example, quick, says};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const DUMP: &str = "dump seen\nready notify\n";
 
@@ -348,15 +348,11 @@ os.execv(sys.argv[1], sys.argv[1:])";
     scene.log.wait("g1 s0 worker dumped");
     wrapper.log.wait(&says::ready(1));
     let seen = scene.dump("seen");
-    let mut names = vec!["SigBlk", "SigCgt", "SigPnd", "ShdPnd", "NoNewPrivs", "Seccomp"];
+    let mut names = vec!["SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd", "NoNewPrivs", "Seccomp"];
     names.extend(["Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]);
     for name in names {
         assert_eq!(seen["status"][name], expected["status"][name], "{name}");
     }
-    // CHLD is the one that has to be reset: a parent that ignores it cannot wait for children.
-    let ignored = |seen: &Value| u64::from_str_radix(seen["status"]["SigIgn"].as_str().unwrap(), 16);
-    let chld = 1 << (Signal::SIGCHLD as u32 - 1);
-    assert_eq!(ignored(&seen).unwrap() | chld, ignored(&expected).unwrap() | chld);
     assert_eq!(seen["limits"], expected["limits"]);
     assert_eq!(seen["status"]["Cpus_allowed"], expected["status"]["Cpus_allowed"]);
     // TERM, which the launcher blocked, is ours to handle all the same; the worker still has it
@@ -364,6 +360,61 @@ os.execv(sys.argv[1], sys.argv[1:])";
     let mut wrapper = wrapper;
     wrapper.signal(Signal::SIGTERM);
     assert_eq!(wrapper.exit_status(), 137);
+}
+
+/// The C library hides two signals, and a program in Rust ignores SIGPIPE from its start on.
+#[test]
+fn every_disposition_is_the_one_that_we_were_started_with() {
+    // What is ignored: nothing, all, PIPE alone.
+    for ignored in ["[]", "range(1, 65)", "[13]"] {
+        let launcher = format!(
+            "import ctypes, os, signal, sys
+call = ctypes.CDLL(None).syscall
+rt_sigaction = {{'x86_64': 13, 'aarch64': 134}}[os.uname().machine]
+for number in range(1, 65):
+    action = (ctypes.c_ulong * 8)(1 if number in {ignored} else 0)
+    call(rt_sigaction, number, action, None, 8)
+os.execv(sys.argv[1], sys.argv[1:])"
+        );
+        let scene = Scene::of("hang");
+        let run = |program: &[&str]| {
+            let mut command = scene.mark(Command::new("python3"));
+            command.args(["-c", &launcher]).args(program).stdout(Stdio::piped());
+            let output = command.output().expect("python3");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let line = text.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a status").trim();
+            u64::from_str_radix(line, 16).expect("hexadecimal")
+        };
+        let expected = run(&["/bin/cat", "/proc/self/status"]);
+        let us = common::binary().to_str().unwrap();
+        let seen = run(&[us, "--restart", "never", "--", "/bin/cat", "/proc/self/status"]);
+        // The stop signal is never ignored.
+        let term = 1 << (Signal::SIGTERM as u32 - 1);
+        assert_eq!(seen | term, expected | term, "{ignored}: {seen:x}, not {expected:x}");
+        assert_eq!(seen & term, 0);
+    }
+}
+
+#[test]
+fn a_worker_that_dies_by_pipe_is_told_of_with_the_cure() {
+    let scene = Scene::of("hang");
+    let dies = ["sh", "-c", "kill -s PIPE $$"];
+    for (trap, cure) in [("-", true), ("''", false)] {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("trap {trap} PIPE; exec \"$@\""), "sh"]).arg(common::binary());
+        // A worker that has given up what it was started with is not helped by the cure.
+        let kill = "import os, signal; signal.signal(13, signal.SIG_DFL); os.kill(os.getpid(), 13)";
+        shell.args(["--restart", "never", "--"]);
+        if cure {
+            shell.args(dies)
+        } else {
+            shell.args(["python3", "-c", kill])
+        };
+        let mut wrapper = scene.spawn(scene.mark(shell));
+        assert_eq!(wrapper.exit_status(), 128 + 13);
+        wrapper.log.wait("was ended by signal 13 (PIPE)");
+        assert_eq!(wrapper.log.has("trap '' PIPE"), cure, "{:?}", wrapper.log.all());
+    }
 }
 
 #[test]

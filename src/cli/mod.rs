@@ -303,7 +303,7 @@ pub struct Cli {
     /// `hammer` (kill the workers that drain), `forward` or `forward:SIG` (to ready workers),
     /// `more`, `fewer` (one worker more or fewer) or `ignore`. Defaults: USR2 and HUP upgrade; TERM,
     /// INT and QUIT stop; USR1 and WINCH forward; TTIN more; TTOU fewer; ALRM hammer; TSTP and CONT
-    /// suspend and continue graceful-run and the workers.
+    /// suspend and continue graceful-run and the workers; every other signal that would end it stops.
     #[arg(long, value_name = "SIGNAL=MEANING", help_heading = "Signals")]
     pub on: Vec<String>,
 

@@ -272,7 +272,8 @@ impl LaunchSettings {
             own_group: true,
             umask: self.worker.umask,
             identity: self.identity.clone(),
-            default_signals: Vec::new(),
+            // A shell that ignores it does not learn how its children have ended.
+            default_signals: vec![libc::SIGCHLD],
             no_new_privs: self.worker.no_new_privs,
             death_signal: self.worker.dies_with_us.then_some(Signal::SIGTERM as i32),
             filter: None,

@@ -183,7 +183,8 @@ pub fn start(
     })
     .map_err(|error| Error::cannot("listen for signals", error))?;
     sigint::start_recording().map_err(failed)?;
-    let others = signals.signals().filter(|signal| *signal != Signal::SIGINT).map(|signal| signal as i32);
+    let unlisted: Vec<i32> = signals.signals().filter(|signal| signals.is_unlisted(*signal)).collect();
+    let others = signals.signals().filter(|signal| *signal != libc::SIGINT);
     let all: Vec<i32> = others.chain([Signal::SIGCHLD as i32]).chain(more.iter().copied()).collect();
     let mut signals = SignalsInfo::<WithOrigin>::new(all).map_err(failed)?;
     let (messages, further, calls) = (sender.clone(), sender.clone(), sender.clone());
@@ -205,7 +206,8 @@ pub fn start(
                     let stopped = continuers.iter().any(|continuer| *continuer != pid(&caught));
                     let from = pid(&caught).filter(|&pid| pid > 0 && !stopped).map(Pid::from_raw);
                     // Read at once: a child that is started to send it soon ends.
-                    let from_worker = SENT_BY_WORKERS.contains(&caught.signal);
+                    let from_worker =
+                        SENT_BY_WORKERS.contains(&caught.signal) || unlisted.contains(&caught.signal);
                     let lineage = |pid| if from_worker { tree::lineage(pid) } else { Lineage::default() };
                     let origin = match (caught.cause, from) {
                         (Cause::Kernel, _) => Origin::Kernel,

@@ -18,7 +18,6 @@ use crate::dialect::{Dialect, GOAGAIN_SIGNAL};
 use crate::sys::terminal;
 use crate::sys::tree::{Origin, Sender};
 use log::{debug, info, warn};
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::path::PathBuf;
 
@@ -41,19 +40,21 @@ impl EventLoop {
         let sender = |from: &Sender| Some((from.pid, self.ctx.processes.sender(from, self.ctx.now())?));
         let from_worker = origin.process().and_then(sender);
         match (number, from_worker) {
-            (GOAGAIN_SIGNAL, Some((_, id))) => self.ctx.queue(Event::Ack(id, AckKind::Goagain)),
-            (GOAGAIN_SIGNAL, None) => debug!("signal {number} of a stranger is no ack"),
+            (GOAGAIN_SIGNAL, from) if self.ctx.config.acks.goagain() => match from {
+                Some((_, id)) => self.ctx.queue(Event::Ack(id, AckKind::Goagain)),
+                None => debug!("signal {number} of a stranger is no ack"),
+            },
             (libc::SIGTERM, Some((pid, id))) => self.on_worker_term(id, pid),
             // Programs built on overseer send it when they have closed the sockets.
             (libc::SIGUSR1, Some((pid, _))) if self.ctx.config.dialects.contains(&Dialect::Overseer) => {
                 debug!("USR1 of pid {pid}, a worker's own, is not passed on");
             }
-            _ if self.is_repeated_interrupt(number, origin) => {}
-            _ => {
-                if let Ok(signal) = Signal::try_from(number) {
-                    self.request_by_signal(signal, origin);
-                }
+            // It may be the word of a library that we do not know.
+            (_, Some((pid, _))) if self.ctx.config.signals.is_unlisted(number) => {
+                info!("{} of pid {pid}, a worker's own, is no stop", signals::name(number));
             }
+            _ if self.is_repeated_interrupt(number, origin) => {}
+            _ => self.request_by_signal(number, origin),
         }
     }
 
@@ -75,9 +76,10 @@ impl EventLoop {
         self.ctx.queue(Event::Request(Request::Upgrade));
     }
 
-    fn request_by_signal(&mut self, signal: Signal, origin: &Origin) {
-        debug!("signal {signal}");
-        if signal == Signal::SIGHUP && !self.ctx.config.signals.is_chosen(signal) {
+    fn request_by_signal(&mut self, signal: i32, origin: &Origin) {
+        let name = signals::name(signal);
+        debug!("signal {name}");
+        if signal == libc::SIGHUP && !self.ctx.config.signals.is_chosen(signal) {
             let meant = self.hangup.meaning(origin, self.ctx.now());
             return self.act_on_hangup(meant);
         }
@@ -85,12 +87,14 @@ impl EventLoop {
         let shared = by_terminal && self.ctx.config.worker.foreground_tty && terminal::is_in_foreground();
         if self.ctx.config.signals.waits(signal) && self.ctx.core.phase() != Phase::Stopping {
             self.ctx.processes.signalled = true;
-            let name = signals::name(signal as i32);
             let limit = self.ctx.config.policy.stop_timeout.map(duration_text);
             info!(
                 "{name}: a stop; workers have had a signal from whoever sent it (--on {name}=wait), and get none from us (--stop-timeout: {})",
                 limit.unwrap_or_else(|| "none".into())
             );
+        }
+        if self.ctx.config.signals.is_unlisted(signal) && self.ctx.core.phase() != Phase::Stopping {
+            info!("{name}: a stop, because it would end us by default (to change that: --on {name}=ignore)");
         }
         self.request(self.ctx.config.signals.request(signal, shared));
     }
@@ -103,7 +107,7 @@ impl EventLoop {
     }
 
     fn act_on_hangup(&mut self, meant: Meant) {
-        let request = self.ctx.config.signals.request(Signal::SIGHUP, false);
+        let request = self.ctx.config.signals.request(libc::SIGHUP, false);
         match (meant, request) {
             (Meant::Hangup, Some(Request::Upgrade)) => {
                 if self.ctx.core.phase() != Phase::Stopping {

@@ -138,7 +138,7 @@ fn log_startup(config: &Config, listeners: &Listeners) {
     }
     log_check(config);
     let stays_ignored =
-        |signal: &Signal| config.signals.ignores(*signal) && inherited::ignored(*signal as i32);
+        |signal: &Signal| config.signals.ignores(*signal as i32) && inherited::ignored(*signal as i32);
     if stays_ignored(&Signal::SIGHUP) {
         info!("HUP stays ignored, as we were started (nohup): upgrade with USR2, or say --on HUP=upgrade");
     }

@@ -16,7 +16,7 @@ use super::inherited;
 pub fn exec_first(programs: &[CString], argv: &[CString], env: &[CString]) -> Errno {
     let mut exec_args = ExecArgs::new(argv, env);
     exec_args.add_process_ids(true, false);
-    inherited::restore_all_dispositions();
+    inherited::restore_dispositions();
     let mut error = Errno::ENOENT;
     for program in programs {
         inherited::change_mask(libc::SIG_SETMASK, inherited::mask());

@@ -120,29 +120,18 @@ pub fn default_sigchld() {
 }
 
 /// Gives each signal the disposition that we were started with: ignored stays ignored, all else is
-/// default. A worker gets SIGCHLD = default whatever ours was, because programs that wait for their
-/// children rely on it.
+/// default.
 ///
 /// Async-signal-safe: for the child between fork and exec.
 pub(super) fn restore_dispositions() {
     for signal in 1..=64 {
-        let keep = signal != libc::SIGCHLD && ignored(signal);
-        set_disposition(signal, if keep { libc::SIG_IGN } else { libc::SIG_DFL });
+        set_disposition(signal, if ignored(signal) { libc::SIG_IGN } else { libc::SIG_DFL });
     }
 }
 
 /// Gives a signal its default disposition. Async-signal-safe.
 pub(super) fn set_default(signal: i32) {
     set_disposition(signal, libc::SIG_DFL);
-}
-
-/// As [`restore_dispositions`], but SIGCHLD too is as we were started with it: for a process that
-/// executes another program and starts no child.
-pub(super) fn restore_all_dispositions() {
-    restore_dispositions();
-    if ignored(libc::SIGCHLD) {
-        set_disposition(libc::SIGCHLD, libc::SIG_IGN);
-    }
 }
 
 /// rt_sigprocmask(2) of the calling thread; returns the previous mask.

@@ -82,9 +82,10 @@ pub fn example(name: &str) -> PathBuf {
 /// A program of somebody else's, from PATH or from where `tests/all` installs it. One that is
 /// missing is told of, and fails the test where all must be there.
 pub fn tool(name: &str) -> Option<PathBuf> {
-    let installed = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("interop/venv/bin");
+    let ours = ["interop/venv/bin", "interop/npm/node_modules/.bin"];
+    let installed = ours.map(|place| Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name(place));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places = std::iter::once(installed).chain(std::env::split_paths(&path));
+    let mut places = installed.into_iter().chain(std::env::split_paths(&path));
     let found = places.find_map(|place| Some(place.join(name)).filter(|file| file.is_file()));
     let required = std::env::var_os("GRACEFUL_RUN_REQUIRE_SERVERS").is_some_and(|value| value == "1");
     assert!(found.is_some() || !required, "{name} is missing: bash tests/all installs it");

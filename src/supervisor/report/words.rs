@@ -4,7 +4,7 @@
 use crate::config::signals;
 use crate::core::event::{Exit, Generation, Request, Token, WorkerId};
 use crate::process::ProcessTable;
-use crate::sys::tree;
+use crate::sys::{inherited, tree};
 use std::time::Duration;
 
 /// Begins the reason why a worker is not ready that has to be seen waiting on its listeners.
@@ -50,6 +50,12 @@ impl WorkerName {
 pub fn exit_text(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exited with status {code}"),
+        // Otherwise it has undone what it was started with.
+        Exit::Signal(signal @ libc::SIGPIPE) if !inherited::ignored(signal) => {
+            format!(
+                "was ended by signal {signal} (PIPE): it wrote to a pipe or connection that was closed (if it should ignore that: sh -c \"trap '' PIPE; exec graceful-run …\")"
+            )
+        }
         Exit::Signal(signal) => {
             let who = if signal == libc::SIGSYS { FILTERED } else { "" };
             format!("was ended by signal {signal} ({}){who}", signals::name(signal))
