@@ -46,7 +46,7 @@ const NOT_FOR_THE_PAGE: [(&str, &[&str]); 5] = [
             "workers ended by themselves",
             "closed by the next upgrade",
             "… is closed: no worker had it",
-            "… is closed once the next upgrade has succeeded",
+            "… is closed once the next upgrade has succeeded (a rollback after that does not open it again)",
             "graceful-run … can take over …",
         ],
     ),
