@@ -23,6 +23,7 @@ impl EventLoop {
         self.control.on_report(report, self.failure.is_some(), &self.workers, ctx);
         match *report {
             Report::Stopping => ctx.processes.stopping = true,
+            Report::Started(_) | Report::Gone { .. } => self.control.check_files(&self.threads, ctx.now()),
             // The user's check no longer matters.
             Report::Ready(id, ..) => end_check(id, ctx),
             Report::Serving(_) | Report::UpgradeDone { .. } | Report::RolledBack { .. } => {
