@@ -134,11 +134,11 @@ fn ctl_finds_the_instance_of_its_user_from_cron_and_sudo() {
     let base = Path::new("/run/user/65534");
     fs::create_dir_all(base).unwrap();
     std::os::unix::fs::chown(base, Some(65534), Some(65534)).unwrap();
-    let root_s = &scene.path("private");
-    fs::create_dir(root_s).unwrap();
-    fs::set_permissions(root_s, fs::Permissions::from_mode(0o700)).unwrap();
+    let private: &Path = &scene.path("private");
+    fs::create_dir(private).unwrap();
+    fs::set_permissions(private, fs::Permissions::from_mode(0o700)).unwrap();
     let ctl = ["ctl", "--name", "cron", "status"];
-    for (variable, how) in [(None, "not set"), (Some(root_s), "that of another user")] {
+    for (variable, how) in [(None, "not set"), (Some(private), "that of another user")] {
         let output = as_nobody(&scene, variable, &ctl);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(3), "{said}");
@@ -155,7 +155,7 @@ fn ctl_finds_the_instance_of_its_user_from_cron_and_sudo() {
     command.env("XDG_RUNTIME_DIR", base);
     let wrapper = scene.spawn(command);
     wrapper.log.wait(&says::ready(1));
-    for variable in [Some(base), None, Some(root_s)] {
+    for variable in [Some(base), None, Some(private)] {
         let output = as_nobody(&scene, variable, &ctl);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{said}");
