@@ -46,7 +46,7 @@ const NOT_FOR_THE_PAGE: [(&str, &[&str]); 6] = [
             "workers ended by themselves",
             "closed by the next upgrade",
             "… is closed: no worker had it",
-            "… is closed once the next upgrade has succeeded; a rollback of that one (--probation) does not have it",
+            "… is closed once the next upgrade has succeeded (a rollback after that does not open it again)",
             "; one that ends by it is started again, and counts as a crash (upgrade replaces them without)",
             "replaces in …, as its predecessor took long to start",
             "graceful-run … can take over …",

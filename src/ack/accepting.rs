@@ -5,10 +5,10 @@
 //! of fdinfo), or a thread is blocked in accept, poll or select on it. io_uring is not seen.
 //! Without the permission to read that (Yama, another user) the answer is no.
 
-use crate::sys::{listeners, tree};
-use crate::sys::{proc, proc_fd};
+use crate::sys::{bound, listeners, proc, proc_fd, tree};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::FileExt;
 
@@ -57,17 +57,32 @@ pub fn is_any_waited_on(pids: &[Pid], inodes: &BTreeSet<u64>) -> bool {
     })
 }
 
+/// By what the accepted connections of a listener are known.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A TCP port.
+    Port(u16),
+    /// A unix path, or an abstract name after `@`.
+    Name(OsString),
+    /// There are none: datagrams.
+    Nothing,
+}
+
 /// Whether the worker waits on each of these listeners, or has accepted connections of it: a
-/// worker that is always busy is never seen waiting. A TCP listener comes with its port.
-pub fn is_serving(worker: Pid, listeners: &[(u64, Option<u16>)]) -> bool {
+/// worker that is always busy is never seen waiting.
+pub fn is_serving(worker: Pid, listeners: &[(u64, Origin)]) -> bool {
     let tree: Vec<Pid> = std::iter::once(worker).chain(tree::descendants(worker)).collect();
-    let mut missing: BTreeSet<u64> = listeners.iter().map(|&(inode, _)| inode).collect();
+    let mut missing: BTreeSet<u64> = listeners.iter().map(|(inode, _)| *inode).collect();
     for &pid in &tree {
         remove_epolled(pid, &mut missing);
         remove_waited_on(pid, &mut missing);
     }
-    let busy = |port: Option<u16>| port.is_some_and(|port| listeners::have_accepted_on(&tree, &[], port));
-    let served = |&(inode, port): &(u64, Option<u16>)| !missing.contains(&inode) || busy(port);
+    let busy = |origin: &Origin| match origin {
+        Origin::Port(port) => listeners::have_accepted_on(&tree, &[], *port),
+        Origin::Name(name) => bound::have_accepted_at(&tree, name),
+        Origin::Nothing => false,
+    };
+    let served = |(inode, origin): &(u64, Origin)| !missing.contains(inode) || busy(origin);
     !listeners.is_empty() && listeners.iter().all(served)
 }
 
@@ -201,4 +216,33 @@ fn selected(pid: Pid, count: u64, address: u64) -> Option<Vec<u64>> {
 fn socket_inode(pid: Pid, fd: u64) -> Option<u64> {
     let target = proc::link(pid, &format!("fd/{fd}")).ok()?;
     proc_fd::parse_socket_link(target.to_str()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::fd::device_and_inode;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    /// Nobody waits on these listeners.
+    #[test]
+    fn a_busy_server_is_known_by_its_connections() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let (tcp, unix) = (TcpListener::bind("127.0.0.1:0").unwrap(), UnixListener::bind(&path).unwrap());
+        let address = tcp.local_addr().unwrap();
+        let inode = |fd: i32| device_and_inode(fd).unwrap().1;
+        let origins = [Origin::Port(address.port()), Origin::Name(path.clone().into())];
+        let listeners: Vec<(u64, Origin)> =
+            [inode(tcp.as_raw_fd()), inode(unix.as_raw_fd())].into_iter().zip(origins).collect();
+        assert!(listeners.iter().all(|one| !is_serving(Pid::this(), std::slice::from_ref(one))));
+        let clients = (TcpStream::connect(address).unwrap(), UnixStream::connect(&path).unwrap());
+        let served = (tcp.accept().unwrap(), unix.accept().unwrap());
+        assert!(is_serving(Pid::this(), &listeners));
+        let datagrams = [(listeners[0].0, Origin::Nothing)];
+        assert!(!is_serving(Pid::this(), &datagrams), "datagrams leave nothing to be seen");
+        drop((clients, served));
+    }
 }

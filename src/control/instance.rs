@@ -3,51 +3,28 @@
 //! Contract: the lock of a name is taken before anything else is touched, and held
 //! until we end. Its file is never removed: two instances could then hold the lock of
 //! one name. The kernel releases the lock when its holder ends, so a socket that is left
-//! of a killed instance is stale.
+//! of a killed instance is stale. Somebody else may remove the directory (logind(8) does, when
+//! its user logs out): both are made again as soon as that is possible.
 
+use super::directory::{self, Directory, prepare};
+use super::name_guard;
 use crate::config::Control;
 use crate::error::{Error, reason};
 use crate::listener::PrivateSocket;
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds, path};
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
-use nix::unistd::{AccessFlags, Gid, Group, Uid, faccessat};
+use nix::fcntl::OFlag;
+use nix::unistd::{Gid, Group, Uid};
 use serde::{Deserialize, Serialize};
-use std::env::split_paths;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The name of our directory in one that several programs use.
-const DIRECTORY_NAME: &str = "graceful-run";
 /// How long we wait for the pid in a lock file. Its holder writes it as soon as it has the lock.
 const PID_TIMEOUT: Duration = Duration::from_millis(200);
-
-/// A directory for control sockets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Directory {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Whether we create it. Otherwise it has to exist.
-    managed: bool,
-}
-
-/// The directories of control sockets: `$RUNTIME_DIRECTORY` (a service manager made it for us),
-/// `$XDG_RUNTIME_DIR/graceful-run`, `/run/graceful-run`. A new socket goes into the first one.
-pub fn directories(environment: &[(OsString, OsString)]) -> Vec<Directory> {
-    let first = |name: &str| {
-        let value = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value)?;
-        split_paths(value).find(|path| path.is_absolute())
-    };
-    let given = first("RUNTIME_DIRECTORY").map(|path| Directory { path, managed: false });
-    let bases = first("XDG_RUNTIME_DIR").into_iter().chain([PathBuf::from("/run")]);
-    given
-        .into_iter()
-        .chain(bases.map(|base| Directory { path: base.join(DIRECTORY_NAME), managed: true }))
-        .collect()
-}
 
 /// The path of our socket, and the lock of our name if there is a name.
 #[derive(Debug)]
@@ -58,7 +35,17 @@ pub struct Instance {
     group: Option<Gid>,
     /// Whether it is an error if the socket cannot be opened.
     required: bool,
-    lock: Option<File>,
+    lock: Option<Lock>,
+}
+
+/// The lock of a name.
+#[derive(Debug)]
+struct Lock {
+    name: String,
+    directory: Directory,
+    /// Declared before the file, and so dropped before it.
+    guard: Option<UnixListener>,
+    file: File,
 }
 
 /// An [`Instance`] that goes through an execve(2). The lock belongs to the open file, and stays.
@@ -70,7 +57,17 @@ pub struct Saved {
     socket: Option<OsString>,
     group: Option<u32>,
     required: bool,
-    lock: Option<Fd>,
+    lock: Option<SavedLock>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SavedLock {
+    name: String,
+    #[serde(with = "path")]
+    directory: PathBuf,
+    managed: bool,
+    guard: Option<Fd>,
+    file: Fd,
 }
 
 impl Instance {
@@ -90,7 +87,7 @@ impl Instance {
         let directory = match given.as_deref().map(Path::parent) {
             Some(Some(parent)) => Directory { path: parent.into(), managed: false },
             // `directories` has at least one.
-            _ => directories(environment).swap_remove(0),
+            _ => directory::directories(environment).swap_remove(0),
         };
         let file_name = options.name.clone().unwrap_or_else(|| std::process::id().to_string());
         let path = given.unwrap_or_else(|| directory.path.join(format!("{file_name}.sock")));
@@ -98,10 +95,13 @@ impl Instance {
             // Two instances with sockets in different directories must not have the same name, so
             // the lock is in the default directory. If that cannot be used, it is in the
             // directory of the socket.
-            let default = directories(environment).swap_remove(0);
-            let locked = if prepare(&default, group).is_ok() { &default } else { &directory };
-            prepare(locked, group)?;
-            lock_name(name, &locked.path)
+            let default = directory::directories(environment).swap_remove(0);
+            let locked = if prepare(&default, group).is_ok() { default } else { directory.clone() };
+            prepare(&locked, group)?;
+            let file = lock_name(name, &locked.path)?;
+            let taken = |pid| Error::NameTaken { name: name.clone(), pid: Some(pid) };
+            let guard = name_guard::hold(&lock_path(name, &locked.path)).map_err(taken)?;
+            Ok(Lock { name: name.clone(), directory: locked, guard, file })
         });
         let lock = lock.transpose()?;
         Ok(Instance {
@@ -124,7 +124,7 @@ impl Instance {
             socket: self.socket.clone().map(PathBuf::into_os_string),
             group: self.group.map(Gid::as_raw),
             required: self.required,
-            lock: transfer.add_some(self.lock.as_ref())?,
+            lock: self.lock.as_ref().map(|lock| lock.save(transfer)).transpose()?,
         })
     }
 
@@ -135,7 +135,7 @@ impl Instance {
             socket: saved.socket.map(PathBuf::from),
             group: saved.group.map(Gid::from_raw),
             required: saved.required,
-            lock: fds.take_some(saved.lock).map(File::from),
+            lock: saved.lock.map(|saved| Lock::restore(saved, fds)),
         }
     }
 
@@ -146,7 +146,7 @@ impl Instance {
     /// Those of [`PrivateSocket::open`], and for a directory that is not safe.
     pub fn open(&self) -> Result<Option<PrivateSocket>, Error> {
         let Some(path) = &self.socket else { return Ok(None) };
-        match prepare(&self.directory, self.group).and_then(|()| PrivateSocket::open(path, self.group)) {
+        match self.open_at(path) {
             Ok(socket) => Ok(Some(socket)),
             Err(error) if self.required => Err(error),
             Err(error) => {
@@ -156,10 +156,76 @@ impl Instance {
         }
     }
 
+    /// Opens the socket at `path`, in the directory that was decided.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_at(&self, path: &Path) -> Result<PrivateSocket, Error> {
+        prepare(&self.directory, self.group)?;
+        PrivateSocket::open(path, self.group)
+    }
+
+    /// Takes the lock of the name again, if its file was removed.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn repair(&mut self) -> Result<(), Error> {
+        if let Some(lock) = self.lock.as_mut().filter(|lock| !lock.is_in_place()) {
+            prepare(&lock.directory, self.group)?;
+            lock.file = lock_name(&lock.name, &lock.directory.path)?;
+        }
+        Ok(())
+    }
+
+    /// Whether nobody has removed the lock of the name.
+    pub fn is_in_place(&self) -> bool {
+        self.lock.as_ref().is_none_or(Lock::is_in_place)
+    }
+
+    /// The path of the lock, if there is a name.
+    pub fn lock_path(&self) -> Option<PathBuf> {
+        self.lock.as_ref().map(Lock::path)
+    }
+
     /// The group whose members may connect.
     pub fn group(&self) -> Option<Gid> {
         self.group
     }
+}
+
+impl Lock {
+    fn save(&self, transfer: &mut FdTransfer) -> io::Result<SavedLock> {
+        Ok(SavedLock {
+            name: self.name.clone(),
+            directory: self.directory.path.clone(),
+            managed: self.directory.managed,
+            guard: transfer.add_some(self.guard.as_ref())?,
+            file: transfer.add(&self.file)?,
+        })
+    }
+
+    fn restore(saved: SavedLock, fds: &mut InheritedFds) -> Lock {
+        Lock {
+            name: saved.name,
+            directory: Directory { path: saved.directory, managed: saved.managed },
+            guard: fds.take_some(saved.guard).map(UnixListener::from),
+            file: fds.take(saved.file).into(),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        lock_path(&self.name, &self.directory.path)
+    }
+
+    fn is_in_place(&self) -> bool {
+        let id = |data: fs::Metadata| (data.dev(), data.ino());
+        let there = fs::symlink_metadata(self.path()).map(id);
+        there.is_ok_and(|there| self.file.metadata().map(id).is_ok_and(|ours| ours == there))
+    }
+}
+
+fn lock_path(name: &str, directory: &Path) -> PathBuf {
+    directory.join(format!("{name}.lock"))
 }
 
 fn find_group(name: &str) -> Result<Gid, Error> {
@@ -174,77 +240,8 @@ fn find_group(name: &str) -> Result<Gid, Error> {
     }
 }
 
-/// Creates the directory if it is managed, and checks whether it is safe.
-fn prepare(directory: &Directory, group: Option<Gid>) -> Result<(), Error> {
-    let path = &directory.path;
-    let failed = |error: io::Error| Error::cannot(attempt(path), reason(&error));
-    if !directory.managed {
-        return check_safety(directory, &fs::metadata(path).map_err(failed)?);
-    }
-    let mode = if group.is_some() { 0o755 } else { 0o700 };
-    let made = DirBuilder::new().mode(mode).create(path);
-    if let Err(error) = made.or_else(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => Ok(()),
-        _ => Err(error),
-    }) {
-        return Err(failed(error));
-    }
-    let found = fs::symlink_metadata(path).map_err(failed)?;
-    check_safety(directory, &found)?;
-    // The umask may have removed bits, and another instance may have created it with fewer.
-    if found.mode() & mode != mode {
-        fs::set_permissions(path, Permissions::from_mode(found.mode() & 0o777 | mode)).map_err(failed)?;
-    }
-    Ok(())
-}
-
-fn attempt(path: &Path) -> String {
-    format!("keep the control socket in {}", path.display())
-}
-
-/// Checks whether an existing directory is safe.
-fn check_safety(directory: &Directory, found: &Metadata) -> Result<(), Error> {
-    let mode = found.mode();
-    let why = match directory.managed {
-        false if mode & 0o002 != 0 && mode & 0o1000 == 0 => "everybody can write to it",
-        true if !found.is_dir() => "it is no directory",
-        true if found.uid() != Uid::effective().as_raw() => "it belongs to another user",
-        true if mode & 0o022 != 0 => "others can write to it",
-        _ => return Ok(()),
-    };
-    let advice = Some("give --socket a path in a directory of your own".to_owned());
-    Err(Error::Cannot { attempt: attempt(&directory.path), why: why.to_owned(), advice })
-}
-
-/// The directory of a socket without `--socket`. This creates nothing, so a start may still
-/// find it otherwise.
-///
-/// # Errors
-/// [`Error::Cannot`] if it cannot be used.
-pub fn default_directory(environment: &[(OsString, OsString)]) -> Result<PathBuf, Error> {
-    let directory = directories(environment).swap_remove(0);
-    let path = &directory.path;
-    let found = if directory.managed { fs::symlink_metadata(path) } else { fs::metadata(path) };
-    let existing = match found {
-        Ok(found) => check_safety(&directory, &found).map(|()| path.as_path())?,
-        Err(error) => {
-            match path.parent().filter(|_| directory.managed && error.kind() == io::ErrorKind::NotFound) {
-                Some(parent) => parent,
-                None => return Err(Error::cannot(attempt(path), reason(&error))),
-            }
-        }
-    };
-    let writes = AccessFlags::W_OK | AccessFlags::X_OK;
-    match faccessat(AT_FDCWD, existing, writes, AtFlags::AT_EACCESS) {
-        Ok(()) => Ok(directory.path),
-        Err(errno) => {
-            Err(Error::cannot(attempt(path), format!("{}: {}", existing.display(), reason(&errno.into()))))
-        }
-    }
-}
-
 fn lock_name(name: &str, directory: &Path) -> Result<File, Error> {
-    let path = directory.join(format!("{name}.lock"));
+    let path = lock_path(name, directory);
     let attempt = || format!("lock the name '{name}' with {}", path.display());
     let failed = |error: io::Error| Error::cannot(attempt(), reason(&error));
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
@@ -287,6 +284,8 @@ fn read_holder(file: &mut File) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     fn environment(pairs: &[(&str, &Path)]) -> Vec<(OsString, OsString)> {
         pairs.iter().map(|(name, value)| ((*name).into(), value.as_os_str().into())).collect()
@@ -294,21 +293,6 @@ mod tests {
 
     fn named(name: &str) -> Control {
         Control { name: Some(name.into()), ..Control::default() }
-    }
-
-    #[test]
-    fn the_first_directory_that_is_given_counts() {
-        let paths = |pairs: &[(&str, &str)]| -> Vec<PathBuf> {
-            let pairs = pairs.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-            directories(&pairs.collect::<Vec<_>>()).into_iter().map(|directory| directory.path).collect()
-        };
-        assert_eq!(paths(&[]), [Path::new("/run/graceful-run")]);
-        let all = [("XDG_RUNTIME_DIR", "/run/user/7"), ("RUNTIME_DIRECTORY", "/run/a:/run/b")];
-        assert_eq!(
-            paths(&all),
-            ["/run/a", "/run/user/7/graceful-run", "/run/graceful-run"].map(PathBuf::from)
-        );
-        assert_eq!(paths(&[("XDG_RUNTIME_DIR", "")]), [Path::new("/run/graceful-run")]);
     }
 
     #[test]
@@ -322,7 +306,7 @@ mod tests {
         Instance::take(&named("other"), &around, Path::new("/")).unwrap();
         drop(first);
         Instance::take(&named("web"), &around, Path::new("/")).unwrap();
-        let mode = fs::metadata(base.path().join(DIRECTORY_NAME)).unwrap().mode();
+        let mode = fs::metadata(base.path().join(directory::DIRECTORY_NAME)).unwrap().mode();
         assert_eq!(mode & 0o7777, 0o700);
     }
 
@@ -330,7 +314,7 @@ mod tests {
     fn a_directory_that_is_not_safe_is_refused() {
         let base = tempfile::tempdir().unwrap();
         let around = environment(&[("XDG_RUNTIME_DIR", base.path())]);
-        let ours = base.path().join(DIRECTORY_NAME);
+        let ours = base.path().join(directory::DIRECTORY_NAME);
         let refused = || Instance::take(&named("web"), &around, Path::new("/")).unwrap_err().to_string();
         std::os::unix::fs::symlink("/tmp", &ours).unwrap();
         assert!(refused().contains("it is no directory"));
@@ -344,21 +328,8 @@ mod tests {
         assert!(instance.open().unwrap_err().to_string().contains("everybody can write"));
         let instance = Instance::take(&Control::default(), &around, Path::new("/")).unwrap();
         assert!(instance.open().unwrap().is_none(), "nobody asked for it");
-        assert!(default_directory(&around).unwrap_err().to_string().contains("others can write to it"));
-    }
-
-    #[test]
-    fn the_default_directory_is_not_created() {
-        let base = tempfile::tempdir().unwrap();
-        let around = environment(&[("XDG_RUNTIME_DIR", base.path())]);
-        assert_eq!(default_directory(&around), Ok(base.path().join(DIRECTORY_NAME)));
-        assert!(!base.path().join(DIRECTORY_NAME).exists());
-        let nowhere = environment(&[("XDG_RUNTIME_DIR", &base.path().join("nowhere"))]);
-        assert!(default_directory(&nowhere).unwrap_err().to_string().contains("nowhere: no such file"));
-        let given = environment(&[("RUNTIME_DIRECTORY", &base.path().join("web"))]);
         assert!(
-            default_directory(&given).unwrap_err().to_string().contains("no such file"),
-            "it is not ours to make"
+            directory::default_directory(&around).unwrap_err().to_string().contains("others can write to it")
         );
     }
 

@@ -53,6 +53,27 @@ impl Clients {
         let (last, clients) = self.table.save(transfer)?;
         Ok(SavedClients { last, clients })
     }
+
+    /// Accepts connections from another listener as well. The thread of one that was shut down
+    /// (shutdown(2)) ends.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn listen<T>(
+        &self,
+        listener: UnixListener,
+        group: Option<Gid>,
+        quiesce: &Quiesce,
+        send_to_loop: T,
+    ) -> io::Result<()>
+    where
+        T: Fn(Message) -> bool + Clone + Send + 'static,
+    {
+        let (table, quiesce) = (self.table.clone(), quiesce.clone());
+        let spare = File::open("/dev/null").ok();
+        let accept = move || accept(&listener, group, spare, &table, &quiesce, &send_to_loop);
+        std::thread::Builder::new().name("control".into()).stack_size(STACK_SIZE).spawn(accept).map(drop)
+    }
 }
 
 /// Starts the threads. Root, our own user and the members of `group` may connect.
@@ -69,11 +90,8 @@ pub fn start<T>(
 where
     T: Fn(Message) -> bool + Clone + Send + 'static,
 {
-    let table = Table::default();
-    let clients = Clients { table: table.clone() };
-    let (spare, quiesce) = (File::open("/dev/null").ok(), quiesce.clone());
-    let accept = move || accept(&listener, group, spare, &table, &quiesce, &send_to_loop);
-    std::thread::Builder::new().name("control".into()).stack_size(STACK_SIZE).spawn(accept)?;
+    let clients = Clients { table: Table::default() };
+    clients.listen(listener, group, quiesce, send_to_loop)?;
     Ok(clients)
 }
 
@@ -123,6 +141,7 @@ fn accept<T>(
         let _active = quiesce.activity();
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
+            Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => return,
             Err(error) => {
                 // The spare descriptor is used to accept and close one connection, so that its
                 // client does not wait.

@@ -2,7 +2,7 @@
 
 use crate::cli::ctl::Ctl;
 use crate::config::is_name;
-use crate::control::instance;
+use crate::control::directory;
 use crate::error::reason;
 use std::ffi::OsString;
 use std::fs;
@@ -29,25 +29,122 @@ fn not_found(status: u8, why: impl Into<String>) -> NotFound {
 /// # Errors
 /// [`NotFound`].
 pub fn connect_to_instance(ctl: &Ctl, environment: &[(OsString, OsString)]) -> Result<UnixStream, NotFound> {
-    let mut searched: Vec<PathBuf> =
-        instance::directories(environment).into_iter().map(|directory| directory.path).collect();
-    searched.dedup();
     if let Some(path) = &ctl.socket {
         return connect(path);
     }
+    let mut search = Search::new(environment);
     if let Some(name) = &ctl.name {
         if !is_name(name) {
             return Err(not_found(2, format!("'{name}' is no name (letters, digits, '.', '_' and '-')")));
         }
         // RuntimeDirectory=NAME of systemd.exec(5).
-        searched.push(Path::new("/run").join(name));
-        return connect_by_name(name, &searched);
+        search.directories.push(Path::new("/run").join(name));
+        return search.by_name(name);
     }
     let own = environment.iter().find(|(name, value)| name == "GRACEFUL_RUN_CONTROL" && !value.is_empty());
     match own {
         Some((_, path)) => connect(Path::new(path)),
-        None => connect_to_only(&searched),
+        None => search.only_one(),
     }
+}
+
+/// Where an instance is looked for.
+struct Search {
+    directories: Vec<PathBuf>,
+    /// Directories of another user, into which we may not look: nothing of ours is there.
+    foreign: Vec<PathBuf>,
+    /// XDG_RUNTIME_DIR is not set, as under cron and sudo, or leads to a directory of another user.
+    hint: Option<&'static str>,
+}
+
+impl Search {
+    fn new(environment: &[(OsString, OsString)]) -> Search {
+        let (foreign, directories): (Vec<PathBuf>, Vec<PathBuf>) =
+            directory::searched(environment).into_iter().partition(|path| is_foreign(path));
+        let base = directory::first_path(environment, "XDG_RUNTIME_DIR");
+        let hint = match base {
+            None => Some(
+                "XDG_RUNTIME_DIR is not set: set it as the server has it, or name the socket with --socket",
+            ),
+            Some(base) if is_foreign(&base) => Some(
+                "XDG_RUNTIME_DIR is that of another user: set it as the server has it, or name the socket with --socket",
+            ),
+            Some(_) => None,
+        };
+        Search { directories, foreign, hint }
+    }
+
+    /// Connects to the first instance of this name that is running. If there is none, an instance
+    /// that does not accept us is reported rather than that there is none in another directory.
+    fn by_name(&self, name: &str) -> Result<UnixStream, NotFound> {
+        let mut worst: Option<NotFound> = None;
+        for directory in &self.directories {
+            match connect(&directory.join(format!("{name}.sock"))) {
+                Ok(stream) => return Ok(stream),
+                Err(error) if worst.as_ref().is_none_or(|worst| error.status > worst.status) => {
+                    worst = Some(error);
+                }
+                Err(_) => {}
+            }
+        }
+        // Such a directory may let us pass though not look.
+        let passed = self.foreign.iter().find_map(|it| connect(&it.join(format!("{name}.sock"))).ok());
+        if let Some(stream) = passed {
+            return Ok(stream);
+        }
+        Err(match worst {
+            Some(error) if error.status != 3 => error,
+            _ => not_found(3, format!("nothing of the name '{name}' is running ({})", self.looked_in())),
+        })
+    }
+
+    fn only_one(&self) -> Result<UnixStream, NotFound> {
+        let mut found: Vec<(PathBuf, UnixStream)> = Vec::new();
+        let mut forbidden: Option<NotFound> = None;
+        for directory in &self.directories {
+            let Ok(entries) = fs::read_dir(directory) else { continue };
+            for path in entries.flatten().map(|entry| entry.path()) {
+                if path.extension().is_none_or(|extension| extension != "sock") {
+                    continue;
+                }
+                match connect(&path) {
+                    Ok(stream) => found.push((path, stream)),
+                    Err(error) if error.status == 4 => forbidden = Some(error),
+                    Err(_) => {}
+                }
+            }
+        }
+        match found.len() {
+            1 => Ok(found.swap_remove(0).1),
+            0 => Err(forbidden
+                .unwrap_or_else(|| not_found(3, format!("nothing is running ({})", self.looked_in())))),
+            _ => {
+                let mut all: Vec<String> = found.iter().map(|(path, _)| path.display().to_string()).collect();
+                all.sort();
+                Err(not_found(2, format!("several are running (say --name or --socket): {}", all.join(", "))))
+            }
+        }
+    }
+
+    fn looked_in(&self) -> String {
+        let all = |paths: &[PathBuf]| {
+            let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+            shown.join(", ")
+        };
+        let mut text = format!("looked in {}", all(&self.directories));
+        if !self.foreign.is_empty() {
+            text += &format!("; not in {}, which is for another user", all(&self.foreign));
+        }
+        if let Some(hint) = self.hint {
+            text += &format!("; {hint}");
+        }
+        text
+    }
+}
+
+/// Whether the directory is there, and only another user may look into it.
+fn is_foreign(directory: &Path) -> bool {
+    fs::read_dir(directory).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn connect(path: &Path) -> Result<UnixStream, NotFound> {
@@ -65,67 +162,4 @@ fn connect(path: &Path) -> Result<UnixStream, NotFound> {
             _ => not_found(3, format!("{path}: {}", reason(&error))),
         }
     })
-}
-
-/// Connects to the first instance of this name that is running. If there is none, an instance
-/// that does not accept us is reported rather than that there is none in another directory.
-fn connect_by_name(name: &str, searched: &[PathBuf]) -> Result<UnixStream, NotFound> {
-    let mut worst: Option<NotFound> = None;
-    for directory in searched {
-        match connect(&directory.join(format!("{name}.sock"))) {
-            Ok(stream) => return Ok(stream),
-            Err(error) if worst.as_ref().is_none_or(|worst| error.status > worst.status) => {
-                worst = Some(error);
-            }
-            Err(_) => {}
-        }
-    }
-    Err(match worst {
-        Some(error) if error.status != 3 => error,
-        _ => not_found(3, format!("nothing of the name '{name}' is running ({})", looked_in(searched))),
-    })
-}
-
-fn connect_to_only(searched: &[PathBuf]) -> Result<UnixStream, NotFound> {
-    let mut found: Vec<(PathBuf, UnixStream)> = Vec::new();
-    let mut forbidden: Option<NotFound> = None;
-    for directory in searched {
-        let entries = match fs::read_dir(directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let why = format!(
-                    "{}: permission denied (name one with --socket, or be its user)",
-                    directory.display()
-                );
-                forbidden = Some(not_found(4, why));
-                continue;
-            }
-            Err(_) => continue,
-        };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            if path.extension().is_none_or(|extension| extension != "sock") {
-                continue;
-            }
-            match connect(&path) {
-                Ok(stream) => found.push((path, stream)),
-                Err(error) if error.status == 4 => forbidden = Some(error),
-                Err(_) => {}
-            }
-        }
-    }
-    match found.len() {
-        1 => Ok(found.swap_remove(0).1),
-        0 => Err(forbidden
-            .unwrap_or_else(|| not_found(3, format!("nothing is running ({})", looked_in(searched))))),
-        _ => {
-            let mut all: Vec<String> = found.iter().map(|(path, _)| path.display().to_string()).collect();
-            all.sort();
-            Err(not_found(2, format!("several are running (say --name or --socket): {}", all.join(", "))))
-        }
-    }
-}
-
-fn looked_in(searched: &[PathBuf]) -> String {
-    let all: Vec<String> = searched.iter().map(|directory| directory.display().to_string()).collect();
-    format!("looked in {}", all.join(", "))
 }

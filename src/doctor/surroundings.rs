@@ -3,7 +3,7 @@
 
 use super::check::{Check, Subject};
 use super::machine::{Machine, SYS_PTRACE};
-use crate::control::instance;
+use crate::control::directory;
 use crate::error::{Error, reason};
 use crate::sys::process::become_subreaper;
 use nix::unistd::Uid;
@@ -96,7 +96,7 @@ fn manager(machine: &Machine) -> Check {
 fn control(machine: &Machine) -> Check {
     const ELSEWHERE: &str =
         "set XDG_RUNTIME_DIR to a directory of your own, for ctl too, or say --socket PATH";
-    match instance::default_directory(machine.environment()) {
+    match directory::default_directory(machine.environment()) {
         Ok(directory) => CONTROL.ok(format!("in {}", directory.display())),
         Err(Error::Cannot { attempt, why, .. }) => {
             CONTROL.note(format!("cannot {attempt}: {why}"), ELSEWHERE)

@@ -2,7 +2,8 @@
 //! and files replaced.
 //!
 //! Contract: a path through symbolic links, in an argument or a variable, is resolved once, when
-//! its generation is first started, and replaced by the result if it leads elsewhere later. A
+//! its generation is first started, and replaced by the result if it leads elsewhere later. So is
+//! one within a text of several words, as of `sh -c`; what cannot be replaced there is lost. A
 //! native program is kept open: it can be executed (execveat(2)) even if another file, or none,
 //! has its name by now. A script cannot, because its interpreter opens it by name; nor can a file
 //! that was overwritten, or one that an interpreter loads by itself. Files that are lost are named.
@@ -72,6 +73,8 @@ struct Pin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pinned {
     text: OsString,
+    /// Whether it is several words, as a command for a shell.
+    is_script: bool,
     pins: Vec<Pin>,
 }
 
@@ -86,8 +89,11 @@ impl Pinned {
             let wanted = through_links || files && real.is_file();
             wanted.then_some(Pin { part, named, real, file })
         };
-        let pins = parts(text.as_bytes()).into_iter().enumerate().filter_map(pin).collect();
-        Pinned { text: text.into(), pins }
+        let has_blank = text.as_bytes().iter().any(u8::is_ascii_whitespace);
+        // The name of a file may have a blank.
+        let is_script = has_blank && resolve(text.as_bytes(), directory).is_none();
+        let pins = parts(text.as_bytes(), is_script).into_iter().enumerate().filter_map(pin).collect();
+        Pinned { text: text.into(), is_script, pins }
     }
 
     /// Whether no path was found.
@@ -103,7 +109,7 @@ impl Pinned {
         let text = self.text.as_bytes();
         let mut written = Vec::with_capacity(text.len());
         let mut end = 0;
-        for (part, bytes) in parts(text).into_iter().enumerate() {
+        for (part, bytes) in parts(text, self.is_script).into_iter().enumerate() {
             let start = bytes.as_ptr() as usize - text.as_ptr() as usize;
             written.extend_from_slice(&text[end..start]);
             end = start + bytes.len();
@@ -114,18 +120,31 @@ impl Pinned {
                 _ if name || leads_to(&pin.named, &pin.real) => Some(&pin.named),
                 _ => Some(&pin.real),
             });
+            let before = before.filter(|path| self.may_replace(bytes, path));
             written.extend_from_slice(before.map_or(bytes, |path| path.as_os_str().as_bytes()));
         }
         written.extend_from_slice(&text[end..]);
         OsString::from_vec(written)
     }
 
-    /// The files that were changed or removed, and the words without a slash that name a symlink
-    /// which leads elsewhere by now.
+    /// Whether a path in the text can be replaced. In a script the new path must need no quotes,
+    /// and a relative one must not be meant from another directory.
+    fn may_replace(&self, written: &[u8], path: &Path) -> bool {
+        let is_plain =
+            |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+,@%".contains(byte) || *byte >= 0x80;
+        let moves = |word: &[u8]| [&b"cd"[..], b"pushd"].contains(&word);
+        let elsewhere = || script_words(self.text.as_bytes()).any(moves);
+        !self.is_script
+            || path.as_os_str().as_bytes().iter().all(is_plain) && (written.starts_with(b"/") || !elsewhere())
+    }
+
+    /// The files that were changed or removed, and the symlinks that lead elsewhere by now though
+    /// they cannot be replaced: words without a slash, and some in a script.
     pub fn lost(&self, directory: &Path) -> Vec<PathBuf> {
-        let parts = parts(self.text.as_bytes());
+        let parts = parts(self.text.as_bytes(), self.is_script);
         let lost = |pin: &Pin| {
-            let word = parts.get(pin.part).filter(|part| !part.contains(&b'/'))?;
+            let stays = |word: &&&[u8]| !word.contains(&b'/') || !self.may_replace(word, &pin.real);
+            let word = parts.get(pin.part).filter(stays)?;
             resolve(word, directory).filter(|(_, real)| *real != pin.real)?;
             Some(directory.join(OsStr::from_bytes(word)))
         };
@@ -144,9 +163,22 @@ impl Pinned {
     }
 }
 
-/// The parts of a text that may be paths: of `--option=PATH` what comes after the sign, of
+/// The parts of a text that may be paths, of each word of a script: of `--option=PATH` what comes after the sign, of
 /// `-IPATH` what comes after the letter, and of a list with colons each entry.
-fn parts(text: &[u8]) -> Vec<&[u8]> {
+fn parts(text: &[u8], is_script: bool) -> Vec<&[u8]> {
+    match is_script {
+        true => script_words(text).flat_map(parts_of_word).collect(),
+        false => parts_of_word(text),
+    }
+}
+
+/// The words of a script, without the signs that have a meaning to the shell.
+fn script_words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_sign = |byte: &u8| byte.is_ascii_whitespace() || b";&|()<>'\"`".contains(byte);
+    text.split(is_sign).filter(|word| !word.is_empty())
+}
+
+fn parts_of_word(text: &[u8]) -> Vec<&[u8]> {
     let value = match text.iter().position(|&byte| byte == b'=') {
         Some(at) if !text[..at].contains(&b'/') => &text[at + 1..],
         _ if text.len() > 2 && text[0] == b'-' && text[1].is_ascii_alphabetic() => &text[2..],
@@ -311,6 +343,48 @@ mod tests {
         assert_eq!(word.as_before(&dir, false), text("app"));
         assert_eq!(word.lost(&dir), [dir.join("app")], "as a module it would be another");
         assert_eq!(flag.as_before(&dir, false), text(&format!("-I{r1}/lib")));
+    }
+
+    #[test]
+    fn paths_in_a_script_lead_where_they_led_or_are_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = fs::canonicalize(dir.path()).unwrap();
+        for release in ["r1", "r 2"] {
+            fs::create_dir(dir.join(release)).unwrap();
+            fs::write(dir.join(release).join("app.py"), release).unwrap();
+        }
+        let switch = |to: &str| {
+            let _ = fs::remove_file(dir.join("current"));
+            symlink(to, dir.join("current")).unwrap();
+        };
+        let (at, r1) = (dir.display().to_string(), dir.join("r1").display().to_string());
+        let scripts = [
+            format!("exec python3 '{at}/current/app.py' --config={at}/current:x"),
+            "exec python3 current/app.py".into(),
+            "cd current && exec python3 ./app.py".into(),
+            "cd .; exec python3 current/app.py".into(),
+        ];
+        switch("r1");
+        let pinned = scripts.clone().map(|it| Pinned::new(&text(&it), &dir, true));
+        for (pinned, written) in pinned.iter().zip(&scripts) {
+            assert_eq!((pinned.as_before(&dir, false), pinned.lost(&dir)), (text(written), vec![]));
+        }
+        switch("r 2");
+        let expected = [
+            (format!("exec python3 '{r1}/app.py' --config={r1}:x"), vec![]),
+            (format!("exec python3 {r1}/app.py"), vec![]),
+            (scripts[2].clone(), vec![dir.join("current")]),
+            (scripts[3].clone(), vec![dir.join("current/app.py")]),
+        ];
+        for (pinned, (command, lost)) in pinned.iter().zip(expected) {
+            assert_eq!((pinned.as_before(&dir, false), pinned.lost(&dir)), (text(&command), lost));
+        }
+        let spaced = Pinned::new(&text(&scripts[1]), &dir, true);
+        switch("r1");
+        assert_eq!(spaced.as_before(&dir, false), text(&scripts[1]), "it would need quotes");
+        assert_eq!(spaced.lost(&dir), [dir.join("current/app.py")]);
+        let blank = Pinned::new(OsStr::new("r 2/app.py"), &dir, true);
+        assert!(!blank.is_script && !blank.is_empty());
     }
 
     #[test]

@@ -161,12 +161,11 @@ impl Listeners {
     }
 
     /// Every worker that serves belongs to this generation: listeners that none of them has got
-    /// are closed.
-    pub fn close_for(&mut self, generation: u32) {
+    /// are closed. Returns them in words.
+    pub fn close_for(&mut self, generation: u32) -> Vec<String> {
         let closed = |listener: &mut Listener| listener.until.is_some_and(|until| until.includes(generation));
-        for listener in self.list.extract_if(.., closed) {
-            log::info!("{listener} is closed");
-        }
+        let closed = self.list.extract_if(.., closed).map(|listener| listener.to_string());
+        closed.inspect(|listener| log::info!("{listener} is closed")).collect()
     }
 }
 

@@ -13,6 +13,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use libc::{gid_t, uid_t};
@@ -81,8 +82,8 @@ pub(super) fn bind(
     bound.unlocked()
 }
 
-/// Binds `socket` to `path`, sets the permissions and calls `listen`, in this order, so that no
-/// client can connect without permission.
+/// Binds `socket` to `path` with the mode, sets the owner and calls `listen`, in this order, so that
+/// no client can connect without permission.
 ///
 /// # Errors
 /// [`Error::Bind`] if a running server has the path, if something else than a socket is there, or
@@ -109,13 +110,9 @@ fn bind_locked(
     };
     let directory = lock_directory(path, parent, timeout)?;
     remove_stale(directory.as_fd(), name, path)?;
-    if let Some(mode) = permissions.mode {
-        // The file gets the mode of the socket, without the bits of the umask. unix(7) does not
-        // document it: it is in net/unix/af_unix.c.
-        stat::fchmod(socket, Mode::from_bits_truncate(mode & 0o700)).map_err(|errno| failed(path, errno))?;
-    }
     let address = SockAddr::unix(path).map_err(|error| refuse(path, &reason(&error), None))?;
-    socket.bind(&address).map_err(|error| refuse(path, &reason(&error), None))?;
+    bind_with_mode(socket, &address, permissions.mode)
+        .map_err(|error| refuse(path, &reason(&error), None))?;
     // If what is there now is not known to be ours, it cannot be removed.
     let file = stat_entry(directory.as_fd(), name).map_err(|errno| failed(path, errno))?;
     let seen = stat::lstat(path).map_err(|errno| failed(path, errno))?;
@@ -131,6 +128,24 @@ fn bind_locked(
         return Err(error);
     }
     Ok(BoundPath { path: path.to_owned(), directory, name: name.to_owned(), inode, link: None })
+}
+
+/// Binds the socket, and gives the file exactly this mode. Nobody can connect yet.
+///
+/// The file gets the mode of the socket without the bits of the umask. unix(7) does not document
+/// it: it is in net/unix/af_unix.c. A mode that is set later would need /proc, or Linux 6.6, to be
+/// sure of not following a link.
+fn bind_with_mode(socket: &Socket, address: &SockAddr, mode: Option<u32>) -> io::Result<()> {
+    /// The umask belongs to the process, whose other threads create no files. Those of the unit
+    /// tests do.
+    static UMASK: Mutex<()> = Mutex::new(());
+    let _alone = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(mode) = mode else { return socket.bind(address) };
+    stat::fchmod(socket, Mode::from_bits_truncate(mode))?;
+    let before = stat::umask(Mode::empty());
+    let bound = socket.bind(address);
+    stat::umask(before);
+    bound
 }
 
 impl BoundPath {
@@ -213,7 +228,7 @@ fn remove_stale(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<
     })
 }
 
-/// Sets the owner before the mode: until then the mode has at most the bits of the owner.
+/// Sets the owner, and the mode where a default ACL of the directory (acl(5)) has changed it.
 pub(super) fn set_permissions(
     directory: BorrowedFd<'_>,
     name: &OsStr,
@@ -224,7 +239,8 @@ pub(super) fn set_permissions(
     if user.is_some() || group.is_some() {
         unistd::fchownat(directory, name, user, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;
     }
-    if let Some(mode) = mode {
+    let now = stat_entry(directory, name)?.map(|file| file.st_mode & 0o7777);
+    if let Some(mode) = mode.filter(|&mode| now != Some(mode)) {
         let mode = Mode::from_bits_truncate(mode);
         stat::fchmodat(directory, name, mode, FchmodatFlags::NoFollowSymlink)?;
     }

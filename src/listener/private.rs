@@ -1,13 +1,14 @@
 //! The unix socket of our own, for the control socket: workers do not inherit it.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Gid;
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::address::check_length;
 use super::path::{self, BoundPath, Permissions, START_LOCK_TIMEOUT};
@@ -71,6 +72,16 @@ impl PrivateSocket {
     pub fn restore(saved: SavedPrivate, fds: &mut InheritedFds) -> PrivateSocket {
         let listener = fds.take(saved.listener).into();
         PrivateSocket { bound: saved.bound.restore(fds), listener }
+    }
+
+    /// Whether the path still leads to it.
+    pub fn is_in_place(&self) -> bool {
+        self.bound.is_at(&self.bound.path)
+    }
+
+    /// Ends it: whoever waits in accept(2) gets EINVAL.
+    pub fn shut_down(self) {
+        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
     }
 
     /// Its path.

@@ -1,22 +1,35 @@
 //! The control socket: its clients, their pending requests, and the history that they can ask
 //! for. It is started, or restored after an execve(2).
+//!
+//! Contract: the socket and the lock of the name are made again when somebody has removed them. A
+//! notice of the kernel, a start or an end of a worker causes a check. While they are missing, and
+//! for a while after they were made again (a file system may be mounted over them: logind(8) does
+//! that as a user logs in), there are further checks; otherwise nothing wakes us.
 
 use super::context::Context;
 use super::history::History;
+use super::inputs::Threads;
 use super::pending::{Awaits, Pending, PendingRequest};
 use super::report::KilledBy;
 use super::verdicts::OwnStop;
 use super::workers::Workers;
 use crate::control::instance::{self, Instance};
+use crate::control::removal;
 use crate::control::server::{self, ClientId, Clients, Message, SavedClients};
-use crate::core::event::{Report, Request};
+use crate::core::event::{Report, Request, Time};
 use crate::error::{Error, reason};
 use crate::listener::{PrivateSocket, SavedPrivate};
 use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
 use crate::reexec::quiesce::Quiesce;
+use log::{info, warn};
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
+
+/// The pauses between the checks of files that were removed, in milliseconds. The last one is
+/// repeated while they are missing.
+const PAUSES: [u64; 6] = [100, 200, 400, 800, 1600, 3200];
 
 /// The fields are dropped in this order: the socket goes before the lock of the name.
 #[derive(Debug)]
@@ -25,6 +38,14 @@ pub(super) struct Control {
     clients: Option<Clients>,
     /// Holds the lock of the name.
     instance: Instance,
+    /// It was said that the files are missing.
+    missing: bool,
+    /// The kernel tells when they are removed.
+    watched: bool,
+    /// The next check of the files.
+    check_at: Option<Time>,
+    /// How many checks there were since they were removed, or made again.
+    checks: usize,
     pub(super) pending: Pending,
     pub(super) history: History,
     /// A client or a signal has asked us to stop.
@@ -66,6 +87,11 @@ impl Control {
             socket,
             clients,
             instance,
+            missing: false,
+            watched: false,
+            // The first one begins to watch.
+            check_at: Some(Time::ZERO),
+            checks: PAUSES.len() - 1,
             pending: Pending::new(),
             history: History::default(),
             stop_requested: false,
@@ -123,6 +149,10 @@ impl Control {
             socket,
             clients,
             instance,
+            missing: false,
+            watched: false,
+            check_at: Some(Time::ZERO),
+            checks: PAUSES.len() - 1,
             pending,
             history: saved.history,
             stop_requested: saved.stop_requested,
@@ -135,6 +165,81 @@ impl Control {
     /// The path of the socket.
     pub(super) fn path(&self) -> Option<&str> {
         self.socket.as_ref()?.path().to_str()
+    }
+
+    /// When the files have to be checked.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.check_at
+    }
+
+    pub(super) fn check_if_due(&mut self, threads: &Threads, now: Time) {
+        if self.check_at.is_some_and(|at| at <= now) {
+            self.check_files(threads, now);
+        }
+    }
+
+    /// Makes the files again if they were removed.
+    pub(super) fn check_files(&mut self, threads: &Threads, now: Time) {
+        if self.instance.is_in_place() && self.socket.as_ref().is_none_or(PrivateSocket::is_in_place) {
+            self.missing = false;
+            if !self.watched {
+                self.watch_files(threads);
+            }
+            if self.check_at.is_some() {
+                self.schedule_check(now);
+            }
+            return;
+        }
+        match self.repair(threads) {
+            Ok(()) => {
+                info!("the control socket or the lock of the name was removed, and is there again");
+                (self.missing, self.checks) = (false, 0);
+                self.watch_files(threads);
+            }
+            Err(error) if !self.missing => {
+                warn!(
+                    "the control socket was removed, and ctl does not reach us until it can be made again: {error}"
+                );
+                (self.missing, self.watched, self.checks) = (true, false, 0);
+            }
+            Err(_) => {}
+        }
+        self.schedule_check(now);
+    }
+
+    fn repair(&mut self, threads: &Threads) -> Result<(), Error> {
+        self.instance.repair()?;
+        let (Some(socket), Some(clients)) = (&mut self.socket, &self.clients) else { return Ok(()) };
+        if socket.is_in_place() {
+            return Ok(());
+        }
+        let failed = |error: io::Error| Error::cannot("listen on the control socket", reason(&error));
+        let new = self.instance.open_at(socket.path())?;
+        let (listener, group) = (new.listener().map_err(failed)?, self.instance.group());
+        clients.listen(listener, group, threads.quiesce(), threads.to_loop()).map_err(failed)?;
+        std::mem::replace(socket, new).shut_down();
+        Ok(())
+    }
+
+    fn schedule_check(&mut self, now: Time) {
+        let goes_on = self.missing || self.checks < PAUSES.len();
+        let pause = Duration::from_millis(PAUSES[self.checks.min(PAUSES.len() - 1)]);
+        self.check_at = goes_on.then_some(now + pause);
+        self.checks += 1;
+    }
+
+    /// Has the kernel tell when a file is removed. Without that, a worker that starts or ends
+    /// causes a check.
+    fn watch_files(&mut self, threads: &Threads) {
+        self.watched = true;
+        let socket = self.socket.as_ref().map(|socket| socket.path().clone());
+        let files: Vec<PathBuf> = socket.into_iter().chain(self.instance.lock_path()).collect();
+        if files.is_empty() {
+            return;
+        }
+        if let Err(error) = removal::watch(files, threads.tell_control_gone()) {
+            log::debug!("the control socket is not watched: {}", reason(&error));
+        }
     }
 
     /// The core gets a request, from a client or by a signal.

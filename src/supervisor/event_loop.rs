@@ -97,6 +97,7 @@ impl EventLoop {
             if let Some(adoption) = &mut self.adoption {
                 adoption.check_closed(self.ctx.now());
             }
+            self.control.check_if_due(&self.threads, self.ctx.now());
             self.reexec_if_due(inputs);
             self.service.manager.send_due();
             let input = self.next(inputs);
@@ -120,6 +121,7 @@ impl EventLoop {
             }
             Some(Input::Changed(paths)) => self.on_change(&paths),
             Some(Input::Control(message)) => self.on_message(message),
+            Some(Input::ControlGone) => self.control.check_files(&self.threads, self.ctx.now()),
             Some(Input::Call(id, call)) => {
                 if let Some(adoption) = &mut self.adoption {
                     adoption.call(id, &call, &mut self.ctx);
@@ -192,6 +194,7 @@ impl EventLoop {
             self.readiness.deadline(),
             self.hangup.deadline(),
             self.halts.deadline(),
+            self.control.deadline(),
             self.adoption.as_ref().and_then(Adoption::deadline),
         ];
         let others = others.into_iter().flatten().map(wait_for);

@@ -51,6 +51,8 @@ pub enum Input {
     PathGone,
     /// A message of the control socket.
     Control(Message),
+    /// The control socket, or the lock of our name, was removed.
+    ControlGone,
     /// These paths lead to other files than before.
     Changed(Vec<PathBuf>),
 }
@@ -129,6 +131,18 @@ impl Threads {
     /// while they have read something that the loop does not know yet.
     pub fn quiesce(&self) -> &Quiesce {
         &self.quiesce
+    }
+
+    /// For the threads of the control socket.
+    pub fn to_loop(&self) -> impl Fn(Message) -> bool + Clone + Send + 'static {
+        let sender = self.sender.clone();
+        move |message| sender.send(Input::Control(message)).is_ok()
+    }
+
+    /// For the thread that watches the control socket.
+    pub fn tell_control_gone(&self) -> impl FnOnce() + Send + 'static {
+        let sender = self.sender.clone();
+        move || drop(sender.send(Input::ControlGone))
     }
 
     /// Resumes the threads.

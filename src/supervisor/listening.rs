@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::listener::Bind;
 use crate::listener::repair::Occasion;
 use crate::process::{Entry, Symptom};
-use log::info;
+use log::{info, warn};
 use std::time::Duration;
 
 /// A check is not put off for longer, however many inputs wait.
@@ -24,11 +24,13 @@ pub(super) struct Listening {
     due: Option<(Occasion, Time)>,
     /// There was a check before a start, and the loop has not waited since.
     checked_for_start: bool,
+    /// Listeners that the last upgrade has closed: the generation before it had them.
+    closed: Vec<String>,
 }
 
 impl Listening {
     pub(super) fn new() -> Listening {
-        Listening { due: None, checked_for_start: false }
+        Listening { due: None, checked_for_start: false, closed: Vec::new() }
     }
 
     /// Checks the listeners on this occasion, or puts the check off. With `reuseport` each worker
@@ -88,7 +90,11 @@ impl Listening {
                     listeners.hint(to, got_eagain);
                 }
             }
-            Report::UpgradeDone { to, .. } => listeners.close_for(to.0),
+            Report::UpgradeDone { to, .. } => self.closed = listeners.close_for(to.0),
+            Report::RollbackStarted { to, .. } if !self.closed.is_empty() => warn!(
+                generation = to.0;
+                "{to} is started again without {}, which ctl unbind has closed since", self.closed.join(", ")
+            ),
             Report::Ready(worker, ..) | Report::Gone { worker, .. } => {
                 self.check(ctx.processes.check_occasion(worker), ctx);
             }
@@ -141,7 +147,7 @@ impl Listening {
         let done = match ctx.launcher.settings.listeners.withdraw(name, &ctx.config.dialects)? {
             true => format!("{name} is closed: no worker had it"),
             false => format!(
-                "{name} is closed once the next upgrade has succeeded; a rollback of that one (--probation) does not have it"
+                "{name} is closed once the next upgrade has succeeded (a rollback after that does not open it again)"
             ),
         };
         info!("{done}");

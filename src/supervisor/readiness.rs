@@ -8,7 +8,8 @@
 
 use super::context::Context;
 use super::report;
-use crate::ack::{accepting, own_socket};
+use crate::ack::accepting::{self, Origin};
+use crate::ack::own_socket;
 use crate::core::event::{AckKind, Event, Generation, Report, Slot, Time, WorkerId};
 use crate::core::{Shown, ShownStage};
 use crate::launch::exec_error::refused;
@@ -159,9 +160,9 @@ impl Readiness {
         let Some(process) = ctx.processes.process_mut(id) else { return false };
         process.accept_checks = process.accept_checks.saturating_add(1);
         let (pid, checks) = (process.pid, process.accept_checks);
-        let wanted: Vec<(u64, Option<u16>)> =
-            self.wanted(id, ctx).iter().map(|&(listener, inode)| (inode, port(listener))).collect();
-        let inodes: BTreeSet<u64> = wanted.iter().map(|&(inode, _)| inode).collect();
+        let wanted: Vec<(u64, Origin)> =
+            self.wanted(id, ctx).iter().map(|&(listener, inode)| (inode, origin(listener))).collect();
+        let inodes: BTreeSet<u64> = wanted.iter().map(|(inode, _)| *inode).collect();
         if accepting::is_accepting(pid, &inodes) {
             if let Some(process) = ctx.processes.process_mut(id) {
                 process.waited = inodes;
@@ -246,7 +247,10 @@ pub(super) fn end_check(id: WorkerId, ctx: &mut Context) {
     }
 }
 
-/// The port of a TCP listener.
-fn port(listener: &Listener) -> Option<u16> {
-    listener.exported().inet.filter(|_| listener.is_stream()).map(|address| address.port())
+fn origin(listener: &Listener) -> Origin {
+    match listener.exported().inet {
+        _ if !listener.is_stream() => Origin::Nothing,
+        Some(address) => Origin::Port(address.port()),
+        None => Origin::Name(listener.address().into()),
+    }
 }

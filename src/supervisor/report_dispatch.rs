@@ -31,6 +31,7 @@ impl EventLoop {
         self.control.on_report(report, self.failure.is_some(), &self.workers, ctx);
         match *report {
             Report::Stopping => ctx.processes.stopping = true,
+            Report::Started(_) | Report::Gone { .. } => self.control.check_files(&self.threads, ctx.now()),
             Report::Ready(id, ..) => {
                 // The user's check no longer matters.
                 end_check(id, ctx);

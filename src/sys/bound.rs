@@ -8,7 +8,7 @@ use super::diag::{self, Query};
 use super::proc_fd::socket_inodes;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -71,6 +71,17 @@ pub fn unix_file(socket: u64) -> Option<u32> {
     found.ok().and(file)
 }
 
+/// Whether one of `pids` has a connection that it has accepted at this path, or abstract name with
+/// `@` before it: an accepted socket has the name of its listener.
+pub fn have_accepted_at(pids: &[Pid], name: &OsStr) -> bool {
+    let accepted =
+        |row: Vec<u8>| unix_fields(&row).filter(|it| !it.listens && it.name == name).map(|it| it.inode);
+    pids.iter().any(|&pid| {
+        let held = socket_inodes(pid);
+        !held.is_empty() && rows(pid, "unix").filter_map(accepted).any(|inode| held.contains(&inode))
+    })
+}
+
 /// The lines below the heading.
 fn rows(pid: Pid, table: &str) -> impl Iterator<Item = Vec<u8>> {
     let table = File::open(format!("/proc/{pid}/net/{table}")).ok();
@@ -113,18 +124,32 @@ fn host_of(text: &str) -> Option<IpAddr> {
     }
 }
 
+/// A line of the table of unix sockets.
+struct UnixRow {
+    inode: u64,
+    listens: bool,
+    is_datagram: bool,
+    /// A path, or `@` and an abstract name.
+    name: OsString,
+}
+
 /// The fourth field holds the flags, the fifth the type, the seventh the inode; then comes the
-/// path, or `@` and an abstract name, which only one socket can have.
-fn unix_row(row: &[u8]) -> Option<(u64, PathBuf)> {
-    /// __SO_ACCEPTCON. An accepted connection has the path of its listener.
+/// name. None without a name.
+fn unix_fields(row: &[u8]) -> Option<UnixRow> {
+    /// __SO_ACCEPTCON.
     const LISTENS: u32 = 1 << 16;
     const DATAGRAM: u32 = libc::SOCK_DGRAM as u32;
-    let ([_, _, _, flags, kind, _, inode], path) = fields::<7>(row)?;
-    let flags = u32::from_str_radix(flags, 16).ok()?;
-    let kind = u32::from_str_radix(kind, 16).ok()?;
-    let path = path.strip_prefix(b" ").filter(|path| !path.starts_with(b"@") && !path.is_empty())?;
-    let reached = flags & LISTENS != 0 || kind == DATAGRAM;
-    reached.then(|| Some((inode.parse().ok()?, OsStr::from_bytes(path).into())))?
+    let ([_, _, _, flags, kind, _, inode], name) = fields::<7>(row)?;
+    let listens = u32::from_str_radix(flags, 16).ok()? & LISTENS != 0;
+    let is_datagram = u32::from_str_radix(kind, 16).ok()? == DATAGRAM;
+    let name = OsStr::from_bytes(name.strip_prefix(b" ").filter(|name| !name.is_empty())?).into();
+    Some(UnixRow { inode: inode.parse().ok()?, listens, is_datagram, name })
+}
+
+/// A socket at a path; only one socket can have an abstract name.
+fn unix_row(row: &[u8]) -> Option<(u64, PathBuf)> {
+    let row = unix_fields(row).filter(|row| row.listens || row.is_datagram)?;
+    (!row.name.as_bytes().starts_with(b"@")).then(|| (row.inode, row.name.into()))
 }
 
 #[cfg(test)]
@@ -165,6 +190,9 @@ mod tests {
         for other in [inode(&datagram), inode(&connected), inode(&accepted), inode(&stream)] {
             assert_eq!(found.get(&other), None);
         }
+        assert!(have_accepted_at(&[Pid::this()], path.as_os_str()));
+        drop(accepted);
+        assert!(!have_accepted_at(&[Pid::this()], path.as_os_str()), "the client's end has no name");
         let file = fs::metadata(&path).expect("the file").ino();
         assert_eq!(unix_file(inode(&unix)), Some(file as u32));
         assert!(share_network(Pid::this(), Pid::this()));
