@@ -98,6 +98,26 @@ fn one_that_runs_already_is_told_of_a_path_for_each_generation() {
     wrapper.stop();
 }
 
+/// apache2 says it on stdout, and ends with 0.
+#[test]
+fn a_known_server_of_which_there_is_one_is_told_without_its_words_too() {
+    let scene = Scene::new();
+    let text = "#!/bin/sh\n[ $GRACEFUL_RUN_GENERATION = 1 ] || { echo 'httpd (pid 1) already running'; exit 0; }\n\
+                exec sleep 300\n";
+    let server = executable(&scene, "apache2", text);
+    for more in [&[][..], &["--capture-stderr"]] {
+        let args = [&["--ack", "timer:1s", "--soak", "1ms"], more].concat();
+        let wrapper = scene.start_command(&args, &[&server]);
+        wrapper.log.wait(&says::ready(1));
+        wrapper.signal(Signal::SIGHUP);
+        let line = wrapper.log.wait(&says::failed(2));
+        let told =
+            "(if it runs already: each generation of apache2 needs a PidFile (-c 'PidFile …') of its own";
+        assert!(line.contains(told) && line.contains("$GRACEFUL_RUN_GENERATION"), "{line}");
+        wrapper.stop();
+    }
+}
+
 #[test]
 fn a_port_that_the_serving_worker_has_bound_itself_is_named() {
     let Some(python) = common::tool("python3") else { return };
