@@ -40,6 +40,11 @@ fn an_address_in_use_says_what_to_do_whatever_the_status_is() {
         assert!(line.contains("it binds its address itself, and -b holds that"), "{line}");
         assert!(line.contains("--adopt") && line.contains("--export"), "{line}");
     }
+    // With others beside it, which have to stop first.
+    let scene = Scene::of("stderr OSError: [Errno 98] Address already in use\nexit 1");
+    scene.script("1.0", "count-signals\nserve");
+    let line = last_line(scene.start(&quick(&["--capture-stderr", "-n", "2"])), 1);
+    assert!(line.contains("it binds its address itself, and -b holds that"), "{line}");
     // Somebody else's address.
     let scene = Scene::of("stderr listen tcp 127.0.0.1:9: bind: address already in use\nexit 1");
     let line = last_line(scene.start(&quick(&["--capture-stderr"])), 1);
