@@ -40,6 +40,11 @@ fn an_address_in_use_says_what_to_do_whatever_the_status_is() {
         assert!(line.contains("it binds its address itself, and -b holds that"), "{line}");
         assert!(line.contains("--adopt") && line.contains("--export"), "{line}");
     }
+    // With others beside it, which have to stop first.
+    let scene = Scene::of("stderr OSError: [Errno 98] Address already in use\nexit 1");
+    scene.script("1.0", "count-signals\nserve");
+    let line = last_line(scene.start(&quick(&["--capture-stderr", "-n", "2"])), 1);
+    assert!(line.contains("it binds its address itself, and -b holds that"), "{line}");
     // Somebody else's address.
     let scene = Scene::of("stderr listen tcp 127.0.0.1:9: bind: address already in use\nexit 1");
     let line = last_line(scene.start(&quick(&["--capture-stderr"])), 1);
@@ -96,6 +101,26 @@ fn one_that_runs_already_is_told_of_a_path_for_each_generation() {
     let line = wrapper.log.wait(&says::failed(3));
     assert!(!line.contains("GRACEFUL_RUN_GENERATION"), "{line}");
     wrapper.stop();
+}
+
+/// apache2 says it on stdout, and ends with 0.
+#[test]
+fn a_known_server_of_which_there_is_one_is_told_without_its_words_too() {
+    let scene = Scene::new();
+    let text = "#!/bin/sh\n[ $GRACEFUL_RUN_GENERATION = 1 ] || { echo 'httpd (pid 1) already running'; exit 0; }\n\
+                exec sleep 300\n";
+    let server = executable(&scene, "apache2", text);
+    for more in [&[][..], &["--capture-stderr"]] {
+        let args = [&["--ack", "timer:1s", "--soak", "1ms"], more].concat();
+        let wrapper = scene.start_command(&args, &[&server]);
+        wrapper.log.wait(&says::ready(1));
+        wrapper.signal(Signal::SIGHUP);
+        let line = wrapper.log.wait(&says::failed(2));
+        let told =
+            "(if it runs already: each generation of apache2 needs a PidFile (-c 'PidFile …') of its own";
+        assert!(line.contains(told) && line.contains("$GRACEFUL_RUN_GENERATION"), "{line}");
+        wrapper.stop();
+    }
 }
 
 #[test]

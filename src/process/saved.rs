@@ -107,6 +107,7 @@ impl Saved {
             entries: self.entries.into_iter().map(|saved| (saved.id, restore(saved, fds))).collect(),
             command,
             last_refused: self.last_refused,
+            last_hint: None,
             recently_reaped: self
                 .recently_reaped
                 .into_iter()

@@ -26,6 +26,8 @@ pub struct ProcessTable {
     pub(super) command: String,
     /// Why the last start was refused. It outlives the entry, for our last line.
     pub(super) last_refused: Option<String>,
+    /// The last hint about a worker that is gone, for our last line.
+    pub(super) last_hint: Option<(WorkerId, String)>,
     /// Workers that were reaped recently: a signal of one may arrive after its end.
     pub(super) recently_reaped: VecDeque<(Pid, WorkerId, Time)>,
     /// Orphans that were sent TERM, with their start times: a second TERM would cut the
@@ -67,6 +69,7 @@ impl ProcessTable {
             entries: BTreeMap::new(),
             command,
             last_refused: None,
+            last_hint: None,
             recently_reaped: VecDeque::new(),
             term_sent: BTreeSet::new(),
             earlier_children: tree::live_children(Pid::this(), &[]),
@@ -126,6 +129,12 @@ impl ProcessTable {
         entry.or(self.last_refused.as_ref()).map_or("cannot start the command", String::as_str)
     }
 
+    /// What the user can do about the failure of a worker.
+    pub fn hint(&self, id: WorkerId) -> Option<&str> {
+        let last = self.last_hint.as_ref().filter(|(of, _)| *of == id).map(|(_, hint)| hint);
+        self.entries.get(&id).and_then(|entry| entry.hint.as_ref()).or(last).map(String::as_str)
+    }
+
     /// Notes why the user's hook refused an upgrade.
     pub fn set_upgrade_refusal(&mut self, message: String) {
         self.upgrade_refused = Some(message);
@@ -170,7 +179,8 @@ impl ProcessTable {
 
     /// Removes an entry.
     pub fn close(&mut self, id: WorkerId) {
-        self.entries.remove(&id);
+        let hint = self.entries.remove(&id).and_then(|entry| entry.hint);
+        self.last_hint = hint.map(|hint| (id, hint)).or(self.last_hint.take());
         self.close_parent_pipes();
     }
 

@@ -31,8 +31,10 @@ pub(super) fn on_report(report: &Report, workers: &Workers, ctx: &mut Context) {
         _ => return,
     };
     let Some(generation) = ctx.processes.get(id).map(|entry| entry.generation) else { return };
-    let symptom = symptom(&workers.last_words(id));
-    let failure = Failed { generation, early, captured: workers.capture.is_some(), ctx };
+    let words = workers.last_words(id);
+    let symptom = symptom(&words);
+    // Some say it on stdout (apache2).
+    let failure = Failed { generation, early, silent: words.is_empty(), ctx };
     let not_found = matches!(*report, Report::Gone { exit: Exit::Code(127), .. });
     let hint = failure.interpreter().filter(|_| not_found).or_else(|| failure.hint(symptom.as_ref()));
     if let Some(entry) = ctx.processes.get_mut(id) {
@@ -45,8 +47,8 @@ struct Failed<'a> {
     generation: Generation,
     /// It exited before it was ready.
     early: bool,
-    /// Whether what it wrote to stderr is known.
-    captured: bool,
+    /// Whether nothing is known that it wrote to stderr.
+    silent: bool,
     ctx: &'a Context,
 }
 
@@ -57,7 +59,7 @@ impl Failed<'_> {
             Some(Symptom::NotPermitted) => self.lost_privileges(),
             Some(Symptom::AddressInUse(ports)) => self.address_in_use(ports),
             Some(Symptom::WouldBlock) => None,
-            None if self.early && !self.captured => self.without_words(),
+            None if self.early && self.silent => self.without_words(),
             None => None,
         }
     }

@@ -94,7 +94,7 @@ pub fn failure_reason(why: Failure, predecessor_left: bool, held: bool, processe
             let unmet = unmet_text(worker, processes);
             let line =
                 format!("worker pid {} was not ready after {}{unmet}", pid(worker), duration_text(after));
-            match processes.get(worker).and_then(|entry| entry.hint.as_ref()) {
+            match processes.hint(worker) {
                 Some(hint) => in_brackets(line, hint),
                 None if unmet.contains(UNSEEN) => {
                     line + ", as those that serve are: it hangs, or takes longer (--ack-timeout), or waits in a way that /proc does not show (--ack exec:CMD, or timer:10s)"
@@ -137,7 +137,7 @@ pub(super) fn in_brackets(line: String, advice: &str) -> String {
 
 /// A line about a worker that failed, with the hint that there is for it.
 pub(super) fn with_hint(line: String, id: WorkerId, processes: &ProcessTable) -> String {
-    match processes.get(id).and_then(|entry| entry.hint.as_ref()) {
+    match processes.hint(id) {
         Some(hint) => in_brackets(line, hint),
         None => line,
     }
