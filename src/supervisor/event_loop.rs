@@ -87,7 +87,7 @@ impl EventLoop {
             self.start_after_hooks();
             self.listening.check_if_due(inputs.is_empty(), &mut self.ctx);
             if let Some(adoption) = &mut self.adoption {
-                adoption.check_closed(self.ctx.now());
+                adoption.check_closed(&mut self.ctx);
             }
             self.reexec_if_due(inputs);
             self.service.manager.send_due();
@@ -117,6 +117,11 @@ impl EventLoop {
             Some(Input::CallsEnded(id)) => {
                 if let Some(adoption) = &mut self.adoption {
                     adoption.on_calls_ended(id);
+                }
+            }
+            Some(Input::Arrival) => {
+                if let Some(adoption) = &mut self.adoption {
+                    adoption.on_arrival(&self.ctx);
                 }
             }
             Some(Input::PathGone) => {

@@ -2,6 +2,7 @@
 //! generations or upgrades.
 #![allow(unsafe_code)]
 
+pub(crate) mod arrivals;
 pub mod child;
 pub(crate) mod connections;
 mod credentials;
@@ -10,6 +11,7 @@ pub(crate) mod exec;
 mod exec_args;
 pub mod fd;
 pub(crate) mod fd_plan;
+pub(crate) mod held;
 pub mod identity;
 pub mod inherited;
 pub(crate) mod listeners;
@@ -19,6 +21,7 @@ pub(crate) mod peer;
 pub mod pidfd;
 pub(crate) mod probe;
 pub(crate) mod proc_fd;
+pub(crate) mod proc_tcp;
 pub mod process;
 pub mod seccomp;
 pub(crate) mod sigint_count;

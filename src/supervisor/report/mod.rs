@@ -195,11 +195,13 @@ pub fn last_line(
             };
             // The most common reason.
             let next = if holds && !served && matches!(exit, Exit::Code(1..)) {
-                " (a server that binds the address itself has to take descriptor 3 instead: --export)"
+                " (a server that binds the address itself has to take descriptor 3 instead, --export, or to be run without -b, with --adopt)"
             } else {
                 ""
             };
-            let line = format!("cannot keep '{}' running: it {}{next}", of(id).command, exit_text(exit));
+            let unmet = if served { String::new() } else { unmet_text(id, processes) };
+            let line =
+                format!("cannot keep '{}' running: it {}{unmet}{next}", of(id).command, exit_text(exit));
             (status, (status != 0).then_some(line))
         }
         Ending::NoAck(id, after) => {
