@@ -28,11 +28,16 @@ struct Member(OwnedFd);
 
 impl group::Socket for Member {
     fn attach(&self, indices: &[u32]) -> io::Result<()> {
-        self.0.attach(indices).inspect(|()| thread::yield_now())
+        steering::attach(self.0.as_fd(), indices)?;
+        thread::yield_now();
+        Ok(())
     }
 
-    fn leave(&self) -> io::Result<()> {
-        self.0.leave().inspect(|()| thread::yield_now())
+    /// The servers have copies, so closing this one would not do.
+    fn close_copy(&mut self) -> bool {
+        steering::leave_group(self.0.as_fd()).expect("leave");
+        thread::yield_now();
+        true
     }
 }
 
@@ -87,8 +92,8 @@ impl Books for Careless {
 
     fn remove(&mut self, worker: WorkerId) {
         while let Some(index) = self.members.iter().position(|member| member.1 == worker) {
-            let (socket, _) = self.members.swap_remove(index);
-            socket.leave().expect("leave");
+            let (mut socket, _) = self.members.swap_remove(index);
+            socket.close_copy();
             self.attach();
         }
     }

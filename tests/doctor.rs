@@ -6,7 +6,7 @@ mod common;
 use common::{Scene, am_root, copy_binary};
 use graceful_run::sys::child::{Child, Launch, spawn};
 use graceful_run::sys::process::{self, Exit};
-use graceful_run::sys::seccomp::{self, Answer, Filter};
+use graceful_run::sys::seccomp::{self, Answer, Filter, Woken};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use serde_json::Value;
@@ -293,7 +293,7 @@ fn who_watches_our_calls_already_is_named() {
     let listener = listener.expect("a listener");
     File::from(go).write_all(b"\n").unwrap();
     // Until nobody is left who could call.
-    while seccomp::wait(listener.as_fd()).unwrap() {
+    while seccomp::wait(listener.as_fd(), None).unwrap() == Woken::Call {
         if let Ok(Some(call)) = seccomp::receive(listener.as_fd()) {
             let _ = seccomp::answer(listener.as_fd(), call.id, Answer::Continue);
         }

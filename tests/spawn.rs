@@ -21,7 +21,7 @@ use graceful_run::sys::identity::{Identity, find_identity};
 use graceful_run::sys::inherited;
 use graceful_run::sys::pidfd;
 use graceful_run::sys::process::{self, Exit};
-use graceful_run::sys::seccomp::{self, Answer, Call, Filter, Operation};
+use graceful_run::sys::seccomp::{self, Answer, Call, Filter, Operation, Woken};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::unistd::{Pid, Uid, getpgrp, gettid, pipe2};
@@ -646,7 +646,7 @@ fn quick_exits_are_not_failures_of_exec() {
 
 /// Receives the next call of a child that has a filter.
 fn call(calls: &OwnedFd) -> Call {
-    assert!(seccomp::wait(calls.as_fd()).expect("waits"), "somebody is left");
+    assert_eq!(seccomp::wait(calls.as_fd(), None), Ok(Woken::Call), "somebody is left");
     seccomp::receive(calls.as_fd()).expect("a call").expect("of a kind that we know")
 }
 
@@ -687,7 +687,7 @@ for wanted in 0, 98:
         assert!(nix::sys::socket::getsockname::<nix::sys::socket::SockaddrIn>(socket.as_raw_fd()).is_ok());
         seccomp::answer(calls.as_fd(), listen.id, answer).expect("waits for it");
     }
-    assert!(!seccomp::wait(calls.as_fd()).expect("waits"), "nobody is left");
+    assert_eq!(seccomp::wait(calls.as_fd(), None), Ok(Woken::Ended), "nobody is left");
     assert_eq!(process::wait(pid), Some(Exit::Code(0)));
 }
 

@@ -8,8 +8,8 @@
 //! in a row that find nothing count. What cannot be seen never counts as nothing.
 
 use crate::core::event::Time;
-use crate::sys::fd;
 use crate::sys::tcp_diag::{self, Connection, Flow, TcpInfo};
+use crate::sys::{fd, held};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::collections::{BTreeSet, HashSet};
@@ -168,7 +168,7 @@ impl Drain {
     }
 
     fn count_connections(&self, left: &mut Remaining, root: Pid, others: &BTreeSet<Pid>, idle: Duration) {
-        let held = tcp_diag::tree_sockets(root, others)
+        let held = held::tree_sockets(root, others)
             .inspect_err(|error| log::debug!("cannot see what process {root} and its children hold: {error}"))
             .ok();
         // The kernel reads its whole table for this: not for a worker that has ended.
@@ -237,7 +237,7 @@ fn required_silence(moved: &TcpInfo, idle: Duration) -> Option<Duration> {
 }
 
 /// The CPU time of this thread, which includes the kernel's work for its answers.
-fn cpu_time() -> Duration {
+pub(super) fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 

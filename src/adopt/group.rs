@@ -13,47 +13,36 @@
 //! after the next worker has joined. There are at most as many tombstones as the worker before
 //! had sockets.
 //!
-//! A worker that calls shutdown(2) on its listener leaves the group. This is noticed before the next
+//! We never shut a socket down. One is to leave when we close our copy of it, and it leaves if
+//! nobody else holds it. If somebody does, it stays a member of which we have no copy: it leaves by
+//! itself, as one does whose worker calls shutdown(2) on it. This is noticed before the next
 //! change; the order of several such sockets is a guess. A stranger that joins the group is not
 //! noticed here.
 
 use crate::core::event::WorkerId;
-use crate::sys::{fd, steering};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 
 /// The system calls on a member of a group.
 pub trait Socket {
     /// Has new connections of its group go to the members at `indices`.
     ///
     /// # Errors
-    /// As [`steering::attach`].
+    /// As [`steering::attach`](crate::sys::steering::attach).
     fn attach(&self, indices: &[u32]) -> io::Result<()>;
 
-    /// The socket leaves the group, even if other processes hold it; the last member takes its index.
-    ///
-    /// # Errors
-    /// As [`steering::leave_group`]: it is in no group.
-    fn leave(&self) -> io::Result<()>;
+    /// Closes our copy of it. True if nobody else held it: it has left the group, and the last
+    /// member has taken its index.
+    fn close_copy(&mut self) -> bool;
 
-    /// Whether it still listens: its worker may have called shutdown(2), and so have left the
-    /// group. True where that is not known.
-    fn listens(&self) -> bool {
+    /// Whether we have a copy.
+    fn has_copy(&self) -> bool {
         true
     }
-}
 
-impl Socket for OwnedFd {
-    fn attach(&self, indices: &[u32]) -> io::Result<()> {
-        Ok(steering::attach(self.as_fd(), indices)?)
-    }
-
-    fn leave(&self) -> io::Result<()> {
-        Ok(steering::leave_group(self.as_fd())?)
-    }
-
+    /// Whether it still listens: its worker may have called shutdown(2), or have closed it where we
+    /// have no copy, and so have left the group. True where that is not known.
     fn listens(&self) -> bool {
-        fd::tcp_queue(self.as_fd()).map_or(true, |queue| queue.is_some())
+        true
     }
 }
 
@@ -68,7 +57,7 @@ struct Member<S> {
 /// A group. If the kernel refuses a program, this keeps the state that is wanted, no socket leaves,
 /// and the next call tries again.
 #[derive(Debug)]
-pub struct Group<S = OwnedFd> {
+pub struct Group<S> {
     /// In the order of their indices in the kernel.
     members: Vec<Member<S>>,
     serving: Option<WorkerId>,
@@ -116,14 +105,22 @@ impl<S: Socket> Group<S> {
     /// # Errors
     /// The kernel's error for the program. A socket that has not left is a tombstone.
     pub fn remove(&mut self, worker: WorkerId) -> io::Result<()> {
-        self.remove_closed();
-        for member in self.members.iter_mut().filter(|member| member.worker == Some(worker)) {
-            member.worker = None;
-        }
-        if self.serving == Some(worker) {
-            self.serving = self.members.iter().filter_map(|member| member.worker).max();
-        }
+        self.retire(worker)?;
         self.remove_tombstones()
+    }
+
+    /// The sockets of `worker`, which has ended, become tombstones. If it served, the newest of the
+    /// others serves.
+    ///
+    /// # Errors
+    /// The kernel's error for the program.
+    pub fn retire(&mut self, worker: WorkerId) -> io::Result<()> {
+        self.remove_closed();
+        self.make_tombstones(worker);
+        if self.serving == Some(worker) {
+            self.serving = self.newest();
+        }
+        self.attach_selected()
     }
 
     /// Makes tombstones of the sockets of `worker`, which has ended: a stranger has a socket in the
@@ -134,25 +131,40 @@ impl<S: Socket> Group<S> {
         }
     }
 
-    /// Sockets that their worker has closed, `gone` by their inode, leave or become
-    /// tombstones; but the last one of the worker that serves stays, selected.
+    /// The worker of this socket has closed it: our copy is closed too. The socket leaves or becomes
+    /// a tombstone; but if somebody else holds it, it stays as it is. If it was the last one of the
+    /// worker that serves, the newest of the others serves.
     ///
     /// # Errors
     /// As [`remove`](Self::remove).
-    pub fn abandon(&mut self, gone: impl Fn(u64) -> bool) -> io::Result<()> {
-        let serving = self.serving;
-        let mut left =
-            self.members.iter().filter(|member| serving.is_some() && member.worker == serving).count();
-        for member in self.members.iter_mut().filter(|member| member.worker.is_some() && gone(member.inode)) {
-            if member.worker == serving {
-                left -= 1;
-                if left == 0 {
-                    continue;
+    pub fn give_up(&mut self, inode: u64) -> io::Result<()> {
+        self.remove_closed();
+        let open = |member: &Member<S>| member.inode == inode && member.socket.has_copy();
+        let Some(index) = self.members.iter().position(open) else { return Ok(()) };
+        if self.selected() == [index as u32] {
+            // It must not be left out of the program before it is known that it leaves.
+            if self.members[index].socket.close_copy() {
+                self.members.swap_remove(index);
+                self.serving = self.newest();
+                if self.members.is_empty() {
+                    self.attached.clear();
                 }
+                return self.remove_tombstones();
             }
-            member.worker = None;
+            return Ok(());
         }
-        self.remove_tombstones()
+        let worker = self.members[index].worker.take();
+        let removed = self.remove_tombstones();
+        let held = |member: &&mut Member<S>| member.inode == inode && !member.socket.has_copy();
+        if let Some(member) = self.members.iter_mut().find(held) {
+            member.worker = worker;
+            return removed.and_then(|()| self.attach_selected());
+        }
+        removed
+    }
+
+    fn newest(&self) -> Option<WorkerId> {
+        self.members.iter().filter_map(|member| member.worker).max()
     }
 
     /// Removes tombstones where that is safe now. This must be called after the sockets of a new
@@ -174,7 +186,7 @@ impl<S: Socket> Group<S> {
     /// The tombstone that leaves next: the last member if it is one, else the one with the lowest
     /// index, so that the members that stay get the lowest indices.
     fn next_tombstone(&self) -> Option<usize> {
-        let is_one = |member: &Member<S>| member.worker.is_none();
+        let is_one = |member: &Member<S>| member.worker.is_none() && member.socket.has_copy();
         match self.members.last().is_some_and(is_one) {
             true => Some(self.members.len() - 1),
             false => self.members.iter().position(is_one),
@@ -216,9 +228,14 @@ impl<S: Socket> Group<S> {
         self.attach(self.selected())
     }
 
+    /// Through any member: without a copy of one there is none to steer away from either.
     fn attach(&mut self, indices: Vec<u32>) -> io::Result<()> {
-        let Some(&first) = indices.first().filter(|_| indices != self.attached) else { return Ok(()) };
-        self.members[first as usize].socket.attach(&indices)?;
+        if indices.is_empty() || indices == self.attached {
+            return Ok(());
+        }
+        let mut copies = self.members.iter().filter(|member| member.socket.has_copy());
+        let Some(member) = copies.next() else { return Ok(()) };
+        member.socket.attach(&indices)?;
         self.attached = indices;
         Ok(())
     }
@@ -241,8 +258,9 @@ impl<S: Socket> Group<S> {
                 true => return Ok(false),
             }
         }
-        // An error says that it has left already.
-        let _ = self.members.swap_remove(index).socket.leave();
+        if self.members[index].socket.close_copy() {
+            self.members.swap_remove(index);
+        }
         if self.members.is_empty() {
             // The kernel forgets the program with the last member.
             self.attached.clear();
@@ -289,6 +307,11 @@ impl<S> Group<S> {
         self.members.iter().find(|member| member.inode == inode).map(|member| &member.socket)
     }
 
+    /// Every socket, to be changed, with its worker.
+    pub fn sockets_mut(&mut self) -> impl Iterator<Item = (Option<WorkerId>, &mut S)> {
+        self.members.iter_mut().map(|member| (member.worker, &mut member.socket))
+    }
+
     /// The worker of a socket; None for a tombstone.
     pub fn owner(&self, inode: u64) -> Option<WorkerId> {
         self.members.iter().find(|member| member.inode == inode)?.worker
@@ -300,9 +323,9 @@ impl<S> Group<S> {
         own.map(|member| (member.inode, &member.socket))
     }
 
-    /// Every socket that is no tombstone, with its worker.
-    pub fn owned(&self) -> impl Iterator<Item = (WorkerId, u64)> {
-        self.members.iter().filter_map(|member| Some((member.worker?, member.inode)))
+    /// Every socket that is no tombstone, with its worker and its inode.
+    pub fn owned(&self) -> impl Iterator<Item = (WorkerId, u64, &S)> {
+        self.members.iter().filter_map(|member| Some((member.worker?, member.inode, &member.socket)))
     }
 
     /// All members in the order of their indices, tombstones too. The kernel has the same, unless

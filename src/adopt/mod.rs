@@ -13,35 +13,46 @@
 
 mod closed;
 pub mod drain;
+mod ended;
 pub mod group;
 pub(crate) mod key;
+mod listener;
+mod looks;
 mod replace;
 mod saved;
 mod shared;
 mod sharing;
 mod status;
+mod stranded;
 mod strangers;
 mod syscalls;
+mod waiting;
 
 pub use saved::Saved;
 pub use status::Shown;
 
 use crate::config;
 use crate::core::event::{Time, WorkerId};
+use crate::sys::arrivals::Arrivals;
 use crate::sys::connections::ListenPorts;
+use crate::sys::tcp_diag;
 use drain::Drain;
-use group::Group;
 use key::{Key, Transport};
+use listener::Listener;
 use log::warn;
+use looks::Looks;
 use nix::unistd::Pid;
 use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The pause between inspections of a worker that was to drain and serves again.
 const SERVES_AGAIN: Duration = Duration::from_millis(250);
+
+/// The listening sockets of one address.
+type Group = group::Group<Listener>;
 
 /// The workers whose system calls we see, and their sockets.
 #[derive(Debug)]
@@ -56,8 +67,17 @@ pub struct Adopt {
     serving: Option<WorkerId>,
     /// The addresses at which it listens, and its replacement has to.
     wanted: BTreeSet<Key>,
-    /// Sockets that no process held at the last inspection.
-    suspects: BTreeSet<u64>,
+    /// Those of them at which it was seen to wait for connections since the upgrade began.
+    waited: BTreeSet<Key>,
+    /// It was said that connections cannot be told from idle ones.
+    told_of_blindness: bool,
+    /// When it is checked which sockets were closed.
+    looks: Looks,
+    /// Sockets that nobody holds since the process has ended that held them, and since when that is
+    /// known.
+    suspects: BTreeMap<u64, Time>,
+    /// Where connections to sockets of which we have copies are noticed.
+    arrivals: Option<Arc<Arrivals>>,
     /// A socket of our own, to compare network namespaces with.
     ours: Option<OwnedFd>,
     /// The time of the current call.
@@ -81,17 +101,30 @@ struct Adopted {
     /// Sockets of a worker that has ended, which replaced its own at bind(2). They listen already,
     /// so it need not call listen(2) (gunicorn asks SO_ACCEPTCONN first).
     inherited: BTreeMap<Key, u64>,
-    /// The addresses at which it listens without being adopted.
+    /// The addresses at which it listens without being adopted, as `--port` has it.
     others: BTreeSet<Key>,
-    /// The addresses at which it listened by `start`. Those that it opens later, for a debugger
-    /// perhaps, are not asked of its replacement.
+    /// The same for sockets that are never adopted, for people.
+    elsewhere: BTreeSet<String>,
+    /// The addresses that it has asked for.
+    bound: BTreeSet<Key>,
+    /// When it has last begun to listen anywhere.
+    last_listen: Time,
+    /// The addresses that it has opened before it was ready. Its replacement has to listen there, if
+    /// this one does still.
     early: BTreeSet<Key>,
+    /// Those that it has opened later, and when.
+    late: BTreeMap<Key, Time>,
+    /// What it opens later than this, for a debugger perhaps, is never asked of its replacement.
     start: Option<Time>,
     ready: bool,
+    /// It was said that it listens at every address that it has to.
+    announced: bool,
     /// It was asked to stop: connections that come to it may be lost.
     stop_sent: bool,
     /// Its own process has ended.
     gone: bool,
+    /// None of its processes is left.
+    deserted: bool,
     drain: Option<Drain>,
     /// The warnings that were logged about it.
     warnings: Vec<String>,
@@ -106,18 +139,22 @@ impl Adopt {
             config,
             groups: BTreeMap::new(),
             wanted: shared.ours().collect(),
+            waited: BTreeSet::new(),
+            told_of_blindness: false,
             shared,
             workers: BTreeMap::new(),
             serving: None,
-            suspects: BTreeSet::new(),
+            looks: Looks::default(),
+            suspects: BTreeMap::new(),
+            arrivals: new_arrivals(),
             ours: any_socket(),
             now: Time::ZERO,
             stopping: false,
         }
     }
 
-    /// A worker has been started as the process `root`; its calls arrive on `calls`. The addresses
-    /// at which it listens by `start` are asked of its replacement; None: all.
+    /// A worker has been started as the process `root`; its calls arrive on `calls`. What it opens
+    /// after `start` is not asked of its replacement; None: everything is.
     pub fn open(&mut self, id: WorkerId, root: Pid, calls: Arc<OwnedFd>, start: Option<Time>) {
         let worker = Adopted {
             calls,
@@ -126,11 +163,17 @@ impl Adopt {
             listens: BTreeSet::new(),
             inherited: BTreeMap::new(),
             others: BTreeSet::new(),
+            elsewhere: BTreeSet::new(),
+            bound: BTreeSet::new(),
+            last_listen: Time::ZERO,
             early: BTreeSet::new(),
+            late: BTreeMap::new(),
             start,
             ready: false,
+            announced: false,
             stop_sent: false,
             gone: false,
+            deserted: false,
             drain: None,
             warnings: Vec::new(),
         };
@@ -144,23 +187,33 @@ impl Adopt {
         })
     }
 
+    /// The same, once, until it has opened another address.
+    pub fn listens_now(&mut self, id: WorkerId) -> bool {
+        let listens = self.listens(id) && self.waits_as_before(id);
+        let Some(worker) = self.workers.get_mut(&id).filter(|_| listens) else { return false };
+        !std::mem::replace(&mut worker.announced, true)
+    }
+
     /// Notes that the worker listens at an address.
     fn add_address(&mut self, id: WorkerId, key: Key) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.start.is_none_or(|start| self.now <= start) {
+        if !worker.ready {
             worker.early.insert(key.clone());
-            if self.serving == Some(id) {
-                self.wanted.insert(key.clone());
-            }
         }
-        worker.listens.insert(key);
+        if !worker.early.contains(&key) {
+            worker.late.insert(key.clone(), self.now);
+        } else if self.serving == Some(id) {
+            self.wanted.insert(key.clone());
+        }
+        worker.last_listen = self.now;
+        worker.announced &= !worker.listens.insert(key);
     }
 
     /// Notes that the worker no longer listens there.
     fn remove_address(&mut self, id: WorkerId, key: &Key) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.listens.remove(key);
-        worker.early.remove(key);
+        worker.late.remove(key);
         if self.serving == Some(id) {
             self.wanted.remove(key);
         }
@@ -188,15 +241,9 @@ impl Adopt {
     pub fn serves(&mut self, id: WorkerId) {
         self.serving = Some(id);
         if let Some(worker) = self.workers.get(&id) {
-            self.wanted = worker.early.clone();
+            self.wanted = worker.early.intersection(&worker.listens).cloned().collect();
             self.wanted.extend(self.shared.ours());
         }
-    }
-
-    /// Removes the sockets of workers that have ended and been replaced: no other worker gets them.
-    pub fn remove_replaced(&mut self) {
-        let gone: Vec<WorkerId> = self.gone().collect();
-        gone.into_iter().for_each(|gone| self.remove_sockets(gone));
     }
 
     /// New connections go to `to` from now on, at every address at which it listens. `back` says
@@ -228,6 +275,7 @@ impl Adopt {
             }
             return Err(why);
         }
+        self.tell_of_blindness();
         let ports: BTreeSet<u16> = self.groups.keys().map(|key| key.address.port()).collect();
         for (&id, worker) in &mut self.workers {
             worker.drain = match id == to || worker.gone {
@@ -236,6 +284,20 @@ impl Adopt {
             };
         }
         Ok(())
+    }
+
+    /// Once: why a drain may last longer than it needs to.
+    fn tell_of_blindness(&mut self) {
+        if self.told_of_blindness {
+            return;
+        }
+        if let Err(errno) = tcp_diag::can_ask() {
+            self.told_of_blindness = true;
+            warn!(
+                "cannot tell idle connections from busy ones, as sock_diag cannot be asked ({}): an old generation with idle connections drains until they are closed, or for --drain-timeout (graceful-run doctor says what it needs)",
+                crate::error::reason(&errno.into())
+            );
+        }
     }
 
     /// Inspects whether the worker has connections left; `others` are the processes of the other
@@ -258,61 +320,13 @@ impl Adopt {
             return Some((left, SERVES_AGAIN));
         }
         let idle = self.config.idle;
-        let listeners = self.groups.values().flat_map(|group| group.sockets(id)).map(|(_, fd)| fd.as_fd());
+        let listeners = self.groups.values().flat_map(|group| group.sockets(id));
+        let listeners = listeners.filter_map(|(_, listener)| listener.copy());
         let drain = self.workers.get_mut(&id)?.drain.as_mut()?;
         // All processes below us that belong to no other worker count: orphans of it are our
         // children.
         let left = drain.inspect(Pid::this(), others, listeners, idle, now);
         (!drain.is_drained()).then(|| (left, drain.pause()))
-    }
-
-    /// The worker is asked to stop.
-    pub fn mark_stop_sent(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.stop_sent = true;
-        }
-    }
-
-    /// The worker's own process has ended. Its socket is kept where it served, no other worker
-    /// listens, and its replacement has to: connections wait in its queue for the replacement.
-    pub fn ended(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.gone = true;
-        worker.drain = None;
-        let is_kept = |key: &Key, group: &Group| {
-            let stays = |owner| owner != id && self.workers.get(&owner).is_some_and(|other| !other.stop_sent);
-            let others = || group.inodes().any(|inode| group.owner(inode).is_some_and(stays));
-            self.wanted.contains(key) && group.serving() == Some(id) && !others()
-        };
-        let dropped: Vec<Key> = self
-            .groups
-            .iter()
-            .filter(|(key, group)| !is_kept(key, group))
-            .map(|(key, _)| key.clone())
-            .collect();
-        dropped.iter().for_each(|key| self.remove_from(key, id));
-        self.drop_empty_groups();
-    }
-
-    /// No process of the worker is left: removes it, unless its socket is kept.
-    pub fn remove(&mut self, id: WorkerId) {
-        self.ended(id);
-        let served = self.groups.values().any(|group| group.serving() == Some(id));
-        if !served {
-            self.workers.remove(&id);
-        }
-    }
-
-    /// Removes the sockets of a worker.
-    fn remove_sockets(&mut self, id: WorkerId) {
-        let keys: Vec<Key> = self.groups.keys().cloned().collect();
-        keys.iter().for_each(|key| self.remove_from(key, id));
-        self.workers.remove(&id);
-        self.drop_empty_groups();
-    }
-
-    fn drop_empty_groups(&mut self) {
-        self.groups.retain(|_, group| !group.is_empty());
     }
 
     /// Everything is to stop: no socket is kept, so that no client waits in a queue that is not
@@ -321,10 +335,6 @@ impl Adopt {
         self.stopping = true;
         self.groups.clear();
         self.shared.clear();
-    }
-
-    fn gone(&self) -> impl Iterator<Item = WorkerId> {
-        self.workers.iter().filter(|(_, worker)| worker.gone).map(|(&id, _)| id)
     }
 
     /// The listeners and ports at which connections come in.
@@ -341,6 +351,11 @@ impl Adopt {
             }
         }
         listen_ports
+    }
+
+    /// Where connections are noticed.
+    pub fn arrivals(&self) -> Option<Arc<Arrivals>> {
+        self.arrivals.clone()
     }
 
     /// The workers whose calls are to be answered, each with its seccomp listener.
@@ -366,6 +381,14 @@ fn any_socket() -> Option<OwnedFd> {
         .or_else(|_| socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None))
         .ok()
         .map(Into::into)
+}
+
+fn new_arrivals() -> Option<Arc<Arrivals>> {
+    let arrivals = Arrivals::new();
+    arrivals
+        .inspect_err(|errno| warn!("cannot notice connections to closed sockets: {errno}"))
+        .ok()
+        .map(Arc::new)
 }
 
 fn report(result: std::io::Result<()>, attempt: &str) {

@@ -2,10 +2,11 @@
 //! with their callers.
 
 use super::drain::Drain;
-use super::group::Group;
 use super::key::Key;
+use super::listener::{Holder, Listener};
+use super::looks::Looks;
 use super::shared::{New, Shared, Socket};
-use super::{Adopt, Adopted};
+use super::{Adopt, Adopted, Group};
 use crate::config;
 use crate::core::event::{Time, WorkerId};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
@@ -29,10 +30,19 @@ pub struct Saved {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct SavedGroup {
     key: Key,
-    /// In the order of their indices, with their inodes; one without a worker is a tombstone.
-    members: Vec<(Fd, u64, Option<WorkerId>)>,
+    /// In the order of their indices.
+    members: Vec<SavedMember>,
     serving: Option<WorkerId>,
     attached: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SavedMember {
+    copy: Option<Fd>,
+    inode: u64,
+    holder: Option<(i32, i32)>,
+    /// None for a tombstone.
+    worker: Option<WorkerId>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,6 +50,7 @@ struct SavedSocket {
     fd: Fd,
     inode: u64,
     ours: bool,
+    holder: Option<(i32, i32)>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,11 +61,13 @@ struct SavedWorker {
     listens: Vec<Key>,
     root: i32,
     early: Vec<Key>,
+    late: Vec<(Key, Time)>,
     inherited: Vec<(Key, u64)>,
     stop_sent: bool,
     start: Option<Time>,
     ready: bool,
     gone: bool,
+    deserted: bool,
     drains: bool,
 }
 
@@ -67,8 +80,9 @@ impl Saved {
         let mut groups = Vec::new();
         for (key, group) in &adopt.groups {
             let mut members = Vec::new();
-            for (socket, inode, worker) in group.members() {
-                members.push((transfer.add(socket)?, inode, worker));
+            for (listener, inode, worker) in group.members() {
+                let copy = listener.owned_copy().map(|copy| transfer.add(copy)).transpose()?;
+                members.push(SavedMember { copy, inode, holder: numbers(listener.holder()), worker });
             }
             let (serving, attached) = (group.serving(), group.attached().to_vec());
             groups.push(SavedGroup { key: key.clone(), members, serving, attached });
@@ -76,7 +90,8 @@ impl Saved {
         let mut shared = Vec::new();
         for (key, sockets) in &adopt.shared.sockets {
             let save = |socket: &Socket| {
-                Ok(SavedSocket { fd: transfer.add(&socket.fd)?, inode: socket.inode, ours: socket.ours })
+                let (inode, ours, holder) = (socket.inode, socket.ours, numbers(socket.holder));
+                Ok(SavedSocket { fd: transfer.add(&socket.fd)?, inode, ours, holder })
             };
             shared.push((key.clone(), sockets.iter().map(save).collect::<io::Result<Vec<_>>>()?));
         }
@@ -89,11 +104,13 @@ impl Saved {
                 listens: worker.listens.iter().cloned().collect(),
                 root: worker.root.as_raw(),
                 early: worker.early.iter().cloned().collect(),
+                late: worker.late.iter().map(|(key, &opened)| (key.clone(), opened)).collect(),
                 stop_sent: worker.stop_sent,
                 inherited: worker.inherited.iter().map(|(key, &inode)| (key.clone(), inode)).collect(),
                 start: worker.start,
                 ready: worker.ready,
                 gone: worker.gone,
+                deserted: worker.deserted,
                 drains: worker.drain.is_some(),
             });
         }
@@ -106,14 +123,23 @@ impl Saved {
     pub fn restore(self, config: config::Adopt, fds: &mut InheritedFds, now: Time) -> Adopt {
         let groups = self.groups.into_iter().map(|saved| {
             let members = saved.members.into_iter();
-            let members = members.map(|(fd, inode, worker)| (fds.take(fd), inode, worker)).collect();
+            let address = saved.key.address;
+            let members = members.map(|SavedMember { copy, inode, holder, worker }| {
+                let copy = copy.map(|copy| fds.take(copy));
+                (Listener::new(copy, inode, address, holder_of(holder)), inode, worker)
+            });
+            let members = members.collect();
             (saved.key, Group::restore(members, saved.serving, saved.attached))
         });
         let groups: BTreeMap<Key, Group> = groups.collect();
         let ports: BTreeSet<u16> = groups.keys().map(|key| key.address.port()).collect();
         let sockets = self.shared.into_iter().map(|(key, sockets)| {
-            let restore =
-                |saved: SavedSocket| Socket { fd: fds.take(saved.fd), inode: saved.inode, ours: saved.ours };
+            let restore = |SavedSocket { fd, inode, ours, holder }| Socket {
+                fd: fds.take(fd),
+                inode,
+                ours,
+                holder: holder_of(holder),
+            };
             (key, sockets.into_iter().map(restore).collect())
         });
         let sockets = sockets.collect();
@@ -124,28 +150,50 @@ impl Saved {
                 listens: saved.listens.into_iter().collect(),
                 root: Pid::from_raw(saved.root),
                 early: saved.early.into_iter().collect(),
+                late: saved.late.into_iter().collect(),
                 stop_sent: saved.stop_sent,
                 inherited: saved.inherited.into_iter().collect(),
                 start: saved.start,
                 ready: saved.ready,
+                announced: false,
                 gone: saved.gone,
+                deserted: saved.deserted,
                 drain: saved.drains.then(|| Drain::begin(ports.clone(), now)),
                 warnings: Vec::new(),
                 others: BTreeSet::new(),
+                elsewhere: BTreeSet::new(),
+                bound: BTreeSet::new(),
+                last_listen: now,
             };
             (saved.id, worker)
         });
-        Adopt {
+        let mut looks = Looks::default();
+        looks.begin(now);
+        let adopt = Adopt {
             config,
             groups,
             workers: workers.collect(),
             shared: Shared { sockets, new: self.new },
             serving: self.serving,
             wanted: self.wanted.into_iter().collect(),
-            suspects: BTreeSet::new(),
+            waited: BTreeSet::new(),
+            told_of_blindness: false,
+            looks,
+            suspects: BTreeMap::new(),
+            arrivals: super::new_arrivals(),
             ours: super::any_socket(),
             now,
             stopping: false,
-        }
+        };
+        adopt.arm_all();
+        adopt
     }
+}
+
+fn numbers(holder: Option<Holder>) -> Option<(i32, i32)> {
+    holder.map(|(process, number)| (process.as_raw(), number))
+}
+
+fn holder_of(saved: Option<(i32, i32)>) -> Option<Holder> {
+    saved.map(|(process, number)| (Pid::from_raw(process), number))
 }

@@ -2,9 +2,9 @@
 //! replaced by the k-th shared socket of that address.
 
 use super::key::{Key, Transport};
+use super::listener::Holder;
 use crate::core::event::WorkerId;
-use crate::sys::pidfd;
-use crate::sys::{fd, steering, tcp_diag};
+use crate::sys::{fd, held, pidfd, proc_fd, steering};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +35,14 @@ pub(super) struct Socket {
     pub(super) inode: u64,
     /// Whether we have bound it (`-b`).
     pub(super) ours: bool,
+    /// By whom it was last seen to be held.
+    pub(super) holder: Option<Holder>,
+}
+
+impl Socket {
+    fn is_held_as_before(&self) -> bool {
+        self.holder.is_some_and(|(process, number)| proc_fd::is_socket(process, number, self.inode))
+    }
 }
 
 impl Shared {
@@ -50,13 +58,41 @@ impl Shared {
 
     pub(super) fn add(&mut self, key: Key, fd: OwnedFd, ours: bool) {
         if let Ok((_, inode)) = fd::device_and_inode(fd.as_raw_fd()) {
-            self.sockets.entry(key).or_default().push(Socket { fd, inode, ours });
+            self.sockets.entry(key).or_default().push(Socket { fd, inode, ours, holder: None });
         }
     }
 
     /// Every shared socket.
     pub(super) fn all(&self) -> impl Iterator<Item = (&Key, u64)> {
         self.sockets.iter().flat_map(|(key, sockets)| sockets.iter().map(move |socket| (key, socket.inode)))
+    }
+
+    /// Sockets that workers have bound, and that are not held as they were before.
+    pub(super) fn not_held_as_before(&self) -> impl Iterator<Item = u64> {
+        let sockets = self.sockets.values().flatten();
+        sockets.filter(|socket| !socket.ours && !socket.is_held_as_before()).map(|socket| socket.inode)
+    }
+
+    /// Notes by whom each of `inodes` is held, and drops those that nobody holds. Returns the
+    /// addresses that have no socket any more.
+    pub(super) fn update(&mut self, inodes: &BTreeSet<u64>, held: &BTreeMap<u64, Holder>) -> Vec<Key> {
+        for socket in self.sockets.values_mut().flatten() {
+            socket.holder = held.get(&socket.inode).copied().or(socket.holder);
+        }
+        let closed =
+            |socket: &mut Socket| inodes.contains(&socket.inode) && !held.contains_key(&socket.inode);
+        let mut lost = Vec::new();
+        self.sockets.retain(|key, sockets| {
+            let _: Vec<Socket> = sockets.extract_if(.., |socket| closed(socket)).collect();
+            lost.extend(sockets.is_empty().then(|| key.clone()));
+            !sockets.is_empty()
+        });
+        lost
+    }
+
+    /// The shared sockets of an address.
+    pub(super) fn of(&self, key: &Key) -> impl Iterator<Item = u64> {
+        self.sockets.get(key).into_iter().flatten().map(|socket| socket.inode)
     }
 
     /// The addresses that we have bound.
@@ -104,7 +140,7 @@ impl Shared {
             }
         }
         // It may also have closed shared sockets that it was given.
-        if let Ok(held) = tcp_diag::tree_sockets(root, &BTreeSet::new()) {
+        if let Ok(held) = held::tree_sockets(root, &BTreeSet::new()) {
             for (key, sockets) in
                 self.sockets.iter_mut().filter(|(key, _)| key.transport == Transport::Datagram)
             {

@@ -7,9 +7,8 @@ use super::replace::{can_be_replaced, replace};
 use super::shared::{New, listens};
 use crate::ack::accepting;
 use crate::core::event::{Time, WorkerId};
-use crate::sys::pidfd;
 use crate::sys::seccomp::{self, Answer, Call};
-use crate::sys::{fd, steering, tcp_diag};
+use crate::sys::{fd, held, pidfd, steering};
 use nix::fcntl::{F_GETFL, OFlag, fcntl};
 use nix::unistd::Pid;
 use std::collections::{BTreeSet, HashSet};
@@ -36,7 +35,7 @@ impl Adopt {
         // such as those of a resolver.
         let held = match sockets.is_empty() {
             true => HashSet::new(),
-            false => tcp_diag::tree_sockets(worker.root, &BTreeSet::new()).unwrap_or_default(),
+            false => held::tree_sockets(worker.root, &BTreeSet::new()).unwrap_or_default(),
         };
         let Some(ours) = sockets.iter().find(|socket| !held.contains(&socket.inode)) else {
             if key.transport == Transport::Datagram {
@@ -130,8 +129,8 @@ impl Adopt {
         Answer::Done
     }
 
-    /// Checks which sockets have been bound meanwhile. True if the worker has one more address.
-    pub fn check_bound(&mut self, id: WorkerId, now: Time) -> bool {
+    /// Checks which sockets have been bound meanwhile.
+    pub fn check_bound(&mut self, id: WorkerId, now: Time) {
         self.now = now;
         let bound = |new: &&New| {
             let socket = pidfd::duplicate_by_inode(Pid::from_raw(new.process), new.inode);
@@ -139,10 +138,8 @@ impl Adopt {
                 && socket.and_then(|socket| Key::of_bound(socket.as_fd())).as_ref() == Some(&new.key)
         };
         let keys: Vec<Key> = self.shared.new.iter().filter(bound).map(|new| new.key.clone()).collect();
-        let before = self.workers.get(&id).map_or(0, |worker| worker.listens.len());
         let keys: Vec<Key> = keys.into_iter().chain(self.waited_for(id)).collect();
         keys.into_iter().for_each(|key| self.add_address(id, key));
-        self.workers.get(&id).is_some_and(|worker| worker.listens.len() > before)
     }
 
     /// The addresses at which the worker was given a socket that listened already, and waits on it.

@@ -1,10 +1,11 @@
 //! What status and messages show of the adopted sockets.
 
-use super::Adopt;
-use super::key::Key;
+use super::key::{Key, Transport};
+use super::{Adopt, Adopted};
 use crate::core::event::WorkerId;
-use crate::sys::steering;
-use std::os::fd::AsFd;
+use crate::sys::{held, proc_tcp, steering};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
 
 /// An address, as status shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,29 +28,60 @@ impl Adopt {
     /// Why the worker does not listen at every address that it has to, for people.
     pub fn unmet(&self, id: WorkerId) -> Option<String> {
         let worker = self.workers.get(&id)?;
-        let list = |keys: &mut dyn Iterator<Item = &Key>| {
-            keys.map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
-        let missing = list(&mut self.wanted.difference(&worker.listens));
-        let listens = list(&mut worker.listens.iter());
-        let others = list(&mut worker.others.iter());
-        let nothing = if let Some(warning) = worker.warnings.last() {
-            warning.clone()
-        } else if others.is_empty() {
-            "it was never seen to listen".to_owned()
-        } else {
-            format!("it listens on {others} alone, which --port leaves out")
-        };
-        Some(match (worker.listens.is_empty(), missing.is_empty()) {
-            (true, true) if others.is_empty() && worker.warnings.is_empty() => {
+        let missing = list(self.wanted.difference(&worker.listens));
+        let seen = worker.listens.iter().map(ToString::to_string);
+        let left_out = worker.others.iter().map(|key| format!("{key} (left out by --port)"));
+        let elsewhere = worker.elsewhere.iter().cloned();
+        let mut listens: Vec<String> = seen.chain(left_out).chain(elsewhere).collect();
+        if listens.is_empty() {
+            listens = unseen_listeners(worker.root);
+        }
+        let listens = listens.join(", ");
+        Some(match (listens.is_empty(), missing.is_empty()) {
+            (true, _) if !worker.warnings.is_empty() => worker.warnings.last()?.clone(),
+            (true, true) => "it was never seen to listen (--ack-timeout if it takes longer)".into(),
+            (true, false) => format!("it was never seen to listen, and is to listen on {missing}"),
+            (false, false) => format!(
+                "it is to listen on {missing}, and listens on {listens}{}",
+                self.probing_hint(worker, id)
+            ),
+            (false, true) if worker.listens.is_empty() => {
+                format!("it listens on {listens} alone, which is not adopted")
+            }
+            (false, true) => {
+                let not_waited = self.not_waited_at(id);
+                if not_waited.is_empty() {
+                    return None;
+                }
                 format!(
-                    "{nothing} on a TCP port (a unix socket, port 0, io_uring, a 32-bit program? Those are not adopted: let it have its sockets from -b; or it needs a longer --ack-timeout)"
+                    "it was not seen to wait for connections at {}, as the worker that serves was (it may still load, or hang; --ack listen lets it count as ready)",
+                    list(not_waited.iter())
                 )
             }
-            (true, true) => nothing,
-            (true, false) => format!("{nothing}, and is to listen on {missing}"),
-            (false, false) => format!("it is to listen on {missing}, and listens on {listens}"),
-            (false, true) => return None,
+        })
+    }
+
+    /// What a server does whose port is taken, if it has none of its addresses.
+    fn probing_hint(&self, worker: &Adopted, id: WorkerId) -> &'static str {
+        let serves = self.serving.is_some_and(|serving| serving != id);
+        match serves && self.wanted.is_disjoint(&worker.listens) && !worker.elsewhere.is_empty() {
+            true => {
+                " (a server that connects to its port to see whether it is free finds the one that serves, and takes another: it has to be told not to, or needs its socket from -b)"
+            }
+            false => "",
+        }
+    }
+
+    /// Who has an address that the worker has asked for and not got, for people.
+    pub fn taken_address(&self, id: WorkerId) -> Option<String> {
+        let worker = self.workers.get(&id)?;
+        let missing = worker.bound.difference(&worker.listens);
+        let taken = missing.filter(|key| key.transport == Transport::Stream);
+        let mut taken = taken.filter_map(|key| Some((key, self.occupant(key)?)));
+        taken.next().map(|(key, inode)| {
+            format!(
+                "it cannot listen on {key}, where somebody else does (socket {inode}; ss -ltnpe says who)"
+            )
         })
     }
 
@@ -59,7 +91,7 @@ impl Adopt {
             let sockets = group.serving().map_or(0, |id| group.sockets(id).count());
             let others = group.len() - sockets;
             let own = group.serving().into_iter().flat_map(|id| group.sockets(id));
-            let queue = own.filter_map(|(_, socket)| steering::queue_length(socket.as_fd()).ok()).sum();
+            let queue = own.filter_map(|(_, listener)| steering::queue_length(listener.copy()?).ok()).sum();
             let (address, serving) = (key.to_string(), group.serving());
             Shown { address, shared: false, serving, sockets, others, queue: Some(queue) }
         });
@@ -83,4 +115,21 @@ impl Adopt {
     pub fn last_warning(&self, id: WorkerId) -> Option<&str> {
         self.workers.get(&id)?.warnings.last().map(String::as_str)
     }
+}
+
+fn list<'a>(keys: impl Iterator<Item = &'a Key>) -> String {
+    keys.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The TCP addresses at which processes of the worker listen by calls that we do not see.
+fn unseen_listeners(root: Pid) -> Vec<String> {
+    const LISTEN: u32 = 1 << 10;
+    let held = held::tree_sockets(root, &BTreeSet::new()).unwrap_or_default();
+    let mut found = Vec::new();
+    let _ = proc_tcp::for_each(LISTEN, |row| {
+        if held.contains(&row.inode) {
+            found.push(format!("{} (by a call that is not seen: io_uring, or a 32-bit program)", row.local));
+        }
+    });
+    found
 }

@@ -66,6 +66,7 @@ impl Adopt {
             return;
         }
         let stranger = self.stranger(key);
+        let no_process_left = self.workers.get(&id).is_none_or(|worker| worker.deserted);
         let Some(group) = self.groups.get_mut(key) else { return };
         match stranger {
             Some(inode) if group.serving() != Some(id) => {
@@ -74,6 +75,9 @@ impl Adopt {
                 );
                 group.make_tombstones(id);
             }
+            // Its other processes may have copies, as children that finish what they have: the socket
+            // stays until none is left.
+            _ if !no_process_left => report(group.retire(id), "steer connections to a worker"),
             _ => report(group.remove(id), "close the socket of an old worker"),
         }
     }

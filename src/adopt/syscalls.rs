@@ -1,26 +1,29 @@
 //! The answers to the bind(2) and listen(2) calls of workers.
 
+use super::group::Socket;
 use super::key::{Key, Transport};
+use super::listener::Listener;
 use super::replace::{can_be_replaced, inspection_failed, replace};
-use super::{Adopt, Adopted, report};
+use super::{Adopt, Adopted, drain, report};
 use crate::core::event::{Time, WorkerId};
 use crate::error::reason;
-use crate::sys::pidfd;
 use crate::sys::seccomp::{self, Answer, Call, Operation};
-use crate::sys::{fd, steering, tcp_diag};
+use crate::sys::{fd, held, pidfd, steering};
 use nix::errno::Errno;
 use nix::fcntl::{F_GETFL, OFlag, fcntl};
+use socket2::SockRef;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+/// The addresses that are remembered of a worker: more than a server has, and fewer than a resolver.
+const MOST_BOUND: usize = 64;
+
 impl Adopt {
-    /// Answers a call of a process of the worker. True if the worker listens at one more address
-    /// now.
-    pub fn call(&mut self, id: WorkerId, call: &Call, now: Time) -> bool {
+    /// Answers a call of a process of the worker.
+    pub fn call(&mut self, id: WorkerId, call: &Call, now: Time) {
         self.now = now;
-        let Some(calls) = self.workers.get(&id).map(|worker| Arc::clone(&worker.calls)) else { return false };
-        let before = self.workers.get(&id).map_or(0, |worker| worker.listens.len());
+        let Some(calls) = self.workers.get(&id).map(|worker| Arc::clone(&worker.calls)) else { return };
         let answer = match pidfd::duplicate(call.thread, call.fd) {
             Ok(socket) if !self.is_of_our_network(&socket) => {
                 self.warn_once(id, format!(
@@ -43,7 +46,6 @@ impl Adopt {
         };
         // The caller may have ended meanwhile.
         let _ = seccomp::answer(calls.as_fd(), call.id, answer);
-        self.workers.get(&id).is_some_and(|worker| worker.listens.len() > before)
     }
 
     /// Whether the socket is of our network namespace: connections of another cannot be listed.
@@ -75,17 +77,20 @@ impl Adopt {
             return Answer::Continue;
         }
         worker.ports.insert(key.address.port());
+        if worker.bound.len() < MOST_BOUND {
+            worker.bound.insert(key.clone());
+        }
         if self.is_shared(&key) {
             return self.bind_shared(id, call, &calls, key, socket);
         }
         if let Some(inode) = self.ownerless_socket(id, &key)
             && let Some(group) = self.groups.get_mut(&key)
-            && let Some(ours) = group.socket(inode)
+            && let Some(ours) = group.socket(inode).and_then(Listener::copy)
         {
             let own = fcntl(&socket, F_GETFL).unwrap_or(0) & OFlag::O_NONBLOCK.bits();
             // A caller that already waits on its own socket with epoll(7) keeps it. The connections
             // in the queue of the other are lost then.
-            if can_be_replaced(call, &socket) && replace(&calls, call, ours.as_fd(), own != 0, true) {
+            if can_be_replaced(call, &socket) && replace(&calls, call, ours, own != 0, true) {
                 report(group.transfer(inode, id), "steer connections to a worker");
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.inherited.insert(key, inode);
@@ -117,21 +122,35 @@ impl Adopt {
 
     /// A socket of this address whose worker has ended, or that this worker has closed itself.
     /// The connections in its queue are for the worker that binds the address next.
-    fn ownerless_socket(&self, id: WorkerId, key: &Key) -> Option<u64> {
-        let group = self.groups.get(key)?;
+    fn ownerless_socket(&mut self, id: WorkerId, key: &Key) -> Option<u64> {
         if let Some(from) = self.ended_worker_at(key)
-            && let Some((inode, _)) = group.next_socket(from)
+            && let Some((inode, _)) = self.groups.get(key)?.next_socket(from)
         {
             return Some(inode);
         }
-        group.sockets(id).next()?;
-        let held = tcp_diag::tree_sockets(self.workers.get(&id)?.root, &BTreeSet::new()).ok()?;
-        group.sockets(id).map(|(inode, _)| inode).find(|inode| !held.contains(inode))
+        let own = self.groups.get(key)?.sockets(id);
+        let unseen: BTreeSet<u64> = own
+            .filter(|(_, listener)| listener.has_copy() && !listener.is_held_as_before())
+            .map(|(inode, _)| inode)
+            .collect();
+        // A server may close and listen again and again: its descriptors are not read each time.
+        if unseen.is_empty() || !self.looks.may_read_all(self.now) {
+            return None;
+        }
+        let before = drain::cpu_time();
+        let held = held::holders(&unseen);
+        self.looks.has_read_all(drain::cpu_time().saturating_sub(before), self.now);
+        let held = held.ok()?;
+        unseen.into_iter().find(|inode| !held.contains_key(inode))
     }
 
     fn listen(&mut self, id: WorkerId, call: &Call, socket: OwnedFd, backlog: i32) -> Answer {
-        let Some(key) = Key::of_bound(socket.as_fd()) else { return Answer::Continue };
-        // A port that the kernel has chosen is another one in the next generation.
+        let Some(key) = Key::of_bound(socket.as_fd()) else {
+            let path = SockRef::from(&socket).local_addr().ok();
+            let path = path.as_ref().and_then(|address| address.as_pathname());
+            self.listens_elsewhere(id, path.map(|path| format!("the unix socket {}", path.display())));
+            return Answer::Continue;
+        };
         let asked = |worker: &Adopted| worker.ports.contains(&key.address.port());
         if !self.is_adopted(&key) {
             if let Some(worker) = self.workers.get_mut(&id) {
@@ -139,7 +158,9 @@ impl Adopt {
             }
             return Answer::Continue;
         }
+        // A port that the kernel has chosen is another one in the next generation.
         if !self.workers.get(&id).is_some_and(asked) {
+            self.listens_elsewhere(id, Some(format!("{key} (a port that the kernel has chosen)")));
             return Answer::Continue;
         }
         let Ok((_, inode)) = fd::device_and_inode(socket.as_raw_fd()) else { return Answer::Continue };
@@ -166,11 +187,46 @@ impl Adopt {
             return Answer::Failed(errno);
         }
         if !known {
-            let joined = self.groups.entry(key.clone()).or_default().join(socket, inode, id);
-            report(joined, "steer connections to a worker");
+            self.join(id, call, &key, socket, inode);
             self.replace_ended_worker(id, &key);
         }
         self.add_address(id, key);
+        self.looks.begin(self.now);
         Answer::Done
+    }
+
+    /// Notes that the worker listens on a socket that is never adopted.
+    fn listens_elsewhere(&mut self, id: WorkerId, what: Option<String>) {
+        if let Some((worker, what)) = self.workers.get_mut(&id).zip(what)
+            && worker.elsewhere.len() < MOST_BOUND
+        {
+            worker.last_listen = self.now;
+            worker.elsewhere.insert(what);
+            self.looks.begin(self.now);
+        }
+    }
+
+    /// The socket joins the group of its address. A port that is opened while the worker serves is
+    /// often closed soon: we keep no copy of such a socket, so that this is so at once. But one that
+    /// is steered beside another worker's has to stay as long as both do.
+    fn join(&mut self, id: WorkerId, call: &Call, key: &Key, socket: OwnedFd, inode: u64) {
+        let group = self.groups.entry(key.clone()).or_default();
+        let is_early = self.workers.get(&id).is_none_or(|worker| !worker.ready || worker.early.contains(key));
+        let beside = group.sockets_mut().fold(false, |_, (_, listener)| {
+            listener.take_copy();
+            true
+        });
+        let process = seccomp::process_of(call.thread).unwrap_or(call.thread);
+        let copy = Some(socket).filter(|_| is_early || beside);
+        if let (Some(arrivals), Some(copy)) = (&self.arrivals, &copy) {
+            let _ = arrivals.arm(copy.as_fd());
+        }
+        let listener = Listener::new(copy, inode, key.address, Some((process, call.fd)));
+        let joined = group.join(listener, inode, id);
+        report(joined, "steer connections to a worker");
+        // The worker before may have opened this address after the new one was asked for it.
+        if self.serving == Some(id) {
+            report(group.steer(id).map(drop), "steer connections to a worker");
+        }
     }
 }

@@ -17,6 +17,9 @@ pub struct Adopt {
     /// A connection that has been idle for this long, after the server was the last to send,
     /// counts as drained.
     pub idle: Duration,
+    /// A new worker has to wait for connections where the one that serves does. Not where the user
+    /// has said what makes a worker ready.
+    pub must_wait: bool,
 }
 
 /// The configuration, and the policy of the core.
@@ -44,8 +47,12 @@ pub(super) fn adopt(cli: &Cli) -> Result<Option<(Adopt, policy::Adopt)>, Error> 
         let word = word.display();
         return Err(Error::Usage(format!("cannot run '{word}' with --adopt: write --adopt={word}")));
     }
-    let adopt =
-        Adopt { share, ports: cli.port.iter().copied().collect(), idle: duration("--idle", &cli.idle)? };
+    let adopt = Adopt {
+        share,
+        ports: cli.port.iter().copied().collect(),
+        idle: duration("--idle", &cli.idle)?,
+        must_wait: cli.ack.iter().all(|ack| ack == "auto"),
+    };
     let soak = cli.soak.as_deref().map(|soak| duration("--soak", soak)).transpose()?;
     let policy = policy::Adopt {
         steer: !share,

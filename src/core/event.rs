@@ -141,7 +141,7 @@ pub enum Action {
     /// Run the pre-upgrade hook: it says whether the upgrade to this generation may begin; answer
     /// `PreUpgraded`, in bounded time.
     PreUpgrade(Generation),
-    /// Run the pre-stop hook of the worker, which is to be asked to stop; answer `PreStopped`,
+    /// Run the pre-stop hook of the worker, which is to drain or to stop; answer `PreStopped`,
     /// in bounded time.
     PreStop(WorkerId),
     /// Send the one stop signal of its life.

@@ -3,7 +3,7 @@
 //! step settles.
 
 use super::event::{AckKind, Event, Exit, Failure, Generation, Refusal, Report, Time, WorkerId};
-use super::policy::{SUCCESSOR_PROBE, Strength};
+use super::policy::{FIRST_DRAIN_CHECK, SUCCESSOR_PROBE, Strength};
 use super::state::Supervisor;
 use super::upgrade::{Query, Upgrade};
 use super::worker::{Stage, Worker};
@@ -39,6 +39,9 @@ impl Supervisor {
                     && worker.pre_stop == Query::Sent
                 {
                     worker.pre_stop = Query::Answered;
+                    if let Stage::Draining { check_at, .. } = &mut worker.stage {
+                        *check_at = Some(now + FIRST_DRAIN_CHECK);
+                    }
                 }
             }
             Event::Switched(to, done) => self.switched(to, done),

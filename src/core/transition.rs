@@ -113,7 +113,14 @@ impl Supervisor {
         match self.workers.get_mut(&id) {
             Some(worker) if matches!(worker.stage, Stage::Ready { .. }) => {
                 let until = adopt.drain_timeout.map(|timeout| now + timeout);
-                worker.stage = Stage::Draining { since: now, until, check_at: Some(now + FIRST_DRAIN_CHECK) };
+                // A load balancer has to hear of it before, so the checks wait for the hook.
+                let hook = self.policy.pre_stop && worker.pre_stop == Query::Due;
+                let check_at = Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook);
+                worker.stage = Stage::Draining { since: now, until, check_at };
+                if hook {
+                    worker.pre_stop = Query::Sent;
+                    self.actions.push(Action::PreStop(id));
+                }
             }
             _ => self.terminate(id, now),
         }

@@ -121,7 +121,7 @@ pub enum Stage {
         since: Time,
         /// When it is asked to stop even if it has connections left; None: never.
         until: Option<Time>,
-        /// The next check of its connections; None: one is under way.
+        /// The next check of its connections; None: one is under way, or the pre-stop hook is.
         check_at: Option<Time>,
     },
     /// It is to stop.

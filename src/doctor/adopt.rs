@@ -8,7 +8,6 @@ use crate::sys::connections::unix_queues;
 use crate::sys::probe::{self, Access, ProbeError};
 use crate::sys::{fd, proc, steering, tcp_diag, tree};
 use nix::errno::Errno;
-use nix::sys::socket::{SockaddrIn, getsockname};
 use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -61,7 +60,7 @@ pub fn checks(machine: &Machine) -> Vec<Check> {
         access(READV, Access::ProcessVmReadv),
         yama,
         on_listener(STEERING, |listener| steering(steering::attach(listener.as_fd(), &[0]))),
-        on_listener(TCP, |listener| diag_check(TCP, is_listed(listener))),
+        TCP.isolated(|| diag_check(TCP, tcp_diag::can_ask().map(|()| true).map_err(Into::into))),
         UNIX.isolated(|| {
             diag_check(
                 UNIX,
@@ -86,13 +85,6 @@ fn forbidden(machine: &Machine, by_yama: bool) -> &'static str {
              capabilities: add: [SYS_PTRACE]"
         }
     }
-}
-
-/// Whether sock_diag(7) lists the listener.
-fn is_listed(listener: &OwnedFd) -> io::Result<bool> {
-    let inode = inode(listener)?;
-    let port = getsockname::<SockaddrIn>(listener.as_raw_fd())?.port();
-    Ok(tcp_diag::listen_sockets(libc::AF_INET, port)?.iter().any(|found| found.inode == inode))
 }
 
 fn inode(socket: &impl AsRawFd) -> io::Result<u64> {
@@ -214,17 +206,26 @@ fn steering(result: nix::Result<()>) -> Check {
     }
 }
 
+/// Without it `/proc/net/tcp` is read, which does not tell idle connections from busy ones.
 fn diag_check(subject: &'static Subject, result: io::Result<bool>) -> Check {
     const MODULE: &str = "modprobe tcp_diag unix_diag on the host";
+    const FAMILY: &str =
+        "add AF_NETLINK to RestrictAddressFamilies= in systemd, or to what the sandbox allows";
     let (found, advice) = match result {
         Ok(true) => return subject.ok("tells of a socket of ours"),
         Ok(false) => ("knows nothing of a socket of ours".into(), MODULE),
-        Err(error) => (reason(&error), MODULE),
+        Err(error) => {
+            let errno = error.raw_os_error().map(Errno::from_raw);
+            (reason(&error), if errno == Some(Errno::ENOENT) { MODULE } else { FAMILY })
+        }
     };
-    match subject.1 {
-        ADOPT => subject.missing(found, advice),
-        _ => subject.note(found, advice),
-    }
+    let found = match subject.1 {
+        ADOPT => format!(
+            "{found}; --adopt works, but an old generation with idle connections drains until they are closed, or for --drain-timeout"
+        ),
+        _ => found,
+    };
+    subject.note(found, advice)
 }
 
 /// The advice for an error; `usual` is for the usual cause.
@@ -328,8 +329,15 @@ mod tests {
     }
 
     #[test]
-    fn sockets_that_are_not_listed_matter_to_adopt() {
-        assert_eq!(diag_check(TCP, Ok(false)).state, State::Missing);
+    fn sockets_that_are_not_listed_delay_a_drain() {
+        let module = diag_check(TCP, Err(Errno::ENOENT.into()));
+        assert_eq!(
+            (module.state, module.advice.is_some_and(|it| it.contains("modprobe"))),
+            (State::Note, true)
+        );
+        assert!(module.found.starts_with("no such file or directory; --adopt works, but"), "{module}");
+        let family = diag_check(TCP, Err(Errno::EAFNOSUPPORT.into()));
+        assert!(family.advice.is_some_and(|it| it.contains("AF_NETLINK")));
         assert_eq!(diag_check(UNIX, Ok(false)).state, State::Note);
         assert_eq!(diag_check(UNIX, Err(Errno::ENOENT.into())).found, "no such file or directory");
         assert_eq!(diag_check(TCP, Ok(true)).state, State::Ok);

@@ -9,32 +9,27 @@ use crate::adopt::{Adopt, Saved};
 use crate::config::Config;
 use crate::control::protocol as status;
 use crate::core::event::Time;
-use crate::core::event::{AckKind, Event, Failure, Generation, Report, WorkerId};
+use crate::core::event::{AckKind, Event, Generation, Report, WorkerId};
 use crate::core::policy::FIRST_DRAIN_CHECK;
 use crate::core::{Phase, ShownStage};
 use crate::error::Error;
 use crate::listener::Listeners;
 use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
 use crate::sys::connections::ListenPorts;
+use crate::sys::probe::{self, Access, Refusal};
 use crate::sys::seccomp::{Call, Filter};
 use log::{debug, warn};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// No event says that a worker has closed a socket. The intervals at which this is checked:
-/// where it has several sockets of an address (a process of it may have died), and where it
-/// has one.
-const CLOSED_SEVERAL: Duration = Duration::from_secs(1);
-const CLOSED_ONE: Duration = Duration::from_secs(5);
-
-/// What is adopted, and when it was last checked for sockets that were closed.
+/// What is adopted.
 pub(super) struct Adoption {
     adopt: Adopt,
-    checked: Time,
 }
 
 impl Adoption {
@@ -57,7 +52,7 @@ impl Adoption {
         ));
         }
         let ours = listeners.iter().map(|listener| listener.fd(0));
-        Ok(Some(Adoption { adopt: Adopt::new(adopt.clone(), ours), checked: Time::ZERO }))
+        Ok(Some(Adoption { adopt: Adopt::new(adopt.clone(), ours) }))
     }
 
     /// As [`Saved::new`].
@@ -76,13 +71,13 @@ impl Adoption {
         now: Time,
     ) -> Option<Adoption> {
         let adopt = saved?.restore(config.adopt.clone()?, fds, now);
-        Some(Adoption { adopt, checked: Time::ZERO })
+        Some(Adoption { adopt })
     }
 
     /// Starts the threads that receive the calls of the workers, after an execve(2).
     pub(super) fn receive_all_calls(&self, threads: &Threads) {
         for (id, calls) in self.adopt.callers() {
-            receive_calls(id, calls, threads);
+            receive_calls(id, calls, &self.adopt, threads);
         }
     }
 
@@ -92,18 +87,17 @@ impl Adoption {
         let Some(root) = ctx.processes.process(id).map(|process| process.pid) else { return };
         let start = ctx.config.policy.ack_timeout.map(|timeout| ctx.now() + timeout);
         self.adopt.open(id, root, Arc::clone(&calls), start);
-        receive_calls(id, calls, threads);
+        receive_calls(id, calls, &self.adopt, threads);
     }
 
     /// A process of the worker waits for the answer to a call.
     pub(super) fn call(&mut self, id: WorkerId, call: &Call, ctx: &mut Context) {
-        if self.adopt.call(id, call, ctx.now()) {
-            self.listens(id, ctx);
-        }
+        self.adopt.call(id, call, ctx.now());
+        self.listens(id, ctx);
     }
 
-    fn listens(&self, id: WorkerId, ctx: &mut Context) {
-        if self.adopt.listens(id) {
+    fn listens(&mut self, id: WorkerId, ctx: &mut Context) {
+        if self.adopt.listens_now(id) {
             ctx.queue(Event::Ack(id, AckKind::Listen));
         }
     }
@@ -113,11 +107,36 @@ impl Adoption {
         self.adopt.remove(id);
     }
 
-    /// Checks what no system call shows.
+    /// Checks what no system call shows: which sockets it has bound, and whether the one that serves
+    /// has closed some meanwhile.
     pub(super) fn probe(&mut self, id: WorkerId, ctx: &mut Context) {
-        if self.adopt.check_bound(id, ctx.now()) {
-            self.listens(id, ctx);
+        self.adopt.check_bound(id, ctx.now());
+        if !self.adopt.listens(id) {
+            self.adopt.find_closed(ctx.now());
+            self.end_if_stranded(id, ctx);
         }
+        self.listens(id, ctx);
+    }
+
+    /// Ends a worker that was started again and has taken another port than the one before. It has
+    /// served nobody.
+    fn end_if_stranded(&mut self, id: WorkerId, ctx: &Context) {
+        let unmet = self.adopt.unmet(id);
+        if !self.adopt.give_up_stranded(id, Some(ctx.now())) {
+            return;
+        }
+        let Some(process) = ctx.processes.process(id) else { return };
+        let (pid, unmet) = (process.pid, unmet.unwrap_or_default());
+        warn!(
+            pid = pid.as_raw();
+            "pid {pid}: {unmet}: it is ended and started again, as connections waited at that address, and a server that connects to its port to see whether it is free takes another one then"
+        );
+        ctx.processes.signal_group(id, Signal::SIGTERM);
+    }
+
+    /// A connection has come.
+    pub(super) fn on_arrival(&mut self, ctx: &Context) {
+        self.adopt.on_arrival(ctx.now());
     }
 
     /// Switches new connections to this generation, or back to it.
@@ -161,6 +180,7 @@ impl Adoption {
             }
             Report::NoAck(id, _) => {
                 let lacks = adopt.unmet(id);
+                adopt.give_up_stranded(id, None);
                 if let Some(entry) = ctx.processes.get_mut(id) {
                     entry.unmet = lacks;
                 }
@@ -171,13 +191,15 @@ impl Adoption {
                     adopt.remove_replaced();
                 }
             }
+            Report::UpgradeStarted { .. } => adopt.begin_upgrade(ctx.now()),
             Report::StopSent(id) => adopt.mark_stop_sent(id),
-            Report::Gone { worker, .. } => adopt.ended(worker),
-            Report::UpgradeFailed { why: Failure::Exited { worker, ready: false, .. }, .. } => {
-                let warning = adopt.last_warning(worker).map(str::to_owned);
-                if let Some(entry) = ctx.processes.get_mut(worker) {
-                    entry.unmet = warning;
+            Report::Gone { worker, ready, .. } => {
+                let why = adopt.last_warning(worker).map(str::to_owned);
+                let why = why.or_else(|| adopt.taken_address(worker)).filter(|_| !ready);
+                if let Some((entry, why)) = ctx.processes.get_mut(worker).zip(why) {
+                    entry.unmet = Some(why);
                 }
+                adopt.ended(worker);
             }
             Report::Stopping => adopt.stop(),
             _ => {}
@@ -210,21 +232,62 @@ impl Adoption {
 
     /// When the next check for closed sockets is due.
     pub(super) fn deadline(&self) -> Option<Time> {
-        let pause = if self.adopt.has_several() { CLOSED_SEVERAL } else { CLOSED_ONE };
-        self.adopt.has_any().then_some(self.checked + pause)
+        self.adopt.look_due()
     }
 
-    /// Checks for sockets that a worker has closed, if that is due.
-    pub(super) fn check_closed(&mut self, now: Time) {
+    /// Checks for sockets that a worker has closed, if that is due. A worker that starts may wait for
+    /// connections by now.
+    pub(super) fn check_closed(&mut self, ctx: &mut Context) {
+        let now = ctx.now();
         if self.deadline().is_some_and(|at| at <= now) {
-            self.checked = now;
-            self.adopt.forget_closed();
+            self.adopt.look(now);
+            let starting: Vec<WorkerId> =
+                ctx.in_stage(ShownStage::Starting).map(|shown| shown.worker).collect();
+            starting.into_iter().for_each(|id| self.listens(id, ctx));
         }
     }
 }
 
-fn receive_calls(id: WorkerId, calls: Arc<OwnedFd>, threads: &Threads) {
-    if let Err(error) = threads.receive_calls(id, calls) {
+/// Tries what is done with each socket that a worker binds, on a child of our own: where it is
+/// forbidden, no worker would ever be adopted. To be called while there is one thread.
+///
+/// # Errors
+/// Which call is forbidden.
+pub(super) fn check_machine() -> Result<(), Error> {
+    let calls = [
+        ("pidfd_open(2)", Access::PidfdOpen),
+        ("pidfd_getfd(2)", Access::PidfdGetfd),
+        ("process_vm_readv(2)", Access::ProcessVmReadv),
+    ];
+    let failed = calls.into_iter().find_map(|(call, access)| Some((call, probe::try_access(access).err()?)));
+    let Some((call, refusal)) = failed else { return Ok(()) };
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    let advice = match (refusal, scope.trim()) {
+        (Refusal::Filtered, _) => {
+            "in our unit, after the line of @system-service: SystemCallFilter=pidfd_getfd seccomp process_vm_readv kcmp; or give the server its sockets with -b"
+        }
+        (Refusal::Call(Errno::ENOSYS), _) => {
+            "Linux 5.9 is needed, or another sandbox; or give the server its sockets with -b"
+        }
+        (_, "2" | "3") => {
+            "kernel.yama.ptrace_scope is above 1: set it to 1, or run us with CAP_SYS_PTRACE; or give the server its sockets with -b"
+        }
+        _ => {
+            "a sandbox forbids it: docker run --cap-add SYS_PTRACE, systemd SystemCallFilter=; or give the server its sockets with -b; graceful-run doctor tries all that is needed"
+        }
+    };
+    Err(Error::Cannot {
+        attempt: "adopt what workers bind".into(),
+        why: match refusal {
+            Refusal::Call(errno) => format!("{call} on a child: {}", crate::error::reason(&errno.into())),
+            Refusal::Filtered => format!("a system call filter kills who calls {call} (signal SYS)"),
+        },
+        advice: Some(advice.into()),
+    })
+}
+
+fn receive_calls(id: WorkerId, calls: Arc<OwnedFd>, adopt: &Adopt, threads: &Threads) {
+    if let Err(error) = threads.receive_calls(id, calls, adopt.arrivals()) {
         warn!("cannot see what a worker binds: {}", crate::error::reason(&error));
     }
 }

@@ -95,7 +95,7 @@ impl EventLoop {
             self.start_after_hooks();
             self.listening.check_if_due(inputs.is_empty(), &mut self.ctx);
             if let Some(adoption) = &mut self.adoption {
-                adoption.check_closed(self.ctx.now());
+                adoption.check_closed(&mut self.ctx);
             }
             self.control.check_if_due(&self.threads, self.ctx.now());
             self.reexec_if_due(inputs);
@@ -130,6 +130,11 @@ impl EventLoop {
             Some(Input::CallsEnded(id)) => {
                 if let Some(adoption) = &mut self.adoption {
                     adoption.on_calls_ended(id);
+                }
+            }
+            Some(Input::Arrival) => {
+                if let Some(adoption) = &mut self.adoption {
+                    adoption.on_arrival(&self.ctx);
                 }
             }
             Some(Input::PathGone) => {

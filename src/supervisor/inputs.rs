@@ -7,7 +7,8 @@ use crate::core::event::WorkerId;
 use crate::dialect::GOAGAIN_SIGNAL;
 use crate::error::{Error, reason};
 use crate::reexec::quiesce::Quiesce;
-use crate::sys::seccomp::{self, Call};
+use crate::sys::arrivals::Arrivals;
+use crate::sys::seccomp::{self, Call, Woken};
 use crate::sys::tree::{self, Lineage, Origin};
 use crate::sys::{inherited, process, sigint};
 use crate::watch::{self, Fingerprints};
@@ -47,6 +48,8 @@ pub enum Input {
     Call(WorkerId, Call),
     /// No process of the worker is left that could call.
     CallsEnded(WorkerId),
+    /// A connection has come to a socket that a worker has bound itself.
+    Arrival,
     /// The path of a listener may have gone.
     PathGone,
     /// A message of the control socket.
@@ -103,16 +106,33 @@ impl Threads {
     }
 
     /// Starts a thread that receives the calls of a worker, through `calls`, until no process is
-    /// left that could make one.
+    /// left that could make one. It also notices connections.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn receive_calls(&self, id: WorkerId, calls: Arc<OwnedFd>) -> io::Result<()> {
+    pub fn receive_calls(
+        &self,
+        id: WorkerId,
+        calls: Arc<OwnedFd>,
+        arrivals: Option<Arc<Arrivals>>,
+    ) -> io::Result<()> {
         let (sender, quiesce) = (self.sender.clone(), self.quiesce.clone());
         let receive = move || {
             process::raise_priority();
-            while seccomp::wait(calls.as_fd()).unwrap_or(false) {
+            let arriving = arrivals.as_ref().map(|arrivals| arrivals.as_fd());
+            loop {
+                let woken = seccomp::wait(calls.as_fd(), arriving).unwrap_or(Woken::Ended);
+                if woken == Woken::Ended {
+                    break;
+                }
                 let _active = quiesce.activity();
+                // Of several threads one finds the report.
+                if woken == Woken::Other {
+                    if arrivals.as_ref().is_some_and(|arrivals| arrivals.take()) {
+                        let _ = sender.send(Input::Arrival);
+                    }
+                    continue;
+                }
                 // The call may have been interrupted while this thread was stopped: receiving
                 // would block.
                 if !seccomp::has_pending_call(calls.as_fd()) {

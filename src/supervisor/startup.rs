@@ -1,7 +1,7 @@
 //! Starts the supervisor: for a first worker, or with the state of the image before an
 //! execve(2). Both ways end in [`assemble`].
 
-use super::adopt::Adoption;
+use super::adopt::{Adoption, check_machine};
 use super::clock::Clock;
 use super::context::Context;
 use super::control::Control;
@@ -77,6 +77,9 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
         Some(path) => Some(PidFile::prepare(&surroundings.directory.join(path))?),
         None => None,
     };
+    if config.adopt.is_some() {
+        check_machine()?;
+    }
     let socket = instance.open()?;
     log_startup(&config, &listeners);
     // Before we leave the directory: our name may be relative to it.

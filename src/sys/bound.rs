@@ -5,11 +5,11 @@
 
 use super::connections::unix_request;
 use super::diag::{self, Query};
+use super::proc;
 use super::proc_fd::socket_inodes;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
@@ -56,7 +56,7 @@ pub fn bound_sockets(pid: Pid, known: &BTreeSet<u64>) -> BTreeMap<u64, Bound> {
 
 /// Whether two processes are in the same network namespace (network_namespaces(7)).
 pub fn share_network(one: Pid, other: Pid) -> bool {
-    let namespace = |pid: Pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let namespace = |pid: Pid| proc::link(pid, "ns/net").ok();
     namespace(one).is_some_and(|one| Some(one) == namespace(other))
 }
 
@@ -84,7 +84,7 @@ pub fn have_accepted_at(pids: &[Pid], name: &OsStr) -> bool {
 
 /// The lines below the heading.
 fn rows(pid: Pid, table: &str) -> impl Iterator<Item = Vec<u8>> {
-    let table = File::open(format!("/proc/{pid}/net/{table}")).ok();
+    let table = proc::open(pid, &format!("net/{table}")).ok();
     let lines = table.into_iter().flat_map(|table| BufReader::new(table).split(b'\n'));
     lines.skip(1).map_while(Result::ok)
 }

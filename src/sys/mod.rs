@@ -2,6 +2,7 @@
 //! generations or upgrades.
 #![allow(unsafe_code)]
 
+pub(crate) mod arrivals;
 pub(crate) mod bound;
 pub mod child;
 pub(crate) mod connections;
@@ -12,6 +13,7 @@ mod exec_args;
 pub mod fd;
 pub(crate) mod fd_plan;
 pub(crate) mod file_privileges;
+pub(crate) mod held;
 pub mod identity;
 pub mod inherited;
 pub(crate) mod listeners;
@@ -22,6 +24,7 @@ pub mod pidfd;
 pub(crate) mod probe;
 pub mod proc;
 pub(crate) mod proc_fd;
+pub(crate) mod proc_tcp;
 pub mod process;
 pub mod seccomp;
 pub(crate) mod sigint;

@@ -216,6 +216,30 @@ pub fn access_child(access: Access) -> nix::Result<()> {
     }
 }
 
+/// Why a call is not to be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It fails.
+    Call(Errno),
+    /// A system call filter kills who makes it.
+    Filtered,
+}
+
+/// The same, in a child that a system call filter may kill. Where it cannot be tried it counts as
+/// allowed.
+///
+/// # Errors
+/// That it is known not to be.
+pub fn try_access(access: Access) -> Result<(), Refusal> {
+    let answer = in_child(|| access_child(access).err().map_or(0, |errno| errno as i32).to_ne_bytes().into());
+    match answer.map(|bytes| bytes.try_into().map(i32::from_ne_bytes)) {
+        Err(Silence::Filtered) => Err(Refusal::Filtered),
+        // There was no process for the try.
+        Ok(Ok(0 | libc::EAGAIN)) | Ok(Err(_)) | Err(_) => Ok(()),
+        Ok(Ok(errno)) => Err(Refusal::Call(Errno::from_raw(errno))),
+    }
+}
+
 /// A TCP socket that listens on a port of the loopback interface that the kernel
 /// chose, with SO_REUSEPORT.
 ///

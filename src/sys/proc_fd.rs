@@ -23,6 +23,12 @@ pub fn socket_fds(pid: Pid) -> impl Iterator<Item = (RawFd, u64)> {
     })
 }
 
+/// Whether the descriptor `number` of `pid` is the socket of this inode.
+pub fn is_socket(pid: Pid, number: RawFd, inode: u64) -> bool {
+    let target = proc::link(pid, &format!("fd/{number}"));
+    target.is_ok_and(|target| target.to_str().and_then(parse_socket_link) == Some(inode))
+}
+
 /// The inodes of the files in the epoll instances of `pid`; None if it has no epoll instance.
 pub fn epoll_inodes(pid: Pid) -> Option<BTreeSet<u64>> {
     let mut polled = None;

@@ -133,15 +133,34 @@ impl Filter {
     }
 }
 
-/// Waits until there is a call. False once every task under the filter has ended.
+/// What ends a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// A call waits to be received.
+    Call,
+    /// The other descriptor is readable.
+    Other,
+    /// Every task under the filter has ended.
+    Ended,
+}
+
+/// Waits until there is a call, or `other` is readable.
 ///
 /// # Errors
 /// Those of poll(2).
-pub fn wait(listener: BorrowedFd<'_>) -> nix::Result<bool> {
+pub fn wait(listener: BorrowedFd<'_>, other: Option<BorrowedFd<'_>>) -> nix::Result<Woken> {
     loop {
-        let mut set = [PollFd::new(listener, PollFlags::POLLIN)];
+        let mut set = vec![PollFd::new(listener, PollFlags::POLLIN)];
+        set.extend(other.map(|other| PollFd::new(other, PollFlags::POLLIN)));
         match poll(&mut set, PollTimeout::NONE) {
-            Ok(_) => return Ok(set[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLIN))),
+            Ok(_) => {
+                let seen = set[0].revents().unwrap_or(PollFlags::empty());
+                return Ok(match seen.contains(PollFlags::POLLIN) {
+                    true => Woken::Call,
+                    false if seen.is_empty() => Woken::Other,
+                    false => Woken::Ended,
+                });
+            }
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }

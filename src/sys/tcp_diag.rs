@@ -1,18 +1,12 @@
-//! TCP connections on local ports (sock_diag(7)), and the sockets that the processes of a tree have
-//! open.
+//! TCP connections on local ports: sock_diag(7), or `/proc/net/tcp` where that cannot be had.
 //!
-//! Both describe a moment that has passed. What cannot be read is an error and never an empty
+//! Results describe a moment that has passed. What cannot be read is an error and never an empty
 //! result, because a worker without connections counts as drained.
 
 use super::diag::inet::{CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, INODE, LOCAL_PORT, REQUEST};
 use super::diag::{self, Query};
-use super::{proc, proc_fd, tree};
-use nix::errno::Errno;
-use nix::fcntl::readlinkat;
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
-use std::collections::{BTreeSet, HashSet};
-use std::io;
+use super::proc_tcp::{self, Row};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -97,8 +91,13 @@ pub struct ListenSocket {
 /// As [`connections`].
 pub fn handshakes(ports: &BTreeSet<u16>) -> nix::Result<BTreeSet<Flow>> {
     let mut flows = BTreeSet::new();
-    for_each_socket(SYN_RECV | NEW_SYN_RECV, 0, ports, |message| {
+    let asked = for_each_socket(SYN_RECV | NEW_SYN_RECV, 0, ports, |message| {
         flows.extend(local(message).zip(remote(message)).map(|(local, remote)| Flow { local, remote }));
+    });
+    or_read_rows(asked, SYN_RECV, |row| {
+        if ports.contains(&row.local.port()) {
+            flows.insert(Flow { local: row.local, remote: row.remote });
+        }
     })?;
     Ok(flows)
 }
@@ -108,12 +107,19 @@ pub fn handshakes(ports: &BTreeSet<u16>) -> nix::Result<BTreeSet<Flow>> {
 /// accepted, and has an inode, before its handshake is over.
 ///
 /// # Errors
-/// The kernel's, for example ENOENT where it was built without tcp_diag.
+/// The kernel's, for example ENOENT where it was built without tcp_diag; but only without `/proc`,
+/// which is read then.
 pub fn connections(ports: &BTreeSet<u16>) -> nix::Result<Vec<Connection>> {
     let mut found = Vec::new();
     let states = SYN_RECV | ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | CLOSE_WAIT;
-    for_each_socket(states, 1 << (INET_DIAG_INFO - 1), ports, |message| {
+    let asked = for_each_socket(states, 1 << (INET_DIAG_INFO - 1), ports, |message| {
         found.extend(read_connection(message));
+    });
+    or_read_rows(asked, states, |row| {
+        if ports.contains(&row.local.port()) {
+            let Row { inode, rqueue, wqueue, .. } = *row;
+            found.push(Connection { inode, rqueue, wqueue, tcp_info: None });
+        }
     })?;
     Ok(found)
 }
@@ -127,7 +133,7 @@ pub fn listen_sockets(family: i32, port: u16) -> nix::Result<Vec<ListenSocket>> 
     let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
     body.extend(LISTEN.to_ne_bytes());
     body.resize(REQUEST, 0);
-    diag::send_query(Query::Dump, &with_port_filter(body, &[port]), |message| {
+    let asked = diag::send_query(Query::Dump, &with_port_filter(body, &[port]), |message| {
         let listening = || {
             Some(ListenSocket {
                 inode: diag::read_u32(message, INODE)?.into(),
@@ -138,58 +144,38 @@ pub fn listen_sockets(family: i32, port: u16) -> nix::Result<Vec<ListenSocket>> 
             })
         };
         found.extend(listening());
+    });
+    or_read_rows(asked, LISTEN, |row| {
+        if row.local.port() == port && row.local.is_ipv4() == (family == libc::AF_INET) {
+            found.push(ListenSocket { inode: row.inode, address: row.local, v6only: None, device: 0 });
+        }
     })?;
     Ok(found)
 }
 
-/// The inodes of the sockets that our descendants have open: workers and their orphans.
+/// Whether the socket of this inode listens at `address`.
 ///
 /// # Errors
-/// As [`tree_sockets`].
-pub fn descendant_sockets() -> io::Result<HashSet<u64>> {
-    let mut all = HashSet::new();
-    for child in tree::children(Pid::this()) {
-        all.extend(tree_sockets(child, &BTreeSet::new())?);
-    }
-    Ok(all)
+/// As [`connections`].
+pub fn is_listening(address: SocketAddr, inode: u64) -> nix::Result<bool> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    Ok(listen_sockets(family, address.port())?.iter().any(|found| found.inode == inode))
 }
 
-/// The inodes of the sockets that `root` and its descendants have open, without `others` and their
-/// descendants. A process that has ended has none.
+/// Reads the rows of `/proc` if sock_diag(7) gave no answer.
+fn or_read_rows(asked: nix::Result<()>, states: u32, each: impl FnMut(&Row)) -> nix::Result<()> {
+    asked.or_else(|errno| {
+        log::debug!("cannot ask sock_diag for TCP sockets ({errno}): /proc/net/tcp is read");
+        proc_tcp::for_each(states, each).map_err(|_| errno)
+    })
+}
+
+/// Whether sock_diag(7) answers. Where it does not, [`connections`] have no [`TcpInfo`].
 ///
 /// # Errors
-/// Why the descriptors of a live process could not be read.
-pub fn tree_sockets(root: Pid, others: &BTreeSet<Pid>) -> io::Result<HashSet<u64>> {
-    let mut held = HashSet::new();
-    for pid in tree::walk(root, others) {
-        match add_sockets(pid, &mut held) {
-            Err(error) if !has_ended(pid) => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(held)
-}
-
-fn add_sockets(pid: Pid, held: &mut HashSet<u64>) -> io::Result<()> {
-    let directory = proc::open(pid, "fd")?;
-    for entry in proc::entries(pid, "fd")? {
-        match readlinkat(&directory, entry?.file_name().as_os_str()) {
-            Ok(target) => held.extend(target.to_str().and_then(proc_fd::parse_socket_link)),
-            // It has been closed meanwhile.
-            Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Whether `pid` has ended. `/proc` may be missing, or hide the processes of other users (hidepid
-/// of proc(5)).
-fn has_ended(pid: Pid) -> bool {
-    match tree::stat(pid) {
-        Some(stat) => !stat.is_live(),
-        None => kill(pid, None) == Err(Errno::ESRCH),
-    }
+/// Why it does not.
+pub fn can_ask() -> nix::Result<()> {
+    for_each_socket(LISTEN, 0, &BTreeSet::from([1]), |_| {})
 }
 
 /// Queries the sockets of both families, and passes each message to `each`.
@@ -301,8 +287,7 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     fn inode(socket: &impl AsRawFd) -> u64 {
-        let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).expect("a link");
-        proc_fd::parse_socket_link(&link.to_string_lossy()).expect("a socket")
+        crate::sys::fd::device_and_inode(socket.as_raw_fd()).expect("it is open").1
     }
 
     fn port(listener: &TcpListener) -> u16 {
@@ -410,12 +395,5 @@ mod tests {
         };
         assert_eq!(listen_sockets(libc::AF_INET6, port(&six)), Ok(vec![expected]));
         assert_eq!(listen_sockets(libc::AF_INET, port(&six)), Ok(vec![]));
-    }
-
-    #[test]
-    fn a_process_that_has_ended_has_no_sockets() {
-        let socket = TcpListener::bind("127.0.0.1:0").expect("bind");
-        assert!(tree_sockets(Pid::this(), &BTreeSet::new()).expect("ours").contains(&inode(&socket)));
-        assert!(tree_sockets(Pid::from_raw(i32::MAX), &BTreeSet::new()).expect("gone").is_empty());
     }
 }

@@ -258,6 +258,8 @@ pub struct Stat {
     pub session: Pid,
     /// Whether it has called execve(2) since it was forked.
     pub executed: bool,
+    /// Whether it has begun to exit: its descriptors may be closed by that.
+    pub exiting: bool,
     /// When it was forked, in clock ticks: with the pid it identifies the process.
     pub start_time: u64,
 }
@@ -290,6 +292,8 @@ pub fn stat(pid: Pid) -> Option<Stat> {
 fn parse_stat(text: &[u8]) -> Option<Stat> {
     /// PF_FORKNOEXEC of linux/sched.h.
     const PF_FORKNOEXEC: u64 = 0x40;
+    /// PF_EXITING.
+    const PF_EXITING: u64 = 0x4;
     let end = text.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -302,6 +306,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
         group: parse_pid(field(5)?)?,
         session: parse_pid(field(6)?)?,
         executed: flags & PF_FORKNOEXEC == 0,
+        exiting: flags & PF_EXITING != 0,
         start_time: field(22)?.parse().ok()?,
     })
 }

@@ -307,9 +307,12 @@ impl Model {
         Ok(())
     }
 
-    /// The hook is called once, before the stop signal, for a worker that was ready.
+    /// The hook is called once, before the drain and the stop signal, for a worker that was ready.
     pub fn pre_stop(&mut self, id: WorkerId) -> Verdict {
-        self.has_reason_to_go(id)?;
+        // One that drains is not asked to stop yet.
+        if self.workers.get(&id).is_none_or(|record| record.draining.is_none()) {
+            self.has_reason_to_go(id)?;
+        }
         let wanted = self.policy.pre_stop;
         let by_others = self.in_step.signalled.contains(&id);
         let record = self.running(id, Action::PreStop(id))?;

@@ -87,7 +87,10 @@ impl Model {
                 if let Some(record) = self.workers.get_mut(&id)
                     && let Some(ended) = &mut record.pre_stop
                 {
-                    *ended = true;
+                    let first = !std::mem::replace(ended, true);
+                    if let Some(draining) = record.draining.as_mut().filter(|_| first) {
+                        draining.begin_checks(now);
+                    }
                 }
             }
             Event::Heartbeat(id) => {

@@ -45,6 +45,13 @@ pub struct Draining {
     check_at: Option<Time>,
 }
 
+impl Draining {
+    /// Its pre-stop hook has ended.
+    pub fn begin_checks(&mut self, now: Time) {
+        self.check_at = Some(now + FIRST_DRAIN_CHECK);
+    }
+}
+
 impl Model {
     /// Whether new connections are steered to one generation.
     fn steers(&self) -> bool {
@@ -113,13 +120,14 @@ impl Model {
 
     /// The old workers of these slots drain.
     pub fn drain(&mut self, batch: &BTreeSet<Slot>, to: Generation) {
-        let (now, steers) = (self.now, self.steers());
+        let (now, steers, hook) = (self.now, self.steers(), self.policy.pre_stop);
         let serves = |record: &&mut WorkerRecord| {
             record.runs() && record.stage == ShownStage::Ready && batch.contains(&record.slot)
         };
         let replaced = self.workers.values_mut().filter(serves).filter(|record| record.generation != to);
         for record in replaced.filter(|_| steers) {
-            record.draining = Some(Draining { since: now, check_at: Some(now + FIRST_DRAIN_CHECK) });
+            let check_at = Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook);
+            record.draining = Some(Draining { since: now, check_at });
         }
     }
 
@@ -235,6 +243,8 @@ impl Model {
     pub fn check_draining(&self, id: WorkerId, draining: Draining, waits: impl Fn(Time) -> bool) -> Verdict {
         let timeout = self.policy.adopt.and_then(|adopt| adopt.drain_timeout);
         ensure!(!self.stopping, "{id:?} was not asked to stop");
+        let told = self.workers.get(&id).is_some_and(|record| record.pre_stop.is_some());
+        ensure!(told || !self.policy.pre_stop, "{id:?} drains before its pre-stop hook");
         ensure!(timeout.is_none_or(|timeout| waits(draining.since + timeout)), "{id:?} is draining for ever");
         ensure!(draining.check_at.is_none_or(&waits), "no drain check of {id:?} is due");
         Ok(())

@@ -17,6 +17,8 @@ struct Kernel {
     attached: u32,
     /// It has no memory for a program.
     refuses: bool,
+    /// Members that somebody else holds as well.
+    held: BTreeSet<u64>,
 }
 
 impl Kernel {
@@ -59,6 +61,7 @@ impl Kernel {
 struct Listening {
     inode: u64,
     kernel: Rc<RefCell<Kernel>>,
+    has_copy: bool,
 }
 
 impl Socket for Listening {
@@ -67,14 +70,22 @@ impl Socket for Listening {
         if kernel.refuses {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        assert!(kernel.members.contains(&self.inode), "through a member");
+        assert!(self.has_copy && kernel.members.contains(&self.inode), "through a copy of a member");
         kernel.attach(indices);
         Ok(())
     }
 
-    fn leave(&self) -> io::Result<()> {
-        self.kernel.borrow_mut().leave(self.inode);
-        Ok(())
+    fn close_copy(&mut self) -> bool {
+        assert!(std::mem::take(&mut self.has_copy), "it is closed once");
+        let leaves = !self.kernel.borrow().held.contains(&self.inode);
+        if leaves {
+            self.kernel.borrow_mut().leave(self.inode);
+        }
+        leaves
+    }
+
+    fn has_copy(&self) -> bool {
+        self.has_copy
     }
 
     fn listens(&self) -> bool {
@@ -87,6 +98,9 @@ struct World {
     kernel: Rc<RefCell<Kernel>>,
     group: Group<Listening>,
     inodes: u64,
+    /// The last socket of the worker that served has left, or there was no copy to attach a program
+    /// through: for a moment a new connection may reach any socket.
+    nobody_served: bool,
 }
 
 impl World {
@@ -94,7 +108,7 @@ impl World {
         let (inode, kernel) = (self.inodes, self.kernel.clone());
         self.inodes += 1;
         kernel.borrow_mut().listen(inode);
-        self.group.join(Listening { inode, kernel }, inode, WorkerId(worker))
+        self.group.join(Listening { inode, kernel, has_copy: true }, inode, WorkerId(worker))
     }
 
     fn with(workers: &[u32]) -> World {
@@ -120,6 +134,14 @@ impl World {
     }
 
     fn step(&mut self, step: &Step) {
+        let last = self.selected();
+        let no_copy = self.group.members().all(|(socket, ..)| !socket.has_copy);
+        self.apply(step);
+        let gone = matches!(step, Step::GiveUp(_)) && self.selected().is_disjoint(&last);
+        self.nobody_served = gone || no_copy;
+    }
+
+    fn apply(&mut self, step: &Step) {
         let (group, id) = (&mut self.group, |worker: &u32| WorkerId(*worker));
         match step {
             Step::Join(worker) => self.join(*worker),
@@ -128,7 +150,11 @@ impl World {
                 group.steer(id(worker)).map(|done| assert_eq!(done, here))
             }
             Step::Remove(worker) => group.remove(id(worker)),
-            Step::Abandon(gone) => group.abandon(|inode| gone & (1 << (inode % 8)) != 0),
+            Step::GiveUp(inode) => group.give_up(inode % self.inodes.max(1)),
+            Step::Hold(inode) => {
+                self.kernel.borrow_mut().held.insert(inode % self.inodes.max(1));
+                Ok(())
+            }
             Step::RemoveTombstones => group.remove_tombstones(),
             Step::Inherit(from, to) => {
                 let next = group.next_socket(id(from)).map(|(inode, _)| inode);
@@ -144,12 +170,18 @@ impl World {
         let kernel = std::mem::take(&mut self.kernel.borrow_mut().seen);
         for seen in &kernel {
             // Where nothing serves any more, or for the first time, there is no wrong place.
-            let right = seen.is_subset(before) || seen.is_subset(&after);
+            let right = seen.is_subset(before) || seen.is_subset(&after) || self.nobody_served;
             assert!(right || after.is_empty() || before.is_empty(), "{before:?} → {after:?} by {kernel:?}");
         }
-        assert_eq!(self.reachable(), after, "all that is selected, and nothing else");
         assert_eq!(group.inodes().collect::<Vec<_>>(), self.members());
-        assert_eq!((group.len(), group.is_empty()), (self.members().len(), after.is_empty()));
+        assert_eq!((group.len(), group.is_empty()), (self.members().len(), self.members().is_empty()));
+        match after.is_empty() {
+            // Without a copy the program stays as it is.
+            false if group.members().all(|(socket, ..)| !socket.has_copy) => {}
+            false => assert_eq!(self.reachable(), after, "all that is selected, and nothing else"),
+            // Where nobody serves, only what somebody else holds is left.
+            true => assert!(group.members().all(|(socket, ..)| !socket.has_copy)),
+        }
         assert!(group.inodes().all(|inode| group.contains(inode)) && !group.contains(self.inodes));
         let nobodys = group.inodes().filter(|&inode| group.owner(inode).is_none()).count();
         assert_eq!(nobodys, group.tombstones());
@@ -161,8 +193,10 @@ enum Step {
     Join(u32),
     Steer(u32),
     Remove(u32),
-    /// Each bit stands for an eighth of the sockets.
-    Abandon(u8),
+    /// Its worker has closed it.
+    GiveUp(u64),
+    /// Somebody else has got a copy.
+    Hold(u64),
     RemoveTombstones,
     Inherit(u32, u32),
 }
@@ -173,7 +207,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => worker().prop_map(Step::Join),
         3 => worker().prop_map(Step::Steer),
         2 => worker().prop_map(Step::Remove),
-        1 => any::<u8>().prop_map(Step::Abandon),
+        1 => any::<u64>().prop_map(Step::GiveUp),
+        1 => any::<u64>().prop_map(Step::Hold),
         1 => Just(Step::RemoveTombstones),
         1 => (worker(), worker()).prop_map(|(from, to)| Step::Inherit(from, to)),
     ]
@@ -191,11 +226,12 @@ proptest! {
             let tombstones = world.group.tombstones();
             match step {
                 Step::Join(_) if serving.is_some() => prop_assert_eq!(serving, world.group.serving()),
-                Step::Abandon(_) | Step::RemoveTombstones => prop_assert_eq!(serving, world.group.serving()),
+                Step::Hold(_) | Step::RemoveTombstones => prop_assert_eq!(serving, world.group.serving()),
                 Step::Remove(worker) => prop_assert!(world.own(*worker).is_empty()),
                 _ => {}
             }
-            if matches!(step, Step::Remove(_) | Step::Abandon(_) | Step::RemoveTombstones) && tombstones > 0 {
+            let tombstones = tombstones - world.group.members().filter(|(socket, _, worker)| worker.is_none() && !socket.has_copy).count();
+            if matches!(step, Step::Remove(_) | Step::RemoveTombstones) && tombstones > 0 {
                 let last = world.members().last().copied();
                 prop_assert_eq!(world.selected().into_iter().collect::<Vec<_>>(), Vec::from_iter(last));
                 prop_assert!(world.group.len() > 2, "there is a reason for each that stays");
@@ -292,13 +328,36 @@ fn a_worker_that_served_is_followed_by_the_newest() {
 }
 
 #[test]
-fn what_its_worker_closed_leaves_but_not_the_last_that_serves() {
+fn what_its_worker_closed_leaves() {
     let mut world = World::with(&[1, 1, 2, 2]);
-    world.group.abandon(|inode| inode == 0 || inode == 2).expect("abandon");
+    for inode in [0, 2] {
+        world.group.give_up(inode).expect("give up");
+    }
     assert_eq!((world.own(1), world.own(2)), ([1].into(), [3].into()));
-    world.group.abandon(|_| true).expect("abandon");
-    assert_eq!((world.members(), world.reachable()), (vec![1], [1].into()));
-    assert_eq!(world.group.serving(), Some(WorkerId(1)));
+    world.group.give_up(1).expect("give up");
+    assert_eq!((world.members(), world.reachable()), (vec![3], [3].into()));
+    assert_eq!(world.group.serving(), Some(WorkerId(2)));
+    world.group.give_up(3).expect("give up");
+    assert!(world.group.is_empty() && world.group.serving().is_none());
+}
+
+/// It may be on its way from one process to another: it stays where it was.
+#[test]
+fn what_somebody_else_holds_stays() {
+    let mut world = World::with(&[1, 1, 2]);
+    world.kernel.borrow_mut().held.extend([0, 1]);
+    world.group.give_up(0).expect("give up");
+    assert_eq!((world.members(), world.reachable()), (vec![0, 1, 2], [0, 1].into()));
+    world.group.give_up(0).expect("nothing is left to give up");
+    world.group.give_up(1).expect("give up");
+    assert_eq!((world.reachable(), world.group.serving()), ([0, 1].into(), Some(WorkerId(1))));
+    world.group.steer(WorkerId(2)).expect("steer");
+    world.group.remove(WorkerId(1)).expect("remove");
+    assert_eq!((world.reachable(), world.group.tombstones()), ([2].into(), 2), "they stay, and get nothing");
+    world.kernel.borrow_mut().leave(0);
+    world.kernel.borrow_mut().leave(1);
+    world.group.remove_closed();
+    assert_eq!(world.group.tombstones(), 0);
 }
 
 #[test]

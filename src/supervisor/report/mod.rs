@@ -233,7 +233,8 @@ pub fn last_line(
                 Exit::Signal(signal) => 128 + signal as u8,
                 Exit::Unseen => 125,
             };
-            let line = format!("cannot keep '{}' running: it {}", of(id).command, exit_text(exit));
+            let unmet = if served { String::new() } else { unmet_text(id, processes) };
+            let line = format!("cannot keep '{}' running: it {}{unmet}", of(id).command, exit_text(exit));
             (status, (status != 0).then_some(with_hint(line, id, processes)))
         }
         Ending::NoAck(id, after) => {

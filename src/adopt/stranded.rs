@@ -1,0 +1,49 @@
+//! A worker that is started again after its predecessor has ended, and listens elsewhere.
+//!
+//! Connections wait at the old addresses meanwhile. A server that connects to an address to see
+//! whether it is free finds them taken, and looks for another port: so would the one after it.
+
+use super::Adopt;
+use super::key::Key;
+use crate::core::event::{Time, WorkerId};
+use log::info;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// A server opens its next address sooner than this after the one before.
+const NEXT_ADDRESS: Duration = Duration::from_secs(2);
+
+impl Adopt {
+    /// If the worker does not listen where its predecessor did, which has ended, and will not: gives up
+    /// what waits there. True if the worker is to be ended, because it may have found its address taken
+    /// by that: the next one finds it free. Without `now` its time is over.
+    pub fn give_up_stranded(&mut self, id: WorkerId, now: Option<Time>) -> bool {
+        let Some(worker) = self.workers.get(&id) else { return false };
+        let serves = |serving| self.workers.get(&serving).is_some_and(|worker| !worker.gone);
+        let Some(before) = self.serving.filter(|&before| before != id && !serves(before)) else {
+            return false;
+        };
+        let listens_somewhere = !worker.listens.is_empty() || !worker.elsewhere.is_empty();
+        let missing: BTreeSet<Key> = self.wanted.difference(&worker.listens).cloned().collect();
+        let goes_on = now.is_some_and(|now| now < worker.last_listen + NEXT_ADDRESS);
+        if worker.ready || missing.is_empty() || !listens_somewhere || goes_on {
+            return false;
+        }
+        let none_left = self.wanted.is_disjoint(&worker.listens);
+        let held = missing.iter().any(|key| self.groups.contains_key(key));
+        for key in &missing {
+            if self.groups.contains_key(key) {
+                info!(
+                    "{key} is given up: the worker that was started again does not listen there, and nobody else is to"
+                );
+            }
+            self.remove_from(key, before);
+        }
+        self.drop_empty_groups();
+        if none_left && held {
+            return true;
+        }
+        self.wanted.retain(|key| !missing.contains(key));
+        false
+    }
+}
