@@ -78,13 +78,23 @@ impl EventLoop {
         let ctx = &mut self.ctx;
         ctx.processes.open(id, generation, slot);
         self.listening.check(ctx.processes.check_occasion(id), ctx);
-        let event = match self.workers.spawn(id, generation, slot, source, ctx) {
+        ctx.launcher.settings.adopt = self.adoption.is_some() || self.held.wants_calls();
+        let mut started = self.workers.spawn(id, generation, slot, source, ctx);
+        if let Err(refused) = &started
+            && self.held.gives_up(refused)
+        {
+            ctx.launcher.settings.adopt = self.adoption.is_some();
+            started = self.workers.spawn(id, generation, slot, source, ctx);
+        }
+        let event = match started {
             Ok(calls) => {
                 if let Some(follow) = &self.follow {
                     follow.note_birth(id, ctx);
                 }
                 if let Some(adoption) = &mut self.adoption {
                     adoption.open(id, calls, &self.threads, ctx);
+                } else if let (Some(calls), Some(process)) = (calls, ctx.processes.process(id)) {
+                    self.held.open(id, process.pid, calls, &self.threads);
                 }
                 Event::Spawned(id)
             }

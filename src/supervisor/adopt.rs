@@ -223,7 +223,7 @@ impl Adoption {
     }
 }
 
-fn receive_calls(id: WorkerId, calls: Arc<OwnedFd>, threads: &Threads) {
+pub(super) fn receive_calls(id: WorkerId, calls: Arc<OwnedFd>, threads: &Threads) {
     if let Err(error) = threads.receive_calls(id, calls) {
         warn!("cannot see what a worker binds: {}", crate::error::reason(&error));
     }

@@ -6,6 +6,7 @@ use super::clock::STALL;
 use super::context::{Context, Verdict};
 use super::control::Control;
 use super::follow::Follow;
+use super::held::Held;
 use super::hooks::Hooks;
 use super::inputs::{Input, Threads};
 use super::listening::Listening;
@@ -44,6 +45,8 @@ pub(super) struct EventLoop {
     pub(super) rolled_back: RolledBack,
     /// `--follow`
     pub(super) follow: Option<Follow>,
+    /// The listeners of followed workers, during upgrades.
+    pub(super) held: Held,
     /// `--adopt`
     pub(super) adoption: Option<Adoption>,
     pub(super) service: Service,
@@ -109,16 +112,14 @@ impl EventLoop {
             }
             Some(Input::Changed(paths)) => self.on_change(&paths),
             Some(Input::Control(message)) => self.on_message(message),
-            Some(Input::Call(id, call)) => {
-                if let Some(adoption) = &mut self.adoption {
-                    adoption.call(id, &call, &mut self.ctx);
-                }
-            }
-            Some(Input::CallsEnded(id)) => {
-                if let Some(adoption) = &mut self.adoption {
-                    adoption.on_calls_ended(id);
-                }
-            }
+            Some(Input::Call(id, call)) => match &mut self.adoption {
+                Some(adoption) => adoption.call(id, &call, &mut self.ctx),
+                None => self.held.call(id, &call, self.ctx.now()),
+            },
+            Some(Input::CallsEnded(id)) => match &mut self.adoption {
+                Some(adoption) => adoption.on_calls_ended(id),
+                None => self.held.on_calls_ended(id),
+            },
             Some(Input::PathGone) => {
                 self.listening.check(Occasion::path_removed(&self.ctx.core), &mut self.ctx);
             }

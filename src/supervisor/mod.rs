@@ -32,6 +32,7 @@ mod control;
 mod event_loop;
 mod follow;
 mod handover;
+mod held;
 mod history;
 mod hook_queue;
 mod hooks;

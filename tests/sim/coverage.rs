@@ -15,7 +15,7 @@ pub struct Coverage {
 }
 
 /// Each of these must be seen at least once.
-const REQUIRED: [&str; 75] = [
+const REQUIRED: [&str; 76] = [
     "upgrade failed: crashes",
     "waiting checked",
     "waits",
@@ -65,6 +65,7 @@ const REQUIRED: [&str; 75] = [
     "handover requested",
     "successor taken",
     "master kept",
+    "starts no successor",
     "handed over",
     "upgrade failed half-way",
     "upgrade kept",
@@ -200,6 +201,7 @@ fn name(action: &Action) -> Option<&'static str> {
             Report::UpgradeFailed { why: Failure::NotStarted(..), .. } => "upgrade failed: not started",
             Report::UpgradeFailed { why: Failure::Stopped, .. } => "upgrade failed: stopped",
             Report::UpgradeKept => "upgrade kept",
+            Report::StartsNone(_) => "starts no successor",
             Report::NotStarted { again: true, .. } => "start tried again",
             Report::Restarting(..) => "restart",
             Report::Retired(_) => "retired",

@@ -58,6 +58,9 @@ pub struct WorkerRecord {
     pub predecessor: Option<WorkerId>,
     /// It has handed over to a successor, and ends by itself.
     pub handed_over: bool,
+    /// A successor that it had started has failed, and it has started none since.
+    pub successor_failed: bool,
+    pub starts_none: bool,
     /// It is the master of its successor, and its process stays as that of the successor.
     pub stays_master: bool,
     /// The stage shown after the last step.
@@ -105,6 +108,8 @@ impl WorkerRecord {
             unseen: false,
             predecessor: None,
             handed_over: false,
+            successor_failed: false,
+            starts_none: false,
             stays_master: false,
             stage: ShownStage::Starting,
         }
