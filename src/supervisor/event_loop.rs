@@ -7,7 +7,7 @@ use super::context::{Context, Verdict};
 use super::control::Control;
 use super::follow::Follow;
 use super::held::Held;
-use super::hooks::Hooks;
+use super::hooks::{Hooks, Start};
 use super::inputs::{Input, Threads};
 use super::listening::Listening;
 use super::orphans::Orphans;
@@ -120,6 +120,9 @@ impl EventLoop {
                 Some(adoption) => adoption.on_calls_ended(id),
                 None => self.held.on_calls_ended(id),
             },
+            Some(Input::Read(worker, generation, slot, source)) => {
+                self.spawn_now(&Start { worker, generation, slot, source });
+            }
             Some(Input::PathGone) => {
                 self.listening.check(Occasion::path_removed(&self.ctx.core), &mut self.ctx);
             }

@@ -82,7 +82,11 @@ impl Held {
                 }
             }
             Report::Ready(..) if ctx.core.phase() != crate::core::Phase::Upgrading => self.release(),
-            Report::UpgradeDone { .. } | Report::RolledBack { .. } | Report::Stopping => self.release(),
+            Report::UpgradeDone { .. } | Report::RolledBack { .. } => self.release(),
+            Report::Stopping => {
+                self.restore_flags();
+                self.release();
+            }
             _ => {}
         }
     }
