@@ -43,6 +43,8 @@ else:
     if manner == 'background':
         if os.fork(): os._exit(0)
         os.setsid()
+# It loads.
+if following == 'load': select.select([], [], [], 1.5)
 if following == 'hang':
     write('hung', str(os.getpid()))
     signal.pause()
@@ -71,10 +73,16 @@ def succeed(number, frame):
             os.wait()
             os._exit(0)
     listener.set_inheritable(True)
+    if manner == 'once' and read('tried'): return
     start({})
+    if manner == 'once': write('tried', '1')
     if manner == 'twins': start({'SECOND': '1'})
+    if manner in ('leaves', 'blocking'):
+        global leaving
+        leaving = True
 def start(more):
     if os.fork() == 0:
+        if read('next') == 'end': os.execv('/bin/false', ['false'])
         given = {**os.environ, 'SERVER_FD': str(listener.fileno()), **more}
         os.execve(sys.executable, [sys.executable, *sys.argv], given)
 signal.signal(signal.SIGTERM, leave)
@@ -85,6 +93,14 @@ if heir and manner in ('endless', 'late'):
     os.kill(old, signal.SIGTERM)
     while manner == 'late' and os.getppid() == old: select.select([], [], [], 0.005)
 while 'SECOND' in os.environ and not read('go'): select.select([], [], [], 0.005)
+if manner == 'blocking':
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    while not leaving:
+        client, _ = listener.accept()
+        select.select([], [], [], 0.003)
+        client.sendall(b'pid=%d\n' % os.getpid())
+        client.close()
+    os._exit(0)
 listener.setblocking(False)
 epoll = select.epoll()
 epoll.register(wake, select.EPOLLIN)
@@ -464,6 +480,150 @@ fn forked_workers_of_a_server_that_crashed_are_no_successor() {
     until("the worker is stopped", || !lives(worker));
     wrapper.log.wait_nth("generation 1: ready after", 2);
     assert!(!wrapper.log.has("took over"));
+    wrapper.stop();
+}
+
+/// Clients that connect again and again while `act` runs: how many were answered, and how many
+/// were not.
+fn under_load(address: &str, act: impl FnOnce()) -> (u32, u32) {
+    let (finish, answered, failed) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !finish.load(Ordering::SeqCst) {
+                    let mut answer = String::new();
+                    let read =
+                        TcpStream::connect(address).and_then(|mut client| client.read_to_string(&mut answer));
+                    let count = if read.is_ok() && answer.starts_with("pid=") { &answered } else { &failed };
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        act();
+        finish.store(true, Ordering::SeqCst);
+    });
+    (answered.into_inner(), failed.into_inner())
+}
+
+/// It leaves before its successor has proved itself, which ends: connections wait for the worker
+/// that is started again.
+#[test]
+fn no_connection_is_refused_where_nobody_is_left() {
+    let (scene, wrapper) = follow("leaves", &[]);
+    fs::write(scene.path("next"), "exit").unwrap();
+    let old = serving(&scene);
+    let (answered, failed) = under_load(&address(&scene), || {
+        wrapper.signal(Signal::SIGHUP);
+        wrapper.log.wait(&says::failed(2));
+        wrapper.log.wait("generation 1: its listeners are held: connections wait for the next worker");
+        wrapper.log.wait_nth("generation 1: ready after", 2);
+        assert_ne!(serving(&scene), old);
+    });
+    assert_eq!(failed, 0, "{answered} were answered");
+    // What was held is free: the next worker binds it by itself.
+    fs::remove_file(scene.path("next")).unwrap();
+    send(serving(&scene), Signal::SIGKILL);
+    wrapper.log.wait_nth("generation 1: ready after", 3);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("generation 3: serves after");
+    wrapper.stop();
+}
+
+/// The request may be what repairs it.
+#[test]
+fn a_request_does_not_wait_behind_a_successor_that_hangs() {
+    for (manner, args) in [("leaves", &["--ack-timeout", "1h"][..]), ("nginx", &["--ack-timeout", "1h"])] {
+        let (scene, wrapper) = follow(manner, args);
+        fs::write(scene.path("next"), "hang").unwrap();
+        let (answered, failed) = under_load(&address(&scene), || {
+            wrapper.signal(Signal::SIGHUP);
+            number_in(&scene, "hung");
+            fs::remove_file(scene.path("next")).unwrap();
+            wrapper.signal(Signal::SIGHUP);
+            wrapper.log.wait("upgrade to generation 2 undone: another was asked for in its stead");
+            wrapper.log.wait("generation 3: serves after");
+        });
+        assert_eq!(failed, 0, "{manner}: {answered} were answered");
+        wrapper.stop();
+    }
+}
+
+/// It is a zombie of the worker, and may never have been seen alive.
+#[test]
+fn a_successor_that_ends_at_once_fails_at_once() {
+    let (scene, wrapper) = follow("nginx", &["--ack-timeout", "1h"]);
+    fs::write(scene.path("next"), "end").unwrap();
+    let old = serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&says::failed(2));
+    assert!(line.contains("ended (its exit status went to its parent) before it was ready"), "{line}");
+    assert_eq!(serving(&scene), old);
+    wrapper.stop();
+}
+
+/// As endless: it starts one successor in its life, whatever becomes of that one.
+#[test]
+fn one_that_starts_no_second_successor_is_stopped_first() {
+    let (scene, wrapper) = follow("once", &["--ack-timeout", "3s", "--stop-signal", "QUIT"]);
+    fs::write(scene.path("next"), "end").unwrap();
+    let old = serving(&scene);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::failed(2));
+    fs::remove_file(scene.path("next")).unwrap();
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&format!("generation 1: pid {old}: it has started no successor since one of"));
+    wrapper.log.wait(&says::failed(3));
+    assert_eq!(serving(&scene), old);
+    let (answered, failed) = under_load(&address(&scene), || {
+        wrapper.signal(Signal::SIGHUP);
+        wrapper.log.wait(&says::exited(1, 0));
+        wrapper.log.wait("generation 4: serves after");
+    });
+    assert_eq!(failed, 0, "{answered} were answered");
+    assert_ne!(serving(&scene), old);
+    wrapper.stop();
+}
+
+/// For longer than a second, which is the time of a helper that only holds the listener.
+#[test]
+fn a_successor_that_loads_when_the_old_worker_has_left_is_waited_for() {
+    for asked in [true, false] {
+        let (scene, wrapper) = follow("leaves", &[]);
+        fs::write(scene.path("next"), "load").unwrap();
+        let old = serving(&scene);
+        let (answered, failed) = under_load(&address(&scene), || {
+            match asked {
+                true => wrapper.signal(Signal::SIGHUP),
+                false => send(old, Signal::SIGUSR2),
+            }
+            wrapper.log.wait(&says::exited(1, 0));
+            wrapper.log.wait(if asked {
+                "generation 2: serves after"
+            } else {
+                "generation 2: pid * took over"
+            });
+            assert_ne!(serving(&scene), old);
+        });
+        assert_eq!(failed, 0, "{answered} were answered");
+        assert!(!wrapper.log.has("started again") && !wrapper.log.has("starts again"));
+        wrapper.stop();
+    }
+}
+
+/// One process that accepts, answers, and accepts again: it is never seen to wait.
+#[test]
+fn a_busy_successor_that_blocks_is_no_crash() {
+    let (scene, wrapper) = follow("blocking", &["--stop-timeout", "5s"]);
+    let old = serving(&scene);
+    let (answered, failed) = under_load(&address(&scene), || {
+        for generation in [2, 3] {
+            wrapper.signal(Signal::SIGHUP);
+            wrapper.log.wait(&format!("generation {generation}: serves after"));
+        }
+    });
+    assert_eq!(failed, 0, "{answered} were answered");
+    assert_ne!(serving(&scene), old);
+    assert!(!wrapper.log.has("started again") && !wrapper.log.has("starts again"));
     wrapper.stop();
 }
 

@@ -358,6 +358,11 @@ impl Adopt {
         self.arrivals.clone()
     }
 
+    /// The same, with the process of each worker.
+    pub fn roots(&self) -> impl Iterator<Item = (WorkerId, Pid, Arc<OwnedFd>)> {
+        self.workers.iter().map(|(&id, worker)| (id, worker.root, Arc::clone(&worker.calls)))
+    }
+
     /// The workers whose calls are to be answered, each with its seccomp listener.
     pub fn callers(&self) -> impl Iterator<Item = (WorkerId, Arc<OwnedFd>)> {
         self.workers.iter().map(|(&id, worker)| (id, Arc::clone(&worker.calls)))

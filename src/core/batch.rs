@@ -121,13 +121,16 @@ impl Supervisor {
         let stop_first = self.policy.stop_first || self.policy.follow && upgrade.is_rollback;
         let waiting: Vec<Slot> = upgrade.batch.difference(&upgrade.started).copied().collect();
         for slot in waiting {
-            if stop_first {
+            if stop_first || self.in_slot(slot).any(|(_, worker)| worker.starts_none) {
                 for id in self.occupants(|worker| worker.slot == slot && worker.generation != to) {
                     self.terminate(id, now);
                 }
                 if self.in_slot(slot).next().is_some() {
                     continue;
                 }
+            }
+            if self.policy.follow && self.in_slot(slot).any(|(_, worker)| worker.leaves_unready()) {
+                continue;
             }
             match self.handover_predecessor(slot) {
                 Some((_, at)) if at > now => continue,

@@ -1,16 +1,31 @@
 //! The second pass of a step: the deadlines that have passed.
 
 use super::event::{AckKind, Action, Failure, Report, Time, WorkerId};
-use super::policy::OnAckTimeout;
+use super::policy::{HUNG, OnAckTimeout};
 use super::state::Supervisor;
-use super::worker::Stage;
+use super::worker::{Stage, Worker};
 
 impl Supervisor {
     pub(super) fn expire(&mut self, now: Time) {
         for id in self.ids(|_| true) {
             self.expire_worker(id, now);
         }
+        if self.superseded_at().is_some_and(|at| at <= now)
+            && let Some(upgrade) = &mut self.upgrade
+        {
+            upgrade.fail(Failure::Superseded);
+        }
         self.end_probation(now);
+    }
+
+    /// When the upgrade under way gives way to the request that follows it: its successor hangs.
+    pub(super) fn superseded_at(&self) -> Option<Time> {
+        self.pending.filter(|_| self.policy.follow)?;
+        let starts = |worker: &&Worker| {
+            let starts = matches!(worker.stage, Stage::Awaited { .. } | Stage::Starting { .. });
+            starts && self.is_replacement(worker)
+        };
+        self.workers.values().filter(starts).map(|worker| worker.since + HUNG).min()
     }
 
     fn expire_worker(&mut self, id: WorkerId, now: Time) {
@@ -43,6 +58,7 @@ impl Supervisor {
             }
             Stage::Awaited { ack_by: Some(at), .. } if at <= now => {
                 self.report(Report::NoAck(id, now - worker.since));
+                self.note_no_successor(id);
                 self.fail_ack(id, now);
             }
             Stage::Starting { probe: Some((at, _)), .. } | Stage::Awaited { probe: (at, _), .. }
@@ -65,6 +81,16 @@ impl Supervisor {
             Stage::Remains { stop_sent: false, due: Some(at), .. } if at <= now => self.stop_remains(id, now),
             Stage::Remains { due: Some(at), .. } if at <= now => self.kill(id, now),
             _ => {}
+        }
+    }
+
+    /// The worker that was to start `id` has not. If an earlier successor of it has failed, it may
+    /// never start another (endless).
+    fn note_no_successor(&mut self, id: WorkerId) {
+        let Some(predecessor) = self.workers.get(&id).and_then(|worker| worker.predecessor) else { return };
+        let Some(worker) = self.workers.get_mut(&predecessor) else { return };
+        if worker.successor_failed && !std::mem::replace(&mut worker.starts_none, true) {
+            self.report(Report::StartsNone(predecessor));
         }
     }
 

@@ -15,6 +15,7 @@ impl Supervisor {
         let (slot, ready, age) = (worker.slot, worker.ack.is_some(), now - worker.since);
         let generation = worker.generation;
         if self.is_replacement(worker) {
+            self.note_failed_successor(id);
             if let Some(upgrade) = &mut self.upgrade {
                 upgrade.fail(failure);
             }

@@ -110,6 +110,7 @@ impl Supervisor {
             .chain(self.soaked_at())
             .chain(self.handover_at())
             .chain(self.probation_ends_at())
+            .chain(self.superseded_at())
             .min()
     }
 }

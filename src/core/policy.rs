@@ -51,6 +51,10 @@ pub const SUCCESSOR_PROBE: (Duration, Duration) = (Duration::from_millis(10), Du
 /// never will.
 pub const TAKEOVER: Duration = Duration::from_secs(1);
 
+/// With `--follow`, a request to upgrade ends an upgrade of which the successor has not become ready
+/// for this long: it may hang, and the request may be what repairs it.
+pub const HUNG: Duration = Duration::from_secs(3);
+
 /// A worker can put its ack deadline off to at most this many ack timeouts.
 pub const EXTEND_LIMIT: u32 = 10;
 

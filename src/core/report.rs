@@ -126,6 +126,8 @@ pub enum Report {
     },
     /// A worker did not become ready in time.
     NoAck(WorkerId, Duration),
+    /// A worker has started no successor since one has failed: the next upgrade stops it first.
+    StartsNone(WorkerId),
     /// A worker that serves has not sent a heartbeat for this long.
     Silent(WorkerId, Duration),
     /// A signal has halted a worker, which has not been continued since then.

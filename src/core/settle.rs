@@ -99,13 +99,15 @@ impl Supervisor {
         if self.policy.adopt.is_some() && self.workers.values().any(restarts) {
             return true;
         }
-        self.policy.follow && self.workers.values().any(|worker| starts(worker) || serves && leaves(worker))
+        let waits = |worker: &Worker| starts(worker) || worker.leaves_unready() || serves && leaves(worker);
+        self.policy.follow && self.workers.values().any(waits)
     }
 
     /// Slots that are to have a worker and have none.
     pub(super) fn fillable(&self) -> impl Iterator<Item = Slot> {
+        let hung = |worker: &Worker| self.policy.follow && worker.leaves_unready();
         let taken = self.slots_where(|worker| {
-            (worker.occupies_slot() || self.policy.stop_first) && !self.is_replacement(worker)
+            hung(worker) || (worker.occupies_slot() || self.policy.stop_first) && !self.is_replacement(worker)
         });
         self.slots().filter(move |slot| {
             let wanted = match &self.upgrade {

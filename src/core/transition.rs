@@ -328,6 +328,7 @@ impl Supervisor {
         }
         for &slot in &upgrade.batch {
             for id in self.occupants(|worker| worker.slot == slot && worker.generation == to) {
+                self.note_failed_successor(id);
                 self.terminate(id, now);
             }
         }
@@ -343,6 +344,15 @@ impl Supervisor {
                     state.fill_at = now;
                 }
             }
+        }
+    }
+
+    /// A successor fails. What started it serves on.
+    pub(super) fn note_failed_successor(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id).filter(|worker| worker.has_started()) else { return };
+        let predecessor = worker.predecessor;
+        if let Some(predecessor) = predecessor.and_then(|id| self.workers.get_mut(&id)) {
+            predecessor.successor_failed = true;
         }
     }
 

@@ -38,6 +38,12 @@ pub struct Worker {
     /// It has given its listeners to a successor and leaves by itself: a stop
     /// signal would be the second of its life.
     pub handed_over: bool,
+    /// A successor that it had started has failed.
+    #[serde(default)]
+    pub successor_failed: bool,
+    /// It has started no successor since: it is stopped before the next one starts.
+    #[serde(default)]
+    pub starts_none: bool,
     /// It is the master of its successor, and its process stays when that one serves.
     #[serde(default)]
     pub stays_master: bool,
@@ -170,6 +176,8 @@ impl Worker {
             source,
             predecessor: None,
             handed_over: false,
+            successor_failed: false,
+            starts_none: false,
             stays_master: false,
             pre_stop: Query::Due,
             last_heartbeat: now,
@@ -223,6 +231,12 @@ impl Worker {
     /// Whether its main process is alive, as far as is known.
     pub fn is_running(&self) -> bool {
         self.has_started() && !matches!(self.stage, Stage::Remains { .. })
+    }
+
+    /// Whether it was never ready and is to stop. It may still have listeners open; it is gone after
+    /// five seconds at most.
+    pub fn leaves_unready(&self) -> bool {
+        self.ack.is_none() && matches!(self.stage, Stage::Terminating { .. } | Stage::Killed)
     }
 
     /// Whether its program has ever run.

@@ -2,6 +2,7 @@
 //! again at every start, so that a symlink that was switched, a binary that was replaced and
 //! settings that were changed take effect.
 
+mod binary_id;
 pub mod capture;
 pub mod descriptors;
 mod environment;

@@ -1,6 +1,7 @@
 //! Makes the [`Launch`] of a worker, a check or a hook, from its [`LaunchSpec`], the listeners and
 //! the ack channels.
 
+use super::binary_id::BinaryIds;
 use super::hook::HookContext;
 use super::{LaunchSpec, Refused, SHELL};
 use crate::ack::Channels;
@@ -36,6 +37,8 @@ pub struct LaunchSettings {
     pub control: Option<String>,
     /// How often a worker has to send a watchdog ping.
     pub watchdog: Option<Duration>,
+    /// The hash of the program, for the dialect overseer.
+    pub binary_ids: BinaryIds,
     /// Whether workers bind their own sockets and we see their system calls (`--adopt`).
     pub adopt: bool,
     /// Whether workers start their own successors (`--follow`); some execute their first argument.
@@ -60,6 +63,7 @@ impl LaunchSettings {
             name: config.control.name.clone(),
             control: control.map(String::from),
             watchdog: config.policy.worker_watchdog,
+            binary_ids: BinaryIds::default(),
             adopt: config.adopt.is_some(),
             follow: config.follow.is_some(),
             signals: [Some(config.stop_signal), config.follow].into_iter().flatten().collect(),
@@ -163,7 +167,7 @@ impl LaunchSettings {
     ) -> Result<Vec<(String, String)>, Refused> {
         let program = spec.real_program();
         let binary_id = match self.dialects.contains(&Dialect::Overseer) {
-            true => sha1(program)?,
+            true => self.binary_ids.of(program)?,
             false => String::new(),
         };
         let command = self.worker.command.first().map(Path::new).and_then(Path::file_name);
@@ -280,19 +284,6 @@ impl LaunchSettings {
             program_fd: None,
         })
     }
-}
-
-/// SHA-1 of a program, by which overseer's programs recognise their own release.
-fn sha1(program: &Path) -> Result<String, Refused> {
-    let bytes = std::fs::read(program).map_err(|error| Refused {
-        refusal: Refusal::Other,
-        message: format!(
-            "cannot read {} for OVERSEER_BIN_ID: {}",
-            program.display(),
-            crate::error::reason(&error)
-        ),
-    })?;
-    Ok(sha1_smol::Sha1::from(bytes).digest().to_string())
 }
 
 fn c_string(bytes: impl Into<Vec<u8>>) -> Result<CString, Refused> {

@@ -1,7 +1,7 @@
 //! What is known of one start of the command, and of its process.
 
 use super::symptom::Symptom;
-use crate::core::event::{Generation, Slot, WorkerId};
+use crate::core::event::{Generation, Slot, Time, WorkerId};
 use crate::sys::process::serde_pid;
 use crate::sys::tree::{self, Family};
 use nix::unistd::Pid;
@@ -45,6 +45,17 @@ pub struct Predecessor {
     pub worker: WorkerId,
     /// Processes that existed before it was asked to.
     pub before: BTreeSet<Pid>,
+    /// A process that has ended since and was not reaped, and when that was first seen.
+    pub dead: Option<(Pid, Time)>,
+    /// The connections that the successor had at the last inspection.
+    pub connections: Option<BTreeSet<u64>>,
+}
+
+impl Predecessor {
+    /// The worker that is asked to start this one, or has done so.
+    pub fn new(worker: WorkerId, before: BTreeSet<Pid>) -> Predecessor {
+        Predecessor { worker, before, dead: None, connections: None }
+    }
 }
 
 /// A process below a worker that has executed a program of its own, and was seen to serve.
@@ -115,6 +126,8 @@ pub struct Process {
     pub successor: Option<Pid>,
     /// With `--follow`: the processes below it that served by a program of their own.
     pub servers: Vec<Server>,
+    /// With `--follow`: what it runs ([`tree::program`]).
+    pub program: Option<String>,
 }
 
 impl Entry {
@@ -151,6 +164,7 @@ impl Process {
             waited: BTreeSet::new(),
             successor: None,
             servers: Vec::new(),
+            program: None,
         }
     }
 

@@ -65,6 +65,8 @@ struct SavedProcess {
     successor: Option<i32>,
     #[serde(default)]
     servers: Vec<Server>,
+    #[serde(default)]
+    program: Option<String>,
 }
 
 fn numbers<'a>(pids: impl IntoIterator<Item = &'a Pid>) -> Vec<i32> {
@@ -160,7 +162,7 @@ fn restore(saved: SavedEntry, fds: &mut InheritedFds) -> Entry {
         remaining: None,
         predecessor: saved
             .predecessor
-            .map(|predecessor| Predecessor { worker: predecessor.worker, before: pids(predecessor.before) }),
+            .map(|predecessor| Predecessor::new(predecessor.worker, pids(predecessor.before))),
     }
 }
 
@@ -188,6 +190,7 @@ fn save_process(process: &Process, transfer: &mut FdTransfer) -> io::Result<Save
         waited: process.waited.clone(),
         successor: process.successor.map(Pid::as_raw),
         servers: process.servers.clone(),
+        program: process.program.clone(),
     })
 }
 
@@ -216,5 +219,6 @@ fn restore_process(saved: SavedProcess, fds: &mut InheritedFds) -> Process {
         waited: saved.waited,
         successor: saved.successor.map(Pid::from_raw),
         servers: saved.servers,
+        program: saved.program,
     }
 }

@@ -2,9 +2,11 @@
 
 use super::event_loop::EventLoop;
 use super::hooks::Start;
+use super::inputs::Input;
 use super::readiness::start_check;
 use crate::core::event::{Action, Event, Generation, Request, WorkerId};
 use crate::core::policy::FIRST_DRAIN_CHECK;
+use crate::dialect::Dialect;
 use crate::launch::Refused;
 use log::warn;
 use nix::sys::signal::{Signal, raise};
@@ -74,19 +76,49 @@ impl EventLoop {
         }
     }
 
-    /// Starts a worker.
+    /// Starts a worker, once the program has been read where its hash is needed. A program may be
+    /// so large that the loop must not wait for that.
     fn spawn(&mut self, start: &Start) {
+        let Start { worker, generation, slot, source } = *start;
+        let launcher = &self.ctx.launcher;
+        if launcher.settings.dialects.contains(&Dialect::Overseer)
+            && let Ok(spec) = launcher.spec(generation, source)
+            && !launcher.settings.binary_ids.is_known(spec.real_program())
+        {
+            let (ids, program) = (launcher.settings.binary_ids.clone(), spec.real_program().to_owned());
+            // If it cannot be read, the start says so.
+            let read = move || drop(ids.of(&program));
+            if self.threads.read(read, Input::Read(worker, generation, slot, source)).is_ok() {
+                self.ctx.processes.open(worker, generation, slot);
+                return;
+            }
+        }
+        self.spawn_now(start);
+    }
+
+    /// Starts a worker of which everything has been read.
+    pub(super) fn spawn_now(&mut self, start: &Start) {
         let Start { worker: id, generation, slot, source } = *start;
         let ctx = &mut self.ctx;
         ctx.processes.open(id, generation, slot);
         self.listening.check(ctx.processes.check_occasion(id), ctx);
-        let event = match self.workers.spawn(id, generation, slot, source, ctx) {
+        ctx.launcher.settings.adopt = self.adoption.is_some() || self.held.wants_calls();
+        let mut started = self.workers.spawn(id, generation, slot, source, ctx);
+        if let Err(refused) = &started
+            && self.held.gives_up(refused)
+        {
+            ctx.launcher.settings.adopt = self.adoption.is_some();
+            started = self.workers.spawn(id, generation, slot, source, ctx);
+        }
+        let event = match started {
             Ok(calls) => {
                 if let Some(follow) = &self.follow {
                     follow.note_birth(id, ctx);
                 }
                 if let Some(adoption) = &mut self.adoption {
                     adoption.open(id, calls, &self.threads, ctx);
+                } else if let (Some(calls), Some(process)) = (calls, ctx.processes.process(id)) {
+                    self.held.open(id, process.pid, calls, &self.threads);
                 }
                 Event::Spawned(id)
             }

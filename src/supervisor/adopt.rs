@@ -15,6 +15,7 @@ use crate::core::{Phase, ShownStage};
 use crate::error::Error;
 use crate::listener::Listeners;
 use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
+use crate::sys::arrivals::Arrivals;
 use crate::sys::connections::ListenPorts;
 use crate::sys::probe::{self, Access, Refusal};
 use crate::sys::seccomp::{Call, Filter};
@@ -77,7 +78,7 @@ impl Adoption {
     /// Starts the threads that receive the calls of the workers, after an execve(2).
     pub(super) fn receive_all_calls(&self, threads: &Threads) {
         for (id, calls) in self.adopt.callers() {
-            receive_calls(id, calls, &self.adopt, threads);
+            receive_calls(id, calls, self.adopt.arrivals(), threads);
         }
     }
 
@@ -87,7 +88,7 @@ impl Adoption {
         let Some(root) = ctx.processes.process(id).map(|process| process.pid) else { return };
         let start = ctx.config.policy.ack_timeout.map(|timeout| ctx.now() + timeout);
         self.adopt.open(id, root, Arc::clone(&calls), start);
-        receive_calls(id, calls, &self.adopt, threads);
+        receive_calls(id, calls, self.adopt.arrivals(), threads);
     }
 
     /// A process of the worker waits for the answer to a call.
@@ -286,8 +287,13 @@ pub(super) fn check_machine() -> Result<(), Error> {
     })
 }
 
-fn receive_calls(id: WorkerId, calls: Arc<OwnedFd>, adopt: &Adopt, threads: &Threads) {
-    if let Err(error) = threads.receive_calls(id, calls, adopt.arrivals()) {
+pub(super) fn receive_calls(
+    id: WorkerId,
+    calls: Arc<OwnedFd>,
+    arrivals: Option<Arc<Arrivals>>,
+    threads: &Threads,
+) {
+    if let Err(error) = threads.receive_calls(id, calls, arrivals) {
         warn!("cannot see what a worker binds: {}", crate::error::reason(&error));
     }
 }

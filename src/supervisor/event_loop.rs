@@ -8,7 +8,8 @@ use super::control::Control;
 use super::follow::Follow;
 use super::halts::Halts;
 use super::hangup::Hangup;
-use super::hooks::Hooks;
+use super::held::Held;
+use super::hooks::{Hooks, Start};
 use super::inputs::{Input, Threads};
 use super::interrupts::Interrupts;
 use super::listening::Listening;
@@ -51,6 +52,8 @@ pub(super) struct EventLoop {
     pub(super) rolled_back: RolledBack,
     /// `--follow`
     pub(super) follow: Option<Follow>,
+    /// The listeners of followed workers, during upgrades.
+    pub(super) held: Held,
     /// `--adopt`
     pub(super) adoption: Option<Adoption>,
     pub(super) service: Service,
@@ -122,15 +125,16 @@ impl EventLoop {
             Some(Input::Changed(paths)) => self.on_change(&paths),
             Some(Input::Control(message)) => self.on_message(message),
             Some(Input::ControlGone) => self.control.check_files(&self.threads, self.ctx.now()),
-            Some(Input::Call(id, call)) => {
-                if let Some(adoption) = &mut self.adoption {
-                    adoption.call(id, &call, &mut self.ctx);
-                }
-            }
-            Some(Input::CallsEnded(id)) => {
-                if let Some(adoption) = &mut self.adoption {
-                    adoption.on_calls_ended(id);
-                }
+            Some(Input::Call(id, call)) => match &mut self.adoption {
+                Some(adoption) => adoption.call(id, &call, &mut self.ctx),
+                None => self.held.call(id, &call, self.ctx.now()),
+            },
+            Some(Input::CallsEnded(id)) => match &mut self.adoption {
+                Some(adoption) => adoption.on_calls_ended(id),
+                None => self.held.on_calls_ended(id),
+            },
+            Some(Input::Read(worker, generation, slot, source)) => {
+                self.spawn_now(&Start { worker, generation, slot, source });
             }
             Some(Input::Arrival) => {
                 if let Some(adoption) = &mut self.adoption {

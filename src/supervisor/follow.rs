@@ -14,7 +14,8 @@
 use super::context::Context;
 use super::master::{is_master_of, servers};
 use super::successor::{
-    Candidate, accepts, await_takeover, candidate, candidates, living_tree, successor_of,
+    Candidate, accepts, await_takeover, candidate, candidates, dead_successor, has_accepted, living_tree,
+    runs_program_of, successor_of,
 };
 use crate::ack::accepting;
 use crate::config::signals;
@@ -65,7 +66,7 @@ impl Follow {
         before.extend(ctx.processes.unknown_children());
         let old = old.pid;
         self.remember_listeners(predecessor, ctx);
-        open(id, Predecessor { worker: predecessor, before }, generation, slot, ctx);
+        open(id, Predecessor::new(predecessor, before), generation, slot, ctx);
         info!(generation = generation.0; "{generation}: pid {old} is sent {}, to start its successor", signals::name(signal as i32));
         ctx.processes.signal(predecessor, signal as i32);
     }
@@ -79,7 +80,7 @@ impl Follow {
         slot: Slot,
         ctx: &mut Context,
     ) {
-        open(id, Predecessor { worker: predecessor, before: BTreeSet::new() }, generation, slot, ctx);
+        open(id, Predecessor::new(predecessor, BTreeSet::new()), generation, slot, ctx);
         let pid =
             ctx.processes.get_mut(predecessor).and_then(|entry| entry.process.as_mut()?.successor.take());
         if let Some(pid) = pid {
@@ -104,6 +105,10 @@ impl Follow {
         };
         let predecessor = predecessor.worker;
         let accepts = self.find_successor(id, predecessor, |candidate| candidate.stat.executed, ctx);
+        if let Some(dead) = dead_successor(id, predecessor, ctx) {
+            self.attach(id, predecessor, dead, ctx);
+            ctx.queue(Event::Spawned(id));
+        }
         self.find_unseen_exits(ctx);
         if accepts && ctx.processes.process(id).is_some_and(|process| !process.reaped) {
             ctx.queue(Event::Ack(id, AckKind::Accepting));
@@ -129,6 +134,9 @@ impl Follow {
             lives = process.lives();
             known = ctx.processes.own_tree(id);
             if lives && accepts(process.pid, &known, &before) {
+                return true;
+            }
+            if lives && before.is_empty() && has_accepted(id, &known, ctx) {
                 return true;
             }
         }
@@ -220,6 +228,16 @@ impl Follow {
         }
     }
 
+    /// A worker has ended. A successor that runs the same program still loads, and is no helper that
+    /// only holds the listeners: it gets the whole ack timeout once more.
+    pub(super) fn let_load(&self, id: WorkerId, ctx: &mut Context) {
+        let Some(successor) = successor_of(id, ctx) else { return };
+        let loads = ctx.processes.process(successor).is_some_and(|it| runs_program_of(id, it.pid, ctx));
+        if let Some(timeout) = ctx.config.policy.ack_timeout.filter(|_| loads) {
+            ctx.queue(Event::Extend(successor, timeout));
+        }
+    }
+
     fn record_handover(&self, id: WorkerId, successor: Pid, ctx: &mut Context) {
         if let Some(process) = ctx.processes.process_mut(id) {
             process.successor = Some(successor);
@@ -240,6 +258,7 @@ impl Follow {
             ctx.processes.reaped(worker, ctx.now());
             let remains = ctx.processes.has_remains(worker);
             ctx.queue(Event::Exited { worker, exit: Exit::Unseen, remains });
+            self.let_load(worker, ctx);
         }
     }
 
@@ -266,6 +285,7 @@ impl Follow {
         let servers = servers(id, ctx);
         if let Some(process) = ctx.processes.process_mut(id).filter(|_| !held.is_empty()) {
             process.listening = held;
+            process.program = tree::program(process.pid);
             // One that is busy may not be seen to serve this time.
             let lives = |old: &Server| tree::parent(old.pid) == Some(old.parent);
             process.servers.retain(|old| lives(old) && servers.iter().all(|new| new.pid != old.pid));

@@ -160,7 +160,10 @@ impl EventLoop {
                 hooks: self.hooks.save(),
                 control: self.control.save(transfer)?,
                 watched: self.threads.known.save(),
-                adopt: self.adoption.as_ref().map(|adoption| adoption.save(transfer)).transpose()?,
+                adopt: match &self.adoption {
+                    Some(adoption) => Some(adoption.save(transfer)?),
+                    None => self.held.save(transfer)?,
+                },
                 capture: self.workers.capture.as_ref().map(|capture| capture.save(transfer)).transpose()?,
                 service: self.service.manager.save(sent),
                 pid_file: self.service.pid_file.as_ref().map(|file| file.save(transfer)).transpose()?,

@@ -3,7 +3,7 @@
 use crate::ack::{Watcher, WorkerMessage};
 use crate::config::signals::Table;
 use crate::control::server::Message;
-use crate::core::event::WorkerId;
+use crate::core::event::{Generation, LaunchSource, Slot, WorkerId};
 use crate::dialect::GOAGAIN_SIGNAL;
 use crate::error::{Error, reason};
 use crate::reexec::quiesce::Quiesce;
@@ -52,6 +52,8 @@ pub enum Input {
     Arrival,
     /// The path of a listener may have gone.
     PathGone,
+    /// What the start of this worker needs has been read.
+    Read(WorkerId, Generation, Slot, LaunchSource),
     /// A message of the control socket.
     Control(Message),
     /// The control socket, or the lock of our name, was removed.
@@ -145,6 +147,20 @@ impl Threads {
             let _ = sender.send(Input::CallsEnded(id));
         };
         thread::Builder::new().name("calls".into()).stack_size(128 * 1024).spawn(receive).map(drop)
+    }
+
+    /// Starts a thread that reads something, and then sends this input.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn read(&self, read: impl FnOnce() + Send + 'static, then: Input) -> io::Result<()> {
+        let (sender, quiesce) = (self.sender.clone(), self.quiesce.clone());
+        let run = move || {
+            let _active = quiesce.activity();
+            read();
+            let _ = sender.send(then);
+        };
+        thread::Builder::new().name("reader".into()).spawn(run).map(drop)
     }
 
     /// For other threads, which hold an [`ActivityGuard`](crate::reexec::quiesce::ActivityGuard)

@@ -38,6 +38,7 @@ mod follow;
 mod halts;
 mod handover;
 mod hangup;
+mod held;
 mod hints;
 mod history;
 mod hook_queue;

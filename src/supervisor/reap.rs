@@ -46,6 +46,9 @@ impl EventLoop {
                     }
                     let remains = ctx.processes.has_remains(worker);
                     ctx.queue(Event::Exited { worker, exit: exit_of(exit), remains });
+                    if let Some(follow) = &self.follow {
+                        follow.let_load(worker, ctx);
+                    }
                 }
                 Owner::Check(worker) => {
                     if let Some(process) = ctx.processes.process_mut(worker) {

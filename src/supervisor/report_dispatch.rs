@@ -48,6 +48,7 @@ impl EventLoop {
         self.rolled_back.on_report(report, ctx);
         if let Some(follow) = &self.follow {
             follow.on_report(report, ctx);
+            self.held.on_report(report, ctx);
         }
         self.service.on_report(report, ctx);
         self.start_after_hooks();

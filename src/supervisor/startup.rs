@@ -9,6 +9,7 @@ use super::event_loop::EventLoop;
 use super::follow::Follow;
 use super::halts::Halts;
 use super::hangup::Hangup;
+use super::held::Held;
 use super::hook_queue::HookQueue;
 use super::hooks::Hooks;
 use super::inputs::{self, Input, Threads};
@@ -112,6 +113,7 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
         waited: BTreeMap::new(),
         hooks: HookQueue::default(),
         rolled_back: RolledBack::default(),
+        held: Held::default(),
         adoption,
         service: Service { manager, pid_file },
         reexec,
@@ -211,6 +213,7 @@ pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<I
     let mut event_loop = assemble(Parts {
         core: state.core.with_policy(config.policy.clone()),
         processes: state.processes.restore(command(&config), config.follow.is_some(), &mut fds),
+        held: Held::new(state.adopt.clone().filter(|_| config.adopt.is_none()), &mut fds, clock.now()),
         adoption: Adoption::restore(&config, state.adopt, &mut fds, clock.now()),
         clock,
         surroundings,
@@ -262,6 +265,7 @@ struct Parts {
     waited: BTreeMap<Slot, BTreeSet<u64>>,
     hooks: HookQueue,
     rolled_back: RolledBack,
+    held: Held,
     adoption: Option<Adoption>,
     service: Service,
     reexec: Reexec,
@@ -275,6 +279,7 @@ fn assemble(parts: Parts) -> EventLoop {
     let watchdog = config.policy.worker_watchdog;
     EventLoop {
         follow: config.follow.map(Follow::new),
+        held: parts.held,
         ctx: Context {
             core: parts.core,
             config,
@@ -311,6 +316,7 @@ impl EventLoop {
         if let Some(adoption) = &self.adoption {
             adoption.receive_all_calls(&self.threads);
         }
+        self.held.receive_all_calls(&self.threads);
         let (version, workers) = (env!("CARGO_PKG_VERSION"), self.ctx.processes.count());
         info!(
             "version {version} has taken over from version {before}, with {workers} worker{}",

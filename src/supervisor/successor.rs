@@ -15,6 +15,9 @@ use std::time::Duration;
 /// The pause between two checks whether a successor of a worker that has ended accepts.
 const TAKEOVER_CHECK: Duration = Duration::from_millis(20);
 
+/// A server reaps a helper that has ended within this time.
+const REAPED_WITHIN: Duration = Duration::from_millis(300);
+
 /// A process that has one of a worker's listening sockets open.
 pub(super) struct Candidate {
     pub(super) pid: Pid,
@@ -96,7 +99,8 @@ pub(super) fn await_takeover(id: WorkerId, clean: bool, ctx: &Context) -> Option
     let until = ctx.now() + TAKEOVER;
     loop {
         let found = candidate(id, |candidate| candidate.stat.executed, ctx)?;
-        if found.accepting {
+        // One that runs the same program loads, or is too busy to be seen waiting.
+        if found.accepting || clean && runs_program_of(id, found.pid, ctx) {
             return Some(found.pid);
         }
         if !clean || ctx.now() >= until {
@@ -113,4 +117,37 @@ pub(super) fn accepts(pid: Pid, theirs: &[Pid], others: &[Pid]) -> bool {
     let held = listeners::listening_sockets(theirs);
     accepting::is_accepting(pid, &held)
         || !others.is_empty() && listeners::have_accepted_on_each(theirs, others, &held)
+}
+
+/// Whether `pid` runs the program of the worker `id`, which may have ended.
+pub(super) fn runs_program_of(id: WorkerId, pid: Pid, ctx: &Context) -> bool {
+    let program = ctx.processes.process(id).and_then(|process| process.program.as_ref());
+    program.is_some() && program == tree::program(pid).as_ref()
+}
+
+/// Whether the successor `id`, with its tree `known`, has a connection that it did not have at the
+/// last call. It must have accepted that one, where its predecessor has ended.
+pub(super) fn has_accepted(id: WorkerId, known: &[Pid], ctx: &mut Context) -> bool {
+    let now = listeners::accepted(known);
+    let entry = ctx.processes.get_mut(id).and_then(|entry| entry.predecessor.as_mut());
+    let before = entry.and_then(|predecessor| predecessor.connections.replace(now.clone()));
+    before.is_some_and(|before| !now.is_subset(&before))
+}
+
+/// The process of a successor that ended before it was found: a zombie, which the worker
+/// `predecessor` has started and does not reap. A helper is reaped by then, and whatever else it has
+/// started and still runs may yet start the successor.
+pub(super) fn dead_successor(id: WorkerId, predecessor: WorkerId, ctx: &mut Context) -> Option<Pid> {
+    let now = ctx.now();
+    let old = ctx.processes.process(predecessor).filter(|old| !old.reaped)?;
+    let below = tree::descendants(old.pid).into_iter().chain(ctx.processes.unknown_children());
+    let entry = ctx.processes.get(id).filter(|entry| entry.process.is_none())?;
+    let before = &entry.predecessor.as_ref()?.before;
+    let new = below.filter(|pid| !before.contains(pid)).filter_map(|pid| Some((pid, tree::stat(pid)?)));
+    let new: Vec<(Pid, Stat)> = new.filter(|(_, stat)| stat.executed).collect();
+    let runs = new.iter().any(|(_, stat)| stat.is_live());
+    let dead = new.first().map(|&(pid, _)| pid).filter(|_| !runs);
+    let seen = &mut ctx.processes.get_mut(id)?.predecessor.as_mut()?.dead;
+    *seen = dead.map(|dead| (*seen).filter(|(pid, _)| *pid == dead).unwrap_or((dead, now)));
+    seen.filter(|(_, since)| now >= *since + REAPED_WITHIN).map(|(pid, _)| pid)
 }

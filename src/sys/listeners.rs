@@ -52,16 +52,29 @@ pub fn have_accepted_on_each(pids: &[Pid], others: &[Pid], listeners: &BTreeSet<
 pub fn have_accepted_on(pids: &[Pid], others: &[Pid], port: u16) -> bool {
     /// A connection may end before it is seen.
     const ATTEMPTS: u32 = 3;
-    let held = |of: &[Pid]| -> BTreeSet<u64> { of.iter().flat_map(|&pid| socket_inodes(pid)).collect() };
     (0..ATTEMPTS).any(|_| {
-        let connections = match connections_at(pids, port) {
-            Ok(connections) => connections,
-            // Without the right to duplicate descriptors, the kernel is asked for all connections,
-            // which takes longer than many connections last.
-            Err(_) => connections::tcp_at_port(port).intersection(&held(pids)).copied().collect(),
-        };
-        !connections.is_empty() && !connections.is_subset(&held(others))
+        let connections = connections_through(pids, port);
+        !connections.is_empty() && !connections.is_subset(&sockets(others))
     })
+}
+
+/// The connections of `pids` that came in through a port on which one of them listens.
+pub fn accepted(pids: &[Pid]) -> BTreeSet<u64> {
+    let ports: BTreeSet<u16> = pids.iter().flat_map(|&pid| listen_ports(pid)).collect();
+    ports.into_iter().flat_map(|port| connections_through(pids, port)).collect()
+}
+
+fn connections_through(pids: &[Pid], port: u16) -> BTreeSet<u64> {
+    match connections_at(pids, port) {
+        Ok(connections) => connections,
+        // Without the right to duplicate descriptors, the kernel is asked for all connections,
+        // which takes longer than many connections last.
+        Err(_) => connections::tcp_at_port(port).intersection(&sockets(pids)).copied().collect(),
+    }
+}
+
+fn sockets(pids: &[Pid]) -> BTreeSet<u64> {
+    pids.iter().flat_map(|&pid| socket_inodes(pid)).collect()
 }
 
 /// The inodes of the connections through `port` that `pids` have open, read from duplicates of

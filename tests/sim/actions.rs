@@ -156,6 +156,9 @@ impl Model {
         ensure!(!fills, "a second worker of {generation} in {slot:?}");
         let serves = others.iter().any(|record| record.runs() && record.stage == ShownStage::Ready);
         ensure!(!self.policy.follow || !serves, "a start where a worker is to start its successor");
+        let hangs = |record: &&WorkerRecord| record.runs() && record.ready.is_none();
+        let hangs = self.policy.follow && others.iter().any(|record| hangs(record));
+        ensure!(!hangs, "a start where another may have the listeners open");
         match &mut self.upgrade {
             Some(upgrade) if upgrade.to == generation && !upgrade.replaced_slots.contains(&slot) => {
                 ensure!(upgrade.failure.is_none(), "a replacement after the upgrade failed");
@@ -208,6 +211,7 @@ impl Model {
             self.running(predecessor, Action::RequestHandover { worker: id, predecessor, generation, slot })?;
         ensure!(old.stage == ShownStage::Ready && !old.signalled(), "{predecessor:?} does not serve");
         ensure!(!old.handed_over, "{predecessor:?} leaves, and is asked for another successor");
+        ensure!(!old.starts_none, "{predecessor:?} starts no successor, and is asked for one");
         ensure!(old.slot == slot && old.generation < generation, "{id:?} cannot follow {predecessor:?}");
         ensure!(
             old.ready.is_some_and(|at| at + SIGNAL_GRACE <= now),
@@ -339,7 +343,7 @@ impl Model {
         let replaced = committed.contains(&record.slot) && record.generation != to;
         // With --follow a rollback stops the worker that keeps crashing first.
         ensure!(
-            surplus || replaced || stop_first || stopped_for_rollback,
+            surplus || replaced || stop_first || stopped_for_rollback || record.starts_none,
             "{id:?} serves, and nothing serves in its place"
         );
         Ok(())
@@ -390,6 +394,10 @@ impl Model {
                 && !upgrade.replaced_slots.contains(&record.slot)
                 && record.occupied_slot()
         };
+        let failed = self.workers.values_mut().filter(undone).map(|record| record.id);
+        for id in failed.collect::<Vec<_>>() {
+            self.note_failed_successor(id);
+        }
         for record in self.workers.values_mut().filter(undone) {
             record.surplus = true;
             record.stage = ShownStage::Draining;

@@ -15,7 +15,7 @@ pub struct Coverage {
 }
 
 /// Each of these must be seen at least once.
-const REQUIRED: [&str; 81] = [
+const REQUIRED: [&str; 82] = [
     "halted",
     "continued",
     "resumed",
@@ -70,6 +70,7 @@ const REQUIRED: [&str; 81] = [
     "handover requested",
     "successor taken",
     "master kept",
+    "starts no successor",
     "handed over",
     "upgrade failed half-way",
     "upgrade kept",
@@ -214,6 +215,7 @@ fn name(action: &Action) -> Option<&'static str> {
             Report::UpgradeFailed { why: Failure::NotStarted(..), .. } => "upgrade failed: not started",
             Report::UpgradeFailed { why: Failure::Stopped, .. } => "upgrade failed: stopped",
             Report::UpgradeKept => "upgrade kept",
+            Report::StartsNone(_) => "starts no successor",
             Report::NotStarted { again: true, .. } => "start tried again",
             Report::Restarting(..) => "restart",
             Report::Retired(_) => "retired",

@@ -182,6 +182,7 @@ impl Model {
         };
         let serves = self.workers.values().any(|record| record.runs() && record.stage == ShownStage::Ready);
         let leaves = |record: &WorkerRecord| record.runs() && !record.occupied_slot() && !record.handed_over;
+        let hung = |record: &WorkerRecord| leaves(record) && record.ready.is_none();
         let returns = |record: &WorkerRecord| {
             record.occupied_slot()
                 && record.stage == ShownStage::Starting
@@ -191,7 +192,8 @@ impl Model {
         if self.policy.adopt.is_some() && self.workers.values().any(returns) {
             return true;
         }
-        self.policy.follow && self.workers.values().any(|record| starts(record) || serves && leaves(record))
+        let waits = |record: &WorkerRecord| starts(record) || hung(record) || serves && leaves(record);
+        self.policy.follow && self.workers.values().any(waits)
     }
 
     /// Marks workers that have handed over as stopped: they get no stop signal.

@@ -41,6 +41,7 @@ impl Model {
             self.new_start(supervisor.generation())?;
         }
         self.check_switch()?;
+        ensure!(self.in_step.not_started_by.is_none(), "{:?} was not told of", self.in_step.not_started_by);
         self.compare_workers(supervisor)?;
         if !self.stopping {
             self.resume_probation();
@@ -140,8 +141,9 @@ impl Model {
     /// Checks that a worker that served is asked to stop for a reason.
     fn check_stop_reason(&self, record: &mut WorkerRecord) -> Verdict {
         let replaced = self.in_step.committed.contains(&record.slot) && record.generation != self.serving;
-        let alone =
-            |upgrade: &&ModelUpgrade| self.policy.stop_first || self.policy.follow && upgrade.is_rollback;
+        let alone = |upgrade: &&ModelUpgrade| {
+            self.policy.stop_first || record.starts_none || self.policy.follow && upgrade.is_rollback
+        };
         let makes_room =
             self.upgrade.as_ref().filter(alone).is_some_and(|upgrade| record.generation != upgrade.to);
         let keeps = record.stays_master
@@ -203,7 +205,12 @@ impl Model {
             let replaced = active.is_some_and(|upgrade| !upgrade.replaced_slots.contains(&slot));
             ensure!(filled <= if replaced { 2 } else { 1 }, "{filled} workers fill {slot:?}");
             ensure!(!self.policy.stop_first || here.len() <= 1, "{slot:?} has two workers");
-            let free = if self.policy.stop_first { here.is_empty() } else { filled == 0 };
+            // A successor that was never ready may have the listeners open.
+            let hung = |record: &&&WorkerRecord| {
+                self.policy.follow && record.runs() && record.ready.is_none() && !record.occupied_slot()
+            };
+            let hangs = here.iter().any(|record| hung(&record));
+            let free = if self.policy.stop_first { here.is_empty() } else { filled == 0 && !hangs };
             let wanted = active.is_some() || slot.0 < self.target;
             if free && wanted && !replaced && !slot_model.retired && !self.stopping {
                 ensure!(slot_model.latest > self.now, "{slot:?} stays empty");
@@ -233,6 +240,9 @@ impl Model {
         let now = self.now;
         let deadline = supervisor.deadline();
         ensure!(deadline.is_none_or(|at| at > now), "it wants to be woken at {deadline:?}, which has passed");
+        let superseded = self.superseded_at();
+        let comes = superseded.is_none_or(|at| at > now && deadline.is_some_and(|deadline| deadline <= at));
+        ensure!(comes, "a request waits behind a successor that hangs");
         for record in self.workers.values() {
             let id = record.id;
             let waits = |at: std::time::Duration| at > now && deadline.is_some_and(|deadline| deadline <= at);

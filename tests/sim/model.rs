@@ -143,6 +143,8 @@ pub struct InStep {
     pub scale_done: Option<u32>,
     /// Workers that had their stop signal from somebody else.
     pub signalled: BTreeSet<WorkerId>,
+    /// The worker that has not started a successor in time, where that is to be said.
+    pub not_started_by: Option<WorkerId>,
     /// The worker that was found drained.
     pub drained: Option<WorkerId>,
     /// A probation that was replaced by another.
@@ -304,6 +306,7 @@ impl Model {
             return;
         }
         if self.replaces(id) {
+            self.note_failed_successor(id);
             if let Some(upgrade) = &mut self.upgrade {
                 upgrade.failure.get_or_insert(failure);
             }
@@ -316,6 +319,15 @@ impl Model {
         self.last_loss = Some(ending);
         self.count_crash(id, generation, failure);
         self.crash(slot, failure, age);
+    }
+
+    /// A successor that has run fails: what started it may start no other.
+    pub fn note_failed_successor(&mut self, id: WorkerId) {
+        let record = self.workers.get(&id).filter(|record| record.started.is_some());
+        let predecessor = record.and_then(|record| record.predecessor);
+        if let Some(predecessor) = predecessor.and_then(|id| self.workers.get_mut(&id)) {
+            predecessor.successor_failed = true;
+        }
     }
 
     pub fn crash(&mut self, slot: Slot, failure: Failure, age: Duration) {

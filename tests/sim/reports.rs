@@ -126,6 +126,7 @@ impl Model {
                 stopped_first,
                 held,
             } => {
+                self.supersede();
                 let upgrade = self.upgrade.take().ok_or(format!("{report:?} without an upgrade"))?;
                 ensure!(
                     (upgrade.from, upgrade.to, upgrade.since + took) == (from, to, now),
@@ -203,6 +204,12 @@ impl Model {
             Report::Resumed(id, by) => return self.resumed(id, by),
             Report::Continued(id, after) => {
                 ensure!(self.in_step.continued.take() == Some((id, after)), "{report:?} out of place");
+            }
+            Report::StartsNone(id) => {
+                let (last, record) = (self.in_step.not_started_by.take(), self.workers.get_mut(&id));
+                let record = record.filter(|record| last == Some(id) && record.successor_failed);
+                let record = record.ok_or(format!("{report:?} unasked"))?;
+                ensure!(!std::mem::replace(&mut record.starts_none, true), "{report:?} twice");
             }
             Report::Gone { worker, stop_sent, ready, remains, .. } => {
                 let record = self.workers.get(&worker).filter(|_| self.in_step.exited == Some(worker));
@@ -304,7 +311,8 @@ impl Model {
         let record = record.ok_or(format!("{id:?} is not there to be waited for"))?;
         ensure!(record.stage == ShownStage::Starting, "{id:?} was not waited for");
         ensure!(record.ack_by.is_some_and(|at| at <= now), "{id:?} is given up before its time");
-        let (known, successor) = (record.known, record.predecessor.is_some());
+        let (known, predecessor) = (record.known, record.predecessor);
+        let successor = predecessor.is_some();
         let halted = record.halt.is_some();
         let then = match successor {
             _ if halted => OnAckTimeout::Abort,
@@ -315,6 +323,11 @@ impl Model {
         match then {
             OnAckTimeout::Proceed => self.in_step.ready.push((id, AckKind::Timeout)),
             OnAckTimeout::Abort => {
+                let predecessor = predecessor.filter(|_| awaited);
+                let said = |id: &WorkerId| {
+                    self.workers.get(id).is_some_and(|it| it.successor_failed && !it.starts_none)
+                };
+                self.in_step.not_started_by = predecessor.filter(said);
                 self.lost(id, Failure::NoAck(id, after));
                 if let Some(record) = self.workers.get_mut(&id) {
                     record.stage = ShownStage::Draining;

@@ -1,8 +1,9 @@
 //! The model of an upgrade: what is committed, and which generation may begin.
 
 use crate::model::{Hold, Model, SIGNAL_GRACE, SlotModel, Verdict, ensure};
+use crate::worker::WorkerRecord;
 use graceful_run::core::ShownStage;
-use graceful_run::core::event::{AckKind, Generation, LaunchSource, Slot};
+use graceful_run::core::event::{AckKind, Failure, Generation, LaunchSource, Slot, Time};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -86,6 +87,25 @@ impl Model {
             ensure!(soaked, "{:?} has not soaked", record.id);
         }
         Ok(())
+    }
+
+    /// When the upgrade under way gives way to the request that is kept: with --follow, three
+    /// seconds after its replacement was begun, unless that is ready.
+    pub fn superseded_at(&self) -> Option<Time> {
+        let begun = |record: &&WorkerRecord| {
+            record.stage == ShownStage::Starting && record.exited.is_none() && self.replaces(record.id)
+        };
+        let begun = self.workers.values().filter(begun).filter_map(WorkerRecord::counted_from).min();
+        begun.map(|at| at + Duration::from_secs(3)).filter(|_| self.policy.follow && self.pending)
+    }
+
+    /// The upgrade gives way to the request that is kept.
+    pub fn supersede(&mut self) {
+        if self.superseded_at().is_some_and(|at| at <= self.now)
+            && let Some(upgrade) = &mut self.upgrade
+        {
+            upgrade.failure.get_or_insert(Failure::Superseded);
+        }
     }
 
     /// A new generation: one for each pending request.

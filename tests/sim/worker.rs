@@ -65,6 +65,9 @@ pub struct WorkerRecord {
     pub timer_from: Option<Time>,
     /// When it was continued last: its soak begins then.
     pub soaks_from: Time,
+    /// A successor that it had started has failed, and it has started none since.
+    pub successor_failed: bool,
+    pub starts_none: bool,
     /// It is the master of its successor, and its process stays as that of the successor.
     pub stays_master: bool,
     /// The stage shown after the last step.
@@ -115,6 +118,8 @@ impl WorkerRecord {
             halt: None,
             timer_from: None,
             soaks_from: Time::ZERO,
+            successor_failed: false,
+            starts_none: false,
             stays_master: false,
             stage: ShownStage::Starting,
         }

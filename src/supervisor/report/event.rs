@@ -93,6 +93,7 @@ fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'st
             ("unseen", with(worker, json!({"after_ms": ms(after), "timer_ms": timer.map(ms)})))
         }
         Report::NoAck(id, after) => ("no-ack", with(id, json!({"after_ms": ms(after)}))),
+        Report::StartsNone(id) => ("starts-no-successor", of(id)),
         Report::Silent(id, after) => ("silent", with(id, json!({"after_ms": ms(after)}))),
         Report::Halted(id, by) => ("halted", with(id, json!({"signal": halt_signal(by)}))),
         Report::Continued(id, after) => ("continued", with(id, json!({"after_ms": ms(after)}))),

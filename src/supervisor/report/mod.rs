@@ -121,6 +121,10 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
                 warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: not ready after {}{unmet}", duration_text(after));
             }
         }
+        Report::StartsNone(id) => {
+            let worker = of(id);
+            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: it has started no successor since one of its successors failed (servers on endless start only one): the next upgrade stops it first");
+        }
         Report::Silent(id, after) => {
             let worker = of(id);
             warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: silent for {}, it is replaced (--worker-watchdog)", duration_text(after));
