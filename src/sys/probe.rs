@@ -194,11 +194,36 @@ pub enum Access {
     ProcessVmReadv,
 }
 
-/// Makes the call on a child of ours.
+/// Why a call was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It returned this error, or there was no child to make it or to make it on.
+    Errno(Errno),
+    /// A system call filter kills who makes it.
+    Filtered,
+}
+
+/// Makes the call [`in_child`], on a child of that one.
 ///
 /// # Errors
-/// Those of the call, of fork(2) and of pipe2(2).
-pub fn access_child(access: Access) -> nix::Result<()> {
+/// [`Refused`].
+pub fn access_child(access: Access) -> Result<(), Refused> {
+    let answer = in_child(|| match try_access(access) {
+        Ok(()) => Vec::new(),
+        Err(errno) => (errno as c_int).to_ne_bytes().to_vec(),
+    });
+    match answer {
+        Ok(answer) => match <[u8; 4]>::try_from(answer) {
+            Ok(errno) => Err(Refused::Errno(Errno::from_raw(c_int::from_ne_bytes(errno)))),
+            Err(_) => Ok(()),
+        },
+        Err(Silence::NoChild(errno)) => Err(Refused::Errno(errno)),
+        Err(Silence::Filtered) => Err(Refused::Filtered),
+        Err(Silence::Ended) => Err(Refused::Errno(Errno::ECANCELED)),
+    }
+}
+
+fn try_access(access: Access) -> nix::Result<()> {
     let (inherited, _other) = pipe2(OFlag::O_CLOEXEC)?;
     let child = Child::new(|| {
         loop {
