@@ -21,6 +21,8 @@ impl Supervisor {
     /// When the upgrade under way gives way to the request that follows it: its successor hangs.
     pub(super) fn superseded_at(&self) -> Option<Time> {
         self.pending.filter(|_| self.policy.follow)?;
+        // A rollback is not for what is on the disk by now.
+        self.upgrade.as_ref().filter(|upgrade| !upgrade.is_rollback)?;
         let starts = |worker: &&Worker| {
             let starts = matches!(worker.stage, Stage::Awaited { .. } | Stage::Starting { .. });
             starts && self.is_replacement(worker)

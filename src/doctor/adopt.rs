@@ -5,7 +5,7 @@ use super::check::{Check, State, Subject};
 use super::machine::{Machine, SYS_PTRACE};
 use crate::error::reason;
 use crate::sys::connections::unix_queues;
-use crate::sys::probe::{self, Access, ProbeError};
+use crate::sys::probe::{self, Access, ProbeError, Refused};
 use crate::sys::{fd, proc, steering, tcp_diag, tree};
 use nix::errno::Errno;
 use nix::sys::utsname::uname;
@@ -39,9 +39,7 @@ pub fn checks(machine: &Machine) -> Vec<Check> {
     let release = uname().map(|name| name.release().to_string_lossy().into_owned());
     let yama = yama(machine.number("proc/sys/kernel/yama/ptrace_scope"), machine.can(SYS_PTRACE));
     let forbidden = forbidden(machine, yama.state == State::Missing);
-    let access = |subject: &'static Subject, access| {
-        subject.isolated_with(UNIT, || call(subject, probe::access_child(access), forbidden))
-    };
+    let access = |subject, access| call(subject, probe::access_child(access), forbidden);
     let on_listener = |subject: &'static Subject, check: fn(&OwnedFd) -> Check| {
         subject.isolated(|| match probe::reuseport_listener() {
             Ok(listener) => check(&listener),
@@ -174,11 +172,12 @@ fn privileges(machine: &Machine, seen: Result<bool, ProbeError>) -> Check {
     }
 }
 
-fn call(subject: &'static Subject, result: nix::Result<()>, forbidden: &'static str) -> Check {
+fn call(subject: &'static Subject, result: Result<(), Refused>, forbidden: &'static str) -> Check {
     match result {
         Ok(()) => subject.ok("works on a child"),
-        Err(errno @ Errno::EAGAIN) => no_child(subject, errno),
-        Err(errno) => subject.missing(text(errno), advice(errno, forbidden)),
+        Err(Refused::Filtered) => subject.filtered(UNIT),
+        Err(Refused::Errno(errno @ Errno::EAGAIN)) => no_child(subject, errno),
+        Err(Refused::Errno(errno)) => subject.missing(text(errno), advice(errno, forbidden)),
     }
 }
 
@@ -287,10 +286,15 @@ mod tests {
     #[test]
     fn a_forbidden_call_names_the_profile() {
         let (_root, docker) = machine(&[(".dockerenv", "")], &[]);
-        let check = call(GETFD, Err(Errno::EPERM), forbidden(&docker, false));
+        let check = call(GETFD, Err(Refused::Errno(Errno::EPERM)), forbidden(&docker, false));
         let line = "missing  pidfd_getfd: operation not permitted; --adopt cannot be had (a container's default profile: docker run --cap-add SYS_PTRACE,";
         assert!(check.to_string().starts_with(line), "{check}");
-        assert!(call(GETFD, Err(Errno::ENOSYS), "x").advice.unwrap().starts_with("a newer kernel"));
+        assert!(
+            call(GETFD, Err(Refused::Errno(Errno::ENOSYS)), "x")
+                .advice
+                .unwrap()
+                .starts_with("a newer kernel")
+        );
     }
 
     #[test]
@@ -332,7 +336,7 @@ mod tests {
     fn sockets_that_are_not_listed_delay_a_drain() {
         let module = diag_check(TCP, Err(Errno::ENOENT.into()));
         assert_eq!(
-            (module.state, module.advice.is_some_and(|it| it.contains("modprobe"))),
+            (module.state, module.advice.as_ref().is_some_and(|it| it.contains("modprobe"))),
             (State::Note, true)
         );
         assert!(module.found.starts_with("no such file or directory; --adopt works, but"), "{module}");

@@ -17,7 +17,7 @@ use crate::listener::Listeners;
 use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
 use crate::sys::arrivals::Arrivals;
 use crate::sys::connections::ListenPorts;
-use crate::sys::probe::{self, Access, Refusal};
+use crate::sys::probe::{self, Access, Refused};
 use crate::sys::seccomp::{Call, Filter};
 use log::{debug, warn};
 use nix::errno::Errno;
@@ -260,14 +260,18 @@ pub(super) fn check_machine() -> Result<(), Error> {
         ("pidfd_getfd(2)", Access::PidfdGetfd),
         ("process_vm_readv(2)", Access::ProcessVmReadv),
     ];
-    let failed = calls.into_iter().find_map(|(call, access)| Some((call, probe::try_access(access).err()?)));
-    let Some((call, refusal)) = failed else { return Ok(()) };
+    // There may be no process for the try, or it ends: nothing is known then.
+    let known = |refused: &Refused| !matches!(refused, Refused::Errno(Errno::EAGAIN | Errno::ECANCELED));
+    let failed = calls
+        .into_iter()
+        .find_map(|(call, access)| Some((call, probe::access_child(access).err().filter(known)?)));
+    let Some((call, refused)) = failed else { return Ok(()) };
     let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
-    let advice = match (refusal, scope.trim()) {
-        (Refusal::Filtered, _) => {
+    let advice = match (refused, scope.trim()) {
+        (Refused::Filtered, _) => {
             "in our unit, after the line of @system-service: SystemCallFilter=pidfd_getfd seccomp process_vm_readv kcmp; or give the server its sockets with -b"
         }
-        (Refusal::Call(Errno::ENOSYS), _) => {
+        (Refused::Errno(Errno::ENOSYS), _) => {
             "Linux 5.9 is needed, or another sandbox; or give the server its sockets with -b"
         }
         (_, "2" | "3") => {
@@ -279,9 +283,9 @@ pub(super) fn check_machine() -> Result<(), Error> {
     };
     Err(Error::Cannot {
         attempt: "adopt what workers bind".into(),
-        why: match refusal {
-            Refusal::Call(errno) => format!("{call} on a child: {}", crate::error::reason(&errno.into())),
-            Refusal::Filtered => format!("a system call filter kills who calls {call} (signal SYS)"),
+        why: match refused {
+            Refused::Errno(errno) => format!("{call} on a child: {}", crate::error::reason(&errno.into())),
+            Refused::Filtered => format!("a system call filter kills who calls {call} (signal SYS)"),
         },
         advice: Some(advice.into()),
     })

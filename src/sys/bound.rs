@@ -193,7 +193,7 @@ mod tests {
         assert!(have_accepted_at(&[Pid::this()], path.as_os_str()));
         drop(accepted);
         assert!(!have_accepted_at(&[Pid::this()], path.as_os_str()), "the client's end has no name");
-        let file = fs::metadata(&path).expect("the file").ino();
+        let file = std::fs::metadata(&path).expect("the file").ino();
         assert_eq!(unix_file(inode(&unix)), Some(file as u32));
         assert!(share_network(Pid::this(), Pid::this()));
     }

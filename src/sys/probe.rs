@@ -194,11 +194,36 @@ pub enum Access {
     ProcessVmReadv,
 }
 
-/// Makes the call on a child of ours.
+/// Why a call was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It returned this error, or there was no child to make it or to make it on.
+    Errno(Errno),
+    /// A system call filter kills who makes it.
+    Filtered,
+}
+
+/// Makes the call [`in_child`], on a child of that one.
 ///
 /// # Errors
-/// Those of the call, of fork(2) and of pipe2(2).
-pub fn access_child(access: Access) -> nix::Result<()> {
+/// [`Refused`].
+pub fn access_child(access: Access) -> Result<(), Refused> {
+    let answer = in_child(|| match try_access(access) {
+        Ok(()) => Vec::new(),
+        Err(errno) => (errno as c_int).to_ne_bytes().to_vec(),
+    });
+    match answer {
+        Ok(answer) => match <[u8; 4]>::try_from(answer) {
+            Ok(errno) => Err(Refused::Errno(Errno::from_raw(c_int::from_ne_bytes(errno)))),
+            Err(_) => Ok(()),
+        },
+        Err(Silence::NoChild(errno)) => Err(Refused::Errno(errno)),
+        Err(Silence::Filtered) => Err(Refused::Filtered),
+        Err(Silence::Ended) => Err(Refused::Errno(Errno::ECANCELED)),
+    }
+}
+
+fn try_access(access: Access) -> nix::Result<()> {
     let (inherited, _other) = pipe2(OFlag::O_CLOEXEC)?;
     let child = Child::new(|| {
         loop {
@@ -213,30 +238,6 @@ pub fn access_child(access: Access) -> nix::Result<()> {
             let read = seccomp::read_address(child.0, MARKER.as_ptr() as u64, MARKER.len())?;
             if read == MARKER { Ok(()) } else { Err(Errno::EIO) }
         }
-    }
-}
-
-/// Why a call is not to be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// It fails.
-    Call(Errno),
-    /// A system call filter kills who makes it.
-    Filtered,
-}
-
-/// The same, in a child that a system call filter may kill. Where it cannot be tried it counts as
-/// allowed.
-///
-/// # Errors
-/// That it is known not to be.
-pub fn try_access(access: Access) -> Result<(), Refusal> {
-    let answer = in_child(|| access_child(access).err().map_or(0, |errno| errno as i32).to_ne_bytes().into());
-    match answer.map(|bytes| bytes.try_into().map(i32::from_ne_bytes)) {
-        Err(Silence::Filtered) => Err(Refusal::Filtered),
-        // There was no process for the try.
-        Ok(Ok(0 | libc::EAGAIN)) | Ok(Err(_)) | Err(_) => Ok(()),
-        Ok(Ok(errno)) => Err(Refusal::Call(Errno::from_raw(errno))),
     }
 }
 

@@ -187,7 +187,7 @@ fn a_filter_that_kills_is_told_of_and_the_line_of_the_unit_mends_it() {
 
     assert_ne!(machine.systemctl(&["start", "shop.service"]), 0);
     let journal = machine.journal("info");
-    assert!(journal.contains("SystemCallFilter= in systemd"), "{journal}");
+    assert!(journal.contains("SystemCallFilter="), "{journal}");
 
     fs::write(scene.path("units/shop.service.d/filter.conf"), format!("[Service]\n{mended}\n")).unwrap();
     assert_eq!(machine.systemctl(&["daemon-reload"]), 0);

@@ -96,7 +96,10 @@ impl Model {
             record.stage == ShownStage::Starting && record.exited.is_none() && self.replaces(record.id)
         };
         let begun = self.workers.values().filter(begun).filter_map(WorkerRecord::counted_from).min();
-        begun.map(|at| at + Duration::from_secs(3)).filter(|_| self.policy.follow && self.pending)
+        let gives_way = self.upgrade.as_ref().is_some_and(|upgrade| !upgrade.is_rollback);
+        begun
+            .map(|at| at + Duration::from_secs(3))
+            .filter(|_| self.policy.follow && self.pending && gives_way)
     }
 
     /// The upgrade gives way to the request that is kept.
