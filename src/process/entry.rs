@@ -1,6 +1,6 @@
 //! What is known of one start of the command, and of its process.
 
-use crate::core::event::{Generation, Slot, WorkerId};
+use crate::core::event::{Generation, Slot, Time, WorkerId};
 use crate::sys::tree::{self, Family};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +54,8 @@ pub struct Process {
     pub family: Family,
     /// The user's check (`--ack exec`), while it runs.
     pub check: Option<Pid>,
+    /// When the check was started.
+    pub check_began: Time,
     /// Whether its orphans have been asked to stop.
     pub term_sent: bool,
     /// Whether its orphans may first finish the connections that they have.
@@ -109,6 +111,7 @@ impl Process {
             leads_group: leads,
             family,
             check: None,
+            check_began: Time::ZERO,
             term_sent: false,
             orphans_finish: false,
             daemonised: false,
