@@ -31,7 +31,7 @@ fn is_refused(scene: &Scene, wrapper: &Wrapper, address: &str, why: &str) {
     wrapper.log.wait("generation 2: pid * exited *");
     wrapper.signal(Signal::SIGUSR2);
     wrapper.log.wait(&says::ready(3));
-    scene.log.wait("g1 s0 worker TERM");
+    wrapper.log.wait(&says::exited(1, 0));
     assert!(who(address).starts_with("g3 "));
 }
 

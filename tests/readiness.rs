@@ -103,6 +103,19 @@ fn a_command_that_succeeds() {
     wrapper.stop();
 }
 
+/// The first one hangs; those after it succeed.
+#[test]
+fn a_command_that_hangs_is_run_again() {
+    let scene = Scene::of("count-signals\nhang");
+    let ack = format!("exec:sh -c 'mkdir {} && sleep 1000 || true'", scene.path("tried").display());
+    let wrapper = scene.start(&quick(&["--ack", &ack, "--ack-timeout", "8s"]));
+    wrapper
+        .log
+        .wait("generation 1: pid *: its check has not ended after 4000 ms: it is killed, and run again");
+    wrapper.log.wait(&says::ready_by(1, "exec"));
+    wrapper.stop();
+}
+
 #[test]
 fn a_command_that_never_succeeds() {
     does_not_ack("exec:false", "count-signals\nhang");

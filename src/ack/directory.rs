@@ -3,12 +3,16 @@
 
 use super::end::EinhornSocket;
 use crate::sys::notify::{NotifySocket, random};
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::{Pid, Uid};
 use std::cell::{Cell, RefCell};
 use std::env::split_paths;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 /// The longest path of the directory: sockaddr_un holds 107 bytes, of which a slash and the
@@ -94,7 +98,39 @@ fn is_private(parent: &Path) -> bool {
     !parent.ancestors().all(searchable)
 }
 
+/// Removes what instances that were killed have left here: directories of ours in which nobody has
+/// a socket, and whose process has gone. The process may be one of another pid namespace, so that
+/// alone proves nothing.
+fn remove_deserted(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(owner) else { continue };
+        let ours =
+            entry.metadata().is_ok_and(|data| data.is_dir() && data.uid() == Uid::effective().as_raw());
+        if ours && kill(pid, None) == Err(Errno::ESRCH) && is_deserted(&entry.path()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The process in the name that [`make_in`] gives: `graceful-run-PID-XXXXXXXX`.
+fn owner(name: &str) -> Option<Pid> {
+    let (pid, random) = name.strip_prefix("graceful-run-")?.split_once('-')?;
+    let random = random.len() == 8 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
+    pid.parse().ok().filter(|pid| random && *pid > 0).map(Pid::from_raw)
+}
+
+/// Whether there are sockets, and none of them is open in any process.
+fn is_deserted(directory: &Path) -> bool {
+    let mut sockets = fs::read_dir(directory).into_iter().flatten().flatten().peekable();
+    let refused = |path: PathBuf| {
+        let asked = UnixDatagram::unbound().and_then(|socket| socket.connect(path));
+        asked.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    sockets.peek().is_some() && sockets.all(|entry| refused(entry.path()))
+}
+
 fn make_in(parent: &Path) -> io::Result<PathBuf> {
+    remove_deserted(parent);
     let name = format!("graceful-run-{}-{:08x}", std::process::id(), random()? as u32);
     let path = parent.join(name);
     if path.as_os_str().len() > LONGEST {
@@ -157,6 +193,29 @@ mod tests {
         drop(directory.socket().unwrap());
         fs::remove_dir_all(directory.made.borrow().as_ref().unwrap()).unwrap();
         assert!(Path::new(directory.socket().unwrap().address()).starts_with(parent.path()));
+    }
+
+    /// One that a killed instance left, one that is in use by a process that we cannot see, one of a
+    /// process that lives, and others.
+    #[test]
+    fn only_deserted_directories_are_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let nobody = i32::MAX;
+        let with_socket = |name: String| {
+            let directory = parent.path().join(name);
+            fs::create_dir(&directory).unwrap();
+            UnixDatagram::bind(directory.join("0")).unwrap()
+        };
+        drop(with_socket(format!("graceful-run-{nobody}-00000001")));
+        let used = with_socket(format!("graceful-run-{nobody}-00000002"));
+        drop(with_socket(format!("graceful-run-{}-00000003", std::process::id())));
+        drop(with_socket("graceful-run-web".into()));
+        fs::create_dir(parent.path().join(format!("graceful-run-{nobody}-00000004"))).unwrap();
+        remove_deserted(parent.path());
+        let left: Vec<_> = fs::read_dir(parent.path()).unwrap().flatten().map(|it| it.file_name()).collect();
+        assert_eq!(left.len(), 4, "{left:?}");
+        assert!(!left.contains(&format!("graceful-run-{nobody}-00000001").into()), "{left:?}");
+        drop(used);
     }
 
     #[test]

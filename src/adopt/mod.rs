@@ -368,15 +368,21 @@ impl Adopt {
         self.workers.iter().map(|(&id, worker)| (id, Arc::clone(&worker.calls)))
     }
 
-    /// Logs a warning about a worker, each only once.
+    /// Logs a warning about a worker, each only once, whichever process of it is its reason.
     fn warn_once(&mut self, id: WorkerId, line: String) {
         if let Some(worker) = self.workers.get_mut(&id)
-            && !worker.warnings.contains(&line)
+            && !worker.warnings.iter().any(|before| without_pids(before).eq(without_pids(&line)))
         {
             warn!("{line}");
             worker.warnings.push(line);
         }
     }
+}
+
+/// The words of a warning, without those that follow "pid".
+fn without_pids(line: &str) -> impl Iterator<Item = &str> {
+    let mut before = "";
+    line.split(' ').filter(move |word| std::mem::replace(&mut before, word) != "pid")
 }
 
 /// Any socket of our network namespace.

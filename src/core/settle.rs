@@ -176,7 +176,12 @@ impl Supervisor {
     /// Kills the oldest generations that drain while there are more of them than may be.
     fn bound_draining(&mut self, now: Time) {
         let drains = |stage: &Stage| {
-            matches!(stage, Stage::Terminating { signal_at: None, .. } | Stage::Draining { .. })
+            matches!(
+                stage,
+                Stage::Terminating { signal_at: None, .. }
+                    | Stage::Draining { .. }
+                    | Stage::Remains { killed: false, .. }
+            )
         };
         while !self.stopping {
             let draining = self.workers.values().filter(|worker| drains(&worker.stage));

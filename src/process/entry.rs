@@ -87,6 +87,8 @@ pub struct Process {
     pub family: Family,
     /// The user's check (`--ack exec`), while it runs.
     pub check: Option<Pid>,
+    /// When the check was started.
+    pub check_began: Time,
     /// Whether its orphans have been asked to stop.
     pub term_sent: bool,
     /// Whether its orphans may first finish the connections that they have.
@@ -146,6 +148,7 @@ impl Process {
             leads_group: leads,
             family,
             check: None,
+            check_began: Time::ZERO,
             term_sent: false,
             orphans_finish: false,
             daemonised: false,

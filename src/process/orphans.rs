@@ -48,6 +48,16 @@ impl ProcessTable {
         all.filter(|&pid| self.stopping || !is_independent(process, pid)).collect()
     }
 
+    /// Children of ours that another worker than this one has left behind, or has put there while it
+    /// lives, by a process between them that has ended.
+    pub fn orphans_of_others(&self, id: WorkerId) -> Vec<Pid> {
+        let own = self.process(id).map(|process| process.family);
+        let families: Vec<Family> = self.processes().map(|process| process.family).collect();
+        let is_own = |pid: Pid| own.is_some_and(|own| own.comes_from_worker(pid));
+        let of_others = |pid: &Pid| !is_own(*pid) && families.iter().any(|it| it.comes_from_worker(*pid));
+        self.unknown_children().into_iter().filter(of_others).collect()
+    }
+
     /// The number of the start that the orphan `pid` belongs to, while everything stops. An orphan
     /// of unknown origin belongs to the first worker that was reaped.
     fn start_number(&self, pid: Pid) -> Option<u32> {

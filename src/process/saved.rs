@@ -7,7 +7,7 @@ use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
 use crate::sys::tree::Family;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 
 /// Everything in [`ProcessTable`] that the command line does not say.
@@ -47,9 +47,13 @@ struct SavedProcess {
     leads_group: bool,
     family: Family,
     check: Option<i32>,
+    #[serde(default)]
+    check_began: Time,
     term_sent: bool,
     orphans_finish: bool,
     daemonised: bool,
+    #[serde(default)]
+    accepted: Vec<(i32, BTreeSet<u64>)>,
     claimed: Vec<i32>,
     orphans_killed: bool,
     terms: u32,
@@ -173,9 +177,11 @@ fn save_process(process: &Process, transfer: &mut FdTransfer) -> io::Result<Save
         leads_group: process.leads_group,
         family: process.family,
         check: process.check.map(Pid::as_raw),
+        check_began: process.check_began,
         term_sent: process.term_sent,
         orphans_finish: process.orphans_finish,
         daemonised: process.daemonised,
+        accepted: process.accepted.iter().map(|(pid, inodes)| (pid.as_raw(), inodes.clone())).collect(),
         claimed: numbers(&process.claimed),
         orphans_killed: process.orphans_killed,
         terms: process.terms,
@@ -201,10 +207,11 @@ fn restore_process(saved: SavedProcess, fds: &mut InheritedFds) -> Process {
         leads_group: saved.leads_group,
         family: saved.family,
         check: saved.check.map(Pid::from_raw),
+        check_began: saved.check_began,
         term_sent: saved.term_sent,
         orphans_finish: saved.orphans_finish,
         daemonised: saved.daemonised,
-        accepted: BTreeMap::new(),
+        accepted: saved.accepted.into_iter().map(|(pid, inodes)| (Pid::from_raw(pid), inodes)).collect(),
         claimed: pids(saved.claimed),
         orphans_killed: saved.orphans_killed,
         terms: saved.terms,

@@ -309,7 +309,8 @@ fn worker_of(generation: Generation, ctx: &Context) -> Option<WorkerId> {
 
 fn others(id: WorkerId, ctx: &Context) -> BTreeSet<Pid> {
     let others = ctx.core.workers().filter(|shown| shown.worker != id);
-    others.filter_map(|shown| ctx.processes.process(shown.worker)).map(|process| process.pid).collect()
+    let workers = others.filter_map(|shown| ctx.processes.process(shown.worker)).map(|process| process.pid);
+    workers.chain(ctx.processes.orphans_of_others(id)).collect()
 }
 
 fn remaining_text(left: &Remaining) -> String {

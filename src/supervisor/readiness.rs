@@ -31,6 +31,8 @@ const PROC_CHECKS: u32 = 5;
 
 /// What helps where a server binds by itself what it is handed.
 const OWN_SOCKET_CURE: &str = "have it take its socket from us: LISTEN_FDS or another --export, for dbus-daemon the address systemd:; or leave -b out: --adopt";
+/// How long the user's check may run where there is no ack timeout. Otherwise it is half of that.
+const LONGEST_CHECK: Duration = Duration::from_secs(15);
 
 /// The check of the serving workers, while it goes on.
 #[derive(Debug, Clone, Copy)]
@@ -222,19 +224,37 @@ impl Readiness {
     }
 }
 
-/// Starts the user's check of a worker that is not ready (`--ack exec:CMD`), unless one runs.
+/// Starts the user's check of a worker that is not ready (`--ack exec:CMD`), unless one runs. One that
+/// hangs is killed, and run again: it is not the worker that hangs.
 pub(super) fn start_check(id: WorkerId, ctx: &mut Context) {
     let starts = ctx.stage(id) == Some(ShownStage::Starting);
     let Some(command) = ctx.config.acks.exec.clone().filter(|_| starts) else { return };
+    let now = ctx.now();
+    let limit = ctx.config.policy.ack_timeout.map_or(LONGEST_CHECK, |timeout| timeout / 2);
     let Some(entry) = ctx.processes.get_mut(id) else { return };
-    let Some(process) = entry.process.as_mut().filter(|process| process.check.is_none()) else { return };
+    let Some(process) = entry.process.as_mut() else { return };
+    if let Some(check) = process.check {
+        if now.saturating_sub(process.check_began) >= limit {
+            process.check_began = now;
+            let (generation, pid, limit) = (entry.generation, process.pid, report::duration_text(limit));
+            warn!(
+                generation = generation.0, pid = pid.as_raw();
+                "{generation}: pid {pid}: its check has not ended after {limit}: it is killed, and run again (--ack exec)"
+            );
+            let _ = process::signal_group(check, Signal::SIGKILL as i32);
+        }
+        return;
+    }
     let Some(spec) = ctx.launcher.specs.get(&entry.generation) else { return };
     let pid = process.pid.as_raw();
     let launch = ctx.launcher.settings.check(spec, &command, entry.generation, entry.slot, pid);
     let started =
         launch.and_then(|launch| child::spawn(&launch).map_err(|error| refused(&error, &launch, spec)));
     match started {
-        Ok(child) => process.check = Some(child.pid),
+        Ok(child) => {
+            process.check = Some(child.pid);
+            process.check_began = now;
+        }
         Err(refused) => warn!("cannot run the check of pid {pid}: {}", refused.message),
     }
 }

@@ -77,6 +77,7 @@ impl Model {
                 Ok(())
             }
             Action::KillRemains(id) => {
+                let crowded = self.too_many_drain();
                 let by_force = self.killing || self.in_step.hammer;
                 let timeout = self.policy.stop_timeout;
                 let record =
@@ -84,6 +85,7 @@ impl Model {
                 ensure!(record.exited.is_some(), "{action:?}, which lives");
                 let asked = record.remains_asked;
                 let due = asked.zip(timeout).is_some_and(|(asked, timeout)| asked + timeout <= now);
+                let by_force = by_force || crowded == Some(record.generation);
                 ensure!(by_force || due, "{action:?} too soon");
                 ensure!(!std::mem::replace(&mut record.remains_killed, true), "{action:?} twice");
                 Ok(())

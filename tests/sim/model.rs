@@ -263,7 +263,9 @@ impl Model {
     /// The oldest draining generation, if more of them drain than is allowed.
     pub fn too_many_drain(&self) -> Option<Generation> {
         let leaves = |record: &WorkerRecord| record.stopped.is_some() || record.draining.is_some();
-        let drains = |record: &&WorkerRecord| record.runs() && leaves(record) && !record.killed;
+        let left = |record: &WorkerRecord| record.exited.is_some() && !record.remains_killed;
+        let drains =
+            |record: &&WorkerRecord| record.runs() && leaves(record) && !record.killed || left(record);
         let generations: BTreeSet<Generation> =
             self.workers.values().filter(drains).map(|record| record.generation).collect();
         let crowded = !self.stopping && generations.len() > self.policy.max_draining as usize;
