@@ -111,7 +111,7 @@ fn a_known_server_of_which_there_is_one_is_told_without_its_words_too() {
                 exec sleep 300\n";
     let server = executable(&scene, "apache2", text);
     for more in [&[][..], &["--capture-stderr"]] {
-        let args = [&["--ack", "timer:1s", "--soak", "1ms"], more].concat();
+        let args = [&["--ack", "exec:test $GRACEFUL_RUN_GENERATION = 1", "--soak", "1ms"], more].concat();
         let wrapper = scene.start_command(&args, &[&server]);
         wrapper.log.wait(&says::ready(1));
         wrapper.signal(Signal::SIGHUP);
@@ -127,14 +127,15 @@ fn a_known_server_of_which_there_is_one_is_told_without_its_words_too() {
 fn a_port_that_the_serving_worker_has_bound_itself_is_named() {
     let Some(python) = common::tool("python3") else { return };
     let scene = Scene::new();
-    let server = "import socket\nserver = socket.socket()\nserver.bind(('127.0.0.1', PORT))\nserver.listen()\n\
+    let server = "import os, socket\nserver = socket.socket()\nserver.bind(('127.0.0.1', PORT))\nserver.listen()\n\
+                  os.write(int(os.environ['READY_FD']), b'\\n')\n\
                   while True:\n    server.accept()[0].close()\n";
     // A port that is free: another program has just had it.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     fs::write(scene.path("server.py"), server.replace("PORT", &free.to_string())).unwrap();
     let command = [python.to_str().unwrap(), "server.py"];
     for more in [&[][..], &["--capture-stderr"]] {
-        let args = [&["--ack", "timer:1s", "--soak", "1ms"], more].concat();
+        let args = [&["--ack", "fd", "--soak", "1ms"], more].concat();
         let wrapper = scene.start_command(&args, &command);
         wrapper.log.wait(&says::ready(1));
         wrapper.signal(Signal::SIGHUP);
