@@ -159,7 +159,7 @@ impl Model {
         let serves = others.iter().any(|record| record.runs() && record.stage == ShownStage::Ready);
         ensure!(!self.policy.follow || !serves, "a start where a worker is to start its successor");
         let hangs = |record: &&WorkerRecord| record.runs() && record.ready.is_none();
-        let hangs = self.policy.follow && others.iter().any(|record| hangs(record));
+        let hangs = self.policy.follow && others.iter().any(hangs);
         ensure!(!hangs, "a start where another may have the listeners open");
         match &mut self.upgrade {
             Some(upgrade) if upgrade.to == generation && !upgrade.replaced_slots.contains(&slot) => {
