@@ -145,6 +145,18 @@ fn every_signal_that_would_end_us_is_a_stop_that_is_named() {
 }
 
 #[test]
+fn the_signals_of_the_c_library_do_not_end_us() {
+    let scene = Scene::of(SERVER);
+    let wrapper = scene.ready(&[]);
+    for signal in 32..libc::SIGRTMIN() {
+        send(wrapper.pid, signal);
+    }
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::exited(1, 0));
+    wrapper.stop();
+}
+
+#[test]
 fn a_worker_that_sends_us_one_of_them_does_not_stop_us() {
     let scene = Scene::of(SERVER);
     let script = format!("kill -s PWR $PPID; exec {}", scene.puppet().join(" "));

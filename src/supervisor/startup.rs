@@ -64,6 +64,7 @@ use std::time::Duration;
 pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), Error> {
     let surroundings = InheritedContext::read();
     inherited::default_sigchld();
+    inherited::ignore_hidden_signals();
     inherited::raise_file_limit();
     let identity = match &config.worker.user {
         Some(user) => Some(find_identity(user).map_err(Error::Failed)?),

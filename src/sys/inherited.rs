@@ -119,6 +119,14 @@ pub fn default_sigchld() {
     set_default(libc::SIGCHLD);
 }
 
+/// Ignores the signals between the ordinary and the real-time ones. The C library keeps them for
+/// itself and lets nobody handle them; before it does so itself they would end us.
+pub fn ignore_hidden_signals() {
+    for signal in libc::SIGSYS + 1..libc::SIGRTMIN() {
+        set_disposition(signal, libc::SIG_IGN);
+    }
+}
+
 /// Gives each signal the disposition that we were started with: ignored stays ignored, all else is
 /// default.
 ///
