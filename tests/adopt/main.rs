@@ -32,4 +32,5 @@ mod connections;
 mod generations;
 mod keep_alive;
 mod network;
+mod passive_ports;
 mod servers;
