@@ -285,9 +285,9 @@ pub fn name(pid: Pid) -> String {
 /// What `pid` runs: the name of its executable, and its first argument that is no option, which is
 /// the script of an interpreter. None where that cannot be read.
 pub fn program(pid: Pid) -> Option<String> {
-    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let path = proc::link(pid, "exe").ok()?;
     let name = path.file_name()?.to_string_lossy().into_owned();
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let arguments = proc::read(pid, "cmdline").ok()?;
     let mut words = arguments.split(|&byte| byte == 0).skip(1);
     let plain = words.find(|word| !word.is_empty() && !word.starts_with(b"-")).unwrap_or_default();
     // The kernel marks a file that has been replaced.
