@@ -129,7 +129,7 @@ impl Supervisor {
                     continue;
                 }
             }
-            if self.policy.follow && self.in_slot(slot).any(|(_, worker)| worker.leaves_unready()) {
+            if self.is_left_unready(slot) {
                 continue;
             }
             match self.handover_predecessor(slot) {
@@ -151,11 +151,18 @@ impl Supervisor {
         here.find_map(|(id, worker)| Some((id, noticed.max(worker.ready_since()? + SIGNAL_GRACE))))
     }
 
+    /// Whether a worker that was never ready has still to leave, with the listeners that it may have.
+    fn is_left_unready(&self, slot: Slot) -> bool {
+        self.policy.follow && self.in_slot(slot).any(|(_, worker)| worker.leaves_unready())
+    }
+
     /// When the next worker can be asked to start its successor.
     pub(super) fn handover_at(&self) -> Option<Time> {
         let upgrade = self.upgrade.as_ref()?;
         let waiting = upgrade.batch.difference(&upgrade.started);
-        waiting.filter_map(|&slot| self.handover_predecessor(slot)).map(|(_, at)| at).min()
+        // The end of a worker that was never ready is an event.
+        let free = waiting.filter(|slot| !self.is_left_unready(**slot));
+        free.filter_map(|&slot| self.handover_predecessor(slot)).map(|(_, at)| at).min()
     }
 
     /// When every replacement of the batch has been ready for the soak time and every worker
