@@ -258,6 +258,10 @@ fn an_address_is_held_while_its_worker_stops() {
         case.write("stop", how);
         let upgrade = case.scene.ctl_started(&["upgrade"]);
         wrapper.log.wait("has let go");
+        // What was shut down listens again a moment later; what was closed has never stopped.
+        if how == "shutdown" {
+            until("it is held", || TcpStream::connect(&case.address).is_ok());
+        }
         let clients: Vec<TcpStream> = (0..5)
             .map(|_| {
                 let client = TcpStream::connect(&case.address).expect("nobody is refused");

@@ -3,7 +3,9 @@
 use super::key::Key;
 use super::{Adopt, Group, report};
 use crate::core::event::WorkerId;
+use crate::sys::seccomp;
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 
 impl Adopt {
     /// Removes the sockets of workers that have ended and been replaced: no other worker gets them.
@@ -17,6 +19,8 @@ impl Adopt {
     pub fn ended(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.gone = true;
+        // The thread that receives its calls may say so later.
+        worker.deserted |= seccomp::has_ended(worker.calls.as_fd());
         worker.drain = None;
         let is_kept = |key: &Key, group: &Group| {
             let stays = |owner| owner != id && self.workers.get(&owner).is_some_and(|other| !other.stop_sent);

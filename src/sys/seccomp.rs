@@ -174,6 +174,13 @@ pub fn has_pending_call(listener: BorrowedFd<'_>) -> bool {
         && set[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLIN))
 }
 
+/// Whether every task under the filter has ended.
+pub fn has_ended(listener: BorrowedFd<'_>) -> bool {
+    let mut set = [PollFd::new(listener, PollFlags::POLLIN)];
+    poll(&mut set, PollTimeout::ZERO).is_ok()
+        && set[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
+}
+
 /// Receives a call; waits if there is none. None if it is neither bind(2) nor listen(2).
 ///
 /// # Errors
