@@ -30,6 +30,7 @@ const NOT_FILES: [&str; 3] = ["/dev", "/proc", "/sys"];
 pub struct FileId {
     device: u64,
     inode: u64,
+    is_file: bool,
     size: u64,
     modified: (i64, i64),
 }
@@ -48,6 +49,7 @@ impl FileId {
         Some(FileId {
             device: data.dev(),
             inode: data.ino(),
+            is_file: data.is_file(),
             // Size and time of a directory change with its entries, which do not count.
             size: if data.is_file() { data.size() } else { 0 },
             modified: if data.is_file() { (data.mtime(), data.mtime_nsec()) } else { (0, 0) },
@@ -67,6 +69,15 @@ struct Pin {
     #[serde(with = "path")]
     real: PathBuf,
     file: FileId,
+}
+
+impl Pin {
+    /// Whether the word is surely meant as a path. Without a slash it may be the name of a module or
+    /// a command, unless it has an extension and led to a file (`java -jar app.jar`).
+    fn is_path(&self, word: &[u8]) -> bool {
+        let has_extension = || Path::new(OsStr::from_bytes(word)).extension().is_some();
+        word.contains(&b'/') || has_extension() && self.file.is_file
+    }
 }
 
 /// An argument, or the value of a variable, with the paths in it.
@@ -102,8 +113,8 @@ impl Pinned {
     }
 
     /// The text, with each path that leads elsewhere by now replaced by the file that it led to,
-    /// even if that is gone: the other file may be the release that has just failed. A word
-    /// without a slash may be no path, and stays. `name` says that the last component of a path
+    /// even if that is gone: the other file may be the release that has just failed. A word that
+    /// may be no path stays. `name` says that the last component of a path
     /// stays, because the program depends on it.
     pub fn as_before(&self, directory: &Path, name: bool) -> OsString {
         let text = self.text.as_bytes();
@@ -113,7 +124,7 @@ impl Pinned {
             let start = bytes.as_ptr() as usize - text.as_ptr() as usize;
             written.extend_from_slice(&text[end..start]);
             end = start + bytes.len();
-            let pin = self.pins.iter().find(|pin| pin.part == part && bytes.contains(&b'/'));
+            let pin = self.pins.iter().find(|pin| pin.part == part && pin.is_path(bytes));
             let now = resolve(bytes, directory);
             let before = pin.and_then(|pin| match &now {
                 Some((named, real)) if *named == pin.named && (name || *real == pin.real) => None,
@@ -139,11 +150,11 @@ impl Pinned {
     }
 
     /// The files that were changed or removed, and the symlinks that lead elsewhere by now though
-    /// they cannot be replaced: words without a slash, and some in a script.
+    /// they cannot be replaced: words that may be no paths, and some in a script.
     pub fn lost(&self, directory: &Path) -> Vec<PathBuf> {
         let parts = parts(self.text.as_bytes(), self.is_script);
         let lost = |pin: &Pin| {
-            let stays = |word: &&&[u8]| !word.contains(&b'/') || !self.may_replace(word, &pin.real);
+            let stays = |word: &&&[u8]| !pin.is_path(word) || !self.may_replace(word, &pin.real);
             let word = parts.get(pin.part).filter(stays)?;
             resolve(word, directory).filter(|(_, real)| *real != pin.real)?;
             Some(directory.join(OsStr::from_bytes(word)))
@@ -343,6 +354,27 @@ mod tests {
         assert_eq!(word.as_before(&dir, false), text("app"));
         assert_eq!(word.lost(&dir), [dir.join("app")], "as a module it would be another");
         assert_eq!(flag.as_before(&dir, false), text(&format!("-I{r1}/lib")));
+    }
+
+    /// A link to a file, named without a directory; and a module of the same name.
+    #[test]
+    fn a_file_name_with_an_extension_is_a_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = fs::canonicalize(dir.path()).unwrap();
+        for release in ["a.jar", "b.jar"] {
+            fs::write(dir.join(release), release).unwrap();
+        }
+        for link in ["app.jar", "app"] {
+            symlink("a.jar", dir.join(link)).unwrap();
+        }
+        let [jar, module] = ["app.jar", "app"].map(|it| Pinned::new(OsStr::new(it), &dir, true));
+        for link in ["app.jar", "app"] {
+            fs::remove_file(dir.join(link)).unwrap();
+            symlink("b.jar", dir.join(link)).unwrap();
+        }
+        assert_eq!(jar.as_before(&dir, false), dir.join("a.jar"));
+        assert_eq!((jar.lost(&dir), module.lost(&dir)), (vec![], vec![dir.join("app")]));
+        assert_eq!(module.as_before(&dir, false), "app");
     }
 
     #[test]
