@@ -17,8 +17,8 @@ use std::os::fd::AsRawFd;
 /// UDP, `twice:` two sockets with SO_REUSEPORT, each in a process of its own, `late:` one that
 /// accepts no connection before it has a request (TCP_DEFER_ACCEPT), `polled:` and `udp-polled:` one
 /// that is in an epoll set before it is bound. It prefers multipath TCP. It waits for
-/// the file `gate` before it binds, if there is a file `closed`, and holds requests while there
-/// is a file `hold`.
+/// the file `gate` before it binds, if there is a file `closed`, holds requests while there is a
+/// file `hold`, and begins no accept(2) while there is a file `busy`.
 const SERVER: &str = r"
 import os, select, signal, socket, sys, threading, time
 def wait(name, there):
@@ -26,6 +26,7 @@ def wait(name, there):
 if os.path.exists('closed'): wait('gate', True)
 def serve(listener):
     while True:
+        wait('busy', False)
         waited(listener)
         client, _ = listener.accept()
         def answer(client=client):
@@ -171,20 +172,14 @@ fn an_upgrade_steers_and_drains() {
 fn what_waits_at_an_old_worker_is_answered_by_it() {
     let case = Case::new();
     let wrapper = case.ready(&["--adopt"], &["+"]);
+    case.write("busy");
+    // It was in accept(2) already.
     let first = case.serving();
-    kill(Pid::from_raw(first), Signal::SIGSTOP).expect("it is ours");
-    until("none of its threads accepts any more", || {
-        let threads = fs::read_dir(format!("/proc/{first}/task")).expect("its threads").flatten();
-        // One that has just ended is not there the next time.
-        let mut stats =
-            threads.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
-        stats.all(|stat| stat.contains(") T "))
-    });
     let mut waiting = case.connect();
     waiting.write_all(b"x").expect("it asks for something");
     upgrade(&case, 2);
     case.await_held_up();
-    kill(Pid::from_raw(first), Signal::SIGCONT).expect("it lives");
+    case.remove("busy");
     assert_eq!(answer(waiting), first, "it serves what waits at its sockets");
     wrapper.log.wait(&format!("generation 1: pid {first}: drained after"));
     wrapper.stop();

@@ -25,10 +25,11 @@ fn is_refused(scene: &Scene, wrapper: &Wrapper, address: &str, why: &str) {
     wrapper.signal(Signal::SIGUSR2);
     let line = wrapper.log.wait(&says::failed(2));
     assert!(common::matches(why, &line), "the reason is not {why:?}: {line}");
+    wrapper.log.wait("generation 2: pid * stopped *, and is continued, so that it can leave");
+    // Until then it may accept a connection.
+    wrapper.log.wait("generation 2: pid * exited *");
     assert!(who(address).starts_with("g1 "));
     assert!(!scene.log.has("g1 s0 worker TERM"), "{}", wrapper.log.all().join("\n"));
-    wrapper.log.wait("generation 2: pid * stopped *, and is continued, so that it can leave");
-    wrapper.log.wait("generation 2: pid * exited *");
     wrapper.signal(Signal::SIGUSR2);
     wrapper.log.wait(&says::ready(3));
     wrapper.log.wait(&says::exited(1, 0));
@@ -66,8 +67,8 @@ fn a_replacement_behind_a_shell_that_stops_is_refused() {
     let stopped = scene.log.wait("g2 s0 worker ready");
     let process = format!("has a process that is stopped, pid {} (puppet)", pid_in(&stopped));
     wrapper.log.wait(&format!("{}worker pid * {process}, and had replaced nobody", says::failed(2)));
-    assert!(who(&address).starts_with("g1 "));
     scene.wait_gone(pid_in(&stopped));
+    assert!(who(&address).starts_with("g1 "));
     wrapper.stop();
 }
 

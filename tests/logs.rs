@@ -189,7 +189,7 @@ fn a_journal_is_told_the_priority_of_each_line() {
     has("<6>graceful-run: generation 1: serving", "");
     has("<4>graceful-run: upgrade to generation 2 failed", "");
     has("<7>graceful-run: (", "asked to stop");
-    has("<3>graceful-run: cannot stop every worker in time", "");
+    has("<3>graceful-run: a worker was killed, as was asked for", "");
     has("from the worker", "");
     assert!(lines.iter().all(|line| line.starts_with('<') || line == "from the worker"), "{lines:#?}");
 
