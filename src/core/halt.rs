@@ -7,9 +7,10 @@
 //! leave, since it could neither serve what it has nor act on its stop signal.
 
 use super::event::{Action, Failure, Report, Time, Token, WorkerId};
+use super::policy::{HALT_GRACE, LISTEN_GRACE, Policy};
 use super::state::Supervisor;
 use super::upgrade::Query;
-use super::worker::{Halt, Stage};
+use super::worker::{Halt, Stage, Worker};
 
 /// Where it is not known which signal has halted a worker.
 const UNKNOWN: Token = Token(0);
@@ -72,6 +73,25 @@ impl Supervisor {
         if let Some(halt) = self.workers.get(&id).and_then(|worker| worker.halt) {
             self.actions.push(Action::Resume(id));
             self.report(Report::Resumed(id, halt.by));
+        }
+    }
+}
+
+impl Worker {
+    /// When a signal has halted it for so long that this is reported.
+    pub fn halt_due_at(&self) -> Option<Time> {
+        let runs = self.is_running() && self.stage != Stage::Killed;
+        self.halt.filter(|halt| runs && !halt.reported).map(|halt| halt.since + HALT_GRACE)
+    }
+
+    /// It has been continued: the time for which it has to live begins anew.
+    pub fn resume(&mut self, policy: &Policy, now: Time) {
+        self.halt = None;
+        self.continued_at = now;
+        self.listening_ready_at = self.listening_ready_at.map(|_| now + LISTEN_GRACE);
+        let timer = policy.readiness.timer(self.known_strength);
+        if let Stage::Starting { ready_at: Some(at), .. } = &mut self.stage {
+            *at = timer.map_or(*at, |timer| now + timer);
         }
     }
 }

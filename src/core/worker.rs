@@ -3,8 +3,8 @@
 
 use super::event::{AckKind, Generation, LaunchSource, Refusal, Slot, Time, Token, WorkerId};
 use super::policy::{
-    BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, HALT_GRACE, LISTEN_GRACE, MISSING_WINDOW, OnAckTimeout,
-    Policy, SIGNAL_GRACE, SUCCESSOR_PROBE, Strength, TAKEOVER, UNREADY_STOP_TIMEOUT, UNSEEN_AFTER,
+    BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, LISTEN_GRACE, MISSING_WINDOW, OnAckTimeout, Policy,
+    SIGNAL_GRACE, SUCCESSOR_PROBE, Strength, TAKEOVER, UNREADY_STOP_TIMEOUT, UNSEEN_AFTER,
 };
 use super::upgrade::Query;
 use serde::{Deserialize, Serialize};
@@ -348,23 +348,6 @@ impl Worker {
     pub fn silent_at(&self, policy: &Policy) -> Option<Time> {
         self.ready_since().filter(|_| !self.handed_over)?;
         Some(self.last_heartbeat + policy.worker_watchdog?)
-    }
-
-    /// When a signal has halted it for so long that this is reported.
-    pub fn halt_due_at(&self) -> Option<Time> {
-        let runs = self.is_running() && self.stage != Stage::Killed;
-        self.halt.filter(|halt| runs && !halt.reported).map(|halt| halt.since + HALT_GRACE)
-    }
-
-    /// It has been continued: the time for which it has to live begins anew.
-    pub fn resume(&mut self, policy: &Policy, now: Time) {
-        self.halt = None;
-        self.continued_at = now;
-        self.listening_ready_at = self.listening_ready_at.map(|_| now + LISTEN_GRACE);
-        let timer = policy.readiness.timer(self.known_strength);
-        if let Stage::Starting { ready_at: Some(at), .. } = &mut self.stage {
-            *at = timer.map_or(*at, |timer| now + timer);
-        }
     }
 
     /// Its program runs: the times that it has to become ready begin now.
