@@ -123,7 +123,7 @@ fn send(pid: Pid, signal: i32) {
 
 #[test]
 fn every_signal_that_would_end_us_is_a_stop_that_is_named() {
-    let listed = "STKFLT XCPU XFSZ VTALRM PROF IO PWR".split(' ').map(|name| {
+    let listed = "ABRT TRAP SYS STKFLT XCPU XFSZ VTALRM PROF IO PWR".split(' ').map(|name| {
         let signal: Signal = format!("SIG{name}").parse().unwrap();
         (signal as i32, name.to_owned())
     });

@@ -55,9 +55,12 @@ pub const DEFAULTS: [(Signal, Meaning); 12] = [
 ];
 
 /// Signals that are in no row, and whose default ends a process: of limits, timers, the power
-/// supply. Real-time signals are alike; a container of systemd is stopped by one of them. They
+/// supply, and those that ask for a core file. Real-time signals are alike; a container of systemd is stopped by one of them. They
 /// would end us and leave the workers with the port.
-const UNLISTED: [Signal; 7] = [
+const UNLISTED: [Signal; 10] = [
+    Signal::SIGABRT,
+    Signal::SIGTRAP,
+    Signal::SIGSYS,
     Signal::SIGSTKFLT,
     Signal::SIGXCPU,
     Signal::SIGXFSZ,

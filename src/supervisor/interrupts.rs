@@ -3,7 +3,8 @@
 //! Ctrl-C reaches every process of the terminal's foreground group. A runner that passes INT on
 //! (npm, concurrently, a shell script) sends us another one a moment later, and so does each
 //! runner above it that knows us. The kernel says of a signal whether the terminal or a process
-//! has sent it (si_code, sigaction(2)). A second one of the same source is a second act.
+//! has sent it (si_code, sigaction(2)). A second one of the same source is a second act, but not
+//! within the moment in which timeout(1) signals its child and then its group.
 
 use crate::core::event::Time;
 use crate::sys::tree::Origin;
@@ -13,6 +14,10 @@ use std::time::Duration;
 
 /// How long after the first signal of an act another one may belong to it.
 const ONE_ACT: Duration = Duration::from_secs(1);
+
+/// How long after a signal of a process the next one of that process still belongs to it. No user
+/// is as fast.
+const ONE_CALLER: Duration = Duration::from_millis(50);
 
 /// The last act, and which of its signals have come.
 #[derive(Debug, Default)]
@@ -25,6 +30,19 @@ struct Act {
     signal: i32,
     since: Time,
     sources: Vec<Source>,
+}
+
+impl Act {
+    /// Whether a signal of this source that comes now belongs to it.
+    fn includes(&self, source: Source, now: Time) -> bool {
+        let age = now.saturating_sub(self.since);
+        match self.sources.contains(&source) {
+            true => matches!(source, Source::Process(_)) && age < ONE_CALLER,
+            false => {
+                age < ONE_ACT && (source == Source::Terminal || self.sources.contains(&Source::Terminal))
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +63,16 @@ impl Interrupts {
         };
         if let Some(act) = &mut self.last
             && act.signal == signal
-            && now.saturating_sub(act.since) < ONE_ACT
-            && !act.sources.contains(&source)
-            && (source == Source::Terminal || act.sources.contains(&Source::Terminal))
+            && act.includes(source, now)
         {
             act.sources.push(source);
             if let Source::Process(pid) = source {
-                info!("pid {pid} has passed on what the terminal sent: this is no second signal");
+                match act.sources.contains(&Source::Terminal) {
+                    true => info!("pid {pid} has passed on what the terminal sent: this is no second signal"),
+                    false => {
+                        info!("pid {pid} has sent the same signal twice at once: this is no second signal")
+                    }
+                }
             }
             return true;
         }
@@ -86,6 +107,8 @@ mod tests {
         assert_eq!(acts(&[(INT, pid(7), 0), (INT, terminal(), 20), (INT, pid(8), 30)]), 1);
         assert_eq!(acts(&[(INT, terminal(), 0), (INT, Origin::Unknown, 20)]), 1);
         assert_eq!(acts(&[(libc::SIGQUIT, terminal(), 0), (libc::SIGQUIT, pid(7), 20)]), 1);
+        // timeout(1)
+        assert_eq!(acts(&[(INT, pid(7), 0), (INT, pid(7), 1)]), 1);
     }
 
     #[test]
@@ -95,6 +118,7 @@ mod tests {
         assert_eq!(acts(&[(INT, terminal(), 0), (INT, terminal(), 300)]), 2);
         assert_eq!(acts(&[(INT, terminal(), 0), (INT, pid(7), 5), (INT, pid(7), 300)]), 2);
         assert_eq!(acts(&[(INT, terminal(), 0), (INT, pid(7), 1000)]), 2);
+        assert_eq!(acts(&[(INT, pid(7), 0), (INT, pid(7), 60)]), 2);
         // Without a terminal nothing says that they belong together.
         assert_eq!(acts(&[(INT, pid(7), 0), (INT, pid(8), 20)]), 2);
         assert_eq!(acts(&[(INT, Origin::Unknown, 0), (INT, Origin::Unknown, 20)]), 2);
