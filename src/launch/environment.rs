@@ -81,25 +81,45 @@ fn account(identity: &Identity) -> Vec<(OsString, OsString)> {
     texts.map(|(name, value)| (name.into(), value.into())).to_vec()
 }
 
+/// The byte order mark of UTF-8.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
 fn read_file(path: &Path, variables: &mut Variables) -> Result<(), String> {
     let attempt = format!("read environment file {}", path.display());
     let text = read_regular(path).map_err(|error| failed(&attempt, &error))?;
     // Editors of other systems begin a file with a byte order mark.
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    let text = text.strip_prefix(MARK).unwrap_or(&text);
     for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let line = line.trim_ascii();
         if line.is_empty() || line.starts_with(b"#") {
             continue;
         }
         let line = line.strip_prefix(b"export ").unwrap_or(line).trim_ascii_start();
-        let at = line.iter().position(|&byte| byte == b'=').filter(|&at| at > 0 && !line.contains(&0));
+        let refused = |why: &str| format!("cannot {attempt}: line {}: {why}", number + 1);
+        foreign(line).map_or(Ok(()), |why| Err(refused(why)))?;
+        let at = line.iter().position(|&byte| byte == b'=').filter(|&at| at > 0);
         let at = at.filter(|&at| !line[..at].trim_ascii_end().iter().any(u8::is_ascii_whitespace));
         let at = at.ok_or_else(|| format!("cannot {attempt}: line {} is not of the form K=V", number + 1))?;
-        let value = unquoted(line[at + 1..].trim_ascii())
-            .map_err(|why| format!("cannot {attempt}: line {}: {why}", number + 1))?;
+        let value = unquoted(line[at + 1..].trim_ascii()).map_err(refused)?;
         variables.insert(os(line[..at].trim_ascii()), os(value));
     }
     Ok(())
+}
+
+/// Why a line is in none of the forms that are understood here, if it is not. Taken as it is, it
+/// would give a name or a value that nobody meant.
+fn foreign(line: &[u8]) -> Option<&'static str> {
+    const NO_BREAK_SPACE: &[u8] = b"\xc2\xa0";
+    let holds = |part: &[u8]| line.windows(part.len()).any(|window| window == part);
+    let begins = |part| line.starts_with(part);
+    match line {
+        _ if line.contains(&0) => Some("it holds a NUL byte (is the file UTF-16? save it as UTF-8)"),
+        _ if line.contains(&b'\r') => Some("it holds a carriage return (end the lines with a newline)"),
+        _ if holds(MARK) => Some("it holds a byte order mark (files were joined: remove it)"),
+        _ if begins(NO_BREAK_SPACE) => Some("it begins with a no-break space (remove it)"),
+        [.., b'\\'] => Some("it ends with a backslash (a value has one line; quote a value that ends so)"),
+        _ => None,
+    }
 }
 
 /// The value without its quotes. Programs that read such files differ in what they make of a
@@ -256,6 +276,11 @@ mod tests {
             ("\"x\" y", "line 1: text after the closing quote"),
             ("\"a\\\"b\"", "line 1: text after the closing quote"),
             ("'a''b'", "line 1: text after the closing quote"),
+            ("1\0", "line 1: it holds a NUL byte"),
+            ("1\rB=2", "line 1: it holds a carriage return"),
+            ("1\n\u{feff}B=2", "line 2: it holds a byte order mark"),
+            ("1\n\u{a0}B=2", "line 2: it begins with a no-break space"),
+            ("1 \\\n 2", "line 1: it ends with a backslash"),
         ] {
             let error = value(text).expect_err(text);
             assert!(error.contains(why), "{text}: {error}");
