@@ -67,6 +67,9 @@ pub struct Probation {
     pub of: u32,
     /// How long the probation goes on, if nothing more happens.
     pub left_ms: u64,
+    /// Files of the generation before that have changed: it cannot be started again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
 }
 
 /// Sockets that workers bind themselves.

@@ -22,12 +22,19 @@ pub fn render_status(status: &Status) -> String {
         text += &format!("last upgrade: {from} to {to} {result} after {took}{ago}{why}\n");
     }
     if let Some(probation) = &status.probation {
-        let (generation, before) = (probation.generation, probation.before);
+        let (generation, before, of) = (probation.generation, probation.before, probation.of);
+        let lost: Vec<String> = probation.lost.iter().map(|file| escape(file)).collect();
+        let outlook = match lost.is_empty() {
+            true => format!("generation {before} is started again after {of} crashes"),
+            false => format!(
+                "generation {before} cannot be started again, as files have changed: {}",
+                lost.join(", ")
+            ),
+        };
         text += &format!(
-            "generation {generation} is on probation for another {} ({}; at {} generation {before} is started again)\n",
+            "generation {generation} is on probation for another {} ({}; {outlook})\n",
             format_millis(probation.left_ms),
             format_count(probation.crashes, "crash", "crashes").unwrap_or_else(|| "no crash".into()),
-            probation.of
         );
     }
     if !status.lost.is_empty() {

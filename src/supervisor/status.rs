@@ -81,6 +81,7 @@ impl EventLoop {
                 crashes: shown.crashes,
                 of: PROBATION_CRASHES,
                 left_ms: shown.until.saturating_sub(now).as_millis() as u64,
+                lost: ctx.launcher.lost(shown.before),
             }),
             lost: self.lost(),
             waits: ctx.processes.signalled && ctx.core.phase() == Phase::Stopping,
@@ -89,13 +90,11 @@ impl EventLoop {
         (status, snapshot)
     }
 
-    /// Changed files of every generation that may be started again.
+    /// Changed files of the generation that serves, if its workers are to be started as before.
     fn lost(&self) -> Vec<String> {
-        let core = &self.ctx.core;
         let failed = self.control.history.last.as_ref().is_some_and(|last| last.result != "ok");
-        let serving = failed.then(|| core.generation());
-        let before = core.probation().map(|shown| shown.before);
-        serving.into_iter().chain(before).flat_map(|of| self.ctx.launcher.lost(of)).collect()
+        let serving = failed.then(|| self.ctx.core.generation());
+        serving.into_iter().flat_map(|of| self.ctx.launcher.lost(of)).collect()
     }
 }
 
