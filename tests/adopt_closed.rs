@@ -13,8 +13,8 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 
 /// It listens on each address in the file `addresses`, or on those that it is given, says its pid to
-/// everybody, and does what is in the file `do`: `open A`, `close A`, `hand A PATH` (to whom listens at
-/// the path). `udp:` before an address is UDP. If there is a file `probe`, it connects to its address
+/// everybody, and does what is in the file `do`: `open A`, `close A`, `shut A` (by shutdown(2), without
+/// close(2)), `hand A PATH` (to whom listens at the path). `udp:` before an address is UDP. If there is a file `probe`, it connects to its address
 /// first, and takes any port if somebody answers. When it is asked to stop it does what the file `stop`
 /// says to its listeners (close, shutdown), and waits for the file `gate`. With a file `broken` it says
 /// READY=1, waits for nobody, and exits at the file `fail`.
@@ -25,7 +25,7 @@ def wait(name):
 def read(name):
     try: return open(name).read().split()
     except OSError: return []
-held = {}
+held, kept = {}, []
 def bound(word):
     udp = word.startswith('udp:')
     ip, port = word.removeprefix('udp:').rsplit(':', 1)
@@ -41,6 +41,9 @@ def bound(word):
 def done(what, word, *more):
     if what == 'open': return bound(word)
     one = held.pop(word)
+    if what == 'shut':
+        kept.append(one)
+        return one.shutdown(socket.SHUT_RD)
     if what == 'hand':
         with socket.socket(socket.AF_UNIX) as to:
             to.connect(more[0])
@@ -204,6 +207,20 @@ fn an_address_that_was_closed_is_refused_before_the_next_upgrade() {
     case.ask(&format!("close {}", case.other));
     wrapper.log.wait(&format!("the worker has closed {}", case.other));
     until("it is refused", || is_refused(&case.other));
+    wrapper.stop();
+}
+
+/// Its worker has it open, but nobody can connect.
+#[test]
+fn an_address_that_was_shut_down_is_not_asked_of_the_next_worker() {
+    let case = Case::new();
+    let wrapper = case.ready(&[], &[&case.address, &case.other]);
+    until("both are adopted", || case.addresses().len() == 2);
+    case.ask(&format!("shut {}", case.other));
+    until("it is refused", || is_refused(&case.other));
+    case.write("addresses", &case.address);
+    case.upgrade();
+    assert_eq!(case.addresses(), [case.address.as_str()]);
     wrapper.stop();
 }
 

@@ -6,7 +6,7 @@
 //! worker's was. If somebody else holds the socket, it goes on listening, and we take a copy again if
 //! it is found in a worker later.
 
-use super::key::Key;
+use super::key::{Key, Transport};
 use super::listener::{Holder, Listener};
 use super::{Adopt, Adopted, drain, report};
 use crate::core::event::{Time, WorkerId};
@@ -62,6 +62,7 @@ impl Adopt {
     pub fn begin_upgrade(&mut self, now: Time) {
         self.waited.clear();
         self.forget_closed(now, true, Duration::ZERO);
+        self.forget_shut_down();
         let Some(worker) = self.serving.and_then(|id| self.workers.get_mut(&id)) else { return };
         let Adopted { late, listens, early, start, .. } = worker;
         let settled = late.iter().filter(|&(key, &opened)| {
@@ -69,6 +70,27 @@ impl Adopt {
         });
         early.extend(settled.map(|(key, _)| key.clone()));
         self.wanted.extend(early.intersection(listens).cloned());
+    }
+
+    /// A listener that its worker has ended by shutdown(2) listens no more, even if it is still open.
+    fn forget_shut_down(&mut self) {
+        let Some(id) = self.serving else { return };
+        let listens = |listener: &Listener| {
+            listener.copy().is_none_or(|copy| !fd::tcp_queue(copy).is_ok_and(|queue| queue.is_none()))
+        };
+        let worker = self.workers.get(&id);
+        let keys = worker.into_iter().flat_map(|worker| &worker.listens);
+        let ended = keys.filter(|key| key.transport == Transport::Stream).filter(|key| {
+            let group = self.groups.get(key);
+            group.is_some_and(|group| {
+                group.sockets(id).next().is_some()
+                    && !group.sockets(id).any(|(_, listener)| listens(listener))
+            })
+        });
+        for key in ended.cloned().collect::<Vec<_>>() {
+            info!("the worker has closed {key}");
+            self.remove_address(id, &key);
+        }
     }
 
     fn forget_closed(&mut self, now: Time, may_read_all: bool, patience: Duration) {
