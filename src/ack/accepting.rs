@@ -5,6 +5,7 @@
 //! of fdinfo), or a thread is blocked in accept, poll or select on it. io_uring is not seen.
 //! Without the permission to read that (Yama, another user) the answer is no.
 
+use crate::sys::bound::Bound;
 use crate::sys::{bound, listeners, proc, proc_fd, tree};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -31,6 +32,22 @@ pub fn waits_on_any(pid: Pid, inodes: &BTreeSet<u64>) -> bool {
         remove_waited_on(pid, &mut missing);
     }
     missing.len() < held.len()
+}
+
+/// Whether the process `pid`, without its descendants, waits on one of these socket inodes, or holds
+/// one and a connection that it has accepted there.
+pub fn serves_on_any(pid: Pid, inodes: &BTreeSet<u64>) -> bool {
+    if proc_fd::socket_inodes(pid).is_disjoint(inodes) {
+        return false;
+    }
+    let has_accepted = |at: Bound| match at {
+        Bound::Tcp(address) => listeners::have_accepted_on(&[pid], &[], address.port()),
+        Bound::Unix(path) => bound::have_accepted_at(&[pid], path.as_os_str()),
+        Bound::Udp(_) => false,
+    };
+    let held = bound::bound_sockets(pid, &BTreeSet::new()).into_iter();
+    waits_on_any(pid, inodes)
+        || held.filter(|(inode, _)| inodes.contains(inode)).any(|(_, at)| has_accepted(at))
 }
 
 /// Those of these socket inodes on which no process of the tree of `worker` waits.

@@ -215,13 +215,14 @@ impl ProcessTable {
     }
 }
 
-/// Whether an orphan is in a session of its own and holds no listener. It then serves other
+/// Whether an orphan is in a session of its own and serves nobody on a listener of the worker; it
+/// may have inherited one, as what a shell starts does. It then serves other
 /// programs too, and is stopped only when we stop ourselves.
 fn is_independent(process: &Process, pid: Pid) -> bool {
     let sessions = [getsid(None).ok(), Some(process.pid)];
     !process.daemonised
         && tree::stat(pid).is_some_and(|stat| !sessions.contains(&Some(stat.session)))
-        && proc_fd::socket_inodes(pid).is_disjoint(&process.listening)
+        && !accepting::serves_on_any(pid, &process.listening)
 }
 
 fn kill_one(pid: Pid, prefix: &str) {

@@ -23,12 +23,13 @@ fn assert_left_alone(running: &Running, pid: i32) {
 
 /// It waits on the listener, so it is asked at once; the one in the group, which is older and so
 /// would be asked before it if both were asked at once, comes after `--stop-timeout`; the one with a
-/// session of its own does not come at all.
+/// session of its own does not come at all, even if it has inherited the listener.
 #[test]
 fn at_an_upgrade() {
-    let running = start(&["session", "group", "accepts", "apart"], "2s");
-    let [session, group, accepts, apart] =
-        ["session", "group", "accepts", "apart"].map(|kind| running.said(&format!("{kind} starts"), 1));
+    let kinds = ["session", "keeper", "group", "accepts", "apart"];
+    let running = start(&kinds, "2s");
+    let [session, keeper, group, accepts, apart] =
+        kinds.map(|kind| running.said(&format!("{kind} starts"), 1));
     running.upgrade(2);
     running.wrapper.log.wait(&says::killed(1, 15));
     let asked = |pid| left_behind(1, pid, "asked to stop");
@@ -40,15 +41,16 @@ fn at_an_upgrade() {
     for at_once in [accepts, apart] {
         assert!(line(&running, &asked(at_once)) < line(&running, &asked(group)), "{}", running.log());
     }
-    assert_left_alone(&running, session);
+    [session, keeper].into_iter().for_each(|pid| assert_left_alone(&running, pid));
     // And over another upgrade, of workers that have nothing to do with it.
     running.upgrade(3);
     running.wrapper.log.wait(&says::killed(2, 15));
-    assert_left_alone(&running, session);
+    [session, keeper].into_iter().for_each(|pid| assert_left_alone(&running, pid));
     assert!(!running.wrapper.log.has("is killed"), "{}", running.log());
     running.wrapper.signal(Signal::SIGTERM);
     running.said("session got TERM", 1);
     running.scene.wait_gone(session);
+    running.scene.wait_gone(keeper);
     stop(running);
 }
 

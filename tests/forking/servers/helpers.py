@@ -2,7 +2,7 @@
 
 helpers.py ADDRESS KIND... : what the first start of all starts beside itself, in this order. `session` is a
 helper in a session of its own, `group` one in the worker's group; neither holds the listener, and
-TERM ends them. `stubborn` is of the group and ignores TERM. `accepts` is of the group and waits on
+TERM ends them. `keeper` is like `session`, but holds the listener and never waits on it. `stubborn` is of the group and ignores TERM. `accepts` is of the group and waits on
 the listener, `apart` waits there in a session of its own.
 """
 import os
@@ -21,17 +21,17 @@ def heeds_term(kind):
 
 
 def helper(kind, listening, done):
-    if kind in ("session", "apart"):
+    if kind in ("session", "keeper", "apart"):
         os.setsid()
     heeds_term(kind)
     say(f"{kind} starts")
     os.close(done)
     if kind in ("accepts", "apart"):
         listening.accept()
-    else:
+    if kind != "keeper":
         listening.close()
-        while True:
-            signal.pause()
+    while True:
+        signal.pause()
 
 
 listening = listener(sys.argv[1])
