@@ -263,8 +263,8 @@ pub struct Cli {
     ///
     /// `pre-upgrade`: before an upgrade begins; any exit status but 0 refuses it.
     /// `pre-start`: before a worker starts; any exit status but 0 makes this start fail. `post-ready`:
-    /// a worker has become ready. `pre-stop`: before a worker gets its stop signal, which waits for the
-    /// hook (to take it out of a load balancer). `post-stop`: a worker has ended.
+    /// a worker has become ready. `pre-stop`: before a worker gets its stop signal, with --adopt before
+    /// it drains; both wait for the hook (to take it out of a load balancer). `post-stop`: a worker has ended.
     /// `upgrade-failed`: an upgrade was undone. The hook gets the environment of the worker, with
     /// GRACEFUL_RUN_EVENT, GRACEFUL_RUN_GENERATION and, where they apply, GRACEFUL_RUN_SLOT,
     /// GRACEFUL_RUN_WORKER (the pid of the worker) and GRACEFUL_RUN_REASON.
@@ -301,8 +301,8 @@ pub struct Cli {
     /// generation and keep the old workers until commit or rollback), `stop`, `wait` (stop, but send
     /// the workers no signal: whoever signals graceful-run signals them too), `kill`,
     /// `hammer` (kill the workers that drain), `forward` or `forward:SIG` (to ready workers),
-    /// `more`, `fewer` (one worker more or fewer) or `ignore`. Defaults: USR2 and HUP upgrade; TERM,
-    /// INT and QUIT stop; USR1 and WINCH forward; TTIN more; TTOU fewer; ALRM hammer; TSTP and CONT
+    /// `more`, `fewer` (one worker more or fewer) or `ignore`. Defaults: USR2 and HUP upgrade (a
+    /// HUP that says that the terminal has gone stops); TERM, INT and QUIT stop; USR1 and WINCH forward; TTIN more; TTOU fewer; ALRM hammer; TSTP and CONT
     /// suspend and continue graceful-run and the workers; every other signal that would end it stops.
     #[arg(long, value_name = "SIGNAL=MEANING", help_heading = "Signals")]
     pub on: Vec<String>,
@@ -342,8 +342,9 @@ pub struct Cli {
     /// Path of the control socket [default: /run/graceful-run/NAME.sock, or PID.sock]
     ///
     /// `graceful-run ctl` connects to it. Without this option the socket is in $RUNTIME_DIRECTORY,
-    /// else in $XDG_RUNTIME_DIR/graceful-run, else in /run/graceful-run. If it cannot be made
-    /// there and --name is not given either, graceful-run runs without one.
+    /// else in $XDG_RUNTIME_DIR/graceful-run (of another user than root, /run/user/UID/graceful-run
+    /// without that variable), else in /run/graceful-run. If it cannot be made there and --name is not
+    /// given either, graceful-run runs without one.
     #[arg(long, value_name = "PATH", help_heading = "Service")]
     pub socket: Option<PathBuf>,
 

@@ -24,16 +24,15 @@ pub fn program(command: &[OsString]) -> String {
 /// shell.
 pub fn own_check(command: &[OsString]) -> Option<String> {
     let check = find_profile(&program(command))?.check?;
-    match script(command) {
-        Some(script) => {
-            let words: Vec<OsString> = words_of(script).map(OsString::from).collect();
-            Some(check.command(script, &words))
-        }
+    let (text, words) = match script(command) {
+        Some(script) => (script.to_owned(), words_of(script).map(OsString::from).collect()),
         None => {
             let quoted: Vec<String> = command.iter().map(|word| quote(word)).collect();
-            Some(check.command(&format!("exec {}", quoted.join(" ")), direct(command)))
+            (format!("exec {}", quoted.join(" ")), direct(command).to_vec())
         }
-    }
+    };
+    // What comes after `--` is a file, and no option.
+    (!words.iter().any(|word| word == "--")).then(|| check.command(&text, &words))
 }
 
 /// The command line without env(1) and its variables.
@@ -98,6 +97,7 @@ mod tests {
             (&["apache2", "-f", "a b.conf"][..], Some("exec apache2 -f 'a b.conf' -t >/dev/null")),
             (&["sh", "-c", "exec squid -N -f $CONF"], Some("exec squid -N -f $CONF -k parse >/dev/null")),
             (&["env", "A=it's", "haproxy", "-db"], Some("exec env 'A=it'\\''s' haproxy -db -c >/dev/null")),
+            (&["haproxy", "-db", "--", "a.cfg"], None),
             (&["memcached"], None),
             (&["sh", "-c", "exec ./server"], None),
             (

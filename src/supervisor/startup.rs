@@ -132,14 +132,18 @@ fn log_startup(config: &Config, listeners: &Listeners) {
             info!("no listener is held: an upgrade sends {} to the worker", signals::name(signal as i32))
         }
         None if config.adopt.is_some() => info!("whatever the worker binds is adopted"),
-        None if listeners.is_empty() => info!("no listener is held or handed over (give one with -b)"),
+        None if listeners.is_empty() => info!(
+            "no listener is held or handed over (give one with -b, or have what the server binds adopted: --adopt)"
+        ),
         None => {}
     }
     for listener in listeners.iter() {
         info!("listening on {} ({})", listener.address(), listener.name());
     }
     let server = profiles::program(&config.worker.command);
-    if let Some(cut) = profiles::stop_signal_hint(&server).filter(|_| !config.stop_signal_chosen) {
+    if let Some(cut) =
+        profiles::stop_signal_hint(&server).filter(|_| !config.stop_signal_chosen && config.adopt.is_none())
+    {
         warn!("{cut}");
     }
     log_check(config);
