@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{SERVER, Scene, Signal, Wrapper, am_root, binary, quick, says};
+use common::{SERVER, Scene, Signal, Wrapper, am_root, binary, quick, says, until};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -27,7 +27,7 @@ fn holds_name(scene: &Scene, wrapper: &Wrapper) {
 fn a_directory_that_was_removed_is_made_again() {
     let scene = Scene::of(SERVER);
     let wrapper = scene.ready(&["--name", "web"]);
-    fs::remove_dir_all(scene.control()).unwrap();
+    until("it is removed", || fs::remove_dir_all(scene.control()).is_ok());
     wrapper.log.wait(BACK);
     assert!(status(&scene).status.success());
     holds_name(&scene, &wrapper);
@@ -46,7 +46,8 @@ fn a_directory_that_was_removed_is_made_again() {
 fn after_a_logout_the_socket_is_back_with_the_next_login() {
     let scene = Scene::of(SERVER);
     let wrapper = scene.ready(&["--name", "web"]);
-    fs::remove_dir_all(scene.run()).unwrap();
+    // It may be made again while it is removed, by another check than that of the removal.
+    until("it is removed", || fs::remove_dir_all(scene.run()).is_ok());
     wrapper.log.wait(GONE);
     assert!(!status(&scene).status.success());
     // Upgrades go on, by signals.
@@ -66,7 +67,7 @@ fn a_new_image_makes_it_again_as_well() {
     let scene = Scene::of(SERVER);
     let wrapper = scene.ready(&["--name", "web"]);
     assert!(scene.ctl(&["--name", "web", "reexec"]).status.success());
-    fs::remove_dir_all(scene.control()).unwrap();
+    until("it is removed", || fs::remove_dir_all(scene.control()).is_ok());
     wrapper.log.wait(BACK);
     assert!(scene.ctl(&["--name", "web", "reexec"]).status.success());
     holds_name(&scene, &wrapper);

@@ -178,6 +178,13 @@ impl Control {
         }
     }
 
+    /// A file was removed. Whoever removes its directory too has not come to that yet, and could not
+    /// do it if the file were there again.
+    pub(super) fn on_file_gone(&mut self, now: Time) {
+        self.checks = 0;
+        self.schedule_check(now);
+    }
+
     /// Makes the files again if they were removed.
     pub(super) fn check_files(&mut self, threads: &Threads, now: Time) {
         if self.instance.is_in_place() && self.socket.as_ref().is_none_or(PrivateSocket::is_in_place) {

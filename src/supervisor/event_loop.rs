@@ -124,7 +124,7 @@ impl EventLoop {
             }
             Some(Input::Changed(paths)) => self.on_change(&paths),
             Some(Input::Control(message)) => self.on_message(message),
-            Some(Input::ControlGone) => self.control.check_files(&self.threads, self.ctx.now()),
+            Some(Input::ControlGone) => self.control.on_file_gone(self.ctx.now()),
             Some(Input::Call(id, call)) => match &mut self.adoption {
                 Some(adoption) => adoption.call(id, &call, &mut self.ctx),
                 None => self.held.call(id, &call, self.ctx.now()),
