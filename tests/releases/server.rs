@@ -18,6 +18,8 @@ pub struct Server {
     pub name: &'static str,
     /// What follows `graceful-run --name shop`.
     pub line: &'static str,
+    /// How many requests it may lose by itself when it is asked to stop.
+    pub may_lose: usize,
 }
 
 impl Server {
