@@ -180,8 +180,8 @@ fn with_stop_first_a_known_server_checks_its_configuration_before_the_old_one_is
     fs::write(scene.path("conf"), "bad").unwrap();
     wrapper.signal(Signal::SIGHUP);
     let line = wrapper.log.wait(&says::failed(2));
-    assert!(line.contains("pre-upgrade hook ") && line.contains(" exited with status 1"), "{line}");
-    assert!(line.ends_with("--hook pre-upgrade=CMD in its place); generation 1 still serves"), "{line}");
+    assert!(line.contains("the server's own check ") && line.contains(" exited with status 1"), "{line}");
+    assert!(line.ends_with("--hook pre-upgrade=true nothing); generation 1 still serves"), "{line}");
     assert_eq!(pids(), first, "nothing was stopped for it");
     fs::write(scene.path("conf"), "good").unwrap();
     wrapper.signal(Signal::SIGHUP);
@@ -255,7 +255,7 @@ fn real_servers_check_their_configuration_with_their_sockets() {
         wrapper.signal(Signal::SIGHUP);
         let line = wrapper.log.wait(&says::failed(3));
         assert!(
-            line.contains("pre-upgrade hook ") && line.ends_with("; generation 2 still serves"),
+            line.contains("the server's own check ") && line.ends_with("; generation 2 still serves"),
             "{line}"
         );
         wrapper.stop();

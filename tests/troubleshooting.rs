@@ -55,7 +55,7 @@ const NOT_FOR_THE_PAGE: [(&str, &[&str]); 6] = [
     (
         "parts of lines of the level info, or of messages whose other part has a row",
         &[
-            "is stopped first",
+            "is to be stopped first",
             "it counts as ready after … all the same",
             "it replaces no worker until it is",
             "a stop signal",

@@ -425,7 +425,7 @@ fn a_signal_that_we_send_is_never_inherited_as_ignored() {
     shell.args(["-c", "trap '' INT QUIT USR1; exec \"$@\"", "sh"]).arg(common::binary());
     shell.args(quick(&["--stop-signal", "INT", "--stop-timeout", "60s", "--"])).args(scene.puppet());
     let mut wrapper = scene.spawn(scene.mark(shell));
-    wrapper.log.wait("INT and QUIT: ignored, as we were started (*): stop with TERM");
+    wrapper.log.wait("INT and QUIT: ignored, because they were when we were started (*): stop with TERM");
     wrapper.log.wait("INT was ignored when we were started; workers do not ignore it");
     wrapper.log.wait(&says::ready(1));
     let seen = scene.dump("seen");

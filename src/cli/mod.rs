@@ -76,8 +76,9 @@ pub struct Cli {
     /// Read variables from a file of K=V lines, again at every start; repeatable
     ///
     /// Empty lines, lines that begin with # and the word `export` before K are skipped.
-    /// One pair of quotes around a whole value is removed, and a comment after it. Nothing is
-    /// expanded. A line that can be read in two ways is refused.
+    /// One pair of quotes around a whole value is removed, and a comment after such a value. Nothing is
+    /// expanded. A line that can be read in two ways is refused: a quote that does not end, text
+    /// after the closing quote, # after a value without quotes, \ at the end.
     #[arg(long, value_name = "FILE", help_heading = "Worker")]
     pub env_file: Vec<PathBuf>,
 

@@ -214,10 +214,13 @@ impl Hooks {
         batch.running = None;
         let (occasion, generation) = (batch.context.occasion.name(), batch.context.generation);
         let own = match ctx.config.hooks.is_own_check(batch.context.occasion, command) {
-            true => " (the server's own check; --hook pre-upgrade=CMD in its place)",
+            true => {
+                " (what it wrote is in our stderr; --hook pre-upgrade=CMD runs CMD instead, --hook pre-upgrade=true nothing)"
+            }
             false => "",
         };
-        let message = format!("{occasion} hook '{}' {how}{own}", command.escape_debug());
+        let what = if own.is_empty() { format!("{occasion} hook") } else { "the server's own check".into() };
+        let message = format!("{what} '{command}' {how}{own}");
         match batch.then {
             Then::Upgrade(to) => {
                 self.queue.0.remove(at);

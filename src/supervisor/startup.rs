@@ -150,7 +150,9 @@ fn log_startup(config: &Config, listeners: &Listeners) {
     let stays_ignored =
         |signal: &Signal| config.signals.ignores(*signal as i32) && inherited::ignored(*signal as i32);
     if stays_ignored(&Signal::SIGHUP) {
-        info!("HUP stays ignored, as we were started (nohup): upgrade with USR2, or say --on HUP=upgrade");
+        info!(
+            "HUP stays ignored, because it was when we were started (nohup): upgrade with USR2, or say --on HUP=upgrade"
+        );
     }
     // A shell without job control starts `COMMAND &` so.
     let stops: Vec<Signal> = [Signal::SIGINT, Signal::SIGQUIT].into_iter().filter(stays_ignored).collect();
@@ -158,7 +160,7 @@ fn log_startup(config: &Config, listeners: &Listeners) {
         let names: Vec<String> = stops.iter().map(|&signal| signals::name(signal as i32)).collect();
         let names = names.join(" and ");
         info!(
-            "{names}: ignored, as we were started (COMMAND & of a script): stop with TERM, or say --on INT=stop"
+            "{names}: ignored, because they were when we were started (COMMAND & of a script): stop with TERM or ctl stop, or say --on INT=stop"
         );
     }
     let sent = [Some(config.stop_signal), config.follow].into_iter().flatten();
@@ -175,7 +177,7 @@ fn log_check(config: &Config) {
     let own = |command: &&str| config.hooks.is_own_check(Occasion::PreUpgrade, command);
     if let Some(check) = config.hooks.of(Occasion::PreUpgrade).find(own) {
         info!(
-            "before an upgrade the server checks its own configuration: {check} (--hook pre-upgrade=CMD in its place)"
+            "before an upgrade the server checks its own configuration: {check} (--hook pre-upgrade=CMD runs CMD instead)"
         );
     } else if config.policy.stop_first && !config.hooks.has(Occasion::PreUpgrade) {
         info!(

@@ -31,7 +31,7 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
         Report::Ready(id, kind, after) => ready(&of(id), kind, after, config),
         Report::Serving(generation) => info!(generation = generation.0; "{generation}: serving"),
         Report::UpgradeStarted { from, to } => {
-            let old = if stop_first { "is stopped first" } else { "serves" };
+            let old = if stop_first { "is to be stopped first" } else { "serves" };
             info!(generation = to.0; "upgrade to {to} begins, {from} {old}");
         }
         Report::UpgradeKept => info!("upgrade requested while one is under way: another follows it"),
@@ -216,6 +216,10 @@ pub fn last_line(
                 KilledBy::Request => {
                     "a worker was killed, as was asked for (ctl stop --now, ctl hammer, a second INT, or a signal that means kill or hammer)".into()
                 }
+                KilledBy::Limit(after) if processes.signalled => format!(
+                    "cannot stop every worker in time: one had to be killed after {}; it had no signal from us (leave --on SIGNAL=wait out if nobody else signals the workers)",
+                    duration_text(after)
+                ),
                 KilledBy::Limit(after) => format!(
                     "cannot stop every worker in time: one had to be killed {} after it was asked to stop (--stop-timeout)",
                     duration_text(after)
