@@ -60,7 +60,7 @@ fn a_helper_of_the_next_worker_is_not_taken_for_a_leftover() {
     let scene = Scene::new();
     let script = format!(
         "if [ ! -e again ]; then touch again
-         setsid bash -c 'trap \"\" TERM; echo $$ >left; while :; do sleep 1; done' &
+         bash -c 'trap \"\" TERM; echo $$ >left; while :; do sleep 1; done' &
          while [ ! -s left ]; do sleep 0.01; done; {READY}
          until [ -e served ]; do sleep 0.01; done; exit 1; fi
          setsid -f bash -c 'echo $$ >helper; exec sleep 1000'

@@ -89,6 +89,22 @@ fn a_second_int_of_the_same_process_kills() {
     assert_eq!(wrapper.exit_status(), 137);
 }
 
+/// timeout(1) signals its child, and then its group.
+#[test]
+fn timeout_stops_once() {
+    let scene = Scene::of(SLOW);
+    let mut command = scene.mark(std::process::Command::new("timeout"));
+    command.arg("1h").args(ours(&scene, &[]));
+    let mut timeout = scene.spawn(command);
+    timeout.log.wait(&says::ready(1));
+    timeout.signal(Signal::SIGINT);
+    scene.log.wait("worker TERM");
+    scene.release("done", 1);
+    timeout.log.wait("exited with status 0");
+    assert!(!timeout.log.has("killed"), "{:?}", timeout.log.all());
+    timeout.exit_status();
+}
+
 /// What the post-stop hook does is not cut short either.
 #[test]
 fn a_ctrl_c_that_is_passed_on_late_leaves_the_hooks_alone() {

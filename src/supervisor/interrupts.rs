@@ -4,20 +4,16 @@
 //! (npm, concurrently, a shell script) sends us another one a moment later, and so does each
 //! runner above it that knows us. The kernel says of a signal whether the terminal or a process
 //! has sent it (si_code, sigaction(2)). A second one of the same source is a second act, but not
-//! within the moment in which timeout(1) signals its child and then its group.
+//! one of timeout(1), which signals its child and then its group.
 
 use crate::core::event::Time;
-use crate::sys::tree::Origin;
+use crate::sys::tree::{self, Origin};
 use log::info;
 use nix::unistd::Pid;
 use std::time::Duration;
 
 /// How long after the first signal of an act another one may belong to it.
 const ONE_ACT: Duration = Duration::from_secs(1);
-
-/// How long after a signal of a process the next one of that process still belongs to it. No user
-/// is as fast.
-const ONE_CALLER: Duration = Duration::from_millis(50);
 
 /// The last act, and which of its signals have come.
 #[derive(Debug, Default)]
@@ -35,13 +31,13 @@ struct Act {
 impl Act {
     /// Whether a signal of this source that comes now belongs to it.
     fn includes(&self, source: Source, now: Time) -> bool {
-        let age = now.saturating_sub(self.since);
-        match self.sources.contains(&source) {
-            true => matches!(source, Source::Process(_)) && age < ONE_CALLER,
-            false => {
-                age < ONE_ACT && (source == Source::Terminal || self.sources.contains(&Source::Terminal))
+        let is_in_time = now.saturating_sub(self.since) < ONE_ACT;
+        is_in_time
+            && match (self.sources.contains(&source), source) {
+                (true, Source::Process(pid)) => tree::name(pid) == "timeout",
+                (true, _) => false,
+                (false, _) => source == Source::Terminal || self.sources.contains(&Source::Terminal),
             }
-        }
     }
 }
 
@@ -70,7 +66,9 @@ impl Interrupts {
                 match act.sources.contains(&Source::Terminal) {
                     true => info!("pid {pid} has passed on what the terminal sent: this is no second signal"),
                     false => {
-                        info!("pid {pid} has sent the same signal twice at once: this is no second signal")
+                        info!(
+                            "pid {pid}, timeout, has signalled us and then its group: this is no second signal"
+                        )
                     }
                 }
             }
@@ -107,8 +105,6 @@ mod tests {
         assert_eq!(acts(&[(INT, pid(7), 0), (INT, terminal(), 20), (INT, pid(8), 30)]), 1);
         assert_eq!(acts(&[(INT, terminal(), 0), (INT, Origin::Unknown, 20)]), 1);
         assert_eq!(acts(&[(libc::SIGQUIT, terminal(), 0), (libc::SIGQUIT, pid(7), 20)]), 1);
-        // timeout(1)
-        assert_eq!(acts(&[(INT, pid(7), 0), (INT, pid(7), 1)]), 1);
     }
 
     #[test]
@@ -118,7 +114,7 @@ mod tests {
         assert_eq!(acts(&[(INT, terminal(), 0), (INT, terminal(), 300)]), 2);
         assert_eq!(acts(&[(INT, terminal(), 0), (INT, pid(7), 5), (INT, pid(7), 300)]), 2);
         assert_eq!(acts(&[(INT, terminal(), 0), (INT, pid(7), 1000)]), 2);
-        assert_eq!(acts(&[(INT, pid(7), 0), (INT, pid(7), 60)]), 2);
+        assert_eq!(acts(&[(INT, pid(7), 0), (INT, pid(7), 1)]), 2);
         // Without a terminal nothing says that they belong together.
         assert_eq!(acts(&[(INT, pid(7), 0), (INT, pid(8), 20)]), 2);
         assert_eq!(acts(&[(INT, Origin::Unknown, 0), (INT, Origin::Unknown, 20)]), 2);
