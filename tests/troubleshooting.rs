@@ -57,6 +57,7 @@ const NOT_FOR_THE_PAGE: [(&str, &[&str]); 6] = [
         &[
             "is to be stopped first",
             "it counts as ready after … all the same",
+            "--ack-timeout ends the wait after …",
             "it replaces no worker until it is",
             "a stop signal",
             "one worker more",

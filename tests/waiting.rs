@@ -51,6 +51,16 @@ fn a_slow_release_that_fails_at_boot_is_refused() {
     }
 }
 
+#[test]
+fn a_shorter_ack_timeout_is_named() {
+    let scene = Scene::of("wait boot\nserve");
+    let wrapper = start(&scene, &["--ack-timeout", "9s"]);
+    wrapper.log.wait("generation 1: pid *: not ready after *; --ack-timeout ends the wait after 9000 ms");
+    scene.release("boot", 1);
+    wrapper.log.wait("generation 1: serving");
+    wrapper.stop();
+}
+
 /// gunicorn says so before it has imported the application.
 #[test]
 fn a_release_that_says_that_it_is_ready_and_fails_then_is_refused() {

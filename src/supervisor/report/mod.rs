@@ -102,9 +102,12 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
         }
         Report::Unseen { worker: id, after, timer } => {
             let worker = of(id);
-            let next = match timer {
-                Some(timer) => format!("it counts as ready after {} all the same", duration_text(timer)),
-                None => "it replaces no worker until it is".into(),
+            let next = match (timer, policy.ack_timeout) {
+                (Some(timer), Some(limit)) if limit < timer => {
+                    format!("--ack-timeout ends the wait after {}", duration_text(limit))
+                }
+                (Some(timer), _) => format!("it counts as ready after {} all the same", duration_text(timer)),
+                (None, _) => "it replaces no worker until it is".into(),
             };
             // It may wait by now, and the next check finds that.
             if let Some(unmet) =
