@@ -404,8 +404,10 @@ fn a_helper_that_holds_the_listener_gives_way_to_the_successor() {
     wrapper.log.wait("generation 2: serves after");
     wrapper.log.wait(&says::exited(1, 0));
     assert_ne!(serving(&scene), old);
-    until("the helper is stopped", || !lives(helper));
+    // It has a session of its own.
+    assert!(lives(helper), "it is stopped with us");
     wrapper.stop();
+    until("the helper is stopped", || !lives(helper));
 }
 
 /// What it has bound says nothing of what the old worker still listens on.
