@@ -7,6 +7,7 @@
 //! that as a user logs in), there are further checks; otherwise nothing wakes us.
 
 use super::context::Context;
+use super::file_checks::FileChecks;
 use super::history::History;
 use super::inputs::Threads;
 use super::pending::{Awaits, Pending, PendingRequest};
@@ -27,10 +28,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The pauses between the checks of files that were removed, in milliseconds. The last one is
-/// repeated while they are missing.
-const PAUSES: [u64; 6] = [100, 200, 400, 800, 1600, 3200];
-
 /// The fields are dropped in this order: the socket goes before the lock of the name.
 #[derive(Debug)]
 pub(super) struct Control {
@@ -38,14 +35,8 @@ pub(super) struct Control {
     clients: Option<Clients>,
     /// Holds the lock of the name.
     instance: Instance,
-    /// It was said that the files are missing.
-    missing: bool,
-    /// The kernel tells when they are removed.
-    watched: bool,
-    /// The next check of the files.
-    check_at: Option<Time>,
-    /// How many checks there were since they were removed, or made again.
-    checks: usize,
+    /// Of the socket's file and the lock's.
+    checks: FileChecks,
     pub(super) pending: Pending,
     pub(super) history: History,
     /// A client or a signal has asked us to stop.
@@ -87,11 +78,7 @@ impl Control {
             socket,
             clients,
             instance,
-            missing: false,
-            watched: false,
-            // The first one begins to watch.
-            check_at: Some(Time::ZERO),
-            checks: PAUSES.len() - 1,
+            checks: FileChecks::new(),
             pending: Pending::new(),
             history: History::default(),
             stop_requested: false,
@@ -149,10 +136,7 @@ impl Control {
             socket,
             clients,
             instance,
-            missing: false,
-            watched: false,
-            check_at: Some(Time::ZERO),
-            checks: PAUSES.len() - 1,
+            checks: FileChecks::new(),
             pending,
             history: saved.history,
             stop_requested: saved.stop_requested,
@@ -169,11 +153,11 @@ impl Control {
 
     /// When the files have to be checked.
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.check_at
+        self.checks.deadline()
     }
 
     pub(super) fn check_if_due(&mut self, threads: &Threads, now: Time) {
-        if self.check_at.is_some_and(|at| at <= now) {
+        if self.deadline().is_some_and(|at| at <= now) {
             self.check_files(threads, now);
         }
     }
@@ -181,37 +165,39 @@ impl Control {
     /// A file was removed. Whoever removes its directory too has not come to that yet, and could not
     /// do it if the file were there again.
     pub(super) fn on_file_gone(&mut self, now: Time) {
-        self.checks = 0;
-        self.schedule_check(now);
+        self.checks.restart();
+        self.checks.schedule(now);
     }
 
     /// Makes the files again if they were removed.
     pub(super) fn check_files(&mut self, threads: &Threads, now: Time) {
         if self.instance.is_in_place() && self.socket.as_ref().is_none_or(PrivateSocket::is_in_place) {
-            self.missing = false;
-            if !self.watched {
+            self.checks.missing = false;
+            if !self.checks.watched {
                 self.watch_files(threads);
             }
-            if self.check_at.is_some() {
-                self.schedule_check(now);
+            if self.deadline().is_some() {
+                self.checks.schedule(now);
             }
             return;
         }
         match self.repair(threads) {
             Ok(()) => {
                 info!("the control socket or the lock of the name was removed, and is there again");
-                (self.missing, self.checks) = (false, 0);
+                self.checks.missing = false;
+                self.checks.restart();
                 self.watch_files(threads);
             }
-            Err(error) if !self.missing => {
+            Err(error) if !self.checks.missing => {
                 warn!(
                     "the control socket was removed, and ctl does not reach us until it can be made again: {error}"
                 );
-                (self.missing, self.watched, self.checks) = (true, false, 0);
+                (self.checks.missing, self.checks.watched) = (true, false);
+                self.checks.restart();
             }
             Err(_) => {}
         }
-        self.schedule_check(now);
+        self.checks.schedule(now);
     }
 
     fn repair(&mut self, threads: &Threads) -> Result<(), Error> {
@@ -228,17 +214,10 @@ impl Control {
         Ok(())
     }
 
-    fn schedule_check(&mut self, now: Time) {
-        let goes_on = self.missing || self.checks < PAUSES.len();
-        let pause = Duration::from_millis(PAUSES[self.checks.min(PAUSES.len() - 1)]);
-        self.check_at = goes_on.then_some(now + pause);
-        self.checks += 1;
-    }
-
     /// Has the kernel tell when a file is removed. Without that, a worker that starts or ends
     /// causes a check.
     fn watch_files(&mut self, threads: &Threads) {
-        self.watched = true;
+        self.checks.watched = true;
         let socket = self.socket.as_ref().map(|socket| socket.path().clone());
         let files: Vec<PathBuf> = socket.into_iter().chain(self.instance.lock_path()).collect();
         if files.is_empty() {

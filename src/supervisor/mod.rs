@@ -34,6 +34,7 @@ mod clock;
 mod context;
 mod control;
 mod event_loop;
+mod file_checks;
 mod follow;
 mod halts;
 mod handover;
