@@ -44,6 +44,7 @@ for word in mode:
         host, port = handed.getsockname()
         kind = socket.SOCK_DGRAM if word == "udp" else socket.SOCK_STREAM
         own.append(bind(socket.AF_INET, kind, ("0.0.0.0" if word == "wildcard" else host, port)))
+    if word == "elsewhere": own.append(bind(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)))
 if "drop" in mode: os.close(3)
 waits = ([handed] if "handed" in mode else []) + own
 poll = select.epoll()
@@ -205,6 +206,36 @@ fn a_worker_that_listens_elsewhere_as_well_replaces() {
     assert!(!wrapper.log.has(OWN));
     fs::remove_file(scene.path("run/other")).unwrap();
     wrapper.stop();
+}
+
+/// It says that it is ready, and waits on no socket of ours: its word does not count where the one
+/// before it waits there.
+#[test]
+fn a_worker_that_listens_elsewhere_instead_is_refused() {
+    for how in ["elsewhere", "nothing"] {
+        let scene = scene("handed");
+        fs::write(scene.path("mode.2"), how).unwrap();
+        let wrapper = start(&scene, &["-b", "unix:run/s", "--ack", "notify", "--ack-timeout", "3s"]);
+        wrapper.signal(Signal::SIGHUP);
+        let line = wrapper.log.wait(&says::failed(2));
+        assert!(line.contains("was not seen to wait on") && line.contains("run/s"), "{line}");
+        wrapper.log.wait("generation 2: pid * (age ");
+        assert!(is_first(answer(UnixStream::connect(scene.path("run/s")))));
+        wrapper.stop();
+    }
+}
+
+#[test]
+fn a_first_worker_that_says_that_it_is_ready_and_uses_none_of_ours_is_told_of() {
+    let scenes = ["elsewhere", "nothing"].map(scene);
+    let ack = ["-b", "127.0.0.1:0", "--ack", "notify"];
+    let wrappers = [start(&scenes[0], &ack), start(&scenes[1], &ack)];
+    let told = "generation 1: pid * said that it is ready (notify)";
+    wrappers[0]
+        .log
+        .wait(&format!("{told}, but listens on 127.0.0.1:*, and was not seen to wait on 127.0.0.1:* in *"));
+    wrappers[1].log.wait(&format!("{told}, and was not seen to wait on 127.0.0.1:* in *"));
+    wrappers.into_iter().for_each(Wrapper::stop);
 }
 
 #[test]

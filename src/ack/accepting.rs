@@ -94,13 +94,26 @@ pub fn is_serving(worker: Pid, listeners: &[(u64, Origin)]) -> bool {
         remove_epolled(pid, &mut missing);
         remove_waited_on(pid, &mut missing);
     }
-    let busy = |origin: &Origin| match origin {
-        Origin::Port(port) => listeners::have_accepted_on(&tree, &[], *port),
-        Origin::Name(name) => bound::have_accepted_at(&tree, name),
-        Origin::Nothing => false,
-    };
-    let served = |(inode, origin): &(u64, Origin)| !missing.contains(inode) || busy(origin);
+    let served = |(inode, origin): &(u64, Origin)| !missing.contains(inode) || have_accepted(&tree, origin);
     !listeners.is_empty() && listeners.iter().all(served)
+}
+
+/// Whether one of these processes waits on this listener, or has accepted a connection of it.
+pub fn serves_on(pids: &[Pid], inode: u64, origin: &Origin) -> bool {
+    is_any_waited_on(pids, &BTreeSet::from([inode])) || have_accepted(pids, origin)
+}
+
+/// Whether we may see what this process waits on. Otherwise, that nothing was seen proves nothing.
+pub fn can_be_seen(pid: Pid) -> bool {
+    proc::read(pid, "syscall").is_ok() && proc::entries(pid, "fd").is_ok()
+}
+
+fn have_accepted(pids: &[Pid], origin: &Origin) -> bool {
+    match origin {
+        Origin::Port(port) => listeners::have_accepted_on(pids, &[], *port),
+        Origin::Name(name) => bound::have_accepted_at(pids, name),
+        Origin::Nothing => false,
+    }
 }
 
 /// Whether none of `pids` accepts on one of these inodes any more, though some may keep a copy of

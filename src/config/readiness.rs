@@ -88,6 +88,9 @@ pub fn has_listeners(readiness: &mut Readiness) {
     if readiness.auto && !named && readiness.timer.is_some() {
         readiness.timer = Some(AUTO_TIMER_OF_LISTENERS);
     }
+    if readiness.believes_workers() {
+        readiness.probe.get_or_insert(PROBE_PROC);
+    }
 }
 
 /// Adds the kind that `text` names, with its argument. Errors quote the whole `value`.

@@ -222,6 +222,17 @@ impl Readiness {
                 }
     }
 
+    /// Whether a worker can make itself ready by its own word.
+    pub fn believes_workers(&self) -> bool {
+        self.auto || self.kinds.iter().any(|kind| kind.strength() == Strength::Said)
+    }
+
+    /// Whether this ack makes a worker ready that is not seen waiting, though the worker that it
+    /// replaces was: the user has named a check of his own, or a time.
+    pub fn counts_alone(&self, kind: AckKind) -> bool {
+        self.kinds.contains(&kind) && kind.strength() != Strength::Said
+    }
+
     /// How long a worker of such a program must live to be ready by that alone.
     pub fn timer(&self, known: Strength) -> Option<Duration> {
         match self.kinds.contains(&AckKind::Timer) || known == Strength::Nothing {
@@ -238,7 +249,7 @@ impl Readiness {
             || self.kinds.contains(&AckKind::Timer)
             || self.kinds.contains(&AckKind::ParentTerm)
             || self.kinds.contains(&AckKind::Listen)
-            || self.auto;
+            || self.believes_workers();
         self.probe.filter(|_| useful)
     }
 }
@@ -254,9 +265,9 @@ impl Policy {
     }
 
     /// Whether a worker must be seen waiting for connections if the worker that it replaces
-    /// was. Where the user has named what makes a worker ready, that alone counts.
+    /// was: its word alone is not enough.
     pub fn must_see_accepting(&self) -> bool {
-        self.readiness.auto && self.listeners
+        self.listeners && self.readiness.believes_workers()
     }
 
     /// The pause before the next probe of a ready worker of this age that was not yet seen

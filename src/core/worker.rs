@@ -259,8 +259,7 @@ impl Worker {
     pub fn apply_ack(&mut self, kind: AckKind, policy: &Policy, now: Time) -> Option<AckKind> {
         let counts = self.ack_counts(kind, policy);
         if policy.adopt.is_none() {
-            let named = policy.readiness.kinds.contains(&kind);
-            if !self.must_accept || named {
+            if !self.must_accept || policy.readiness.counts_alone(kind) {
                 return counts.then_some(kind);
             }
             self.listening |= kind == AckKind::Accepting;
@@ -354,7 +353,8 @@ impl Worker {
     pub fn start(&mut self, policy: &Policy, now: Time) {
         self.since = now;
         let least = if policy.ack_timeout_grows { self.predecessor_startup_time * 2 } else { Duration::ZERO };
-        let seen = policy.must_see_accepting() && (self.must_accept || self.known_strength < Strength::Said);
+        let auto = policy.readiness.auto && self.known_strength < Strength::Said;
+        let seen = policy.must_see_accepting() && (self.must_accept || auto);
         self.report_unseen_at = seen.then_some(now + UNSEEN_AFTER);
         self.stage = Stage::Starting {
             ack_by: policy.ack_timeout.map(|timeout| now + timeout.max(least)),

@@ -9,11 +9,13 @@
 use super::context::Context;
 use super::report;
 use crate::ack::accepting::{self, Origin};
-use crate::ack::own_socket;
+use crate::ack::{kind, own_socket};
 use crate::core::event::{AckKind, Event, Generation, Report, Slot, Time, WorkerId};
+use crate::core::policy::Strength;
 use crate::core::{Shown, ShownStage};
 use crate::launch::exec_error::refused;
 use crate::listener::Listener;
+use crate::sys::bound::{Bound, bound_sockets};
 use crate::sys::{child, process};
 use log::warn;
 use nix::sys::signal::Signal;
@@ -31,6 +33,11 @@ const PROC_CHECKS: u32 = 5;
 
 /// What helps where a server binds by itself what it is handed.
 const OWN_SOCKET_CURE: &str = "have it take its socket from us: LISTEN_FDS or another --export, for dbus-daemon the address systemd:; or leave -b out: --adopt";
+
+/// How old a worker is at least when it is said that it does not use its listeners. It may send its
+/// ack before it has loaded.
+const UNUSED_AFTER: Duration = Duration::from_secs(5);
+
 /// How long the user's check may run where there is no ack timeout. Otherwise it is half of that.
 const LONGEST_CHECK: Duration = Duration::from_secs(15);
 
@@ -48,11 +55,13 @@ pub(super) struct Readiness {
     check: Option<WaitCheck>,
     /// The last generation of which it was said that it listens with a socket of its own.
     warned_of: Option<Generation>,
+    /// The last generation of which it was said that it does not use its listeners.
+    unused_in: Option<Generation>,
 }
 
 impl Readiness {
     pub(super) fn new(waited: BTreeMap<Slot, BTreeSet<u64>>) -> Readiness {
-        Readiness { waited, check: None, warned_of: None }
+        Readiness { waited, check: None, warned_of: None, unused_in: None }
     }
 
     /// For the next image of ourselves.
@@ -117,7 +126,48 @@ impl Readiness {
             }
         } else if ctx.processes.process(id).is_some_and(|process| process.accept_checks > PROC_CHECKS) {
             self.find_own_socket(id, ctx);
+            self.warn_of_unused_listeners(id, ctx);
         }
+    }
+
+    /// A worker that serves may have said that it is ready, and use none of the sockets that it was
+    /// given: then that is said, once for each generation.
+    fn warn_of_unused_listeners(&mut self, id: WorkerId, ctx: &Context) {
+        let serving = ctx.core.generation();
+        let shown = ctx.in_stage(ShownStage::Ready).find(|shown| shown.worker == id);
+        let Some(shown) = shown.filter(|shown| shown.generation == serving && shown.halted.is_none()) else {
+            return;
+        };
+        let age = ctx.now().saturating_sub(shown.since);
+        let Some(kind) = shown.ack.filter(|kind| kind.strength() == Strength::Said) else { return };
+        let Some(process) = ctx.processes.process(id).filter(|_| age >= UNUSED_AFTER) else { return };
+        let told = self.warned_of == Some(serving) || self.unused_in == Some(serving);
+        if told || !process.waited.is_empty() || !accepting::can_be_seen(process.pid) {
+            return;
+        }
+        let listeners = ctx.launcher.settings.listeners.of(serving.0);
+        let given: Vec<&Listener> = listeners.filter(|listener| listener.is_stream()).collect();
+        let tree = ctx.processes.own_tree(id);
+        let used = |listener: &&Listener| {
+            accepting::serves_on(&tree, listener.inode(shown.slot.0), &origin(listener))
+        };
+        if given.is_empty() || given.iter().any(used) {
+            return;
+        }
+        self.unused_in = Some(serving);
+        let addresses: Vec<&str> = given.iter().map(|listener| listener.address()).collect();
+        let own =
+            tree.iter().flat_map(|&pid| bound_sockets(pid, &process.listening)).find_map(|(_, bound)| {
+                match bound {
+                    Bound::Tcp(address) => Some(format!(", but listens on {address}")),
+                    _ => None,
+                }
+            });
+        warn!(
+            generation = serving.0, pid = process.pid.as_raw();
+            "{serving}: pid {} said that it is ready ({}){}, and was not seen to wait on {} in {}: connections there hang until it does ({OWN_SOCKET_CURE})",
+            process.pid, kind::row(kind).name, own.unwrap_or_default(), addresses.join(", "), report::duration_text(age)
+        );
     }
 
     /// Checks whether a worker listens with a socket of its own on an address of ours: then it is

@@ -150,11 +150,27 @@ fn an_ack_without_waiting_fails_the_upgrade() {
 }
 
 #[test]
-fn a_kind_that_the_user_names_counts_by_itself() {
-    let readiness = Readiness { kinds: vec![AckKind::Notify], ..policy().readiness };
-    let mut case = serving(Policy { readiness, ..policy() }, 0);
+fn the_word_of_a_worker_is_not_enough_where_the_user_names_it_either() {
+    let readiness = Readiness { auto: false, kinds: vec![AckKind::Notify], ..policy().readiness };
+    let mut case = Case::new(Policy { readiness, ..policy() });
+    case.ack(1);
+    case.waits = true;
     case.request(Request::Upgrade);
     case.ack(2);
+    assert!(!case.ready(2), "its predecessor waits");
+    case.seen(2);
+    assert!(case.ready(2));
+}
+
+#[test]
+fn a_check_of_the_user_counts_by_itself() {
+    let readiness =
+        Readiness { auto: false, kinds: vec![AckKind::Notify, AckKind::Exec], ..policy().readiness };
+    let mut case = Case::new(Policy { readiness, ..policy() });
+    case.ack(1);
+    case.waits = true;
+    case.request(Request::Upgrade);
+    case.deliver(Event::Ack(WorkerId(2), AckKind::Exec));
     assert!(case.ready(2));
 }
 
@@ -368,6 +384,7 @@ fn a_worker_that_acks_need_not_live_as_long_as_its_predecessor_took() {
     let mut case = serving(Policy { readiness, ..policy() }, 4000);
     case.request(Request::Upgrade);
     case.ack(2);
+    case.seen(2);
     case.wait(500);
     assert!(case.stopped(1));
 }

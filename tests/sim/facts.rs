@@ -299,10 +299,10 @@ impl Model {
     }
 
     pub fn acked(&mut self, id: WorkerId, kind: AckKind) {
+        let must_see = self.must_see_accepting();
         let Some(record) = self.workers.get_mut(&id).filter(|record| record.runs()) else { return };
         if record.predecessor.is_none() {
             record.strength = record.strength.max(strength(kind));
-            let must_see = self.policy.readiness.auto && self.policy.listeners;
             if strength(kind) == Strength::Seen || strength(kind) == Strength::Said && !must_see {
                 record.startup_time =
                     record.startup_time.or(record.started.map(|started| self.now - started));
@@ -324,14 +324,14 @@ impl Model {
             false => readiness.kinds.contains(&kind) || readiness.auto && by_itself,
         };
         let (now, adopts) = (self.now, self.policy.adopt.is_some());
-        let named = readiness.kinds.contains(&kind);
+        let alone = readiness.kinds.contains(&kind) && kind.strength() < Strength::Said;
         let Some(record) = self.workers.get_mut(&id).filter(|_| stage == ShownStage::Starting) else {
             return;
         };
         let ready = if adopts {
             record.apply_ack(kind, counts, now)
         } else {
-            record.apply_ack_until_accepting(kind, counts, named)
+            record.apply_ack_until_accepting(kind, counts, alone)
         };
         self.in_step.ready.extend(ready.map(|kind| (id, kind)));
     }

@@ -46,8 +46,10 @@ pub enum Waiting {
 }
 
 impl Model {
-    fn must_see_accepting(&self) -> bool {
-        self.policy.readiness.auto && self.policy.listeners
+    pub fn must_see_accepting(&self) -> bool {
+        let readiness = &self.policy.readiness;
+        let word = readiness.kinds.iter().any(|kind| kind.strength() == Strength::Said);
+        self.policy.listeners && (readiness.auto || word)
     }
 
     pub fn may_check_waiting(&mut self) -> Verdict {
@@ -111,12 +113,13 @@ impl Model {
 
     pub fn unseen(&mut self, id: WorkerId, after: Duration, timer: Option<Duration>) -> Verdict {
         let (must_see, now) = (self.must_see_accepting(), self.now);
+        let auto = self.policy.readiness.auto;
         let known_timer = self.workers.get(&id).and_then(|record| self.timer_length(record));
         let record = self.workers.get_mut(&id).filter(|record| record.stage == ShownStage::Starting);
         let record = record.ok_or(format!("{id:?} is reported and does not start"))?;
         let started = record.started.ok_or("it does not run")?;
         ensure!(started + after == now && after >= UNSEEN, "{id:?} is reported after {after:?}");
-        let has_to = record.must_accept || record.known < Strength::Said;
+        let has_to = record.must_accept || auto && record.known < Strength::Said;
         ensure!(must_see && has_to && !record.listens, "{id:?} is reported, and need not wait");
         ensure!(timer == known_timer, "{id:?} is said to be ready after {timer:?}, not {known_timer:?}");
         ensure!(!std::mem::replace(&mut record.unseen, true), "{id:?} is reported twice");
@@ -135,7 +138,7 @@ impl Model {
 
     /// Checks that a worker that has to be seen waiting and was not is reported in time.
     pub fn check_unseen(&self, record: &WorkerRecord, waits: impl Fn(Time) -> bool) -> Verdict {
-        let has_to = record.must_accept || record.known < Strength::Said;
+        let has_to = record.must_accept || self.policy.readiness.auto && record.known < Strength::Said;
         if let Some(started) =
             record.started.filter(|_| self.must_see_accepting() && has_to && record.predecessor.is_none())
         {

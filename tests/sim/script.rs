@@ -60,7 +60,7 @@ impl Script {
     /// A worker that behaves well.
     pub fn good(rng: &mut Rng, policy: &Policy) -> Self {
         let mut acts = vec![(rng.ms(&[0, 50, 300]), Act::Ack(expected_ack(policy)))];
-        if policy.listeners && policy.readiness.auto {
+        if policy.must_see_accepting() {
             acts.push((rng.ms(&[0, 50, 300]), Act::Ack(AckKind::Accepting)));
         }
         if policy.adopt.is_some() {

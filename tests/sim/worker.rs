@@ -163,9 +163,9 @@ impl WorkerRecord {
         self.pending_ack.filter(|_| self.listens)
     }
 
-    /// The same for a worker that has to be seen waiting; `named` if the user named this kind.
-    pub fn apply_ack_until_accepting(&mut self, kind: AckKind, counts: bool, named: bool) -> Option<AckKind> {
-        if named || !self.must_accept {
+    /// The same for a worker that has to be seen waiting; `alone` if this kind counts all the same.
+    pub fn apply_ack_until_accepting(&mut self, kind: AckKind, counts: bool, alone: bool) -> Option<AckKind> {
+        if alone || !self.must_accept {
             return counts.then_some(kind);
         }
         self.listens |= kind == AckKind::Accepting;
