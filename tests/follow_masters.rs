@@ -106,11 +106,14 @@ fn upgrade_twice(manner: &str) {
     let mut servers = vec![pid_in(&who(&address))];
     let (finish, answered, failed) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
     std::thread::scope(|scope| {
+        let _end = common::End(&finish);
         scope.spawn(|| {
             while !finish.load(Ordering::SeqCst) {
                 let mut answer = String::new();
-                let read =
-                    TcpStream::connect(&address).and_then(|mut client| client.read_to_string(&mut answer));
+                let read = TcpStream::connect(&address).and_then(|mut client| {
+                    client.set_read_timeout(Some(common::WATCHDOG))?;
+                    client.read_to_string(&mut answer)
+                });
                 let count = if read.is_ok() && answer.starts_with("pid=") { &answered } else { &failed };
                 count.fetch_add(1, Ordering::SeqCst);
             }
@@ -121,7 +124,6 @@ fn upgrade_twice(manner: &str) {
             wrapper.log.wait(&format!("generation {generation}: serves after"));
             servers.push(pid_in(&who(&address)));
         }
-        finish.store(true, Ordering::SeqCst);
     });
     assert_eq!(failed.into_inner(), 0, "{manner}");
     assert!(answered.into_inner() > 0);

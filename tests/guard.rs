@@ -176,6 +176,7 @@ fn a_path_that_old_workers_unlink_has_its_name_back_under_load() {
             }
             (asked, missed)
         });
+        let end = common::End(&over);
         for old in 1..=UPGRADES {
             wrapper.signal(Signal::SIGHUP);
             wrapper.log.wait(&says::ready(old + 1));
@@ -187,7 +188,7 @@ fn a_path_that_old_workers_unlink_has_its_name_back_under_load() {
             assert_eq!(inode(&path), first);
             assert!(ask(&path).unwrap().starts_with(&format!("g{} ", old + 1)));
         }
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         load.join().unwrap()
     });
     assert!(asked > UPGRADES && missed < asked, "{missed} of {asked}");

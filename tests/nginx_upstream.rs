@@ -15,15 +15,6 @@ fn examples(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/nginx-upstream").join(name)
 }
 
-/// The clients end with it, also where the test fails.
-struct Load<'a>(&'a AtomicBool);
-
-impl Drop for Load<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// nginx, killed, would leave its workers behind.
 struct Nginx(Wrapper);
 
@@ -115,7 +106,7 @@ fn no_request_fails_while_nodes_leave_the_upstream_are_replaced_and_come_back() 
     let done = AtomicBool::new(false);
     let results = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..4).map(|_| client(scope, &address, &done)).collect();
-        let load = Load(&done);
+        let load = common::End(&done);
         for to in 2..=1 + UPGRADES {
             for (node, wrapper) in &nodes {
                 wrapper.signal(Signal::SIGHUP);

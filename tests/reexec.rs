@@ -420,6 +420,7 @@ fn under_load_nobody_notices() {
                 answered.fetch_add(1, Ordering::Relaxed);
             }
         };
+        let end = common::End(&over);
         let clients: Vec<_> = (0..4).map(|_| scope.spawn(client)).collect();
         for n in 1..=10 {
             let before = answered.load(Ordering::Relaxed);
@@ -428,7 +429,7 @@ fn under_load_nobody_notices() {
             wrapper.log.wait(&says::ready(n as u32 + 1));
             until("no progress", || answered.load(Ordering::Relaxed) > before + 20);
         }
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         clients.into_iter().for_each(|client| client.join().expect("no failure"));
     });
     wrapper.stop();

@@ -43,6 +43,15 @@ pub const MARK: &str = "SCENE_OF_A_TEST";
 /// Answers on its listener, counts its signals, acks.
 pub const SERVER: &str = "count-signals\nserve\nready notify\n";
 
+/// Ends the clients of a test, also if the test fails.
+pub struct End<'a>(pub &'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// One listener, and, unless `args` say otherwise, no soak that a test would have to wait for, and
 /// no ack but those that a puppet gives: the default would also take it that it accepts, or two
 /// seconds of life, and which comes first would be a matter of chance.
