@@ -14,13 +14,14 @@
 use super::context::Context;
 use super::master::{is_master_of, servers};
 use super::successor::{
-    Candidate, accepts, await_takeover, candidate, candidates, dead_successor, has_accepted, living_tree,
-    runs_program_of, successor_of,
+    Candidate, accepts, await_execution, await_takeover, candidate, candidates, dead_successor, has_accepted,
+    living_tree, runs_program_of, successor_of,
 };
 use crate::ack::accepting;
 use crate::config::signals;
 use crate::core::ShownStage;
 use crate::core::event::{AckKind, Event, Exit, Generation, Report, Slot, WorkerId};
+use crate::core::policy::TAKEOVER;
 use crate::process::{Predecessor, Process, Server};
 use crate::sys::tree::{self, Family};
 use crate::sys::{listeners, process};
@@ -89,11 +90,14 @@ impl Follow {
         }
     }
 
-    /// Checks whether a worker that we started accepts on everything that it listens on.
+    /// Checks whether a worker that we started accepts on everything that it listens on. It has
+    /// inherited no connection: those that it has, it has accepted.
     pub(super) fn probe(&self, id: WorkerId, ctx: &mut Context) {
         let Some(process) = ctx.processes.process(id).filter(|_| ctx.config.acks.accepting) else { return };
-        let inodes = listeners::listening_sockets(&ctx.processes.own_tree(id));
-        if accepting::is_accepting(process.pid, &inodes) {
+        let tree = ctx.processes.own_tree(id);
+        let inodes = listeners::listening_sockets(&tree);
+        let accepts = accepting::is_accepting(process.pid, &inodes);
+        if accepts || listeners::have_accepted_on_each(&tree, &[], &inodes) {
             ctx.queue(Event::Ack(id, AckKind::Accepting));
         }
     }
@@ -170,6 +174,9 @@ impl Follow {
         }
         let clean = exit == process::Exit::Code(0);
         if let Some(successor) = successor_of(id, ctx) {
+            if clean {
+                await_execution(id, ctx.now() + TAKEOVER, ctx);
+            }
             let suits = |candidate: &Candidate| candidate.stat.executed && (clean || candidate.accepting);
             // One that does not accept yet is checked again, for a moment.
             if self.find_successor(successor, id, suits, ctx) {

@@ -4,7 +4,7 @@
 use super::context::Context;
 use crate::ack::accepting;
 use crate::core::ShownStage;
-use crate::core::event::WorkerId;
+use crate::core::event::{Time, WorkerId};
 use crate::core::policy::TAKEOVER;
 use crate::sys::listeners;
 use crate::sys::tree::{self, Stat};
@@ -98,7 +98,11 @@ pub(super) fn candidates(predecessor: WorkerId, ctx: &Context) -> impl Iterator<
 pub(super) fn await_takeover(id: WorkerId, clean: bool, ctx: &Context) -> Option<Pid> {
     let until = ctx.now() + TAKEOVER;
     loop {
-        let found = candidate(id, |candidate| candidate.stat.executed, ctx)?;
+        // Of one that has only been forked, that is awaited first.
+        let found = match clean {
+            true => await_execution(id, until, ctx)?,
+            false => candidate(id, |candidate| candidate.stat.executed, ctx)?,
+        };
         // One that runs the same program loads, or is too busy to be seen waiting.
         if found.accepting || clean && runs_program_of(id, found.pid, ctx) {
             return Some(found.pid);
@@ -106,6 +110,19 @@ pub(super) fn await_takeover(id: WorkerId, clean: bool, ctx: &Context) -> Option
         if !clean || ctx.now() >= until {
             return None;
         }
+        thread::sleep(TAKEOVER_CHECK);
+    }
+}
+
+/// The process that continues a worker that has ended cleanly, once it has executed a program. A
+/// worker may end before the child that it has forked has done that.
+pub(super) fn await_execution(id: WorkerId, until: Time, ctx: &Context) -> Option<Candidate> {
+    loop {
+        let found = candidate(id, |candidate| candidate.stat.executed, ctx);
+        if found.is_some() {
+            return found;
+        }
+        candidate(id, |_| true, ctx).filter(|_| ctx.now() < until)?;
         thread::sleep(TAKEOVER_CHECK);
     }
 }
