@@ -69,6 +69,10 @@ pub const HALT_GRACE: Duration = Duration::from_secs(1);
 /// How long a worker that was never ready may take to stop, if `--stop-timeout` is not shorter.
 pub const UNREADY_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Whoever signals us and every worker may signal a worker this long before us. When the worker ends
+/// by then, the one that is started in its place has not had the signal.
+pub const SIGNALLED_BEFORE: Duration = Duration::from_secs(5);
+
 /// The pause before the first check whether an old worker has drained.
 pub const FIRST_DRAIN_CHECK: Duration = Duration::from_millis(3);
 

@@ -33,6 +33,9 @@ pub struct Worker {
     pub known_strength: Strength,
     /// Where its program comes from.
     pub source: LaunchSource,
+    /// It was started in the place of one that had ended by itself.
+    #[serde(default)]
+    pub is_restart: bool,
     /// The worker that started it, if another worker did.
     pub predecessor: Option<WorkerId>,
     /// It has given its listeners to a successor and leaves by itself: a stop
@@ -174,6 +177,7 @@ impl Worker {
             sent_parent_term: false,
             known_strength,
             source,
+            is_restart: false,
             predecessor: None,
             handed_over: false,
             successor_failed: false,
