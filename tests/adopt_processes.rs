@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Scene, WATCHDOG, host, pid_in, says, until};
+use common::{Scene, WATCHDOG, Wrapper, host, pid_in, says, until};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -102,5 +102,37 @@ fn a_warning_that_names_a_thread_is_told_once_for_its_worker() {
     let done = scene.ctl(&["upgrade"]);
     assert!(done.status.success(), "{done:?}");
     assert_eq!(wrapper.log.count(line), 2, "another worker is told of: {:?}", wrapper.log.all());
+    wrapper.stop();
+}
+
+/// Several sockets at one address, and many other descriptors.
+const MANY: &str = r"
+import os, socket, sys, time
+held = []
+for _ in range(4):
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    one.bind((sys.argv[1], 8000))
+    one.listen(64)
+    held.append(one)
+held += [socket.socket() for _ in range(500)]
+while True: time.sleep(1000)
+";
+
+/// The loop waits for the next input, and not until a certain time (futex(2)).
+fn rests(wrapper: &Wrapper) -> bool {
+    let call = fs::read_to_string(format!("/proc/{}/syscall", wrapper.pid)).expect("its system call");
+    let words: Vec<&str> = call.split_whitespace().collect();
+    words.first() == Some(&libc::SYS_futex.to_string().as_str()) && words.get(4) == Some(&"0x0")
+}
+
+#[test]
+fn nothing_is_done_at_rest() {
+    let scene = Scene::new();
+    fs::write(scene.path("server.py"), MANY).unwrap();
+    let wrapper = scene.start_command(&["--adopt"], &["python3", "server.py", &host()]);
+    wrapper.log.wait(&says::ready(1));
+    assert_eq!(scene.status()["adopt"]["addresses"][0]["sockets"], 4);
+    until("it rests", || rests(&wrapper));
     wrapper.stop();
 }
