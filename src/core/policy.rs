@@ -1,6 +1,6 @@
 //! The user's decisions: readiness, upgrade, stop and restart.
 
-use super::event::{AckKind, Exit, Failure};
+use super::event::{AckKind, Exit, Failure, Refusal};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -32,13 +32,13 @@ pub const UNSEEN_AFTER: Duration = Duration::from_secs(2);
 pub const LAST_WAIT_PROBE: Duration = Duration::from_secs(600);
 
 /// A start whose program is being written to is tried again for this long.
-pub const BUSY_WINDOW: Duration = Duration::from_secs(2);
+const BUSY_WINDOW: Duration = Duration::from_secs(2);
 /// In an upgrade, a start whose program is missing is tried again for this long, since
 /// deploys move files.
-pub const MISSING_WINDOW: Duration = Duration::from_millis(500);
+const MISSING_WINDOW: Duration = Duration::from_millis(500);
 /// The first start is tried again for this long while the system is short of processes
 /// or memory.
-pub const EXHAUSTED_WINDOW: Duration = Duration::from_secs(5);
+const EXHAUSTED_WINDOW: Duration = Duration::from_secs(5);
 /// The pause between such attempts.
 pub const SPAWN_PAUSE: Duration = Duration::from_millis(50);
 
@@ -244,6 +244,16 @@ impl Readiness {
             || self.kinds.contains(&AckKind::Listen)
             || self.auto;
         self.probe.filter(|_| useful)
+    }
+}
+
+/// For how long a start that failed for this reason is tried again: in an upgrade, or the first one.
+pub fn retry_window(refusal: Refusal, upgrading: bool, first: bool) -> Duration {
+    match refusal {
+        Refusal::Busy => BUSY_WINDOW,
+        Refusal::NotFound if upgrading => MISSING_WINDOW,
+        Refusal::Exhausted if first => EXHAUSTED_WINDOW,
+        _ => Duration::ZERO,
     }
 }
 
