@@ -412,6 +412,7 @@ fn a_server_that_listens_anew_all_the_time_loses_no_connection_that_waits() {
     assert_eq!(pid_in(&answer), pid_in(&who(&case.address)));
     let adopted = case.scene.status()["adopt"]["addresses"][0].clone();
     assert_eq!((&adopted["sockets"], &adopted["others"]), (&1.into(), &0.into()), "{adopted}");
-    assert_eq!(wrapper.fd_count(), before, "no copy is left");
+    // The connection of ctl may not have ended yet.
+    until("no copy is left", || wrapper.fd_count() <= before);
     wrapper.stop();
 }
