@@ -3,7 +3,12 @@
 //! A message is lower case and says what was attempted, on what, why it failed and, in brackets,
 //! what the reader can do. `main` puts `graceful-run: ` before it.
 
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use std::fmt;
+
+/// What to do about a limit of descriptors that is too low.
+pub const RAISE_FILE_LIMIT: &str = "raise ulimit -n, or LimitNOFILE= of the unit";
 
 /// A failure that ends `graceful-run` before a worker served, or that refuses
 /// to start one.
@@ -94,10 +99,15 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The text of an errno as the C library spells it, in lower case.
+/// The text of an errno as the C library spells it, in lower case. Of our own limit of descriptors
+/// it says how high that is, and how it is raised.
 pub fn reason(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(code) => nix::errno::Errno::from_raw(code).desc().to_lowercase(),
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EMFILE) => {
+            let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
+            format!("too many open files (the limit is {limit}: {RAISE_FILE_LIMIT})")
+        }
+        Some(errno) => errno.desc().to_lowercase(),
         None => error.to_string().to_lowercase(),
     }
 }

@@ -109,10 +109,18 @@ pub fn names(paths: Vec<PathBuf>, notify: impl Fn() -> bool + Send + 'static) ->
     Builder::new().name("paths".into()).stack_size(128 * 1024).spawn(run).map(drop)
 }
 
+/// The text of an errno of inotify(7). EMFILE is mostly the limit of its instances there.
+pub fn reason(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(errno @ Errno::EMFILE) => errno.desc().to_lowercase(),
+        _ => crate::error::reason(error),
+    }
+}
+
 /// Advice for an errno of inotify(7) whose text says little.
 pub fn advice(error: &io::Error) -> Option<&'static str> {
     match Errno::from_raw(error.raw_os_error()?) {
-        Errno::EMFILE => Some("raise fs.inotify.max_user_instances"),
+        Errno::EMFILE => Some("raise fs.inotify.max_user_instances, or ulimit -n"),
         Errno::ENOSPC => Some("raise fs.inotify.max_user_watches"),
         Errno::EACCES => Some("its directory has to be readable"),
         _ => None,

@@ -376,3 +376,43 @@ fn a_ready_message_before_anybody_waits_for_connections_is_not_believed() {
     assert_eq!(pid_in(&who(&case.address)), first);
     wrapper.stop();
 }
+
+/// From the file `go` on it closes its listener and listens anew, again and again. Then it serves.
+const LISTENS_ANEW: &str = r"
+import os, socket, sys, time
+def listener():
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    ip, port = sys.argv[1].rsplit(':', 1)
+    one.bind((ip, int(port)))
+    one.listen(64)
+    return one
+one = listener()
+while not os.path.exists('go'): time.sleep(0.002)
+for _ in range(50):
+    one.close()
+    one = listener()
+while True:
+    client, _ = one.accept()
+    client.sendall(b'pid=%d\n' % os.getpid())
+    client.close()
+";
+
+#[test]
+fn a_server_that_listens_anew_all_the_time_loses_no_connection_that_waits() {
+    let case = Case::new();
+    case.write("server.py", LISTENS_ANEW);
+    let wrapper = case.ready(&[], &[&case.address]);
+    let before = wrapper.fd_count();
+    let mut waits = TcpStream::connect(&case.address).expect("connect");
+    waits.set_read_timeout(Some(WATCHDOG)).expect("a watchdog");
+    case.write("go", "");
+    let mut answer = String::new();
+    waits.read_to_string(&mut answer).expect("an answer");
+    assert_eq!(pid_in(&answer), pid_in(&who(&case.address)));
+    let adopted = case.scene.status()["adopt"]["addresses"][0].clone();
+    assert_eq!((&adopted["sockets"], &adopted["others"]), (&1.into(), &0.into()), "{adopted}");
+    // The connection of ctl may not have ended yet.
+    until("no copy is left", || wrapper.fd_count() <= before);
+    wrapper.stop();
+}

@@ -68,6 +68,41 @@ fn one_that_nobody_has_signalled_is_killed_after_the_stop_timeout() {
     assert_eq!(scene.log.count("worker TERM"), 0);
 }
 
+/// The worker hears the signal before us and ends: what is started in its place has not heard it.
+#[test]
+fn one_that_was_started_after_the_signal_is_asked_to_stop() {
+    let scene = Scene::of(SLOW);
+    let mut wrapper = scene.ready(&["--on", "TERM=wait", "--stop-timeout", "0"]);
+    kill(Pid::from_raw(common::pid_in(&scene.log.wait("worker ready"))), Signal::SIGTERM).unwrap();
+    scene.log.wait("worker TERM");
+    scene.release("leave", 1);
+    scene.log.wait_nth("worker ready", 2);
+    wrapper.signal(Signal::SIGTERM);
+    scene.log.wait_nth("worker TERM", 2);
+    scene.release("leave", 1);
+    assert_eq!(wrapper.exit_status(), 0, "{:?}", wrapper.log.all());
+    assert_eq!(scene.log.count("worker TERM"), 2);
+}
+
+#[test]
+fn what_it_leaves_behind_is_asked_to_stop_as_well() {
+    let scene = Scene::of(SLOW);
+    let server = format!("{} & wait", scene.puppet().join(" "));
+    let args = common::quick(&["--on", "TERM=wait", "--stop-timeout", "0"]);
+    let mut wrapper = scene.start_command(&args, &["sh", "-c", &server]);
+    wrapper.log.wait(&says::ready(1));
+    for pid in scene.processes().into_iter().filter(|pid| *pid != wrapper.pid.as_raw()) {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    }
+    scene.log.wait_nth("worker ready", 2);
+    wrapper.signal(Signal::SIGTERM);
+    wrapper.log.wait("left behind, is asked to stop");
+    scene.log.wait("worker TERM");
+    scene.release("leave", 1);
+    assert_eq!(wrapper.exit_status(), 0, "{:?}", wrapper.log.all());
+    assert_eq!(scene.log.count("worker TERM"), 1);
+}
+
 #[test]
 fn a_second_interrupt_kills() {
     for (row, signal) in [("INT=wait", Signal::SIGINT), ("QUIT=wait", Signal::SIGQUIT)] {

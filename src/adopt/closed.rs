@@ -20,7 +20,8 @@ use std::time::Duration;
 /// is closed by then.
 const SETTLED: Duration = Duration::from_secs(5);
 /// A socket whose holder has ended counts as closed after this time: if the whole worker ends, its
-/// queue is for the next one.
+/// queue is for the next one. So does one with connections in its queue: some servers listen anew for
+/// each connection.
 const ENDED: Duration = Duration::from_secs(1);
 /// The backlog of a socket whose worker has been asked to stop: nobody accepts until the next one
 /// has started.
@@ -129,7 +130,8 @@ impl Adopt {
     fn is_certain(&mut self, key: &Key, inode: u64, patience: Duration) -> bool {
         let now = self.now;
         let listener = self.groups.get(key).and_then(|group| group.socket(inode));
-        if listener.is_some_and(Listener::holder_lives) {
+        let waiting = listener.and_then(Listener::copy).map_or(0, drain::waiting);
+        if listener.is_some_and(Listener::holder_lives) && waiting == 0 {
             return true;
         }
         let since = *self.suspects.entry(inode).or_insert_with(|| {

@@ -201,7 +201,7 @@ impl Remaining {
 }
 
 /// The connections in the queue of a listener; after shutdown(2) it has no queue.
-fn waiting(listener: BorrowedFd<'_>) -> u32 {
+pub(super) fn waiting(listener: BorrowedFd<'_>) -> u32 {
     fd::tcp_queue(listener).ok().flatten().map_or(0, |queue| queue.length)
 }
 

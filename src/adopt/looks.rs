@@ -13,6 +13,11 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(1600);
 const REARM_PAUSE: Duration = Duration::from_millis(800);
 /// A pause is at least this many times what the last check took: it takes a sixtieth of a core.
 const COST_FACTOR: u32 = 60;
+/// The same where a worker binds an address again: it waits for the answer, and what is in its queue
+/// would be lost. A server that does so all the time, and has many descriptors, gets a fifth of a core.
+const BIND_COST_FACTOR: u32 = 4;
+/// A check that costs no more is done each time that a worker binds an address again.
+const FREE_COST: Duration = Duration::from_millis(5);
 
 /// The times of the checks.
 #[derive(Debug, Default)]
@@ -21,13 +26,17 @@ pub struct Looks {
     pause: Duration,
     /// A check that reads every descriptor costs too much before this time.
     not_before: Time,
+    /// The same where a worker binds an address again.
+    bind_not_before: Time,
 }
 
 impl Looks {
-    /// Something has happened that may go with a close.
+    /// Something has happened that may go with a close. A check that is due sooner stays, or a server
+    /// that opens and closes all the time would put it off for ever.
     pub fn begin(&mut self, now: Time) {
         self.pause = FIRST_PAUSE;
-        self.due = Some((now + FIRST_PAUSE).max(self.not_before));
+        let next = (now + FIRST_PAUSE).max(self.not_before);
+        self.due = Some(self.due.map_or(next, |due| due.min(next)));
     }
 
     /// When the next check is due.
@@ -40,9 +49,15 @@ impl Looks {
         self.not_before <= now
     }
 
+    /// The same where a worker binds an address again.
+    pub fn may_read_all_to_bind(&self, now: Time) -> bool {
+        self.bind_not_before <= now
+    }
+
     /// Every descriptor was read, which has taken this long.
     pub fn has_read_all(&mut self, took: Duration, now: Time) {
         self.not_before = now + took * COST_FACTOR;
+        self.bind_not_before = if took <= FREE_COST { now } else { now + took * BIND_COST_FACTOR };
     }
 
     /// A check is over. True if new connections are to be noticed again.
@@ -83,5 +98,19 @@ mod tests {
         looks.begin(read);
         assert_eq!(looks.due(), Some(read + Duration::from_millis(2400)));
         assert!(looks.may_read_all(read + Duration::from_millis(2400)));
+        assert!(!looks.may_read_all_to_bind(read + Duration::from_millis(159)));
+        assert!(looks.may_read_all_to_bind(read + Duration::from_millis(160)));
+        looks.has_read_all(Duration::from_millis(5), read);
+        assert!(looks.may_read_all_to_bind(read));
+    }
+
+    #[test]
+    fn a_server_that_opens_and_closes_all_the_time_puts_no_check_off() {
+        let mut looks = Looks::default();
+        let at = |millis| Time::ZERO + Duration::from_millis(millis);
+        for millis in 0..50 {
+            looks.begin(at(millis));
+        }
+        assert_eq!(looks.due(), Some(at(50)));
     }
 }

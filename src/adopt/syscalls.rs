@@ -133,8 +133,9 @@ impl Adopt {
             .filter(|(_, listener)| listener.has_copy() && !listener.is_held_as_before())
             .map(|(inode, _)| inode)
             .collect();
-        // A server may close and listen again and again: its descriptors are not read each time.
-        if unseen.is_empty() || !self.looks.may_read_all(self.now) {
+        // A server may close and listen again and again: its descriptors are not read each time, if
+        // there are many.
+        if unseen.is_empty() || !self.looks.may_read_all_to_bind(self.now) {
             return None;
         }
         let before = drain::cpu_time();

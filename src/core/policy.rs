@@ -1,6 +1,6 @@
 //! The user's decisions: readiness, upgrade, stop and restart.
 
-use super::event::{AckKind, Exit, Failure};
+use super::event::{AckKind, Exit, Failure, Refusal};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -32,13 +32,13 @@ pub const UNSEEN_AFTER: Duration = Duration::from_secs(2);
 pub const LAST_WAIT_PROBE: Duration = Duration::from_secs(600);
 
 /// A start whose program is being written to is tried again for this long.
-pub const BUSY_WINDOW: Duration = Duration::from_secs(2);
+const BUSY_WINDOW: Duration = Duration::from_secs(2);
 /// In an upgrade, a start whose program is missing is tried again for this long, since
 /// deploys move files.
-pub const MISSING_WINDOW: Duration = Duration::from_millis(500);
+const MISSING_WINDOW: Duration = Duration::from_millis(500);
 /// The first start is tried again for this long while the system is short of processes
 /// or memory.
-pub const EXHAUSTED_WINDOW: Duration = Duration::from_secs(5);
+const EXHAUSTED_WINDOW: Duration = Duration::from_secs(5);
 /// The pause between such attempts.
 pub const SPAWN_PAUSE: Duration = Duration::from_millis(50);
 
@@ -68,6 +68,10 @@ pub const HALT_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a worker that was never ready may take to stop, if `--stop-timeout` is not shorter.
 pub const UNREADY_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whoever signals us and every worker may signal a worker this long before us. When the worker ends
+/// by then, the one that is started in its place has not had the signal.
+pub const SIGNALLED_BEFORE: Duration = Duration::from_secs(5);
 
 /// The pause before the first check whether an old worker has drained.
 pub const FIRST_DRAIN_CHECK: Duration = Duration::from_millis(3);
@@ -251,6 +255,16 @@ impl Readiness {
             || self.kinds.contains(&AckKind::Listen)
             || self.believes_workers();
         self.probe.filter(|_| useful)
+    }
+}
+
+/// For how long a start that failed for this reason is tried again: in an upgrade, or the first one.
+pub fn retry_window(refusal: Refusal, upgrading: bool, first: bool) -> Duration {
+    match refusal {
+        Refusal::Busy => BUSY_WINDOW,
+        Refusal::NotFound if upgrading => MISSING_WINDOW,
+        Refusal::Exhausted if first => EXHAUSTED_WINDOW,
+        _ => Duration::ZERO,
     }
 }
 

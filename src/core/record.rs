@@ -3,7 +3,7 @@
 //! step settles.
 
 use super::event::{AckKind, Event, Exit, Failure, Generation, Refusal, Report, Time, WorkerId};
-use super::policy::{FIRST_DRAIN_CHECK, SUCCESSOR_PROBE, Strength};
+use super::policy::{FIRST_DRAIN_CHECK, SUCCESSOR_PROBE, Strength, retry_window};
 use super::state::Supervisor;
 use super::upgrade::{Query, Upgrade};
 use super::worker::{Stage, Worker};
@@ -143,7 +143,7 @@ impl Supervisor {
             _ => return,
         };
         let upgrading = self.served && self.is_replacement(worker);
-        let window = worker.retry_window(refusal, upgrading, !self.served);
+        let window = retry_window(refusal, upgrading, !self.served);
         let again = wanted && now < worker.since + window;
         self.report(Report::NotStarted { worker: id, refusal, again });
         if again {

@@ -8,7 +8,7 @@
 use super::event::{
     AckKind, Action, Ending, Failure, Generation, LaunchSource, Report, Slot, Time, WorkerId,
 };
-use super::policy::{FIRST_DRAIN_CHECK, SPAWN_PAUSE};
+use super::policy::{FIRST_DRAIN_CHECK, SIGNALLED_BEFORE, SPAWN_PAUSE};
 use super::state::{SlotState, Supervisor};
 use super::upgrade::{Hold, Query, Upgrade};
 use super::worker::{Stage, Worker};
@@ -31,6 +31,8 @@ impl Supervisor {
         let id = self.next_worker();
         let mut worker = Worker::new(generation, slot, source, self.known_strength, now);
         worker.predecessor_startup_time = self.startup_time.1;
+        let state = self.slot_state(slot);
+        worker.is_restart = state.generation == generation && state.crashes > 0;
         worker.must_accept = self.policy.must_see_accepting() && self.accepting_slots.contains(&slot);
         self.workers.insert(id, worker);
         self.kept_generations.insert(generation);
@@ -168,11 +170,13 @@ impl Supervisor {
     }
 
     /// The terminal, or whoever stops us, has sent the stop signal to every worker; a signal from
-    /// us would be the second. A pre-stop hook can no longer come before it, but it is run.
+    /// us would be the second. A pre-stop hook can no longer come before it, but it is run. The signal
+    /// may have ended a worker before it came to us: what was started in its place gets ours.
     pub(super) fn mark_signalled(&mut self, now: Time) {
         for id in self.ids(|_| true) {
             let Some(worker) = self.workers.get_mut(&id) else { continue };
-            if !worker.is_running() || worker.stop_sent {
+            let came_later = worker.is_restart && now < worker.since + SIGNALLED_BEFORE;
+            if !worker.is_running() || worker.stop_sent || came_later {
                 continue;
             }
             if worker.ack.is_some() && self.policy.pre_stop && worker.pre_stop == Query::Due {

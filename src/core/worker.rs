@@ -1,10 +1,10 @@
 //! One worker and the stage of its life. The table of stages stands at the head of
 //! [`core`](super).
 
-use super::event::{AckKind, Generation, LaunchSource, Refusal, Slot, Time, Token, WorkerId};
+use super::event::{AckKind, Generation, LaunchSource, Slot, Time, Token, WorkerId};
 use super::policy::{
-    BUSY_WINDOW, EXHAUSTED_WINDOW, EXTEND_LIMIT, LISTEN_GRACE, MISSING_WINDOW, OnAckTimeout, Policy,
-    SIGNAL_GRACE, SUCCESSOR_PROBE, Strength, TAKEOVER, UNREADY_STOP_TIMEOUT, UNSEEN_AFTER,
+    EXTEND_LIMIT, LISTEN_GRACE, OnAckTimeout, Policy, SIGNAL_GRACE, SUCCESSOR_PROBE, Strength, TAKEOVER,
+    UNREADY_STOP_TIMEOUT, UNSEEN_AFTER,
 };
 use super::upgrade::Query;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,9 @@ pub struct Worker {
     pub known_strength: Strength,
     /// Where its program comes from.
     pub source: LaunchSource,
+    /// It was started in the place of one that had ended by itself.
+    #[serde(default)]
+    pub is_restart: bool,
     /// The worker that started it, if another worker did.
     pub predecessor: Option<WorkerId>,
     /// It has given its listeners to a successor and leaves by itself: a stop
@@ -174,6 +177,7 @@ impl Worker {
             sent_parent_term: false,
             known_strength,
             source,
+            is_restart: false,
             predecessor: None,
             handed_over: false,
             successor_failed: false,
@@ -418,16 +422,6 @@ impl Worker {
         };
         // The stop timeout begins with the signal, which a late tick puts off.
         self.stage = Stage::Terminating { signal_at: Some(signal_at), kill_at: None, since: now };
-    }
-
-    /// For how long a start that failed for this reason is tried again.
-    pub fn retry_window(&self, refusal: Refusal, upgrading: bool, first: bool) -> Duration {
-        match refusal {
-            Refusal::Busy => BUSY_WINDOW,
-            Refusal::NotFound if upgrading => MISSING_WINDOW,
-            Refusal::Exhausted if first => EXHAUSTED_WINDOW,
-            _ => Duration::ZERO,
-        }
     }
 
     /// The ack of a timer that has passed, if any.

@@ -230,7 +230,6 @@ fn diag_check(subject: &'static Subject, result: io::Result<bool>) -> Check {
 /// The advice for an error; `usual` is for the usual cause.
 fn advice(errno: Errno, usual: &'static str) -> &'static str {
     match errno {
-        Errno::EMFILE => "raise RLIMIT_NOFILE",
         Errno::ENOSYS => "a newer kernel, or another sandbox",
         _ => usual,
     }

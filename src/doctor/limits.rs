@@ -3,7 +3,6 @@
 
 use super::check::{Check, Subject};
 use super::machine::Machine;
-use crate::error::reason;
 use crate::watch;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t};
@@ -118,7 +117,7 @@ fn inotify(instances: Option<u64>, watches: Option<u64>) -> Check {
     if let Err(errno) = tried {
         let error = errno.into();
         let advice = watch::advice(&error);
-        return INOTIFY.missing(reason(&error), advice.unwrap_or("what forbids it has to allow it"));
+        return INOTIFY.missing(watch::reason(&error), advice.unwrap_or("what forbids it has to allow it"));
     }
     let spelled = |number: Option<u64>| number.map_or("an unknown number of".into(), |n| n.to_string());
     INOTIFY.ok(format!("{} instances, {} watches for our user", spelled(instances), spelled(watches)))

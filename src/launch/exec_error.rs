@@ -54,6 +54,7 @@ pub fn refused(error: &SpawnError, launch: &Launch, spec: &LaunchSpec) -> Refuse
         (Step::Filter, Errno::EBUSY) => format!(
             "cannot adopt {program}: somebody above us watches its system calls already (another --adopt, or a container's runtime); give the server its sockets with -b"
         ),
+        (Step::Filter, Errno::EMFILE | Errno::ENFILE) => format!("cannot adopt {program}: {why}"),
         (Step::Filter, _) => format!(
             "cannot adopt {program}: {why} (seccomp with a listener: graceful-run doctor says what is missing; or give the server its sockets with -b)"
         ),

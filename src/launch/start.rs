@@ -8,12 +8,15 @@ use crate::ack::Channels;
 use crate::config;
 use crate::core::event::{Generation, Refusal, Slot, WorkerId};
 use crate::dialect::{Dialect, Exported, first_listener, spell};
+use crate::error::RAISE_FILE_LIMIT;
 use crate::listener::Listeners;
 use crate::sys::child::Launch;
 use crate::sys::fd;
 use crate::sys::identity::Identity;
+use crate::sys::inherited::worker_file_limit;
 use crate::sys::seccomp::Filter;
 use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -132,6 +135,7 @@ impl LaunchSettings {
         }
         fds.extend(channels.descriptors());
         fds.extend(self.worker.pass_fds.iter().map(|&fd| (fd, fd)));
+        self.check_file_limit(spec, &fds)?;
         let mut command = spec.command().unwrap_or(&self.worker.command).to_vec();
         if self.follow
             && let Some(name) = command.first_mut().filter(|name| !name.as_bytes().contains(&b'/'))
@@ -155,6 +159,25 @@ impl LaunchSettings {
             })?);
         }
         Ok(launch)
+    }
+
+    /// A worker whose descriptors take up all that it may have open could not even load its
+    /// libraries.
+    fn check_file_limit(&self, spec: &LaunchSpec, fds: &[(RawFd, RawFd)]) -> Result<(), Refused> {
+        let limit = worker_file_limit();
+        let below = |&fd: &RawFd| u64::try_from(fd).is_ok_and(|fd| fd < limit);
+        let taken: BTreeSet<RawFd> = (0..3).chain(fds.iter().map(|&(_, target)| target)).collect();
+        if (taken.iter().copied().filter(below).count() as u64) < limit {
+            return Ok(());
+        }
+        Err(Refused {
+            refusal: Refusal::Other,
+            message: format!(
+                "cannot start {}: it gets {} descriptors and may have {limit} open, so that none is left for its own files ({RAISE_FILE_LIMIT})",
+                spec.program().display(),
+                taken.len()
+            ),
+        })
     }
 
     fn dialect_variables(

@@ -183,7 +183,6 @@ pub(super) fn advice(error: &io::Error, ty: Type, address: SocketAddr) -> Option
             format!("ss -ltnp 'sport = :{port}' shows who holds it")
         }
         Errno::EADDRINUSE => format!("ss -lunp 'sport = :{port}' shows who holds it"),
-        Errno::EMFILE => "raise the limit of open files, ulimit -n".to_owned(),
         _ => return None,
     };
     Some(advice)

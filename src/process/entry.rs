@@ -101,6 +101,9 @@ pub struct Process {
     pub claimed: Vec<Pid>,
     /// Whether its orphans are killed.
     pub orphans_killed: bool,
+    /// Whether we have asked it to stop although whoever stops us has signalled every process of
+    /// ours: it was started after that.
+    pub missed_signal: bool,
     /// How many TERMs it has sent to us.
     pub terms: u32,
     /// How often it was inspected for whether it accepts connections.
@@ -155,6 +158,7 @@ impl Process {
             accepted: BTreeMap::new(),
             claimed: Vec::new(),
             orphans_killed: false,
+            missed_signal: false,
             terms: 0,
             accept_checks: 0,
             parent_pipe: None,

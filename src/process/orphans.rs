@@ -83,12 +83,13 @@ impl ProcessTable {
     }
 
     /// Sends TERM to an orphan, once; false if it was sent before. One that has had a signal from
-    /// whoever stops us gets none. `prefix` begins the log line.
-    fn send_term_once(&mut self, pid: Pid, prefix: &str) -> bool {
+    /// whoever stops us gets none. `of` is the worker that has left it behind.
+    fn send_term_once(&mut self, pid: Pid, of: Option<WorkerId>) -> bool {
         let Some(start_time) = tree::stat(pid).map(|stat| stat.start_time) else { return true };
         self.term_sent.retain(|(pid, _)| tree::is_live(*pid));
         let first = self.term_sent.insert((pid, start_time));
-        if first && self.signalled {
+        let prefix = of.map_or(String::new(), |id| self.prefix(id));
+        if first && of.map_or(self.signalled, |id| self.is_signalled(id)) {
             info!("{prefix}pid {pid} ({}), left behind, may finish", tree::name(pid));
         } else if first {
             info!("{prefix}pid {pid} ({}), left behind, is asked to stop", tree::name(pid));
@@ -137,9 +138,8 @@ impl ProcessTable {
         if let Some(process) = self.process_mut(id) {
             process.accepted = now;
         }
-        let prefix = self.prefix(id);
         for pid in accepting {
-            self.send_term_once(pid, &prefix);
+            self.send_term_once(pid, Some(id));
         }
     }
 
@@ -154,7 +154,7 @@ impl ProcessTable {
         for &pid in &unknown {
             match kill {
                 true => kill_one(pid, ""),
-                false => drop(self.send_term_once(pid, "")),
+                false => drop(self.send_term_once(pid, None)),
             }
         }
         !unknown.is_empty()
@@ -183,12 +183,12 @@ impl ProcessTable {
         // An orphan that was sent TERM before, because it accepted connections, has had the same
         // time to finish as the others.
         for &orphan in &orphans {
-            if !asks || !self.send_term_once(orphan, &prefix) && finish && !self.stopping {
+            if !asks || !self.send_term_once(orphan, Some(id)) && finish && !self.stopping {
                 kill_one(orphan, &prefix);
             }
         }
         // The group may have members that /proc does not show to us.
-        if leads_group && (!asks || orphans.is_empty() && !self.signalled) {
+        if leads_group && (!asks || orphans.is_empty() && !self.is_signalled(id)) {
             warn_of_failure(pid, process::signal_group(pid, signal as i32));
             // A stopped process does not act on TERM before it is continued.
             warn_of_failure(pid, process::signal_group(pid, Signal::SIGCONT as i32));
@@ -207,9 +207,8 @@ impl ProcessTable {
             return self.end_remains(id, Signal::SIGKILL);
         }
         if process.term_sent {
-            let prefix = self.prefix(id);
             for orphan in self.orphans(process) {
-                self.send_term_once(orphan, &prefix);
+                self.send_term_once(orphan, Some(id));
             }
         }
     }

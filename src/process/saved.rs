@@ -214,6 +214,7 @@ fn restore_process(saved: SavedProcess, fds: &mut InheritedFds) -> Process {
         accepted: saved.accepted.into_iter().map(|(pid, inodes)| (Pid::from_raw(pid), inodes)).collect(),
         claimed: pids(saved.claimed),
         orphans_killed: saved.orphans_killed,
+        missed_signal: false,
         terms: saved.terms,
         accept_checks: saved.accept_checks,
         parent_pipe: fds.take_some(saved.parent_pipe),

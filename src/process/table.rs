@@ -293,6 +293,22 @@ impl ProcessTable {
         tree::halted(worker, &others.map(|other| other.pid).collect(), by)
     }
 
+    /// Sends the worker its stop signal.
+    pub fn stop(&mut self, id: WorkerId, signal: Signal) {
+        self.signal(id, signal as i32);
+        // A stopped process keeps the signal until it is continued.
+        self.signal(id, Signal::SIGCONT as i32);
+        let signalled = self.signalled;
+        if let Some(process) = self.process_mut(id) {
+            process.missed_signal |= signalled;
+        }
+    }
+
+    /// Whether the worker, and what it has started, has had the signal of whoever stops us.
+    pub fn is_signalled(&self, id: WorkerId) -> bool {
+        self.signalled && self.process(id).is_none_or(|process| !process.missed_signal)
+    }
+
     /// Sends a signal to the worker's own process.
     pub fn signal(&self, id: WorkerId, signal: i32) {
         if let Some(process) = self.process(id).filter(|process| process.lives()) {

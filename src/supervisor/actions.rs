@@ -58,9 +58,7 @@ impl EventLoop {
             Action::Stop(id) | Action::StopUnready(id) => {
                 let unready = matches!(action, Action::StopUnready(_));
                 let signal = if unready { Signal::SIGTERM } else { ctx.config.stop_signal };
-                ctx.processes.signal(id, signal as i32);
-                // A stopped process keeps the signal until it is continued.
-                ctx.processes.signal(id, Signal::SIGCONT as i32);
+                ctx.processes.stop(id, signal);
             }
             Action::Kill(id) => ctx.processes.signal_group(id, Signal::SIGKILL),
             Action::DrainRemains(id) => self.orphans.drain(id, self.adoption.as_ref(), ctx),

@@ -47,6 +47,8 @@ pub(super) struct Control {
     interrupted: bool,
     /// How long after it was asked to stop the last worker was killed.
     killed_after: Duration,
+    /// Whether that one had been asked by us.
+    killed_was_asked: bool,
 }
 
 /// The clients as they are saved over an execve(2).
@@ -85,6 +87,7 @@ impl Control {
             kill_requested: false,
             interrupted: false,
             killed_after: Duration::ZERO,
+            killed_was_asked: true,
         })
     }
 
@@ -143,6 +146,7 @@ impl Control {
             kill_requested: false,
             interrupted: false,
             killed_after: Duration::ZERO,
+            killed_was_asked: true,
         })
     }
 
@@ -244,13 +248,18 @@ impl Control {
 
     /// How it came that a worker had to be killed, if one had to be.
     pub(super) fn killed_by(&self) -> KilledBy {
-        if self.kill_requested { KilledBy::Request } else { KilledBy::Limit(self.killed_after) }
+        match (self.kill_requested, self.killed_was_asked) {
+            (true, _) => KilledBy::Request,
+            (false, true) => KilledBy::Limit(self.killed_after),
+            (false, false) => KilledBy::LimitUnasked(self.killed_after),
+        }
     }
 
     /// `failed` if a failure of our own ends us.
     pub(super) fn on_report(&mut self, report: &Report, failed: bool, workers: &Workers, ctx: &Context) {
-        if let Report::Killed(_, after) = *report {
+        if let Report::Killed(id, after) = *report {
             self.killed_after = after;
+            self.killed_was_asked = !ctx.processes.is_signalled(id);
         }
         self.history.on_report(report, workers, ctx);
         let own_stop = OwnStop { requested: self.stop_requested && !failed, upgrade: self.history.to };

@@ -207,7 +207,7 @@ pub fn start(
     if !paths.is_empty() {
         let gone = sender.clone();
         if let Err(error) = watch::names(paths, move || gone.send(Input::PathGone).is_ok()) {
-            let why = reason(&error);
+            let why = watch::reason(&error);
             info!(
                 "unix paths are not watched ({why}): one that goes comes back when a worker starts or ends"
             );
@@ -219,7 +219,7 @@ pub fn start(
         let send = move |paths| changed.send(Input::Changed(paths)).is_ok();
         watch::changes(watched, known.clone(), &quiesce, send).map_err(|error| Error::Cannot {
             attempt: format!("watch {}", shown.join(", ")),
-            why: reason(&error),
+            why: watch::reason(&error),
             advice: watch::advice(&error).map(Into::into),
         })?;
     }

@@ -98,6 +98,13 @@ pub fn raise_file_limit() {
     }
 }
 
+/// The soft limit of open descriptors that workers have.
+#[allow(clippy::unnecessary_cast, reason = "the type differs between machines")]
+pub fn worker_file_limit() -> u64 {
+    let own = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft as u64);
+    own.min(FILE_LIMIT.load(Ordering::Relaxed))
+}
+
 /// Called in the child: restores the limit from before [`raise_file_limit`]. Descriptors that are
 /// open above it stay open. Async-signal-safe.
 #[allow(clippy::unnecessary_cast, reason = "the type differs between machines")]

@@ -195,6 +195,7 @@ impl Model {
             }
         }
         let mut record = WorkerRecord::new(id, generation, slot, source, self.known, now);
+        record.is_restart = slot_model.generation == generation && slot_model.crashes > 0;
         self.set_requirements(&mut record);
         self.new_worker(record)
     }

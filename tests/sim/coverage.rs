@@ -15,7 +15,7 @@ pub struct Coverage {
 }
 
 /// Each of these must be seen at least once.
-const REQUIRED: [&str; 82] = [
+const REQUIRED: [&str; 83] = [
     "halted",
     "continued",
     "resumed",
@@ -98,6 +98,7 @@ const REQUIRED: [&str; 82] = [
     "late tick",
     "interrupted by the terminal",
     "stopped with a signal to everybody",
+    "a signal to everybody came before a restart",
 ];
 
 impl Coverage {
@@ -116,7 +117,12 @@ impl Coverage {
             Event::Request(Request::Interrupt { workers_signalled: true }) => {
                 self.see("interrupted by the terminal")
             }
-            Event::Request(Request::StopSignalled) => self.see("stopped with a signal to everybody"),
+            Event::Request(Request::StopSignalled) => {
+                self.see("stopped with a signal to everybody");
+                if actions.iter().any(|action| matches!(action, Action::Stop(_) | Action::StopUnready(_))) {
+                    self.see("a signal to everybody came before a restart");
+                }
+            }
             _ => {}
         }
         let back = |actions: &[Action]| {

@@ -271,11 +271,17 @@ impl Model {
         self.pending_hold = hold;
     }
 
-    /// Somebody else has signalled every worker that runs. Those that were not asked to stop
-    /// before have their pre-stop hooks in this step.
+    /// Somebody else has signalled every worker that runs, but for those that were started, within
+    /// the last five seconds, in the place of others that had ended. Those that were not asked to
+    /// stop before have their pre-stop hooks in this step.
     fn mark_signalled(&mut self) {
         let now = self.now;
-        for record in self.workers.values_mut().filter(|record| record.runs() && !record.killed) {
+        let is_new = |record: &WorkerRecord| {
+            let five_seconds_later = record.started.map(|started| started + Duration::from_secs(5));
+            record.is_restart && five_seconds_later.is_some_and(|end| now < end)
+        };
+        let signalled = |record: &&mut WorkerRecord| record.runs() && !record.killed && !is_new(record);
+        for record in self.workers.values_mut().filter(signalled) {
             if record.stopped.replace(record.stopped.unwrap_or(now)).is_none() {
                 self.in_step.signalled.insert(record.id);
             }

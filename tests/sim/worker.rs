@@ -55,6 +55,8 @@ pub struct WorkerRecord {
     pub predecessor_startup_time: Duration,
     /// It was reported that it has not been seen waiting.
     pub unseen: bool,
+    /// It was started in the place of one that had ended by itself.
+    pub is_restart: bool,
     /// The worker that started it, if another worker did.
     pub predecessor: Option<WorkerId>,
     /// It has handed over to a successor, and ends by itself.
@@ -113,6 +115,7 @@ impl WorkerRecord {
             startup_time: None,
             predecessor_startup_time: Duration::ZERO,
             unseen: false,
+            is_restart: false,
             predecessor: None,
             handed_over: false,
             halt: None,

@@ -148,7 +148,7 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
         }
         Report::Killed(id, after) => {
             let worker = of(id);
-            match processes.signalled {
+            match processes.is_signalled(id) {
                 true => {
                     warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: killed after {}; it had no signal from us (--on SIGNAL=wait)", duration_text(after));
                 }
@@ -159,7 +159,7 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
         }
         Report::Gone { worker: id, exit, age, stop_sent, ready, remains } => {
             let finishes = match processes.stopping {
-                true => processes.signalled,
+                true => processes.is_signalled(id),
                 false => stop_sent && ready && !stop_first,
             };
             // With --follow a worker leaves by itself, and a failed start has its own warning.
@@ -201,6 +201,8 @@ pub enum KilledBy {
     Request,
     /// It had not ended by then, since it was asked to stop.
     Limit(Duration),
+    /// The same; whoever stops us has signalled it, and we have not.
+    LimitUnasked(Duration),
 }
 
 /// Our exit status and, unless it is 0, our last line. `served` says whether any generation has
@@ -219,7 +221,7 @@ pub fn last_line(
                 KilledBy::Request => {
                     "a worker was killed, as was asked for (ctl stop --now, ctl hammer, a second INT, or a signal that means kill or hammer)".into()
                 }
-                KilledBy::Limit(after) if processes.signalled => format!(
+                KilledBy::LimitUnasked(after) => format!(
                     "cannot stop every worker in time: one had to be killed after {}; it had no signal from us (leave --on SIGNAL=wait out if nobody else signals the workers)",
                     duration_text(after)
                 ),
