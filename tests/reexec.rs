@@ -556,7 +556,8 @@ fn what_execve_refuses_finds_us_as_we_were() {
     let scene = Scene::of(&format!("{SERVER}dump d"));
     scene.script("2", &format!("{SERVER}dump d2"));
     scene.gate("writer");
-    let wrapper = ready(&scene, &[]);
+    // A generation on probation keeps the program of the one before it.
+    let wrapper = ready(&scene, &["--probation", "0"]);
     scene.log.wait("dump d");
     let held = descriptors(wrapper.pid.as_raw()).len();
     let (real, gate) = (binary().display().to_string(), scene.arg("writer"));
