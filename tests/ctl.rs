@@ -131,6 +131,59 @@ fn upgrade_returns_when_the_new_generation_serves() {
     wrapper.stop();
 }
 
+/// Nothing is under way that an upgrade could follow.
+#[test]
+fn an_upgrade_that_is_asked_for_in_the_first_start_is_told_what_it_waits_for() {
+    let scene = Scene::of("count-signals\nwait gate\nready notify");
+    let wrapper = scene.start(&quick(&["--ack", "notify"]));
+    wrapper.log.wait(&says::started(1));
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("upgrade requested while the first generation is not ready yet: it follows then");
+    let upgrade = scene.ctl_started(&["upgrade"]);
+    wrapper.log.wait_nth("upgrade requested while the first generation is not ready yet", 2);
+    scene.release("gate", 2);
+    let output = end(upgrade);
+    assert!(output.status.success());
+    let progress = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(progress.contains("the first generation is not ready yet: it follows then"), "{progress}");
+    assert!(!wrapper.log.has("one is under way"), "{:?}", wrapper.log.all());
+    wrapper.stop();
+}
+
+#[test]
+fn a_refusal_to_scale_says_why_there_is_a_limit() {
+    let Some(python) = common::tool("python3") else { return };
+    let scene = Scene::new();
+    let server = "import socket\ns = socket.socket()\n\
+                  s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\ns.bind(('127.0.0.1', PORT))\ns.listen()\n\
+                  while True: s.accept()\n";
+    // A port that is free: another program has just had it.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    fs::write(scene.path("server.py"), server.replace("PORT", &free.to_string())).unwrap();
+    let command = [python.to_str().unwrap(), "server.py"];
+    let reuseport = ["-n", "2", "-b", "127.0.0.1:0,reuseport", "--ack", "timer:10ms"];
+    for (args, number, why) in [
+        (
+            &["--adopt", "--ack", "timer:10ms"][..],
+            "2",
+            "stays 1: with --adopt one worker binds the addresses",
+        ),
+        (&["--follow", "USR2"], "2", "stays 1: with --follow the program starts its successor itself"),
+        (&reuseport, "1", "stays 2: with ,reuseport nobody would serve the queue of a slot without a worker"),
+    ] {
+        let wrapper = scene.start_command(args, &command);
+        wrapper.log.wait(&says::ready(1));
+        fails(&scene.ctl(&["scale", number]), 1, &["the number of workers ", why]);
+        wrapper.log.wait(why);
+        wrapper.stop();
+    }
+    let scene = Scene::of(SERVER);
+    let wrapper = scene.ready(&[]);
+    wrapper.signal(Signal::SIGTTOU);
+    wrapper.log.wait("the number of workers stays 1: from 1 to 1000 can be asked for");
+    wrapper.stop();
+}
+
 #[test]
 fn an_upgrade_that_is_undone_says_why() {
     let scene = Scene::of(SERVER);
@@ -139,7 +192,8 @@ fn an_upgrade_that_is_undone_says_why() {
     let wrapper = scene.ready(&["--ack-timeout", "4s"]);
     let why = [
         "cannot upgrade: worker pid ",
-        "exited with status 3 before it was ready; generation 1 still serves",
+        "exited with status 3 before it was ready (see its output, or use --capture-stderr to have it here); ",
+        "; generation 1 still serves",
     ];
     let output = scene.ctl(&["upgrade"]);
     fails(&output, 1, &why);

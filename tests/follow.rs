@@ -26,6 +26,7 @@ def write(name, text):
     with open(at(name + '.new'), 'w') as file: file.write(text)
     os.rename(at(name + '.new'), at(name))
 manner, heir = read('manner'), os.environ.get('SERVER_FD')
+if not heir: print('the first of them', file=sys.stderr, flush=True)
 following = read('next') if heir else ''
 if following == 'exit': os._exit(3)
 if heir and manner != 'anew':
@@ -83,7 +84,7 @@ def succeed(number, frame):
 def start(more):
     old = os.getpid()
     if os.fork() == 0:
-        if read('next') == 'end': os.execv('/bin/false', ['false'])
+        if read('next') == 'end': os.execv('/bin/sh', ['sh', '-c', 'echo no such option >&2; exit 1'])
         # The old one has left, and has been waited for.
         while manner == 'forked' and os.path.exists('/proc/%d' % old): select.select([], [], [], 0.005)
         given = {**os.environ, 'SERVER_FD': str(listener.fileno()), **more}
@@ -561,12 +562,17 @@ fn a_request_does_not_wait_behind_a_successor_that_hangs() {
 /// It is a zombie of the worker, and may never have been seen alive.
 #[test]
 fn a_successor_that_ends_at_once_fails_at_once() {
-    let (scene, wrapper) = follow("nginx", &["--ack-timeout", "1h"]);
+    let (scene, wrapper) = follow("nginx", &["--ack-timeout", "1h", "--capture-stderr"]);
     fs::write(scene.path("next"), "end").unwrap();
     let old = serving(&scene);
-    wrapper.signal(Signal::SIGHUP);
+    let output = scene.ctl(&["upgrade"]);
     let line = wrapper.log.wait(&says::failed(2));
-    assert!(line.contains("ended (its exit status went to its parent) before it was ready"), "{line}");
+    assert!(line.contains(" exited with status 1 before it was ready"), "{line}");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains(" exited with status 1 before it was ready"), "{told}");
+    // What it wrote to the stderr of its predecessor, and not what that one wrote before.
+    assert!(told.contains("the worker's stderr: no such option"), "{told}");
+    assert!(!told.contains("the first of them"), "{told}");
     assert_eq!(serving(&scene), old);
     wrapper.stop();
 }

@@ -7,6 +7,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 const PORT: &str = "7345";
+/// Where the words of a worker are that we have not read.
+const SEE_OUTPUT: &str = " (see its output, or use --capture-stderr to have it here)";
 
 fn executable(scene: &Scene, name: &str, text: &str) -> String {
     let path = scene.path(name);
@@ -26,10 +28,35 @@ fn a_first_worker_without_evidence_gets_no_hint() {
     let scene = Scene::of("stderr no such database\nexit 3");
     for more in [&[][..], &["--capture-stderr"]] {
         let line = last_line(scene.start(&quick(more)), 3);
-        assert!(line.ends_with("running: it exited with status 3"), "{line}");
+        let where_it_is = if more.is_empty() { SEE_OUTPUT } else { "" };
+        assert!(line.ends_with(&format!("running: it exited with status 3{where_it_is}")), "{line}");
     }
     let line = last_line(scene.start_command(&quick(&[]), &["false"]), 1);
-    assert!(line.ends_with("'false' running: it exited with status 1"), "{line}");
+    assert!(line.ends_with(&format!("'false' running: it exited with status 1{SEE_OUTPUT}")), "{line}");
+}
+
+/// Its words are in our own output, or they are in the verdict; of one that was killed there are none.
+#[test]
+fn a_verdict_says_where_the_reason_is() {
+    for (more, end, expected) in [
+        (&[][..], "exit 3", "exited with status 3 before it was ready (see its output"),
+        (&[], "kill -SEGV $$", "was ended by signal 11 (SEGV) before it was ready (see its output"),
+        (&[], "kill -KILL $$", "was ended by signal 9 (KILL) before it was ready; "),
+        (&["--capture-stderr"], "exit 3", "exited with status 3 before it was ready; "),
+    ] {
+        let scene = Scene::of(SERVER);
+        let server = format!("#!/bin/sh\n[ $GRACEFUL_RUN_GENERATION = 1 ] && exec \"$@\"\n{end}\n");
+        let server = executable(&scene, "server", &server);
+        let puppet = scene.puppet();
+        let command: Vec<&str> =
+            [server.as_str()].into_iter().chain(puppet.iter().map(String::as_str)).collect();
+        let wrapper = scene.start_command(&quick(more), &command);
+        wrapper.log.wait(&says::ready(1));
+        wrapper.signal(Signal::SIGHUP);
+        let line = wrapper.log.wait(&says::failed(2));
+        assert!(line.contains(expected) && line.ends_with("; generation 1 still serves"), "{line}");
+        wrapper.stop();
+    }
 }
 
 #[test]
@@ -65,12 +92,56 @@ fn without_its_words_a_port_of_ours_in_its_configuration_is_evidence() {
     ] {
         let args = [&["-b", bind.as_str()], args].concat();
         let line = last_line(scene.start_command(&args, command), 1);
-        assert!(line.contains(&format!("{what} names port {PORT}, which -b holds: if it binds")), "{line}");
-        assert!(line.contains("leave -b out and say --adopt"), "{line}");
+        // What it says is not known: another cause is as likely.
+        assert!(line.contains("(if it says that its address is in use: "), "{line}");
+        let told = format!("{what} names port {PORT}, which -b holds: leave -b out and say --adopt");
+        assert!(line.contains(&told), "{line}");
     }
     let args = ["-b", bind.as_str(), "-E", "COUNT=7345"];
     let line = last_line(scene.start_command(&args, &["false"]), 1);
+    assert!(line.ends_with(SEE_OUTPUT) && !line.contains("7345,"), "{line}");
+    // It says something else, or was not executed.
+    let args = ["-b", bind.as_str(), "--capture-stderr"];
+    let line = last_line(scene.start_command(&args, &["sh", "-c", "echo no database >&2; exit 1", PORT]), 1);
     assert!(line.ends_with("it exited with status 1"), "{line}");
+    let line = last_line(scene.start_command(&args[..2], &["sh", "-c", "exec no-such-program", PORT]), 127);
+    assert!(!line.contains("names port"), "{line}");
+}
+
+/// As a port: a path of ours in what it was given, or in what it says.
+#[test]
+fn a_server_that_binds_a_path_of_ours_itself_is_told() {
+    let Some(python) = common::tool("python3") else { return };
+    let scene = Scene::new();
+    let path = scene.arg("app.sock");
+    let server = "import socket, sys\nserver = socket.socket(socket.AF_UNIX)\n\
+                  try: server.bind(sys.argv[1])\nexcept OSError as error: sys.exit(f'{sys.argv[1]}: {error}')\n";
+    fs::write(scene.path("server.py"), server).unwrap();
+    let bind = format!("unix:{path}");
+    let python = python.to_str().unwrap();
+    let told = |line: &str, named: &str| {
+        line.contains(&format!(
+            "if it says that its address is in use: an argument of it names {named}, which -b"
+        ))
+    };
+    let line = last_line(scene.start_command(&["-b", &bind], &[python, "server.py", &path]), 1);
+    assert!(told(&line, &path), "{line}");
+    // Spelled in another way.
+    let line = last_line(scene.start_command(&["-b", &bind], &[python, "server.py", "./app.sock"]), 1);
+    assert!(told(&line, "./app.sock"), "{line}");
+    fs::write(scene.path("conf"), format!("listen {path};\n")).unwrap();
+    let line = last_line(scene.start_command(&["-b", &bind], &["false", "conf"]), 1);
+    assert!(line.contains(&format!("conf names {path}, which -b holds")), "{line}");
+    let args = ["-b", &bind, "--capture-stderr"];
+    let line = last_line(scene.start_command(&args, &[python, "server.py", &path]), 1);
+    assert!(line.contains("it binds its address itself, and -b holds that"), "{line}");
+    // Another one, which somebody else has bound.
+    let other = scene.arg("other.sock");
+    let _theirs = std::os::unix::net::UnixListener::bind(&other).unwrap();
+    let line = last_line(scene.start_command(&args, &[python, "server.py", &other]), 1);
+    assert!(line.contains(&format!("ss -lxp src {other} shows who has its address")), "{line}");
+    let line = last_line(scene.start_command(&args[..2], &[python, "server.py", &other]), 1);
+    assert!(line.ends_with(SEE_OUTPUT), "{line}");
 }
 
 #[test]
@@ -84,7 +155,7 @@ fn a_known_server_is_told_how_it_gets_its_sockets() {
     assert!(line.contains("(nginx takes its sockets by --export nginx)"), "{line}");
     // It has its dialect: something else is wrong.
     let line = last_line(scene.start_command(&quick(&["--export", "nginx"]), &[&nginx]), 1);
-    assert!(line.ends_with("it exited with status 1"), "{line}");
+    assert!(line.ends_with(SEE_OUTPUT), "{line}");
 }
 
 #[test]
@@ -161,6 +232,9 @@ fn what_no_new_privs_takes_away_is_said() {
     assert!(line.contains("no_new_privs takes away what its file gives it (chmod u+s)"), "{line}");
     let line = last_line(scene.start_command(&args[1..], &[&server]), 1);
     assert!(line.ends_with("it exited with status 1"), "{line}");
+    // Without its words another cause is as likely.
+    let line = last_line(scene.start_command(&args[..1], &[&server]), 1);
+    assert!(line.contains("(if it was not permitted something: no_new_privs takes away"), "{line}");
 }
 
 /// A configuration that is wrong costs no outage with --stop-first: a known server checks it first.
@@ -297,4 +371,48 @@ fn a_command_in_one_word_is_told_that_no_shell_splits_it() {
     assert_eq!(wrapper.exit_status(), 127);
     assert!(wrapper.last_line().contains("(no shell splits words"), "{:?}", wrapper.log.all());
     assert_eq!(wrapper.log.count("cannot find 'node server.js'"), 1, "{:?}", wrapper.log.all());
+}
+
+/// The kernel looks for `#!` in the first two bytes.
+#[test]
+fn a_script_with_something_before_its_first_line_is_told_what_it_is() {
+    let scene = Scene::new();
+    for (text, why) in [
+        ("\u{feff}#!/bin/sh\n", "it begins with a byte order mark"),
+        ("\n#!/bin/sh\n", "something stands before its #!"),
+        ("exit 0\n", "a script begins with #!"),
+    ] {
+        let script = executable(&scene, "script", text);
+        let line = last_line(scene.start_command(&[], &[&script]), 126);
+        assert!(line.contains(&format!("script: exec format error ({why}")), "{line}");
+    }
+}
+
+#[test]
+fn a_verb_of_ctl_without_ctl_is_told_of_it() {
+    let scene = Scene::new();
+    for verb in ["status", "upgrade", "rollback", "scale", "hammer", "unbind"] {
+        let line = last_line(scene.start_command(&[], &[verb, "2"]), 127);
+        assert!(line.ends_with(&format!("(to ask one that runs: graceful-run ctl {verb})")), "{line}");
+    }
+    let line = last_line(scene.start_command(&[], &["statuses"]), 127);
+    assert!(line.ends_with("(give its path, or set PATH with --env)"), "{line}");
+    // A program of that name is one.
+    executable(&scene, "upgrade", "#!/bin/sh\nexit 7\n");
+    let path = format!("PATH={}:/bin", scene.path("").display());
+    assert!(last_line(scene.start_command(&["-E", &path], &["upgrade"]), 7).contains("exited with status 7"));
+}
+
+/// A shell can neither read nor set such a variable, and other programs are configured by them.
+#[test]
+fn a_variable_that_no_shell_can_use_is_named_once_for_each_release() {
+    let scene = Scene::of(SERVER);
+    fs::write(scene.path("settings"), "GOOD=1\nA-B=x\n").unwrap();
+    let wrapper = scene.ready(&["-n", "2", "--env-file", &scene.arg("settings")]);
+    let told = "settings: line 2: the name 'A-B' is none that a shell can use";
+    wrapper.log.wait(told);
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::ready(2));
+    assert_eq!(wrapper.log.count(told), 2, "{:?}", wrapper.log.all());
+    wrapper.stop();
 }

@@ -50,7 +50,8 @@ fn when_the_new_worker_ends_on_hold_the_upgrade_is_undone() {
     scene.release("crash", 1);
     let line = wrapper.log.wait(&says::failed(2));
     assert!(
-        line.ends_with(" exited with status 6 while it was on hold; generation 1 still serves"),
+        line.contains(" exited with status 6 while it was on hold (")
+            && line.ends_with("; generation 1 still serves"),
         "{line}"
     );
     assert!(!scene.log.has("worker TERM"));

@@ -57,7 +57,7 @@ fn every_event_has_its_hook_in_order_and_knows_its_worker() {
     wrapper.signal(Signal::SIGHUP);
     wrapper.log.wait(&says::failed(3));
     let why = scene.log.wait("upgrade-failed g3 s hook");
-    assert!(why.contains(" exited with status 7 before it was ready pid="), "{why}");
+    assert!(why.contains(" exited with status 7 before it was ready ("), "{why}");
     wrapper.stop();
     let order = [
         "pre-start g1 s0 hook:  pid=".to_owned(),

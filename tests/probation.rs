@@ -79,7 +79,8 @@ fn a_release_that_dies_at_its_first_request_is_rolled_back() {
     crash(&wrapper, &address, 3);
     assert_eq!(who(&address), "good g1\n", "it waited in the queue: {:?}", wrapper.log.all());
     let line = wrapper.log.wait("generation 2: ended 3 times within * of going live (--probation)");
-    assert!(line.ends_with("exited with status 3: generation 1 is to be started again"), "{line}");
+    assert!(line.contains("exited with status 3 (see its output"), "{line}");
+    assert!(line.ends_with("): generation 1 is to be started again"), "{line}");
     wrapper.log.wait(BACK);
     let status = scene.status();
     let last = &status["last_upgrade"];
@@ -95,6 +96,11 @@ fn a_release_that_dies_at_its_first_request_is_rolled_back() {
     let table = scene.ctl(&["status"]);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(table.contains("last upgrade: 1 to 2 rolled back after "), "{table}");
+    // It is over, and was one upgrade.
+    assert!(table.contains("; generation 1 was started again\n"), "{table}");
+    assert!(!table.contains("is to be started again"), "{table}");
+    assert!(table.contains(" 1 upgrade failed") && !table.contains("succeeded"), "{table}");
+    assert_eq!((&status["upgrades"], &status["rolled_back"]), (&1.into(), &1.into()));
 
     // A crash brings the same back, and the next release has the next number.
     let pid = status["workers"][0]["pid"].as_i64().unwrap();
@@ -288,9 +294,43 @@ fn what_is_gone_cannot_be_brought_back_and_nothing_else_is_started_in_its_name()
     assert_eq!(wrapper.log.count("generation 1: started pid"), 1);
     let last = scene.status()["last_upgrade"].clone();
     assert_eq!(last["result"], "failed", "{last}");
+    let reason = last["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("ended 4 times within ") && reason.contains("exited with status 3"),
+        "{reason}"
+    );
+    assert!(reason.contains("; generation 1 could not be started again: not as it was: "), "{reason}");
+    assert!(reason.ends_with("; generation 2 was tried again"), "{reason}");
+    let table = String::from_utf8_lossy(&scene.ctl(&["status"]).stdout).into_owned();
+    assert!(table.contains(" 1 upgrade failed") && !table.contains("succeeded"), "{table}");
+    assert!(!table.contains("is to be started again"), "{table}");
     let told = || fs::read_to_string(scene.path("told")).unwrap_or_default();
     until("both have been told", || told().lines().count() >= 2);
     assert_eq!(told().lines().count(), 2, "once each: {}", told());
+    wrapper.stop();
+}
+
+/// A release that is installed over the one that serves, is refused, and is then mended.
+#[test]
+fn changed_files_are_told_until_every_worker_runs_them() {
+    let scene = Scene::new();
+    install(&scene, "good");
+    let app = scene.path("good").join("app.py");
+    let (wrapper, address) = start(&scene, &[]);
+    fs::write(&app, "raise SystemExit(3)\n").unwrap();
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::failed(2));
+    let lost = || scene.status().get("lost").cloned().unwrap_or_default();
+    assert_eq!(lost()[0], app.to_str().unwrap());
+    fs::write(&app, release("mended")).unwrap();
+    assert_eq!(lost()[0], app.to_str().unwrap(), "a worker of the old one serves");
+    let pid = scene.status()["workers"][0]["pid"].as_i64().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+    wrapper.log.wait_nth("generation 1: started pid", 2);
+    assert_eq!(who(&address), "mended g1\n");
+    assert!(lost().is_null(), "{}", lost());
+    fs::write(&app, release("another one")).unwrap();
+    assert_eq!(lost()[0], app.to_str().unwrap());
     wrapper.stop();
 }
 

@@ -57,6 +57,61 @@ fn a_worker_that_ignores_term_is_killed_after_the_stop_timeout() {
     wrapper.log.wait(&says::killed(1, 9));
 }
 
+/// Whoever has asked for it, or nobody.
+#[test]
+fn a_kill_is_told_with_its_one_cause() {
+    let last_line = |scene: &Scene, args: &[&str], stop: &dyn Fn(&Scene, &Wrapper)| {
+        let mut wrapper = scene.ready(args);
+        stop(scene, &wrapper);
+        assert_eq!(wrapper.exit_status(), 137);
+        wrapper.last_line()
+    };
+    const STUBBORN: &str = "ignore-term\nready notify";
+    let ctl = |scene: &Scene, verb: &[&str]| {
+        let output = scene.ctl(verb);
+        assert!(output.status.success(), "{verb:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    type Stop<'a> = &'a dyn Fn(&Scene, &Wrapper);
+    let asked: [(&str, Stop<'_>); 4] = [
+        ("ctl stop --now", &|scene, _| ctl(scene, &["stop", "--now"])),
+        ("ctl hammer", &|scene, wrapper| {
+            wrapper.signal(Signal::SIGTERM);
+            scene.log.wait("worker TERM");
+            ctl(scene, &["hammer"]);
+        }),
+        ("ALRM", &|scene, wrapper| {
+            wrapper.signal(Signal::SIGTERM);
+            scene.log.wait("worker TERM");
+            wrapper.signal(Signal::SIGALRM);
+        }),
+        ("a second INT", &|scene, wrapper| {
+            wrapper.signal(Signal::SIGQUIT);
+            scene.log.wait("worker TERM");
+            wrapper.signal(Signal::SIGINT);
+        }),
+    ];
+    for (who, stop) in asked {
+        let line = last_line(&Scene::of(STUBBORN), &["--stop-timeout", "0"], stop);
+        assert!(line.ends_with(&format!("a worker was killed, as was asked for ({who})")), "{line}");
+    }
+    // An earlier hammer is not the cause.
+    let line = last_line(&Scene::of(STUBBORN), &["--stop-timeout", "1s"], &|scene, wrapper| {
+        ctl(scene, &["hammer"]);
+        wrapper.signal(Signal::SIGTERM);
+    });
+    assert!(line.contains(" in time: one had to be killed "), "{line}");
+    assert!(line.ends_with(" after it was asked to stop (--stop-timeout)"), "{line}");
+    let scene = Scene::of(SERVER);
+    scene.script("2", "ignore-term\nsay parked\nwait never");
+    let line = last_line(&scene, &["--ack", "notify"], &|scene, wrapper| {
+        wrapper.signal(Signal::SIGHUP);
+        scene.log.wait("g2 s0 worker parked");
+        wrapper.signal(Signal::SIGTERM);
+    });
+    assert!(line.contains(" in time: one that was not ready yet had to be killed "), "{line}");
+    assert!(line.ends_with(" after it was asked to stop"), "{line}");
+}
+
 #[test]
 fn a_second_int_or_quit_kills_at_once() {
     for (one, two) in [

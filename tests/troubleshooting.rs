@@ -65,7 +65,6 @@ const NOT_FOR_THE_PAGE: [(&str, &[&str]); 6] = [
             "signal to pass on",
             "version … has taken over from version …",
             "upgrade to generation … begins, generation … serves",
-            "one is under way: another follows it",
             "handed over from the next upgrade on",
             "listening on … (…), handed over from the next upgrade on",
         ],

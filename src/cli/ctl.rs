@@ -5,7 +5,7 @@
 //! derives the members of a request on the control socket. A member that is skipped by
 //! serde concerns the client alone.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Not;
@@ -140,6 +140,11 @@ pub enum Verb {
     },
     /// Print the status as metrics in the text format of Prometheus
     Metrics,
+}
+
+/// Whether a word is the name of a verb.
+pub fn is_verb(word: &str) -> bool {
+    Ctl::command().get_subcommands().any(|verb| verb.get_name() == word)
 }
 
 /// Of verbs that take time.

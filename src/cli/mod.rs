@@ -78,7 +78,8 @@ pub struct Cli {
     /// Empty lines, lines that begin with # and the word `export` before K are skipped.
     /// One pair of quotes around a whole value is removed, and a comment after such a value. Nothing is
     /// expanded. A line that can be read in two ways is refused: a quote that does not end, text
-    /// after the closing quote, # after a value without quotes, \ at the end.
+    /// after the closing quote, # after a value without quotes, \ at the end. A name that no shell can
+    /// use, such as 1A or A-B, is passed on, with a warning.
     #[arg(long, value_name = "FILE", help_heading = "Worker")]
     pub env_file: Vec<PathBuf>,
 

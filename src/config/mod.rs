@@ -25,7 +25,7 @@ use value::{duration, invalid};
 
 pub use adopt::Adopt;
 pub use control::{Control, is_name};
-pub use value::timeout;
+pub use value::{duration_text, timeout};
 
 /// The default of `--stop-timeout`.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);

@@ -32,3 +32,27 @@ pub(super) fn duration(option: &str, text: &str) -> Result<Duration, Error> {
 pub fn timeout(option: &str, text: &str) -> Result<Option<Duration>, Error> {
     Ok(Some(duration(option, text)?).filter(|duration| !duration.is_zero()))
 }
+
+/// How long something took: milliseconds below ten seconds, above that seconds to one decimal.
+pub fn duration_text(duration: Duration) -> String {
+    let (millis, tenths) = (duration.as_millis(), (duration.as_millis() + 50) / 100);
+    match (millis, tenths % 10) {
+        (0..10_000, _) => format!("{millis} ms"),
+        (_, 0) => format!("{} s", tenths / 10),
+        (_, tenth) => format!("{}.{tenth} s", tenths / 10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_duration_is_cut() {
+        for (millis, text) in
+            [(0, "0 ms"), (4771, "4771 ms"), (10_000, "10 s"), (12_949, "12.9 s"), (59_960, "60 s")]
+        {
+            assert_eq!(duration_text(Duration::from_millis(millis)), text);
+        }
+    }
+}

@@ -37,6 +37,9 @@ pub struct Status {
     pub workers_wanted: u32,
     /// Upgrades that succeeded.
     pub upgrades: u32,
+    /// Upgrades that succeeded, and that probation has rolled back or was to.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rolled_back: u32,
     /// The generation that is on probation, if one is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probation: Option<Probation>,
@@ -51,6 +54,10 @@ pub struct Status {
     /// With `--adopt`: the sockets that the workers bind themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adopt: Option<Adopted>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A generation on probation.

@@ -3,7 +3,7 @@
 //! No pid, descriptor, signal number, path or message text appears here: a
 //! caller that knows them keeps its own tables by [`WorkerId`].
 
-pub use super::report::{Ending, Failure, Report};
+pub use super::report::{Behind, Ending, Failure, Report};
 pub use super::types::{
     AckKind, Exit, Generation, LaunchSource, Refusal, Request, Slot, Time, Token, WorkerId,
 };

@@ -20,8 +20,8 @@ pub enum Report {
         /// The one that starts.
         to: Generation,
     },
-    /// A request came while one was being carried out; it is kept, once.
-    UpgradeKept,
+    /// A request came that cannot be carried out yet; it is kept, once.
+    UpgradeKept(Behind),
     /// The first worker of the new generation has soaked; both generations serve
     /// until `Commit` or `Rollback`.
     Held {
@@ -258,6 +258,17 @@ pub enum Ending {
     Silent(WorkerId, Duration),
     /// This signal has halted the last worker.
     Halted(WorkerId, Token),
+}
+
+/// What a request for an upgrade that is kept waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Behind {
+    /// The first generation is not ready.
+    FirstStart,
+    /// Another upgrade is under way.
+    Upgrade,
+    /// A worker starts, or leaves.
+    Worker,
 }
 
 impl Failure {

@@ -1,6 +1,6 @@
 //! The last pass of a step: what the processes now call for, whatever the event was.
 
-use super::event::{Action, Ending, Generation, LaunchSource, Report, Slot, Time};
+use super::event::{Action, Behind, Ending, Generation, LaunchSource, Report, Slot, Time};
 use super::state::{SlotState, Supervisor};
 use super::upgrade::Upgrade;
 use super::worker::{Stage, Worker};
@@ -27,7 +27,11 @@ impl Supervisor {
             self.forget_unneeded();
         }
         if std::mem::take(&mut self.upgrade_requested) && self.pending.is_some() {
-            self.report(Report::UpgradeKept);
+            self.report(Report::UpgradeKept(match &self.upgrade {
+                Some(_) => Behind::Upgrade,
+                None if !self.served => Behind::FirstStart,
+                None => Behind::Worker,
+            }));
         }
         self.perform_due(now);
         self.report_scaled();

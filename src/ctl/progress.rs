@@ -1,9 +1,10 @@
 //! The progress of a request, on a terminal or in a log.
 
-use super::table::format_millis;
+use crate::config::duration_text;
 use crate::logger::escape;
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 /// Shows what happens while ctl waits for a result. One line that is redrawn needs no crate
 /// of progress bars: those have threads, and make the program bigger.
@@ -71,15 +72,16 @@ fn progress_line(event: &Value) -> Option<String> {
 /// The event as a line of a log; None if it is not worth one.
 fn log_line(event: &Value) -> Option<String> {
     let count = |field: &str| number(event, field);
+    let after = || duration_text(Duration::from_millis(count("after_ms")));
     let worker = || format!("generation {}: pid {}", count("generation"), count("pid"));
     Some(match event.get("event")?.as_str()? {
         "upgrade-started" => {
             format!("upgrade to generation {} begins, generation {} serves", count("to"), count("from"))
         }
-        "upgrade-kept" => "one is under way: another follows it".into(),
+        "upgrade-kept" => event.get("behind")?.as_str()?.into(),
         "started" => format!("{} started", worker()),
-        "ready" => format!("{} ready after {}", worker(), format_millis(count("after_ms"))),
-        "no-ack" => format!("{} not ready after {}", worker(), format_millis(count("after_ms"))),
+        "ready" => format!("{} ready after {}", worker(), after()),
+        "no-ack" => format!("{} not ready after {}", worker(), after()),
         "gone" => format!("{} {}", worker(), event.get("how")?.as_str()?),
         "killed" => format!("{} killed", worker()),
         "stopping" => "stopping".into(),
@@ -99,5 +101,11 @@ mod tests {
         let event = json!({"event": "progress", "generation": 3, "ready": 8, "of": 8, "connections": null});
         assert_eq!(progress_line(&event).unwrap(), "generation 3: 8/8 ready");
         assert_eq!(progress_line(&json!({"event": "ready"})), None);
+    }
+
+    #[test]
+    fn a_duration_is_that_of_the_log() {
+        let event = json!({"event": "ready", "generation": 3, "pid": 7, "after_ms": 4771});
+        assert_eq!(log_line(&event).unwrap(), "generation 3: pid 7 ready after 4771 ms");
     }
 }

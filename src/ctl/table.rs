@@ -1,5 +1,6 @@
 //! A status as text for people.
 
+use crate::config::duration_text;
 use crate::control::protocol::{Status, Worker};
 use crate::logger::escape;
 use std::time::Duration;
@@ -17,7 +18,7 @@ pub fn render_status(status: &Status) -> String {
     if let Some(last) = &status.last_upgrade {
         let why = last.reason.as_ref().map_or(String::new(), |reason| format!(": {}", escape(reason)));
         let ago = last.ago_ms.map_or(String::new(), |ago| format!(", {} ago", format_millis(ago)));
-        let took = format_millis(last.duration_ms);
+        let took = duration_text(Duration::from_millis(last.duration_ms));
         let (from, to, result) = (last.from, last.to, &last.result);
         text += &format!("last upgrade: {from} to {to} {result} after {took}{ago}{why}\n");
     }
@@ -25,6 +26,7 @@ pub fn render_status(status: &Status) -> String {
         let (generation, before, of) = (probation.generation, probation.before, probation.of);
         let lost: Vec<String> = probation.lost.iter().map(|file| escape(file)).collect();
         let outlook = match lost.is_empty() {
+            true if probation.crashes >= of => format!("generation {before} is started again after the next"),
             true => format!("generation {before} is started again after {of} crashes"),
             false => format!(
                 "generation {before} cannot be started again, as files have changed: {}",
@@ -47,7 +49,11 @@ pub fn render_status(status: &Status) -> String {
     if status.pending_upgrade {
         more.push("another upgrade follows".to_owned());
     }
-    more.extend(format_count(status.upgrades, "upgrade succeeded", "upgrades succeeded"));
+    more.extend(format_count(
+        status.upgrades.saturating_sub(status.rolled_back),
+        "upgrade succeeded",
+        "upgrades succeeded",
+    ));
     more.extend(format_count(status.failed_upgrades, "upgrade failed", "upgrades failed"));
     more.extend(format_count(status.crashes, "worker ended by itself", "workers ended by themselves"));
     if !more.is_empty() {
@@ -136,7 +142,7 @@ fn render_table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> Stri
 }
 
 /// Milliseconds below one second, whole seconds from there on.
-pub fn format_millis(ms: u64) -> String {
+fn format_millis(ms: u64) -> String {
     match ms {
         0..1000 => format!("{ms} ms"),
         _ => humantime::format_duration(Duration::from_secs(ms / 1000)).to_string(),

@@ -7,9 +7,9 @@
 //! A pipe is read until its last writer has closed it, which may be an orphan of the worker: an
 //! earlier close would kill the orphan when it writes (SIGPIPE).
 
+use super::last_lines::Ring;
 use crate::core::event::WorkerId;
 use crate::error::{Error, reason};
-use crate::logger;
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
 use crate::reexec::quiesce::Quiesce;
 use crate::sys::identity::Identity;
@@ -28,12 +28,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The number of lines that are kept of a worker.
-const LINES: usize = 20;
 /// The most bytes that wait for our stderr, while it blocks.
 const MOST_WAITING: usize = 256 << 10;
-/// The most bytes of a line that are kept.
-const LONGEST: usize = 1024;
 /// The most bytes of one read(2).
 const CHUNK: usize = 16 << 10;
 /// The capacity of a pipe: pipe(7).
@@ -63,6 +59,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Table {
     sources: BTreeMap<u32, Source>,
+    /// Workers that write to the pipe of another one, which has started them, with the number of lines
+    /// that were in it before.
+    heirs: BTreeMap<u32, (u32, usize)>,
     /// Bytes that were read and not yet written to our stderr.
     waiting: Vec<u8>,
     /// The number of bytes for which there was no room.
@@ -90,18 +89,12 @@ struct Source {
     forgotten: bool,
 }
 
-/// The last lines of a text that comes in pieces.
-#[derive(Debug, Default)]
-struct Ring {
-    lines: VecDeque<Vec<u8>>,
-    /// Whether the last line has not ended.
-    open: bool,
-}
-
 /// The pipes across an execve(2), with what was read and not yet written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
     sources: Vec<SavedSource>,
+    #[serde(default)]
+    heirs: BTreeMap<u32, (u32, usize)>,
     waiting: Vec<u8>,
 }
 
@@ -111,6 +104,8 @@ struct SavedSource {
     pipe: Option<Fd>,
     lines: VecDeque<Vec<u8>>,
     open: bool,
+    #[serde(default)]
+    count: usize,
     forgotten: bool,
 }
 
@@ -154,13 +149,26 @@ impl Capture {
         Ok(())
     }
 
+    /// The worker `id` is started by another one, and has its stderr.
+    pub fn inherit(&self, id: WorkerId, from: WorkerId) {
+        let mut table = self.shared.table();
+        let of = table.heirs.get(&from.0).map_or(from.0, |&(of, _)| of);
+        let Some(source) = table.sources.get_mut(&of) else { return };
+        let (rest, _) = source.read_all();
+        let before = source.ring.count;
+        table.keep(&rest);
+        table.heirs.insert(id.0, (of, before));
+        let _ = self.shared.wake.write(1);
+    }
+
     /// The last lines of a worker, at most twenty, without control characters: what
     /// it wrote before it ended is among them.
     pub fn last_lines(&self, id: WorkerId) -> Vec<String> {
         let mut table = self.shared.table();
-        let Some(source) = table.sources.get_mut(&id.0) else { return Vec::new() };
+        let (of, before) = table.heirs.get(&id.0).copied().unwrap_or((id.0, 0));
+        let Some(source) = table.sources.get_mut(&of) else { return Vec::new() };
         let (rest, _) = source.read_all();
-        let lines = source.ring.lines();
+        let lines = source.ring.lines_after(before);
         if !rest.is_empty() {
             table.keep(&rest);
             let _ = self.shared.wake.write(1);
@@ -176,17 +184,24 @@ impl Capture {
         let table = self.shared.table();
         let mut sources = Vec::new();
         for (&id, source) in &table.sources {
-            let Ring { lines, open } = &source.ring;
+            let Ring { lines, open, count } = &source.ring;
             let (pipe, forgotten) = (transfer.add_some(source.pipe.as_ref())?, source.forgotten);
-            sources.push(SavedSource { id, pipe, lines: lines.clone(), open: *open, forgotten });
+            sources.push(SavedSource {
+                id,
+                pipe,
+                lines: lines.clone(),
+                open: *open,
+                count: *count,
+                forgotten,
+            });
         }
-        Ok(Saved { sources, waiting: table.waiting.clone() })
+        Ok(Saved { sources, heirs: table.heirs.clone(), waiting: table.waiting.clone() })
     }
 
     /// Restores the pipes and lines after an execve(2).
     pub fn restore(&self, saved: Saved, fds: &mut InheritedFds) {
         let mut table = self.shared.table();
-        for SavedSource { id, pipe, lines, open, forgotten } in saved.sources {
+        for SavedSource { id, pipe, lines, open, count, forgotten } in saved.sources {
             let pipe = fds.take_some(pipe);
             if let Some(pipe) = &pipe
                 && let Err(error) =
@@ -194,8 +209,9 @@ impl Capture {
             {
                 log::warn!("the stderr of a worker cannot be read any more: {error}");
             }
-            table.sources.insert(id, Source { pipe, ring: Ring { lines, open }, forgotten });
+            table.sources.insert(id, Source { pipe, ring: Ring { lines, open, count }, forgotten });
         }
+        table.heirs = saved.heirs;
         table.waiting = saved.waiting;
         let _ = self.shared.wake.write(1);
     }
@@ -203,6 +219,7 @@ impl Capture {
     /// Forgets the lines of a worker that has ended.
     pub fn forget(&self, id: WorkerId) {
         let mut table = self.shared.table();
+        table.heirs.remove(&id.0);
         let Some(source) = table.sources.get_mut(&id.0) else { return };
         source.forgotten = true;
         // While our stderr blocks, the thread does not read this pipe.
@@ -341,52 +358,9 @@ impl Source {
     }
 }
 
-impl Ring {
-    fn push(&mut self, text: &[u8]) {
-        for piece in text.split_inclusive(|&byte| byte == b'\n') {
-            if !mem::replace(&mut self.open, true) {
-                self.lines.push_back(Vec::new());
-                if self.lines.len() > LINES {
-                    self.lines.pop_front();
-                }
-            }
-            let (piece, ends) = match piece.strip_suffix(b"\n") {
-                Some(piece) => (piece, true),
-                None => (piece, false),
-            };
-            if let Some(line) = self.lines.back_mut() {
-                let room = LONGEST - line.len();
-                line.extend(&piece[..piece.len().min(room)]);
-            }
-            self.open = !ends;
-        }
-    }
-
-    fn lines(&self) -> Vec<String> {
-        self.lines.iter().map(|line| logger::escape(&String::from_utf8_lossy(line))).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn ring(pieces: &[&str]) -> Vec<String> {
-        let mut ring = Ring::default();
-        pieces.iter().for_each(|piece| ring.push(piece.as_bytes()));
-        ring.lines()
-    }
-
-    #[test]
-    fn the_last_lines_are_kept_wherever_they_are_cut() {
-        assert_eq!(ring(&[]), [""; 0]);
-        assert_eq!(ring(&["a", "b\n", "\nc\x1b"]), ["ab", "", "c\\u{1b}"]);
-        let many: String = (0..50).map(|n| format!("{n}\n")).collect();
-        let lines = ring(&[&many]);
-        assert_eq!((lines.len(), lines[0].as_str(), lines[19].as_str()), (LINES, "30", "49"));
-        let long = "x".repeat(3 * LONGEST);
-        assert_eq!(ring(&[&long, &long, "\ny"]), ["x".repeat(LONGEST), "y".into()]);
-    }
 
     #[test]
     fn what_waits_for_a_blocked_stderr_is_bounded() {
@@ -409,5 +383,23 @@ mod tests {
             capture.forget(id);
         }
         assert_eq!(capture.last_lines(WorkerId(3)), [""; 0]);
+    }
+
+    #[test]
+    fn a_successor_has_the_lines_after_its_start() {
+        let capture = Capture::start(&Quiesce::default()).unwrap();
+        let (ours, theirs) = Capture::pipe(None).unwrap();
+        capture.watch(WorkerId(1), ours).unwrap();
+        let many: String = (0..30).map(|n| format!("graceful-run test: line {n}\n")).collect();
+        write(&theirs, many.as_bytes()).unwrap();
+        capture.inherit(WorkerId(2), WorkerId(1));
+        assert_eq!(capture.last_lines(WorkerId(2)), [""; 0]);
+        write(&theirs, b"graceful-run test: the second\n").unwrap();
+        capture.forget(WorkerId(1));
+        capture.inherit(WorkerId(3), WorkerId(2));
+        write(&theirs, b"graceful-run test: the third\n").unwrap();
+        let last = ["graceful-run test: the second", "graceful-run test: the third"];
+        assert_eq!(capture.last_lines(WorkerId(2)), last);
+        assert_eq!(capture.last_lines(WorkerId(3)), last[1..]);
     }
 }

@@ -37,8 +37,8 @@ fn is_unsafe_across_users(variable: &[u8]) -> bool {
     NAMES.contains(&variable) || variable.starts_with(b"LD_") || variable.starts_with(b"MALLOC_")
 }
 
-/// The variables of a worker, before those of its dialect. `ours` is our own environment, and
-/// relative paths begin at `base`.
+/// The variables of a worker, before those of its dialect, and what is odd about those that files
+/// set. `ours` is our own environment, and relative paths begin at `base`.
 ///
 /// # Errors
 /// A message that names the file and the line.
@@ -47,8 +47,8 @@ pub fn read(
     ours: &[(OsString, OsString)],
     identity: Option<&Identity>,
     base: &Path,
-) -> Result<Variables, String> {
-    let mut variables = Variables::new();
+) -> Result<(Variables, Vec<String>), String> {
+    let (mut variables, mut odd) = (Variables::new(), Vec::new());
     if !spec.clear {
         variables.extend(ours.iter().cloned());
         variables.retain(|name, _| {
@@ -61,14 +61,27 @@ pub fn read(
         variables.extend(account(identity));
     }
     for file in &spec.files {
-        read_file(&base.join(file), &mut variables)?;
+        read_file(&base.join(file), &mut variables, &mut odd)?;
     }
     for dir in &spec.dirs {
-        read_dir(&base.join(dir), &mut variables)?;
+        read_dir(&base.join(dir), &mut variables, &mut odd)?;
     }
     variables.extend(spec.set.iter().cloned());
     variables.retain(|name, _| !dialect::is_ours(name.as_bytes()));
-    Ok(variables)
+    Ok((variables, odd))
+}
+
+/// What is odd about a name: a shell can neither read nor set such a variable, and may not pass it
+/// on. Programs can, and some are configured so (`spring.datasource.url`): it is no mistake for sure.
+fn odd_name(name: &[u8]) -> Option<String> {
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let usual = name.iter().all(is_word) && !name.first().is_some_and(u8::is_ascii_digit);
+    (!usual).then(|| {
+        format!(
+            "the name '{}' is none that a shell can use (letters, digits and _, no digit first)",
+            String::from_utf8_lossy(name)
+        )
+    })
 }
 
 fn account(identity: &Identity) -> Vec<(OsString, OsString)> {
@@ -84,7 +97,7 @@ fn account(identity: &Identity) -> Vec<(OsString, OsString)> {
 /// The byte order mark of UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-fn read_file(path: &Path, variables: &mut Variables) -> Result<(), String> {
+fn read_file(path: &Path, variables: &mut Variables, odd: &mut Vec<String>) -> Result<(), String> {
     let attempt = format!("read environment file {}", path.display());
     let text = read_regular(path).map_err(|error| failed(&attempt, &error))?;
     // Editors of other systems begin a file with a byte order mark.
@@ -101,7 +114,10 @@ fn read_file(path: &Path, variables: &mut Variables) -> Result<(), String> {
         let at = at.filter(|&at| !line[..at].trim_ascii_end().iter().any(u8::is_ascii_whitespace));
         let at = at.ok_or_else(|| format!("cannot {attempt}: line {} is not of the form K=V", number + 1))?;
         let value = unquoted(line[at + 1..].trim_ascii()).map_err(refused)?;
-        variables.insert(os(line[..at].trim_ascii()), os(value));
+        let name = line[..at].trim_ascii();
+        let why = odd_name(name).map(|why| format!("{}: line {}: {why}", path.display(), number + 1));
+        odd.extend(why);
+        variables.insert(os(name), os(value));
     }
     Ok(())
 }
@@ -143,7 +159,7 @@ fn unquoted(value: &[u8]) -> Result<&[u8], &'static str> {
 
 /// envdir(8): the first line is the value, trailing blanks are cut, a NUL stands
 /// for a newline, an empty file unsets.
-fn read_dir(path: &Path, variables: &mut Variables) -> Result<(), String> {
+fn read_dir(path: &Path, variables: &mut Variables, odd: &mut Vec<String>) -> Result<(), String> {
     let attempt = format!("read environment directory {}", path.display());
     let entries = fs::read_dir(path).map_err(|error| failed(&attempt, &error))?;
     for entry in entries {
@@ -159,6 +175,7 @@ fn read_dir(path: &Path, variables: &mut Variables) -> Result<(), String> {
             variables.remove(&name);
             continue;
         }
+        odd.extend(odd_name(name.as_bytes()).map(|why| format!("{}: {why}", path.display())));
         let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
         let value = line.trim_ascii_end().iter().map(|&byte| if byte == 0 { b'\n' } else { byte }).collect();
         variables.insert(name, OsString::from_vec(value));
@@ -203,7 +220,7 @@ mod tests {
     #[test]
     fn ours_pass_less_what_must_not() {
         let spec = Environment { drop: vec!["SECRET".into()], ..Environment::default() };
-        let variables = read(&spec, &ours(), None, Path::new("/")).unwrap();
+        let (variables, _) = read(&spec, &ours(), None, Path::new("/")).unwrap();
         let names: Vec<_> = variables.keys().map(|name| name.to_str().unwrap()).collect();
         assert_eq!(names, ["LD_PRELOAD", "PATH"]);
     }
@@ -222,7 +239,7 @@ mod tests {
             set: vec![("D".into(), "word".into())],
             ..Environment::default()
         };
-        let variables = read(&spec, &ours(), None, dir.path()).unwrap();
+        let (variables, _) = read(&spec, &ours(), None, dir.path()).unwrap();
         let pairs: Vec<_> =
             variables.iter().map(|(k, v)| (k.to_str().unwrap(), v.to_str().unwrap())).collect();
         assert_eq!(pairs, [("A", "from\ndir"), ("B", "two words"), ("D", "word")]);
@@ -233,7 +250,7 @@ mod tests {
         let set = ["LISTEN_PID", "NOTIFY_SOCKET", "GRACEFUL_RUN_PID", "UNICORN_FD"];
         let set = set.map(|name| (name.into(), "1".into())).to_vec();
         let spec = Environment { clear: true, set, ..Environment::default() };
-        let variables = read(&spec, &[], None, Path::new("/")).unwrap();
+        let (variables, _) = read(&spec, &[], None, Path::new("/")).unwrap();
         assert_eq!(variables.keys().collect::<Vec<_>>(), ["UNICORN_FD"]);
     }
 
@@ -253,7 +270,7 @@ mod tests {
         let value = |text: &str| {
             fs::write(dir.path().join("file"), format!("\u{feff}A={text}\r\n")).unwrap();
             read(&spec, &[], None, dir.path())
-                .map(|mut it| it.remove(OsStr::new("A")).unwrap().into_string().unwrap())
+                .map(|(mut it, _)| it.remove(OsStr::new("A")).unwrap().into_string().unwrap())
         };
         for (text, meant) in [
             ("1", "1"),
@@ -284,6 +301,30 @@ mod tests {
         ] {
             let error = value(text).expect_err(text);
             assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_shell_can_use_is_passed_on_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines = "A=1\n1A=x\nexport A-B=x\na.b = x\n_a1=x\n\u{e4}=x\n";
+        fs::write(dir.path().join("file"), lines).unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        fs::write(dir.path().join("d/C-D"), "x").unwrap();
+        let spec = Environment {
+            clear: true,
+            files: vec!["file".into()],
+            dirs: vec!["d".into()],
+            ..Environment::default()
+        };
+        let (variables, odd) = read(&spec, &[], None, dir.path()).unwrap();
+        assert_eq!(variables.len(), 7);
+        let places =
+            ["file: line 2: the name '1A'", "file: line 3: the name 'A-B'", "file: line 4: the name 'a.b'"];
+        let places = places.into_iter().chain(["file: line 6: the name '\u{e4}'", "d: the name 'C-D'"]);
+        assert_eq!(odd.len(), 5, "{odd:?}");
+        for (odd, place) in odd.iter().zip(places) {
+            assert!(odd.contains(place) && odd.contains("none that a shell can use"), "{odd}");
         }
     }
 

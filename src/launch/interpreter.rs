@@ -1,20 +1,54 @@
 //! The file that the kernel starts for a program: the interpreter of a script, the loader of a
 //! native program. Where it is missing, execve(2) gives ENOENT, as if the program were.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// How many scripts may be the interpreters of one another: the kernel's limit.
+const MOST_INTERPRETERS: usize = 5;
 
 /// Why the kernel does not know the format of a program (ENOEXEC).
-pub fn unknown_format(program: &Path) -> &'static str {
-    let mut head = Vec::new();
-    let read = File::open(program).and_then(|file| file.take(4).read_to_end(&mut head));
-    match head.as_slice() {
-        _ if read.is_err() => "it cannot be read to see why",
-        b"" => "the file is empty",
-        b"\x7fELF" => "it is built for another kind of machine, or damaged: file(1) says which",
-        _ => "a script begins with #! and its interpreter",
+pub fn unknown_format(program: &Path) -> String {
+    let mut program = program.to_path_buf();
+    for depth in 0..MOST_INTERPRETERS {
+        let mut head = Vec::new();
+        let read = File::open(&program).and_then(|file| file.take(256).read_to_end(&mut head));
+        // It is its interpreter that the kernel does not know.
+        let next = interpreter(&program);
+        let why = match head.as_slice() {
+            _ if read.is_err() => "it cannot be read to see why",
+            b"" => "the file is empty",
+            [0x7f, b'E', b'L', b'F', ..] => {
+                "it is built for another kind of machine, or damaged: file(1) says which"
+            }
+            [0xef, 0xbb, 0xbf, ..] => {
+                "it begins with a byte order mark, and a script has to begin with #! (save it as UTF-8 without one)"
+            }
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
+                "it is UTF-16, and a script has to begin with #! (save it as UTF-8)"
+            }
+            _ if head.contains(&0) => "it is no program of this system: file(1) says what it is",
+            [b'#', b'!', ..] => match next {
+                Some(path) if !path.is_empty() => {
+                    program = PathBuf::from(OsString::from_vec(path));
+                    continue;
+                }
+                _ => "its first line names no interpreter behind #!",
+            },
+            _ if head.trim_ascii_start().starts_with(b"#!") => {
+                "something stands before its #!, which has to begin the file"
+            }
+            _ => "a script begins with #! and its interpreter",
+        };
+        return match depth {
+            0 => why.into(),
+            _ => format!("of its interpreter {}: {why}", program.display()),
+        };
     }
+    "its interpreter is a script, whose interpreter is one, and so on".into()
 }
 
 /// The program that env(1) looks for in PATH, if the first line of a script leaves that to it.
@@ -114,10 +148,21 @@ mod tests {
             (&b""[..], "the file is empty"),
             (b"\x7fELF\x02", "it is built for another kind of machine"),
             (b"exit 7\n", "a script begins with #!"),
+            (b"\xef\xbb\xbf#!/bin/sh\n", "it begins with a byte order mark"),
+            (b"\xff\xfe#\0!\0", "it is UTF-16"),
+            (b"\n#!/bin/sh\n", "something stands before its #!"),
+            (b"#!\nexit 7\n", "its first line names no interpreter"),
+            (b"PK\x03\x04\0", "it is no program of this system"),
         ] {
             fs::write(&file, bytes).unwrap();
             assert!(unknown_format(&file).starts_with(why), "{}", unknown_format(&file));
         }
+        // The interpreter is what the kernel does not know.
+        fs::write(&file, "\u{feff}#!/bin/sh\n").unwrap();
+        let script = dir.path().join("script");
+        fs::write(&script, format!("#!{}\n", file.display())).unwrap();
+        let why = unknown_format(&script);
+        assert!(why.starts_with("of its interpreter /") && why.contains("byte order mark"), "{why}");
         for (line, name) in [
             ("#!/usr/bin/env node\n", Some("node")),
             ("#! /usr/bin/env -S A=b deno run\n", Some("deno")),

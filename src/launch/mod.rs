@@ -9,12 +9,14 @@ mod environment;
 pub mod exec_error;
 pub mod hook;
 pub mod interpreter;
+mod last_lines;
 pub mod pin;
 mod saved;
 pub mod start;
 
 pub use saved::Saved;
 
+use crate::cli::ctl::is_verb;
 use crate::config;
 use crate::core::event::Refusal;
 use crate::error::reason;
@@ -73,6 +75,9 @@ pub struct LaunchSpec {
     directory: ResolvedPath,
     #[serde(with = "environment::pairs")]
     environment: Variables,
+    /// What is odd about the variables that files set.
+    #[serde(skip)]
+    odd: Vec<String>,
     /// The command, if it differs from what the user wrote.
     command: Option<Vec<OsString>>,
     /// The file that is executed, if its path leads to another file by now.
@@ -162,7 +167,7 @@ impl LaunchSpec {
             Some(path) => surroundings.directory.join(path),
             None => surroundings.directory.clone(),
         };
-        let mut environment = environment::read(
+        let (mut environment, odd) = environment::read(
             &worker.environment,
             &surroundings.environment,
             identity,
@@ -177,6 +182,7 @@ impl LaunchSpec {
             program: ResolvedPath::new(SHELL.into()),
             directory: ResolvedPath::new(directory),
             environment,
+            odd,
             command: None,
             image: None,
             pins: None,
@@ -299,9 +305,19 @@ impl LaunchSpec {
         &self.program.real
     }
 
+    /// What is odd about the variables that files set: the files, the lines, and why.
+    pub fn odd_variables(&self) -> &[String] {
+        &self.odd
+    }
+
     /// The variables, before those of the dialect.
     pub fn environment(&self) -> &Variables {
         &self.environment
+    }
+
+    /// The directory that it starts in.
+    pub fn directory(&self) -> &Path {
+        &self.directory.logical
     }
 
     /// Opens the directory (open(2), O_PATH).
@@ -364,8 +380,9 @@ fn find(
         },
         None => {
             let next = match name.as_encoded_bytes().contains(&b' ') {
-                true => "no shell splits words: give each argument by itself",
-                false => "give its path, or set PATH with --env",
+                _ if is_verb(&shown) => format!("to ask one that runs: graceful-run ctl {shown}"),
+                true => "no shell splits words: give each argument by itself".into(),
+                false => "give its path, or set PATH with --env".into(),
             };
             Refused {
                 refusal: Refusal::NotFound,

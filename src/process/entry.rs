@@ -2,12 +2,17 @@
 
 use super::symptom::Symptom;
 use crate::core::event::{Generation, Slot, Time, WorkerId};
+use crate::launch::pin::FileId;
 use crate::sys::process::serde_pid;
 use crate::sys::tree::{self, Family};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// A changed file, as it was at a start.
+pub type ChangedFile = (PathBuf, Option<FileId>);
 
 /// One start of the command.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub struct Entry {
     pub symptom: Option<Symptom>,
     /// What the user can do about its failure, for people.
     pub hint: Option<String>,
+    /// Files that had changed since its generation was first started, when it was: they are what it runs.
+    pub changed: Vec<ChangedFile>,
     /// A process of it that was seen to be halted, where it is not the worker's own.
     pub halted: Option<Pid>,
     /// What it still has to finish while it drains, for people.

@@ -7,9 +7,9 @@ mod saved;
 mod symptom;
 mod table;
 
-pub use entry::{Entry, Predecessor, Process, Server};
+pub use entry::{ChangedFile, Entry, Predecessor, Process, Server};
 pub use saved::Saved;
-pub use symptom::{Symptom, symptom};
+pub use symptom::{Named, Symptom, symptom};
 pub use table::{Owner, ProcessTable};
 
 use crate::core::event::Exit;

@@ -1,6 +1,6 @@
 //! The process table across an execve(2): workers stay our children, with the same process ids.
 
-use super::entry::{Entry, Predecessor, Process, Server};
+use super::entry::{ChangedFile, Entry, Predecessor, Process, Server};
 use super::table::ProcessTable;
 use crate::core::event::{Generation, Slot, Time, WorkerId};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
@@ -30,6 +30,8 @@ struct SavedEntry {
     process: Option<SavedProcess>,
     refused: Option<String>,
     refusals: u32,
+    #[serde(default)]
+    changed: Vec<ChangedFile>,
     status: Option<String>,
     predecessor: Option<SavedPredecessor>,
 }
@@ -143,6 +145,7 @@ fn save(id: WorkerId, entry: &Entry, transfer: &mut FdTransfer) -> io::Result<Sa
         process: entry.process.as_ref().map(|process| save_process(process, transfer)).transpose()?,
         refused: entry.refused.clone(),
         refusals: entry.refusals,
+        changed: entry.changed.clone(),
         status: entry.status.clone(),
         predecessor: predecessor.map(|predecessor| SavedPredecessor {
             worker: predecessor.worker,
@@ -158,6 +161,7 @@ fn restore(saved: SavedEntry, fds: &mut InheritedFds) -> Entry {
         process: saved.process.map(|process| restore_process(process, fds)),
         refused: saved.refused,
         refusals: saved.refusals,
+        changed: saved.changed,
         status: saved.status,
         unmet: None,
         symptom: None,

@@ -6,8 +6,8 @@
 /// A cause that workers name in words of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Symptom {
-    /// An address that it binds is in use; the ports that the line names.
-    AddressInUse(Vec<u16>),
+    /// An address that it binds is in use.
+    AddressInUse(Named),
     /// Something that can exist only once (a pid file, a lock) belongs to another process.
     RunsAlready,
     /// It waited on a socket that does not block (EAGAIN).
@@ -16,11 +16,19 @@ pub enum Symptom {
     NotPermitted,
 }
 
+/// The addresses that a line names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Named {
+    /// Ports.
+    pub ports: Vec<u16>,
+    /// Paths, of which one may be that of a unix socket.
+    pub paths: Vec<String>,
+}
+
 /// The cause that these lines name; the one that explains most, if they name several.
 pub fn symptom(lines: &[String]) -> Option<Symptom> {
-    let lines: Vec<String> = lines.iter().map(|line| line.to_lowercase()).collect();
-    let find = |is: fn(&str) -> bool| lines.iter().find(|line| is(line));
-    let address = find(address_in_use).map(|line| Symptom::AddressInUse(ports(line)));
+    let find = |is: fn(&str) -> bool| lines.iter().find(|line| is(&line.to_lowercase()));
+    let address = find(address_in_use).map(|line| Symptom::AddressInUse(named(line)));
     // A lock that is held gives EAGAIN or EACCES too.
     let already = || find(runs_already).map(|_| Symptom::RunsAlready);
     let blocks = || find(would_block).map(|_| Symptom::WouldBlock);
@@ -36,6 +44,7 @@ fn address_in_use(line: &str) -> bool {
     has_any(line, &["address already in use", "address in use", "eaddrinuse"])
         || has_any(line, &["port"])
             && has_any(line, &["already in use", "already allocated", "already taken"])
+        || has_any(line, &["socket"]) && has_any(line, &["already in use", "already exists", "file exists"])
 }
 
 fn runs_already(line: &str) -> bool {
@@ -59,12 +68,12 @@ fn not_permitted(line: &str) -> bool {
     has_any(line, &["permission denied", "operation not permitted", "eacces", "eperm"])
 }
 
-/// The ports that a line names: behind the word, or behind the host of an address.
-fn ports(line: &str) -> Vec<u16> {
+/// Ports behind the word, or behind the host of an address; and paths.
+fn named(line: &str) -> Named {
     let words = line.split(|c: char| c.is_whitespace() || "()[]{}'\"`,;=".contains(c));
     let words = words.map(|word| word.trim_end_matches([':', '.'])).filter(|word| !word.is_empty());
     let mut after_port = false;
-    let mut found = Vec::new();
+    let mut found = Named::default();
     for word in words {
         let (host, number) = word.rsplit_once(':').unwrap_or(("", word));
         // 12:34:56 is a time.
@@ -73,9 +82,13 @@ fn ports(line: &str) -> Vec<u16> {
         if (after_port || is_address)
             && let Ok(port) = number.parse()
         {
-            found.push(port);
+            found.ports.push(port);
         }
-        after_port = word == "port";
+        let path = word.strip_prefix("unix:").unwrap_or(word);
+        if path.starts_with('/') {
+            found.paths.push(path.trim_start_matches("//").into());
+        }
+        after_port = word.eq_ignore_ascii_case("port");
     }
     found
 }
@@ -100,7 +113,24 @@ mod tests {
             ("12:34:56 Web server failed to start. Port 8080 was already in use.", &[8080]),
             ("commBind Cannot bind socket FD 9 to 0.0.0.0:3128: (98) Address in use", &[3128]),
         ] {
-            assert_eq!(of(line), Some(Symptom::AddressInUse(ports.to_vec())), "{line}");
+            assert_eq!(
+                of(line),
+                Some(Symptom::AddressInUse(Named { ports: ports.to_vec(), paths: Vec::new() })),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_path_of_a_socket_is_found() {
+        for line in [
+            "nginx: [emerg] bind() to unix:/run/App.sock failed (98: Address already in use)",
+            "listen unix /run/App.sock: bind: address already in use",
+            "Error: listen EADDRINUSE: address already in use /run/App.sock",
+            "the socket file '/run/App.sock' already exists",
+        ] {
+            let named = Named { ports: Vec::new(), paths: vec!["/run/App.sock".into()] };
+            assert_eq!(of(line), Some(Symptom::AddressInUse(named)), "{line}");
         }
     }
 

@@ -108,6 +108,7 @@ impl ProcessTable {
             unmet: None,
             symptom: None,
             hint: None,
+            changed: Vec::new(),
             halted: None,
             remaining: None,
             predecessor: None,

@@ -23,11 +23,13 @@ impl EventLoop {
                 }
             }
             Action::RequestHandover { worker, predecessor, generation, slot } => {
+                self.workers.inherit_stderr(worker, predecessor);
                 if let Some(follow) = &self.follow {
                     follow.request_handover(worker, predecessor, generation, slot, ctx);
                 }
             }
             Action::TakeSuccessor { worker, predecessor, generation, slot } => {
+                self.workers.inherit_stderr(worker, predecessor);
                 if let Some(follow) = &self.follow {
                     follow.take_successor(worker, predecessor, generation, slot, ctx);
                 }

@@ -41,14 +41,16 @@ pub(super) struct Control {
     pub(super) history: History,
     /// A client or a signal has asked us to stop.
     stop_requested: bool,
-    /// One has asked us to kill workers.
-    kill_requested: bool,
+    /// Who has asked us last for anything.
+    asked_by: String,
+    /// Who has asked us to kill everything.
+    kill_asked_by: Option<String>,
+    /// Who asks for it in this step that what drains is killed.
+    hammered_by: Option<String>,
     /// An INT has asked us to stop; another one kills.
     interrupted: bool,
-    /// How long after it was asked to stop the last worker was killed.
-    killed_after: Duration,
-    /// Whether that one had been asked by us.
-    killed_was_asked: bool,
+    /// How it came that the last worker was killed.
+    killed_by: KilledBy,
 }
 
 /// The clients as they are saved over an execve(2).
@@ -84,10 +86,11 @@ impl Control {
             pending: Pending::new(),
             history: History::default(),
             stop_requested: false,
-            kill_requested: false,
+            asked_by: String::new(),
+            kill_asked_by: None,
+            hammered_by: None,
             interrupted: false,
-            killed_after: Duration::ZERO,
-            killed_was_asked: true,
+            killed_by: KilledBy::Limit { after: Duration::ZERO, ready: true },
         })
     }
 
@@ -143,10 +146,11 @@ impl Control {
             pending,
             history: saved.history,
             stop_requested: saved.stop_requested,
-            kill_requested: false,
+            asked_by: String::new(),
+            kill_asked_by: None,
+            hammered_by: None,
             interrupted: false,
-            killed_after: Duration::ZERO,
-            killed_was_asked: true,
+            killed_by: KilledBy::Limit { after: Duration::ZERO, ready: true },
         })
     }
 
@@ -232,34 +236,47 @@ impl Control {
         }
     }
 
+    /// The next request comes from here: `ctl stop --now`, `ALRM`.
+    pub(super) fn asked_by(&mut self, who: String) {
+        self.asked_by = who;
+    }
+
     /// The core gets a request, from a client or by a signal.
     pub(super) fn on_request(&mut self, request: Request, ctx: &Context) {
         self.stop_requested |= matches!(
             request,
             Request::Stop | Request::StopSignalled | Request::Interrupt { .. } | Request::Kill
         );
-        self.kill_requested |= match request {
-            Request::Kill | Request::Hammer => true,
-            Request::Interrupt { .. } => std::mem::replace(&mut self.interrupted, true),
-            _ => false,
-        };
+        match request {
+            Request::Kill => self.kill_asked_by = Some(self.asked_by.clone()),
+            Request::Hammer => self.hammered_by = Some(self.asked_by.clone()),
+            Request::Interrupt { .. } if std::mem::replace(&mut self.interrupted, true) => {
+                self.kill_asked_by = Some(format!("a second {}", self.asked_by));
+            }
+            _ => {}
+        }
         self.pending.supersede(request, ctx);
     }
 
     /// How it came that a worker had to be killed, if one had to be.
-    pub(super) fn killed_by(&self) -> KilledBy {
-        match (self.kill_requested, self.killed_was_asked) {
-            (true, _) => KilledBy::Request,
-            (false, true) => KilledBy::Limit(self.killed_after),
-            (false, false) => KilledBy::LimitUnasked(self.killed_after),
-        }
+    pub(super) fn killed_by(&self) -> &KilledBy {
+        &self.killed_by
+    }
+
+    /// A step of the core is over: what it has killed, it has killed.
+    pub(super) fn end_step(&mut self) {
+        self.hammered_by = None;
     }
 
     /// `failed` if a failure of our own ends us.
     pub(super) fn on_report(&mut self, report: &Report, failed: bool, workers: &Workers, ctx: &Context) {
-        if let Report::Killed(id, after) = *report {
-            self.killed_after = after;
-            self.killed_was_asked = !ctx.processes.is_signalled(id);
+        if let Report::Killed(worker, after) = *report {
+            let ready = |id| ctx.core.workers().any(|shown| shown.worker == id && shown.ack.is_some());
+            self.killed_by = match self.kill_asked_by.as_ref().or(self.hammered_by.as_ref()) {
+                Some(who) => KilledBy::Request(who.clone()),
+                None if ctx.processes.is_signalled(worker) => KilledBy::LimitUnasked(after),
+                None => KilledBy::Limit { after, ready: ready(worker) },
+            };
         }
         self.history.on_report(report, workers, ctx);
         let own_stop = OwnStop { requested: self.stop_requested && !failed, upgrade: self.history.to };

@@ -175,6 +175,7 @@ impl EventLoop {
         if self.ending.is_none() && self.ctx.core.workers().count() < self.ctx.processes.count() {
             self.forget_gone();
         }
+        self.control.end_step();
         self.control.pending.after_step(&self.ctx);
     }
 

@@ -9,18 +9,19 @@
 //! has been reaped, the successor is the orphan that has a listener open and accepts;
 //! it gets a moment to begin. The forked workers of a server that crashed have
 //! executed nothing, so they do not count. While the old worker lives, its successor
-//! may be its child: then its end is polled for, and its exit status is unknown.
+//! may be its child: then its end is polled for, and its exit status is known
+//! only while it is a zombie, or from Linux 6.15 on.
 
 use super::context::Context;
 use super::master::{is_master_of, servers};
 use super::successor::{
     Candidate, accepts, await_execution, await_takeover, candidate, candidates, dead_successor, has_accepted,
-    living_tree, runs_program_of, successor_of,
+    living_tree, runs_program_of, successor_of, unseen_exit,
 };
 use crate::ack::accepting;
 use crate::config::signals;
 use crate::core::ShownStage;
-use crate::core::event::{AckKind, Event, Exit, Generation, Report, Slot, WorkerId};
+use crate::core::event::{AckKind, Event, Generation, Report, Slot, WorkerId};
 use crate::core::policy::TAKEOVER;
 use crate::process::{Predecessor, Process, Server};
 use crate::sys::tree::{self, Family};
@@ -262,9 +263,10 @@ impl Follow {
             if !unseen || tree::parent(process.pid) == Some(Pid::this()) {
                 continue;
             }
+            let exit = unseen_exit(process);
             ctx.processes.reaped(worker, ctx.now());
             let remains = ctx.processes.has_remains(worker);
-            ctx.queue(Event::Exited { worker, exit: Exit::Unseen, remains });
+            ctx.queue(Event::Exited { worker, exit, remains });
             self.let_load(worker, ctx);
         }
     }

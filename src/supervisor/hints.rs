@@ -3,22 +3,24 @@
 //! Contract: a hint is given where there is evidence for it: what the worker wrote to a stderr that
 //! is captured, its command line, a known server, the sockets of the workers that serve. Without
 //! evidence there is none. Hints that rest on anything else than the worker's own words, and are not
-//! certain, say so with an "if".
+//! certain, say so with an "if". Where its words are not known to us, and there is no hint, the reader
+//! is told where they are.
 
 use super::context::Context;
 use super::workers::Workers;
-use crate::core::event::{Exit, Generation, Report};
+use crate::core::event::{Exit, Generation, Report, WorkerId};
 use crate::launch::interpreter::by_env;
-use crate::process::{Symptom, symptom};
+use crate::process::{Named, Symptom, symptom};
 use crate::profiles;
 use crate::sys::file_privileges::file_privileges;
 use crate::sys::{listeners, tree};
 use nix::unistd::{Pid, geteuid};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::iter;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 /// Notes a hint about the worker of this report, which comes before the reports of what follows from
@@ -26,7 +28,10 @@ use std::path::Path;
 pub(super) fn on_report(report: &Report, workers: &Workers, ctx: &mut Context) {
     let (id, early) = match *report {
         Report::Gone { stop_sent: true, .. } => return,
-        Report::Gone { worker, exit, ready, .. } => (worker, !ready && matches!(exit, Exit::Code(_))),
+        // A shell gives 126 and 127 for what it cannot execute.
+        Report::Gone { worker, exit, ready, .. } => {
+            (worker, !ready && matches!(exit, Exit::Code(0..126 | 128..)))
+        }
         Report::NoAck(id, _) | Report::Silent(id, _) => (id, false),
         _ => return,
     };
@@ -37,9 +42,23 @@ pub(super) fn on_report(report: &Report, workers: &Workers, ctx: &mut Context) {
     let failure = Failed { generation, early, silent: words.is_empty(), ctx };
     let not_found = matches!(*report, Report::Gone { exit: Exit::Code(127), .. });
     let hint = failure.interpreter().filter(|_| not_found).or_else(|| failure.hint(symptom.as_ref()));
+    let unread = workers.capture.is_none() && has_words(report, id, generation, ctx);
+    let hint = hint.or_else(|| unread.then(|| SEE_OUTPUT.into()));
     if let Some(entry) = ctx.processes.get_mut(id) {
         (entry.symptom, entry.hint) = (symptom, hint);
     }
+}
+
+/// Where the reason of a failure is that is not known to us.
+const SEE_OUTPUT: &str = "see its output, or use --capture-stderr to have it here";
+
+/// Whether a worker whose end is told of has said something, as far as can be known. One that served
+/// and is started again has no verdict; one that was killed had no time for words.
+fn has_words(report: &Report, id: WorkerId, generation: Generation, ctx: &Context) -> bool {
+    let Report::Gone { exit, ready, .. } = *report else { return false };
+    let replaces = generation != ctx.core.generation() || ctx.core.probation().is_some();
+    let follows = ctx.processes.get(id).is_some_and(|entry| entry.predecessor.is_some());
+    exit != Exit::Signal(libc::SIGKILL) && (!ready || replaces || follows)
 }
 
 /// A worker that failed.
@@ -57,7 +76,7 @@ impl Failed<'_> {
         match symptom {
             Some(Symptom::RunsAlready) => self.only_one(),
             Some(Symptom::NotPermitted) => self.lost_privileges(),
-            Some(Symptom::AddressInUse(ports)) => self.address_in_use(ports),
+            Some(Symptom::AddressInUse(named)) => self.address_in_use(named),
             Some(Symptom::WouldBlock) => None,
             None if self.early && self.silent => self.without_words(),
             None => None,
@@ -85,32 +104,40 @@ impl Failed<'_> {
             return Some(sockets);
         }
         if let Some(lost) = self.lost_privileges() {
-            return Some(lost);
+            return Some(format!("if it was not permitted something: {lost}"));
         }
         if let Some(port) = self.ports_of_others().first().filter(|_| !self.is_adopted()) {
             return Some(format!("if its address is in use: {}", self.bound_by_others(*port)));
         }
-        if let Some((what, port)) = self.port_in_configuration().filter(|_| profile.is_none()) {
+        if let Some((what, address)) = self.address_in_configuration().filter(|_| profile.is_none()) {
             return Some(format!(
-                "{what} names port {port}, which -b holds: if it binds that itself, leave -b out and say --adopt; if it can take the socket, see --export"
+                "if it says that its address is in use: {what} names {address}, which -b holds: leave -b out and say --adopt, or, if it can take the socket, keep -b and see --export"
             ));
         }
         let only_one = profile.and_then(|profile| profile.only_one).and_then(|_| self.only_one());
         only_one.map(|only_one| format!("if it runs already: {only_one}"))
     }
 
-    fn address_in_use(&self, ports: &[u16]) -> Option<String> {
+    fn address_in_use(&self, named: &Named) -> Option<String> {
         if self.is_adopted() {
             return None;
         }
         let others = self.ports_of_others();
-        if let Some(port) = others.iter().find(|port| ports.is_empty() || ports.contains(port)) {
+        if let Some(port) =
+            others.iter().find(|port| *named == Named::default() || named.ports.contains(port))
+        {
             return Some(self.bound_by_others(*port));
         }
-        let held = self.held_ports();
-        match ports.first() {
-            Some(port) if !ports.iter().any(|port| held.contains(port)) => {
+        let held = self.held();
+        let is_ours = |path: &String| held.has_path(path, self.directory());
+        // A word with a slash may be anything.
+        let is_socket = |path: &&String| fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
+        match (named.ports.first(), named.paths.iter().find(is_socket)) {
+            (Some(port), _) if !named.ports.iter().any(|port| held.ports.contains(port)) => {
                 Some(format!("ss -ltnp 'sport = :{port}' shows who has its address"))
+            }
+            (None, Some(path)) if !named.paths.iter().any(is_ours) => {
+                Some(format!("ss -lxp src {path} shows who has its address"))
             }
             _ if !self.holds() => None,
             _ => {
@@ -175,38 +202,44 @@ impl Failed<'_> {
         !self.ctx.launcher.settings.listeners.is_empty() && !self.is_adopted()
     }
 
-    fn held_ports(&self) -> BTreeSet<u16> {
-        let listeners = self.ctx.launcher.settings.listeners.iter();
-        listeners.filter_map(|listener| listener.exported().inet).map(|address| address.port()).collect()
+    fn held(&self) -> Held {
+        let listeners = || self.ctx.launcher.settings.listeners.iter().map(|listener| listener.exported());
+        Held {
+            ports: listeners().filter_map(|it| it.inet).map(|address| address.port()).collect(),
+            paths: listeners().filter(|it| it.inet.is_none()).map(|it| it.address.into()).collect(),
+        }
     }
 
-    /// A port of ours that its arguments name, or a variable, or a file among its arguments; and
+    /// The directory that its relative paths begin at.
+    fn directory(&self) -> &Path {
+        let spec = self.ctx.launcher.specs.get(&self.generation);
+        spec.map_or(Path::new("/"), |spec| spec.directory())
+    }
+
+    /// An address of ours that its arguments name, or a variable, or a file among its arguments; and
     /// which of them.
-    fn port_in_configuration(&self) -> Option<(String, u16)> {
+    fn address_in_configuration(&self) -> Option<(String, String)> {
         if !self.holds() {
             return None;
         }
-        let held = self.held_ports();
-        let port = |text: &str| {
-            let words = text.split(|c: char| c.is_whitespace() || c == '=');
-            let mut ports = words.filter_map(|word| word.rsplit(':').next()?.parse().ok());
-            ports.find(|port| held.contains(port))
-        };
+        let held = self.held();
+        let address = |text: &str| held.in_word(text, self.directory());
         let arguments = &self.ctx.config.worker.command[1..];
-        if let Some(port) = arguments.iter().filter_map(|word| word.to_str()).find_map(port) {
-            return Some(("an argument of it".into(), port));
+        if let Some(address) = arguments.iter().filter_map(|word| word.to_str()).find_map(address) {
+            return Some(("an argument of it".into(), address));
         }
         let spec = self.ctx.launcher.specs.get(&self.generation)?;
         let says_where =
-            |name: &str| ["PORT", "ADDR", "BIND", "LISTEN"].iter().any(|word| name.contains(word));
+            |name: &str| ["PORT", "ADDR", "BIND", "LISTEN", "SOCK"].iter().any(|word| name.contains(word));
         let variables =
             spec.environment().iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
         let mut variables = variables.filter(|(name, _)| says_where(&name.to_uppercase()));
         let variable =
-            variables.find_map(|(name, value)| Some((format!("its variable {name}"), port(value)?)));
+            variables.find_map(|(name, value)| Some((format!("its variable {name}"), address(value)?)));
         variable.or_else(|| {
             let files = spec.files().into_iter().skip(1).map(|(path, _)| path);
-            files.filter_map(|path| Some((path.display().to_string(), port_in_file(&path, &held)?))).next()
+            let named = |path: &Path| held.in_text(&text(path)?, self.directory());
+            files.filter_map(|path| Some((path.display().to_string(), named(&path)?))).next()
         })
     }
 
@@ -219,19 +252,63 @@ impl Failed<'_> {
 
     /// The ports on which they listen by themselves.
     fn ports_of_others(&self) -> Vec<u16> {
-        let held = self.held_ports();
+        let held = self.held().ports;
         let tree = self.others().flat_map(|pid| iter::once(pid).chain(tree::descendants(pid)));
         let ports: BTreeSet<u16> = tree.flat_map(listeners::listen_ports).collect();
         ports.difference(&held).copied().collect()
     }
 }
 
-/// One of these ports, if a text file has it as a number.
-fn port_in_file(path: &Path, ports: &BTreeSet<u16>) -> Option<u16> {
+/// The addresses of our listeners.
+struct Held {
+    ports: BTreeSet<u16>,
+    /// And abstract names, as `@name`.
+    paths: Vec<String>,
+}
+
+impl Held {
+    /// One of them that an argument, or the value of a variable, names.
+    fn in_word(&self, text: &str, directory: &Path) -> Option<String> {
+        let words = text.split(|c: char| c.is_whitespace() || c == '=');
+        let mut ports = words.filter_map(|word| word.rsplit(':').next()?.parse().ok());
+        let port = ports.find(|port| self.ports.contains(port));
+        port.map(|port| format!("port {port}")).or_else(|| self.path_in(text, directory))
+    }
+
+    /// One of them that the text of a file names.
+    fn in_text(&self, text: &str, directory: &Path) -> Option<String> {
+        let mut ports = text.split(|c: char| !c.is_ascii_alphanumeric()).filter_map(|word| word.parse().ok());
+        let port = ports.find(|port| self.ports.contains(port));
+        port.map(|port| format!("port {port}")).or_else(|| self.path_in(text, directory))
+    }
+
+    fn path_in(&self, text: &str, directory: &Path) -> Option<String> {
+        let mut words = text.split(|c: char| c.is_whitespace() || "='\"`,;()[]{}<>".contains(c));
+        words.find(|word| self.has_path(word, directory)).map(String::from)
+    }
+
+    /// Whether a path, or an abstract name, is one of ours. It may be spelled in another way.
+    fn has_path(&self, word: &str, directory: &Path) -> bool {
+        let written = word.strip_prefix("unix:").unwrap_or(word);
+        let written = written.strip_prefix("//").unwrap_or(written);
+        let file = |path: &Path| fs::metadata(path).ok();
+        let id = |file: Metadata| (file.dev(), file.ino());
+        self.paths.iter().any(|ours| {
+            let same_name = || Path::new(written).file_name() == Path::new(ours).file_name();
+            let same_file = || {
+                let ours = file(Path::new(ours)).map(id);
+                ours.is_some() && file(&directory.join(written)).map(id) == ours
+            };
+            !written.is_empty() && (written == ours || same_name() && same_file())
+        })
+    }
+}
+
+/// The text of a file, if it is one and short enough for a configuration.
+fn text(path: &Path) -> Option<String> {
     const LONGEST: u64 = 1 << 20;
     let mut text = String::new();
     let file = fs::metadata(path).ok().filter(|file| file.is_file() && file.len() <= LONGEST);
     file.and_then(|_| File::open(path).ok())?.take(LONGEST).read_to_string(&mut text).ok()?;
-    let mut numbers = text.split(|c: char| !c.is_ascii_alphanumeric()).filter_map(|word| word.parse().ok());
-    numbers.find(|number| ports.contains(number))
+    Some(text)
 }

@@ -7,7 +7,6 @@ use super::workers::Workers;
 use crate::control::protocol::LastUpgrade;
 use crate::core::Phase;
 use crate::core::event::{Generation, Report, Time, WorkerId};
-use crate::core::policy::PROBATION_CRASHES;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,6 +20,12 @@ pub struct History {
     pub(super) last_at: Option<Time>,
     pub(super) upgrades: u32,
     pub(super) failed: u32,
+    /// How many upgrades that succeeded were rolled back, or were to be.
+    #[serde(default)]
+    pub(super) rolled_back: u32,
+    /// The generation of the last one that succeeded, while no rollback of it has begun.
+    #[serde(default)]
+    live: Option<Generation>,
     pub(super) crashes: u32,
     /// The number of workers that was asked for since the start.
     pub(super) wanted: Option<u32>,
@@ -36,6 +41,7 @@ impl History {
             Report::UpgradeDone { from, to, took } => {
                 self.to = None;
                 self.upgrades = self.upgrades.saturating_add(1);
+                self.live = Some(to);
                 self.last = Some(last(from, to, took, "ok", None));
                 self.last_at = Some(now);
             }
@@ -48,23 +54,25 @@ impl History {
                 self.last_at = Some(now);
                 self.failed = self.failed.saturating_add(u32::from(result == "failed"));
             }
-            Report::RollbackStarted { from, to, why, after, crashes } => {
+            Report::RollbackStarted { from, to, why, after, .. } => {
                 let reason = report::rollback_reason(report, &ctx.processes);
-                let reason = reason.map(|reason| format!("{reason}; {to} is to be started again"));
+                let reason = reason.map(|reason| format!("{reason}{}", outlook(to)));
                 let last = last(to, from, after, "failed", reason);
                 self.last = Some(LastUpgrade { stderr: workers.last_lines(why), ..last });
                 self.last_at = Some(now);
-                // Later attempts belong to the same upgrade.
-                self.failed = self.failed.saturating_add(u32::from(crashes == PROBATION_CRASHES));
+                // Later attempts belong to the same upgrade, and one that came half-way has failed
+                // already.
+                let first = u32::from(self.live.take_if(|live| *live == from).is_some());
+                self.failed = self.failed.saturating_add(first);
+                self.rolled_back = self.rolled_back.saturating_add(first);
             }
-            Report::RolledBack { .. } => {
+            Report::RolledBack { to, .. } => {
                 self.last.iter_mut().for_each(|last| last.result = "rolled back".into());
-                self.last_at = Some(now);
+                self.end_rollback(to, &format!("{to} was started again"), now);
             }
-            Report::RollbackFailed { .. } => {
-                let reason = report::rollback_failure(report, &ctx.processes);
-                self.last.iter_mut().for_each(|last| last.reason.clone_from(&reason));
-                self.last_at = Some(now);
+            Report::RollbackFailed { to, .. } => {
+                let outcome = report::rollback_outcome(report, &ctx.processes).unwrap_or_default();
+                self.end_rollback(to, &outcome, now);
             }
             Report::Scaled(workers) => self.wanted = Some(workers),
             Report::Gone { worker, .. } if self.not_counted.remove(&worker) => {}
@@ -87,6 +95,23 @@ impl History {
             _ => {}
         }
     }
+}
+
+impl History {
+    /// What was to happen has happened, or has failed: the reason says which.
+    fn end_rollback(&mut self, to: Generation, outcome: &str, now: Time) {
+        let reason = self.last.as_mut().and_then(|last| last.reason.as_mut());
+        if let Some(reason) = reason {
+            let why = reason.strip_suffix(&outlook(to)).unwrap_or(reason);
+            *reason = format!("{why}; {outcome}");
+        }
+        self.last_at = Some(now);
+    }
+}
+
+/// What a rollback is about to do, behind its reason.
+fn outlook(to: Generation) -> String {
+    format!("; {to} is to be started again")
 }
 
 fn last(

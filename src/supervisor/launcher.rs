@@ -6,8 +6,11 @@
 //! its workers can be started again as they were.
 
 use crate::core::event::{Generation, LaunchSource};
+use crate::launch::pin::FileId;
 use crate::launch::start::LaunchSettings;
 use crate::launch::{InheritedContext, LaunchSpec, Refused};
+use crate::process::ChangedFile;
+use log::warn;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -39,9 +42,14 @@ impl Launcher {
         Ok(spec)
     }
 
-    /// Keeps what the first worker of a generation was started from.
+    /// Keeps what the first worker of a generation was started from, and warns of what is odd there.
     pub(super) fn keep(&mut self, generation: Generation, spec: LaunchSpec) {
-        self.specs.entry(generation).or_insert(spec);
+        self.specs.entry(generation).or_insert_with(|| {
+            for odd in spec.odd_variables() {
+                warn!(generation = generation.0; "{odd}; it is passed on as it is");
+            }
+            spec
+        });
     }
 
     /// Keeps what is installed now, for a generation whose first worker is started by another
@@ -77,8 +85,13 @@ impl Launcher {
 
     /// Files of a generation that have changed: another start of it would get the new ones.
     pub(super) fn lost(&self, generation: Generation) -> Vec<String> {
+        self.changed(generation).into_iter().map(|(path, _)| path.display().to_string()).collect()
+    }
+
+    /// The same files, as they are now.
+    pub(super) fn changed(&self, generation: Generation) -> Vec<ChangedFile> {
         let lost = self.specs.get(&generation).map(|spec| spec.lost()).unwrap_or_default();
-        lost.into_iter().map(|path| path.display().to_string()).collect()
+        lost.into_iter().map(|path| (path.clone(), FileId::of(&path))).collect()
     }
 
     /// Notes that a worker of this generation writes to a file: its changes are no sign of

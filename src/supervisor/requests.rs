@@ -43,6 +43,7 @@ impl EventLoop {
             Level::Info
         };
         log::log!(level, "ctl: {} asks: {}", received.peer, received.verb);
+        self.control.asked_by(format!("ctl {}", received.verb));
         self.find_handovers();
         self.process_events();
         let phase = self.ctx.core.phase();

@@ -79,6 +79,7 @@ impl EventLoop {
     fn request_by_signal(&mut self, signal: i32, origin: &Origin) {
         let name = signals::name(signal);
         debug!("signal {name}");
+        self.control.asked_by(name.clone());
         if signal == libc::SIGHUP && !self.ctx.config.signals.is_chosen(signal) {
             let meant = self.hangup.meaning(origin, self.ctx.now());
             return self.act_on_hangup(meant);

@@ -8,6 +8,7 @@ use crate::control::socket_stats::Snapshot;
 use crate::core::policy::PROBATION_CRASHES;
 use crate::core::{Phase, ShownStage};
 use crate::dialect::{Dialect, first_listener};
+use crate::process::{ChangedFile, Entry};
 
 impl EventLoop {
     /// The state, and a snapshot from which the counts that only the kernel has are read later.
@@ -71,6 +72,7 @@ impl EventLoop {
             last_upgrade: history.last.clone().map(|last| LastUpgrade { ago_ms: ago, ..last }),
             pending_upgrade: ctx.core.has_pending_upgrade(),
             failed_upgrades: history.failed,
+            rolled_back: history.rolled_back,
             crashes: history.crashes,
             held: history.to.filter(|_| ctx.core.phase() == Phase::Holding).map(|to| to.0),
             workers_wanted: history.wanted.unwrap_or(ctx.config.policy.workers),
@@ -90,11 +92,21 @@ impl EventLoop {
         (status, snapshot)
     }
 
-    /// Changed files of the generation that serves, if its workers are to be started as before.
+    /// Changed files of the generation that serves, if its workers are to be started as before, and
+    /// one of them does not run them already.
     fn lost(&self) -> Vec<String> {
-        let failed = self.control.history.last.as_ref().is_some_and(|last| last.result != "ok");
-        let serving = failed.then(|| self.ctx.core.generation());
-        serving.into_iter().flat_map(|of| self.ctx.launcher.lost(of)).collect()
+        let ctx = &self.ctx;
+        if self.control.history.last.as_ref().is_none_or(|last| last.result == "ok") {
+            return Vec::new();
+        }
+        let serving = ctx.core.generation();
+        let wanted = ctx.of_generation(serving).filter(|shown| ctx.is_wanted(shown.worker));
+        let workers: Vec<&Entry> = wanted.filter_map(|shown| ctx.processes.get(shown.worker)).collect();
+        let is_news = |file: &ChangedFile| {
+            workers.is_empty() || workers.iter().any(|worker| !worker.changed.contains(file))
+        };
+        let changed = ctx.launcher.changed(serving).into_iter().filter(is_news);
+        changed.map(|(path, _)| path.display().to_string()).collect()
     }
 }
 

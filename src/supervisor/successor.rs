@@ -4,10 +4,11 @@
 use super::context::Context;
 use crate::ack::accepting;
 use crate::core::ShownStage;
-use crate::core::event::{Time, WorkerId};
+use crate::core::event::{Exit, Time, WorkerId};
 use crate::core::policy::TAKEOVER;
-use crate::sys::listeners;
+use crate::process::{Process, exit_of};
 use crate::sys::tree::{self, Stat};
+use crate::sys::{listeners, pidfd, process};
 use nix::unistd::Pid;
 use std::thread;
 use std::time::Duration;
@@ -149,6 +150,13 @@ pub(super) fn has_accepted(id: WorkerId, known: &[Pid], ctx: &mut Context) -> bo
     let entry = ctx.processes.get_mut(id).and_then(|entry| entry.predecessor.as_mut());
     let before = entry.and_then(|predecessor| predecessor.connections.replace(now.clone()));
     before.is_some_and(|before| !now.is_subset(&before))
+}
+
+/// How a process ended that is the child of another one.
+pub(super) fn unseen_exit(child: &Process) -> Exit {
+    let status = child.pidfd.as_ref().and_then(pidfd::reaped_status);
+    let status = status.or_else(|| tree::zombie_status(child.pid));
+    status.map_or(Exit::Unseen, |status| exit_of(process::Exit::from_status(status)))
 }
 
 /// The process of a successor that ended before it was found: a zombie, which the worker

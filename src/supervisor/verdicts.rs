@@ -127,7 +127,8 @@ impl Pending {
                 _ => None,
             }),
             Report::CannotScale(stays) => self.resolve(|awaits| {
-                let why = format!("the number of workers stays {stays}: that is the limit");
+                let why =
+                    format!("the number of workers stays {stays}: {}", report::limit_text(&ctx.config.policy));
                 matches!(awaits, Awaits::Scale(_)).then(|| Reply { workers: Some(stays), ..Reply::failed(why) })
             }),
             // The first start is done, with this generation or one that replaced it.

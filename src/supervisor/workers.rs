@@ -68,6 +68,7 @@ impl Workers {
         ctx: &mut Context,
     ) -> Result<Option<OwnedFd>, Refused> {
         let spec = ctx.launcher.spec(generation, source)?;
+        let changed = ctx.launcher.changed(generation);
         let settings = &ctx.launcher.settings;
         let no_channels = |error: io::Error| Refused {
             refusal: Refusal::Other,
@@ -99,6 +100,7 @@ impl Workers {
             let given = settings.listeners.of(generation.0).map(|listener| listener.inode(slot.0));
             process.listening = given.collect();
             entry.process = Some(process);
+            entry.changed = changed;
         }
         match channels.watch(&self.watcher, id, worker) {
             Ok(parent_pipe) => ctx.processes.parent_pipe(id, parent_pipe),
@@ -204,6 +206,13 @@ impl Workers {
         };
         let serving: Vec<(Slot, Generation)> = ctx.core.serving_generations().collect();
         self.watcher.end_upgrade(to, &serving);
+    }
+
+    /// A worker that another one has started has its stderr.
+    pub(super) fn inherit_stderr(&self, id: WorkerId, from: WorkerId) {
+        if let Some(capture) = &self.capture {
+            capture.inherit(id, from);
+        }
     }
 
     /// Nothing is left of the worker.

@@ -39,6 +39,26 @@ pub fn duplicate_by_inode(process: Pid, inode: u64) -> Option<OwnedFd> {
     same.then_some(socket)
 }
 
+/// The status, as wait(2) has it, of a process that its parent has reaped: ioctl(PIDFD_GET_INFO), Linux
+/// 6.15. None before that, or if the process has not been reaped.
+pub fn reaped_status(pidfd: &OwnedFd) -> Option<i32> {
+    /// _IOWR(0xFF, 11, struct pidfd_info) of linux/pidfd.h.
+    const PIDFD_GET_INFO: libc::Ioctl = 0xC040_FF0B_u32 as libc::Ioctl;
+    /// PIDFD_INFO_EXIT.
+    const EXIT: u64 = 1 << 3;
+    #[repr(C)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        status: i32,
+    }
+    let mut info = Info { mask: EXIT, cgroup: 0, ids: [0; 11], status: 0 };
+    // SAFETY: the structure has the size that is part of the request, and outlives the call.
+    let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    (done == 0 && info.mask & EXIT != 0).then_some(info.status)
+}
+
 /// pidfd_open(2).
 pub(super) fn open(task: Pid, flags: c_uint) -> nix::Result<OwnedFd> {
     // SAFETY: plain system call; the descriptor that it returns is new and has no other owner.

@@ -38,7 +38,8 @@ pub enum Change {
 }
 
 impl Change {
-    fn from_status(status: c_int) -> Self {
+    /// The status as wait(2) has it.
+    pub fn from_status(status: c_int) -> Self {
         if libc::WIFSTOPPED(status) {
             Change::Halted(libc::WSTOPSIG(status))
         } else if libc::WIFCONTINUED(status) {
@@ -50,7 +51,8 @@ impl Change {
 }
 
 impl Exit {
-    fn from_status(status: c_int) -> Self {
+    /// The status as wait(2) has it.
+    pub fn from_status(status: c_int) -> Self {
         if libc::WIFSIGNALED(status) {
             Exit::Signal(libc::WTERMSIG(status))
         } else {

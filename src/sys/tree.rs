@@ -299,6 +299,15 @@ pub fn stat(pid: Pid) -> Option<Stat> {
     parse_stat(&proc::read(pid, "stat").ok()?)
 }
 
+/// The status, as wait(2) has it, of a zombie, whose parent has not reaped it: proc(5), field 52. None
+/// if it is 0: then we may not be permitted to see it.
+pub fn zombie_status(pid: Pid) -> Option<i32> {
+    let text = proc::read(pid, "stat").ok()?;
+    let zombie = parse_stat(&text).is_some_and(|stat| stat.state == b'Z');
+    let last = text.trim_ascii_end().rsplit(|byte| *byte == b' ').next()?;
+    std::str::from_utf8(last).ok()?.parse().ok().filter(|&status| zombie && status != 0)
+}
+
 /// The name, in brackets, is the process's own choice and may hold brackets,
 /// spaces and newlines; nothing behind it does.
 fn parse_stat(text: &[u8]) -> Option<Stat> {

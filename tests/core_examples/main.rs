@@ -862,7 +862,7 @@ fn an_upgrade_is_undone_at_once_when_it_is_superseded() {
     assert_eq!(case.failure(), Some((Failure::Superseded, 0, 1)));
     assert_eq!(case.spawns()[2..], [(3, 0, LaunchSource::Anew)]);
     assert!(case.stopped(2) && !case.stopped(1));
-    assert!(!case.reported(|report| *report == Report::UpgradeKept));
+    assert!(!case.reported(|report| matches!(report, Report::UpgradeKept(_))));
 }
 
 #[test]

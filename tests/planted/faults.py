@@ -5,6 +5,8 @@ FAULTS = [
      "Some((_, Query::Answered)) => self.complete_batch(now),", "Some((at, _)) if at <= now => self.complete_batch(now),"),
     ("a replacement that exits does not fail the upgrade", "loss.rs",
      "                upgrade.fail(failure);\n", "                let _ = (upgrade, failure);\n"),
+    ("an upgrade that waits for the first start is said to follow another", "settle.rs",
+     "None if !self.served => Behind::FirstStart", "None if !self.served => Behind::Upgrade"),
     ("a bounded surge is unbounded", "batch.rs",
      "self.policy.surge.unwrap_or(u32::MAX)", "self.policy.surge.map_or(u32::MAX, |_| u32::MAX)"),
     ("stop-first does not wait for the old worker", "batch.rs",

@@ -2,7 +2,7 @@
 //! prove nothing.
 
 use crate::transitions::Transitions;
-use graceful_run::core::event::{AckKind, Action, Ending, Event, Failure, Report, Request};
+use graceful_run::core::event::{AckKind, Action, Behind, Ending, Event, Failure, Report, Request};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::iter::Sum;
@@ -15,7 +15,7 @@ pub struct Coverage {
 }
 
 /// Each of these must be seen at least once.
-const REQUIRED: [&str; 83] = [
+const REQUIRED: [&str; 85] = [
     "halted",
     "continued",
     "resumed",
@@ -74,6 +74,8 @@ const REQUIRED: [&str; 83] = [
     "handed over",
     "upgrade failed half-way",
     "upgrade kept",
+    "upgrade kept: first start",
+    "upgrade kept: a worker",
     "ended: stopped",
     "ended: killed",
     "ended: worker",
@@ -220,7 +222,9 @@ fn name(action: &Action) -> Option<&'static str> {
             Report::UpgradeFailed { why: Failure::NoAck(..), .. } => "upgrade failed: no ack",
             Report::UpgradeFailed { why: Failure::NotStarted(..), .. } => "upgrade failed: not started",
             Report::UpgradeFailed { why: Failure::Stopped, .. } => "upgrade failed: stopped",
-            Report::UpgradeKept => "upgrade kept",
+            Report::UpgradeKept(Behind::FirstStart) => "upgrade kept: first start",
+            Report::UpgradeKept(Behind::Upgrade) => "upgrade kept",
+            Report::UpgradeKept(Behind::Worker) => "upgrade kept: a worker",
             Report::StartsNone(_) => "starts no successor",
             Report::NotStarted { again: true, .. } => "start tried again",
             Report::Restarting(..) => "restart",

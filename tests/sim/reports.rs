@@ -6,7 +6,7 @@ use crate::steering::Switch;
 use crate::worker::WorkerRecord;
 use graceful_run::core::ShownStage;
 use graceful_run::core::event::{
-    AckKind, Action, Event, Failure, LaunchSource, Refusal, Report, Request, Slot, WorkerId,
+    AckKind, Action, Behind, Event, Failure, LaunchSource, Refusal, Report, Request, Slot, WorkerId,
 };
 use graceful_run::core::policy::{OnAckTimeout, Strength};
 use std::collections::BTreeSet;
@@ -74,12 +74,18 @@ impl Model {
             }
             Report::Drained(id, after) => return self.drain_ended(id, after, true),
             Report::NotDrained(id, after) => return self.drain_ended(id, after, false),
-            Report::UpgradeKept => {
+            Report::UpgradeKept(behind) => {
                 let asked = matches!(
                     self.in_step.event,
                     Some(Event::Request(Request::Upgrade | Request::UpgradeNow | Request::Hold))
                 );
                 ensure!(asked && self.pending, "{report:?} out of place");
+                let expected = match (&self.upgrade, self.served) {
+                    (Some(_), _) => Behind::Upgrade,
+                    (None, false) => Behind::FirstStart,
+                    (None, true) => Behind::Worker,
+                };
+                ensure!(behind == expected, "{report:?}, not behind {expected:?}");
             }
             Report::Held { from, to, took } => {
                 ensure!(std::mem::take(&mut self.in_step.held), "{report:?} out of place");

@@ -4,7 +4,7 @@
 //! Fields and events are only ever added.
 
 use super::reason::undo_reason;
-use super::words::{WorkerName, exit_text, ms, request_name};
+use super::words::{WorkerName, behind_text, exit_text, ms, request_name};
 use crate::ack::kind;
 use crate::config::Config;
 use crate::config::signals;
@@ -47,7 +47,7 @@ fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'st
         }
         Report::Serving(generation) => ("serving", json!({"generation": generation.0})),
         Report::UpgradeStarted { from, to } => ("upgrade-started", json!({"from": from.0, "to": to.0})),
-        Report::UpgradeKept => ("upgrade-kept", json!({})),
+        Report::UpgradeKept(behind) => ("upgrade-kept", json!({"behind": behind_text(behind)})),
         Report::Held { from, to, took } => {
             ("held", json!({"from": from.0, "to": to.0, "duration_ms": ms(took)}))
         }

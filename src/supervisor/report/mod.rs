@@ -5,8 +5,9 @@ pub mod event;
 mod reason;
 mod words;
 
-pub use reason::{failure_reason, rollback_failure, rollback_reason, undo_reason};
-pub use words::{UNSEEN, WAITS, duration_text, exit_text, halt_text};
+pub use crate::config::duration_text;
+pub use reason::{failure_reason, rollback_failure, rollback_outcome, rollback_reason, undo_reason};
+pub use words::{UNSEEN, WAITS, exit_text, halt_text, limit_text};
 
 use crate::ack::kind as ack_kind;
 use crate::config::Config;
@@ -17,7 +18,7 @@ use log::{Level, debug, info, log, warn};
 use nix::unistd::Pid;
 use reason::{in_brackets, unmet_text, with_hint};
 use std::time::Duration;
-use words::{WorkerName, halt_cure, ms, request_name};
+use words::{WorkerName, behind_text, halt_cure, ms, request_name};
 
 /// Writes one log line. The `config` decides what happens to the old generation, and what
 /// is suggested; `served` says whether any generation has ever served.
@@ -34,7 +35,7 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
             let old = if stop_first { "is to be stopped first" } else { "serves" };
             info!(generation = to.0; "upgrade to {to} begins, {from} {old}");
         }
-        Report::UpgradeKept => info!("upgrade requested while one is under way: another follows it"),
+        Report::UpgradeKept(behind) => info!("upgrade requested while {}", behind_text(behind)),
         Report::UpgradeDone { from, to, took } => {
             let old = match policy.follow {
                 _ if stop_first => String::new(),
@@ -187,7 +188,7 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
         Report::Scaled(workers) => info!(workers = workers; "workers wanted: {workers}"),
         Report::ScaleDone(workers) => info!(workers = workers; "workers ready: {workers}"),
         Report::CannotScale(workers) => {
-            warn!(workers = workers; "the number of workers stays {workers}: that is the limit")
+            warn!(workers = workers; "the number of workers stays {workers}: {}", limit_text(policy))
         }
         Report::Stopping => info!("stopping"),
         Report::Ignored(request) => info!("{} ignored: stopping", request_name(request)),
@@ -195,14 +196,19 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
 }
 
 /// How it came that a worker had to be killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KilledBy {
-    /// The user asked for it.
-    Request,
-    /// It had not ended by then, since it was asked to stop.
-    Limit(Duration),
-    /// The same; whoever stops us has signalled it, and we have not.
+    /// The user asked for it, by this.
+    Request(String),
+    /// It had not ended in this time. Whoever stops us was to signal it, and we have not.
     LimitUnasked(Duration),
+    /// It had not ended in time, since we asked it to stop.
+    Limit {
+        /// How long after it was asked.
+        after: Duration,
+        /// Whether it had ever been ready: one that was not is given less time.
+        ready: bool,
+    },
 }
 
 /// Our exit status and, unless it is 0, our last line. `served` says whether any generation has
@@ -210,7 +216,7 @@ pub enum KilledBy {
 pub fn last_line(
     ending: Ending,
     processes: &ProcessTable,
-    killed_by: KilledBy,
+    killed_by: &KilledBy,
     served: bool,
 ) -> (u8, Option<String>) {
     let of = |id: WorkerId| WorkerName::new(id, processes);
@@ -218,16 +224,18 @@ pub fn last_line(
         Ending::Stopped => (0, None),
         Ending::Killed => {
             let line = match killed_by {
-                KilledBy::Request => {
-                    "a worker was killed, as was asked for (ctl stop --now, ctl hammer, a second INT, or a signal that means kill or hammer)".into()
-                }
+                KilledBy::Request(who) => format!("a worker was killed, as was asked for ({who})"),
+                KilledBy::Limit { after, ready: false } => format!(
+                    "cannot stop every worker in time: one that was not ready yet had to be killed {} after it was asked to stop",
+                    duration_text(*after)
+                ),
                 KilledBy::LimitUnasked(after) => format!(
                     "cannot stop every worker in time: one had to be killed after {}; it had no signal from us (leave --on SIGNAL=wait out if nobody else signals the workers)",
-                    duration_text(after)
+                    duration_text(*after)
                 ),
-                KilledBy::Limit(after) => format!(
+                KilledBy::Limit { after, .. } => format!(
                     "cannot stop every worker in time: one had to be killed {} after it was asked to stop (--stop-timeout)",
-                    duration_text(after)
+                    duration_text(*after)
                 ),
             };
             (137, Some(line))

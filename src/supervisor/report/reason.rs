@@ -1,9 +1,9 @@
 //! Why upgrades were undone, generations rolled back, and workers not ready: the texts for the
 //! log, the status and the clients.
 
-use super::words::{UNSEEN, WorkerName, duration_text, exit_text, halt_text};
-use crate::config::Config;
+use super::words::{UNSEEN, WorkerName, exit_text, halt_text};
 use crate::config::signals;
+use crate::config::{Config, duration_text};
 use crate::core::event::{Exit, Failure, Generation, Report, WorkerId};
 use crate::process::ProcessTable;
 
@@ -59,6 +59,17 @@ pub fn rollback_failure(report: &Report, processes: &ProcessTable) -> Option<Str
     }
     let reason = failure_reason(why, false, false, processes);
     Some(format!("{to} cannot be started again: {reason}; {from} is tried again"))
+}
+
+/// What came of a rollback that has failed, for whoever reads it later.
+pub fn rollback_outcome(report: &Report, processes: &ProcessTable) -> Option<String> {
+    let Report::RollbackFailed { from, to, why } = *report else { return None };
+    let reason = failure_reason(why, false, false, processes);
+    Some(match why {
+        Failure::Superseded => format!("{to} was not started again: another upgrade was asked for"),
+        Failure::Stopped => format!("{to} was not started again: {reason}"),
+        _ => format!("{to} could not be started again: {reason}; {from} was tried again"),
+    })
 }
 
 fn again(comes_back: bool) -> &'static str {
@@ -127,9 +138,12 @@ pub fn failure_reason(why: Failure, predecessor_left: bool, held: bool, processe
     }
 }
 
-/// A line with advice in brackets at its end, which may have some already.
+/// A line with advice in brackets at its end, which may have some already. The name of a signal in
+/// brackets is none.
 pub(super) fn in_brackets(line: String, advice: &str) -> String {
-    match line.strip_suffix(')') {
+    let open =
+        line.strip_suffix(')').filter(|open| open.rsplit('(').next().is_some_and(|it| it.contains(' ')));
+    match open {
         Some(open) => format!("{open}; {advice})"),
         None => format!("{line} ({advice})"),
     }

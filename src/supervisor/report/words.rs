@@ -2,7 +2,8 @@
 //! and the reasons have in common.
 
 use crate::config::signals;
-use crate::core::event::{Exit, Generation, Request, Token, WorkerId};
+use crate::core::event::{Behind, Exit, Generation, Request, Token, WorkerId};
+use crate::core::policy::{MOST_WORKERS, Policy};
 use crate::process::ProcessTable;
 use crate::sys::{inherited, tree};
 use std::time::Duration;
@@ -92,6 +93,15 @@ pub fn halt_cure(pid: i32, by: Token, foreground_tty: bool) -> String {
     again.into()
 }
 
+/// What a request for an upgrade waits for, and what follows then.
+pub(super) fn behind_text(behind: Behind) -> &'static str {
+    match behind {
+        Behind::FirstStart => "the first generation is not ready yet: it follows then",
+        Behind::Upgrade => "one is under way: another follows it",
+        Behind::Worker => "a worker starts or leaves: it follows then",
+    }
+}
+
 pub(super) fn request_name(request: Request) -> &'static str {
     match request {
         Request::Upgrade | Request::UpgradeNow | Request::Hold => "upgrade",
@@ -107,14 +117,16 @@ pub(super) fn request_name(request: Request) -> &'static str {
     }
 }
 
-pub(super) fn ms(duration: Duration) -> u64 {
-    duration.as_millis() as u64
+/// Why the number of workers cannot be what was asked for.
+pub fn limit_text(policy: &Policy) -> String {
+    match (&policy.adopt, policy.follow) {
+        (Some(_), _) => "with --adopt one worker binds the addresses, and a second one could not (let the program start workers of its own, or hand it its sockets with -b)".into(),
+        (None, true) => "with --follow the program starts its successor itself, and there is one (let it start workers of its own)".into(),
+        _ if policy.least_workers > 1 => format!("with ,reuseport nobody would serve the queue of a slot without a worker: from {} to {MOST_WORKERS} can be asked for", policy.least_workers),
+        _ => format!("from {} to {MOST_WORKERS} can be asked for", policy.least_workers),
+    }
 }
 
-/// Milliseconds below ten seconds, seconds above.
-pub fn duration_text(duration: Duration) -> String {
-    match duration.as_millis() {
-        millis @ 0..10_000 => format!("{millis} ms"),
-        millis => format!("{} s", millis / 1000),
-    }
+pub(super) fn ms(duration: Duration) -> u64 {
+    duration.as_millis() as u64
 }
