@@ -18,6 +18,7 @@ pub mod group;
 pub(crate) mod key;
 mod listener;
 mod looks;
+mod probing;
 mod replace;
 mod saved;
 mod shared;
@@ -45,6 +46,7 @@ use nix::unistd::Pid;
 use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +86,9 @@ pub struct Adopt {
     now: Time,
     /// Everything is to stop, and no socket is kept any more.
     stopping: bool,
+    /// A worker was found to connect to its own address before it binds it: connect(2) of the workers
+    /// after it is received.
+    looks_first: bool,
 }
 
 /// A worker, until none of its processes is left.
@@ -103,8 +108,10 @@ struct Adopted {
     inherited: BTreeMap<Key, u64>,
     /// The addresses at which it listens without being adopted, as `--port` has it.
     others: BTreeSet<Key>,
-    /// The same for sockets that are never adopted, for people.
+    /// The same at ports that the kernel has chosen, which are never adopted, for people.
     elsewhere: BTreeSet<String>,
+    /// The paths of the unix sockets on which it listens, which are never adopted.
+    unix: BTreeSet<PathBuf>,
     /// The addresses that it has asked for.
     bound: BTreeSet<Key>,
     /// When it has last begun to listen anywhere.
@@ -128,6 +135,8 @@ struct Adopted {
     drain: Option<Drain>,
     /// The warnings that were logged about it.
     warnings: Vec<String>,
+    /// The address that it found taken when it looked whether it is free.
+    found_taken: Option<Key>,
 }
 
 impl Adopt {
@@ -150,6 +159,7 @@ impl Adopt {
             ours: any_socket(),
             now: Time::ZERO,
             stopping: false,
+            looks_first: false,
         }
     }
 
@@ -164,6 +174,7 @@ impl Adopt {
             inherited: BTreeMap::new(),
             others: BTreeSet::new(),
             elsewhere: BTreeSet::new(),
+            unix: BTreeSet::new(),
             bound: BTreeSet::new(),
             last_listen: Time::ZERO,
             early: BTreeSet::new(),
@@ -176,6 +187,7 @@ impl Adopt {
             deserted: false,
             drain: None,
             warnings: Vec::new(),
+            found_taken: None,
         };
         self.workers.insert(id, worker);
     }

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Every adopted socket, and the workers.
@@ -25,6 +26,8 @@ pub struct Saved {
     workers: Vec<SavedWorker>,
     serving: Option<WorkerId>,
     wanted: Vec<Key>,
+    #[serde(default)]
+    looks_first: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,6 +66,8 @@ struct SavedWorker {
     early: Vec<Key>,
     late: Vec<(Key, Time)>,
     inherited: Vec<(Key, u64)>,
+    #[serde(default)]
+    unix: BTreeSet<PathBuf>,
     stop_sent: bool,
     start: Option<Time>,
     ready: bool,
@@ -107,6 +112,7 @@ impl Saved {
                 late: worker.late.iter().map(|(key, &opened)| (key.clone(), opened)).collect(),
                 stop_sent: worker.stop_sent,
                 inherited: worker.inherited.iter().map(|(key, &inode)| (key.clone(), inode)).collect(),
+                unix: worker.unix.clone(),
                 start: worker.start,
                 ready: worker.ready,
                 gone: worker.gone,
@@ -115,7 +121,8 @@ impl Saved {
             });
         }
         let (new, serving) = (adopt.shared.new.clone(), adopt.serving);
-        Ok(Saved { groups, shared, new, workers, serving, wanted: adopt.wanted.iter().cloned().collect() })
+        let wanted = adopt.wanted.iter().cloned().collect();
+        Ok(Saved { groups, shared, new, workers, serving, wanted, looks_first: adopt.looks_first })
     }
 
     /// Restores the state. Which handshakes belong to a worker that drains is no longer known: those
@@ -160,8 +167,10 @@ impl Saved {
                 deserted: saved.deserted,
                 drain: saved.drains.then(|| Drain::begin(ports.clone(), now)),
                 warnings: Vec::new(),
+                found_taken: None,
                 others: BTreeSet::new(),
                 elsewhere: BTreeSet::new(),
+                unix: saved.unix,
                 bound: BTreeSet::new(),
                 last_listen: now,
             };
@@ -184,6 +193,7 @@ impl Saved {
             ours: super::any_socket(),
             now,
             stopping: false,
+            looks_first: self.looks_first,
         };
         adopt.arm_all();
         adopt

@@ -28,6 +28,9 @@ pub struct Entry {
     pub unmet: Option<String>,
     /// The cause of its failure, as it named it.
     pub symptom: Option<Symptom>,
+    /// The address where another worker serves, for people, if it has ended and had bound none of
+    /// those that it was to have (`--adopt`).
+    pub unbound: Option<String>,
     /// What the user can do about its failure, for people.
     pub hint: Option<String>,
     /// A process of it that was seen to be halted, where it is not the worker's own.

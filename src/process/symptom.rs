@@ -32,10 +32,14 @@ fn has_any(line: &str, words: &[&str]) -> bool {
     words.iter().any(|word| line.contains(word))
 }
 
+fn has_word(line: &str, word: &str) -> bool {
+    line.split(|c: char| !c.is_alphanumeric()).any(|one| one == word)
+}
+
 fn address_in_use(line: &str) -> bool {
     has_any(line, &["address already in use", "address in use", "eaddrinuse"])
-        || has_any(line, &["port"])
-            && has_any(line, &["already in use", "already allocated", "already taken"])
+        || has_word(line, "port")
+            && has_any(line, &["in use", "already allocated", "taken", "occupied", "not free", "isn't free"])
 }
 
 fn runs_already(line: &str) -> bool {
@@ -98,6 +102,8 @@ mod tests {
             ("nginx: [emerg] bind() to 0.0.0.0:80 failed (98: Address already in use)", &[80]),
             ("(98)Address already in use: AH00072: make_sock: could not bind to address [::]:80", &[80]),
             ("12:34:56 Web server failed to start. Port 8080 was already in use.", &[8080]),
+            ("port 22555 is in use", &[22555]),
+            ("Error: Port 5173 is taken", &[5173]),
             ("commBind Cannot bind socket FD 9 to 0.0.0.0:3128: (98) Address in use", &[3128]),
         ] {
             assert_eq!(of(line), Some(Symptom::AddressInUse(ports.to_vec())), "{line}");
@@ -126,7 +132,13 @@ mod tests {
         assert_eq!(of("accept: Resource temporarily unavailable"), Some(Symptom::WouldBlock));
         assert_eq!(of("fork: retry: Resource temporarily unavailable"), None);
         assert_eq!(of("bind: Permission denied"), Some(Symptom::NotPermitted));
-        for line in ["no such database", "Syntax error on line 3", "the clock is blocked", ""] {
+        for line in [
+            "support for what is in use ends",
+            "no such database",
+            "Syntax error on line 3",
+            "the clock is blocked",
+            "",
+        ] {
             assert_eq!(of(line), None, "{line}");
         }
         assert_eq!(symptom(&[]), None);

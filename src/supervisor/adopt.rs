@@ -27,6 +27,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What is adopted.
 pub(super) struct Adoption {
@@ -40,7 +41,7 @@ impl Adoption {
     /// When the system calls of this architecture are not known.
     pub(super) fn start(config: &Config, listeners: &Listeners) -> Result<Option<Adoption>, Error> {
         let Some(adopt) = &config.adopt else { return Ok(None) };
-        if Filter::new().is_none() {
+        if Filter::new(false).is_none() {
             return Err(Error::Cannot {
                 attempt: format!("adopt on {}", std::env::consts::ARCH),
                 why: "its system calls are not known to us".into(),
@@ -114,7 +115,11 @@ impl Adoption {
         self.adopt.check_bound(id, ctx.now());
         if !self.adopt.listens(id) {
             self.adopt.find_closed(ctx.now());
-            self.end_if_stranded(id, ctx);
+            match self.adopt.waits_for_itself(id, ctx.now()) {
+                // The message comes when it has ended.
+                true => ctx.processes.signal_group(id, Signal::SIGTERM),
+                false => self.end_if_stranded(id, ctx),
+            }
         }
         self.listens(id, ctx);
     }
@@ -130,9 +135,19 @@ impl Adoption {
         let (pid, unmet) = (process.pid, unmet.unwrap_or_default());
         warn!(
             pid = pid.as_raw();
-            "pid {pid}: {unmet}: it is ended and started again, as connections waited at that address, and a server that connects to its port to see whether it is free takes another one then"
+            "pid {pid}: {unmet}: it is ended and started again, as a server that connects to its port to see whether it is free takes another one where somebody answers, or connections wait"
         );
         ctx.processes.signal_group(id, Signal::SIGTERM);
+    }
+
+    /// Whether connect(2) of the next worker is to be received.
+    pub(super) fn receives_connects(&self) -> bool {
+        self.adopt.receives_connects()
+    }
+
+    /// As [`Adopt::take_looker`]; the address, for people.
+    pub(super) fn take_looker(&mut self, id: WorkerId, age: Duration) -> Option<String> {
+        self.adopt.take_looker(id, age).map(|key| key.to_string())
     }
 
     /// A connection has come.
@@ -197,8 +212,9 @@ impl Adoption {
             Report::Gone { worker, ready, .. } => {
                 let why = adopt.last_warning(worker).map(str::to_owned);
                 let why = why.or_else(|| adopt.taken_address(worker)).filter(|_| !ready);
-                if let Some((entry, why)) = ctx.processes.get_mut(worker).zip(why) {
-                    entry.unmet = Some(why);
+                if let Some(entry) = ctx.processes.get_mut(worker) {
+                    entry.unmet = why.or(entry.unmet.take());
+                    entry.unbound = adopt.unbound(worker).filter(|_| !ready);
                 }
                 adopt.ended(worker);
             }

@@ -30,11 +30,12 @@ pub(super) fn on_report(report: &Report, workers: &Workers, ctx: &mut Context) {
         Report::NoAck(id, _) | Report::Silent(id, _) => (id, false),
         _ => return,
     };
-    let Some(generation) = ctx.processes.get(id).map(|entry| entry.generation) else { return };
+    let Some(entry) = ctx.processes.get(id) else { return };
+    let (generation, unbound) = (entry.generation, entry.unbound.clone());
     let words = workers.last_words(id);
     let symptom = symptom(&words);
     // Some say it on stdout (apache2).
-    let failure = Failed { generation, early, silent: words.is_empty(), ctx };
+    let failure = Failed { generation, early, silent: words.is_empty(), unbound, ctx };
     let not_found = matches!(*report, Report::Gone { exit: Exit::Code(127), .. });
     let hint = failure.interpreter().filter(|_| not_found).or_else(|| failure.hint(symptom.as_ref()));
     if let Some(entry) = ctx.processes.get_mut(id) {
@@ -49,6 +50,8 @@ struct Failed<'a> {
     early: bool,
     /// Whether nothing is known that it wrote to stderr.
     silent: bool,
+    /// As its entry has it.
+    unbound: Option<String>,
     ctx: &'a Context,
 }
 
@@ -101,7 +104,7 @@ impl Failed<'_> {
 
     fn address_in_use(&self, ports: &[u16]) -> Option<String> {
         if self.is_adopted() {
-            return None;
+            return self.finds_the_other();
         }
         let others = self.ports_of_others();
         if let Some(port) = others.iter().find(|port| ports.is_empty() || ports.contains(port)) {
@@ -121,6 +124,14 @@ impl Failed<'_> {
                 }))
             }
         }
+    }
+
+    /// It says that an address is in use which it has never tried to bind.
+    fn finds_the_other(&self) -> Option<String> {
+        let address = self.unbound.as_ref()?;
+        Some(format!(
+            "it never bound {address}: a server that connects to its port to see whether it is free finds the one that serves; it has to be told not to, or say --stop-first"
+        ))
     }
 
     /// The workers that serve have bound this port by themselves.
