@@ -27,6 +27,7 @@ mod status;
 mod stranded;
 mod strangers;
 mod syscalls;
+mod unix;
 mod waiting;
 
 pub use saved::Saved;
@@ -86,6 +87,8 @@ pub struct Adopt {
     now: Time,
     /// Everything is to stop, and no socket is kept any more.
     stopping: bool,
+    /// The unix sockets of the last worker that served by nothing else.
+    unix: BTreeSet<PathBuf>,
     /// A worker was found to connect to its own address before it binds it: connect(2) of the workers
     /// after it is received.
     looks_first: bool,
@@ -112,6 +115,8 @@ struct Adopted {
     elsewhere: BTreeSet<String>,
     /// The paths of the unix sockets on which it listens, which are never adopted.
     unix: BTreeSet<PathBuf>,
+    /// It serves by them alone.
+    unix_alone: bool,
     /// The addresses that it has asked for.
     bound: BTreeSet<Key>,
     /// When it has last begun to listen anywhere.
@@ -159,6 +164,7 @@ impl Adopt {
             ours: any_socket(),
             now: Time::ZERO,
             stopping: false,
+            unix: BTreeSet::new(),
             looks_first: false,
         }
     }
@@ -175,6 +181,7 @@ impl Adopt {
             others: BTreeSet::new(),
             elsewhere: BTreeSet::new(),
             unix: BTreeSet::new(),
+            unix_alone: false,
             bound: BTreeSet::new(),
             last_listen: Time::ZERO,
             early: BTreeSet::new(),
@@ -195,7 +202,8 @@ impl Adopt {
     /// Whether the worker listens at every address that it has to.
     pub fn listens(&self, id: WorkerId) -> bool {
         self.workers.get(&id).is_some_and(|worker| {
-            !worker.listens.is_empty() && self.wanted.iter().all(|key| worker.listens.contains(key))
+            (!worker.listens.is_empty() || worker.unix_alone)
+                && self.wanted.iter().all(|key| worker.listens.contains(key))
         })
     }
 

@@ -27,6 +27,8 @@ pub struct Saved {
     serving: Option<WorkerId>,
     wanted: Vec<Key>,
     #[serde(default)]
+    served_by: BTreeSet<PathBuf>,
+    #[serde(default)]
     looks_first: bool,
 }
 
@@ -68,6 +70,8 @@ struct SavedWorker {
     inherited: Vec<(Key, u64)>,
     #[serde(default)]
     unix: BTreeSet<PathBuf>,
+    #[serde(default)]
+    unix_alone: bool,
     stop_sent: bool,
     start: Option<Time>,
     ready: bool,
@@ -113,6 +117,7 @@ impl Saved {
                 stop_sent: worker.stop_sent,
                 inherited: worker.inherited.iter().map(|(key, &inode)| (key.clone(), inode)).collect(),
                 unix: worker.unix.clone(),
+                unix_alone: worker.unix_alone,
                 start: worker.start,
                 ready: worker.ready,
                 gone: worker.gone,
@@ -122,7 +127,8 @@ impl Saved {
         }
         let (new, serving) = (adopt.shared.new.clone(), adopt.serving);
         let wanted = adopt.wanted.iter().cloned().collect();
-        Ok(Saved { groups, shared, new, workers, serving, wanted, looks_first: adopt.looks_first })
+        let (served_by, looks_first) = (adopt.unix.clone(), adopt.looks_first);
+        Ok(Saved { groups, shared, new, workers, serving, wanted, served_by, looks_first })
     }
 
     /// Restores the state. Which handshakes belong to a worker that drains is no longer known: those
@@ -171,6 +177,7 @@ impl Saved {
                 others: BTreeSet::new(),
                 elsewhere: BTreeSet::new(),
                 unix: saved.unix,
+                unix_alone: saved.unix_alone,
                 bound: BTreeSet::new(),
                 last_listen: now,
             };
@@ -193,6 +200,7 @@ impl Saved {
             ours: super::any_socket(),
             now,
             stopping: false,
+            unix: self.served_by,
             looks_first: self.looks_first,
         };
         adopt.arm_all();

@@ -105,7 +105,11 @@ impl EventLoop {
         ctx.processes.open(id, generation, slot);
         self.listening.check(ctx.processes.check_occasion(id), ctx);
         ctx.launcher.settings.filter = filter;
-        let mut started = self.workers.spawn(id, generation, slot, source, ctx);
+        let refused = self.adoption.as_ref().and_then(|adoption| adoption.refuses_second(id, ctx));
+        let mut started = match refused {
+            Some(refused) => Err(refused),
+            None => self.workers.spawn(id, generation, slot, source, ctx),
+        };
         if let Err(refused) = &started
             && self.held.gives_up(refused)
         {

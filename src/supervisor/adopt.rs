@@ -9,10 +9,11 @@ use crate::adopt::{Adopt, Saved};
 use crate::config::Config;
 use crate::control::protocol as status;
 use crate::core::event::Time;
-use crate::core::event::{AckKind, Event, Generation, Report, WorkerId};
+use crate::core::event::{AckKind, Event, Generation, Refusal, Report, WorkerId};
 use crate::core::policy::FIRST_DRAIN_CHECK;
 use crate::core::{Phase, ShownStage};
 use crate::error::Error;
+use crate::launch;
 use crate::listener::Listeners;
 use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
 use crate::sys::arrivals::Arrivals;
@@ -28,6 +29,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What a server without a TCP port can do.
+const UNIX_CURE: &str = "-b unix:PATH where it can take its socket from us, else --stop-first";
 
 /// What is adopted.
 pub(super) struct Adoption {
@@ -92,6 +96,18 @@ impl Adoption {
         receive_calls(id, calls, self.adopt.arrivals(), threads);
     }
 
+    /// Why no worker can be started beside the one that serves.
+    pub(super) fn refuses_second(&self, id: WorkerId, ctx: &Context) -> Option<launch::Refused> {
+        let beside = ctx.core.phase() == Phase::Upgrading && !ctx.config.policy.stop_first;
+        let paths = self.adopt.serves_on_unix_alone(id).filter(|_| beside)?;
+        Some(launch::Refused {
+            refusal: Refusal::Other,
+            message: format!(
+                "the worker that serves listens on {paths} alone, which --adopt does not adopt, and the new one would take the path from it ({UNIX_CURE})"
+            ),
+        })
+    }
+
     /// A process of the worker waits for the answer to a call.
     pub(super) fn call(&mut self, id: WorkerId, call: &Call, ctx: &mut Context) {
         self.adopt.call(id, call, ctx.now());
@@ -113,6 +129,14 @@ impl Adoption {
     /// has closed some meanwhile.
     pub(super) fn probe(&mut self, id: WorkerId, ctx: &mut Context) {
         self.adopt.check_bound(id, ctx.now());
+        if let Some(paths) = self.adopt.listens_on_unix_alone(id, ctx.now()) {
+            let (cure, pid) =
+                (UNIX_CURE, ctx.processes.process(id).map_or(0, |process| process.pid.as_raw()));
+            warn!(
+                pid = pid;
+                "pid {pid} listens on {paths} alone, which --adopt does not adopt: it counts as ready, and no upgrade can be graceful ({cure})"
+            );
+        }
         if !self.adopt.listens(id) {
             self.adopt.find_closed(ctx.now());
             match self.adopt.waits_for_itself(id, ctx.now()) {
