@@ -14,18 +14,21 @@ pub enum Symptom {
     WouldBlock,
     /// A permission is missing (EACCES, EPERM).
     NotPermitted,
+    /// The dynamic loader does not find this shared library.
+    MissingLibrary(String),
 }
 
 /// The cause that these lines name; the one that explains most, if they name several.
-pub fn symptom(lines: &[String]) -> Option<Symptom> {
-    let lines: Vec<String> = lines.iter().map(|line| line.to_lowercase()).collect();
+pub fn symptom(said: &[String]) -> Option<Symptom> {
+    let lines: Vec<String> = said.iter().map(|line| line.to_lowercase()).collect();
     let find = |is: fn(&str) -> bool| lines.iter().find(|line| is(line));
     let address = find(address_in_use).map(|line| Symptom::AddressInUse(ports(line)));
     // A lock that is held gives EAGAIN or EACCES too.
     let already = || find(runs_already).map(|_| Symptom::RunsAlready);
     let blocks = || find(would_block).map(|_| Symptom::WouldBlock);
     let forbidden = || find(not_permitted).map(|_| Symptom::NotPermitted);
-    address.or_else(already).or_else(blocks).or_else(forbidden)
+    let library = || said.iter().find_map(|line| missing_library(line)).map(Symptom::MissingLibrary);
+    library().or(address).or_else(already).or_else(blocks).or_else(forbidden)
 }
 
 fn has_any(line: &str, words: &[&str]) -> bool {
@@ -47,7 +50,14 @@ fn runs_already(line: &str) -> bool {
     let file = &[".pid", "pidfile", "pid file"];
     let lock = &[" lock", "lock file", "lockfile", "flock"];
     let fails = &["unable", "cannot", "can't", "could not", "couldn't", "fail", "held", "error"];
+    let other = &["process", "instance", "server", "daemon", "copy"];
+    let lives =
+        &["running", "found", "already", "listening", "in use", "started", "active", "holds", "has the"];
+    let taken = &["already listening", "already active", "already started", "already bound", "already open"];
+    let whose = &["socket", "server", "daemon", "process", "instance", "service", "control"];
     has_any(line, one)
+        || has_word(line, "another") && has_any(line, other) && has_any(line, lives)
+        || has_any(line, whose) && has_any(line, taken)
         || has_any(line, file) && has_any(line, &["already exists", "in use", "is locked"])
         || has_any(line, lock) && has_any(line, fails)
 }
@@ -57,6 +67,13 @@ fn would_block(line: &str) -> bool {
         &["resource temporarily unavailable", "eagain", "ewouldblock", "would block", "blockingioerror"];
     // These are EAGAIN too, and have nothing to do with a socket.
     has_any(line, words) && !has_any(line, &["fork", "thread", "lock file", "process"])
+}
+
+/// The words of the loaders of glibc and musl.
+fn missing_library(line: &str) -> Option<String> {
+    let after = ["error while loading shared libraries: ", "Error loading shared library "];
+    let name = after.iter().find_map(|words| line.split_once(words))?.1.split(": ").next()?;
+    Some(name.to_owned()).filter(|name| name.contains(".so"))
 }
 
 fn not_permitted(line: &str) -> bool {
@@ -116,12 +133,26 @@ mod tests {
             "httpd (pid 4711) already running",
             "FATAL: Squid is already running: Found fresh instance PID file (/run/squid.pid) with PID 3",
             "Another twistd server is running, PID 12",
+            "another server is running",
+            "Error: Found another Vite dev process for this project at http://127.0.0.1:22101/ (PID 12).",
+            "control: control socket already listening",
+            "server already started with pid 12",
             "Fatal: Dovecot is already running with PID 12 (read from /run/dovecot/master.pid)",
             "opening lock file: lock DB directory: resource temporarily unavailable, cannot go on",
             "FATAL:  lock file \"postmaster.pid\" already exists, held by pid 3",
             "A server is already running (pid: 12, file: /app/tmp/pids/server.pid). Exiting",
         ] {
             assert_eq!(of(line), Some(Symptom::RunsAlready), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_missing_library_is_named() {
+        for line in [
+            "./server: error while loading shared libraries: libX.so.1: cannot open shared object file: No such file",
+            "Error loading shared library libX.so.1: No such file or directory (needed by ./server)",
+        ] {
+            assert_eq!(of(line), Some(Symptom::MissingLibrary("libX.so.1".into())), "{line}");
         }
     }
 
@@ -133,6 +164,7 @@ mod tests {
         assert_eq!(of("fork: retry: Resource temporarily unavailable"), None);
         assert_eq!(of("bind: Permission denied"), Some(Symptom::NotPermitted));
         for line in [
+            "cannot reach another server",
             "support for what is in use ends",
             "no such database",
             "Syntax error on line 3",

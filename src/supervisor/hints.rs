@@ -61,6 +61,9 @@ impl Failed<'_> {
             Some(Symptom::RunsAlready) => self.only_one(),
             Some(Symptom::NotPermitted) => self.lost_privileges(),
             Some(Symptom::AddressInUse(ports)) => self.address_in_use(ports),
+            Some(Symptom::MissingLibrary(name)) => Some(format!(
+                "its shared library {name} is not found: install it, or name its directory with --env LD_LIBRARY_PATH=…"
+            )),
             Some(Symptom::WouldBlock) => None,
             None if self.early && self.silent => self.without_words(),
             None => None,
