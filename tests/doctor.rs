@@ -262,7 +262,7 @@ fn a_poor_machine_is_told_of() {
 /// One of us above us, as with `--adopt`: there can be one filter with a listener.
 #[test]
 fn who_watches_our_calls_already_is_named() {
-    let Some(filter) = Filter::new() else { return };
+    let Some(filter) = Filter::new(false) else { return };
     let (scene, program) = scene();
     let (stdout, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
     // It looks for who has the listener, and before we have received that, nobody has.

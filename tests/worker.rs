@@ -437,6 +437,24 @@ fn a_signal_that_we_send_is_never_inherited_as_ignored() {
 }
 
 #[test]
+fn a_signal_that_workers_cannot_hear_is_told_of() {
+    let scene = Scene::of("dump seen\nready notify");
+    let mut env = Command::new("env");
+    env.args(["--block-signal=TERM", "--block-signal=USR1"]).arg(common::binary());
+    env.args(quick(&["--stop-timeout", "1s", "--"])).args(scene.puppet());
+    let mut wrapper = scene.spawn(scene.mark(env));
+    let said = wrapper.log.wait("blocked when we were started: TERM; workers inherit that");
+    assert!(said.contains("is killed after --stop-timeout"), "{said}");
+    wrapper.log.wait(&says::ready(1));
+    let seen = scene.dump("seen");
+    let blocked = u64::from_str_radix(seen["status"]["SigBlk"].as_str().unwrap(), 16).unwrap();
+    let both = 1 << (Signal::SIGTERM as u32 - 1) | 1 << (Signal::SIGUSR1 as u32 - 1);
+    assert_eq!(blocked & both, both, "the mask is handed on");
+    wrapper.signal(Signal::SIGTERM);
+    assert_eq!(wrapper.exit_status(), 137, "{:?}", wrapper.log.all());
+}
+
+#[test]
 fn user_drops_everything() {
     if !am_root() {
         return; // Nobody but root can become somebody else.

@@ -45,8 +45,9 @@ impl Adopt {
     /// No process of the worker is left. Its own has ended as well, which may be known later.
     pub fn remove(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.deserted = true;
-        if worker.gone {
+        // Its process may have been replaced by another one since.
+        worker.deserted = seccomp::has_ended(worker.calls.as_fd());
+        if worker.gone && worker.deserted {
             self.remove_deserted(id);
         }
     }
@@ -66,7 +67,7 @@ impl Adopt {
     }
 
     /// Removes the sockets of a worker.
-    fn remove_sockets(&mut self, id: WorkerId) {
+    pub(super) fn remove_sockets(&mut self, id: WorkerId) {
         let keys: Vec<Key> = self.groups.keys().cloned().collect();
         keys.iter().for_each(|key| self.remove_from(key, id));
         // The calls of those that are left are still to be answered.

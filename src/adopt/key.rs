@@ -94,8 +94,8 @@ impl Key {
     }
 }
 
-/// The address in the bytes of a sockaddr, as bind(2) takes it.
-fn parse(bytes: &[u8]) -> Option<SocketAddr> {
+/// The address in the bytes of a sockaddr, as bind(2) and connect(2) take it.
+pub(super) fn parse(bytes: &[u8]) -> Option<SocketAddr> {
     let family = i32::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
     let port = u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?);
     match family {

@@ -18,6 +18,7 @@ pub mod group;
 pub(crate) mod key;
 mod listener;
 mod looks;
+mod probing;
 mod replace;
 mod saved;
 mod shared;
@@ -26,6 +27,7 @@ mod status;
 mod stranded;
 mod strangers;
 mod syscalls;
+mod unix;
 mod waiting;
 
 pub use saved::Saved;
@@ -45,6 +47,7 @@ use nix::unistd::Pid;
 use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +87,11 @@ pub struct Adopt {
     now: Time,
     /// Everything is to stop, and no socket is kept any more.
     stopping: bool,
+    /// The unix sockets of the last worker that served by nothing else.
+    unix: BTreeSet<PathBuf>,
+    /// A worker was found to connect to its own address before it binds it: connect(2) of the workers
+    /// after it is received.
+    looks_first: bool,
 }
 
 /// A worker, until none of its processes is left.
@@ -103,8 +111,12 @@ struct Adopted {
     inherited: BTreeMap<Key, u64>,
     /// The addresses at which it listens without being adopted, as `--port` has it.
     others: BTreeSet<Key>,
-    /// The same for sockets that are never adopted, for people.
+    /// The same at ports that the kernel has chosen, which are never adopted, for people.
     elsewhere: BTreeSet<String>,
+    /// The paths of the unix sockets on which it listens, which are never adopted.
+    unix: BTreeSet<PathBuf>,
+    /// It serves by them alone.
+    unix_alone: bool,
     /// The addresses that it has asked for.
     bound: BTreeSet<Key>,
     /// When it has last begun to listen anywhere.
@@ -128,6 +140,8 @@ struct Adopted {
     drain: Option<Drain>,
     /// The warnings that were logged about it.
     warnings: Vec<String>,
+    /// The address that it found taken when it looked whether it is free.
+    found_taken: Option<Key>,
 }
 
 impl Adopt {
@@ -150,6 +164,8 @@ impl Adopt {
             ours: any_socket(),
             now: Time::ZERO,
             stopping: false,
+            unix: BTreeSet::new(),
+            looks_first: false,
         }
     }
 
@@ -164,6 +180,8 @@ impl Adopt {
             inherited: BTreeMap::new(),
             others: BTreeSet::new(),
             elsewhere: BTreeSet::new(),
+            unix: BTreeSet::new(),
+            unix_alone: false,
             bound: BTreeSet::new(),
             last_listen: Time::ZERO,
             early: BTreeSet::new(),
@@ -176,6 +194,7 @@ impl Adopt {
             deserted: false,
             drain: None,
             warnings: Vec::new(),
+            found_taken: None,
         };
         self.workers.insert(id, worker);
     }
@@ -183,7 +202,8 @@ impl Adopt {
     /// Whether the worker listens at every address that it has to.
     pub fn listens(&self, id: WorkerId) -> bool {
         self.workers.get(&id).is_some_and(|worker| {
-            !worker.listens.is_empty() && self.wanted.iter().all(|key| worker.listens.contains(key))
+            (!worker.listens.is_empty() || worker.unix_alone)
+                && self.wanted.iter().all(|key| worker.listens.contains(key))
         })
     }
 

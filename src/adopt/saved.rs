@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Every adopted socket, and the workers.
@@ -25,6 +26,10 @@ pub struct Saved {
     workers: Vec<SavedWorker>,
     serving: Option<WorkerId>,
     wanted: Vec<Key>,
+    #[serde(default)]
+    served_by: BTreeSet<PathBuf>,
+    #[serde(default)]
+    looks_first: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,6 +68,10 @@ struct SavedWorker {
     early: Vec<Key>,
     late: Vec<(Key, Time)>,
     inherited: Vec<(Key, u64)>,
+    #[serde(default)]
+    unix: BTreeSet<PathBuf>,
+    #[serde(default)]
+    unix_alone: bool,
     stop_sent: bool,
     start: Option<Time>,
     ready: bool,
@@ -107,6 +116,8 @@ impl Saved {
                 late: worker.late.iter().map(|(key, &opened)| (key.clone(), opened)).collect(),
                 stop_sent: worker.stop_sent,
                 inherited: worker.inherited.iter().map(|(key, &inode)| (key.clone(), inode)).collect(),
+                unix: worker.unix.clone(),
+                unix_alone: worker.unix_alone,
                 start: worker.start,
                 ready: worker.ready,
                 gone: worker.gone,
@@ -115,7 +126,9 @@ impl Saved {
             });
         }
         let (new, serving) = (adopt.shared.new.clone(), adopt.serving);
-        Ok(Saved { groups, shared, new, workers, serving, wanted: adopt.wanted.iter().cloned().collect() })
+        let wanted = adopt.wanted.iter().cloned().collect();
+        let (served_by, looks_first) = (adopt.unix.clone(), adopt.looks_first);
+        Ok(Saved { groups, shared, new, workers, serving, wanted, served_by, looks_first })
     }
 
     /// Restores the state. Which handshakes belong to a worker that drains is no longer known: those
@@ -160,8 +173,11 @@ impl Saved {
                 deserted: saved.deserted,
                 drain: saved.drains.then(|| Drain::begin(ports.clone(), now)),
                 warnings: Vec::new(),
+                found_taken: None,
                 others: BTreeSet::new(),
                 elsewhere: BTreeSet::new(),
+                unix: saved.unix,
+                unix_alone: saved.unix_alone,
                 bound: BTreeSet::new(),
                 last_listen: now,
             };
@@ -184,6 +200,8 @@ impl Saved {
             ours: super::any_socket(),
             now,
             stopping: false,
+            unix: self.served_by,
+            looks_first: self.looks_first,
         };
         adopt.arm_all();
         adopt

@@ -31,7 +31,8 @@ impl Adopt {
         let missing = list(self.wanted.difference(&worker.listens));
         let seen = worker.listens.iter().map(ToString::to_string);
         let left_out = worker.others.iter().map(|key| format!("{key} (left out by --port)"));
-        let elsewhere = worker.elsewhere.iter().cloned();
+        let unix = worker.unix.iter().map(|path| format!("the unix socket {}", path.display()));
+        let elsewhere = worker.elsewhere.iter().cloned().chain(unix);
         let mut listens: Vec<String> = seen.chain(left_out).chain(elsewhere).collect();
         if listens.is_empty() {
             listens = unseen_listeners(worker.root);

@@ -1,7 +1,9 @@
 //! A worker that is started again after its predecessor has ended, and listens elsewhere.
 //!
 //! Connections wait at the old addresses meanwhile. A server that connects to an address to see
-//! whether it is free finds them taken, and looks for another port: so would the one after it.
+//! whether it is free finds them taken, and looks for another port: so would the one after it. The
+//! first one is started again, and refused there ([`probing`](super::probing)). If that does not help,
+//! what waits is given up.
 
 use super::Adopt;
 use super::key::Key;
@@ -16,13 +18,17 @@ const NEXT_ADDRESS: Duration = Duration::from_secs(2);
 impl Adopt {
     /// If the worker does not listen where its predecessor did, which has ended, and will not: gives up
     /// what waits there. True if the worker is to be ended, because it may have found its address taken
-    /// by that: the next one finds it free. Without `now` its time is over.
+    /// by that: the next one finds it free. So may one whose predecessor serves, and has no port that
+    /// the kernel has chosen. Without `now` its time is over.
     pub fn give_up_stranded(&mut self, id: WorkerId, now: Option<Time>) -> bool {
         let Some(worker) = self.workers.get(&id) else { return false };
-        let serves = |serving| self.workers.get(&serving).is_some_and(|worker| !worker.gone);
-        let Some(before) = self.serving.filter(|&before| before != id && !serves(before)) else {
+        let Some(before) = self.serving.filter(|&before| before != id) else { return false };
+        let serves = self.workers.get(&before).filter(|worker| !worker.gone);
+        let is_odd = !worker.elsewhere.is_empty() && serves.is_some_and(|before| before.elsewhere.is_empty());
+        let serves = serves.is_some();
+        if serves && (self.looks_first || !is_odd) {
             return false;
-        };
+        }
         let listens_somewhere = !worker.listens.is_empty() || !worker.elsewhere.is_empty();
         let missing: BTreeSet<Key> = self.wanted.difference(&worker.listens).cloned().collect();
         let goes_on = now.is_some_and(|now| now < worker.last_listen + NEXT_ADDRESS);
@@ -30,7 +36,16 @@ impl Adopt {
             return false;
         }
         let none_left = self.wanted.is_disjoint(&worker.listens);
-        let held = missing.iter().any(|key| self.groups.contains_key(key));
+        let held = missing.iter().find(|key| self.groups.contains_key(key));
+        if let Some(key) = held.filter(|_| none_left && now.is_some())
+            && self.has_found_taken(id, key.clone())
+        {
+            return true;
+        }
+        if serves {
+            return false;
+        }
+        let held = held.is_some();
         for key in &missing {
             if self.groups.contains_key(key) {
                 info!(

@@ -1,4 +1,5 @@
-//! The answers to the bind(2) and listen(2) calls of workers.
+//! The answers to the bind(2) and listen(2) calls of workers; [`probing`](super::probing) has those to
+//! connect(2).
 
 use super::group::Socket;
 use super::key::{Key, Transport};
@@ -24,7 +25,15 @@ impl Adopt {
     pub fn call(&mut self, id: WorkerId, call: &Call, now: Time) {
         self.now = now;
         let Some(calls) = self.workers.get(&id).map(|worker| Arc::clone(&worker.calls)) else { return };
+        // There may be many of these.
+        if let Operation::Connect(at, length) = call.operation
+            && !self.is_to_own_address(id, call, at, length)
+        {
+            let _ = seccomp::answer(calls.as_fd(), call.id, Answer::Continue);
+            return;
+        }
         let answer = match pidfd::duplicate(call.thread, call.fd) {
+            Ok(socket) if matches!(call.operation, Operation::Connect(..)) => self.refuse_connect(&socket),
             Ok(socket) if !self.is_of_our_network(&socket) => {
                 self.warn_once(id, format!(
                     "pid {} binds in another network namespace: what it binds is not adopted (run graceful-run in there)",
@@ -36,6 +45,7 @@ impl Adopt {
                 match call.operation {
                     Operation::Bind(at, length) => self.bind(id, call, socket, at, length),
                     Operation::Listen(backlog) => self.listen(id, call, socket, backlog),
+                    Operation::Connect(..) => Answer::Continue,
                 }
             }
             Ok(_) | Err(Errno::ESRCH | Errno::EBADF | Errno::ENOTSOCK) => Answer::Continue,
@@ -49,7 +59,7 @@ impl Adopt {
     }
 
     /// Whether the socket is of our network namespace: connections of another cannot be listed.
-    fn is_of_our_network(&self, socket: &OwnedFd) -> bool {
+    pub(super) fn is_of_our_network(&self, socket: &OwnedFd) -> bool {
         self.ours.as_ref().is_none_or(|ours| fd::same_network_namespace(ours.as_fd(), socket.as_fd()))
     }
 
@@ -148,8 +158,13 @@ impl Adopt {
     fn listen(&mut self, id: WorkerId, call: &Call, socket: OwnedFd, backlog: i32) -> Answer {
         let Some(key) = Key::of_bound(socket.as_fd()) else {
             let path = SockRef::from(&socket).local_addr().ok();
-            let path = path.as_ref().and_then(|address| address.as_pathname());
-            self.listens_elsewhere(id, path.map(|path| format!("the unix socket {}", path.display())));
+            if let Some(path) = path.as_ref().and_then(|address| address.as_pathname())
+                && let Some(worker) = self.workers.get_mut(&id)
+                && worker.unix.len() < MOST_BOUND
+            {
+                worker.last_listen = self.now;
+                worker.unix.insert(path.to_owned());
+            }
             return Answer::Continue;
         };
         let asked = |worker: &Adopted| worker.ports.contains(&key.address.port());
@@ -161,7 +176,13 @@ impl Adopt {
         }
         // A port that the kernel has chosen is another one in the next generation.
         if !self.workers.get(&id).is_some_and(asked) {
-            self.listens_elsewhere(id, Some(format!("{key} (a port that the kernel has chosen)")));
+            if let Some(worker) = self.workers.get_mut(&id)
+                && worker.elsewhere.len() < MOST_BOUND
+            {
+                worker.last_listen = self.now;
+                worker.elsewhere.insert(format!("{key} (a port that the kernel has chosen)"));
+                self.looks.begin(self.now);
+            }
             return Answer::Continue;
         }
         let Ok((_, inode)) = fd::device_and_inode(socket.as_raw_fd()) else { return Answer::Continue };
@@ -194,17 +215,6 @@ impl Adopt {
         self.add_address(id, key);
         self.looks.begin(self.now);
         Answer::Done
-    }
-
-    /// Notes that the worker listens on a socket that is never adopted.
-    fn listens_elsewhere(&mut self, id: WorkerId, what: Option<String>) {
-        if let Some((worker, what)) = self.workers.get_mut(&id).zip(what)
-            && worker.elsewhere.len() < MOST_BOUND
-        {
-            worker.last_listen = self.now;
-            worker.elsewhere.insert(what);
-            self.looks.begin(self.now);
-        }
     }
 
     /// The socket joins the group of its address. A port that is opened while the worker serves is

@@ -169,8 +169,11 @@ fn read_dir(path: &Path, variables: &mut Variables, odd: &mut Vec<String>) -> Re
         if name.as_bytes().starts_with(b".") || name.as_bytes().contains(&b'=') || !file.is_file() {
             continue;
         }
-        let text = read_regular(&file)
-            .map_err(|error| failed(&format!("read environment file {}", file.display()), &error))?;
+        let attempt = format!("read environment file {}", file.display());
+        let text = read_regular(&file).map_err(|error| failed(&attempt, &error))?;
+        let text = text.strip_prefix(MARK).unwrap_or(&text);
+        let refused = |why: &str| format!("cannot {attempt}: {why}");
+        foreign_file(&name, text).map_or(Ok(()), |why| Err(refused(why)))?;
         if text.is_empty() {
             variables.remove(&name);
             continue;
@@ -181,6 +184,22 @@ fn read_dir(path: &Path, variables: &mut Variables, odd: &mut Vec<String>) -> Re
         variables.insert(name, OsString::from_vec(value));
     }
     Ok(())
+}
+
+/// Why a file of a directory gives a name or a value that nobody meant, if it does. A NUL by itself
+/// stands for a newline there.
+fn foreign_file(name: &OsStr, text: &[u8]) -> Option<&'static str> {
+    let all_nul = |from: usize| text.iter().skip(from).step_by(2).all(|&byte| byte == 0);
+    let is_wide = text.len() >= 4 && text.len().is_multiple_of(2) && (all_nul(0) || all_nul(1));
+    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    if name.to_string_lossy().contains(char::is_whitespace) {
+        return Some("its name holds a blank (the name of the file is the name of the variable)");
+    }
+    if is_wide || text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
+        return Some("it is UTF-16 (save it as UTF-8)");
+    }
+    let without_nul: Vec<u8> = line.iter().copied().filter(|&byte| byte != 0).collect();
+    foreign(&without_nul).filter(|_| !line.ends_with(b"\\"))
 }
 
 /// A pipe or a device could keep us waiting, and with us everything else.
@@ -325,6 +344,44 @@ mod tests {
         assert_eq!(odd.len(), 5, "{odd:?}");
         for (odd, place) in odd.iter().zip(places) {
             assert!(odd.contains(place) && odd.contains("none that a shell can use"), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_directory_is_understood_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = Environment { clear: true, dirs: vec!["d".into()], ..Environment::default() };
+        let value = |name: &str, text: &[u8]| {
+            let _ = fs::remove_dir_all(dir.path().join("d"));
+            fs::create_dir(dir.path().join("d")).unwrap();
+            fs::write(dir.path().join("d").join(name), text).unwrap();
+            read(&spec, &[], None, dir.path())
+                .map(|(mut it, _)| it.remove(OsStr::new(name)).map(|value| value.into_string().unwrap()))
+        };
+        for (text, meant) in [
+            (&b"x\nrest"[..], Some("x")),
+            (b"\xef\xbb\xbfx\r\n", Some("x")),
+            (b"\xef\xbb\xbf", None),
+            (b"a\0b", Some("a\nb")),
+            (b"C:\\", Some("C:\\")),
+            (b"\n", Some("")),
+        ] {
+            assert_eq!(value("A", text), Ok(meant.map(str::to_owned)), "{text:?}");
+        }
+        for (text, why) in [
+            (&b"\xff\xfev\0\n\0"[..], "it is UTF-16"),
+            (b"v\0\n\0", "it is UTF-16"),
+            (b"\0v\0\n", "it is UTF-16"),
+            (b"x\ry", "a carriage return"),
+            (b"x\xef\xbb\xbf", "a byte order mark"),
+            (b"\xc2\xa0x", "a no-break space"),
+        ] {
+            let error = value("A", text).expect_err(why);
+            assert!(error.contains("/d/A: it ") && error.contains(why), "{error}");
+        }
+        for name in [" SP", "\u{a0}N"] {
+            let error = value(name, b"x").expect_err(name);
+            assert!(error.contains("its name holds a blank"), "{error}");
         }
     }
 

@@ -42,8 +42,8 @@ pub struct LaunchSettings {
     pub watchdog: Option<Duration>,
     /// The hash of the program, for the dialect overseer.
     pub binary_ids: BinaryIds,
-    /// Whether workers bind their own sockets and we see their system calls (`--adopt`).
-    pub adopt: bool,
+    /// What makes us see the system calls of workers that bind their own sockets (`--adopt`).
+    pub filter: Option<Filter>,
     /// Whether workers start their own successors (`--follow`); some execute their first argument.
     pub follow: bool,
     /// The signals that we send to workers: their stop signal, and that of `--follow`.
@@ -67,7 +67,7 @@ impl LaunchSettings {
             control: control.map(String::from),
             watchdog: config.policy.worker_watchdog,
             binary_ids: BinaryIds::default(),
-            adopt: config.adopt.is_some(),
+            filter: None,
             follow: config.follow.is_some(),
             signals: [Some(config.stop_signal), config.follow].into_iter().flatten().collect(),
         }
@@ -150,7 +150,7 @@ impl LaunchSettings {
         launch.fds = fds;
         launch.own_group = !self.worker.foreground_tty;
         launch.default_signals = self.signals.iter().map(|&signal| signal as i32).collect();
-        launch.filter = if self.adopt { Filter::new() } else { None };
+        launch.filter = self.filter.clone();
         if let Some(image) = spec.image() {
             let above = launch.fds.iter().map(|&(_, target)| target + 1).max().unwrap_or(0);
             launch.program_fd = Some(fd::duplicate_above(image.as_fd(), above).map_err(|error| Refused {

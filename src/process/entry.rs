@@ -33,6 +33,9 @@ pub struct Entry {
     pub unmet: Option<String>,
     /// The cause of its failure, as it named it.
     pub symptom: Option<Symptom>,
+    /// The address where another worker serves, for people, if it has ended and had bound none of
+    /// those that it was to have (`--adopt`).
+    pub unbound: Option<String>,
     /// What the user can do about its failure, for people.
     pub hint: Option<String>,
     /// Files that had changed since its generation was first started, when it was: they are what it runs.

@@ -165,6 +165,7 @@ fn restore(saved: SavedEntry, fds: &mut InheritedFds) -> Entry {
         status: saved.status,
         unmet: None,
         symptom: None,
+        unbound: None,
         hint: None,
         halted: None,
         remaining: None,

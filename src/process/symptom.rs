@@ -14,6 +14,8 @@ pub enum Symptom {
     WouldBlock,
     /// A permission is missing (EACCES, EPERM).
     NotPermitted,
+    /// The dynamic loader does not find this shared library.
+    MissingLibrary(String),
 }
 
 /// The addresses that a line names.
@@ -27,24 +29,31 @@ pub struct Named {
 
 /// The cause that these lines name; the one that explains most, if they name several.
 pub fn symptom(lines: &[String]) -> Option<Symptom> {
-    let find = |is: fn(&str) -> bool| lines.iter().find(|line| is(&line.to_lowercase()));
+    let lower: Vec<String> = lines.iter().map(|line| line.to_lowercase()).collect();
+    let find =
+        |is: fn(&str) -> bool| lines.iter().zip(&lower).find(|(_, lower)| is(lower)).map(|(line, _)| line);
     let address = find(address_in_use).map(|line| Symptom::AddressInUse(named(line)));
     // A lock that is held gives EAGAIN or EACCES too.
     let already = || find(runs_already).map(|_| Symptom::RunsAlready);
     let blocks = || find(would_block).map(|_| Symptom::WouldBlock);
     let forbidden = || find(not_permitted).map(|_| Symptom::NotPermitted);
-    address.or_else(already).or_else(blocks).or_else(forbidden)
+    let library = || lines.iter().find_map(|line| missing_library(line)).map(Symptom::MissingLibrary);
+    library().or(address).or_else(already).or_else(blocks).or_else(forbidden)
 }
 
 fn has_any(line: &str, words: &[&str]) -> bool {
     words.iter().any(|word| line.contains(word))
 }
 
+fn has_word(line: &str, word: &str) -> bool {
+    line.split(|c: char| !c.is_alphanumeric()).any(|one| one == word)
+}
+
 fn address_in_use(line: &str) -> bool {
     has_any(line, &["address already in use", "address in use", "eaddrinuse"])
-        || has_any(line, &["port"])
-            && has_any(line, &["already in use", "already allocated", "already taken"])
         || has_any(line, &["socket"]) && has_any(line, &["already in use", "already exists", "file exists"])
+        || has_word(line, "port")
+            && has_any(line, &["in use", "already allocated", "taken", "occupied", "not free", "isn't free"])
 }
 
 fn runs_already(line: &str) -> bool {
@@ -52,7 +61,14 @@ fn runs_already(line: &str) -> bool {
     let file = &[".pid", "pidfile", "pid file"];
     let lock = &[" lock", "lock file", "lockfile", "flock"];
     let fails = &["unable", "cannot", "can't", "could not", "couldn't", "fail", "held", "error"];
+    let other = &["process", "instance", "server", "daemon", "copy"];
+    let lives =
+        &["running", "found", "already", "listening", "in use", "started", "active", "holds", "has the"];
+    let taken = &["already listening", "already active", "already started", "already bound", "already open"];
+    let whose = &["socket", "server", "daemon", "process", "instance", "service", "control"];
     has_any(line, one)
+        || has_word(line, "another") && has_any(line, other) && has_any(line, lives)
+        || has_any(line, whose) && has_any(line, taken)
         || has_any(line, file) && has_any(line, &["already exists", "in use", "is locked"])
         || has_any(line, lock) && has_any(line, fails)
 }
@@ -62,6 +78,13 @@ fn would_block(line: &str) -> bool {
         &["resource temporarily unavailable", "eagain", "ewouldblock", "would block", "blockingioerror"];
     // These are EAGAIN too, and have nothing to do with a socket.
     has_any(line, words) && !has_any(line, &["fork", "thread", "lock file", "process"])
+}
+
+/// The words of the loaders of glibc and musl.
+fn missing_library(line: &str) -> Option<String> {
+    let after = ["error while loading shared libraries: ", "Error loading shared library "];
+    let name = after.iter().find_map(|words| line.split_once(words))?.1.split(": ").next()?;
+    Some(name.to_owned()).filter(|name| name.contains(".so"))
 }
 
 fn not_permitted(line: &str) -> bool {
@@ -111,6 +134,8 @@ mod tests {
             ("nginx: [emerg] bind() to 0.0.0.0:80 failed (98: Address already in use)", &[80]),
             ("(98)Address already in use: AH00072: make_sock: could not bind to address [::]:80", &[80]),
             ("12:34:56 Web server failed to start. Port 8080 was already in use.", &[8080]),
+            ("port 22555 is in use", &[22555]),
+            ("Error: Port 5173 is taken", &[5173]),
             ("commBind Cannot bind socket FD 9 to 0.0.0.0:3128: (98) Address in use", &[3128]),
         ] {
             assert_eq!(
@@ -140,6 +165,10 @@ mod tests {
             "httpd (pid 4711) already running",
             "FATAL: Squid is already running: Found fresh instance PID file (/run/squid.pid) with PID 3",
             "Another twistd server is running, PID 12",
+            "another server is running",
+            "Error: Found another Vite dev process for this project at http://127.0.0.1:22101/ (PID 12).",
+            "control: control socket already listening",
+            "server already started with pid 12",
             "Fatal: Dovecot is already running with PID 12 (read from /run/dovecot/master.pid)",
             "opening lock file: lock DB directory: resource temporarily unavailable, cannot go on",
             "FATAL:  lock file \"postmaster.pid\" already exists, held by pid 3",
@@ -150,13 +179,30 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_library_is_named() {
+        for line in [
+            "./server: error while loading shared libraries: libX.so.1: cannot open shared object file: No such file",
+            "Error loading shared library libX.so.1: No such file or directory (needed by ./server)",
+        ] {
+            assert_eq!(of(line), Some(Symptom::MissingLibrary("libX.so.1".into())), "{line}");
+        }
+    }
+
+    #[test]
     fn other_causes_and_none() {
         let blocks = "BlockingIOError: [Errno 11] Resource temporarily unavailable";
         assert_eq!(of(blocks), Some(Symptom::WouldBlock));
         assert_eq!(of("accept: Resource temporarily unavailable"), Some(Symptom::WouldBlock));
         assert_eq!(of("fork: retry: Resource temporarily unavailable"), None);
         assert_eq!(of("bind: Permission denied"), Some(Symptom::NotPermitted));
-        for line in ["no such database", "Syntax error on line 3", "the clock is blocked", ""] {
+        for line in [
+            "cannot reach another server",
+            "support for what is in use ends",
+            "no such database",
+            "Syntax error on line 3",
+            "the clock is blocked",
+            "",
+        ] {
             assert_eq!(of(line), None, "{line}");
         }
         assert_eq!(symptom(&[]), None);

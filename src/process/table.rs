@@ -107,6 +107,7 @@ impl ProcessTable {
             status: None,
             unmet: None,
             symptom: None,
+            unbound: None,
             hint: None,
             changed: Vec::new(),
             halted: None,

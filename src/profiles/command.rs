@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 /// behind env(1) with variables; the module of `python -m`; or `php -S`.
 pub fn program(command: &[OsString]) -> String {
     let words: Vec<String> = match script(command) {
-        Some(script) => words_of(script).map(|word| word.trim_matches(['\'', '"']).into()).collect(),
+        Some((_, script)) => words_of(script).map(|word| word.trim_matches(['\'', '"']).into()).collect(),
         None => direct(command).iter().map(|word| word.to_string_lossy().into()).collect(),
     };
     let word = |at: usize| words.get(at).map(String::as_str).unwrap_or_default();
@@ -24,15 +24,15 @@ pub fn program(command: &[OsString]) -> String {
 /// shell.
 pub fn own_check(command: &[OsString]) -> Option<String> {
     let check = find_profile(&program(command))?.check?;
-    let (text, words) = match script(command) {
-        Some(script) => (script.to_owned(), words_of(script).map(OsString::from).collect()),
+    let (before, text, words) = match script(command) {
+        Some((before, script)) => (before, script.to_owned(), words_of(script).map(OsString::from).collect()),
         None => {
             let quoted: Vec<String> = command.iter().map(|word| quote(word)).collect();
-            (format!("exec {}", quoted.join(" ")), direct(command).to_vec())
+            ("", format!("exec {}", quoted.join(" ")), direct(command).to_vec())
         }
     };
     // What comes after `--` is a file, and no option.
-    (!words.iter().any(|word| word == "--")).then(|| check.command(&text, &words))
+    (!words.iter().any(|word| word == "--")).then(|| format!("{before}{}", check.command(&text, &words)))
 }
 
 /// The command line without env(1) and its variables.
@@ -52,14 +52,35 @@ fn direct(command: &[OsString]) -> &[OsString] {
     }
 }
 
-/// The script of `sh -c`, if all that it does is to execute one program.
-fn script(command: &[OsString]) -> Option<&str> {
+/// The script of `sh -c`, if all that it does is to execute one program: what prepares that (`cd`,
+/// variables), and the command with its `exec`.
+fn script(command: &[OsString]) -> Option<(&str, &str)> {
     let [shell, option, script] = command else { return None };
     let script = script.to_str()?.trim();
+    let behind = |separator: &str| script.rfind(&format!("{separator}exec ")).map(|at| at + separator.len());
+    let at = ["&&", "&& ", ";", "; ", "\n"].into_iter().filter_map(behind).max().unwrap_or(0);
+    let (before, script) = script.split_at(at);
     let one = script.starts_with("exec ") && !script.contains(['\n', '&', '|', '<', '>', '`']);
     // A semicolon between quotes is a word of the server (-g 'daemon off;').
     let outside: String = script.split(['\'', '"']).step_by(2).collect();
-    (is_shell(shell) && option == OsStr::new("-c") && one && !outside.contains(';')).then_some(script)
+    let alone = one && !outside.contains(';') && is_preparation(before);
+    (is_shell(shell) && option == OsStr::new("-c") && alone).then_some((before, script))
+}
+
+/// Whether these commands start no program.
+fn is_preparation(script: &str) -> bool {
+    const WORDS: [&str; 6] = ["cd", "export", "umask", "ulimit", "set", "unset"];
+    let commands = script.split(['\n', ';']).flat_map(|part| part.split("&&")).map(str::trim);
+    let is_harmless = |command: &str| {
+        let word = command.split_whitespace().next().unwrap_or_default();
+        let variable = word.split_once('=').is_some_and(|(name, _)| is_name(name)) && word == command;
+        (variable || WORDS.contains(&word)) && !command.contains(['&', '|', '<', '>', '`', '(', '\'', '"'])
+    };
+    commands.filter(|command| !command.is_empty()).all(is_harmless)
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 fn words_of(script: &str) -> impl Iterator<Item = &str> {
@@ -82,6 +103,11 @@ mod tests {
             (&["/usr/bin/env", "A=b", "C=", "/usr/sbin/apache2", "-D"], "/usr/sbin/apache2"),
             (&["python3", "-m", "http.server", "8000"], "http.server"),
             (&["sh", "-c", "exec php -S :80"], "php -S"),
+            (&["sh", "-c", "cd /srv && exec twistd -n web"], "twistd"),
+            (&["sh", "-c", "cd /srv; A=b; export A\nexec nginx -g 'daemon off;'"], "nginx"),
+            (&["sh", "-c", "cd /srv || exec nginx"], "sh"),
+            (&["sh", "-c", "cd $(pwd); exec nginx"], "sh"),
+            (&["sh", "-c", "A=b migrate; exec nginx"], "sh"),
             (&["sh", "-c", "migrate; exec nginx"], "sh"),
             (&["sh", "-c", "nginx"], "sh"),
             (&["env"], ""),
@@ -96,6 +122,10 @@ mod tests {
         for (line, check) in [
             (&["apache2", "-f", "a b.conf"][..], Some("exec apache2 -f 'a b.conf' -t >/dev/null")),
             (&["sh", "-c", "exec squid -N -f $CONF"], Some("exec squid -N -f $CONF -k parse >/dev/null")),
+            (
+                &["sh", "-c", "cd d && exec squid -N -f c"],
+                Some("cd d && exec squid -N -f c -k parse >/dev/null"),
+            ),
             (&["env", "A=it's", "haproxy", "-db"], Some("exec env 'A=it'\\''s' haproxy -db -c >/dev/null")),
             (&["haproxy", "-db", "--", "a.cfg"], None),
             (&["memcached"], None),

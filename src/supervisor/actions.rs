@@ -8,6 +8,7 @@ use crate::core::event::{Action, Event, Generation, Request, WorkerId};
 use crate::core::policy::FIRST_DRAIN_CHECK;
 use crate::dialect::Dialect;
 use crate::launch::Refused;
+use crate::sys::seccomp::Filter;
 use log::warn;
 use nix::sys::signal::{Signal, raise};
 
@@ -99,15 +100,20 @@ impl EventLoop {
     /// Starts a worker of which everything has been read.
     pub(super) fn spawn_now(&mut self, start: &Start) {
         let Start { worker: id, generation, slot, source } = *start;
+        let filter = self.filter();
         let ctx = &mut self.ctx;
         ctx.processes.open(id, generation, slot);
         self.listening.check(ctx.processes.check_occasion(id), ctx);
-        ctx.launcher.settings.adopt = self.adoption.is_some() || self.held.wants_calls();
-        let mut started = self.workers.spawn(id, generation, slot, source, ctx);
+        ctx.launcher.settings.filter = filter;
+        let refused = self.adoption.as_ref().and_then(|adoption| adoption.refuses_second(id, ctx));
+        let mut started = match refused {
+            Some(refused) => Err(refused),
+            None => self.workers.spawn(id, generation, slot, source, ctx),
+        };
         if let Err(refused) = &started
             && self.held.gives_up(refused)
         {
-            ctx.launcher.settings.adopt = self.adoption.is_some();
+            ctx.launcher.settings.filter = None;
             started = self.workers.spawn(id, generation, slot, source, ctx);
         }
         let event = match started {
@@ -128,6 +134,14 @@ impl EventLoop {
             }
         };
         self.ctx.queue(event);
+    }
+
+    /// The filter of the next worker, where we are to see its system calls.
+    fn filter(&self) -> Option<Filter> {
+        match &self.adoption {
+            Some(adoption) => Filter::new(adoption.receives_connects()),
+            None => self.held.wants_calls().then(|| Filter::new(false)).flatten(),
+        }
     }
 
     /// Starts the workers whose pre-start hooks have exited with status 0.

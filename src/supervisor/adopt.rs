@@ -9,10 +9,11 @@ use crate::adopt::{Adopt, Saved};
 use crate::config::Config;
 use crate::control::protocol as status;
 use crate::core::event::Time;
-use crate::core::event::{AckKind, Event, Generation, Report, WorkerId};
+use crate::core::event::{AckKind, Event, Generation, Refusal, Report, WorkerId};
 use crate::core::policy::FIRST_DRAIN_CHECK;
 use crate::core::{Phase, ShownStage};
 use crate::error::Error;
+use crate::launch;
 use crate::listener::Listeners;
 use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
 use crate::sys::arrivals::Arrivals;
@@ -27,6 +28,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// What a server without a TCP port can do.
+const UNIX_CURE: &str = "-b unix:PATH where it can take its socket from us, else --stop-first";
 
 /// What is adopted.
 pub(super) struct Adoption {
@@ -40,7 +45,7 @@ impl Adoption {
     /// When the system calls of this architecture are not known.
     pub(super) fn start(config: &Config, listeners: &Listeners) -> Result<Option<Adoption>, Error> {
         let Some(adopt) = &config.adopt else { return Ok(None) };
-        if Filter::new().is_none() {
+        if Filter::new(false).is_none() {
             return Err(Error::Cannot {
                 attempt: format!("adopt on {}", std::env::consts::ARCH),
                 why: "its system calls are not known to us".into(),
@@ -91,6 +96,18 @@ impl Adoption {
         receive_calls(id, calls, self.adopt.arrivals(), threads);
     }
 
+    /// Why no worker can be started beside the one that serves.
+    pub(super) fn refuses_second(&self, id: WorkerId, ctx: &Context) -> Option<launch::Refused> {
+        let beside = ctx.core.phase() == Phase::Upgrading && !ctx.config.policy.stop_first;
+        let paths = self.adopt.serves_on_unix_alone(id).filter(|_| beside)?;
+        Some(launch::Refused {
+            refusal: Refusal::Other,
+            message: format!(
+                "the worker that serves listens on {paths} alone, which --adopt does not adopt, and the new one would take the path from it ({UNIX_CURE})"
+            ),
+        })
+    }
+
     /// A process of the worker waits for the answer to a call.
     pub(super) fn call(&mut self, id: WorkerId, call: &Call, ctx: &mut Context) {
         self.adopt.call(id, call, ctx.now());
@@ -112,9 +129,21 @@ impl Adoption {
     /// has closed some meanwhile.
     pub(super) fn probe(&mut self, id: WorkerId, ctx: &mut Context) {
         self.adopt.check_bound(id, ctx.now());
+        if let Some(paths) = self.adopt.listens_on_unix_alone(id, ctx.now()) {
+            let (cure, pid) =
+                (UNIX_CURE, ctx.processes.process(id).map_or(0, |process| process.pid.as_raw()));
+            warn!(
+                pid = pid;
+                "pid {pid} listens on {paths} alone, which --adopt does not adopt: it counts as ready, and no upgrade can be graceful ({cure})"
+            );
+        }
         if !self.adopt.listens(id) {
             self.adopt.find_closed(ctx.now());
-            self.end_if_stranded(id, ctx);
+            match self.adopt.waits_for_itself(id, ctx.now()) {
+                // The message comes when it has ended.
+                true => ctx.processes.signal_group(id, Signal::SIGTERM),
+                false => self.end_if_stranded(id, ctx),
+            }
         }
         self.listens(id, ctx);
     }
@@ -130,9 +159,19 @@ impl Adoption {
         let (pid, unmet) = (process.pid, unmet.unwrap_or_default());
         warn!(
             pid = pid.as_raw();
-            "pid {pid}: {unmet}: it is ended and started again, as connections waited at that address, and a server that connects to its port to see whether it is free takes another one then"
+            "pid {pid}: {unmet}: it is ended and started again, as a server that connects to its port to see whether it is free takes another one where somebody answers, or connections wait"
         );
         ctx.processes.signal_group(id, Signal::SIGTERM);
+    }
+
+    /// Whether connect(2) of the next worker is to be received.
+    pub(super) fn receives_connects(&self) -> bool {
+        self.adopt.receives_connects()
+    }
+
+    /// As [`Adopt::take_looker`]; the address, for people.
+    pub(super) fn take_looker(&mut self, id: WorkerId, age: Duration) -> Option<String> {
+        self.adopt.take_looker(id, age).map(|key| key.to_string())
     }
 
     /// A connection has come.
@@ -197,8 +236,9 @@ impl Adoption {
             Report::Gone { worker, ready, .. } => {
                 let why = adopt.last_warning(worker).map(str::to_owned);
                 let why = why.or_else(|| adopt.taken_address(worker)).filter(|_| !ready);
-                if let Some((entry, why)) = ctx.processes.get_mut(worker).zip(why) {
-                    entry.unmet = Some(why);
+                if let Some(entry) = ctx.processes.get_mut(worker) {
+                    entry.unmet = why.or(entry.unmet.take());
+                    entry.unbound = adopt.unbound(worker).filter(|_| !ready);
                 }
                 adopt.ended(worker);
             }

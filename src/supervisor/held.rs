@@ -112,7 +112,7 @@ impl Held {
 
     /// Whether the next worker is to be started with a filter, so that it gets what is held.
     pub(super) fn wants_calls(&self) -> bool {
-        !self.sockets.is_empty() && Filter::new().is_some()
+        !self.sockets.is_empty() && Filter::new(false).is_some()
     }
 
     /// A start was refused: whether it is to be tried again without what is held.

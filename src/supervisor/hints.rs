@@ -35,11 +35,12 @@ pub(super) fn on_report(report: &Report, workers: &Workers, ctx: &mut Context) {
         Report::NoAck(id, _) | Report::Silent(id, _) => (id, false),
         _ => return,
     };
-    let Some(generation) = ctx.processes.get(id).map(|entry| entry.generation) else { return };
+    let Some(entry) = ctx.processes.get(id) else { return };
+    let (generation, unbound) = (entry.generation, entry.unbound.clone());
     let words = workers.last_words(id);
     let symptom = symptom(&words);
     // Some say it on stdout (apache2).
-    let failure = Failed { generation, early, silent: words.is_empty(), ctx };
+    let failure = Failed { generation, early, silent: words.is_empty(), unbound, ctx };
     let not_found = matches!(*report, Report::Gone { exit: Exit::Code(127), .. });
     let hint = failure.interpreter().filter(|_| not_found).or_else(|| failure.hint(symptom.as_ref()));
     let unread = workers.capture.is_none() && has_words(report, id, generation, ctx);
@@ -68,6 +69,8 @@ struct Failed<'a> {
     early: bool,
     /// Whether nothing is known that it wrote to stderr.
     silent: bool,
+    /// As its entry has it.
+    unbound: Option<String>,
     ctx: &'a Context,
 }
 
@@ -77,6 +80,9 @@ impl Failed<'_> {
             Some(Symptom::RunsAlready) => self.only_one(),
             Some(Symptom::NotPermitted) => self.lost_privileges(),
             Some(Symptom::AddressInUse(named)) => self.address_in_use(named),
+            Some(Symptom::MissingLibrary(name)) => Some(format!(
+                "its shared library {name} is not found: install it, or name its directory with --env LD_LIBRARY_PATH=…"
+            )),
             Some(Symptom::WouldBlock) => None,
             None if self.early && self.silent => self.without_words(),
             None => None,
@@ -120,7 +126,7 @@ impl Failed<'_> {
 
     fn address_in_use(&self, named: &Named) -> Option<String> {
         if self.is_adopted() {
-            return None;
+            return self.finds_the_other();
         }
         let others = self.ports_of_others();
         if let Some(port) =
@@ -148,6 +154,14 @@ impl Failed<'_> {
                 }))
             }
         }
+    }
+
+    /// It says that an address is in use which it has never tried to bind.
+    fn finds_the_other(&self) -> Option<String> {
+        let address = self.unbound.as_ref()?;
+        Some(format!(
+            "it never bound {address}: a server that connects to its port to see whether it is free finds the one that serves; it has to be told not to, or say --stop-first"
+        ))
     }
 
     /// The workers that serve have bound this port by themselves.

@@ -26,7 +26,7 @@
 //! An owner has `on_report`, which is called with each report of the core, and `deadline`,
 //! if it wants to be called again at a time. It has no access to the loop. What needs several
 //! owners is a method of the loop: `actions`, `report_dispatch`, `signals`, `requests`, `reap`,
-//! `status`, `handover`, `startup`.
+//! `look`, `status`, `handover`, `startup`.
 
 mod actions;
 mod adopt;
@@ -48,6 +48,7 @@ mod inputs;
 mod interrupts;
 mod launcher;
 mod listening;
+mod look;
 mod master;
 mod messages;
 mod orphans;

@@ -45,6 +45,10 @@ impl EventLoop {
                         continue;
                     }
                     let remains = ctx.processes.has_remains(worker);
+                    if !remains && self.is_started_again(worker) {
+                        continue;
+                    }
+                    let ctx = &mut self.ctx;
                     ctx.queue(Event::Exited { worker, exit: exit_of(exit), remains });
                     if let Some(follow) = &self.follow {
                         follow.let_load(worker, ctx);

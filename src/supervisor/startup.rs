@@ -170,6 +170,20 @@ fn log_startup(config: &Config, listeners: &Listeners) {
             "{name} was ignored when we were started; workers do not ignore it, because we send it to them"
         );
     }
+    // TERM is for a worker that was never ready.
+    let sent: BTreeSet<i32> = [Some(config.stop_signal), config.follow, Some(Signal::SIGTERM)]
+        .into_iter()
+        .flatten()
+        .map(|signal| signal as i32)
+        .filter(|&signal| inherited::blocked(signal))
+        .collect();
+    if !sent.is_empty() {
+        let names: Vec<String> = sent.into_iter().map(signals::name).collect();
+        warn!(
+            "blocked when we were started: {}; workers inherit that, and one that does not unblock it cannot hear it when we send it, and is killed after --stop-timeout (whoever starts us has to unblock it before exec; for example python3 -c 'import os, signal, sys; signal.pthread_sigmask(signal.SIG_SETMASK, []); os.execvp(sys.argv[1], sys.argv[1:])' graceful-run …)",
+            names.join(" and ")
+        );
+    }
 }
 
 /// With --stop-first: who finds a wrong configuration before the old worker is stopped for it.

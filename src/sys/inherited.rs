@@ -71,6 +71,11 @@ pub fn ignored(signal: i32) -> bool {
     IGNORED.load(Ordering::Relaxed) & bit(signal) != 0
 }
 
+/// Whether `signal` (1 to 64) was blocked when we were started.
+pub fn blocked(signal: i32) -> bool {
+    mask() & bit(signal) != 0
+}
+
 /// Blocks every signal in the calling thread. The first act of `main`: every thread made afterwards
 /// inherits it, and a signal that comes before a thread reads signals stays pending. PID 1 would
 /// lose an unblocked one.

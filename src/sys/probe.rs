@@ -136,7 +136,7 @@ pub enum ProbeError {
 /// # Errors
 /// [`ProbeError`].
 pub fn probe_bind_notification() -> Result<bool, ProbeError> {
-    let filter = Filter::new().ok_or(ProbeError::Architecture)?;
+    let filter = Filter::new(false).ok_or(ProbeError::Architecture)?;
     let (receive, send) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(ProbeError::Child)?;
     setsockopt(&receive, sockopt::ReceiveTimeout, &TimeVal::seconds(TIMEOUT_SECONDS.into()))

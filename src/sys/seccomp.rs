@@ -1,8 +1,8 @@
 //! System calls that we receive before the kernel executes them: seccomp_unotify(2).
 //!
 //! A child installs a [`Filter`] in itself, which its descendants inherit, and gets a descriptor,
-//! the seccomp listener. Its owner receives each bind(2) and listen(2), while the caller waits for
-//! the answer. This is no security boundary and need not be one: an answer only concerns the
+//! the seccomp listener. Its owner receives each bind(2) and listen(2), and connect(2) if it asks for
+//! that, while the caller waits for the answer. This is no security boundary and need not be one: an answer only concerns the
 //! caller's own socket. Calls of another architecture than ours (32 bits, x32) are allowed and not
 //! received.
 //!
@@ -39,7 +39,7 @@ const MAX_ADDRESS_LENGTH: usize = 128;
 /// The filter program, prepared before a fork.
 #[derive(Debug, Clone)]
 pub struct Filter {
-    program: [libc::sock_filter; 11],
+    program: [libc::sock_filter; 12],
 }
 
 /// The system call, with its arguments after the descriptor.
@@ -49,6 +49,8 @@ pub enum Operation {
     Bind(u64, usize),
     /// listen(2): the backlog.
     Listen(i32),
+    /// connect(2): as bind(2).
+    Connect(u64, usize),
 }
 
 /// A call, whose caller waits for the answer.
@@ -76,8 +78,9 @@ pub enum Answer {
 }
 
 impl Filter {
-    /// None on an architecture whose system call numbers we do not know.
-    pub fn new() -> Option<Filter> {
+    /// None on an architecture whose system call numbers we do not know. With `connects` connect(2) is
+    /// received as well: each one waits for us then, as long as a process under the filter lives.
+    pub fn new(connects: bool) -> Option<Filter> {
         let statement = |code: c_uint, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
         let jump = |k: u32, jt: u8, jf: u8| libc::sock_filter {
             code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
@@ -92,10 +95,11 @@ impl Filter {
         Some(Filter {
             program: [
                 statement(load, ARCH_AT),
-                jump(ARCH?, 0, 7),
+                jump(ARCH?, 0, 8),
                 statement(load, NUMBER_AT),
-                jump(libc::SYS_bind as u32, 4, 0),
-                jump(libc::SYS_listen as u32, 3, 0),
+                jump(libc::SYS_bind as u32, 5, 0),
+                jump(libc::SYS_listen as u32, 4, 0),
+                jump(if connects { libc::SYS_connect } else { libc::SYS_listen } as u32, 3, 0),
                 jump(libc::SYS_socket as u32, 0, 3),
                 statement(load, PROTOCOL_AT),
                 jump(libc::IPPROTO_MPTCP as u32, 2, 1),
@@ -181,7 +185,7 @@ pub fn has_ended(listener: BorrowedFd<'_>) -> bool {
         && set[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
 }
 
-/// Receives a call; waits if there is none. None if it is neither bind(2) nor listen(2).
+/// Receives a call; waits if there is none. None if it is none that we know.
 ///
 /// # Errors
 /// ENOENT if the caller has gone, and the others of ioctl(2).
@@ -193,6 +197,7 @@ pub fn receive(listener: BorrowedFd<'_>) -> nix::Result<Option<Call>> {
     let operation = match i64::from(notification.data.nr) {
         libc::SYS_bind => Operation::Bind(second, third as usize),
         libc::SYS_listen => Operation::Listen(second as i32),
+        libc::SYS_connect => Operation::Connect(second, third as usize),
         _ => return Ok(None),
     };
     let thread = Pid::from_raw(notification.pid as pid_t);

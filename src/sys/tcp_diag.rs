@@ -124,6 +124,28 @@ pub fn connections(ports: &BTreeSet<u16>) -> nix::Result<Vec<Connection>> {
     Ok(found)
 }
 
+/// Connections that this machine has made to itself, at `ports`, that ended without a byte before
+/// anybody has accepted them; and how long ago they were made.
+///
+/// # Errors
+/// The kernel's, where sock_diag(7) cannot be asked.
+pub fn closed_in_queue(ports: &BTreeSet<u16>) -> nix::Result<Vec<(SocketAddr, Duration)>> {
+    let mut found = Vec::new();
+    for_each_socket(CLOSE_WAIT, 1 << (INET_DIAG_INFO - 1), ports, |message| {
+        let ended = || {
+            let (local, remote) = (local(message)?, remote(message)?);
+            let ips = [local, remote].map(|address| address.ip().to_canonical());
+            let is_own = ips[0] == ips[1] || ips.iter().all(IpAddr::is_loopback);
+            let connection = read_connection(message).filter(|open| is_own && open.inode == 0)?;
+            // The FIN counts as one.
+            let info = connection.tcp_info.filter(|info| info.bytes_received <= 1)?;
+            Some((local, info.since_received))
+        };
+        found.extend(ended());
+    })?;
+    Ok(found)
+}
+
 /// Every listening socket at `port`, of one family, AF_INET or AF_INET6.
 ///
 /// # Errors
@@ -348,6 +370,26 @@ mod tests {
         server.set_nonblocking(true).expect("set");
         while server.write(&[0; 65536]).is_ok() {}
         assert!(single_connection(port).wqueue > 0);
+    }
+
+    #[test]
+    fn a_connection_that_was_only_a_look_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("an address");
+        let looks = || closed_in_queue(&BTreeSet::from([address.port()])).expect("an answer");
+        let mut client = TcpStream::connect(address).expect("connect");
+        client.write_all(b"x").expect("write");
+        drop(client);
+        let open = TcpStream::connect(address).expect("connect");
+        assert_eq!(looks(), [], "one has sent something, and the other is open");
+        drop(open);
+        let mut found = looks();
+        while found.is_empty() {
+            found = looks();
+        }
+        assert_eq!(found.iter().map(|(local, _)| *local).collect::<Vec<_>>(), [address]);
+        drop((listener.accept(), listener.accept()));
+        assert_eq!(looks(), [], "both have been accepted");
     }
 
     #[test]
