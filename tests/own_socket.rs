@@ -5,9 +5,11 @@ mod common;
 
 use common::{Scene, Signal, Wrapper, says};
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// What a worker of generation G does is in `mode.G`, or else in `mode`. It answers with its
 /// generation: on what it was handed, or on sockets that it binds itself.
@@ -46,6 +48,11 @@ for word in mode:
         own.append(bind(socket.AF_INET, kind, ("0.0.0.0" if word == "wildcard" else host, port)))
     if word == "elsewhere": own.append(bind(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)))
 if "drop" in mode: os.close(3)
+if "unlink" in mode:
+    def end(*a):
+        os.unlink(own[0].getsockname())
+        os._exit(0)
+    signal.signal(signal.SIGTERM, end)
 waits = ([handed] if "handed" in mode else []) + own
 poll = select.epoll()
 for s in waits: poll.register(s.fileno(), select.EPOLLIN)
@@ -116,10 +123,114 @@ fn a_path_that_every_generation_binds_anew_is_told_of_at_the_first_start() {
     let scene = scene("path=run/s");
     let wrapper = start(&scene, &["-b", "unix:run/s", "--ack", "notify"]);
     let line = wrapper.log.wait(&format!("generation 1: pid * listens on *run/s {OWN}"));
-    assert!(line.contains("every upgrade will be refused") && line.contains("--adopt"), "{line}");
+    assert!(line.contains("it serves there in the place of ours") && line.contains("--adopt"), "{line}");
     let line = refused(&wrapper);
     assert!(line.contains("run/s"), "{line}");
     wrapper.stop();
+}
+
+/// What clients of `run/s` get until `over`, apart from answers. None may hang: on a socket from
+/// which nobody accepts it would.
+fn errors(scene: &Scene, over: &AtomicBool) -> Vec<ErrorKind> {
+    let mut errors = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        if let Err(error) = ask(scene) {
+            let hangs = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+            assert!(!hangs, "a client hangs: {error}");
+            errors.push(error.kind());
+        }
+    }
+    errors
+}
+
+fn ask(scene: &Scene) -> io::Result<String> {
+    let stream = UnixStream::connect(scene.path("run/s"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    answer(Ok(stream))
+}
+
+fn is_empty(scene: &Scene) -> bool {
+    fs::read_dir(scene.path("run")).unwrap().all(|entry| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        name != "s" && !name.contains(".s.graceful-run")
+    })
+}
+
+#[test]
+fn a_refused_upgrade_leaves_the_path_to_the_worker_that_serves_there() {
+    for binds in ["path=run/s", "path=run/s unlink", "child path=run/s", "rename=run/s", "path=run/s drop"] {
+        let scene = scene(binds);
+        let wrapper = start(&scene, &["-b", "unix:run/s", "--ack", "notify"]);
+        wrapper.log.wait("*it serves there in the place of ours");
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let clients = scope.spawn(|| errors(&scene, &over));
+            let end = common::End(&over);
+            wrapper.signal(Signal::SIGHUP);
+            // One that finds the path put back before it binds it cannot start either.
+            wrapper.log.wait(&says::failed(2));
+            wrapper.log.wait("generation 2: pid * (age ");
+            common::until("the first one answers", || is_first(ask(&scene)));
+            // A new image of ours knows it too.
+            assert!(scene.ctl(&["reexec"]).status.success());
+            wrapper.signal(Signal::SIGHUP);
+            wrapper.log.wait(&says::failed(3));
+            wrapper.log.wait("generation 3: pid * (age ");
+            common::until("the first one answers", || is_first(ask(&scene)));
+            drop(end);
+            clients.join().unwrap();
+        });
+        for _ in 0..20 {
+            assert!(is_first(ask(&scene)), "{binds}");
+        }
+        assert!(!wrapper.log.has("generation 1: pid * (age "), "{binds}: the old one was asked to stop");
+        wrapper.stop();
+        assert!(is_empty(&scene), "{binds}");
+    }
+}
+
+#[test]
+fn a_replacement_that_takes_our_socket_gets_the_path() {
+    for binds in ["path=run/s", "path=run/s unlink"] {
+        let scene = scene(binds);
+        fs::write(scene.path("mode.2"), "handed").unwrap();
+        let wrapper = start(&scene, &["-b", "unix:run/s", "--ack", "notify"]);
+        wrapper.log.wait("*it serves there in the place of ours");
+        let over = AtomicBool::new(false);
+        let errors = std::thread::scope(|scope| {
+            let clients = scope.spawn(|| errors(&scene, &over));
+            let end = common::End(&over);
+            wrapper.signal(Signal::SIGHUP);
+            wrapper.log.wait(&says::ready(2));
+            wrapper.log.wait("generation 1: pid * (age ");
+            assert_eq!(ask(&scene).unwrap(), "generation 2\n", "{binds}");
+            drop(end);
+            clients.join().unwrap()
+        });
+        // Those that the old one had not accepted are cut by it; but each found the path.
+        let missed = [ErrorKind::NotFound, ErrorKind::ConnectionRefused];
+        assert!(!errors.iter().any(|error| missed.contains(error)), "{binds}: {errors:?}");
+        wrapper.stop();
+        assert!(is_empty(&scene), "{binds}");
+    }
+}
+
+/// What it has left at the path is dead: the next one starts as the first one did.
+#[test]
+fn a_worker_that_has_bound_the_path_anew_is_started_again_after_a_crash() {
+    let scene = scene("path=run/s");
+    let wrapper = start(&scene, &["-b", "unix:run/s", "--ack", "notify"]);
+    let line = wrapper.log.wait("generation 1: pid * listens on *run/s");
+    let pid = line.split_once("pid ").unwrap().1.split_whitespace().next().unwrap().parse().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    wrapper.log.wait_nth(&says::started(1), 2);
+    common::until("it answers", || is_first(ask(&scene)));
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait(&says::failed(2));
+    wrapper.log.wait("generation 2: pid * (age ");
+    common::until("it answers", || is_first(ask(&scene)));
+    wrapper.stop();
+    assert!(is_empty(&scene));
 }
 
 #[test]

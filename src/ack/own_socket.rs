@@ -11,23 +11,33 @@ use crate::sys::bound::bound_sockets;
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 
-/// The process of `tree` that listens so, and the address. `ours` are the inodes of all sockets
-/// of ours that the worker may have, `waited` those on which it was seen waiting.
+/// A socket that a process of a worker has at the address of a listener of ours.
+#[derive(Debug)]
+pub struct OwnSocket<'a> {
+    pub pid: Pid,
+    pub inode: u64,
+    pub listener: &'a Listener,
+}
+
+/// Those of `tree`, in the order of the listeners. `ours` are the inodes of all sockets of ours
+/// that the worker may have, `waited` those on which it was seen waiting.
 pub fn find<'a>(
     tree: &[Pid],
-    mut listeners: impl Iterator<Item = &'a Listener>,
+    listeners: impl Iterator<Item = &'a Listener>,
     ours: &BTreeSet<u64>,
     waited: &BTreeSet<u64>,
-) -> Option<(Pid, &'a Listener)> {
+) -> Vec<OwnSocket<'a>> {
     let of = |&pid: &Pid| bound_sockets(pid, ours).into_iter().map(move |(inode, bound)| (pid, inode, bound));
     let own: Vec<_> = tree.iter().flat_map(of).collect();
     if own.is_empty() {
-        return None;
+        return Vec::new();
     }
-    listeners.find_map(|listener| {
-        let found = own.iter().find(|(pid, inode, bound)| listener.is_same_address(*pid, *inode, bound));
+    let at = |listener: &'a Listener| -> Vec<OwnSocket<'a>> {
+        let same = own.iter().filter(|(pid, inode, bound)| listener.is_same_address(*pid, *inode, bound));
+        let found: Vec<_> = same.map(|&(pid, inode, _)| OwnSocket { pid, inode, listener }).collect();
         let inodes: BTreeSet<u64> = listener.inodes().collect();
-        let (pid, ..) = found.filter(|_| waited.is_disjoint(&inodes))?;
-        (!accepting::is_any_waited_on(tree, &inodes)).then_some((*pid, listener))
-    })
+        let uses_ours = !waited.is_disjoint(&inodes) || accepting::is_any_waited_on(tree, &inodes);
+        if found.is_empty() || uses_ours { Vec::new() } else { found }
+    };
+    listeners.flat_map(at).collect()
 }

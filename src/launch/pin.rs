@@ -3,8 +3,17 @@
 //!
 //! Contract: a path through symbolic links, in an argument or a variable, is resolved once, when
 //! its generation is first started, and replaced by the result if it leads elsewhere later. So is
-//! one within a text of several words, as of `sh -c`; what cannot be replaced there is lost. A
-//! native program is kept open: it can be executed (execveat(2)) even if another file, or none,
+//! one within a text of several words, as of `sh -c`; what cannot be replaced there is lost.
+//!
+//! A word without a slash may be no path. It counts as one if it has an extension and led to a file,
+//! or if an argument is exactly the name of a symbolic link in the working directory (`-I current`,
+//! `-Icurrent`, `--dir=current`): a subcommand or a value that has the name of such a link as well is
+//! replaced too, which matters only once that link leads elsewhere. Not so a link to a package of
+//! Python, which may be meant as a module (`-m app`); in a script, a link to a file, which may be
+//! meant as a command; and the value of a variable (`RAILS_ENV=production`). These stay, and are
+//! lost.
+//!
+//! A native program is kept open: it can be executed (execveat(2)) even if another file, or none,
 //! has its name by now. A script cannot, because its interpreter opens it by name; nor can a file
 //! that was overwritten, or one that an interpreter loads by itself. Files that are lost are named.
 
@@ -69,15 +78,25 @@ struct Pin {
     #[serde(with = "path")]
     real: PathBuf,
     file: FileId,
+    /// Whether it is the name of a link that is taken for a path.
+    #[serde(default)]
+    is_link: bool,
 }
 
 impl Pin {
-    /// Whether the word is surely meant as a path. Without a slash it may be the name of a module or
-    /// a command, unless it has an extension and led to a file (`java -jar app.jar`).
+    /// Whether the word is meant as a path.
     fn is_path(&self, word: &[u8]) -> bool {
         let has_extension = || Path::new(OsStr::from_bytes(word)).extension().is_some();
-        word.contains(&b'/') || has_extension() && self.file.is_file
+        word.contains(&b'/') || self.is_link || has_extension() && self.file.is_file
     }
+}
+
+/// Whether a word without a slash, which leads to `real`, is the name of a link in the directory and
+/// is taken for a path.
+fn is_name_of_link(word: &[u8], directory: &Path, real: &Path, is_script: bool) -> bool {
+    let is_link = || directory.join(OsStr::from_bytes(word)).is_symlink();
+    let is_package = || ["__init__.py", "__main__.py"].iter().any(|file| real.join(file).exists());
+    !word.contains(&b'/') && is_link() && (real.is_dir() || !is_script) && !is_package()
 }
 
 /// An argument, or the value of a variable, with the paths in it.
@@ -90,19 +109,22 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// Resolves the paths in `text`, relative ones from `directory`. `files` says whether paths
-    /// without symlinks are kept too.
-    pub fn new(text: &OsStr, directory: &Path, files: bool) -> Pinned {
+    /// Resolves the paths in `text`, relative ones from `directory`. Of an argument, paths without
+    /// symlinks are kept too.
+    pub fn new(text: &OsStr, directory: &Path, is_argument: bool) -> Pinned {
+        let has_blank = text.as_bytes().iter().any(u8::is_ascii_whitespace);
+        // The name of a file may have a blank.
+        let is_script = has_blank && resolve(text.as_bytes(), directory).is_none();
         let pin = |(part, bytes): (usize, &[u8])| {
             let (named, real) = resolve(bytes, directory)?;
             let through_links = real != normalised(&directory.join(OsStr::from_bytes(bytes)));
             let file = FileId::of(&real)?;
-            let wanted = through_links || files && real.is_file();
-            wanted.then_some(Pin { part, named, real, file })
+            let wanted = through_links || is_argument && real.is_file();
+            let is_link = is_argument
+                && !is_in_list(bytes, text.as_bytes())
+                && is_name_of_link(bytes, directory, &real, is_script);
+            wanted.then_some(Pin { part, named, real, file, is_link })
         };
-        let has_blank = text.as_bytes().iter().any(u8::is_ascii_whitespace);
-        // The name of a file may have a blank.
-        let is_script = has_blank && resolve(text.as_bytes(), directory).is_none();
         let pins = parts(text.as_bytes(), is_script).into_iter().enumerate().filter_map(pin).collect();
         Pinned { text: text.into(), is_script, pins }
     }
@@ -198,6 +220,13 @@ fn parts_of_word(text: &[u8]) -> Vec<&[u8]> {
     value.split(|&byte| byte == b':').filter(|part| !part.is_empty()).collect()
 }
 
+/// Whether a part of a text has others beside it, with colons between.
+fn is_in_list(part: &[u8], text: &[u8]) -> bool {
+    let start = part.as_ptr() as usize - text.as_ptr() as usize;
+    let after = text.get(start + part.len());
+    start > 0 && text[start - 1] == b':' || after == Some(&b':')
+}
+
 /// The file that a path leads to: with its own last component, and without any symlink. None if
 /// there is none, or each process has its own.
 fn resolve(bytes: &[u8], directory: &Path) -> Option<(PathBuf, PathBuf)> {
@@ -277,163 +306,4 @@ fn is_native(path: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    fn text(text: &str) -> OsString {
-        OsString::from(text)
-    }
-
-    #[test]
-    fn a_link_that_was_switched_leads_where_it_led() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = fs::canonicalize(dir.path()).unwrap();
-        for release in ["r1", "r2"] {
-            fs::create_dir(dir.join(release)).unwrap();
-            fs::write(dir.join(release).join("app.py"), release).unwrap();
-        }
-        symlink("r1", dir.join("current")).unwrap();
-        let current = dir.join("current").display().to_string();
-        let texts = [
-            format!("{current}/app.py"),
-            "current/app.py".into(),
-            format!("--config={current}/app.py"),
-            format!("/nowhere:{current}:{current}/app.py"),
-            "r1/app.py".into(),
-            "-x".into(),
-            "http://127.0.0.1:80/current".into(),
-        ];
-        let pinned = texts.clone().map(|it| Pinned::new(&text(&it), &dir, true));
-        for (pinned, written) in pinned.iter().zip(&texts) {
-            assert_eq!(pinned.as_before(&dir, false), text(written), "nothing has changed");
-        }
-        fs::remove_file(dir.join("current")).unwrap();
-        symlink("r2", dir.join("current")).unwrap();
-        let r1 = dir.join("r1").display().to_string();
-        let expected = [
-            format!("{r1}/app.py"),
-            format!("{r1}/app.py"),
-            format!("--config={r1}/app.py"),
-            format!("/nowhere:{r1}:{r1}/app.py"),
-            "r1/app.py".into(),
-            "-x".into(),
-            "http://127.0.0.1:80/current".into(),
-        ];
-        for (pinned, expected) in pinned.iter().zip(expected) {
-            assert_eq!(pinned.as_before(&dir, false), text(&expected));
-            assert!(pinned.lost(&dir).is_empty());
-        }
-        fs::write(dir.join("r1/app.py"), "another").unwrap();
-        assert_eq!(pinned[1].lost(&dir), [dir.join("r1/app.py")]);
-        fs::remove_dir_all(dir.join("r1")).unwrap();
-        assert_eq!(pinned[1].as_before(&dir, false), text(&format!("{r1}/app.py")), "r2 is not what it was");
-    }
-
-    /// A virtual environment, whose python is that of the machine; a binary of many names; words.
-    #[test]
-    fn names_stay_and_words_are_no_paths() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = fs::canonicalize(dir.path()).unwrap();
-        fs::write(dir.join("machine"), "").unwrap();
-        for release in ["r1", "r2"] {
-            fs::create_dir(dir.join(release)).unwrap();
-            fs::create_dir(dir.join(release).join("lib")).unwrap();
-            symlink("../machine", dir.join(release).join("python")).unwrap();
-        }
-        symlink("r1", dir.join("current")).unwrap();
-        symlink("current", dir.join("app")).unwrap();
-        let python = Pinned::new(OsStr::new("current/python"), &dir, true);
-        let [word, flag] = ["app", "-Icurrent/lib"].map(|it| Pinned::new(OsStr::new(it), &dir, true));
-        fs::remove_file(dir.join("current")).unwrap();
-        symlink("r2", dir.join("current")).unwrap();
-        let r1 = dir.join("r1").display().to_string();
-        for name in [true, false] {
-            assert_eq!(python.as_before(&dir, name), text(&format!("{r1}/python")));
-        }
-        assert_eq!(word.as_before(&dir, false), text("app"));
-        assert_eq!(word.lost(&dir), [dir.join("app")], "as a module it would be another");
-        assert_eq!(flag.as_before(&dir, false), text(&format!("-I{r1}/lib")));
-    }
-
-    /// A link to a file, named without a directory; and a module of the same name.
-    #[test]
-    fn a_file_name_with_an_extension_is_a_path() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = fs::canonicalize(dir.path()).unwrap();
-        for release in ["a.jar", "b.jar"] {
-            fs::write(dir.join(release), release).unwrap();
-        }
-        for link in ["app.jar", "app"] {
-            symlink("a.jar", dir.join(link)).unwrap();
-        }
-        let [jar, module] = ["app.jar", "app"].map(|it| Pinned::new(OsStr::new(it), &dir, true));
-        for link in ["app.jar", "app"] {
-            fs::remove_file(dir.join(link)).unwrap();
-            symlink("b.jar", dir.join(link)).unwrap();
-        }
-        assert_eq!(jar.as_before(&dir, false), dir.join("a.jar"));
-        assert_eq!((jar.lost(&dir), module.lost(&dir)), (vec![], vec![dir.join("app")]));
-        assert_eq!(module.as_before(&dir, false), "app");
-    }
-
-    #[test]
-    fn paths_in_a_script_lead_where_they_led_or_are_lost() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = fs::canonicalize(dir.path()).unwrap();
-        for release in ["r1", "r 2"] {
-            fs::create_dir(dir.join(release)).unwrap();
-            fs::write(dir.join(release).join("app.py"), release).unwrap();
-        }
-        let switch = |to: &str| {
-            let _ = fs::remove_file(dir.join("current"));
-            symlink(to, dir.join("current")).unwrap();
-        };
-        let (at, r1) = (dir.display().to_string(), dir.join("r1").display().to_string());
-        let scripts = [
-            format!("exec python3 '{at}/current/app.py' --config={at}/current:x"),
-            "exec python3 current/app.py".into(),
-            "cd current && exec python3 ./app.py".into(),
-            "cd .; exec python3 current/app.py".into(),
-        ];
-        switch("r1");
-        let pinned = scripts.clone().map(|it| Pinned::new(&text(&it), &dir, true));
-        for (pinned, written) in pinned.iter().zip(&scripts) {
-            assert_eq!((pinned.as_before(&dir, false), pinned.lost(&dir)), (text(written), vec![]));
-        }
-        switch("r 2");
-        let expected = [
-            (format!("exec python3 '{r1}/app.py' --config={r1}:x"), vec![]),
-            (format!("exec python3 {r1}/app.py"), vec![]),
-            (scripts[2].clone(), vec![dir.join("current")]),
-            (scripts[3].clone(), vec![dir.join("current/app.py")]),
-        ];
-        for (pinned, (command, lost)) in pinned.iter().zip(expected) {
-            assert_eq!((pinned.as_before(&dir, false), pinned.lost(&dir)), (text(&command), lost));
-        }
-        let spaced = Pinned::new(&text(&scripts[1]), &dir, true);
-        switch("r1");
-        assert_eq!(spaced.as_before(&dir, false), text(&scripts[1]), "it would need quotes");
-        assert_eq!(spaced.lost(&dir), [dir.join("current/app.py")]);
-        let blank = Pinned::new(OsStr::new("r 2/app.py"), &dir, true);
-        assert!(!blank.is_script && !blank.is_empty());
-    }
-
-    #[test]
-    fn devices_are_left_alone() {
-        let pinned = Pinned::new(OsStr::new("/dev/stdin"), Path::new("/"), true);
-        assert!(pinned.is_empty());
-        assert_eq!(pinned.as_before(Path::new("/"), false), text("/dev/stdin"));
-    }
-
-    #[test]
-    fn native_programs_are_kept_open_and_scripts_are_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let script = dir.path().join("script");
-        fs::write(&script, "#!/bin/sh\n").unwrap();
-        assert!(Program::new(&script).image().is_none());
-        let sh = fs::canonicalize("/bin/sh").unwrap();
-        let program = Program::new(&sh);
-        assert!(program.image().is_some() && program.is_at(&sh) && !program.is_at(&script));
-    }
-}
+mod tests;

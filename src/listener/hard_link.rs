@@ -32,7 +32,17 @@ fn link_name(name: &OsStr) -> OsString {
 /// Makes a hard link to the socket `name`, and replaces that of an instance that was killed. The
 /// directory must be locked.
 pub(super) fn create(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Option<OsString> {
-    let link = link_name(name);
+    create_as(link_name(name), directory, name, path)
+}
+
+/// As [`create`], to a socket that a worker has bound to the path: `.app.sock.graceful-run.worker`.
+pub(super) fn create_for_worker(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Option<OsString> {
+    let mut link = link_name(name);
+    link.push(".worker");
+    create_as(link, directory, name, path)
+}
+
+fn create_as(link: OsString, directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Option<OsString> {
     let linked = remove_stale(directory, &link, &path.with_file_name(&link))
         .and_then(|()| linkat(directory, name, directory, link.as_os_str(), AtFlags::empty()).map_err(why));
     match linked {

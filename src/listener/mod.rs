@@ -31,6 +31,7 @@ mod same_address;
 mod saved;
 mod socket_file;
 mod tune;
+mod worker_socket;
 
 pub use address::Bind;
 pub use list::{Listener, Listeners};

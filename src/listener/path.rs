@@ -28,6 +28,7 @@ use super::address::UnixKind;
 use super::hard_link;
 use super::options::Options;
 use super::socket_file::{acquire_lock, inode, is_socket, probe, stat_entry, unlink_if_same};
+use crate::core::event::WorkerId;
 use crate::error::{Error, reason};
 
 /// How long we wait for the lock of the directory at the start. An instance that starts holds it
@@ -54,6 +55,17 @@ pub(super) struct BoundPath {
     pub(super) inode: (u64, u64),
     /// The name of the [`hard_link`] in the same directory, if there is one.
     pub(super) link: Option<OsString>,
+    /// The socket of a worker that serves at the path in the place of ours.
+    pub(super) worker: Option<WorkerSocket>,
+}
+
+/// The file of a socket that a worker has bound to a path of ours.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct WorkerSocket {
+    pub(super) worker: WorkerId,
+    pub(super) inode: (u64, u64),
+    /// The name of the hard link in the directory of the path.
+    pub(super) link: OsString,
 }
 
 /// What is needed to make a socket at a path, or to make it again.
@@ -127,7 +139,7 @@ fn bind_locked(
         unlink_if_same(directory.as_fd(), name, inode);
         return Err(error);
     }
-    Ok(BoundPath { path: path.to_owned(), directory, name: name.to_owned(), inode, link: None })
+    Ok(BoundPath { path: path.to_owned(), directory, name: name.to_owned(), inode, link: None, worker: None })
 }
 
 /// Binds the socket, and gives the file exactly this mode. Nobody can connect yet.
@@ -167,6 +179,14 @@ impl Drop for BoundPath {
         if acquire_lock(&self.directory, STOP_LOCK_TIMEOUT).is_ok() {
             for name in [Some(&self.name), self.link.as_ref()].into_iter().flatten() {
                 unlink_if_same(self.directory.as_fd(), name, self.inode);
+            }
+            if let Some(kept) = &self.worker {
+                // What the worker leaves at the path is stale, unless it lives on.
+                let dead = probe(&self.path) == Err(Errno::ECONNREFUSED);
+                let stale = Some(&self.name).filter(|_| dead);
+                for name in [stale, Some(&kept.link)].into_iter().flatten() {
+                    unlink_if_same(self.directory.as_fd(), name, kept.inode);
+                }
             }
         }
     }

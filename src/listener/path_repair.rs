@@ -1,4 +1,5 @@
-//! Restores a unix path that workers have removed, from its [hard link](super::hard_link).
+//! Restores a unix path that workers have removed, from its [hard link](super::hard_link), or from
+//! that of the [worker's socket](super::worker_socket) that serves there.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,7 +18,7 @@ use super::socket_file::{
 /// What [`BoundPath::repair`] found and did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PathState {
-    /// The path leads to our socket.
+    /// The path leads to the socket that serves: ours, or a worker's own.
     Ours,
     /// The path was restored.
     Restored,
@@ -28,10 +29,14 @@ pub(super) enum PathState {
 }
 
 impl BoundPath {
-    /// Checks whether the path leads to our socket, and restores it if it does not.
+    /// Checks whether the path leads to the socket that serves, ours but for a worker's own, and
+    /// restores it if it does not.
     pub(super) fn repair(&mut self) -> PathState {
+        self.forget_dead();
         match self.restore_name() {
-            PathState::Ours if !self.is_at(&self.path) => self.link_in_new_directory(),
+            PathState::Ours if self.worker.is_none() && !self.is_at(&self.path) => {
+                self.link_in_new_directory()
+            }
             found => found,
         }
     }
@@ -57,8 +62,8 @@ impl BoundPath {
     fn restore_name(&self) -> PathState {
         let directory = self.directory.as_fd();
         let entry = |name: &OsStr| stat_entry(directory, name).ok().flatten();
-        let is_ours = |name: &OsStr| entry(name).is_some_and(|file| inode(&file) == self.inode);
-        let link = self.link.as_deref();
+        let (serving, link) = self.serving();
+        let is_ours = |name: &OsStr| entry(name).is_some_and(|file| inode(&file) == serving);
         if is_ours(&self.name) {
             if let Some(link) = link.filter(|link| entry(link).is_none()) {
                 // A script that cleans up hidden files has removed the link.
@@ -102,17 +107,29 @@ impl BoundPath {
             }
             _ => {}
         }
+        match self.rename_link(link) {
+            Ok(()) => PathState::Restored,
+            Err(_) => PathState::Taken("a dead socket is there, which cannot be replaced"),
+        }
+    }
+
+    /// Puts the socket that serves at the path, whatever is there.
+    pub(super) fn rename_serving(&self) {
+        if let (_, Some(link)) = self.serving() {
+            // If it fails, the next check says what is there.
+            let _ = self.rename_link(link);
+        }
+    }
+
+    fn rename_link(&self, link: &OsStr) -> Result<(), Errno> {
+        let directory = self.directory.as_fd();
         let mut temporary = link.to_owned();
         temporary.push(".new");
         let linked = linkat(directory, link, directory, temporary.as_os_str(), AtFlags::empty());
-        let renamed = linked
-            .and_then(|()| renameat(directory, temporary.as_os_str(), directory, self.name.as_os_str()));
-        match renamed {
-            Ok(()) => PathState::Restored,
-            Err(_) => {
+        linked
+            .and_then(|()| renameat(directory, temporary.as_os_str(), directory, self.name.as_os_str()))
+            .inspect_err(|_| {
                 let _ = unlinkat(directory, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir);
-                PathState::Taken("a dead socket is there, which cannot be replaced")
-            }
-        }
+            })
     }
 }

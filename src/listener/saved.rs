@@ -3,8 +3,7 @@
 
 use super::baseline::{Baseline, Flag};
 use super::lifetime::FirstGeneration;
-use super::path::BoundPath;
-use super::path::PathBind;
+use super::path::{BoundPath, PathBind, WorkerSocket};
 use super::{Kind, Listener, Listeners};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds, path};
 use serde::{Deserialize, Serialize};
@@ -49,6 +48,8 @@ pub(super) struct SavedPath {
     name: OsString,
     inode: (u64, u64),
     link: Option<OsString>,
+    #[serde(default)]
+    worker: Option<WorkerSocket>,
 }
 
 impl SavedPath {
@@ -59,6 +60,7 @@ impl SavedPath {
             name: path.name.clone(),
             inode: path.inode,
             link: path.link.clone(),
+            worker: path.worker.clone(),
         })
     }
 
@@ -69,6 +71,7 @@ impl SavedPath {
             name: self.name,
             inode: self.inode,
             link: self.link,
+            worker: self.worker,
         }
     }
 }

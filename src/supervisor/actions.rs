@@ -60,6 +60,9 @@ impl EventLoop {
             Action::PreStop(id) => self.hooks.pre_stop(id, ctx),
             Action::Stop(id) | Action::StopUnready(id) => {
                 let unready = matches!(action, Action::StopUnready(_));
+                if !ctx.processes.stopping {
+                    ctx.launcher.settings.listeners.release_worker_sockets(id);
+                }
                 let signal = if unready { Signal::SIGTERM } else { ctx.config.stop_signal };
                 ctx.processes.stop(id, signal);
             }

@@ -19,6 +19,7 @@ use crate::sys::bound::{Bound, bound_sockets};
 use crate::sys::{child, process};
 use log::warn;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -179,16 +180,30 @@ impl Readiness {
         let given = process.listening.iter().copied();
         let ours = all.iter().flat_map(Listener::inodes).chain(given).collect();
         let tree = ctx.processes.own_tree(id);
-        let Some((pid, listener)) = own_socket::find(&tree, all.of(generation.0), &ours, &process.waited)
-        else {
-            return;
-        };
-        let address = listener.address().to_owned();
-        if generation == ctx.core.generation() && self.warned_of.replace(generation) != Some(generation) {
-            warn!(
-                generation = generation.0, pid = pid.as_raw();
-                "{generation}: pid {pid} listens on {address} with a socket of its own: nobody accepts from the one that we hold, connections that come there hang, and every upgrade will be refused ({OWN_SOCKET_CURE})"
-            );
+        let found: Vec<(Pid, u64, String)> =
+            own_socket::find(&tree, all.of(generation.0), &ours, &process.waited)
+                .into_iter()
+                .map(|own| (own.pid, own.inode, own.listener.address().to_owned()))
+                .collect();
+        let Some((pid, _, address)) = found.first() else { return };
+        if generation == ctx.core.generation() {
+            let listeners = &mut ctx.launcher.settings.listeners;
+            let kept = found.iter().filter(|(_, inode, at)| listeners.keep_worker_socket(at, id, *inode));
+            let is_kept = kept.count() > 0;
+            if self.warned_of.replace(generation) != Some(generation) {
+                let means = match is_kept {
+                    true => {
+                        "it serves there in the place of ours, but every upgrade to a program that does so will be refused, and clients may find nothing at the path for a moment"
+                    }
+                    false => {
+                        "nobody accepts from the one that we hold, connections that come there hang, and every upgrade will be refused"
+                    }
+                };
+                warn!(
+                    generation = generation.0, pid = pid.as_raw();
+                    "{generation}: pid {pid} listens on {address} with a socket of its own: {means} ({OWN_SOCKET_CURE})"
+                );
+            }
         }
         if let Some(entry) = ctx.processes.get_mut(id) {
             entry.unmet = Some(format!(
@@ -246,6 +261,18 @@ impl Readiness {
         {
             self.find_own_socket(id, ctx);
         }
+        match *report {
+            // It may have bound the path only after it was ready.
+            Report::UpgradeStarted { .. } if ctx.launcher.settings.listeners.is_any_path_taken() => {
+                let serving: Vec<WorkerId> =
+                    ctx.in_stage(ShownStage::Ready).map(|shown| shown.worker).collect();
+                serving.into_iter().for_each(|id| self.find_own_socket(id, ctx));
+            }
+            Report::UpgradeFailed { to, .. } if ctx.launcher.settings.listeners.is_any_path_taken() => {
+                take_paths_back(to, ctx);
+            }
+            _ => {}
+        }
         let (Report::Unseen { worker: id, .. } | Report::NoAck(id, _)) = *report else { return };
         let shown = ctx.core.workers().find(|shown| shown.worker == id);
         if let Some(by) = shown.and_then(|shown| shown.halted) {
@@ -270,6 +297,22 @@ impl Readiness {
         };
         if let Some(entry) = ctx.processes.get_mut(id) {
             entry.unmet = Some(lacks);
+        }
+    }
+}
+
+/// Workers of this generation are refused: what they have put at our paths goes, before they are
+/// asked to stop, so that clients reach what serves.
+fn take_paths_back(generation: Generation, ctx: &mut Context) {
+    let refused: Vec<WorkerId> = ctx.of_generation(generation).map(|shown| shown.worker).collect();
+    for id in refused {
+        let listeners = &ctx.launcher.settings.listeners;
+        let ours = listeners.iter().flat_map(Listener::inodes).collect();
+        let own = own_socket::find(&ctx.processes.own_tree(id), listeners.iter(), &ours, &BTreeSet::new());
+        let own: Vec<(u64, String)> =
+            own.iter().map(|own| (own.inode, own.listener.address().to_owned())).collect();
+        for (inode, address) in own {
+            ctx.launcher.settings.listeners.take_back(&address, inode);
         }
     }
 }
