@@ -652,7 +652,7 @@ fn call(calls: &OwnedFd) -> Call {
 
 /// Starts it with a filter.
 fn watched(mut launch: Launch) -> (Pid, OwnedFd) {
-    launch.filter = Some(Filter::new().expect("a machine that we know"));
+    launch.filter = Some(Filter::new(false).expect("a machine that we know"));
     let child = spawn(&launch).expect("starts");
     (child.pid, child.seccomp_listener.expect("a listener"))
 }
@@ -719,7 +719,7 @@ fn a_filter_below_another_is_refused() {
         return assert_eq!(process::wait(pid), Some(Exit::Code(0)));
     }
     let mut launch = launch(&["/bin/true"]);
-    launch.filter = Filter::new();
+    launch.filter = Filter::new(false);
     assert_eq!(failure(&launch), (Step::Filter, Errno::EBUSY));
 }
 
@@ -730,7 +730,7 @@ fn a_watched_child_becomes_the_user_that_it_is_to_be() {
     }
     let mut launch = python("import socket; print(open('/proc/self/status').read())");
     launch.identity = Some(find_identity("nobody").expect("there is one"));
-    launch.filter = Filter::new();
+    launch.filter = Filter::new(false);
     let status = output(launch);
     assert!(status.contains("\nNoNewPrivs:\t0\n"), "root needs none: {status}");
     assert!(status.contains("\nSeccomp:\t2\n") && !status.contains("\nUid:\t0"), "{status}");

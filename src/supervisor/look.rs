@@ -30,7 +30,10 @@ impl EventLoop {
         let (generation, slot) = (shown.generation, shown.slot);
         self.spawn_now(&Start { worker: id, generation, slot, source: LaunchSource::AsBefore });
         // Then it has ended, as the core sees it.
-        let failed = |event: &mut Event| matches!(event, Event::SpawnFailed(worker, _) if *worker == id);
-        self.ctx.events.pop_back_if(failed).is_none()
+        let failed = matches!(self.ctx.events.back(), Some(Event::SpawnFailed(worker, _)) if *worker == id);
+        if failed {
+            self.ctx.events.pop_back();
+        }
+        !failed
     }
 }
