@@ -143,6 +143,30 @@ fn each_leftover_gets_one_term_when_everything_goes() {
     assert!(!children.into_iter().any(lives));
 }
 
+/// They would be left to process 1, which may reap nothing in a container.
+#[test]
+fn what_has_ended_is_reaped_before_we_go() {
+    const ADOPTER: &str = r#"
+import ctypes, os, subprocess, sys
+PR_SET_CHILD_SUBREAPER = 36
+ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+wrapper = subprocess.Popen(sys.argv[1:], stderr=subprocess.PIPE, text=True)
+for line in wrapper.stderr:
+    if ": serv" in line: wrapper.terminate()
+    print(line, end="", file=sys.stderr)
+print("status", wrapper.wait())
+try: print("left", os.waitpid(-1, os.WNOHANG)[0])
+except ChildProcessError: print("nothing left")
+"#;
+    let scene = Scene::new();
+    let script = "for i in $(seq 40); do tail -f /dev/null & done; echo >&$READY_FD; exec tail -f /dev/null";
+    let mut command = scene.mark(std::process::Command::new("python3"));
+    command.args(["-c", ADOPTER]).arg(common::binary());
+    command.args(common::quick(&["--"])).args(["sh", "-c", script]);
+    let output = command.stdout(std::process::Stdio::piped()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "status 0\nnothing left\n");
+}
+
 #[test]
 fn one_that_went_into_the_background_without_a_trace_goes_with_its_worker() {
     let scene = Scene::new();

@@ -139,7 +139,9 @@ fn ctl_finds_the_instance_of_its_user_from_cron_and_sudo() {
     fs::create_dir(private).unwrap();
     fs::set_permissions(private, fs::Permissions::from_mode(0o700)).unwrap();
     let ctl = ["ctl", "--name", "cron", "status"];
-    for (variable, how) in [(None, "not set"), (Some(private), "that of another user")] {
+    let nowhere: &Path = &scene.path("nowhere");
+    let cases = [(None, "not set"), (Some(private), "that of another user"), (Some(nowhere), "no directory")];
+    for (variable, how) in cases {
         let output = as_nobody(&scene, variable, &ctl);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(3), "{said}");
@@ -165,6 +167,35 @@ fn ctl_finds_the_instance_of_its_user_from_cron_and_sudo() {
     assert!(only.status.success(), "{}", String::from_utf8_lossy(&only.stderr));
     wrapper.stop();
     fs::remove_dir_all(base).unwrap();
+}
+
+/// One of them is started from cron or by sudo, without XDG_RUNTIME_DIR. Both have a /run of their
+/// own.
+#[test]
+fn a_name_is_taken_wherever_ctl_looks_for_it() {
+    if !am_root() {
+        return; // A mount namespace is for who may have one.
+    }
+    let scene = Scene::of(SERVER);
+    let spawn = |mut command: Command, variable: Option<(&str, &str)>| {
+        command.env_remove("XDG_RUNTIME_DIR").envs(variable);
+        command.arg(binary()).args(quick(&["--name", "twice", "--"])).args(scene.puppet());
+        scene.spawn(command)
+    };
+    let places = [None, Some(("XDG_RUNTIME_DIR", "/run/user/0")), Some(("RUNTIME_DIRECTORY", "/run/twice"))];
+    for (first, second) in [(0, 1), (1, 0), (2, 0), (2, 1)].map(|(one, other)| (places[one], places[other])) {
+        let mut command = scene.mark(Command::new("unshare"));
+        let run = "mount -t tmpfs none /run && mkdir -p /run/user/0 /run/twice && exec \"$@\"";
+        command.args(["-m", "sh", "-c", run, "sh"]);
+        let wrapper = spawn(command, first);
+        wrapper.log.wait(&says::ready(1));
+        let mut command = scene.mark(Command::new("nsenter"));
+        command.args(["-m", "-w", "-t", &wrapper.pid.to_string()]);
+        let mut other = spawn(command, second);
+        assert_eq!(other.exit_status(), 100, "{first:?} {second:?}");
+        assert!(other.last_line().contains(&format!("pid {}", wrapper.pid)), "{}", other.last_line());
+        wrapper.stop();
+    }
 }
 
 /// As in a chroot, or with a C library that needs /proc to change a mode without following a link.

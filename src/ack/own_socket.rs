@@ -7,7 +7,7 @@
 
 use super::accepting;
 use crate::listener::Listener;
-use crate::sys::bound::bound_sockets;
+use crate::sys::bound::{Bound, bound_sockets};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 
@@ -17,6 +17,17 @@ pub struct OwnSocket<'a> {
     pub pid: Pid,
     pub inode: u64,
     pub listener: &'a Listener,
+    bound: Bound,
+}
+
+impl OwnSocket<'_> {
+    /// Where it listens: at a port, that may be another address than ours.
+    pub fn address(&self) -> String {
+        match &self.bound {
+            Bound::Tcp(address) | Bound::Udp(address) => address.to_string(),
+            Bound::Unix(_) => self.listener.address().to_owned(),
+        }
+    }
 }
 
 /// Those of `tree`, in the order of the listeners. `ours` are the inodes of all sockets of ours
@@ -34,7 +45,9 @@ pub fn find<'a>(
     }
     let at = |listener: &'a Listener| -> Vec<OwnSocket<'a>> {
         let same = own.iter().filter(|(pid, inode, bound)| listener.is_same_address(*pid, *inode, bound));
-        let found: Vec<_> = same.map(|&(pid, inode, _)| OwnSocket { pid, inode, listener }).collect();
+        let found: Vec<_> = same
+            .map(|(pid, inode, bound)| OwnSocket { pid: *pid, inode: *inode, listener, bound: bound.clone() })
+            .collect();
         let inodes: BTreeSet<u64> = listener.inodes().collect();
         let uses_ours = !waited.is_disjoint(&inodes) || accepting::is_any_waited_on(tree, &inodes);
         if found.is_empty() || uses_ours { Vec::new() } else { found }

@@ -44,6 +44,12 @@ pub fn searched(environment: &[(OsString, OsString)]) -> Vec<PathBuf> {
     paths
 }
 
+/// The one that RuntimeDirectory=NAME of systemd.exec(5) makes, in which an instance of this name is
+/// looked for as well.
+pub fn of_unit(name: &str) -> PathBuf {
+    Path::new("/run").join(name)
+}
+
 /// The first absolute path in a variable.
 pub fn first_path(environment: &[(OsString, OsString)], name: &str) -> Option<PathBuf> {
     let value = environment.iter().find(|(key, _)| key == name).map(|(_, value)| value)?;

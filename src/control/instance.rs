@@ -2,7 +2,8 @@
 //!
 //! Contract: the lock of a name is taken before anything else is touched, and held
 //! until we end. Its file is never removed: two instances could then hold the lock of
-//! one name. The kernel releases the lock when its holder ends, so a socket that is left
+//! one name. A name is also taken by an instance in another directory in which `ctl` looks for it.
+//! The kernel releases the lock when its holder ends, so a socket that is left
 //! of a killed instance is stale. Somebody else may remove the directory (logind(8) does, when
 //! its user logs out): both are made again as soon as that is possible.
 
@@ -101,6 +102,11 @@ impl Instance {
             let file = lock_name(name, &locked.path)?;
             let taken = |pid| Error::NameTaken { name: name.clone(), pid: Some(pid) };
             let guard = name_guard::hold(&lock_path(name, &locked.path)).map_err(taken)?;
+            // Ours is held by now: of two that start at the same time at least one sees the other.
+            let searched = directory::searched(environment).into_iter().chain([directory::of_unit(name)]);
+            if let Some(pid) = searched.into_iter().find_map(|other| holder(name, &other, &file)) {
+                return Err(Error::NameTaken { name: name.clone(), pid });
+            }
             Ok(Lock { name: name.clone(), directory: locked, guard, file })
         });
         let lock = lock.transpose()?;
@@ -263,6 +269,24 @@ fn lock_name(name: &str, directory: &Path) -> Result<File, Error> {
     file.set_len(0).map_err(failed)?;
     file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(failed)?;
     Ok(file)
+}
+
+/// The pid of the instance of our user that has the name by its lock in this directory, another
+/// one than `ours`. Which directory it is depends on XDG_RUNTIME_DIR, which cron and sudo do not set.
+fn holder(name: &str, directory: &Path, ours: &File) -> Option<Option<i32>> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let mut options = OpenOptions::new();
+    let mut file = options.read(true).custom_flags(flags.bits()).open(lock_path(name, directory)).ok()?;
+    let (found, ours) = (file.metadata().ok()?, ours.metadata().ok()?);
+    let is_ours = (found.dev(), found.ino()) == (ours.dev(), ours.ino());
+    if is_ours || !found.is_file() || found.uid() != Uid::effective().as_raw() {
+        return None;
+    }
+    // Shared, so that it is in nobody's way who looks too. Closing the file releases it.
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => Some(read_holder(&mut file)),
+        _ => None,
+    }
 }
 
 /// Reads the pid in a lock file. It is only for the message: no signal is sent to it.

@@ -37,8 +37,7 @@ pub fn connect_to_instance(ctl: &Ctl, environment: &[(OsString, OsString)]) -> R
         if !is_name(name) {
             return Err(not_found(2, format!("'{name}' is no name (letters, digits, '.', '_' and '-')")));
         }
-        // RuntimeDirectory=NAME of systemd.exec(5).
-        search.directories.push(Path::new("/run").join(name));
+        search.directories.push(directory::of_unit(name));
         return search.by_name(name);
     }
     let own = environment.iter().find(|(name, value)| name == "GRACEFUL_RUN_CONTROL" && !value.is_empty());
@@ -68,6 +67,9 @@ impl Search {
             ),
             Some(base) if is_foreign(&base) => Some(
                 "XDG_RUNTIME_DIR is that of another user: set it as the server has it, or name the socket with --socket",
+            ),
+            Some(base) if !base.is_dir() => Some(
+                "XDG_RUNTIME_DIR is no directory: set it as the server has it, or name the socket with --socket",
             ),
             Some(_) => None,
         };

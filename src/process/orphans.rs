@@ -106,7 +106,10 @@ impl ProcessTable {
         if let Some(process) = self.process(id) {
             let named = |pid: &Pid| format!("pid {pid} ({})", tree::name(*pid));
             let left: Vec<String> = self.orphans(process).iter().map(named).collect();
-            info!("{}left behind by pid {}: {}", self.prefix(id), process.pid, left.join(", "));
+            // The group may have members that /proc does not show to us, and one may have ended.
+            if !left.is_empty() {
+                info!("{}left behind by pid {}: {}", self.prefix(id), process.pid, left.join(", "));
+            }
         }
         if let Some(process) = self.process_mut(id) {
             process.orphans_finish = true;

@@ -19,7 +19,6 @@ use crate::sys::bound::{Bound, bound_sockets};
 use crate::sys::{child, process};
 use log::warn;
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -180,15 +179,13 @@ impl Readiness {
         let given = process.listening.iter().copied();
         let ours = all.iter().flat_map(Listener::inodes).chain(given).collect();
         let tree = ctx.processes.own_tree(id);
-        let found: Vec<(Pid, u64, String)> =
-            own_socket::find(&tree, all.of(generation.0), &ours, &process.waited)
-                .into_iter()
-                .map(|own| (own.pid, own.inode, own.listener.address().to_owned()))
-                .collect();
-        let Some((pid, _, address)) = found.first() else { return };
+        let found = own_socket::find(&tree, all.of(generation.0), &ours, &process.waited);
+        let Some((pid, address)) = found.first().map(|own| (own.pid, own.address())) else { return };
+        let own: Vec<(u64, String)> =
+            found.iter().map(|own| (own.inode, own.listener.address().to_owned())).collect();
         if generation == ctx.core.generation() {
             let listeners = &mut ctx.launcher.settings.listeners;
-            let kept = found.iter().filter(|(_, inode, at)| listeners.keep_worker_socket(at, id, *inode));
+            let kept = own.iter().filter(|(inode, at)| listeners.keep_worker_socket(at, id, *inode));
             let is_kept = kept.count() > 0;
             if self.warned_of.replace(generation) != Some(generation) {
                 let means = match is_kept {

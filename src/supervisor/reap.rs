@@ -93,6 +93,8 @@ impl EventLoop {
         for id in self.ctx.processes.ids() {
             end_check(id, &mut self.ctx);
         }
+        // A zombie would be left to process 1, which may reap nothing in a container.
+        process::reap().for_each(drop);
     }
 
     /// The post-stop hooks may finish, in the time that those of one worker have; a second INT
