@@ -1,12 +1,9 @@
 //! Listeners that do not stay as they were (`--adopt`): closed, opened again, handed to somebody else,
-//! held while a worker stops, or opened elsewhere because the server has looked whether its port is
-//! free. What a server has closed is neither listened on nor asked of the next one.
+//! or held while a worker stops. What a server has closed is neither listened on nor asked of the next one.
 
 mod common;
 
-use common::{Scene, Signal, WATCHDOG, Wrapper, host, pid_in, says, until, who};
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
+use common::{Scene, WATCHDOG, Wrapper, host, pid_in, says, until, who};
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -14,9 +11,7 @@ use std::process::Command;
 
 /// It listens on each address in the file `addresses`, or on those that it is given, says its pid to
 /// everybody, and does what is in the file `do`: `open A`, `close A`, `shut A` (by shutdown(2), without
-/// close(2)), `hand A PATH` (to whom listens at the path). `udp:` before an address is UDP. If there is a file `probe`, it connects to its address
-/// first, and takes any port if somebody is there; with `exit` in the file it exits then, with `ask` once it
-/// has an answer. When it is asked to stop it does what the file `stop`
+/// close(2)), `hand A PATH` (to whom listens at the path). `udp:` before an address is UDP. When it is asked to stop it does what the file `stop`
 /// says to its listeners (close, shutdown), and waits for the file `gate`. With a file `broken` it says
 /// READY=1, waits for nobody, and exits at the file `fail`.
 const SERVER: &str = r"
@@ -30,13 +25,6 @@ held, kept = {}, []
 def bound(word):
     udp = word.startswith('udp:')
     ip, port = word.removeprefix('udp:').rsplit(':', 1)
-    if os.path.exists('probe'):
-        with socket.socket() as probe:
-            how = read('probe')
-            if probe.connect_ex((ip, int(port))) == 0:
-                if how == ['ask']: probe.recv(1)
-                if how: sys.exit(f'port {port} is in use')
-                port = '0'
     one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     one.bind((ip, int(port)))
@@ -302,79 +290,6 @@ fn an_address_is_held_while_its_worker_stops() {
         assert!(upgrade.wait_with_output().expect("ctl ends").status.success());
         wrapper.stop();
     }
-}
-
-/// The connections that wait for it make its port look taken. None of them is lost.
-#[test]
-fn a_server_that_looks_whether_its_port_is_free_comes_back_after_a_crash() {
-    for how in ["", "exit", "ask"] {
-        let case = Case::new();
-        case.write("probe", how);
-        let wrapper = case.ready(&[], &[&case.address]);
-        let mut first = pid_in(&who(&case.address));
-        for crash in 1..3 {
-            kill(Pid::from_raw(first), Signal::SIGSTOP).expect("it is ours");
-            let mut clients: Vec<TcpStream> =
-                (0..5).map(|_| TcpStream::connect(&case.address).expect("it listens")).collect();
-            kill(Pid::from_raw(first), Signal::SIGKILL).expect("it is ours");
-            wrapper.log.wait_nth(&says::ready_by(1, "listen"), crash + 1);
-            for client in &mut clients {
-                client.set_read_timeout(Some(WATCHDOG)).expect("a watchdog");
-                let mut answer = String::new();
-                client.read_to_string(&mut answer).expect("an answer");
-                assert_ne!(pid_in(&answer), first, "{how}");
-            }
-            first = pid_in(&who(&case.address));
-        }
-        let said = format!("found {} taken, as connections wait there", case.address);
-        assert_eq!(wrapper.log.count(&said), 1, "the next one is refused there at once ({how})");
-        wrapper.stop();
-    }
-}
-
-#[test]
-fn a_server_that_looks_whether_its_port_is_free_can_be_stopped_first() {
-    for how in ["", "exit", "ask"] {
-        let case = Case::new();
-        case.write("probe", how);
-        let wrapper = case.ready(&["--stop-first"], &[&case.address]);
-        for generation in 2..4 {
-            let before = pid_in(&who(&case.address));
-            case.upgrade();
-            assert_ne!(pid_in(&who(&case.address)), before, "{how}");
-            assert!(!wrapper.log.has(&says::failed(generation)), "{how}");
-        }
-        wrapper.stop();
-    }
-}
-
-/// It finds the one that serves.
-#[test]
-fn a_new_server_that_takes_another_port_is_started_again() {
-    let case = Case::new();
-    case.write("probe", "");
-    let wrapper = case.ready(&[], &[&case.address]);
-    for _ in 0..2 {
-        let before = pid_in(&who(&case.address));
-        case.upgrade();
-        assert_ne!(pid_in(&who(&case.address)), before);
-    }
-    let said = wrapper.log.wait("it is ended and started again");
-    assert!(said.contains(&format!("it is to listen on {}, and listens on ", case.address)), "{said}");
-    assert!(said.contains("(a port that the kernel has chosen)"), "{said}");
-    assert_eq!(wrapper.log.count("it is ended and started again"), 1);
-    wrapper.stop();
-}
-
-#[test]
-fn a_new_server_that_finds_the_one_that_serves_and_exits_is_told_of() {
-    let case = Case::new();
-    let wrapper = case.ready(&["--capture-stderr"], &[&case.address]);
-    case.write("probe", "exit");
-    let why = case.refused_upgrade();
-    assert!(why.contains(&format!("it never bound {}: ", case.address)), "{why}");
-    assert!(why.contains("or say --stop-first"), "{why}");
-    wrapper.stop();
 }
 
 #[test]

@@ -6,6 +6,9 @@
 //! workers is received. A worker that does not listen there yet is refused as by a free port, and gets
 //! the queue when it binds.
 //!
+//! A connection that a health check has made and closed at that moment cannot be told from it: then the
+//! worker is started once more, and nothing else is lost.
+//!
 //! Contract: connect(2) is received of no worker before that, because each such call waits for us. So a
 //! server that never looks pays nothing.
 

@@ -21,6 +21,9 @@ impl Adopt {
     /// by that: the next one finds it free. So may one whose predecessor serves, and has no port that
     /// the kernel has chosen. Without `now` its time is over.
     pub fn give_up_stranded(&mut self, id: WorkerId, now: Option<Time>) -> bool {
+        if now.is_some_and(|now| self.config.share && self.is_beside_ours(id, now)) {
+            return true;
+        }
         let Some(worker) = self.workers.get(&id) else { return false };
         let Some(before) = self.serving.filter(|&before| before != id) else { return false };
         let serves = self.workers.get(&before).filter(|worker| !worker.gone);
@@ -60,5 +63,17 @@ impl Adopt {
         }
         self.wanted.retain(|key| !missing.contains(key));
         false
+    }
+
+    /// With *share* we hold the address from the start with `-b`, and later in any case. True if the worker
+    /// is the first one that was not seen to bind it, and has a port that the kernel has chosen.
+    fn is_beside_ours(&mut self, id: WorkerId, now: Time) -> bool {
+        let Some(worker) = self.workers.get(&id) else { return false };
+        let is_odd = !worker.elsewhere.is_empty() && self.wanted.is_disjoint(&worker.listens);
+        let ours = self.wanted.iter().find(|key| self.shared.sockets.contains_key(key));
+        match ours.cloned().filter(|_| is_odd && !worker.ready && now >= worker.last_listen + NEXT_ADDRESS) {
+            Some(key) => self.has_found_taken(id, key),
+            None => false,
+        }
     }
 }

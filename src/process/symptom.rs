@@ -82,7 +82,7 @@ fn would_block(line: &str) -> bool {
 
 /// The words of the loaders of glibc and musl.
 fn missing_library(line: &str) -> Option<String> {
-    let after = ["error while loading shared libraries: ", "Error loading shared library "];
+    let after = ["shared libraries: ", "shared library "];
     let name = after.iter().find_map(|words| line.split_once(words))?.1.split(": ").next()?;
     Some(name.to_owned()).filter(|name| name.contains(".so"))
 }
