@@ -231,6 +231,33 @@ fn a_known_server_that_can_run_twice_is_not_told_that_it_runs_already() {
     wrapper.stop();
 }
 
+/// A shell that has executed the server is not there any more.
+#[test]
+fn a_shell_is_told_of_exec_where_it_was_there_to_the_end() {
+    let leaves = "import os, time\nif os.fork() == 0: time.sleep(300)\n";
+    let exec = ["sh", "-c", "exec python3 server.py"];
+    let last = ["sh", "-c", "cd . && exec python3 server.py"];
+    let none = ["sh", "-c", "python3 server.py; true"];
+    let (script, direct) = (["sh", "run-the-server.sh"], ["./run-the-server.sh"]);
+    for (command, text, told) in [
+        (&exec[..], "", false),
+        (&last, "", false),
+        (&none, "", true),
+        (&script, "set -e\nexec 2>&1\nexec python3 server.py\n", false),
+        (&script, "exec 2>&1\npython3 server.py\ntrue\n", true),
+        (&direct, "exec python3 server.py\n", false),
+        (&direct, "python3 server.py\ntrue\n", true),
+    ] {
+        let scene = Scene::new();
+        fs::write(scene.path("server.py"), leaves).unwrap();
+        executable(&scene, "run-the-server.sh", &format!("#!/bin/sh\n{text}"));
+        let mut wrapper = scene.start_command(&quick(&[]), command);
+        let line = wrapper.log.wait("generation 1: pid * exited with status 0 *; it left processes behind");
+        assert_eq!(line.contains("(write exec before the last command)"), told, "{command:?} {text}: {line}");
+        assert_eq!(wrapper.exit_status(), 0);
+    }
+}
+
 #[test]
 fn a_port_that_the_serving_worker_has_bound_itself_is_named() {
     let Some(python) = common::tool("python3") else { return };

@@ -327,16 +327,16 @@ fn gone(worker: &WorkerName, exit: Exit, age: Duration, stop_sent: bool, left: O
     let (generation, pid) = (worker.generation.0, worker.pid);
     let left = match left {
         Some(true) => {
-            let exec = profiles::exec_hint(&worker.command);
+            let exec = profiles::exec_hint(&worker.command, &worker.ended_as);
             format!("; it left processes behind, which finish what they have{exec}")
         }
         // This is probably a server that went into the background.
         Some(false) if exit == Exit::Code(0) && !stop_sent => {
-            let how = profiles::foreground_hint(&worker.command);
+            let how = profiles::foreground_hint(&worker.command, &worker.ended_as);
             format!("; it left processes behind: if it daemonises, run it in the foreground{how}")
         }
         Some(false) => {
-            let exec = profiles::exec_hint(&worker.command);
+            let exec = profiles::exec_hint(&worker.command, &worker.ended_as);
             format!("; it left processes behind, they are asked to stop{exec}")
         }
         None => String::new(),
