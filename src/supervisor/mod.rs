@@ -55,6 +55,7 @@ mod pending;
 mod readiness;
 mod reap;
 mod reexec;
+mod repeats;
 mod replies;
 mod report;
 mod report_dispatch;
