@@ -1,14 +1,20 @@
 //! Reports that the log has made already: what comes again and again is told once.
 //!
-//! Contract: a request that is kept is told once for each upgrade that follows. Clients of `ctl` get every report.
+//! Contract: a request that is kept is told once for each upgrade that follows. A rollback to a
+//! generation whose files are lost is attempted at every crash: that it cannot be, and why, is told
+//! once, until another reason comes or the files are back. Clients of `ctl` get every report.
 
 use super::context::Context;
-use crate::core::event::{Generation, Report};
+use crate::core::event::{Failure, Generation, Report};
 
 #[derive(Default)]
 pub(super) struct Repeats {
     /// It was told that an upgrade follows, while this generation served.
     kept: Option<Generation>,
+    /// The generation that a rollback starts.
+    returning: Option<Generation>,
+    /// The last rollback that could not be started: from where, to where, and why.
+    lost: Option<(Generation, Generation, String)>,
 }
 
 impl Repeats {
@@ -23,7 +29,34 @@ impl Repeats {
                 self.kept = None;
                 false
             }
+            Report::RollbackStarted { from, to, .. } => {
+                self.returning = Some(to);
+                let spec = ctx.launcher.specs.get(&to);
+                let refused = spec.and_then(|spec| spec.exactly().err()).map(|refused| refused.message);
+                refused.is_some_and(|why| self.is_lost(from, to, &why))
+            }
+            // The report that the rollback has failed follows, with the same reason.
+            Report::NotStarted { worker, again: false, .. } => {
+                let generation = ctx.processes.get(worker).map(|entry| entry.generation);
+                self.returning.is_some() && generation == self.returning
+            }
+            Report::RollbackFailed { from, to, why } => {
+                self.returning = None;
+                let Failure::NotStarted(worker, _) = why else { return false };
+                let why = ctx.processes.start_error(worker);
+                let told = self.is_lost(from, to, why);
+                self.lost = Some((from, to, why.to_owned()));
+                told
+            }
+            Report::RolledBack { .. } => {
+                self.returning = None;
+                false
+            }
             _ => false,
         }
+    }
+
+    fn is_lost(&self, from: Generation, to: Generation, why: &str) -> bool {
+        self.lost.as_ref().is_some_and(|lost| (lost.0, lost.1, lost.2.as_str()) == (from, to, why))
     }
 }
