@@ -314,7 +314,8 @@ fn what_is_gone_cannot_be_brought_back_and_nothing_else_is_started_in_its_name()
     until("both have been told", || told().lines().count() >= 2);
     assert_eq!(told().lines().count(), 2, "once each: {}", told());
     // Another reason is told.
-    install(&scene, "good");
+    fs::create_dir(scene.path("good")).unwrap();
+    fs::write(scene.path("good").join("app.py"), release("good")).unwrap();
     crash(&wrapper, &address, 1);
     let line = wrapper.log.wait_nth(lost, 2);
     assert!(line.contains("/good/app.py is another file"), "{line}");

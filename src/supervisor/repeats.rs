@@ -13,6 +13,8 @@ pub(super) struct Repeats {
     kept: Option<Generation>,
     /// The generation that a rollback starts.
     returning: Option<Generation>,
+    /// It was not told that it does: it will fail as the last one did.
+    silent: bool,
     /// The last rollback that could not be started: from where, to where, and why.
     lost: Option<(Generation, Generation, String)>,
 }
@@ -33,7 +35,8 @@ impl Repeats {
                 self.returning = Some(to);
                 let spec = ctx.launcher.specs.get(&to);
                 let refused = spec.and_then(|spec| spec.exactly().err()).map(|refused| refused.message);
-                refused.is_some_and(|why| self.is_lost(from, to, &why))
+                self.silent = refused.is_some_and(|why| self.is_lost(from, to, &why));
+                self.silent
             }
             // The report that the rollback has failed follows, with the same reason.
             Report::NotStarted { worker, again: false, .. } => {
@@ -44,7 +47,7 @@ impl Repeats {
                 self.returning = None;
                 let Failure::NotStarted(worker, _) = why else { return false };
                 let why = ctx.processes.start_error(worker);
-                let told = self.is_lost(from, to, why);
+                let told = self.silent && self.is_lost(from, to, why);
                 self.lost = Some((from, to, why.to_owned()));
                 told
             }
