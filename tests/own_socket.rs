@@ -318,6 +318,8 @@ fn dbus_daemon_with_a_path_of_its_own_is_refused_and_with_systemd_it_is_replaced
     config("systemd:");
     wrapper.signal(Signal::SIGHUP);
     wrapper.log.wait(&says::ready(3));
+    // It cuts what it has accepted when it is asked to stop.
+    wrapper.log.wait("generation 1: pid * (age ");
     assert!(greets());
     wrapper.stop();
 }

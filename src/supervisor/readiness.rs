@@ -254,7 +254,8 @@ impl Readiness {
                 .for_each(|entry| entry.unmet = Some(halted.clone()));
         }
         let policy = &ctx.config.policy;
-        if !policy.must_see_accepting() && !(policy.listeners && ctx.config.acks.accepting) {
+        let is_checked = policy.must_see_accepting() || policy.listeners && ctx.config.acks.accepting;
+        if !is_checked {
             return;
         }
         let Some(pid) = ctx.processes.process(id).map(|process| process.pid) else { return };
