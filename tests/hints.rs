@@ -194,6 +194,70 @@ fn a_known_server_of_which_there_is_one_is_told_without_its_words_too() {
     }
 }
 
+/// What it needs for that it has already: another cause is likely.
+#[test]
+fn a_known_server_that_can_run_twice_is_not_told_that_it_runs_already() {
+    let text = "#!/bin/sh\necho >> starts\n[ $(wc -l < starts) = 1 ] && exec sleep 300\nexit 1\n";
+    let ack = ["--ack", "exec:test $GRACEFUL_RUN_GENERATION = 1", "--soak", "1ms"];
+    let own = "-n w.$GRACEFUL_RUN_GENERATION";
+    for (name, conf, script, told) in [
+        ("squid", "pid_filename none\n", "", false),
+        ("squid", "pid_filename squid.pid\n", "", true),
+        ("varnishd", "", own, false),
+        ("varnishd", "", "-n w", true),
+    ] {
+        let scene = Scene::new();
+        let server = executable(&scene, name, text);
+        fs::write(scene.path("conf"), conf).unwrap();
+        let script = format!("exec {server} {script} -f conf");
+        let wrapper = scene.start_command(&ack, &["sh", "-c", &script]);
+        wrapper.log.wait(&says::ready(1));
+        wrapper.signal(Signal::SIGHUP);
+        let line = wrapper.log.wait(&says::failed(2));
+        assert_eq!(line.contains("(if it runs already: "), told, "{line}");
+        wrapper.stop();
+    }
+    // It has run beside another.
+    let scene = Scene::new();
+    let server = executable(&scene, "squid", &text.replace("= 1", "-le 2"));
+    let ack = ["--ack", "exec:test $GRACEFUL_RUN_GENERATION -le 2", "--soak", "1ms"];
+    let wrapper = scene.start_command(&ack, &[&server]);
+    wrapper.log.wait(&says::ready(1));
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("generation 2: serves after");
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&says::failed(3));
+    assert!(!line.contains("if it runs already"), "{line}");
+    wrapper.stop();
+}
+
+/// A shell that has executed the server is not there any more.
+#[test]
+fn a_shell_is_told_of_exec_where_it_was_there_to_the_end() {
+    let leaves = "import os, time\nif os.fork() == 0: time.sleep(300)\n";
+    let exec = ["sh", "-c", "exec python3 server.py"];
+    let last = ["sh", "-c", "cd . && exec python3 server.py"];
+    let none = ["sh", "-c", "python3 server.py; true"];
+    let (script, direct) = (["sh", "run-the-server.sh"], ["./run-the-server.sh"]);
+    for (command, text, told) in [
+        (&exec[..], "", false),
+        (&last, "", false),
+        (&none, "", true),
+        (&script, "set -e\nexec 2>&1\nexec python3 server.py\n", false),
+        (&script, "exec 2>&1\npython3 server.py\ntrue\n", true),
+        (&direct, "exec python3 server.py\n", false),
+        (&direct, "python3 server.py\ntrue\n", true),
+    ] {
+        let scene = Scene::new();
+        fs::write(scene.path("server.py"), leaves).unwrap();
+        executable(&scene, "run-the-server.sh", &format!("#!/bin/sh\n{text}"));
+        let mut wrapper = scene.start_command(&quick(&[]), command);
+        let line = wrapper.log.wait("generation 1: pid * exited with status 0 *; it left processes behind");
+        assert_eq!(line.contains("(write exec before the last command)"), told, "{command:?} {text}: {line}");
+        assert_eq!(wrapper.exit_status(), 0);
+    }
+}
+
 #[test]
 fn a_port_that_the_serving_worker_has_bound_itself_is_named() {
     let Some(python) = common::tool("python3") else { return };

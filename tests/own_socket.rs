@@ -365,6 +365,50 @@ fn a_first_worker_that_says_that_it_is_ready_and_uses_none_of_ours_is_told_of() 
     wrappers.into_iter().for_each(Wrapper::stop);
 }
 
+/// One that says nothing is not ready, or by the timer alone: where it listens is what the user needs.
+#[test]
+fn where_a_worker_listens_instead_is_named_while_it_is_not_ready_and_after_that() {
+    let port = |line: &str| -> u16 {
+        let after = line.split("(it listens on 127.0.0.1:").nth(1).unwrap_or_else(|| panic!("{line}"));
+        after.split(|c: char| !c.is_ascii_digit()).next().and_then(|port| port.parse().ok()).expect("a port")
+    };
+    for (ack, counts) in [("auto,timer:3s", true), ("accepting,timer:3s", true), ("accepting", false)] {
+        let scene = scene("elsewhere silent");
+        let args = ["-b", "127.0.0.1:0", "--ack", ack, "--ack-timeout", "4s"];
+        let mut wrapper = scene.start_command(&args, &["/usr/bin/python3", "worker.py"]);
+        let last = match counts {
+            true => wrapper.log.wait(&says::ready_by(1, "timer")),
+            false => {
+                assert_eq!(wrapper.exit_status(), 124);
+                wrapper.last_line()
+            }
+        };
+        assert!(last.contains("it was not seen to wait on 127.0.0.1:"), "{last}");
+        if counts {
+            assert!(is_first(answer(TcpStream::connect(("127.0.0.1", port(&last))))), "{last}");
+            assert!(last.contains("does it listen on exactly the addresses of -b?"), "{last}");
+            if ack.starts_with("auto") {
+                let early =
+                    wrapper.log.wait("generation 1: pid *: not ready after *: it was not seen to wait on");
+                assert_eq!(port(&early), port(&last), "{early}");
+            }
+            wrapper.stop();
+        }
+        assert_ne!(port(&last), 0);
+    }
+    // As a replacement; and one that listens nowhere.
+    for (how, names) in [("elsewhere silent", true), ("drop silent", false)] {
+        let scene = scene("handed");
+        fs::write(scene.path("mode.2"), how).unwrap();
+        let wrapper = start(&scene, &["-b", "127.0.0.1:0", "--ack-timeout", "3s"]);
+        wrapper.signal(Signal::SIGHUP);
+        let line = wrapper.log.wait(&says::failed(2));
+        assert!(line.contains("it was not seen to wait on 127.0.0.1:"), "{line}");
+        assert_eq!(line.contains("(it listens on 127.0.0.1:"), names, "{line}");
+        wrapper.stop();
+    }
+}
+
 #[test]
 fn dbus_daemon_with_a_path_of_its_own_is_refused_and_with_systemd_it_is_replaced() {
     let scene = Scene::new();
@@ -401,6 +445,8 @@ fn dbus_daemon_with_a_path_of_its_own_is_refused_and_with_systemd_it_is_replaced
     config("systemd:");
     wrapper.signal(Signal::SIGHUP);
     wrapper.log.wait(&says::ready(3));
+    // It cuts what it has accepted when it is asked to stop.
+    wrapper.log.wait("generation 1: pid * (age ");
     assert!(greets());
     wrapper.stop();
 }

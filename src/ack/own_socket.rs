@@ -10,6 +10,7 @@ use crate::listener::Listener;
 use crate::sys::bound::{Bound, bound_sockets};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 /// A socket that a process of a worker has at the address of a listener of ours.
 #[derive(Debug)]
@@ -38,8 +39,7 @@ pub fn find<'a>(
     ours: &BTreeSet<u64>,
     waited: &BTreeSet<u64>,
 ) -> Vec<OwnSocket<'a>> {
-    let of = |&pid: &Pid| bound_sockets(pid, ours).into_iter().map(move |(inode, bound)| (pid, inode, bound));
-    let own: Vec<_> = tree.iter().flat_map(of).collect();
+    let own = own_sockets(tree, ours);
     if own.is_empty() {
         return Vec::new();
     }
@@ -53,4 +53,23 @@ pub fn find<'a>(
         if found.is_empty() || uses_ours { Vec::new() } else { found }
     };
     listeners.flat_map(at).collect()
+}
+
+/// The TCP addresses on which processes of `tree` listen, and which are none of `listeners`.
+pub fn elsewhere<'a>(
+    tree: &[Pid],
+    listeners: impl Iterator<Item = &'a Listener> + Clone,
+    ours: &BTreeSet<u64>,
+) -> BTreeSet<SocketAddr> {
+    let is_ours =
+        |pid, inode, bound: &Bound| listeners.clone().any(|it| it.is_same_address(pid, inode, bound));
+    let others =
+        own_sockets(tree, ours).into_iter().filter(|(pid, inode, bound)| !is_ours(*pid, *inode, bound));
+    let address = |bound| if let Bound::Tcp(address) = bound { Some(address) } else { None };
+    others.filter_map(|(_, _, bound)| address(bound)).collect()
+}
+
+fn own_sockets(tree: &[Pid], ours: &BTreeSet<u64>) -> Vec<(Pid, u64, Bound)> {
+    let of = |&pid: &Pid| bound_sockets(pid, ours).into_iter().map(move |(inode, bound)| (pid, inode, bound));
+    tree.iter().flat_map(of).collect()
 }

@@ -90,6 +90,8 @@ pub struct Process {
     pub pid: Pid,
     /// Whether it has been reaped: only its process group and its orphans may be left.
     pub reaped: bool,
+    /// What it was called when it ended (comm of proc(5)), if that is known.
+    pub ended_as: Option<String>,
     /// Whether it leads a process group that has not been seen empty. The number of an empty
     /// group may be reused.
     pub leads_group: bool,
@@ -158,6 +160,7 @@ impl Process {
         Process {
             pid: family.worker,
             reaped: false,
+            ended_as: None,
             leads_group: leads,
             family,
             check: None,

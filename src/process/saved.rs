@@ -209,6 +209,7 @@ fn restore_process(saved: SavedProcess, fds: &mut InheritedFds) -> Process {
     Process {
         pid: Pid::from_raw(saved.pid),
         reaped: saved.reaped,
+        ended_as: None,
         leads_group: saved.leads_group,
         family: saved.family,
         check: saved.check.map(Pid::from_raw),

@@ -205,10 +205,11 @@ impl ProcessTable {
         }
     }
 
-    /// Notes that a worker was reaped.
-    pub fn reaped(&mut self, id: WorkerId, now: Time) {
+    /// Notes that a worker was reaped, which was called `name` when it ended.
+    pub fn reaped(&mut self, id: WorkerId, name: Option<String>, now: Time) {
         let Some(process) = self.process_mut(id) else { return };
         process.reaped = true;
+        process.ended_as = name;
         process.pidfd = None;
         let pid = process.pid;
         self.recently_reaped.retain(|(_, _, at)| now.saturating_sub(*at) < REMEMBERED);

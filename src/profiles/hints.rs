@@ -1,21 +1,24 @@
 //! Advice for the log, by the name of the program.
 
-use super::known::{find_profile, is_shell};
+use super::known::{file_name, find_profile, is_shell};
 use crate::config::signals;
 use crate::dialect::Dialect;
 use std::ffi::OsStr;
 
-/// A hint how `command` is kept in the foreground, or else as [`exec_hint`]: in brackets, after a
-/// blank.
-pub fn foreground_hint(command: &str) -> String {
+/// A hint how `command` is kept in the foreground, or else as [`exec_hint`] of what its process was
+/// called when it ended: in brackets, after a blank.
+pub fn foreground_hint(command: &str, ended_as: &str) -> String {
     let how = find_profile(command)
         .and_then(|profile| Some(format!(" ({}: {})", profile.name, profile.foreground?)));
-    how.unwrap_or_else(|| exec_hint(command).into())
+    how.unwrap_or_else(|| exec_hint(command, ended_as).into())
 }
 
-/// A hint how a shell executes the server in its own process: in brackets, after a blank.
-pub fn exec_hint(command: &str) -> &'static str {
-    match is_shell(OsStr::new(command)) || command.ends_with(".sh") {
+/// A hint how a shell executes the server in its own process, if the process of `command` was a
+/// shell to its end: in brackets, after a blank. A script has its own name then, and the kernel keeps
+/// the first 15 bytes of it.
+pub fn exec_hint(command: &str, ended_as: &str) -> &'static str {
+    let script = || command.ends_with(".sh") && file_name(command).starts_with(ended_as);
+    match !ended_as.is_empty() && (is_shell(OsStr::new(ended_as)) || script()) {
         true => " (write exec before the last command)",
         false => "",
     }
@@ -45,10 +48,19 @@ mod tests {
 
     #[test]
     fn programs_are_known_by_their_names() {
-        assert_eq!(foreground_hint("/usr/sbin/php-fpm8.2"), " (php-fpm: -F, no -D)");
-        assert_eq!(foreground_hint("apache2"), " (apache2: -D FOREGROUND)");
-        assert_eq!(foreground_hint("/bin/sh"), " (write exec before the last command)");
-        assert_eq!(foreground_hint("./server"), "");
+        assert_eq!(foreground_hint("/usr/sbin/php-fpm8.2", "sh"), " (php-fpm: -F, no -D)");
+        assert_eq!(foreground_hint("apache2", "apache2"), " (apache2: -D FOREGROUND)");
+        let exec = " (write exec before the last command)";
+        for (command, name) in
+            [("/bin/sh", "sh"), ("env", "dash"), ("./docker-entrypoint.sh", "docker-entrypoi")]
+        {
+            assert_eq!(foreground_hint(command, name), exec);
+        }
+        // The shell has executed it.
+        assert_eq!(foreground_hint("/bin/sh", "flask"), "");
+        assert_eq!(foreground_hint("./run.sh", "flask"), "");
+        assert_eq!(foreground_hint("./run.sh", ""), "");
+        assert_eq!(foreground_hint("./server", "server"), "");
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Profile {
     pub stop: Option<Signal>,
     /// What belongs to one instance of it: a second one does not start beside it.
     pub only_one: Option<&'static str>,
+    /// Two words, one after the other, by which it has nothing of that kind.
+    free: Option<[&'static str; 2]>,
     /// How it checks its own configuration.
     pub check: Option<Check>,
 }
@@ -73,11 +75,15 @@ const PROFILES: [Profile; 31] = [
         .foreground("-N")
         .binds()
         .only_one("a pid_filename ('none' will do)")
+        .free(["pid_filename", "none"])
         .check(Check::Flags(&["-k", "parse"])),
     server("sshd").foreground("-D").check(Check::Flags(&["-t"])),
     server("starman").foreground("no --daemonize").dialects(&[Dialect::ServerStarter]).stop(Signal::SIGQUIT),
     server("stunnel").foreground("foreground = yes"),
-    server("twistd").foreground("-n").only_one("a pid file (--pidfile …; an empty one will do)"),
+    server("twistd")
+        .foreground("-n")
+        .only_one("a pid file (--pidfile …; an empty one will do)")
+        .free(["--pidfile", ""]),
     server("unbound").foreground("-d").check(Check::Program("unbound-checkconf", &[], "-c", None)),
     server("unicorn")
         .foreground("no -D")
@@ -88,7 +94,16 @@ const PROFILES: [Profile; 31] = [
 ];
 
 const fn server(name: &'static str) -> Profile {
-    Profile { name, foreground: None, dialects: &[], binds: false, stop: None, only_one: None, check: None }
+    Profile {
+        name,
+        foreground: None,
+        dialects: &[],
+        binds: false,
+        stop: None,
+        only_one: None,
+        free: None,
+        check: None,
+    }
 }
 
 impl Profile {
@@ -112,8 +127,34 @@ impl Profile {
         Profile { only_one: Some(what), ..self }
     }
 
+    const fn free(self, words: [&'static str; 2]) -> Profile {
+        Profile { free: Some(words), ..self }
+    }
+
     const fn check(self, check: Check) -> Profile {
         Profile { check: Some(check), ..self }
+    }
+
+    /// Whether one of these texts gives each generation its own of what there can be one of: the
+    /// arguments, and the files that they name.
+    pub fn is_apart(&self, arguments: &[String], files: &[String]) -> bool {
+        // What a shell expands to something else in each process.
+        let own = |text: &String| ["$$", "mktemp"].iter().any(|word| text.contains(word));
+        let texts = || arguments.iter().chain(files);
+        if arguments.iter().any(own) || texts().any(|text| text.contains("GRACEFUL_RUN_GENERATION")) {
+            return true;
+        }
+        let uncommented =
+            files.iter().flat_map(|text| text.lines()).filter(|line| !line.trim_start().starts_with('#'));
+        let lines = arguments.iter().map(String::as_str).chain(uncommented);
+        // An empty argument is a word.
+        let split = |line: &'_ str| -> Vec<String> {
+            let words = if line.is_empty() { vec![line] } else { line.split_whitespace().collect() };
+            let parts = words.into_iter().flat_map(|word| word.split('='));
+            parts.map(|part| part.trim_matches(['\'', '"']).into()).collect()
+        };
+        let words: Vec<String> = lines.flat_map(split).collect();
+        self.free.is_some_and(|free| words.windows(2).any(|pair| pair == free))
     }
 
     /// How it gets its sockets, if it is given none of its dialects: none that it could take.
@@ -143,7 +184,7 @@ pub(super) fn is_shell(program: &OsStr) -> bool {
     program.to_str().is_some_and(|program| SHELLS.contains(&file_name(program)))
 }
 
-fn file_name(command: &str) -> &str {
+pub(super) fn file_name(command: &str) -> &str {
     Path::new(command).file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
@@ -157,5 +198,24 @@ mod tests {
         let names: BTreeSet<&str> = PROFILES.iter().map(|profile| profile.name).collect();
         assert_eq!(names.len(), PROFILES.len());
         assert_eq!(find_profile(""), None);
+    }
+
+    #[test]
+    fn what_each_generation_has_of_its_own_is_known() {
+        let apart = |name: &str, arguments: &[&str], file: &str| {
+            let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+            find_profile(name).is_some_and(|profile| profile.is_apart(&arguments, &[file.to_owned()]))
+        };
+        assert!(apart("squid", &["-N"], "http_port 3128\npid_filename  none\n"));
+        assert!(!apart("squid", &["-N"], "#pid_filename none\npid_filename /run/squid.pid\n"));
+        for arguments in [&["--pidfile", ""][..], &["--pidfile=", "-n"], &["exec twistd --pidfile '' -n"]] {
+            assert!(apart("twistd", arguments, ""), "{arguments:?}");
+        }
+        assert!(!apart("twistd", &["--pidfile=a.pid", "-n"], ""));
+        for script in ["-n w.$GRACEFUL_RUN_GENERATION", "-n w.$$", "-n \"$(mktemp -d)\""] {
+            assert!(apart("varnishd", &["-c", script], ""), "{script}");
+        }
+        assert!(apart("apache2", &["-f", "conf"], "PidFile ${GRACEFUL_RUN_GENERATION}.pid"));
+        assert!(!apart("apache2", &["-f", "conf"], "PidFile a.pid"));
     }
 }

@@ -8,4 +8,4 @@ mod known;
 
 pub use command::{own_check, program};
 pub use hints::{exec_hint, foreground_hint, listener_hint, stop_signal_hint};
-pub use known::find_profile;
+pub use known::{Profile, find_profile};

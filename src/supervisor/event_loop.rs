@@ -16,6 +16,7 @@ use super::listening::Listening;
 use super::orphans::Orphans;
 use super::readiness::{Readiness, end_check};
 use super::reexec::Reexec;
+use super::repeats::Repeats;
 use super::report;
 use super::rollback::RolledBack;
 use super::service::Service;
@@ -50,6 +51,7 @@ pub(super) struct EventLoop {
     pub(super) interrupts: Interrupts,
     pub(super) hangup: Hangup,
     pub(super) rolled_back: RolledBack,
+    pub(super) repeats: Repeats,
     /// `--follow`
     pub(super) follow: Option<Follow>,
     /// The listeners of followed workers, during upgrades.

@@ -264,7 +264,7 @@ impl Follow {
                 continue;
             }
             let exit = unseen_exit(process);
-            ctx.processes.reaped(worker, ctx.now());
+            ctx.processes.reaped(worker, None, ctx.now());
             let remains = ctx.processes.has_remains(worker);
             ctx.queue(Event::Exited { worker, exit, remains });
             self.let_load(worker, ctx);

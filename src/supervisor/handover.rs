@@ -130,7 +130,7 @@ impl EventLoop {
             if process.not_our_child || process.reaped || process::is_child(process.pid) {
                 continue;
             }
-            self.ctx.processes.reaped(worker, self.ctx.now());
+            self.ctx.processes.reaped(worker, None, self.ctx.now());
             let remains = self.ctx.processes.has_remains(worker);
             self.ctx.queue(Event::Exited { worker, exit: Exit::Unseen, remains });
         }

@@ -11,7 +11,7 @@ use super::workers::Workers;
 use crate::core::event::{Exit, Generation, Report, WorkerId};
 use crate::launch::interpreter::by_env;
 use crate::process::{Named, Symptom, symptom};
-use crate::profiles;
+use crate::profiles::{self, Profile};
 use crate::sys::file_privileges::file_privileges;
 use crate::sys::{listeners, tree};
 use nix::unistd::{Pid, geteuid};
@@ -120,8 +120,10 @@ impl Failed<'_> {
                 "if it says that its address is in use: {what} names {address}, which -b holds: leave -b out and say --adopt, or, if it can take the socket, keep -b and see --export"
             ));
         }
-        let only_one = profile.and_then(|profile| profile.only_one).and_then(|_| self.only_one());
-        only_one.map(|only_one| format!("if it runs already: {only_one}"))
+        // One that has replaced another has run beside it.
+        let first = self.ctx.core.generation() == Generation(1);
+        let alone = profile.filter(|profile| first && profile.only_one.is_some() && !self.is_apart(profile));
+        alone.and_then(|_| self.only_one()).map(|only_one| format!("if it runs already: {only_one}"))
     }
 
     fn address_in_use(&self, named: &Named) -> Option<String> {
@@ -186,6 +188,17 @@ impl Failed<'_> {
             ),
             None => "the worker that serves has the pid file, lock or directory that it wants: write $GRACEFUL_RUN_GENERATION in its path, and let a shell expand it (sh -c 'exec …'); where there can be only one (a database), say --stop-first".into(),
         })
+    }
+
+    /// Whether its arguments, or the files that they name, give each generation its own of what there
+    /// can be one of.
+    fn is_apart(&self, profile: &Profile) -> bool {
+        let arguments = self.ctx.config.worker.command.iter().skip(1);
+        let arguments: Vec<String> = arguments.map(|word| word.to_string_lossy().into_owned()).collect();
+        let spec = self.ctx.launcher.specs.get(&self.generation);
+        let files = spec.map(|spec| spec.files()).unwrap_or_default().into_iter().skip(1);
+        let files: Vec<String> = files.filter_map(|(path, _)| text(&path)).collect();
+        profile.is_apart(&arguments, &files)
     }
 
     /// Its file gives it privileges that no_new_privs takes away.

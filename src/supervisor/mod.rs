@@ -19,6 +19,7 @@
 //! | `interrupts` | which INTs and QUITs are one act of the user |
 //! | `hangup` | whether a HUP says that our terminal has gone |
 //! | `rollback` | the files of the generation that was rolled back |
+//! | `repeats` | what the log has said already, and does not repeat |
 //! | `control` | the control socket: pending requests, history |
 //! | `service` | the service manager and the pid file |
 //! | `reexec` | whether a new binary of ours can take over |
@@ -56,6 +57,7 @@ mod pending;
 mod readiness;
 mod reap;
 mod reexec;
+mod repeats;
 mod replies;
 mod report;
 mod report_dispatch;

@@ -15,7 +15,7 @@ use crate::core::policy::Strength;
 use crate::core::{Shown, ShownStage};
 use crate::launch::exec_error::refused;
 use crate::listener::Listener;
-use crate::sys::bound::{Bound, bound_sockets};
+use crate::process::Process;
 use crate::sys::{child, process};
 use log::warn;
 use nix::sys::signal::Signal;
@@ -156,13 +156,7 @@ impl Readiness {
         }
         self.unused_in = Some(serving);
         let addresses: Vec<&str> = given.iter().map(|listener| listener.address()).collect();
-        let own =
-            tree.iter().flat_map(|&pid| bound_sockets(pid, &process.listening)).find_map(|(_, bound)| {
-                match bound {
-                    Bound::Tcp(address) => Some(format!(", but listens on {address}")),
-                    _ => None,
-                }
-            });
+        let own = elsewhere(id, ctx).map(|addresses| format!(", but listens on {addresses}"));
         warn!(
             generation = serving.0, pid = process.pid.as_raw();
             "{serving}: pid {} said that it is ready ({}){}, and was not seen to wait on {} in {}: connections there hang until it does ({OWN_SOCKET_CURE})",
@@ -176,8 +170,7 @@ impl Readiness {
         let Some(entry) = ctx.processes.get(id).filter(|_| ctx.config.policy.listeners) else { return };
         let Some(process) = &entry.process else { return };
         let (generation, all) = (entry.generation, &ctx.launcher.settings.listeners);
-        let given = process.listening.iter().copied();
-        let ours = all.iter().flat_map(Listener::inodes).chain(given).collect();
+        let ours = ours(process, ctx);
         let tree = ctx.processes.own_tree(id);
         let found = own_socket::find(&tree, all.of(generation.0), &ours, &process.waited);
         let Some((pid, address)) = found.first().map(|own| (own.pid, own.address())) else { return };
@@ -270,7 +263,11 @@ impl Readiness {
             }
             _ => {}
         }
-        let (Report::Unseen { worker: id, .. } | Report::NoAck(id, _)) = *report else { return };
+        let (Report::Unseen { worker: id, .. } | Report::NoAck(id, _) | Report::Ready(id, AckKind::Timer, _)) =
+            *report
+        else {
+            return;
+        };
         let shown = ctx.core.workers().find(|shown| shown.worker == id);
         if let Some(by) = shown.and_then(|shown| shown.halted) {
             let halted = format!("it {}", report::halt_text(id, by, &ctx.processes));
@@ -280,7 +277,9 @@ impl Readiness {
                 .into_iter()
                 .for_each(|entry| entry.unmet = Some(halted.clone()));
         }
-        if !ctx.config.policy.must_see_accepting() {
+        let policy = &ctx.config.policy;
+        let is_checked = policy.must_see_accepting() || policy.listeners && ctx.config.acks.accepting;
+        if !is_checked {
             return;
         }
         let Some(pid) = ctx.processes.process(id).map(|process| process.pid) else { return };
@@ -288,9 +287,11 @@ impl Readiness {
         let unseen = accepting::not_waited_on(pid, &wanted.iter().map(|&(_, inode)| inode).collect());
         let unseen = wanted.iter().filter(|(_, inode)| unseen.contains(inode));
         let names: Vec<&str> = unseen.map(|(listener, _)| listener.address()).collect();
-        let lacks = match names.is_empty() {
-            true => report::WAITS.into(),
-            false => format!("{} {}", report::UNSEEN, names.join(", ")),
+        let unseen = || format!("{} {}", report::UNSEEN, names.join(", "));
+        let lacks = match elsewhere(id, ctx) {
+            _ if names.is_empty() => report::WAITS.into(),
+            Some(addresses) => format!("{} (it listens on {addresses})", unseen()),
+            None => unseen(),
         };
         if let Some(entry) = ctx.processes.get_mut(id) {
             entry.unmet = Some(lacks);
@@ -312,6 +313,22 @@ fn take_paths_back(generation: Generation, ctx: &mut Context) {
             ctx.launcher.settings.listeners.take_back(&address, inode);
         }
     }
+}
+
+/// The TCP addresses on which a worker listens, and which are none of ours.
+fn elsewhere(id: WorkerId, ctx: &Context) -> Option<String> {
+    let entry = ctx.processes.get(id)?;
+    let ours = ours(entry.process.as_ref()?, ctx);
+    let listeners: Vec<&Listener> = ctx.launcher.settings.listeners.of(entry.generation.0).collect();
+    let found = own_socket::elsewhere(&ctx.processes.own_tree(id), listeners.into_iter(), &ours);
+    let addresses: Vec<String> = found.iter().map(ToString::to_string).collect();
+    (!addresses.is_empty()).then(|| addresses.join(", "))
+}
+
+/// The inodes of all sockets of ours that a worker may have.
+fn ours(process: &Process, ctx: &Context) -> BTreeSet<u64> {
+    let given = process.listening.iter().copied();
+    ctx.launcher.settings.listeners.iter().flat_map(Listener::inodes).chain(given).collect()
 }
 
 /// Starts the user's check of a worker that is not ready (`--ack exec:CMD`), unless one runs. One that

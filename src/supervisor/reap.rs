@@ -19,7 +19,7 @@ impl EventLoop {
     /// Reaps every child that has ended: several SIGCHLDs may be merged into one. The same way it
     /// is known that a child was halted, or continued.
     pub(super) fn reap(&mut self) {
-        for (pid, change) in process::changes() {
+        for (pid, change, name) in process::changes() {
             let exit = match change {
                 Change::Ended(exit) => exit,
                 change => {
@@ -37,7 +37,7 @@ impl EventLoop {
             let ctx = &mut self.ctx;
             match ctx.processes.owner(pid) {
                 Owner::Worker(worker) => {
-                    ctx.processes.reaped(worker, ctx.clock.now());
+                    ctx.processes.reaped(worker, name, ctx.clock.now());
                     if exit == process::Exit::Code(0) && ctx.is_wanted(worker) {
                         ctx.processes.claim_orphans(worker);
                     }

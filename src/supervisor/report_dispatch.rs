@@ -27,7 +27,9 @@ impl EventLoop {
         }
         self.readiness.on_report(report, ctx);
         hints::on_report(report, &self.workers, ctx);
-        report::log(report, &ctx.processes, &ctx.config, ctx.core.has_served());
+        if !self.repeats.has_told(report, ctx) {
+            report::log(report, &ctx.processes, &ctx.config, ctx.core.has_served());
+        }
         self.control.on_report(report, self.failure.is_some(), &self.workers, ctx);
         match *report {
             Report::Stopping => ctx.processes.stopping = true,

@@ -19,6 +19,7 @@ use super::listening::Listening;
 use super::orphans::Orphans;
 use super::readiness::Readiness;
 use super::reexec::Reexec;
+use super::repeats::Repeats;
 use super::report::event;
 use super::rollback::RolledBack;
 use super::saved_state::State;
@@ -318,6 +319,7 @@ fn assemble(parts: Parts) -> EventLoop {
         interrupts: Interrupts::default(),
         hangup: Hangup::new(),
         rolled_back: parts.rolled_back,
+        repeats: Repeats::default(),
         adoption: parts.adoption,
         service: parts.service,
         reexec: parts.reexec,

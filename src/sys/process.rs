@@ -100,10 +100,28 @@ pub fn reap() -> impl Iterator<Item = (Pid, Exit)> {
 }
 
 /// The same, with the children that were halted or continued: of each the last such change, if
-/// nobody has been told of it.
-pub fn changes() -> impl Iterator<Item = (Pid, Change)> {
+/// nobody has been told of it. The name is what a process that has ended was called then (comm of
+/// proc(5)), which tells a shell from the server that it has executed.
+pub fn changes() -> impl Iterator<Item = (Pid, Change, Option<String>)> {
     const ALL: c_int = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED;
-    iter::from_fn(|| wait_for(-1, ALL)).map(|(pid, status)| (pid, Change::from_status(status)))
+    iter::from_fn(|| {
+        let ended = ended();
+        let name = ended.and_then(|pid| proc::text(pid, "comm").ok()).map(|name| name.trim_end().to_owned());
+        let (pid, status) = wait_for(ended.map_or(-1, Pid::as_raw), ALL)?;
+        Some((pid, Change::from_status(status), name))
+    })
+}
+
+/// A child that has ended and waits to be reaped.
+fn ended() -> Option<Pid> {
+    // SAFETY: all zeros are a siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the siginfo_t lives through the call.
+    let done =
+        unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) };
+    // SAFETY: waitid(2) has set it, or left it 0.
+    let pid = unsafe { info.si_pid() };
+    (done == 0 && pid > 0).then(|| Pid::from_raw(pid))
 }
 
 /// Waits until the child `pid` has ended. None when it is not a child of ours.

@@ -29,7 +29,10 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
     match *report {
         // Logged by the one who started it, with the program.
         Report::Started(_) => {}
-        Report::Ready(id, kind, after) => ready(&of(id), kind, after, config),
+        Report::Ready(id, kind, after) => {
+            let unmet = processes.get(id).and_then(|entry| entry.unmet.as_deref());
+            ready(&of(id), kind, after, unmet, config);
+        }
         Report::Serving(generation) => info!(generation = generation.0; "{generation}: serving"),
         Report::UpgradeStarted { from, to } => {
             let old = if stop_first { "is to be stopped first" } else { "serves" };
@@ -291,7 +294,8 @@ pub fn last_line(
     }
 }
 
-fn ready(worker: &WorkerName, kind: AckKind, after: Duration, config: &Config) {
+/// `unmet`: what it has not done.
+fn ready(worker: &WorkerName, kind: AckKind, after: Duration, unmet: Option<&str>, config: &Config) {
     let (generation, pid) = (worker.generation, worker.pid);
     let line =
         format!("{generation}: ready after {} ({}), pid {pid}", duration_text(after), ack_kind::name(kind));
@@ -304,7 +308,11 @@ fn ready(worker: &WorkerName, kind: AckKind, after: Duration, config: &Config) {
             let unseen = match config.acks.accepting && config.follow.is_none() {
                 true => {
                     let doubt = profiles::listener_hint(&worker.command, &config.dialects);
-                    format!(" and was not seen to wait on a listener ({doubt})")
+                    let unseen = unmet.filter(|unmet| unmet.contains(UNSEEN));
+                    in_brackets(
+                        format!(": {}", unseen.unwrap_or("it was not seen to wait on a listener")),
+                        &doubt,
+                    )
                 }
                 false => String::new(),
             };
@@ -319,16 +327,16 @@ fn gone(worker: &WorkerName, exit: Exit, age: Duration, stop_sent: bool, left: O
     let (generation, pid) = (worker.generation.0, worker.pid);
     let left = match left {
         Some(true) => {
-            let exec = profiles::exec_hint(&worker.command);
+            let exec = profiles::exec_hint(&worker.command, &worker.ended_as);
             format!("; it left processes behind, which finish what they have{exec}")
         }
         // This is probably a server that went into the background.
         Some(false) if exit == Exit::Code(0) && !stop_sent => {
-            let how = profiles::foreground_hint(&worker.command);
+            let how = profiles::foreground_hint(&worker.command, &worker.ended_as);
             format!("; it left processes behind: if it daemonises, run it in the foreground{how}")
         }
         Some(false) => {
-            let exec = profiles::exec_hint(&worker.command);
+            let exec = profiles::exec_hint(&worker.command, &worker.ended_as);
             format!("; it left processes behind, they are asked to stop{exec}")
         }
         None => String::new(),

@@ -22,6 +22,8 @@ pub(super) struct WorkerName {
     pub(super) generation: Generation,
     pub(super) pid: i32,
     pub(super) command: String,
+    /// What its process was called when it ended.
+    pub(super) ended_as: String,
     pub(super) refused: String,
     /// How often it was refused for that, one after another.
     pub(super) refusals: u32,
@@ -36,11 +38,13 @@ impl std::fmt::Display for WorkerName {
 impl WorkerName {
     pub(super) fn new(id: WorkerId, processes: &ProcessTable) -> WorkerName {
         let entry = processes.get(id);
-        let pid = entry.and_then(|entry| entry.process.as_ref()).map_or(0, |process| process.pid.as_raw());
+        let process = entry.and_then(|entry| entry.process.as_ref());
+        let pid = process.map_or(0, |process| process.pid.as_raw());
         WorkerName {
             generation: entry.map_or(Generation(0), |entry| entry.generation),
             pid,
             command: processes.command().to_string(),
+            ended_as: process.and_then(|process| process.ended_as.clone()).unwrap_or_default(),
             refused: processes.start_error(id).to_string(),
             refusals: entry.map_or(0, |entry| entry.refusals),
         }
