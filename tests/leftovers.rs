@@ -159,12 +159,29 @@ try: print("left", os.waitpid(-1, os.WNOHANG)[0])
 except ChildProcessError: print("nothing left")
 "#;
     let scene = Scene::new();
-    let script = "for i in $(seq 40); do tail -f /dev/null & done; echo >&$READY_FD; exec tail -f /dev/null";
-    let mut command = scene.mark(std::process::Command::new("python3"));
-    command.args(["-c", ADOPTER]).arg(common::binary());
-    command.args(common::quick(&["--"])).args(["sh", "-c", script]);
-    let output = command.stdout(std::process::Stdio::piped()).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "status 0\nnothing left\n");
+    // Some are still to end when the others have ended.
+    const WORKER: &str = r#"
+import os, signal, time
+seen, tell = os.pipe()
+for i in range(12):
+    if os.fork() == 0:
+        def end(*a):
+            time.sleep(0.002 * i)
+            os._exit(0)
+        signal.signal(signal.SIGTERM, end)
+        os.write(tell, b"x")
+        while True: signal.pause()
+for i in range(12): os.read(seen, 1)
+os.write(int(os.environ["READY_FD"]), b"\n")
+while True: signal.pause()
+"#;
+    for _ in 0..3 {
+        let mut command = scene.mark(std::process::Command::new("python3"));
+        command.args(["-c", ADOPTER]).arg(common::binary());
+        command.args(common::quick(&["--"])).args(["python3", "-c", WORKER]);
+        let output = command.stdout(std::process::Stdio::piped()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "status 0\nnothing left\n");
+    }
 }
 
 #[test]
