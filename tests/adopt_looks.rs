@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Scene, Signal, WATCHDOG, Wrapper, host, pid_in, says, who};
+use common::{Scene, Signal, WATCHDOG, Wrapper, host, pid_in, says, until, who};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use std::fs;
@@ -70,6 +70,8 @@ fn a_server_that_looks_whether_its_port_is_free_comes_back_after_a_crash() {
         let mut first = pid_in(&who(&case.address));
         for crash in 1..3 {
             kill(Pid::from_raw(first), Signal::SIGSTOP).expect("it is ours");
+            let stat = || fs::read_to_string(format!("/proc/{first}/stat")).expect("it lives");
+            until("it accepts no more", || stat().contains(") T "));
             let mut clients: Vec<TcpStream> =
                 (0..5).map(|_| TcpStream::connect(&case.address).expect("it listens")).collect();
             kill(Pid::from_raw(first), Signal::SIGKILL).expect("it is ours");
@@ -111,6 +113,8 @@ fn a_server_that_looks_whether_its_port_is_free_takes_the_socket_of_b() {
         let wrapper = case.ready(&["--adopt=share", "-b", &case.address]);
         let first = pid_in(&who(&case.address));
         case.upgrade();
+        // Both accept from it until the old one has ended, which loses what it has accepted.
+        wrapper.log.wait(&says::exited(1, 0));
         assert_ne!(pid_in(&who(&case.address)), first, "{how}");
         wrapper.stop();
     }
