@@ -2,7 +2,7 @@
 //! and bound it anew, and nobody accepts from ours.
 //!
 //! Contract: while such a socket serves, the path leads to it, also after a replacement has
-//! taken the path and was refused. So its file has a [`hard_link`](super::hard_link) as ours has.
+//! taken the path and was refused. So its file has a [`hard_link`] as ours has.
 //! The path leads to ours again once that worker is asked to stop, or its socket is dead.
 
 use super::Listeners;
