@@ -243,7 +243,7 @@ fn the_timer_says_what_may_be_wrong_with_the_listeners() {
     let nginx = [&bound[..], &["--export", "nginx"]].concat();
     let exactly = "(does it listen on exactly the addresses of -b? does it use the sockets that it is given? see --export, or --adopt if it binds its own)";
     let (line, warned) = said_of("nginx", &bound);
-    assert!(line.ends_with("wait on a listener (nginx takes its sockets by --export nginx)"), "{line}");
+    assert!(line.ends_with(" (nginx takes its sockets by --export nginx)"), "{line}");
     assert!(warned, "its stop signal is named");
     let (line, warned) = said_of("nginx", &nginx);
     assert!(line.ends_with(exactly) && !warned, "{line}");
