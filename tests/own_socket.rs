@@ -335,21 +335,23 @@ fn a_worker_that_listens_elsewhere_as_well_replaces() {
     wrapper.stop();
 }
 
-/// It says that it is ready, and waits on no socket of ours: its word does not count where the one
-/// before it waits there.
+/// It says that it is ready, listens at another port and waits on no socket of ours: its word does not
+/// count where the one before it waits there.
 #[test]
 fn a_worker_that_listens_elsewhere_instead_is_refused() {
-    for how in ["elsewhere", "nothing"] {
-        let scene = scene("handed");
-        fs::write(scene.path("mode.2"), how).unwrap();
-        let wrapper = start(&scene, &["-b", "unix:run/s", "--ack", "notify", "--ack-timeout", "3s"]);
-        wrapper.signal(Signal::SIGHUP);
-        let line = wrapper.log.wait(&says::failed(2));
-        assert!(line.contains("was not seen to wait on") && line.contains("run/s"), "{line}");
-        wrapper.log.wait("generation 2: pid * (age ");
-        assert!(is_first(answer(UnixStream::connect(scene.path("run/s")))));
-        wrapper.stop();
-    }
+    let scene = scene("handed");
+    fs::write(scene.path("mode.2"), "elsewhere").unwrap();
+    fs::write(scene.path("mode.3"), "elsewhere handed").unwrap();
+    let wrapper = start(&scene, &["-b", "unix:run/s", "--ack", "notify", "--ack-timeout", "3s"]);
+    wrapper.signal(Signal::SIGHUP);
+    let line = wrapper.log.wait(&says::failed(2));
+    assert!(line.contains("was not seen to wait on") && line.contains("run/s"), "{line}");
+    wrapper.log.wait("generation 2: pid * (age ");
+    assert!(is_first(answer(UnixStream::connect(scene.path("run/s")))));
+    // One that listens there as well is believed once it waits on ours.
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("generation 3: serves after ");
+    wrapper.stop();
 }
 
 #[test]

@@ -75,6 +75,9 @@ pub enum Event {
     /// The worker listens with a socket of its own on an address of ours, and does not wait on
     /// ours: connections that come to ours are never accepted.
     OwnSocket(WorkerId),
+    /// The worker listens by itself at an address that is none of ours: its word alone is not
+    /// enough any more.
+    ListensElsewhere(WorkerId),
     /// Nothing happened, but [`deadline`](super::Supervisor::deadline) has come.
     Tick,
 }

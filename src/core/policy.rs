@@ -278,8 +278,9 @@ impl Policy {
         })
     }
 
-    /// Whether a worker must be seen waiting for connections if the worker that it replaces
-    /// was: its word alone is not enough.
+    /// Whether it matters that a worker is seen waiting for connections if the worker that it
+    /// replaces was. With `auto` its word alone is never enough; where the user names the ack, it is
+    /// not if the worker listens elsewhere.
     pub fn must_see_accepting(&self) -> bool {
         self.listeners && self.readiness.believes_workers()
     }

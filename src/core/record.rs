@@ -74,6 +74,7 @@ impl Supervisor {
                 }
             }
             Event::OwnSocket(worker) => self.has_own_socket(worker),
+            Event::ListensElsewhere(worker) => self.listens_elsewhere(worker),
             Event::Tick => {}
         }
     }
@@ -90,6 +91,16 @@ impl Supervisor {
             && let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| !upgrade.is_rollback)
         {
             upgrade.fail(Failure::OwnSocket(id));
+        }
+    }
+
+    /// It may have mistaken its address: where the worker that it replaces waits on our listeners, it
+    /// has to be seen doing so too.
+    fn listens_elsewhere(&mut self, id: WorkerId) {
+        let sees = self.policy.must_see_accepting();
+        let Some(worker) = self.workers.get_mut(&id).filter(|_| sees) else { return };
+        if matches!(worker.stage, Stage::Starting { .. }) {
+            worker.must_accept |= self.accepting_slots.contains(&worker.slot);
         }
     }
 

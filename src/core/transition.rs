@@ -33,7 +33,8 @@ impl Supervisor {
         worker.predecessor_startup_time = self.startup_time.1;
         let state = self.slot_state(slot);
         worker.is_restart = state.generation == generation && state.crashes > 0;
-        worker.must_accept = self.policy.must_see_accepting() && self.accepting_slots.contains(&slot);
+        let sees = self.policy.readiness.auto && self.policy.must_see_accepting();
+        worker.must_accept = sees && self.accepting_slots.contains(&slot);
         self.workers.insert(id, worker);
         self.kept_generations.insert(generation);
         self.actions.push(Action::Spawn { worker: id, generation, slot, source });

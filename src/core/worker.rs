@@ -357,8 +357,8 @@ impl Worker {
     pub fn start(&mut self, policy: &Policy, now: Time) {
         self.since = now;
         let least = if policy.ack_timeout_grows { self.predecessor_startup_time * 2 } else { Duration::ZERO };
-        let auto = policy.readiness.auto && self.known_strength < Strength::Said;
-        let seen = policy.must_see_accepting() && (self.must_accept || auto);
+        let sees = policy.readiness.auto && policy.must_see_accepting();
+        let seen = sees && (self.must_accept || self.known_strength < Strength::Said);
         self.report_unseen_at = seen.then_some(now + UNSEEN_AFTER);
         self.stage = Stage::Starting {
             ack_by: policy.ack_timeout.map(|timeout| now + timeout.max(least)),

@@ -14,7 +14,7 @@ use super::inputs::{Input, Threads};
 use super::interrupts::Interrupts;
 use super::listening::Listening;
 use super::orphans::Orphans;
-use super::readiness::{Readiness, end_check};
+use super::readiness::{Readiness, end_check, find_elsewhere};
 use super::reexec::Reexec;
 use super::repeats::Repeats;
 use super::report;
@@ -120,6 +120,7 @@ impl EventLoop {
             Some(Input::WorkerMessage(id, message)) => {
                 if matches!(message, WorkerMessage::Ready(_)) {
                     self.readiness.find_own_socket(id, &mut self.ctx);
+                    find_elsewhere(id, &mut self.ctx);
                 }
                 let message = self.workers.on_message(id, message, &mut self.ctx);
                 self.service.pass_on(message);

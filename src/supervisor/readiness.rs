@@ -315,6 +315,15 @@ fn take_paths_back(generation: Generation, ctx: &mut Context) {
     }
 }
 
+/// A worker has said that it is ready: checks whether it listens at another address than ours, where
+/// its word would be enough.
+pub(super) fn find_elsewhere(id: WorkerId, ctx: &mut Context) {
+    let policy = &ctx.config.policy;
+    if policy.must_see_accepting() && !policy.readiness.auto && elsewhere(id, ctx).is_some() {
+        ctx.queue(Event::ListensElsewhere(id));
+    }
+}
+
 /// The TCP addresses on which a worker listens, and which are none of ours.
 fn elsewhere(id: WorkerId, ctx: &Context) -> Option<String> {
     let entry = ctx.processes.get(id)?;

@@ -150,16 +150,21 @@ fn an_ack_without_waiting_fails_the_upgrade() {
 }
 
 #[test]
-fn the_word_of_a_worker_is_not_enough_where_the_user_names_it_either() {
-    let readiness = Readiness { auto: false, kinds: vec![AckKind::Notify], ..policy().readiness };
-    let mut case = Case::new(Policy { readiness, ..policy() });
-    case.ack(1);
-    case.waits = true;
-    case.request(Request::Upgrade);
-    case.ack(2);
-    assert!(!case.ready(2), "its predecessor waits");
-    case.seen(2);
-    assert!(case.ready(2));
+fn the_word_that_the_user_names_is_not_enough_of_a_worker_that_listens_elsewhere() {
+    for elsewhere in [false, true] {
+        let readiness = Readiness { auto: false, kinds: vec![AckKind::Notify], ..policy().readiness };
+        let mut case = Case::new(Policy { readiness, ..policy() });
+        case.ack(1);
+        case.waits = true;
+        case.request(Request::Upgrade);
+        if elsewhere {
+            case.deliver(Event::ListensElsewhere(WorkerId(2)));
+        }
+        case.ack(2);
+        assert_eq!(case.ready(2), !elsewhere, "its predecessor waits on our listener");
+        case.seen(2);
+        assert!(case.ready(2));
+    }
 }
 
 #[test]
@@ -170,6 +175,7 @@ fn a_check_of_the_user_counts_by_itself() {
     case.ack(1);
     case.waits = true;
     case.request(Request::Upgrade);
+    case.deliver(Event::ListensElsewhere(WorkerId(2)));
     case.deliver(Event::Ack(WorkerId(2), AckKind::Exec));
     assert!(case.ready(2));
 }

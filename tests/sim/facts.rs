@@ -108,6 +108,7 @@ impl Model {
             Event::Waits(slot) => self.waits(slot),
             Event::CheckedWaiting => self.waiting_checked(),
             Event::OwnSocket(id) => self.own_socket(id),
+            Event::ListensElsewhere(id) => self.listens_elsewhere(id),
             Event::Halted(id, by) => self.halted(id, by),
             Event::Continued(id) => return self.continued(id),
             Event::CheckedAlive | Event::Tick => {}

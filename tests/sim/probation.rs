@@ -92,7 +92,19 @@ impl Model {
     /// Sets what a new worker has to fulfil to be ready.
     pub fn set_requirements(&self, record: &mut WorkerRecord) {
         record.predecessor_startup_time = self.startup_time.1;
-        record.must_accept = self.must_see_accepting() && self.accepting_slots.contains(&record.slot);
+        let sees = self.policy.readiness.auto && self.must_see_accepting();
+        record.must_accept = sees && self.accepting_slots.contains(&record.slot);
+    }
+
+    /// From now on the word of this worker is not enough, if those that serve were seen waiting.
+    pub fn listens_elsewhere(&mut self, id: WorkerId) {
+        let sees = self.must_see_accepting();
+        let starts = |record: &&mut WorkerRecord| {
+            sees && record.runs() && record.stage == ShownStage::Starting && record.ready.is_none()
+        };
+        if let Some(record) = self.workers.get_mut(&id).filter(starts) {
+            record.must_accept |= self.accepting_slots.contains(&record.slot);
+        }
     }
 
     /// Whether a replacement that does not say that it is ready has lived for as long as those
@@ -112,14 +124,14 @@ impl Model {
     }
 
     pub fn unseen(&mut self, id: WorkerId, after: Duration, timer: Option<Duration>) -> Verdict {
-        let (must_see, now) = (self.must_see_accepting(), self.now);
-        let auto = self.policy.readiness.auto;
+        let must_see = self.policy.readiness.auto && self.must_see_accepting();
+        let now = self.now;
         let known_timer = self.workers.get(&id).and_then(|record| self.timer_length(record));
         let record = self.workers.get_mut(&id).filter(|record| record.stage == ShownStage::Starting);
         let record = record.ok_or(format!("{id:?} is reported and does not start"))?;
         let started = record.started.ok_or("it does not run")?;
         ensure!(started + after == now && after >= UNSEEN, "{id:?} is reported after {after:?}");
-        let has_to = record.must_accept || auto && record.known < Strength::Said;
+        let has_to = record.must_accept || record.known < Strength::Said;
         ensure!(must_see && has_to && !record.listens, "{id:?} is reported, and need not wait");
         ensure!(timer == known_timer, "{id:?} is said to be ready after {timer:?}, not {known_timer:?}");
         ensure!(!std::mem::replace(&mut record.unseen, true), "{id:?} is reported twice");
@@ -138,10 +150,9 @@ impl Model {
 
     /// Checks that a worker that has to be seen waiting and was not is reported in time.
     pub fn check_unseen(&self, record: &WorkerRecord, waits: impl Fn(Time) -> bool) -> Verdict {
-        let has_to = record.must_accept || self.policy.readiness.auto && record.known < Strength::Said;
-        if let Some(started) =
-            record.started.filter(|_| self.must_see_accepting() && has_to && record.predecessor.is_none())
-        {
+        let has_to = record.must_accept || record.known < Strength::Said;
+        let must_see = self.policy.readiness.auto && self.must_see_accepting();
+        if let Some(started) = record.started.filter(|_| must_see && has_to && record.predecessor.is_none()) {
             let halted = record.halt.is_some();
             let reported = record.unseen || record.listens || halted || waits(started + UNSEEN);
             ensure!(reported, "{:?} was not reported as unseen", record.id);
@@ -152,9 +163,11 @@ impl Model {
     /// A batch has been committed.
     pub fn begin_probation(&mut self, from: Generation, to: Generation) {
         let Some(length) = self.policy.probation else { return };
+        // The old one may end in this very step.
+        let lasts = |old: &Probation| old.down.is_some() || self.now < old.until;
         let before = match &self.probation {
             Some(probation) if probation.generation == to => return,
-            Some(probation) if probation.crashes > 0 => probation.before,
+            Some(probation) if probation.crashes > 0 && lasts(probation) => probation.before,
             _ => from,
         };
         let (since, until) = (self.now, self.now + length);

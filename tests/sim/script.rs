@@ -38,6 +38,8 @@ pub enum Act {
     HandOver,
     /// It listens with a socket of its own on an address of ours.
     OwnSocket,
+    /// It listens by itself at an address that is none of ours.
+    ListenElsewhere,
     /// A signal halts it.
     Halt,
     /// It is continued.
@@ -172,6 +174,9 @@ fn acts(rng: &mut Rng, policy: &Policy) -> Vec<(Duration, Act)> {
     }
     if policy.listeners && rng.chance(15) {
         acts.push((rng.moment(), Act::OwnSocket));
+    }
+    if policy.listeners && rng.chance(15) {
+        acts.push((rng.ms(&[0, 20, 200]), Act::ListenElsewhere));
     }
     if rng.chance(45) {
         let at = rng.moment() * rng.pick(&[1, 1, 1, 3]);

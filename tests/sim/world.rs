@@ -275,6 +275,7 @@ impl<'a> World<'a> {
             Act::Ack(kind) => Event::Ack(worker, kind),
             Act::Extend(by) => Event::Extend(worker, by),
             Act::OwnSocket => Event::OwnSocket(worker),
+            Act::ListenElsewhere => Event::ListensElsewhere(worker),
             Act::Heartbeat => {
                 self.schedule_heartbeat(worker);
                 Event::Heartbeat(worker)
