@@ -16,16 +16,13 @@ use super::key::{Key, Transport, parse};
 use super::{Adopt, drain};
 use crate::core::event::{Time, WorkerId};
 use crate::sys::seccomp::{self, Answer, Call};
-use crate::sys::{held, proc_tcp, tcp_diag};
+use crate::sys::{held, tcp_diag};
 use nix::errno::Errno;
 use socket2::{SockRef, Type};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
-
-/// The states of a connection that a worker has open or begins (tcp_states.h).
-const OPEN: u32 = 1 << 1 | 1 << 2;
 
 impl Adopt {
     /// Whether connect(2) of the workers that are started from now on is to be received.
@@ -43,12 +40,10 @@ impl Adopt {
         }
         let before = drain::cpu_time();
         let sockets = held::tree_sockets(worker.root, &BTreeSet::new()).unwrap_or_default();
-        let mut found = None;
-        let _ = proc_tcp::for_each(OPEN, |row| {
-            if sockets.contains(&row.inode) {
-                found = found.take().or_else(|| held.iter().find(|key| leads_to(row.remote, key)).cloned());
-            }
-        });
+        let ports: BTreeSet<u16> = held.iter().map(|key| key.address.port()).collect();
+        let open = tcp_diag::connections_to(&ports).unwrap_or_default();
+        let mut own = open.into_iter().filter(|(_, inode)| sockets.contains(inode));
+        let found = own.find_map(|(to, _)| held.iter().find(|key| leads_to(to, key)).cloned());
         self.looks.has_read_all(drain::cpu_time().saturating_sub(before), now);
         found.is_some_and(|key| self.has_found_taken(id, key))
     }

@@ -27,6 +27,15 @@ pub struct Shown {
 impl Adopt {
     /// Why the worker does not listen at every address that it has to, for people.
     pub fn unmet(&self, id: WorkerId) -> Option<String> {
+        self.unmet_besides(id, |_| Vec::new())
+    }
+
+    /// The same, with listeners that it has made by calls that we do not see.
+    pub fn unmet_with_unseen(&self, id: WorkerId) -> Option<String> {
+        self.unmet_besides(id, unseen_listeners)
+    }
+
+    fn unmet_besides(&self, id: WorkerId, unseen: impl Fn(Pid) -> Vec<String>) -> Option<String> {
         let worker = self.workers.get(&id)?;
         let missing = list(self.wanted.difference(&worker.listens));
         let seen = worker.listens.iter().map(ToString::to_string);
@@ -35,7 +44,7 @@ impl Adopt {
         let elsewhere = worker.elsewhere.iter().cloned().chain(unix);
         let mut listens: Vec<String> = seen.chain(left_out).chain(elsewhere).collect();
         if listens.is_empty() {
-            listens = unseen_listeners(worker.root);
+            listens = unseen(worker.root);
         }
         let listens = listens.join(", ");
         Some(match (listens.is_empty(), missing.is_empty()) {
@@ -124,10 +133,9 @@ fn list<'a>(keys: impl Iterator<Item = &'a Key>) -> String {
 
 /// The TCP addresses at which processes of the worker listen by calls that we do not see.
 fn unseen_listeners(root: Pid) -> Vec<String> {
-    const LISTEN: u32 = 1 << 10;
     let held = held::tree_sockets(root, &BTreeSet::new()).unwrap_or_default();
     let mut found = Vec::new();
-    let _ = proc_tcp::for_each(LISTEN, |row| {
+    let _ = proc_tcp::for_each(proc_tcp::LISTEN, |row| {
         if held.contains(&row.inode) {
             found.push(format!("{} (by a call that is not seen: io_uring, or a 32-bit program)", row.local));
         }

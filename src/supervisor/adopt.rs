@@ -219,7 +219,7 @@ impl Adoption {
                 adopt.ready(id, alone || own);
             }
             Report::NoAck(id, _) => {
-                let lacks = adopt.unmet(id);
+                let lacks = adopt.unmet_with_unseen(id);
                 adopt.give_up_stranded(id, None);
                 if let Some(entry) = ctx.processes.get_mut(id) {
                     entry.unmet = lacks;

@@ -5,7 +5,7 @@
 
 use super::diag::inet::{CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, INODE, LOCAL_PORT, REQUEST};
 use super::diag::{self, Query};
-use super::proc_tcp::{self, Row};
+use super::proc_tcp::{self, LISTEN, Row};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -28,8 +28,8 @@ const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 
 /// States, as bits (tcp_states.h).
+const SYN_SENT: u32 = 1 << 2;
 const SYN_RECV: u32 = 1 << 3;
-const LISTEN: u32 = 1 << 10;
 const NEW_SYN_RECV: u32 = 1 << 12;
 
 /// The two addresses of a connection.
@@ -146,6 +146,18 @@ pub fn closed_in_queue(ports: &BTreeSet<u16>) -> nix::Result<Vec<(SocketAddr, Du
     Ok(found)
 }
 
+/// Connections that are open, or begin, to `ports`: the address that each leads to, and its inode.
+///
+/// # Errors
+/// The kernel's, where sock_diag(7) cannot be asked.
+pub fn connections_to(ports: &BTreeSet<u16>) -> nix::Result<Vec<(SocketAddr, u64)>> {
+    let mut found = Vec::new();
+    for_each_at(Side::Remote, ESTABLISHED | SYN_SENT, 0, ports, |message| {
+        found.extend(remote(message).zip(diag::read_u32(message, INODE).map(u64::from)));
+    })?;
+    Ok(found)
+}
+
 /// Every listening socket at `port`, of one family, AF_INET or AF_INET6.
 ///
 /// # Errors
@@ -155,7 +167,7 @@ pub fn listen_sockets(family: i32, port: u16) -> nix::Result<Vec<ListenSocket>> 
     let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
     body.extend(LISTEN.to_ne_bytes());
     body.resize(REQUEST, 0);
-    let asked = diag::send_query(Query::Dump, &with_port_filter(body, &[port]), |message| {
+    let asked = diag::send_query(Query::Dump, &with_port_filter(body, Side::Local, &[port]), |message| {
         let listening = || {
             Some(ListenSocket {
                 inode: diag::read_u32(message, INODE)?.into(),
@@ -200,8 +212,26 @@ pub fn can_ask() -> nix::Result<()> {
     for_each_socket(LISTEN, 0, &BTreeSet::from([1]), |_| {})
 }
 
-/// Queries the sockets of both families, and passes each message to `each`.
+/// Of which end of a connection a port is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Local,
+    Remote,
+}
+
+/// Queries the sockets of both families at these ports, and passes each message to `each`.
 fn for_each_socket(
+    states: u32,
+    extra: u8,
+    ports: &BTreeSet<u16>,
+    each: impl FnMut(&[u8]),
+) -> nix::Result<()> {
+    for_each_at(Side::Local, states, extra, ports, each)
+}
+
+/// The same, where the ports are those of this side.
+fn for_each_at(
+    side: Side,
     states: u32,
     extra: u8,
     ports: &BTreeSet<u16>,
@@ -215,26 +245,29 @@ fn for_each_socket(
         body.resize(OLD_REQUEST_STATES, 0);
         body.extend(states.to_ne_bytes());
         body.resize(OLD_REQUEST, 0);
-        diag::send_query(Query::TcpDump, &with_port_filter(body, ports), &mut each)?;
+        diag::send_query(Query::TcpDump, &with_port_filter(body, side, ports), &mut each)?;
     }
     Ok(())
 }
 
-fn with_port_filter(mut body: Vec<u8>, ports: &[u16]) -> Vec<u8> {
-    let filter = port_filter(ports);
+fn with_port_filter(mut body: Vec<u8>, side: Side, ports: &[u16]) -> Vec<u8> {
+    let filter = port_filter(side, ports);
     body.extend((4 + filter.len() as u16).to_ne_bytes());
     body.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
     body.extend(filter);
     body
 }
 
-/// The bytecode that makes the kernel leave out other local ports (struct inet_diag_bc_op): for
+/// The bytecode that makes the kernel leave out other ports of this side (struct inet_diag_bc_op): for
 /// each port the comparisons >= and <=, and a jump to the end. A socket for which the program ends
 /// there is accepted; a jump beyond the end rejects it.
-fn port_filter(ports: &[u16]) -> Vec<u8> {
+fn port_filter(side: Side, ports: &[u16]) -> Vec<u8> {
     const JMP: u8 = 1;
-    const S_GE: u8 = 2;
-    const S_LE: u8 = 3;
+    // INET_DIAG_BC_S_GE and the next, INET_DIAG_BC_D_GE and the next.
+    let (at_least, at_most) = match side {
+        Side::Local => (2, 3),
+        Side::Remote => (4, 5),
+    };
     /// The code of one port: two comparisons, each with its operand in a second word, and the jump.
     const STEP: u16 = 20;
     let mut program = Vec::with_capacity(ports.len() * usize::from(STEP));
@@ -247,9 +280,9 @@ fn port_filter(ports: &[u16]) -> Vec<u8> {
         let last = left == STEP;
         // A mismatch of the last port jumps beyond the end.
         let past_end = if last { 4 } else { 0 };
-        word(S_GE, 8, STEP + past_end);
+        word(at_least, 8, STEP + past_end);
         word(0, 0, port);
-        word(S_LE, 8, STEP - 8 + past_end);
+        word(at_most, 8, STEP - 8 + past_end);
         word(0, 0, port);
         word(JMP, 4, left - (STEP - 4));
         left -= STEP;
