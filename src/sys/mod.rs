@@ -21,6 +21,7 @@ pub(crate) mod memory;
 pub mod notify;
 pub(crate) mod peer;
 pub mod pidfd;
+mod port_filter;
 pub(crate) mod probe;
 pub mod proc;
 pub(crate) mod proc_fd;

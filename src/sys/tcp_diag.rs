@@ -5,6 +5,7 @@
 
 use super::diag::inet::{CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, INODE, LOCAL_PORT, REQUEST};
 use super::diag::{self, Query};
+use super::port_filter::{Side, with_filter};
 use super::proc_tcp::{self, LISTEN, Row};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -23,7 +24,6 @@ const WQUEUE: usize = 60;
 const ATTRIBUTES: usize = 72;
 
 /// Attributes of requests and replies (linux/inet_diag.h).
-const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 
@@ -167,7 +167,7 @@ pub fn listen_sockets(family: i32, port: u16) -> nix::Result<Vec<ListenSocket>> 
     let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
     body.extend(LISTEN.to_ne_bytes());
     body.resize(REQUEST, 0);
-    let asked = diag::send_query(Query::Dump, &with_port_filter(body, Side::Local, &[port]), |message| {
+    let asked = diag::send_query(Query::Dump, &with_filter(body, Side::Local, &[port]), |message| {
         let listening = || {
             Some(ListenSocket {
                 inode: diag::read_u32(message, INODE)?.into(),
@@ -212,13 +212,6 @@ pub fn can_ask() -> nix::Result<()> {
     for_each_socket(LISTEN, 0, &BTreeSet::from([1]), |_| {})
 }
 
-/// Of which end of a connection a port is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Local,
-    Remote,
-}
-
 /// Queries the sockets of both families at these ports, and passes each message to `each`.
 fn for_each_socket(
     states: u32,
@@ -245,49 +238,9 @@ fn for_each_at(
         body.resize(OLD_REQUEST_STATES, 0);
         body.extend(states.to_ne_bytes());
         body.resize(OLD_REQUEST, 0);
-        diag::send_query(Query::TcpDump, &with_port_filter(body, side, ports), &mut each)?;
+        diag::send_query(Query::TcpDump, &with_filter(body, side, ports), &mut each)?;
     }
     Ok(())
-}
-
-fn with_port_filter(mut body: Vec<u8>, side: Side, ports: &[u16]) -> Vec<u8> {
-    let filter = port_filter(side, ports);
-    body.extend((4 + filter.len() as u16).to_ne_bytes());
-    body.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
-    body.extend(filter);
-    body
-}
-
-/// The bytecode that makes the kernel leave out other ports of this side (struct inet_diag_bc_op): for
-/// each port the comparisons >= and <=, and a jump to the end. A socket for which the program ends
-/// there is accepted; a jump beyond the end rejects it.
-fn port_filter(side: Side, ports: &[u16]) -> Vec<u8> {
-    const JMP: u8 = 1;
-    // INET_DIAG_BC_S_GE and the next, INET_DIAG_BC_D_GE and the next.
-    let (at_least, at_most) = match side {
-        Side::Local => (2, 3),
-        Side::Remote => (4, 5),
-    };
-    /// The code of one port: two comparisons, each with its operand in a second word, and the jump.
-    const STEP: u16 = 20;
-    let mut program = Vec::with_capacity(ports.len() * usize::from(STEP));
-    let mut word = |code: u8, yes: u8, no: u16| {
-        program.extend([code, yes]);
-        program.extend(no.to_ne_bytes());
-    };
-    let mut left = ports.len() as u16 * STEP;
-    for &port in ports {
-        let last = left == STEP;
-        // A mismatch of the last port jumps beyond the end.
-        let past_end = if last { 4 } else { 0 };
-        word(at_least, 8, STEP + past_end);
-        word(0, 0, port);
-        word(at_most, 8, STEP - 8 + past_end);
-        word(0, 0, port);
-        word(JMP, 4, left - (STEP - 4));
-        left -= STEP;
-    }
-    program
 }
 
 fn read_connection(message: &[u8]) -> Option<Connection> {
