@@ -16,13 +16,18 @@ use std::net::SocketAddr;
 #[derive(Debug)]
 pub struct OwnSocket<'a> {
     pub pid: Pid,
-    pub inode: u64,
-    pub listener: &'a Listener,
+    inode: u64,
+    listener: &'a Listener,
     bound: Bound,
 }
 
 impl OwnSocket<'_> {
-    /// Where it listens: at a port, that may be another address than ours.
+    /// Its inode, and the address of our listener.
+    pub fn at(&self) -> (u64, String) {
+        (self.inode, self.listener.address().to_owned())
+    }
+
+    /// Where it listens: at a port that may be another address than ours.
     pub fn address(&self) -> String {
         match &self.bound {
             Bound::Tcp(address) | Bound::Udp(address) => address.to_string(),

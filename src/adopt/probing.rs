@@ -40,10 +40,9 @@ impl Adopt {
         }
         let before = drain::cpu_time();
         let sockets = held::tree_sockets(worker.root, &BTreeSet::new()).unwrap_or_default();
-        let ports: BTreeSet<u16> = held.iter().map(|key| key.address.port()).collect();
-        let open = tcp_diag::connections_to(&ports).unwrap_or_default();
+        let open = tcp_diag::connections_to(&ports(&held)).unwrap_or_default();
         let mut own = open.into_iter().filter(|(_, inode)| sockets.contains(inode));
-        let found = own.find_map(|(to, _)| held.iter().find(|key| leads_to(to, key)).cloned());
+        let found = own.find_map(|(to, _)| reached(to, &held));
         self.looks.has_read_all(drain::cpu_time().saturating_sub(before), now);
         found.is_some_and(|key| self.has_found_taken(id, key))
     }
@@ -61,14 +60,11 @@ impl Adopt {
     pub fn take_looker(&mut self, id: WorkerId, age: Duration) -> Option<Key> {
         if !self.looks_first {
             let held = self.held_for(id);
-            let ports: BTreeSet<u16> = held.iter().map(|key| key.address.port()).collect();
-            let closed = match held.is_empty() {
-                true => Vec::new(),
-                false => tcp_diag::closed_in_queue(&ports).unwrap_or_default(),
-            };
-            let ours = closed.into_iter().filter(|(_, since)| *since <= age);
-            let key = ours.into_iter().find_map(|(to, _)| held.iter().find(|key| leads_to(to, key)).cloned());
-            key.into_iter().for_each(|key| _ = self.has_found_taken(id, key));
+            let closed = tcp_diag::closed_in_queue(&ports(&held)).unwrap_or_default();
+            let mut ours = closed.into_iter().filter(|(_, since)| *since <= age);
+            if let Some(key) = ours.find_map(|(to, _)| reached(to, &held)) {
+                self.has_found_taken(id, key);
+            }
         }
         let key = self.workers.get_mut(&id)?.found_taken.take()?;
         self.remove_sockets(id);
@@ -123,6 +119,15 @@ impl Adopt {
             false => Answer::Continue,
         }
     }
+}
+
+fn ports(keys: &[Key]) -> BTreeSet<u16> {
+    keys.iter().map(|key| key.address.port()).collect()
+}
+
+/// The first of these that a connection to `address` reaches.
+fn reached(address: SocketAddr, keys: &[Key]) -> Option<Key> {
+    keys.iter().find(|key| leads_to(address, key)).cloned()
 }
 
 /// Whether a connection to `address` reaches the socket that is bound to `key`.

@@ -176,6 +176,7 @@ impl Follow {
         let clean = exit == process::Exit::Code(0);
         if let Some(successor) = successor_of(id, ctx) {
             if clean {
+                // A child that it has just forked gets the time to execute its program.
                 await_execution(id, ctx.now() + TAKEOVER, ctx);
             }
             let suits = |candidate: &Candidate| candidate.stat.executed && (clean || candidate.accepting);

@@ -9,6 +9,7 @@
 use super::context::Context;
 use super::report;
 use crate::ack::accepting::{self, Origin};
+use crate::ack::own_socket::OwnSocket;
 use crate::ack::{kind, own_socket};
 use crate::core::event::{AckKind, Event, Generation, Report, Slot, Time, WorkerId};
 use crate::core::policy::Strength;
@@ -174,8 +175,7 @@ impl Readiness {
         let tree = ctx.processes.own_tree(id);
         let found = own_socket::find(&tree, all.of(generation.0), &ours, &process.waited);
         let Some((pid, address)) = found.first().map(|own| (own.pid, own.address())) else { return };
-        let own: Vec<(u64, String)> =
-            found.iter().map(|own| (own.inode, own.listener.address().to_owned())).collect();
+        let own: Vec<(u64, String)> = found.iter().map(OwnSocket::at).collect();
         if generation == ctx.core.generation() {
             let listeners = &mut ctx.launcher.settings.listeners;
             let kept = own.iter().filter(|(inode, at)| listeners.keep_worker_socket(at, id, *inode));
@@ -287,11 +287,12 @@ impl Readiness {
         let unseen = accepting::not_waited_on(pid, &wanted.iter().map(|&(_, inode)| inode).collect());
         let unseen = wanted.iter().filter(|(_, inode)| unseen.contains(inode));
         let names: Vec<&str> = unseen.map(|(listener, _)| listener.address()).collect();
-        let unseen = || format!("{} {}", report::UNSEEN, names.join(", "));
-        let lacks = match elsewhere(id, ctx) {
-            _ if names.is_empty() => report::WAITS.into(),
-            Some(addresses) => format!("{} (it listens on {addresses})", unseen()),
-            None => unseen(),
+        let lacks = match names.is_empty() {
+            true => report::WAITS.into(),
+            false => {
+                let own = elsewhere(id, ctx).map(|addresses| format!(" (it listens on {addresses})"));
+                format!("{} {}{}", report::UNSEEN, names.join(", "), own.unwrap_or_default())
+            }
         };
         if let Some(entry) = ctx.processes.get_mut(id) {
             entry.unmet = Some(lacks);
@@ -307,8 +308,7 @@ fn take_paths_back(generation: Generation, ctx: &mut Context) {
         let listeners = &ctx.launcher.settings.listeners;
         let ours = listeners.iter().flat_map(Listener::inodes).collect();
         let own = own_socket::find(&ctx.processes.own_tree(id), listeners.iter(), &ours, &BTreeSet::new());
-        let own: Vec<(u64, String)> =
-            own.iter().map(|own| (own.inode, own.listener.address().to_owned())).collect();
+        let own: Vec<(u64, String)> = own.iter().map(OwnSocket::at).collect();
         for (inode, address) in own {
             ctx.launcher.settings.listeners.take_back(&address, inode);
         }
