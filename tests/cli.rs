@@ -158,8 +158,8 @@ fn a_usage_error_does_nothing() {
         .stderr(Stdio::null())
         .status();
     let Ok(status) = status else { return }; // No strace here: exit_status.rs looks at files.
-    assert_eq!(status.code(), Some(2));
     let trace = std::fs::read_to_string(trace).unwrap();
+    assert_eq!(status.code(), Some(2), "{trace}");
     for line in trace.lines() {
         let reads = line.contains("openat(") && !line.contains("O_CREAT");
         let harmless = reads || line.contains("CLONE_THREAD");

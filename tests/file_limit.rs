@@ -31,41 +31,68 @@ fn a_first_start_names_the_limit() {
     }
 }
 
-/// From a limit at which nothing starts on, each is enough or is refused, and nobody is lost.
+/// A start that is not refused for its limit can upgrade, and start again after a crash.
 #[test]
-fn an_upgrade_without_descriptors_is_refused_and_the_old_one_serves() {
-    let (mut refused, mut done) = (0, 0);
-    for limit in (18..=36).step_by(2) {
+fn what_starts_can_start_again() {
+    let (mut refused, mut started) = (0, 0);
+    for limit in (24..=48).step_by(3) {
         let scene = Scene::of(SERVER);
         let mut wrapper = start(&scene, &format!("-n {limit}"), &["--capture-stderr"]);
         until("it starts or not", || wrapper.has_ended() || wrapper.log.has(&says::ready(1)));
         if wrapper.has_ended() {
             assert_eq!(wrapper.exit_status(), 125, "{limit}");
             assert!(wrapper.last_line().contains("too many open files"), "{limit}: {:?}", wrapper.log.all());
+            refused += 1;
             continue;
         }
         let address = common::address_in(&scene.log.wait("worker serving"));
         let upgraded = scene.ctl(&["upgrade"]);
-        let said = String::from_utf8_lossy(&upgraded.stderr).into_owned();
-        if upgraded.status.success() {
-            done += 1;
-        } else {
-            assert!(said.contains("too many open files (the limit is"), "{limit}: {said}");
-            assert!(said.contains("generation 1 still serves"), "{limit}: {said}");
-            refused += 1;
-        }
+        assert!(upgraded.status.success(), "{limit}: {upgraded:?}");
         let replaced = scene.ctl(&["reexec"]);
         let said = String::from_utf8_lossy(&replaced.stderr).into_owned();
         assert!(replaced.status.success() || said.contains("too many open files"), "{limit}: {said}");
-        let serving = if upgraded.status.success() { "g2 " } else { "g1 " };
-        assert!(who(&address).starts_with(serving), "{limit}");
-        // A crash is answered by a restart, if need be after a while.
-        let pid = common::pid_in(&who(&address));
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), common::Signal::SIGKILL).unwrap();
-        assert_ne!(common::pid_in(&who(&address)), pid, "{limit}");
+        crash(&address);
+        wrapper.stop();
+        started += 1;
+    }
+    assert!(refused > 0 && started > 0, "{refused} refused, {started} started");
+}
+
+/// The worker there is killed, and answers again.
+fn crash(address: &str) {
+    let pid = common::pid_in(&who(address));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), common::Signal::SIGKILL).unwrap();
+    assert_ne!(common::pid_in(&who(address)), pid);
+}
+
+/// Descriptors that run out later, here because the limit is lowered.
+#[test]
+fn an_upgrade_without_descriptors_is_refused_and_the_old_one_serves() {
+    for room in [0, 2, 4, 6] {
+        let scene = Scene::of(SERVER);
+        let wrapper = start(&scene, "-S -n 64", &["--capture-stderr"]);
+        wrapper.log.wait(&says::ready(1));
+        let address = common::address_in(&scene.log.wait("worker serving"));
+        wrapper.log.wait("generation 1: serving");
+        let pid = wrapper.pid.to_string();
+        let limited = |soft: &str| {
+            let set = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:")]).status();
+            assert!(set.expect("prlimit of util-linux").success());
+        };
+        limited(&(wrapper.fd_count() + room).to_string());
+        let upgraded = scene.ctl(&["upgrade"]);
+        let said = String::from_utf8_lossy(&upgraded.stderr).into_owned();
+        if room < 4 {
+            assert!(said.contains("generation 1 still serves"), "{room}: {said}");
+            assert!(said.contains("too many open files (the limit is"), "{room}: {said}");
+            assert!(who(&address).starts_with("g1 "), "{room}");
+        }
+        limited("64");
+        let upgraded = scene.ctl(&["upgrade"]);
+        assert!(upgraded.status.success(), "{room}: {upgraded:?}");
+        crash(&address);
         wrapper.stop();
     }
-    assert!(refused > 0 && done > 0, "{refused} refused, {done} done");
 }
 
 #[test]

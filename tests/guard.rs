@@ -67,7 +67,8 @@ fn a_backlog_that_a_worker_shrank_is_put_back() {
 fn of_many_workers_that_shrink_it_one_is_told_of() {
     let scene = Scene::of("count-signals\nlisten 5\nready notify");
     let wrapper = bound(&scene, "127.0.0.1:0", &["-n", "4"]);
-    assert_eq!(wrapper.log.count("generation 1: the backlog of "), 1);
+    let told = wrapper.log.count("generation 1: the backlog of ");
+    assert_eq!(told, 1, "{:#?}", wrapper.log.all());
     wrapper.stop();
 }
 

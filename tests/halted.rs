@@ -134,6 +134,8 @@ fn a_stopped_process_in_a_session_of_its_own_is_no_news() {
     wrapper.signal(Signal::SIGUSR2);
     scene.release("go", 1);
     wrapper.log.wait(&says::ready(2));
+    // Until then the status shows the old worker too.
+    wrapper.log.wait(&says::exited(1, 0));
     assert_eq!(worker(&scene, 0)["stage"], "ready");
     wrapper.stop();
 }

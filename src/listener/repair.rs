@@ -25,6 +25,7 @@
 //! and what is repaired again and again is logged once for each generation.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -151,8 +152,8 @@ impl Listener {
         };
         let level = self.baseline.level(Damage::Backlog, occasion.generation);
         match fd::tcp_backlog(self.fd(occasion.slot)) {
-            // somaxconn is lower than it was.
-            Ok(Some(now)) if now != ours => {
+            // Another worker may have changed it again meanwhile: then the next look repairs it.
+            Ok(Some(now)) if now < ours && somaxconn() == Some(now) => {
                 info!("the backlog of {self} is {now} from now on, it was {ours} (somaxconn)");
                 self.backlog = now;
             }
@@ -296,4 +297,9 @@ fn rebind(listener: &Listener, slot: u32) -> io::Result<()> {
         Err(error) if error.raw_os_error() != Some(Errno::EINVAL as i32) => Err(error),
         _ => Ok(()),
     }
+}
+
+/// The highest backlog that listen(2) gives, in our network namespace.
+fn somaxconn() -> Option<u32> {
+    fs::read_to_string("/proc/sys/net/core/somaxconn").ok()?.trim().parse().ok()
 }

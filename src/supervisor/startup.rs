@@ -53,9 +53,12 @@ use crate::sys::proc::{self, Shows};
 use crate::sys::{inherited, process};
 use crossbeam_channel::Receiver;
 use log::{info, warn};
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
 use std::time::Duration;
 
 /// Binds the sockets and starts the threads: everything before the first worker.
@@ -102,6 +105,7 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
     let control = Control::start(socket, instance, threads.quiesce(), send)?;
     let capture = config.worker.capture_stderr.then(|| Capture::start(threads.quiesce())).transpose()?;
     let adoption = Adoption::start(&config, &listeners)?;
+    leave_room()?;
     let event_loop = assemble(Parts {
         core: Supervisor::new(config.policy.clone()),
         processes: ProcessTable::new(command(&config), config.follow.is_some()),
@@ -124,6 +128,22 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
         config,
     });
     Ok((event_loop, inputs))
+}
+
+/// What a start opens and the one after a crash opens once more: about 8 for a worker, with its ack
+/// channels, and what is open only until it executes.
+const ROOM: usize = 16;
+
+/// Whether a worker can be started again. A start is refused otherwise: what ran would not come back
+/// after a crash.
+fn leave_room() -> Result<(), Error> {
+    let room: io::Result<Vec<File>> = (0..ROOM).map(|_| File::open("/dev/null")).collect();
+    match room {
+        Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
+            Err(Error::cannot("open what a worker needs", reason(&error)))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn log_startup(config: &Config, listeners: &Listeners) {
