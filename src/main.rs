@@ -5,7 +5,7 @@ use clap::{CommandFactory, Parser};
 use graceful_run::cli::Cli;
 use graceful_run::cli::ctl::Ctl;
 use graceful_run::cli::doctor::Doctor;
-use graceful_run::config::Config;
+use graceful_run::config::{Config, Situation};
 use graceful_run::ctl;
 use graceful_run::doctor;
 use graceful_run::error::Error;
@@ -114,7 +114,8 @@ fn run(arguments: &[OsString]) -> ExitCode {
 }
 
 fn configure_and_supervise(cli: Cli, separated: bool, state: Option<State>) -> Result<Outcome, Error> {
-    match (Config::new(cli, separated, inherited::ignored), state) {
+    let situation = Situation::of(std::process::id());
+    match (Config::new(cli, separated, situation, &inherited::ignored), state) {
         (Ok(config), state) => supervisor::run(config, state),
         (Err(error), None) => Err(error),
         (Err(error), Some(_)) => abandon(&error.to_string()),
@@ -153,7 +154,8 @@ fn check_takeover(arguments: &[OsString]) -> ExitCode {
         let cli = Cli::try_parse_from(arguments).map_err(|error| complaint(&error, HELP))?;
         let separated = is_separated(arguments, &cli.command);
         let ignored = |signal| state.inherited.ignored(signal);
-        Config::new(cli, separated, ignored).map_err(|error| error.to_string()).map(|_| answer)
+        let situation = Situation::of(std::os::unix::process::parent_id());
+        Config::new(cli, separated, situation, &ignored).map_err(|error| error.to_string()).map(|_| answer)
     });
     let (status, line) = match answer {
         Ok(answer) => (ExitCode::SUCCESS, answer),

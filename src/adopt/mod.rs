@@ -23,6 +23,7 @@ mod replace;
 mod saved;
 mod shared;
 mod sharing;
+mod socketless;
 mod status;
 mod stranded;
 mod strangers;
@@ -117,6 +118,8 @@ struct Adopted {
     unix: BTreeSet<PathBuf>,
     /// It serves by them alone.
     unix_alone: bool,
+    /// It has bound nothing, and counts as a worker without sockets.
+    socketless: bool,
     /// The addresses that it has asked for.
     bound: BTreeSet<Key>,
     /// When it has last begun to listen anywhere.
@@ -182,6 +185,7 @@ impl Adopt {
             elsewhere: BTreeSet::new(),
             unix: BTreeSet::new(),
             unix_alone: false,
+            socketless: false,
             bound: BTreeSet::new(),
             last_listen: Time::ZERO,
             early: BTreeSet::new(),
@@ -202,7 +206,7 @@ impl Adopt {
     /// Whether the worker listens at every address that it has to.
     pub fn listens(&self, id: WorkerId) -> bool {
         self.workers.get(&id).is_some_and(|worker| {
-            (!worker.listens.is_empty() || worker.unix_alone)
+            (!worker.listens.is_empty() || worker.unix_alone || worker.socketless)
                 && self.wanted.iter().all(|key| worker.listens.contains(key))
         })
     }

@@ -72,6 +72,8 @@ struct SavedWorker {
     unix: BTreeSet<PathBuf>,
     #[serde(default)]
     unix_alone: bool,
+    #[serde(default)]
+    socketless: bool,
     stop_sent: bool,
     start: Option<Time>,
     ready: bool,
@@ -118,6 +120,7 @@ impl Saved {
                 inherited: worker.inherited.iter().map(|(key, &inode)| (key.clone(), inode)).collect(),
                 unix: worker.unix.clone(),
                 unix_alone: worker.unix_alone,
+                socketless: worker.socketless,
                 start: worker.start,
                 ready: worker.ready,
                 gone: worker.gone,
@@ -178,6 +181,7 @@ impl Saved {
                 elsewhere: BTreeSet::new(),
                 unix: saved.unix,
                 unix_alone: saved.unix_alone,
+                socketless: saved.socketless,
                 bound: BTreeSet::new(),
                 last_listen: now,
             };

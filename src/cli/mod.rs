@@ -15,7 +15,7 @@ use std::path::PathBuf;
 /// starts a replacement, waits until that is ready, and only then asks the old
 /// worker to stop. If the replacement fails, it is removed and the old worker goes
 /// on: it has not received any signal. The process id of graceful-run never changes.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(
     name = "graceful-run",
     version,
@@ -64,6 +64,15 @@ pub struct Cli {
     /// programs need.
     #[arg(long, value_name = "DIALECT,...", help_heading = "Worker")]
     pub export: Vec<String>,
+
+    /// Use the profile of this server, whatever COMMAND is; none: use none [default: by the name of COMMAND]
+    ///
+    /// A profile holds what is known of a server: the options of graceful-run that it needs, arguments
+    /// that keep it in the foreground, and its stop signal. It is applied before the other
+    /// options, which win; one line of the log says what was done. `graceful-run profiles` lists
+    /// them.
+    #[arg(long, value_name = "NAME", help_heading = "Worker")]
+    pub profile: Option<String>,
 
     /// Working directory of the worker; its path is resolved again at every start [default: $PWD]
     #[arg(short = 'C', long, value_name = "DIR", help_heading = "Worker")]
@@ -219,11 +228,13 @@ pub struct Cli {
     #[arg(long, value_name = "SIG", help_heading = "Upgrade")]
     pub follow: Option<String>,
 
-    /// For a server that cannot inherit sockets: take control of those that it binds itself
-    /// [default MODE: steer]
+    /// Whether the sockets that the server binds itself are adopted [default: auto]
     ///
     /// The server needs no change and no -b. It binds its own addresses, graceful-run observes these
-    /// calls, and at an upgrade the new server binds the same addresses. `steer`: each generation has
+    /// calls, and at an upgrade the new server binds the same addresses. `auto` does this as `steer`
+    /// does where no sockets are handed over (no -b, no LISTEN_FDS, no --export or --follow, one worker),
+    /// and where this machine allows it; otherwise the server runs without. `never` does not do it.
+    /// `steer` (or --adopt alone) insists: each generation has
     /// its own sockets. All new connections are switched to the new generation at one moment; the
     /// old one serves those that it has accepted, and gets its stop signal when it has drained.
     /// `share`: the socket of the worker is replaced by one that all generations share; with -b it is
@@ -231,25 +242,25 @@ pub struct Cli {
     /// drained in this mode: at the stop signal the server loses the connections that it has
     /// accepted, unless it finishes them itself. UDP sockets are always shared. A Multipath TCP socket is refused, as on a kernel without MPTCP; a server that
     /// then falls back to plain TCP works. `graceful-run doctor` tests whether this machine allows all
-    /// that. Not with --export, --follow, --surge or several workers.
+    /// that. `steer` and `share` not with --export, --follow, --surge or several workers.
     #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true,
           default_missing_value = "steer", help_heading = "Adopt")]
     pub adopt: Option<Adopt>,
 
     /// Adopt only this port; repeatable [default: every port that the worker binds]
-    #[arg(long, value_name = "PORT", requires = "adopt", help_heading = "Adopt",
+    #[arg(long, value_name = "PORT", help_heading = "Adopt",
           value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Vec<u16>,
 
     /// How long an old worker may drain before it gets its stop signal all the same; 0 means no limit
-    #[arg(long, value_name = "DUR", default_value = "30s", requires = "adopt", help_heading = "Adopt")]
+    #[arg(long, value_name = "DUR", default_value = "30s", help_heading = "Adopt")]
     pub drain_timeout: String,
 
     /// A connection counts as drained if the server sent last and no data has moved for this long
     ///
     /// So does a connection on which the client has never sent anything. Make it longer than the
     /// pauses within an answer (event streams, websockets): from outside they look the same.
-    #[arg(long, value_name = "DUR", default_value = "10s", requires = "adopt", help_heading = "Adopt")]
+    #[arg(long, value_name = "DUR", default_value = "10s", help_heading = "Adopt")]
     pub idle: String,
 
     /// Upgrade when PATH changes; repeatable
@@ -377,19 +388,20 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  graceful-run -b :5001 -- ./myserver             keep port 5001; to upgrade: kill -HUP PID
+  graceful-run python3 -m http.server 8000        as it is; to upgrade: kill -HUP PID
+  graceful-run -b :5001 -- ./myserver             keep port 5001, and hand it over
   graceful-run -b http=:80 -b https=:443 --user www-data -- ./myserver
   graceful-run -b 127.0.0.1:8000 -n 4 --surge 1 -- ./myserver
   graceful-run -b /run/app.sock,mode=0660,group=www-data --pid-file /run/app.pid -- ./myserver
-  graceful-run --adopt -- python3 -m http.server 8000     a server that cannot inherit sockets
   graceful-run --follow USR2 -- ./restarts-itself-on-usr2
 
 The options of graceful-run end at COMMAND; what follows belongs to COMMAND. If COMMAND is named
-ctl, doctor, help or here, write -- before it. Durations are written 500ms, 30s, 5m, 1h30m.
+ctl, doctor, help, here or profiles, write -- before it. Durations are written 500ms, 30s, 5m, 1h30m.
 
 Other commands:
   graceful-run ctl VERB        show or control a running graceful-run
   graceful-run doctor          show what this machine allows
+  graceful-run profiles        show what is known of servers
   graceful-run here -- CMD     in a script: pass the sockets on to CMD
 Each has a --help of its own.
 
@@ -403,6 +415,10 @@ See graceful-run(1), graceful-run-ctl(1) and graceful-run-doctor(1).";
 /// `--adopt`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Adopt {
+    /// As `steer`, where no sockets are handed over and this machine allows it.
+    Auto,
+    /// Not at all.
+    Never,
     /// Each generation has sockets of its own; new connections go to one generation.
     Steer,
     /// All generations share one socket, which replaces that of the worker.

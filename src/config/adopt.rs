@@ -1,4 +1,4 @@
-//! `--adopt`: the options that it cannot be combined with, and its policy.
+//! `--adopt`: when it holds, the options that it cannot be combined with, and its policy.
 
 use super::value::{duration, timeout};
 use crate::cli::{self, Cli};
@@ -20,15 +20,36 @@ pub struct Adopt {
     /// A new worker has to wait for connections where the one that serves does. Not where the user
     /// has said what makes a worker ready.
     pub must_wait: bool,
+    /// Nobody has asked for it: where it cannot be had, the command runs without.
+    pub auto: bool,
+    /// A worker that binds nothing is ready after a time: it may be one without sockets.
+    pub may_bind_nothing: bool,
 }
 
-/// The configuration, and the policy of the core.
+/// The configuration, and the policy of the core. `sockets`: we were started with some; `listens`: the
+/// command is a server for certain.
 ///
 /// # Errors
 /// [`Error::Usage`], naming what it cannot go with.
-pub(super) fn adopt(cli: &Cli) -> Result<Option<(Adopt, policy::Adopt)>, Error> {
-    let Some(mode) = cli.adopt else { return Ok(None) };
-    let share = mode == cli::Adopt::Share;
+pub(super) fn adopt(
+    cli: &Cli,
+    sockets: bool,
+    listens: bool,
+) -> Result<Option<(Adopt, policy::Adopt)>, Error> {
+    let handed = sockets || !cli.bind.is_empty() || !cli.export.is_empty();
+    // Who waits to see a worker on its listeners has some of ours in mind.
+    let seen = cli.ack.iter().any(|ack| ack.split(',').any(|kind| kind == "accepting"));
+    let alone = !handed && !seen && cli.follow.is_none() && cli.workers == 1 && cli.surge == "all";
+    let auto = matches!(cli.adopt, None | Some(cli::Adopt::Auto));
+    let share = cli.adopt == Some(cli::Adopt::Share);
+    if cli.adopt == Some(cli::Adopt::Never) || auto && !alone {
+        if !cli.port.is_empty() {
+            return Err(Error::Usage(
+                "--port needs sockets that are adopted (leave -b out, or say --adopt)".into(),
+            ));
+        }
+        return Ok(None);
+    }
     let against = [
         (
             !share && !cli.bind.is_empty(),
@@ -52,6 +73,8 @@ pub(super) fn adopt(cli: &Cli) -> Result<Option<(Adopt, policy::Adopt)>, Error> 
         ports: cli.port.iter().copied().collect(),
         idle: duration("--idle", &cli.idle)?,
         must_wait: cli.ack.iter().all(|ack| ack == "auto"),
+        auto,
+        may_bind_nothing: auto && !listens,
     };
     let soak = cli.soak.as_deref().map(|soak| duration("--soak", soak)).transpose()?;
     let policy = policy::Adopt {

@@ -4,6 +4,7 @@
 mod adopt;
 mod control;
 pub(crate) mod hooks;
+mod profile;
 pub(crate) mod readiness;
 pub mod signals;
 mod value;
@@ -14,6 +15,7 @@ use crate::core::policy::{OnAckTimeout, Policy, Restart};
 use crate::dialect::{Dialect, check};
 use crate::error::Error;
 use crate::listener::Bind;
+use crate::profiles::{self, Profile};
 use hooks::{Hooks, Occasion};
 use nix::sys::signal::Signal;
 use signals::Table;
@@ -25,6 +27,7 @@ use value::{duration, invalid};
 
 pub use adopt::Adopt;
 pub use control::{Control, is_name};
+pub use profile::{Applied, Situation};
 pub use value::{duration_text, timeout};
 
 /// The default of `--stop-timeout`.
@@ -40,7 +43,7 @@ const PARENT_TERM_STOP_TIMEOUT: Duration = Duration::from_secs(121);
 const SHORTEST_WATCHDOG: Duration = Duration::from_millis(100);
 
 /// The subcommands.
-const SUBCOMMANDS: [&str; 3] = ["ctl", "here", "doctor"];
+const SUBCOMMANDS: [&str; 4] = ["ctl", "here", "doctor", "profiles"];
 
 /// The configuration of a supervisor.
 #[derive(Debug, Clone)]
@@ -73,6 +76,12 @@ pub struct Config {
     pub control: Control,
     /// The user's hooks.
     pub hooks: Hooks,
+    /// The known server that the command starts.
+    pub server: Option<&'static Profile>,
+    /// What its profile has changed.
+    pub applied: Option<Applied>,
+    /// The same without adoption, for a machine that forbids it.
+    pub unadopted: Option<Box<Config>>,
 }
 
 /// How a worker is started.
@@ -116,28 +125,58 @@ pub struct Environment {
 }
 
 impl Config {
-    /// Checks `cli`. `separated` says that COMMAND came after `--`; `ignored` says which signals
-    /// were ignored when we were started.
+    /// Checks `cli`, after the profile of a known server was applied. `separated` says that COMMAND came
+    /// after `--`; `ignored` says which signals were ignored when we were started.
     ///
     /// # Errors
     /// [`Error::Usage`], naming the argument.
-    pub fn new(mut cli: Cli, separated: bool, ignored: impl Fn(i32) -> bool) -> Result<Config, Error> {
-        let first = cli.command.first().map(OsString::as_os_str).unwrap_or_default();
-        if !separated && SUBCOMMANDS.iter().any(|word| first == *word) {
-            let word = first.to_string_lossy();
-            let form = match &*word {
-                "here" => "here -- CMD",
-                "ctl" => "ctl VERB",
-                _ => "doctor",
-            };
-            return Err(Error::Usage(format!(
-                "'{word}' takes none of our options (write graceful-run {form}; to run a program of that name, write '-- {word}')"
-            )));
+    pub fn new(
+        mut cli: Cli,
+        separated: bool,
+        situation: Situation,
+        ignored: &dyn Fn(i32) -> bool,
+    ) -> Result<Config, Error> {
+        check_command(&cli, separated)?;
+        let server = profiles::find(&cli.command).map(|found| found.profile);
+        let applied = profile::apply(&mut cli, situation)?;
+        let unadopted = Cli { adopt: Some(cli::Adopt::Never), port: Vec::new(), ..cli.clone() };
+        let config = Config::checked(cli, situation, server, ignored)?;
+        let is_auto = config.adopt.as_ref().is_some_and(|adopt| adopt.auto);
+        let unadopted =
+            is_auto.then(|| Config::checked(unadopted, situation, server, ignored)).transpose()?;
+        let unadopted = unadopted.map(|config| Box::new(Config { applied: applied.clone(), ..config }));
+        let mut config = Config { applied, unadopted, ..config };
+        let optional = config.applied.as_ref().is_some_and(Applied::has_optional);
+        config.policy.second_start = optional && config.policy.restart != Restart::Never;
+        if let Some(unadopted) = &mut config.unadopted {
+            unadopted.policy.second_start = config.policy.second_start;
         }
-        if first.is_empty() {
-            return Err(Error::Usage("COMMAND is empty".into()));
+        Ok(config)
+    }
+
+    /// The same without adoption, if nobody has asked for it.
+    pub fn without_adoption(self) -> Config {
+        match self.unadopted {
+            Some(unadopted) => *unadopted,
+            None => self,
         }
-        let (adopt, policy_of_adopt) = adopt::adopt(&cli)?.unzip();
+    }
+
+    /// Leaves out the arguments that the profile has added and the server can do without. Returns them.
+    pub fn leave_out_optional(&mut self) -> Vec<String> {
+        self.policy.second_start = false;
+        let command = &mut self.worker.command;
+        self.applied.as_mut().map(|applied| applied.leave_out_optional(command)).unwrap_or_default()
+    }
+
+    fn checked(
+        mut cli: Cli,
+        situation: Situation,
+        server: Option<&'static Profile>,
+        ignored: &dyn Fn(i32) -> bool,
+    ) -> Result<Config, Error> {
+        let listens = server.is_some_and(|server| server.bare.is_some() || server.own_socket);
+        let (adopt, policy_of_adopt) = adopt::adopt(&cli, situation.sockets, listens)?.unzip();
         let dialects = match cli.export.is_empty() {
             // With --adopt the program binds its own sockets, and is given none.
             true if adopt.is_some() => Vec::new(),
@@ -211,6 +250,8 @@ impl Config {
                 },
                 stable: duration("--stable", &cli.stable)?,
                 retry_start: cli.retry_start,
+                // Set once the profile is applied.
+                second_start: false,
                 pre_upgrade: hooks.has(Occasion::PreUpgrade),
                 pre_stop: hooks.has(Occasion::PreStop),
                 probation: timeout("--probation", &cli.probation)?,
@@ -242,8 +283,31 @@ impl Config {
             pid_file: cli.pid_file,
             control,
             hooks,
+            server,
+            applied: None,
+            unadopted: None,
         })
     }
+}
+
+/// COMMAND is a program, and no subcommand of ours.
+fn check_command(cli: &Cli, separated: bool) -> Result<(), Error> {
+    let first = cli.command.first().map(OsString::as_os_str).unwrap_or_default();
+    if !separated && SUBCOMMANDS.iter().any(|word| first == *word) {
+        let word = first.to_string_lossy();
+        let form = match &*word {
+            "here" => "here -- CMD",
+            "ctl" => "ctl VERB",
+            _ => "doctor",
+        };
+        return Err(Error::Usage(format!(
+            "'{word}' takes none of our options (write graceful-run {form}; to run a program of that name, write '-- {word}')"
+        )));
+    }
+    if first.is_empty() {
+        return Err(Error::Usage("COMMAND is empty".into()));
+    }
+    Ok(())
 }
 
 /// `--follow`: one program binds its own sockets, and passes them to its successor itself.
@@ -361,7 +425,7 @@ mod tests {
 
     fn refused(arguments: &[&str]) -> String {
         let words = ["graceful-run"].iter().chain(arguments).chain(&["--", "server"]);
-        let error = Config::new(Cli::parse_from(words), true, |_| false).unwrap_err();
+        let error = Config::new(Cli::parse_from(words), true, Situation::default(), &|_| false).unwrap_err();
         assert_eq!(error.status(), 2);
         error.to_string()
     }

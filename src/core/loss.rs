@@ -1,7 +1,7 @@
 //! Workers that ended by themselves, or never became ready: what that means for the
 //! upgrade, for the slot, and for the supervisor.
 
-use super::event::{Failure, Report, Slot, Time, WorkerId};
+use super::event::{Exit, Failure, Report, Slot, Time, WorkerId};
 use super::state::Supervisor;
 use std::time::Duration;
 
@@ -21,13 +21,20 @@ impl Supervisor {
             }
             return;
         }
-        if !self.served && !ready && !self.policy.retry_start {
+        if !self.served && !ready && !self.policy.retry_start && !self.is_second_start_due(slot, failure) {
             self.begin_stop(now, Some(failure.ending()));
             return;
         }
         self.last_loss = Some(failure.ending());
         self.count_crash(generation, failure, now);
         self.schedule_restart(slot, failure, age, now);
+    }
+
+    /// It was the very first worker, which another one follows if it has exited with an error.
+    fn is_second_start_due(&self, slot: Slot, failure: Failure) -> bool {
+        let exited = matches!(failure, Failure::Exited { exit: Exit::Code(code), .. } if code != 0);
+        let first = self.slot_states.get(slot.0 as usize).is_some_and(|state| state.crashes == 0);
+        self.policy.second_start && exited && first
     }
 
     /// The slot is filled again after a pause, or left empty, as the restart policy says.

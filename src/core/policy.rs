@@ -117,6 +117,9 @@ pub struct Policy {
     pub stable: Duration,
     /// Whether a first generation that fails is tried again.
     pub retry_start: bool,
+    /// Whether the very first worker is started once more if it exits before it is ready: it is started
+    /// with fewer arguments then.
+    pub second_start: bool,
     /// With `--adopt`, where the program binds its own sockets: what is to be done then.
     pub adopt: Option<Adopt>,
     /// Whether there is a pre-upgrade hook, which may refuse an upgrade.

@@ -133,6 +133,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether this worker has sent an ack that does not count yet, because it is not seen to listen.
+    pub fn has_pending_ack(&self, id: WorkerId) -> bool {
+        self.workers.get(&id).is_some_and(|worker| worker.pending_ack.is_some())
+    }
+
     /// Whether a generation has ever served.
     pub fn has_served(&self) -> bool {
         self.served

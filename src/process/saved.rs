@@ -114,6 +114,7 @@ impl Saved {
         ProcessTable {
             entries: self.entries.into_iter().map(|saved| (saved.id, restore(saved, fds))).collect(),
             command,
+            server: None,
             last_refused: self.last_refused,
             last_hint: None,
             recently_reaped: self

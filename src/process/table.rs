@@ -4,6 +4,7 @@
 use super::entry::{Entry, Process};
 use crate::core::event::{Generation, Slot, Time, WorkerId};
 use crate::listener::repair::Occasion;
+use crate::profiles::Profile;
 use crate::sys::process;
 use crate::sys::tree::{self, Halt, Lineage, Sender};
 use nix::sys::signal::Signal;
@@ -33,6 +34,8 @@ pub struct ProcessTable {
     /// Orphans that were sent TERM, with their start times: a second TERM would cut the
     /// requests that they finish.
     pub(super) term_sent: BTreeSet<(Pid, u64)>,
+    /// The known server that the command starts.
+    pub server: Option<&'static Profile>,
     /// Children that this process had before it started any.
     pub(super) earlier_children: Vec<Pid>,
     /// The user's hooks, and the binary that is checked before a re-execution, until they are
@@ -72,6 +75,7 @@ impl ProcessTable {
             last_hint: None,
             recently_reaped: VecDeque::new(),
             term_sent: BTreeSet::new(),
+            server: None,
             earlier_children: tree::live_children(Pid::this(), &[]),
             hooks: BTreeSet::new(),
             upgrade_refused: None,

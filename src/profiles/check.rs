@@ -8,9 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 pub enum Check {
     /// The command line of the server, with these words after it.
     Flags(&'static [&'static str]),
-    /// Another program with these words, which gets the file that the server's own option names, or
+    /// Another program, with its words, which gets the file that the server's own option names, or
     /// else this one, or none. Where it is not installed, nothing is checked.
-    Program(&'static str, &'static [&'static str], &'static str, Option<&'static str>),
+    Program(&'static [&'static str], &'static str, Option<&'static str>),
 }
 
 impl Check {
@@ -20,11 +20,11 @@ impl Check {
         // Some print the configuration, or the one setting that they are asked for.
         match self {
             Check::Flags(flags) => format!("{quoted} {} >/dev/null", flags.join(" ")),
-            Check::Program(program, words, option, default) => {
+            Check::Program(words, option, default) => {
                 let file = value(arguments, option).or(default.map(OsString::from));
                 let file = file.map(|file| quote(&file)).unwrap_or_default();
-                let words: String = words.iter().map(|word| format!(" {word}")).collect();
-                let check = format!("exec {program}{words} {file}");
+                let program = words.first().copied().unwrap_or_default();
+                let check = format!("exec {} {file}", words.join(" "));
                 format!("command -v {program} >/dev/null || exit 0; {} >/dev/null", check.trim_end())
             }
         }
@@ -40,7 +40,7 @@ fn value(arguments: &[OsString], option: &str) -> Option<OsString> {
 }
 
 /// A word as the shell takes it.
-pub(super) fn quote(word: &OsStr) -> String {
+pub fn quote(word: &OsStr) -> String {
     let text = word.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "_./:=@%+,-".contains(c);
     match !text.is_empty() && text.chars().all(plain) {

@@ -1,29 +1,14 @@
-//! The server in a command line: behind a shell that executes it, and behind env(1).
+//! The command line of a server: behind a shell that executes it, and behind env(1).
 
 use super::check::quote;
-use super::known::{find_profile, is_shell};
+use super::hints::is_shell;
+use super::recognise::find;
 use std::ffi::{OsStr, OsString};
-
-/// The server that a command line runs, as profiles name it: a program, behind `sh -c 'exec …'` and
-/// behind env(1) with variables; the module of `python -m`; or `php -S`.
-pub fn program(command: &[OsString]) -> String {
-    let words: Vec<String> = match script(command) {
-        Some((_, script)) => words_of(script).map(|word| word.trim_matches(['\'', '"']).into()).collect(),
-        None => direct(command).iter().map(|word| word.to_string_lossy().into()).collect(),
-    };
-    let word = |at: usize| words.get(at).map(String::as_str).unwrap_or_default();
-    let base = word(0).rsplit('/').next().unwrap_or_default();
-    match word(1) {
-        "-m" if base.starts_with("python") => word(2).into(),
-        "-S" if base.starts_with("php") => "php -S".into(),
-        _ => word(0).into(),
-    }
-}
 
 /// The check of its configuration that the server of this command line has, as a command for the
 /// shell.
 pub fn own_check(command: &[OsString]) -> Option<String> {
-    let check = find_profile(&program(command))?.check?;
+    let check = find(command)?.profile.check?;
     let (before, text, words) = match script(command) {
         Some((before, script)) => (before, script.to_owned(), words_of(script).map(OsString::from).collect()),
         None => {
@@ -36,7 +21,7 @@ pub fn own_check(command: &[OsString]) -> Option<String> {
 }
 
 /// The command line without env(1) and its variables.
-fn direct(command: &[OsString]) -> &[OsString] {
+pub(super) fn direct(command: &[OsString]) -> &[OsString] {
     let is_env = command
         .first()
         .and_then(|word| word.to_str())
@@ -54,7 +39,7 @@ fn direct(command: &[OsString]) -> &[OsString] {
 
 /// The script of `sh -c`, if all that it does is to execute one program: what prepares that (`cd`,
 /// variables), and the command with its `exec`.
-fn script(command: &[OsString]) -> Option<(&str, &str)> {
+pub(super) fn script(command: &[OsString]) -> Option<(&str, &str)> {
     let [shell, option, script] = command else { return None };
     let script = script.to_str()?.trim();
     let behind = |separator: &str| script.rfind(&format!("{separator}exec ")).map(|at| at + separator.len());
@@ -83,7 +68,7 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-fn words_of(script: &str) -> impl Iterator<Item = &str> {
+pub(super) fn words_of(script: &str) -> impl Iterator<Item = &str> {
     script.split_whitespace().skip(1)
 }
 
@@ -96,24 +81,18 @@ mod tests {
     }
 
     #[test]
-    fn the_server_behind_a_shell_or_env_is_found() {
-        for (line, name) in [
-            (&["nginx", "-g", "daemon off;"][..], "nginx"),
-            (&["sh", "-c", "exec nginx -g \"pid n.$GRACEFUL_RUN_GENERATION.pid;\""], "nginx"),
-            (&["/usr/bin/env", "A=b", "C=", "/usr/sbin/apache2", "-D"], "/usr/sbin/apache2"),
-            (&["python3", "-m", "http.server", "8000"], "http.server"),
-            (&["sh", "-c", "exec php -S :80"], "php -S"),
-            (&["sh", "-c", "cd /srv && exec twistd -n web"], "twistd"),
-            (&["sh", "-c", "cd /srv; A=b; export A\nexec nginx -g 'daemon off;'"], "nginx"),
-            (&["sh", "-c", "cd /srv || exec nginx"], "sh"),
-            (&["sh", "-c", "cd $(pwd); exec nginx"], "sh"),
-            (&["sh", "-c", "A=b migrate; exec nginx"], "sh"),
-            (&["sh", "-c", "migrate; exec nginx"], "sh"),
-            (&["sh", "-c", "nginx"], "sh"),
-            (&["env"], ""),
-            (&[], ""),
+    fn a_script_that_only_executes_a_program_is_found() {
+        for (script_text, found) in [
+            ("exec nginx -g \"pid n.$GRACEFUL_RUN_GENERATION.pid;\"", true),
+            ("cd /srv && exec twistd -n web", true),
+            ("cd /srv; A=b; export A\nexec nginx -g 'daemon off;'", true),
+            ("cd /srv || exec nginx", false),
+            ("cd $(pwd); exec nginx", false),
+            ("A=b migrate; exec nginx", false),
+            ("migrate; exec nginx", false),
+            ("nginx", false),
         ] {
-            assert_eq!(program(&words(line)), name, "{line:?}");
+            assert_eq!(script(&words(&["sh", "-c", script_text])).is_some(), found, "{script_text}");
         }
     }
 

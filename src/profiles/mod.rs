@@ -1,11 +1,19 @@
-//! Profiles of known servers, found by the name of the program. They give advice in the log, and
-//! the check of a server's own configuration that goes before an upgrade with --stop-first.
+//! Profiles of known servers: how each is recognised, what it needs, and what there is to know of it.
+//!
+//! `servers/NAME.toml` is one file a server, and everything else comes from these files: the options
+//! and arguments that are applied, the advice of messages, `graceful-run profiles`, docs/servers.md and
+//! the command lines that tests run.
 
 mod check;
 mod command;
 mod hints;
 mod known;
+mod profile;
+mod recognise;
 
-pub use command::{own_check, program};
-pub use hints::{exec_hint, foreground_hint, listener_hint, stop_signal_hint};
-pub use known::{Profile, find_profile};
+pub use check::quote;
+pub use command::own_check;
+pub use hints::{exec_hint, foreground_hint, listener_hint};
+pub use known::{all, by_name};
+pub use profile::{Addition, Line, Profile, Warning, Way};
+pub use recognise::{Found, arguments_of, find};

@@ -137,6 +137,7 @@ impl Adoption {
                 "pid {pid} listens on {paths} alone, which --adopt does not adopt: it counts as ready, and no upgrade can be graceful ({cure})"
             );
         }
+        self.check_socketless(id, ctx);
         if !self.adopt.listens(id) {
             self.adopt.find_closed(ctx.now());
             match self.adopt.waits_for_itself(id, ctx.now()) {
@@ -146,6 +147,15 @@ impl Adoption {
             }
         }
         self.listens(id, ctx);
+    }
+
+    /// A worker that binds nothing may be one without sockets. It is ready by its ack, or by its age.
+    fn check_socketless(&mut self, id: WorkerId, ctx: &mut Context) {
+        let Some(shown) = ctx.core.workers().find(|shown| shown.worker == id) else { return };
+        let acked = ctx.core.has_pending_ack(id);
+        if self.adopt.is_socketless(id, ctx.now() - shown.since, acked) {
+            ctx.queue(Event::Ack(id, AckKind::Timer));
+        }
     }
 
     /// Ends a worker that was started again and has taken another port than the one before. It has

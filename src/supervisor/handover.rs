@@ -6,6 +6,7 @@ use super::event_loop::EventLoop;
 use super::inputs::Input;
 use super::reexec::{Successor, arguments, c_string, environment, retry_while_busy};
 use super::saved_state::State;
+use crate::config::Applied;
 use crate::control::protocol::Reply;
 use crate::core::event::{AckKind, Event, Exit};
 use crate::core::{Phase, ShownStage};
@@ -164,6 +165,7 @@ impl EventLoop {
                     Some(adoption) => Some(adoption.save(transfer)?),
                     None => self.held.save(transfer)?,
                 },
+                arguments_left_out: ctx.config.applied.as_ref().is_some_and(Applied::has_left_out),
                 capture: self.workers.capture.as_ref().map(|capture| capture.save(transfer)).transpose()?,
                 service: self.service.manager.save(sent),
                 pid_file: self.service.pid_file.as_ref().map(|file| file.save(transfer)).transpose()?,

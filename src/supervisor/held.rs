@@ -162,7 +162,14 @@ impl Held {
 
 /// What is held is put in the place of what a worker binds.
 fn sharing() -> config::Adopt {
-    config::Adopt { share: true, ports: BTreeSet::new(), idle: Duration::ZERO, must_wait: false }
+    config::Adopt {
+        share: true,
+        ports: BTreeSet::new(),
+        idle: Duration::ZERO,
+        must_wait: false,
+        auto: false,
+        may_bind_nothing: false,
+    }
 }
 
 /// Copies of the listening sockets that these processes have open.

@@ -11,7 +11,7 @@ use super::workers::Workers;
 use crate::core::event::{Exit, Generation, Report, WorkerId};
 use crate::launch::interpreter::by_env;
 use crate::process::{Named, Symptom, symptom};
-use crate::profiles::{self, Profile};
+use crate::profiles::Profile;
 use crate::sys::file_privileges::file_privileges;
 use crate::sys::{listeners, tree};
 use nix::unistd::{Pid, geteuid};
@@ -102,7 +102,7 @@ impl Failed<'_> {
 
     /// It has said nothing that we could read.
     fn without_words(&self) -> Option<String> {
-        let profile = profiles::find_profile(&self.program());
+        let profile = self.ctx.config.server;
         let config = &self.ctx.config;
         if self.holds()
             && let Some(sockets) = profile.and_then(|profile| profile.socket_hint(&config.dialects))
@@ -117,12 +117,13 @@ impl Failed<'_> {
         }
         if let Some((what, address)) = self.address_in_configuration().filter(|_| profile.is_none()) {
             return Some(format!(
-                "if it says that its address is in use: {what} names {address}, which -b holds: leave -b out and say --adopt, or, if it can take the socket, keep -b and see --export"
+                "if it says that its address is in use: {what} names {address}, which -b holds: leave -b out, or, if it can take the socket, keep -b and see --export"
             ));
         }
         // One that has replaced another has run beside it.
         let first = self.ctx.core.generation() == Generation(1);
-        let alone = profile.filter(|profile| first && profile.only_one.is_some() && !self.is_apart(profile));
+        let alone =
+            profile.filter(|profile| first && !profile.only_one.is_empty() && !self.is_apart(profile));
         alone.and_then(|_| self.only_one()).map(|only_one| format!("if it runs already: {only_one}"))
     }
 
@@ -149,10 +150,10 @@ impl Failed<'_> {
             }
             _ if !self.holds() => None,
             _ => {
-                let profile = profiles::find_profile(&self.program());
+                let profile = self.ctx.config.server;
                 let known = profile.and_then(|profile| profile.socket_hint(&self.ctx.config.dialects));
                 Some(known.unwrap_or_else(|| {
-                    "it binds its address itself, and -b holds that: leave -b out and say --adopt; or, if it can take the socket, keep -b and see --export".into()
+                    "it binds its address itself, and -b holds that: leave -b out; or, if it can take the socket, keep -b and see --export".into()
                 }))
             }
         }
@@ -169,7 +170,7 @@ impl Failed<'_> {
     /// The workers that serve have bound this port by themselves.
     fn bound_by_others(&self, port: u16) -> String {
         let next = match self.holds() {
-            true => "give it that socket with -b too, or leave -b out and say --adopt",
+            true => "give it that socket with -b too, or leave -b out",
             false => "say --adopt, or give it its sockets with -b and --export",
         };
         format!("the worker that serves has bound port {port} itself, so a second one cannot: {next}")
@@ -181,9 +182,9 @@ impl Failed<'_> {
         if !beside || self.ctx.config.policy.stop_first {
             return None;
         }
-        let profile = profiles::find_profile(&self.program());
-        Some(match profile.and_then(|profile| Some((profile.name, profile.only_one?))) {
-            Some((name, what)) => format!(
+        let profile = self.ctx.config.server;
+        Some(match profile.filter(|profile| !profile.only_one.is_empty()) {
+            Some(Profile { name, only_one: what, .. }) => format!(
                 "each generation of {name} needs {what} of its own: write $GRACEFUL_RUN_GENERATION in its path, and let a shell expand it (sh -c 'exec …'); or say --stop-first"
             ),
             None => "the worker that serves has the pid file, lock or directory that it wants: write $GRACEFUL_RUN_GENERATION in its path, and let a shell expand it (sh -c 'exec …'); where there can be only one (a database), say --stop-first".into(),
@@ -214,10 +215,6 @@ impl Failed<'_> {
         let spec = self.ctx.launcher.specs.get(&self.generation)?;
         let how = file_privileges(spec.real_program())?;
         Some(format!("no_new_privs takes away what its file gives it ({how}): {why}"))
-    }
-
-    fn program(&self) -> String {
-        profiles::program(&self.ctx.config.worker.command)
     }
 
     fn is_adopted(&self) -> bool {

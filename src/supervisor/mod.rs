@@ -14,11 +14,12 @@
 //! | `hooks` | the user's hooks |
 //! | `hints` | what the user can do about a worker that failed |
 //! | `follow` | `--follow`: successors that workers start themselves |
-//! | `adopt` | `--adopt`: sockets that workers bind themselves |
+//! | `adopt` | sockets that workers bind themselves; `adoption`: whether they are adopted at all |
 //! | `orphans` | what workers leave behind |
 //! | `interrupts` | which INTs and QUITs are one act of the user |
 //! | `hangup` | whether a HUP says that our terminal has gone |
 //! | `rollback` | the files of the generation that was rolled back |
+//! | `profile` | the profile of a known server: what it has changed |
 //! | `repeats` | what the log has said already, and does not repeat |
 //! | `control` | the control socket: pending requests, history |
 //! | `service` | the service manager and the pid file |
@@ -31,6 +32,7 @@
 
 mod actions;
 mod adopt;
+mod adoption;
 mod clock;
 mod context;
 mod control;
@@ -54,6 +56,7 @@ mod master;
 mod messages;
 mod orphans;
 mod pending;
+mod profile;
 mod readiness;
 mod reap;
 mod reexec;

@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::event_loop::EventLoop;
 use super::hints;
+use super::profile;
 use super::readiness::end_check;
 use super::report;
 use crate::core::event::{Event, Report, Request, WorkerId};
@@ -27,6 +28,7 @@ impl EventLoop {
         }
         self.readiness.on_report(report, ctx);
         hints::on_report(report, &self.workers, ctx);
+        profile::on_report(report, ctx);
         if !self.repeats.has_told(report, ctx) {
             report::log(report, &ctx.processes, &ctx.config, ctx.core.has_served());
         }

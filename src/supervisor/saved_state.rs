@@ -66,6 +66,9 @@ pub struct State {
     /// `--adopt`.
     #[serde(default)]
     pub adopt: Option<adopt::Saved>,
+    /// Arguments of a profile were left out, because the server refused them.
+    #[serde(default)]
+    pub arguments_left_out: bool,
     /// `--capture-stderr`.
     pub capture: Option<capture::Saved>,
     /// The service manager.
@@ -148,6 +151,7 @@ mod tests {
                 control: control.save(&mut transfer).unwrap(),
                 watched: vec![None, Some(7)],
                 adopt: None,
+                arguments_left_out: false,
                 capture: None,
                 service: ServiceManager::new(&[]).save(true),
                 pid_file: None,

@@ -1,7 +1,8 @@
 //! Starts the supervisor: for a first worker, or with the state of the image before an
 //! execve(2). Both ways end in [`assemble`].
 
-use super::adopt::{Adoption, check_machine};
+use super::adopt::Adoption;
+use super::adoption;
 use super::clock::Clock;
 use super::context::Context;
 use super::control::Control;
@@ -17,6 +18,7 @@ use super::interrupts::Interrupts;
 use super::launcher::Launcher;
 use super::listening::Listening;
 use super::orphans::Orphans;
+use super::profile;
 use super::readiness::Readiness;
 use super::reexec::Reexec;
 use super::repeats::Repeats;
@@ -65,8 +67,9 @@ use std::time::Duration;
 ///
 /// # Errors
 /// Whatever keeps us from starting the first worker; nothing is left behind then.
-pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), Error> {
+pub(super) fn start(config: Config) -> Result<(EventLoop, Receiver<Input>), Error> {
     let surroundings = InheritedContext::read();
+    let mut config = adoption::choose(config, &surroundings)?;
     inherited::default_sigchld();
     inherited::ignore_hidden_signals();
     inherited::raise_file_limit();
@@ -83,9 +86,6 @@ pub(super) fn start(mut config: Config) -> Result<(EventLoop, Receiver<Input>), 
         Some(path) => Some(PidFile::prepare(&surroundings.directory.join(path))?),
         None => None,
     };
-    if config.adopt.is_some() {
-        check_machine()?;
-    }
     let socket = instance.open()?;
     log_startup(&config, &listeners);
     // Before we leave the directory: our name may be relative to it.
@@ -148,11 +148,12 @@ fn leave_room() -> Result<(), Error> {
 
 fn log_startup(config: &Config, listeners: &Listeners) {
     info!(pid = std::process::id(); "pid {}: HUP or USR2 upgrades, TERM stops", std::process::id());
+    profile::log(config);
     match config.follow {
         Some(signal) => {
             info!("no listener is held: an upgrade sends {} to the worker", signals::name(signal as i32))
         }
-        None if config.adopt.is_some() => info!("whatever the worker binds is adopted"),
+        None if config.adopt.is_some() => info!("{}", adoption::line(config)),
         None if listeners.is_empty() => info!(
             "no listener is held or handed over (give one with -b, or have what the server binds adopted: --adopt)"
         ),
@@ -160,12 +161,6 @@ fn log_startup(config: &Config, listeners: &Listeners) {
     }
     for listener in listeners.iter() {
         info!("listening on {} ({})", listener.address(), listener.name());
-    }
-    let server = profiles::program(&config.worker.command);
-    if let Some(cut) =
-        profiles::stop_signal_hint(&server).filter(|_| !config.stop_signal_chosen && config.adopt.is_none())
-    {
-        warn!("{cut}");
     }
     log_check(config);
     let stays_ignored =
@@ -225,6 +220,12 @@ fn log_check(config: &Config) {
 ///
 /// Any failure here ends us: see [`abandon`].
 pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<Input>) {
+    if state.adopt.is_none() {
+        config = config.without_adoption();
+    }
+    if state.arguments_left_out {
+        config.leave_out_optional();
+    }
     let mut surroundings = InheritedContext { directory: state.directory, ..InheritedContext::read() };
     surroundings.environment.retain(|(key, _)| key != image::VARIABLE);
     let mut fds = InheritedFds::new(&state.descriptors).unwrap_or_else(|why| abandon(&why));
@@ -318,6 +319,8 @@ struct Parts {
 fn assemble(parts: Parts) -> EventLoop {
     let Parts { config, surroundings, threads, control, .. } = parts;
     let settings = LaunchSettings::new(&config, parts.identity, parts.listeners, control.path());
+    let mut processes = parts.processes;
+    processes.server = config.server;
     let watchdog = config.policy.worker_watchdog;
     EventLoop {
         follow: config.follow.map(Follow::new),
@@ -326,7 +329,7 @@ fn assemble(parts: Parts) -> EventLoop {
             core: parts.core,
             config,
             clock: parts.clock,
-            processes: parts.processes,
+            processes,
             launcher: Launcher { settings, surroundings, specs: parts.specs },
             events: [Event::Tick].into(),
         },

@@ -307,7 +307,7 @@ fn ready(worker: &WorkerName, kind: AckKind, after: Duration, unmet: Option<&str
             // Without listeners of ours nothing was checked.
             let unseen = match config.acks.accepting && config.follow.is_none() {
                 true => {
-                    let doubt = profiles::listener_hint(&worker.command, &config.dialects);
+                    let doubt = profiles::listener_hint(worker.server, &config.dialects);
                     let unseen = unmet.filter(|unmet| unmet.contains(UNSEEN));
                     in_brackets(
                         format!(": {}", unseen.unwrap_or("it was not seen to wait on a listener")),
@@ -332,7 +332,7 @@ fn gone(worker: &WorkerName, exit: Exit, age: Duration, stop_sent: bool, left: O
         }
         // This is probably a server that went into the background.
         Some(false) if exit == Exit::Code(0) && !stop_sent => {
-            let how = profiles::foreground_hint(&worker.command, &worker.ended_as);
+            let how = profiles::foreground_hint(worker.server, &worker.command, &worker.ended_as);
             format!("; it left processes behind: if it daemonises, run it in the foreground{how}")
         }
         Some(false) => {

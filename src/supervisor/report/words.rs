@@ -5,6 +5,7 @@ use crate::config::signals;
 use crate::core::event::{Behind, Exit, Generation, Request, Token, WorkerId};
 use crate::core::policy::{MOST_WORKERS, Policy};
 use crate::process::ProcessTable;
+use crate::profiles::Profile;
 use crate::sys::{inherited, tree};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(super) struct WorkerName {
     pub(super) generation: Generation,
     pub(super) pid: i32,
     pub(super) command: String,
+    /// The known server that this is.
+    pub(super) server: Option<&'static Profile>,
     /// What its process was called when it ended.
     pub(super) ended_as: String,
     pub(super) refused: String,
@@ -44,6 +47,7 @@ impl WorkerName {
             generation: entry.map_or(Generation(0), |entry| entry.generation),
             pid,
             command: processes.command().to_string(),
+            server: processes.server,
             ended_as: process.and_then(|process| process.ended_as.clone()).unwrap_or_default(),
             refused: processes.start_error(id).to_string(),
             refusals: entry.map_or(0, |entry| entry.refusals),

@@ -1,0 +1,298 @@
+//! The profile of a known server: its options and arguments are put where the user has said nothing.
+//!
+//! Contract: what the user wrote stays. Arguments are only added, directly behind the program, and never
+//! to the script of a shell. Everything that was done is in one line.
+
+use super::signals::signal_by_name;
+use crate::cli::{self, Cli};
+use crate::error::Error;
+use crate::listener::ListenFds;
+use crate::profiles::{self, Addition, Found, Profile, Way, quote};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// What we were started in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Situation {
+    /// Sockets were handed to us (LISTEN_FDS).
+    pub sockets: bool,
+    /// We are process 1 of a container.
+    pub first_process: bool,
+}
+
+impl Situation {
+    /// That of the process `pid`, which is we ourselves, or whoever asks what we would do.
+    pub fn of(pid: u32) -> Situation {
+        let [listen_pid, listen_fds, names] =
+            ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(std::env::var_os);
+        let handed = ListenFds::read(listen_pid.as_deref(), listen_fds.as_deref(), names.as_deref(), pid);
+        // What is wrong with them is told when they are opened.
+        let sockets = handed.is_ok_and(|handed| handed.count() > 0);
+        Situation { sockets, first_process: pid == 1 }
+    }
+}
+
+/// What a profile has changed.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// The profile.
+    pub profile: &'static Profile,
+    /// The options that it stands for, as they are written.
+    pub options: Vec<String>,
+    /// The arguments that were added, as they are written.
+    pub added: Vec<String>,
+    /// Arguments that the user has to add, in the script of a shell.
+    pub to_add: Vec<String>,
+    /// What to know about the command line.
+    pub warnings: Vec<String>,
+    /// Which arguments of the command were added, and can be left out.
+    optional: Vec<Range<usize>>,
+    /// The server has refused them.
+    refused: bool,
+    /// Why it was not applied.
+    pub left_out: Option<String>,
+}
+
+impl Applied {
+    /// What was done, as one line.
+    pub fn line(&self) -> String {
+        let name = self.profile.name;
+        if let Some(why) = &self.left_out {
+            return format!("profile {name} is not applied: {why} (--profile {name} applies it)");
+        }
+        let mut done = self.options.join(" ");
+        let also = |done: &mut String, text: String| {
+            let comma = if done.is_empty() { "" } else { ", " };
+            *done = format!("{done}{comma}{text}");
+        };
+        if !self.added.is_empty() {
+            also(&mut done, format!("adds {}", self.added.join(" ")));
+        }
+        if !self.to_add.is_empty() {
+            also(&mut done, format!("write {} in its script, which is left as it is", self.to_add.join(" ")));
+        }
+        if done.is_empty() {
+            return format!("profile {name}: there is nothing to change");
+        }
+        format!("profile {name}: {done} (--profile none leaves it alone)")
+    }
+
+    /// Whether the server has refused arguments that were added.
+    pub fn has_left_out(&self) -> bool {
+        self.refused
+    }
+
+    /// Whether arguments were added that the server may refuse.
+    pub fn has_optional(&self) -> bool {
+        !self.optional.is_empty()
+    }
+
+    /// Leaves the arguments out of `command` that the server may have refused. Returns them.
+    pub fn leave_out_optional(&mut self, command: &mut Vec<OsString>) -> Vec<String> {
+        let mut left_out = Vec::new();
+        self.refused |= self.has_optional();
+        for range in std::mem::take(&mut self.optional).into_iter().rev() {
+            left_out.splice(0..0, command.drain(range).map(|word| quote(&word)));
+        }
+        self.added.retain(|word| !left_out.contains(word));
+        left_out
+    }
+}
+
+/// Applies the profile that `--profile` names, or that the command is known by.
+///
+/// # Errors
+/// [`Error::Usage`] for a name that there is not.
+pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applied>, Error> {
+    let known = profiles::find(&cli.command);
+    let found = match cli.profile.as_deref() {
+        Some("none") => return Ok(None),
+        Some(name) => Some(forced(name, known, &cli.command)?),
+        None => known,
+    };
+    let Some(Found { profile, at, program }) = found else { return Ok(None) };
+    let mut applied = Applied {
+        profile,
+        options: Vec::new(),
+        added: Vec::new(),
+        to_add: Vec::new(),
+        warnings: Vec::new(),
+        optional: Vec::new(),
+        refused: false,
+        left_out: None,
+    };
+    if cli.profile.is_none() && at.is_some() && is_wrapper(&cli.command[program], cli.chdir.as_deref()) {
+        let word = cli.command[program].to_string_lossy();
+        applied.left_out = Some(format!("{word} is a script of the shell"));
+        return Ok(Some(applied));
+    }
+    if known.is_none_or(|known| known.profile != profile) {
+        let word = cli.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+        applied.warnings.push(format!("{word} is not known as {}: it is applied all the same", profile.name));
+    }
+    let handed = situation.sockets || !cli.bind.is_empty() || !cli.export.is_empty();
+    let way = match handed {
+        true => profile.bind.as_ref(),
+        false if cli.follow.is_some() => None,
+        false => profile.bare.as_ref(),
+    };
+    if handed && profile.own_socket {
+        applied.warnings.push("it binds its own sockets and takes none from us: leave -b out".into());
+    }
+    if let Some(way) = way {
+        options(way, handed, cli, &mut applied);
+    }
+    if situation.first_process {
+        meanings(profile, cli, &mut applied);
+    }
+    let additions = profile.add.iter().chain(way.into_iter().flat_map(|way| way.add));
+    add(additions, at, cli, &mut applied);
+    let arguments = arguments(&cli.command, at);
+    let warnings = profile.warn.iter().filter(|warning| warning.applies(&arguments));
+    applied.warnings.extend(warnings.map(|warning| warning.text.to_owned()));
+    Ok(Some(applied))
+}
+
+fn forced(name: &str, known: Option<Found>, command: &[OsString]) -> Result<Found, Error> {
+    let profile = profiles::by_name(name).map_err(|nearest| {
+        Error::Usage(format!(
+            "there is no profile '{name}' (the nearest is {nearest}; graceful-run profiles lists them)"
+        ))
+    })?;
+    let known = known.filter(|known| known.profile == profile);
+    let at = profiles::arguments_of(command);
+    Ok(known.unwrap_or(Found { profile, at, program: at.map_or(0, |at| at - 1) }))
+}
+
+/// The options of the way in which the server gets its sockets.
+fn options(way: &Way, handed: bool, cli: &mut Cli, applied: &mut Applied) {
+    let mut said =
+        |option: &str, value: &str| applied.options.push(format!("{option} {value}").trim_end().into());
+    let mut set = |target: &mut Option<String>, option: &str, value: &str| {
+        if target.is_none() && !value.is_empty() {
+            *target = Some(value.into());
+            said(option, value);
+        }
+    };
+    if !way.follow.is_empty() && can_follow(cli) {
+        set(&mut cli.follow, "--follow", way.follow);
+    }
+    let follows = cli.follow.is_some();
+    let mut export = (handed && cli.export.is_empty()).then(String::new).filter(|_| !way.export.is_empty());
+    if export.take().is_some() {
+        cli.export = way.export.iter().map(ToString::to_string).collect();
+        set(&mut None, "--export", &way.export.join(","));
+    }
+    if cli.ack.is_empty() && !way.ack.is_empty() {
+        cli.ack = way.ack.iter().map(ToString::to_string).collect();
+        set(&mut None, "--ack", &way.ack.join(","));
+    }
+    set(&mut cli.soak, "--soak", way.soak);
+    set(&mut cli.stop_signal, "--stop-signal", way.stop_signal);
+    set(&mut cli.stop_timeout, "--stop-timeout", way.stop_timeout);
+    if way.stop_first && !cli.stop_first && !follows {
+        cli.stop_first = true;
+        applied.options.push("--stop-first".into());
+    }
+    if !handed && !way.adopt && cli.adopt.is_none() && !follows {
+        cli.adopt = Some(cli::Adopt::Never);
+        applied.options.push("--adopt=never".into());
+    }
+    for bind in cli.bind.iter_mut().filter(|_| !way.listener.is_empty()) {
+        let chosen =
+            bind.to_string_lossy().split(',').skip(1).any(|option| ["block", "nonblock"].contains(&option));
+        if !chosen {
+            bind.push(format!(",{}", way.listener));
+            applied.options.push(format!("-b …,{}", way.listener));
+        }
+    }
+    for &(name, value) in way.environment {
+        let given = cli.env.iter().any(|pair| pair.to_string_lossy().starts_with(&format!("{name}=")));
+        if !given && (cli.clear_env || std::env::var_os(name).is_none()) {
+            cli.env.insert(0, format!("{name}={value}").into());
+            applied.options.push(format!("--env {name}={value}"));
+        }
+    }
+}
+
+/// Whether nothing is said that `--follow` cannot go with.
+fn can_follow(cli: &Cli) -> bool {
+    let plain = cli.workers == 1 && cli.surge == "all" && !cli.stop_first;
+    plain && cli.adopt.is_none() && cli.on_death != cli::OnDeath::Term
+}
+
+/// The stop signals of official images, where a container sends them to us.
+fn meanings(profile: &Profile, cli: &mut Cli, applied: &mut Applied) {
+    for (signal, meaning) in profile.on {
+        let same = |change: &String| {
+            change.split_once('=').and_then(|(name, _)| signal_by_name(name)) == signal_by_name(signal)
+        };
+        if !cli.on.iter().any(same) {
+            cli.on.insert(0, format!("{signal}={meaning}"));
+            applied.options.push(format!("--on {signal}={meaning}"));
+        }
+    }
+}
+
+fn add<'a>(
+    additions: impl Iterator<Item = &'a Addition>,
+    at: Option<usize>,
+    cli: &mut Cli,
+    applied: &mut Applied,
+) {
+    let mut next = at;
+    for addition in additions.filter(|it| it.is_needed(&arguments(&cli.command, at))).collect::<Vec<_>>() {
+        let words = addition.arguments.iter().map(|word| quote(OsStr::new(word)));
+        let Some(here) = next else {
+            applied.to_add.extend(words);
+            continue;
+        };
+        applied.added.extend(words);
+        let here = here.min(cli.command.len());
+        let end = here + addition.arguments.len();
+        cli.command.splice(here..here, addition.arguments.iter().map(OsString::from));
+        if addition.optional {
+            applied.optional.push(here..end);
+        }
+        next = Some(end);
+    }
+}
+
+/// The arguments of the server; in the script of a shell, its words.
+fn arguments(command: &[OsString], at: Option<usize>) -> Vec<String> {
+    let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    match at {
+        Some(at) => words.into_iter().skip(at).collect(),
+        None => {
+            let text = words.last().map(String::as_str).unwrap_or_default();
+            text.split_whitespace().map(|word| word.trim_matches(['\'', '"']).into()).collect()
+        }
+    }
+}
+
+/// Whether this is a script of the shell that happens to have the name of a server. Version managers
+/// and package managers have such scripts too, which pass everything on.
+fn is_wrapper(program: &OsStr, chdir: Option<&Path>) -> bool {
+    let named = Path::new(program);
+    let path = match program.to_string_lossy().contains('/') {
+        true => Some(chdir.map_or_else(PathBuf::new, Path::to_owned).join(named)),
+        false => which::which(program).ok(),
+    };
+    let Some(path) = path else { return false };
+    let directory = path.parent().and_then(Path::file_name);
+    if directory.is_some_and(|name| name == "shims" || name == ".bin") {
+        return false;
+    }
+    let mut start = Vec::new();
+    let read = File::open(&path).and_then(|file| file.take(64).read_to_end(&mut start));
+    let start = String::from_utf8_lossy(&start);
+    let line = start.lines().next().unwrap_or_default();
+    let mut words = line.strip_prefix("#!").unwrap_or_default().split_whitespace();
+    let shell = |word: &str| {
+        ["sh", "bash", "dash", "ash", "ksh", "zsh"].contains(&word.rsplit('/').next().unwrap_or_default())
+    };
+    read.is_ok() && words.any(shell)
+}

@@ -1,0 +1,296 @@
+//! Which known server a command line starts.
+//!
+//! Contract: only what is certain counts. A program is known by its name, also with a version at its
+//! end, behind programs that execute another one, and behind interpreters. An option that is not known
+//! here ends the search, because its value could be taken for the program.
+
+use super::command::{direct, script, words_of};
+use super::known;
+use super::profile::Profile;
+use std::ffi::OsString;
+use std::path::Path;
+
+/// A known server in a command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Its profile.
+    pub profile: &'static Profile,
+    /// Where arguments are added to the command line; None: within the script of a shell, which is
+    /// left as it is.
+    pub at: Option<usize>,
+    /// The word of the command line that is the program, for people.
+    pub program: usize,
+}
+
+/// Programs that execute what follows, with those of their options that have a value, and the number
+/// of words before it.
+const EXECUTE: &[(&str, &[&str], usize)] = &[
+    ("catatonit", &[], 0),
+    ("chrt", &[], 1),
+    ("docker-entrypoint.sh", &[], 0),
+    ("docker-php-entrypoint", &[], 0),
+    ("dumb-init", &["-r", "--rewrite"], 0),
+    ("env", &["-u", "--unset", "-C", "--chdir"], 0),
+    ("gosu", &[], 1),
+    ("ionice", &["-c", "-n", "--class", "--classdata"], 0),
+    ("nice", &["-n", "--adjustment"], 0),
+    ("nohup", &[], 0),
+    ("numactl", &[], 0),
+    ("setsid", &[], 0),
+    ("stdbuf", &["-i", "-o", "-e"], 0),
+    ("su-exec", &[], 1),
+    ("tini", &["-p", "-e"], 0),
+];
+
+/// The same, of package managers: the words by which they run a program.
+const RUN: &[(&str, &[&str])] = &[
+    ("bundle", &["exec"]),
+    ("bunx", &[]),
+    ("hatch", &["run"]),
+    ("npm", &["exec"]),
+    ("npx", &[]),
+    ("pdm", &["run"]),
+    ("pipenv", &["run"]),
+    ("pnpm", &["exec"]),
+    ("poetry", &["run"]),
+    ("rye", &["run"]),
+    ("uv", &["run"]),
+    ("uvx", &[]),
+    ("yarn", &["exec"]),
+];
+
+/// The known server that this command line starts, if it is one.
+pub fn find(command: &[OsString]) -> Option<Found> {
+    if let Some((_, text)) = script(command) {
+        let words: Vec<String> = words_of(text).map(|word| word.trim_matches(['\'', '"']).into()).collect();
+        return find_words(&words).map(|found| Found { at: None, program: 0, ..found });
+    }
+    let skipped = command.len() - direct(command).len();
+    let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let found = find_words(&words[skipped..])?;
+    let further = |at: usize| at + skipped;
+    Some(Found { at: found.at.map(further), program: further(found.program), ..found })
+}
+
+/// Where the arguments of the program begin that the profile was not recognised by: behind the program
+/// that the command line executes, and its interpreter's script.
+pub fn arguments_of(command: &[OsString]) -> Option<usize> {
+    if script(command).is_some() {
+        return None;
+    }
+    let skipped = command.len() - direct(command).len();
+    let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    program_at(&words[skipped..]).map(|at| skipped + at + 1)
+}
+
+fn find_words(words: &[String]) -> Option<Found> {
+    let at = program_at(words)?;
+    let program = file_name(&words[at]);
+    let rest = &words[at + 1..];
+    // What an interpreter is told to run comes first: `node --watch` is known by its own words.
+    let by_words =
+        by_program(program, rest, true).or_else(|| behind_interpreter(program, rest).map(|(p, n)| (p, n)));
+    let (profile, used) = by_words.or_else(|| by_program(program, rest, false))?;
+    let arguments = at + 1 + used;
+    let is_other = words[arguments.min(words.len())..]
+        .iter()
+        .any(|word| profile.recognise.never.contains(&word.as_str()));
+    (!is_other).then_some(Found {
+        profile,
+        at: Some(arguments),
+        program: arguments - 1 - first(profile, used),
+    })
+}
+
+/// The number of words behind the program that are no arguments but part of its name.
+fn first(profile: &Profile, used: usize) -> usize {
+    profile.recognise.first.len().min(used)
+}
+
+/// Where the program stands, behind those that only execute it.
+fn program_at(words: &[String]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let word = file_name(words.get(at)?);
+        if let Some((_, with_value, before)) = EXECUTE.iter().find(|(name, ..)| *name == word) {
+            at = skip_options(words, at + 1, with_value)? + before;
+            while word == "env" && words.get(at).is_some_and(|word| word.contains('=')) {
+                at += 1;
+            }
+        } else if let Some((_, run)) = RUN.iter().find(|(name, _)| *name == word) {
+            let verb = skip_options(words, at + 1, &[])?;
+            if !run.is_empty() && words.get(verb).is_none_or(|word| !run.contains(&word.as_str())) {
+                return Some(at);
+            }
+            at = skip_options(words, verb + run.len(), &[])?;
+        } else {
+            return Some(at);
+        }
+    }
+}
+
+/// Behind the options from `at` on, those in `with_value` have their value in the next word.
+fn skip_options(words: &[String], mut at: usize, with_value: &[&str]) -> Option<usize> {
+    while let Some(word) = words.get(at).filter(|word| word.starts_with('-') && word.len() > 1) {
+        if word == "--" {
+            return Some(at + 1);
+        }
+        at += if with_value.contains(&word.as_str()) { 2 } else { 1 };
+    }
+    (at < words.len()).then_some(at)
+}
+
+/// By the name of the program; `with_words`: only profiles that ask for certain words behind it. Also
+/// how many words after it belong to its name.
+fn by_program(program: &str, rest: &[String], with_words: bool) -> Option<(&'static Profile, usize)> {
+    let is_it = |profile: &&Profile| {
+        let first = profile.recognise.first;
+        first.is_empty() != with_words
+            && profile.recognise.programs.iter().any(|pattern| is_name(pattern, program))
+            && rest.iter().map(String::as_str).take(first.len()).eq(first.iter().copied())
+    };
+    known::all().iter().find(is_it).map(|profile| (profile, profile.recognise.first.len()))
+}
+
+/// What an interpreter runs: a module, a script or a jar.
+fn behind_interpreter(program: &str, rest: &[String]) -> Option<(&'static Profile, usize)> {
+    let plain = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let with_value: &[&str] = match plain {
+        "python" | "pypy" => &["-W", "-X"],
+        "node" | "nodejs" => &["-r", "--require", "--import", "--loader", "--experimental-loader"],
+        "ruby" | "perl" => &["-I", "-r", "-C", "-E"],
+        "php" => &["-d", "-c"],
+        "java" => &["-cp", "-classpath", "--class-path", "-p", "--module-path"],
+        "bun" | "deno" => &[],
+        _ => return None,
+    };
+    let mut at = 0;
+    while let Some(word) = rest.get(at).filter(|word| word.starts_with('-') && word.len() > 1) {
+        match (plain, word.as_str()) {
+            ("python" | "pypy", "-m") => return by_module(rest.get(at + 1)?, &rest[at + 2..], at + 2),
+            ("java", "-jar") => {
+                let jar = file_name(rest.get(at + 1)?);
+                let is_it = |profile: &&Profile| profile.recognise.jars.iter().any(|it| is_like(it, jar));
+                return known::all().iter().find(is_it).map(|profile| (profile, at + 2));
+            }
+            _ => at += if with_value.contains(&word.as_str()) { 2 } else { 1 },
+        }
+    }
+    let script = file_name(rest.get(at)?);
+    let after = &rest[at + 1..];
+    let is_it = |profile: &&Profile| {
+        let is = &profile.recognise;
+        let named = is.scripts.contains(&script) || is.programs.iter().any(|it| is_name(it, script));
+        named && after.iter().map(String::as_str).take(is.first.len()).eq(is.first.iter().copied())
+    };
+    known::all().iter().find(is_it).map(|profile| (profile, at + 1 + profile.recognise.first.len()))
+}
+
+fn by_module(module: &str, after: &[String], used: usize) -> Option<(&'static Profile, usize)> {
+    let is_it = |profile: &&Profile| {
+        let is = &profile.recognise;
+        let first = after.iter().map(String::as_str).take(is.first.len()).eq(is.first.iter().copied());
+        is.modules.contains(&module) && first
+    };
+    known::all().iter().find(is_it).map(|profile| (profile, used + profile.recognise.first.len()))
+}
+
+/// Whether this is the program that the pattern names. The version at its end does not count, also
+/// where the pattern has none.
+fn is_name(pattern: &str, program: &str) -> bool {
+    let unversioned = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+    pattern == program || (!unversioned.is_empty() && pattern.trim_end_matches('*') == unversioned)
+}
+
+/// Whether a file name is the pattern, in which `*` stands for any text in one place.
+fn is_like(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((start, end)) => {
+            name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
+        }
+        None => pattern == name,
+    }
+}
+
+fn file_name(word: &str) -> &str {
+    Path::new(word).file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(Into::into).collect()
+    }
+
+    #[test]
+    fn a_server_is_known_by_its_name_wherever_it_is_certain() {
+        for (line, name, at) in [
+            ("nginx -c n.conf", "nginx", 1),
+            ("/usr/sbin/nginx", "nginx", 1),
+            ("env A=b C= nginx", "nginx", 4),
+            ("env -u A nginx", "nginx", 4),
+            ("php-fpm8.2 -y p", "php-fpm", 1),
+            ("/usr/sbin/php-fpm", "php-fpm", 1),
+            ("python3 -m http.server 8000", "http.server", 3),
+            ("python3.11 -u -m gunicorn wsgi", "gunicorn", 4),
+            ("/venv/bin/gunicorn wsgi", "gunicorn", 1),
+            ("/venv/bin/python /venv/bin/gunicorn wsgi", "gunicorn", 2),
+            ("uv run gunicorn wsgi", "gunicorn", 3),
+            ("poetry run uvicorn a:b", "uvicorn", 3),
+            ("bundle exec puma -C p.rb", "puma", 3),
+            ("npx --yes vite", "vite", 3),
+            ("node node_modules/vite/bin/vite.js", "vite", 2),
+            ("node --watch server.js", "node-watch", 2),
+            ("tini -- redis-server", "redis-server", 3),
+            ("docker-entrypoint.sh postgres", "postgres", 2),
+            ("docker-php-entrypoint php-fpm", "php-fpm", 2),
+            ("gosu redis redis-server", "redis-server", 3),
+            ("nice -n 10 unbound", "unbound", 4),
+            ("java -Xmx1g -jar /opt/jenkins-2.4.war", "jenkins", 4),
+            ("php -S 127.0.0.1:80", "php", 2),
+            ("php8.2 -S 127.0.0.1:80", "php", 2),
+            ("python manage.py runserver", "django", 3),
+            ("./manage.py runserver", "django", 2),
+            ("php artisan serve", "artisan", 3),
+        ] {
+            let found = find(&words(line)).unwrap_or_else(|| panic!("{line}"));
+            assert_eq!((found.profile.name, found.at), (name, Some(at)), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_certain_is_no_server() {
+        for line in [
+            "./server",
+            "nginx -t",
+            "nginx -s reload",
+            "php artisan queue:work",
+            "php -r echo",
+            "python3 manage.py migrate",
+            "python3 nginx.py",
+            "npm start",
+            "npm run nginx",
+            "cat nginx",
+            "java -jar app.jar",
+            "node server.js",
+            "env",
+            "env -S nginx",
+            "bash nginx",
+            "",
+        ] {
+            assert_eq!(find(&words(line)).map(|found| found.profile.name), None, "{line}");
+        }
+        assert_eq!(find(&[]), None);
+    }
+
+    #[test]
+    fn the_script_of_a_shell_is_left_as_it_is() {
+        let line = ["sh", "-c", "cd /srv && exec nginx -g 'pid n.pid;'"].map(OsString::from);
+        let found = find(&line).unwrap();
+        assert_eq!((found.profile.name, found.at), ("nginx", None));
+        assert_eq!(arguments_of(&line), None);
+        assert_eq!(arguments_of(&words("env A=b ./server -x")), Some(3));
+    }
+}

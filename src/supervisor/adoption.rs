@@ -1,0 +1,92 @@
+//! Whether what the worker binds is adopted where nobody has said so (`--adopt=auto`).
+//!
+//! Contract: where this machine forbids it, or it would take privileges from the command that it cannot
+//! do without, the command runs unadopted, after a warning that says what is missing. Where the user
+//! insists (`--adopt`), the same is an error.
+
+use super::adopt::check_machine;
+use crate::config::Config;
+use crate::error::{Error, reason};
+use crate::launch::InheritedContext;
+use crate::sys::file_privileges::file_privileges;
+use crate::sys::probe::{ProbeError, probe_bind_notification};
+use log::{info, warn};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+/// Programs that start another one as another user.
+const CHANGE_USER: [&str; 4] = ["sudo", "su", "doas", "setpriv"];
+
+/// The configuration that holds here. To be called while there is one thread, because it forks.
+///
+/// # Errors
+/// What `--adopt` needs and cannot be had.
+pub(super) fn choose(config: Config, surroundings: &InheritedContext) -> Result<Config, Error> {
+    let Some(adopt) = &config.adopt else { return Ok(config) };
+    let possible = check_machine();
+    if !adopt.auto {
+        return possible.map(|()| config);
+    }
+    let notified = probe_bind_notification();
+    let why = match (possible, &notified) {
+        (Err(error), _) => Some(error.to_string()),
+        (Ok(()), Err(error)) => why_not_notified(error),
+        (Ok(()), Ok(_)) => None,
+    };
+    if let Some(why) = why {
+        warn!(
+            "{why}; the command runs without, so that it cannot be upgraded beside itself unless it takes its sockets from -b (graceful-run doctor)"
+        );
+        return Ok(config.without_adoption());
+    }
+    if matches!(notified, Ok(true)) {
+        if let Some(how) = needs_privileges(&config, surroundings) {
+            warn!(
+                "what the worker binds is not adopted: that needs no_new_privs here, and would take away what the command needs ({how}): run graceful-run as root with --user instead, or give the server its sockets with -b"
+            );
+            return Ok(config.without_adoption());
+        }
+        info!(
+            "to adopt what it binds, the worker runs with no_new_privs, as we are not root: sudo and setuid programs gain nothing in it (--adopt=never leaves that out)"
+        );
+    }
+    Ok(config)
+}
+
+/// The line of the log about what is adopted.
+pub(super) fn line(config: &Config) -> &'static str {
+    match config.adopt.as_ref().is_some_and(|adopt| adopt.auto) {
+        true => {
+            "whatever the worker binds is adopted (--adopt=never turns that off; -b ADDRESS is for a server that takes its socket from us)"
+        }
+        false => "whatever the worker binds is adopted",
+    }
+}
+
+/// Why calls of a worker cannot be received; None where nothing is known.
+fn why_not_notified(error: &ProbeError) -> Option<String> {
+    let why = match error {
+        ProbeError::Architecture => {
+            format!("the system calls of {} are not known to us", std::env::consts::ARCH)
+        }
+        ProbeError::Child(_) => return None,
+        ProbeError::Filter(errno) => format!("seccomp(2): {}", reason(&(*errno).into())),
+        ProbeError::Filtered => "a system call filter kills who calls seccomp(2)".into(),
+        ProbeError::Call(errno) => format!("a bind(2) is not seen: {}", reason(&(*errno).into())),
+    };
+    Some(format!("cannot adopt what workers bind: {why}"))
+}
+
+/// How the command gets privileges that no_new_privs takes away.
+fn needs_privileges(config: &Config, surroundings: &InheritedContext) -> Option<String> {
+    let program = config.worker.command.first()?;
+    let name = Path::new(program).file_name().and_then(OsStr::to_str).unwrap_or_default();
+    if CHANGE_USER.contains(&name) {
+        return Some(format!("{name} changes the user"));
+    }
+    let directory = config.worker.chdir.as_ref().map_or_else(PathBuf::new, PathBuf::clone);
+    let directory = surroundings.directory.join(directory);
+    let path = surroundings.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value);
+    let found = which::which_in(program, path, directory).ok()?;
+    file_privileges(&found).map(Into::into)
+}
