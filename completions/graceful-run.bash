@@ -68,7 +68,7 @@ _graceful__run() {
 
     case "${cmd}" in
         graceful__run)
-            opts="-b -n -C -E -v -q -h -V --bind --workers --export --chdir --env --env-file --env-dir --clear-env --drop-env --user --umask --no-new-privs --pass-fd --foreground-tty --capture-stderr --on-death --ack --ack-timeout --on-ack-timeout --soak --probation --surge --stop-first --follow --adopt --port --drain-timeout --idle --watch --hook --hook-timeout --stop-signal --stop-timeout --max-draining --on --restart --stable --worker-watchdog --retry-start --pid-file --name --socket --no-socket --control-group --verbose --quiet --log-format --help --version ctl doctor"
+            opts="-b -n -C -E -v -q -h -V --bind --workers --export --profile --chdir --env --env-file --env-dir --clear-env --drop-env --user --umask --no-new-privs --pass-fd --foreground-tty --capture-stderr --on-death --ack --ack-timeout --on-ack-timeout --soak --probation --surge --stop-first --follow --adopt --port --drain-timeout --idle --watch --hook --hook-timeout --stop-signal --stop-timeout --max-draining --on --restart --stable --worker-watchdog --retry-start --pid-file --name --socket --no-socket --control-group --verbose --quiet --log-format --help --version ctl doctor"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -91,6 +91,10 @@ _graceful__run() {
                     return 0
                     ;;
                 --export)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --profile)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -167,7 +171,7 @@ _graceful__run() {
                     return 0
                     ;;
                 --adopt)
-                    COMPREPLY=($(compgen -W "steer share" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "auto never steer share" -- "${cur}"))
                     return 0
                     ;;
                 --port)

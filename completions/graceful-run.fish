@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_graceful_run_global_optspecs
-    string join \n b/bind= n/workers= export= C/chdir= E/env= env-file= env-dir= clear-env drop-env= user= umask= no-new-privs pass-fd= foreground-tty capture-stderr on-death= ack= ack-timeout= on-ack-timeout= soak= probation= surge= stop-first follow= adopt= port= drain-timeout= idle= watch= hook= hook-timeout= stop-signal= stop-timeout= max-draining= on= restart= stable= worker-watchdog= retry-start pid-file= name= socket= no-socket control-group= v/verbose q/quiet log-format= h/help V/version
+    string join \n b/bind= n/workers= export= profile= C/chdir= E/env= env-file= env-dir= clear-env drop-env= user= umask= no-new-privs pass-fd= foreground-tty capture-stderr on-death= ack= ack-timeout= on-ack-timeout= soak= probation= surge= stop-first follow= adopt= port= drain-timeout= idle= watch= hook= hook-timeout= stop-signal= stop-timeout= max-draining= on= restart= stable= worker-watchdog= retry-start pid-file= name= socket= no-socket control-group= v/verbose q/quiet log-format= h/help V/version
 end
 
 function __fish_graceful_run_needs_command
@@ -27,6 +27,7 @@ end
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s b -l bind -d 'Bind this socket and pass it to the worker: [NAME=]ADDRESS[,OPTION]...' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s n -l workers -d 'Number of workers; each fills one slot, numbered from 0 to N-1' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l export -d 'Convention by which the worker finds its listeners; several with commas [default: listen-fds]' -r
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l profile -d 'Use the profile of this server, whatever COMMAND is; none: use none [default: by the name of COMMAND]' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s C -l chdir -d 'Working directory of the worker; its path is resolved again at every start [default: $PWD]' -r -F
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s E -l env -d 'Set a variable for the worker; repeatable; overrides every other source' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l env-file -d 'Read variables from a file of K=V lines, again at every start; repeatable' -r -F
@@ -45,7 +46,9 @@ complete -c graceful-run -n "__fish_graceful_run_needs_command" -l soak -d 'How 
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l probation -d 'How long a new generation is on probation once it serves; 0 means no probation' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l surge -d 'Replace this many slots at a time instead of all at once' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l follow -d 'For a program that starts its own successor: an upgrade sends it SIG' -r
-complete -c graceful-run -n "__fish_graceful_run_needs_command" -l adopt -d 'For a server that cannot inherit sockets: take control of those that it binds itself [default MODE: steer]' -r -f -a "steer\t'Each generation has sockets of its own; new connections go to one generation'
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l adopt -d 'Whether the sockets that the server binds itself are adopted [default: auto]' -r -f -a "auto\t'As `steer`, where no sockets are handed over and this machine allows it'
+never\t'Not at all'
+steer\t'Each generation has sockets of its own; new connections go to one generation'
 share\t'All generations share one socket, which replaces that of the worker'"
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l port -d 'Adopt only this port; repeatable [default: every port that the worker binds]' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l drain-timeout -d 'How long an old worker may drain before it gets its stop signal all the same; 0 means no limit' -r

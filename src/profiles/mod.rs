@@ -8,12 +8,13 @@ mod check;
 mod command;
 mod hints;
 mod known;
+mod own_check;
 mod profile;
 mod recognise;
 
 pub use check::quote;
-pub use command::own_check;
 pub use hints::{exec_hint, foreground_hint, listener_hint};
 pub use known::{all, by_name};
+pub use own_check::own_check;
 pub use profile::{Addition, Line, Profile, Warning, Way};
 pub use recognise::{Found, arguments_of, find};
