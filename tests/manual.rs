@@ -12,6 +12,7 @@ use graceful_run::cli::Cli;
 use graceful_run::cli::ctl::Ctl;
 use graceful_run::cli::doctor::Doctor;
 use graceful_run::config::signals::{self, DEFAULTS};
+use graceful_run::config::{Config, Situation};
 use graceful_run::error::Error;
 use std::fs;
 use std::path::Path;
@@ -51,7 +52,7 @@ fn every_signal_is_in_the_tables() {
 #[test]
 fn every_ack_kind_is_explained() {
     let cli = <Cli as clap::Parser>::try_parse_from(["graceful-run", "--ack", "no-such", "x"]);
-    let refused = graceful_run::config::Config::new(cli.expect("clap takes any word"), false, |_| false);
+    let refused = Config::new(cli.expect("clap takes any word"), false, Situation::default(), &|_| false);
     let message = refused.expect_err("there is no such kind").to_string();
     let (_, list) = message.split_once("(write ").expect("the message lists the kinds");
     let list = list.trim_end_matches(')').replace(" or ", ", ");

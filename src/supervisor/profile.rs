@@ -4,6 +4,7 @@
 use super::context::Context;
 use crate::config::Config;
 use crate::core::event::{Exit, Report};
+use crate::profiles;
 use log::{info, warn};
 
 /// Says what the profile has done, and what is to be known of the command line.
@@ -26,6 +27,11 @@ pub(super) fn on_report(report: &Report, ctx: &mut Context) {
     }
     let left_out = ctx.config.leave_out_optional();
     let Some(entry) = ctx.processes.get(worker) else { return };
+    if ctx.config.hooks.has_own_check()
+        && let Some(check) = profiles::own_check(&ctx.config.worker.command)
+    {
+        ctx.config.hooks.set_own_check(check);
+    }
     // What the next one is started from is read anew.
     ctx.launcher.specs.remove(&entry.generation);
     ctx.launcher.settings.worker.command.clone_from(&ctx.config.worker.command);
