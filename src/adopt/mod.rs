@@ -206,7 +206,7 @@ impl Adopt {
     /// Whether the worker listens at every address that it has to.
     pub fn listens(&self, id: WorkerId) -> bool {
         self.workers.get(&id).is_some_and(|worker| {
-            (!worker.listens.is_empty() || worker.unix_alone || worker.socketless)
+            (!worker.listens.is_empty() || worker.unix_alone)
                 && self.wanted.iter().all(|key| worker.listens.contains(key))
         })
     }

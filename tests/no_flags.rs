@@ -1,0 +1,206 @@
+//! `graceful-run COMMAND`, without any flag: what is adopted, what is not, and what the log says of it.
+
+mod common;
+
+use common::{Scene, Signal, Wrapper, binary, host, says, tool, who};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+const SERVER: &str = r"
+import os, socket, sys
+one = socket.socket(); one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+one.bind((sys.argv[1], 8000)); one.listen(64)
+while True:
+    client, _ = one.accept(); client.sendall(b'generation=%s\n' % os.environb[b'GRACEFUL_RUN_GENERATION']); client.close()
+";
+
+const ADOPTED: &str = "whatever the worker binds is adopted (--adopt=never turns that off;";
+
+/// `OPTIONS -- python3 server.py HOST`, ready.
+fn server(scene: &Scene, options: &[&str], host: &str) -> Wrapper {
+    fs::write(scene.path("server.py"), SERVER).expect("it is ours");
+    let wrapper = scene.start_command(options, &["python3", "server.py", host]);
+    wrapper.log.wait(&says::ready(1));
+    wrapper
+}
+
+fn upgrade(scene: &Scene) {
+    let done = scene.ctl(&["upgrade"]);
+    assert!(done.status.success(), "{done:?}");
+}
+
+#[test]
+fn what_a_server_binds_is_adopted() {
+    let (scene, host) = (Scene::new(), host());
+    let wrapper = server(&scene, &[], &host);
+    assert!(wrapper.log.has(ADOPTED), "{:?}", wrapper.log.all());
+    for generation in 2..5 {
+        upgrade(&scene);
+        assert_eq!(who(&format!("{host}:8000")), format!("generation={generation}\n"));
+    }
+    let again = scene.ctl(&["reexec"]);
+    assert!(again.status.success(), "{again:?}");
+    upgrade(&scene);
+    assert_eq!(who(&format!("{host}:8000")), "generation=5\n");
+    wrapper.stop();
+}
+
+/// Then a second one cannot bind, and the verdict says what to do; also after an execve(2) of ours.
+#[test]
+fn never_adopts_nothing() {
+    let (scene, host) = (Scene::new(), host());
+    let wrapper = server(&scene, &["--adopt=never", "--capture-stderr"], &host);
+    assert!(!wrapper.log.has(ADOPTED), "{:?}", wrapper.log.all());
+    let again = scene.ctl(&["reexec"]);
+    assert!(again.status.success(), "{again:?}");
+    wrapper.signal(Signal::SIGHUP);
+    let refused = wrapper.log.wait(&says::failed(2));
+    assert!(refused.contains("has bound port 8000 itself") && refused.contains("say --adopt"), "{refused}");
+    assert_eq!(who(&format!("{host}:8000")), "generation=1\n");
+    wrapper.stop();
+}
+
+/// A program without sockets: the first one has 10 s to bind something, and those after it 2 s.
+#[test]
+fn a_worker_without_sockets_is_ready_by_its_age() {
+    let scene = Scene::new();
+    let wrapper = scene.start_command(&[], &["sleep", "1000"]);
+    wrapper.log.wait("generation 1: ready after * (timer)");
+    let done = scene.ctl(&["upgrade", "--json"]);
+    assert!(done.status.success(), "{done:?}");
+    wrapper.log.wait("generation 2: ready after * (timer)");
+    wrapper.stop();
+}
+
+#[test]
+fn a_worker_without_sockets_is_ready_by_its_ack() {
+    let scene = Scene::of("count-signals\nready notify");
+    let wrapper = scene.start_command(&["--soak", "1ms"], &scene.puppet());
+    wrapper.log.wait("generation 1: ready after * (notify)");
+    upgrade(&scene);
+    wrapper.stop();
+}
+
+/// Executes a command that may not have netlink sockets, or may not call pidfd_getfd(2).
+const DENY: &str = r"
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+socket, getfd = {'x86_64': (41, 438), 'aarch64': (198, 438)}[os.uname().machine]
+def instruction(code, yes, no, k): return struct.pack('HBBI', code, yes, no, k)
+load, equal, end = 0x20, 0x15, 0x06
+allow, error = 0x7fff0000, 0x50000
+EAFNOSUPPORT, EPERM, AF_NETLINK = 97, 1, 16
+program = {
+    'netlink': instruction(load, 0, 0, 0) + instruction(equal, 0, 3, socket) + instruction(load, 0, 0, 16)
+        + instruction(equal, 0, 1, AF_NETLINK) + instruction(end, 0, 0, error | EAFNOSUPPORT),
+    'getfd': instruction(load, 0, 0, 0) + instruction(equal, 0, 1, getfd) + instruction(end, 0, 0, error | EPERM),
+}[sys.argv[1]] + instruction(end, 0, 0, allow)
+code = ctypes.create_string_buffer(program)
+class Program(ctypes.Structure): _fields_ = [('len', ctypes.c_ushort), ('filter', ctypes.c_void_p)]
+filter = Program(len(program) // 8, ctypes.addressof(code))
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.byref(filter), 0, 0) == 0
+os.execvp(sys.argv[2], sys.argv[2:])
+";
+
+#[test]
+fn where_it_is_forbidden_the_command_runs_without_after_a_warning() {
+    let (scene, host) = (Scene::new(), host());
+    fs::write(scene.path("deny.py"), DENY).expect("it is ours");
+    fs::write(scene.path("server.py"), SERVER).expect("it is ours");
+    let mut command = scene.mark(Command::new("python3"));
+    command.arg(scene.path("deny.py")).arg("getfd").arg(binary()).args(["python3", "server.py", &host]);
+    let wrapper = scene.spawn(command);
+    wrapper
+        .log
+        .wait("cannot adopt what workers bind: pidfd_getfd(2) on a child: *; the command runs without");
+    wrapper.log.wait(&says::ready(1));
+    assert_eq!(who(&format!("{host}:8000")), "generation=1\n");
+    assert!(!wrapper.log.has(ADOPTED));
+    let again = scene.ctl(&["reexec"]);
+    assert!(again.status.success(), "{again:?}");
+    wrapper.stop();
+}
+
+/// By a process of its own: a descriptor that a test beside this one inherits would keep it busy.
+fn copied(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().expect("cp").success());
+}
+
+/// graceful-run as another user, with a copy of it that everybody may execute.
+fn as_nobody(scene: &Scene, arguments: &[&str]) -> Option<Wrapper> {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("left out: only root can become another user");
+        return None;
+    }
+    let copy = scene.path("graceful-run");
+    copied(binary(), &copy);
+    let mut command = scene.mark(Command::new("setpriv"));
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(copy);
+    Some(scene.spawn({
+        command.arg("--no-socket").args(arguments);
+        command
+    }))
+}
+
+#[test]
+fn another_user_than_root_is_told_of_no_new_privs() {
+    let (scene, host) = (Scene::new(), host());
+    fs::write(scene.path("server.py"), SERVER).expect("it is ours");
+    let python = fs::canonicalize("/usr/bin/python3").expect("Debian's python");
+    let Some(wrapper) = as_nobody(&scene, &[python.to_str().unwrap(), "server.py", &host]) else { return };
+    wrapper.log.wait("to adopt what it binds, the worker runs with no_new_privs, as we are not root");
+    wrapper.log.wait(&says::ready(1));
+    wrapper.signal(Signal::SIGHUP);
+    wrapper.log.wait("generation 2: serves after");
+    assert_eq!(who(&format!("{host}:8000")), "generation=2\n");
+    wrapper.stop();
+}
+
+#[test]
+fn a_command_that_needs_privileges_is_left_unadopted() {
+    let scene = Scene::new();
+    let sleep = scene.path("sleep");
+    copied(Path::new("/bin/sleep"), &sleep);
+    fs::set_permissions(&sleep, fs::Permissions::from_mode(0o2755)).expect("it is ours");
+    for (command, how) in [(sleep.to_str().unwrap(), "u+s"), ("sudo", "sudo changes the user")] {
+        let Some(wrapper) = as_nobody(&scene, &["--ack", "timer:1ms", "--retry-start", command, "1000"])
+        else {
+            return;
+        };
+        let line = wrapper.log.wait("what the worker binds is not adopted: that needs no_new_privs here");
+        assert!(line.contains("root with --user") && line.contains(how), "{line}");
+        wrapper.stop();
+    }
+}
+
+/// `daemon` twice is an error of nginx: what its profile adds is left out, also by the next image of
+/// ourselves.
+#[test]
+fn an_nginx_whose_file_keeps_it_in_the_foreground_starts_all_the_same() {
+    if tool("nginx").is_none() {
+        return;
+    }
+    for (daemon, handed) in [("", false), ("", true), ("daemon off;", false), ("daemon off;", true)] {
+        let (scene, host) = (Scene::new(), host());
+        let file = format!(
+            "{daemon}\npid nginx.pid;\nerror_log stderr;\nworker_processes 1;\nevents {{}}\n\
+             http {{ access_log off; server {{ listen {host}:8000; return 200 ok; }} }}\n"
+        );
+        fs::write(scene.path("nginx.conf"), file).expect("it is ours");
+        let bind = format!("{host}:8000");
+        let options: &[&str] = if handed { &["-b", &bind] } else { &[] };
+        let command = ["nginx", "-p", ".", "-c", "nginx.conf"];
+        let wrapper = scene.start_command(options, &command);
+        wrapper.log.wait(&says::ready(1));
+        assert_eq!(wrapper.log.has("it is started once more without -g 'daemon off;'"), !daemon.is_empty());
+        let again = scene.ctl(&["reexec"]);
+        assert!(again.status.success(), "{again:?}");
+        upgrade(&scene);
+        let page = Path::new("/proc").join(wrapper.pid.to_string());
+        assert!(page.exists());
+        wrapper.stop();
+    }
+}
