@@ -4,6 +4,7 @@
 //! and arguments that are applied, the advice of messages, `graceful-run profiles`, docs/servers.md and
 //! the command lines that tests run.
 
+mod advice;
 mod check;
 mod command;
 mod hints;
@@ -11,6 +12,7 @@ mod known;
 mod profile;
 mod recognise;
 
+pub use advice::advice;
 pub use check::quote;
 pub use command::own_check;
 pub use hints::{exec_hint, foreground_hint, listener_hint};
