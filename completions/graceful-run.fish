@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_graceful_run_global_optspecs
-    string join \n b/bind= n/workers= export= C/chdir= E/env= env-file= env-dir= clear-env drop-env= user= umask= no-new-privs pass-fd= foreground-tty capture-stderr on-death= ack= ack-timeout= on-ack-timeout= soak= probation= surge= stop-first follow= adopt= port= drain-timeout= idle= watch= hook= hook-timeout= stop-signal= stop-timeout= max-draining= on= restart= stable= worker-watchdog= retry-start pid-file= name= socket= no-socket control-group= v/verbose q/quiet log-format= h/help V/version
+    string join \n b/bind= n/workers= export= profile= C/chdir= E/env= env-file= env-dir= clear-env drop-env= user= umask= no-new-privs pass-fd= foreground-tty capture-stderr on-death= ack= ack-timeout= on-ack-timeout= soak= probation= surge= stop-first follow= adopt= port= drain-timeout= idle= watch= hook= hook-timeout= stop-signal= stop-timeout= max-draining= on= restart= stable= worker-watchdog= retry-start pid-file= name= socket= no-socket control-group= dry-run v/verbose q/quiet log-format= h/help V/version
 end
 
 function __fish_graceful_run_needs_command
@@ -27,6 +27,7 @@ end
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s b -l bind -d 'Bind this socket and pass it to the worker: [NAME=]ADDRESS[,OPTION]...' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s n -l workers -d 'Number of workers; each fills one slot, numbered from 0 to N-1' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l export -d 'Convention by which the worker finds its listeners; several with commas [default: listen-fds]' -r
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l profile -d 'Use the profile of this server, whatever COMMAND is; none: use none [default: by the name of COMMAND]' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s C -l chdir -d 'Working directory of the worker; its path is resolved again at every start [default: $PWD]' -r -F
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s E -l env -d 'Set a variable for the worker; repeatable; overrides every other source' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l env-file -d 'Read variables from a file of K=V lines, again at every start; repeatable' -r -F
@@ -45,7 +46,9 @@ complete -c graceful-run -n "__fish_graceful_run_needs_command" -l soak -d 'How 
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l probation -d 'How long a new generation is on probation once it serves; 0 means no probation' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l surge -d 'Replace this many slots at a time instead of all at once' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l follow -d 'For a program that starts its own successor: an upgrade sends it SIG' -r
-complete -c graceful-run -n "__fish_graceful_run_needs_command" -l adopt -d 'For a server that cannot inherit sockets: take control of those that it binds itself [default MODE: steer]' -r -f -a "steer\t'Each generation has sockets of its own; new connections go to one generation'
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l adopt -d 'Whether the sockets that the server binds itself are adopted [default: auto]' -r -f -a "auto\t'As `steer`, where no sockets are handed over and this machine allows it'
+never\t'Not at all'
+steer\t'Each generation has sockets of its own; new connections go to one generation'
 share\t'All generations share one socket, which replaces that of the worker'"
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l port -d 'Adopt only this port; repeatable [default: every port that the worker binds]' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l drain-timeout -d 'How long an old worker may drain before it gets its stop signal all the same; 0 means no limit' -r
@@ -75,12 +78,14 @@ complete -c graceful-run -n "__fish_graceful_run_needs_command" -l capture-stder
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l stop-first -d 'Stop the old worker before the new one starts'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l retry-start -d 'If the very first worker fails, try again instead of exiting'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l no-socket -d 'Run without a control socket'
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l dry-run -d 'Print what would be done with COMMAND, as one JSON object, and start nothing'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s v -l verbose -d 'Log more; given twice, even more'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s q -l quiet -d 'Log only what went wrong; given twice, only why graceful-run ended'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s V -l version -d 'Print version'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -a "ctl" -d 'Show or control a running graceful-run'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -a "doctor" -d 'Show what this machine or container allows, and what to change'
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -a "profiles" -d 'Show what is known of servers'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l name -d 'Connect to the instance that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l socket -d 'Connect to the instance with this control socket' -r -F
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l timeout -d 'How long to wait for the outcome; then exit with 124, while the action goes on [default: 0, no limit]' -r
@@ -177,3 +182,6 @@ complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fis
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -s V -l version -d 'Print version'
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand profiles" -l json -d 'Print one JSON object on stdout, and nothing else'
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand profiles" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand profiles" -s V -l version -d 'Print version'

@@ -12,6 +12,7 @@ use graceful_run::cli::Cli;
 use graceful_run::cli::ctl::Ctl;
 use graceful_run::cli::doctor::Doctor;
 use graceful_run::config::signals::{self, DEFAULTS};
+use graceful_run::config::{Config, Situation};
 use graceful_run::error::Error;
 use std::fs;
 use std::path::Path;
@@ -51,7 +52,7 @@ fn every_signal_is_in_the_tables() {
 #[test]
 fn every_ack_kind_is_explained() {
     let cli = <Cli as clap::Parser>::try_parse_from(["graceful-run", "--ack", "no-such", "x"]);
-    let refused = graceful_run::config::Config::new(cli.expect("clap takes any word"), false, |_| false);
+    let refused = Config::new(cli.expect("clap takes any word"), false, Situation::default(), &|_| false);
     let message = refused.expect_err("there is no such kind").to_string();
     let (_, list) = message.split_once("(write ").expect("the message lists the kinds");
     let list = list.trim_end_matches(')').replace(" or ", ", ");
@@ -171,6 +172,7 @@ fn the_man_pages_have_their_sections_in_order() {
     assert_eq!(headings(&ctl_page()), ctl);
     let doctor = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"];
     assert_eq!(headings(&doctor_page()), doctor);
+    assert_eq!(headings(&profiles_page()), doctor);
 }
 
 #[test]
@@ -179,6 +181,7 @@ fn the_man_pages_refer_to_each_other() {
         ("graceful-run", man_page()),
         ("graceful-run-ctl", ctl_page()),
         ("graceful-run-doctor", doctor_page()),
+        ("graceful-run-profiles", profiles_page()),
     ];
     for (name, page) in &pages {
         for (other, _) in pages.iter().filter(|(other, _)| other != name) {
@@ -210,7 +213,7 @@ fn variables_that_a_worker_is_given_are_in_the_man_page() {
 #[test]
 fn the_version_is_the_same_everywhere() {
     let version = env!("CARGO_PKG_VERSION");
-    for page in [man_page(), ctl_page(), doctor_page()] {
+    for page in [man_page(), ctl_page(), doctor_page(), profiles_page()] {
         let title = page.lines().find(|line| line.starts_with(".TH ")).expect("a page has a title");
         assert!(title.contains(&format!("\"graceful-run {version}\"")), "{title}");
     }
@@ -256,6 +259,10 @@ fn ctl_page() -> String {
 
 fn doctor_page() -> String {
     plain("man/graceful-run-doctor.1")
+}
+
+fn profiles_page() -> String {
+    plain("man/graceful-run-profiles.1")
 }
 
 /// A man page without changes of the font, and with plain hyphens.

@@ -9,6 +9,7 @@ mod check;
 mod command;
 mod hints;
 mod known;
+mod print;
 mod profile;
 mod recognise;
 
@@ -16,6 +17,7 @@ pub use advice::advice;
 pub use check::quote;
 pub use command::own_check;
 pub use hints::{exec_hint, foreground_hint, listener_hint};
-pub use known::{all, by_name};
-pub use profile::{Addition, Line, Profile, Warning, Way};
+pub use known::{all, named};
+pub use print::{Shown, ShownAddition, ShownWay, plain};
+pub use profile::{Addition, Profile, Warning, Way};
 pub use recognise::{Found, arguments_of, find};
