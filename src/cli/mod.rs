@@ -4,10 +4,13 @@
 pub mod ctl;
 pub mod doctor;
 pub mod profiles;
+mod values;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser};
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+pub use values::{Adopt, LogFormat, OnAckTimeout, OnDeath, Restart};
 
 /// Wrap any server, in any language, and restart it without a dropped request
 ///
@@ -419,54 +422,3 @@ failed, 126 COMMAND cannot be executed, 127 COMMAND is not found; otherwise that
 or 128+n if signal n ended it.
 
 See graceful-run(1), graceful-run-ctl(1), graceful-run-doctor(1) and graceful-run-profiles(1).";
-
-/// `--adopt`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Adopt {
-    /// As `steer`, where no sockets are handed over and this machine allows it.
-    Auto,
-    /// Not at all.
-    Never,
-    /// Each generation has sockets of its own; new connections go to one generation.
-    Steer,
-    /// All generations share one socket, which replaces that of the worker.
-    Share,
-}
-
-/// `--on-death`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnDeath {
-    /// They go on serving.
-    Keep,
-    /// The kernel sends them TERM.
-    Term,
-}
-
-/// `--on-ack-timeout`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnAckTimeout {
-    /// It has failed.
-    Abort,
-    /// It counts as ready.
-    Proceed,
-}
-
-/// `--restart`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Restart {
-    /// Whatever its exit status is.
-    Always,
-    /// Unless it exits with status 0.
-    OnFailure,
-    /// Never; graceful-run exits with the status of the worker.
-    Never,
-}
-
-/// `--log-format`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One sentence per line.
-    Text,
-    /// One JSON object per line.
-    Json,
-}

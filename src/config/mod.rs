@@ -7,6 +7,7 @@ pub(crate) mod hooks;
 mod profile;
 pub(crate) mod readiness;
 pub mod signals;
+mod stopping;
 mod value;
 
 use crate::ack::Acks;
@@ -23,6 +24,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
+use stopping::{PARENT_TERM_STOP_TIMEOUT, stop_signal, stop_timeouts};
 use value::{duration, invalid};
 
 pub use adopt::Adopt;
@@ -30,15 +32,10 @@ pub use control::{Control, is_name};
 pub use profile::{Applied, Situation};
 pub use value::{duration_text, timeout};
 
-/// The default of `--stop-timeout`.
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The default of `--soak`.
 const SOAK: &str = "500ms";
 /// The default of `--ack-timeout`.
 const ACK_TIMEOUT: &str = "30s";
-/// The default of `--stop-timeout` for a worker that acks by parent-term, as grace does: it waits
-/// 60 s for requests, and 60 s after it has cut them.
-const PARENT_TERM_STOP_TIMEOUT: Duration = Duration::from_secs(121);
 /// The shortest `--worker-watchdog`: with a shorter one, a busy worker would often miss it.
 const SHORTEST_WATCHDOG: Duration = Duration::from_millis(100);
 
@@ -377,46 +374,6 @@ fn variable(pair: &OsStr) -> Result<(OsString, OsString), Error> {
     let at = bytes.iter().position(|&byte| byte == b'=').filter(|&at| at > 0);
     let at = at.ok_or_else(|| invalid("--env", &pair.to_string_lossy(), "not of the form K=V"))?;
     Ok((OsStr::from_bytes(&bytes[..at]).into(), OsStr::from_bytes(&bytes[at + 1..]).into()))
-}
-
-/// The stop signal of the user, or of the dialects that have one, if they agree.
-fn stop_signal(given: Option<&str>, dialects: &[Dialect]) -> Result<Option<Signal>, Error> {
-    if let Some(name) = given {
-        let signal = signals::signal_by_name(name);
-        return signal
-            .map(Some)
-            .ok_or_else(|| invalid("--stop-signal", name, "no such signal (write TERM, QUIT, INT or USR1)"));
-    }
-    // Clients of einhorn handle USR2 only. If other dialects are given too, the program may be of
-    // any of them, and most handle TERM.
-    if dialects == [Dialect::Einhorn] {
-        return Ok(Some(Signal::SIGUSR2));
-    }
-    let mut owners = dialects.iter().filter_map(|dialect| Some((dialect, dialect.stop_signal()?)));
-    let Some((first, signal)) = owners.next() else { return Ok(None) };
-    if let Some((other, _)) = owners.find(|(_, other)| *other != signal) {
-        return Err(Error::Usage(format!(
-            "cannot choose between the stop signals of {} and {} (say --stop-signal)",
-            first.name(),
-            other.name()
-        )));
-    }
-    let signal = Signal::try_from(signal);
-    signal.map(Some).map_err(|errno| Error::cannot("name the stop signal", errno))
-}
-
-/// How long a worker may take to stop, and how long one that acks by parent-term.
-fn stop_timeouts(
-    given: Option<String>,
-    dialects: &[Dialect],
-) -> Result<(Option<Duration>, Option<Duration>), Error> {
-    if let Some(text) = given {
-        let timeout = timeout("--stop-timeout", &text)?;
-        return Ok((timeout, timeout));
-    }
-    let own = dialects.iter().filter_map(|dialect| dialect.stop_timeout()).max();
-    let parent_term = if dialects.contains(&Dialect::Endless) { own } else { None };
-    Ok((Some(own.unwrap_or(STOP_TIMEOUT)), Some(parent_term.unwrap_or(PARENT_TERM_STOP_TIMEOUT))))
 }
 
 #[cfg(test)]

@@ -292,3 +292,125 @@ fn is_wrapper(program: &OsStr, chdir: Option<&Path>) -> bool {
     };
     read.is_ok() && words.any(shell)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::Dialect;
+    use clap::Parser;
+
+    /// What the profile does to this command line; also the command that is run.
+    fn applied(line: &[&str], situation: Situation) -> (Option<Applied>, Cli) {
+        let mut cli = Cli::parse_from(["graceful-run"].iter().chain(line));
+        let applied = apply(&mut cli, situation).expect("a profile of that name");
+        (applied, cli)
+    }
+
+    fn line(arguments: &[&str]) -> String {
+        applied(arguments, Situation::default()).0.map(|applied| applied.line()).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_a_profile_names_exists() {
+        for profile in profiles::all() {
+            let ways = [&profile.bind, &profile.bare].into_iter().flatten();
+            for way in ways {
+                for dialect in way.export.iter().chain(profile.dialects) {
+                    assert!(Dialect::by_name(dialect).is_some(), "{}: {dialect}", profile.name);
+                }
+                for signal in [way.stop_signal, way.follow].into_iter().filter(|signal| !signal.is_empty()) {
+                    assert!(signal_by_name(signal).is_some(), "{}: {signal}", profile.name);
+                }
+            }
+            for (signal, _) in profile.on {
+                assert!(signal_by_name(signal).is_some(), "{}: {signal}", profile.name);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_done_is_one_line() {
+        let end = "(--profile none leaves it alone)";
+        for (arguments, done) in [
+            (
+                &["-b", ":1", "--", "nginx"][..],
+                "nginx: --export nginx --stop-signal QUIT, adds -g 'daemon off;'",
+            ),
+            (&["-b", ":1", "--stop-signal", "TERM", "nginx", "-g", "daemon off;"], "nginx: --export nginx"),
+            (&["redis-server"], "redis-server: --stop-first"),
+            (&["php-fpm8.2", "-D"], "php-fpm: --stop-signal QUIT"),
+            (&["-b", ":1", "gunicorn", "app"], "gunicorn: --soak 1s, adds --no-control-socket"),
+        ] {
+            assert_eq!(line(arguments), format!("profile {done} {end}"), "{arguments:?}");
+        }
+        assert_eq!(
+            line(&["python3", "-m", "http.server"]),
+            "profile http.server: there is nothing to change"
+        );
+        assert_eq!(line(&["./server"]), "");
+        assert_eq!(line(&["--profile", "none", "nginx"]), "");
+        let script = line(&["sh", "-c", "exec haproxy -f h.cfg"]);
+        assert!(
+            script.contains("--stop-signal USR1, write -db in its script, which is left as it is"),
+            "{script}"
+        );
+    }
+
+    #[test]
+    fn arguments_are_added_behind_the_program() {
+        for (arguments, command) in [
+            (&["nginx", "-c", "n"][..], "nginx -g daemon off; -c n"),
+            (&["nginx", "-g", "daemon off;"], "nginx -g daemon off;"),
+            (&["env", "A=b", "squid", "-f", "c"], "env A=b squid -N -f c"),
+            (&["-b", ":1", "python3", "-m", "uvicorn", "a:b"], "python3 -m uvicorn --fd 3 a:b"),
+            (&["--profile", "squid", "./server", "-x"], "./server -N -x"),
+        ] {
+            let (_, cli) = applied(arguments, Situation::default());
+            let words: Vec<_> = cli.command.iter().map(|word| word.to_string_lossy()).collect();
+            assert_eq!(words.join(" "), command);
+        }
+    }
+
+    #[test]
+    fn what_a_server_refuses_is_left_out() {
+        let (applied, mut cli) = applied(&["nginx", "-c", "n"], Situation::default());
+        let mut applied = applied.unwrap();
+        assert_eq!(applied.leave_out_optional(&mut cli.command), ["-g", "'daemon off;'"]);
+        assert_eq!(cli.command, ["nginx", "-c", "n"]);
+        assert!(applied.has_left_out() && !applied.has_optional() && applied.added.is_empty());
+    }
+
+    #[test]
+    fn sockets_that_we_were_given_count_as_those_of_a_bind() {
+        let handed = Situation { sockets: true, ..Situation::default() };
+        let (applied, cli) = applied(&["unicorn"], handed);
+        assert!(applied.unwrap().line().starts_with("profile unicorn: --export unicorn "));
+        assert_eq!(cli.export, ["unicorn"]);
+    }
+
+    #[test]
+    fn the_stop_signals_of_images_are_stops_for_process_1() {
+        let first = Situation { first_process: true, ..Situation::default() };
+        for (program, on) in [
+            ("nginx", "QUIT=stop"),
+            ("php-fpm", "QUIT=stop"),
+            ("httpd", "WINCH=stop"),
+            ("haproxy", "USR1=stop"),
+            ("postgres", "INT=stop"),
+        ] {
+            assert_eq!(applied(&[program], first).1.on, [on]);
+            assert_eq!(applied(&[program], Situation::default()).1.on, [""; 0]);
+        }
+        assert_eq!(applied(&["--on", "SIGQUIT=ignore", "nginx"], first).1.on, ["SIGQUIT=ignore"]);
+    }
+
+    #[test]
+    fn another_program_is_told_of_and_an_unknown_name_refused() {
+        let (applied, cli) = applied(&["-b", ":1", "--profile", "nginx", "./server"], Situation::default());
+        assert_eq!(applied.unwrap().warnings, ["./server is not known as nginx: it is applied all the same"]);
+        assert_eq!(cli.export, ["nginx"]);
+        let mut cli = Cli::parse_from(["graceful-run", "--profile", "ngnix", "./server"]);
+        let error = apply(&mut cli, Situation::default()).unwrap_err();
+        assert!(error.to_string().contains("there is no profile 'ngnix' (the nearest is nginx;"), "{error}");
+    }
+}

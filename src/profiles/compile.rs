@@ -3,7 +3,8 @@
 //!
 //! The keys are explained in `docs/profiles.md`, under "A new server".
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -11,7 +12,8 @@ use toml::{Table, Value};
 
 fn main() {
     let servers = Path::new("src/profiles/servers");
-    println!("cargo::rerun-if-changed={}", servers.display());
+    let mut cargo = std::io::stdout();
+    writeln!(cargo, "cargo::rerun-if-changed={}", servers.display()).expect("cargo reads it");
     let entries = fs::read_dir(servers).expect("src/profiles/servers is a directory");
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.sort();

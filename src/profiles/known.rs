@@ -33,8 +33,6 @@ pub fn named(name: &str) -> Result<&'static Profile, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::signals::signal_by_name;
-    use crate::dialect::Dialect;
     use std::collections::BTreeSet;
 
     #[test]
@@ -44,24 +42,6 @@ mod tests {
         assert!(all().len() >= 60);
         assert_eq!(by_name("nginx").map(|profile| profile.name), Ok("nginx"));
         assert_eq!(by_name("ngnix"), Err("nginx"));
-    }
-
-    #[test]
-    fn what_a_profile_names_exists() {
-        for profile in all() {
-            let ways = [&profile.bind, &profile.bare].into_iter().flatten();
-            for way in ways {
-                for dialect in way.export.iter().chain(profile.dialects) {
-                    assert!(Dialect::by_name(dialect).is_some(), "{}: {dialect}", profile.name);
-                }
-                for signal in [way.stop_signal, way.follow].into_iter().filter(|signal| !signal.is_empty()) {
-                    assert!(signal_by_name(signal).is_some(), "{}: {signal}", profile.name);
-                }
-            }
-            for (signal, _) in profile.on {
-                assert!(signal_by_name(signal).is_some(), "{}: {signal}", profile.name);
-            }
-        }
     }
 
     #[test]

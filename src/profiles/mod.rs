@@ -9,15 +9,16 @@ mod check;
 mod command;
 mod hints;
 mod known;
+mod own_check;
 mod print;
 mod profile;
 mod recognise;
 
 pub use advice::advice;
 pub use check::quote;
-pub use command::own_check;
 pub use hints::{exec_hint, foreground_hint, listener_hint};
 pub use known::{all, named};
+pub use own_check::own_check;
 pub use print::{Shown, ShownAddition, ShownWay, plain};
 pub use profile::{Addition, Profile, Warning, Way};
 pub use recognise::{Found, arguments_of, find};

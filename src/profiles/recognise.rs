@@ -4,9 +4,9 @@
 //! end, behind programs that execute another one, and behind interpreters. An option that is not known
 //! here ends the search, because its value could be taken for the program.
 
-use super::command::{direct, script, words_of};
+use super::command::{script, words_of};
 use super::known;
-use super::profile::Profile;
+use super::profile::{Profile, matches};
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -22,41 +22,56 @@ pub struct Found {
     pub program: usize,
 }
 
-/// Programs that execute what follows, with those of their options that have a value, and the number
-/// of words before it.
-const EXECUTE: &[(&str, &[&str], usize)] = &[
-    ("catatonit", &[], 0),
-    ("chrt", &[], 1),
-    ("docker-entrypoint.sh", &[], 0),
-    ("docker-php-entrypoint", &[], 0),
-    ("dumb-init", &["-r", "--rewrite"], 0),
-    ("env", &["-u", "--unset", "-C", "--chdir"], 0),
-    ("gosu", &[], 1),
-    ("ionice", &["-c", "-n", "--class", "--classdata"], 0),
-    ("nice", &["-n", "--adjustment"], 0),
-    ("nohup", &[], 0),
-    ("numactl", &[], 0),
-    ("setsid", &[], 0),
-    ("stdbuf", &["-i", "-o", "-e"], 0),
-    ("su-exec", &[], 1),
-    ("tini", &["-p", "-e"], 0),
-];
+/// A program that executes what follows.
+struct Launcher {
+    name: &'static str,
+    /// Patterns of options without a value, or with it in the same word.
+    plain: &'static [&'static str],
+    /// Options with a value in the next word.
+    valued: &'static [&'static str],
+    /// The word that has to follow, or none.
+    verb: &'static str,
+    /// The number of words before the program.
+    before: usize,
+}
 
-/// The same, of package managers: the words by which they run a program.
-const RUN: &[(&str, &[&str])] = &[
-    ("bundle", &["exec"]),
-    ("bunx", &[]),
-    ("hatch", &["run"]),
-    ("npm", &["exec"]),
-    ("npx", &[]),
-    ("pdm", &["run"]),
-    ("pipenv", &["run"]),
-    ("pnpm", &["exec"]),
-    ("poetry", &["run"]),
-    ("rye", &["run"]),
-    ("uv", &["run"]),
-    ("uvx", &[]),
-    ("yarn", &["exec"]),
+const fn launcher(name: &'static str) -> Launcher {
+    Launcher { name, plain: &[], valued: &[], verb: "", before: 0 }
+}
+
+const LAUNCHERS: &[Launcher] = &[
+    Launcher { verb: "exec", ..launcher("bundle") },
+    launcher("bunx"),
+    launcher("catatonit"),
+    Launcher { plain: &["-f", "-r", "-o", "-b", "-i"], before: 1, ..launcher("chrt") },
+    launcher("docker-entrypoint.sh"),
+    launcher("docker-php-entrypoint"),
+    Launcher { plain: &["-c", "-v"], valued: &["-r", "--rewrite"], ..launcher("dumb-init") },
+    Launcher { plain: &["-i", "-u*", "--unset=*"], valued: &["-u", "-C", "--chdir"], ..launcher("env") },
+    Launcher { before: 1, ..launcher("gosu") },
+    Launcher { verb: "run", ..launcher("hatch") },
+    Launcher { plain: &["-c*", "-n*", "-t"], valued: &["-c", "-n"], ..launcher("ionice") },
+    Launcher { plain: &["-n*", "-1*", "--adjustment=*"], valued: &["-n"], ..launcher("nice") },
+    launcher("nohup"),
+    Launcher { plain: &["--yes", "-y", "--no"], verb: "exec", ..launcher("npm") },
+    Launcher { plain: &["--yes", "-y", "--no", "--no-install"], ..launcher("npx") },
+    Launcher { verb: "run", ..launcher("pdm") },
+    Launcher { verb: "run", ..launcher("pipenv") },
+    Launcher { verb: "exec", ..launcher("pnpm") },
+    Launcher { verb: "run", ..launcher("poetry") },
+    Launcher { verb: "run", ..launcher("rye") },
+    Launcher { plain: &["-c", "-w"], ..launcher("setsid") },
+    Launcher { plain: &["-i*", "-o*", "-e*"], valued: &["-i", "-o", "-e"], ..launcher("stdbuf") },
+    Launcher { before: 1, ..launcher("su-exec") },
+    Launcher { plain: &["-s", "-v*", "-w", "-g"], valued: &["-p", "-e"], ..launcher("tini") },
+    Launcher {
+        plain: &["--frozen", "--locked", "--no-sync", "--no-dev", "--isolated"],
+        valued: &["--with", "--group", "--extra", "--python", "-p"],
+        verb: "run",
+        ..launcher("uv")
+    },
+    launcher("uvx"),
+    Launcher { verb: "exec", ..launcher("yarn") },
 ];
 
 /// The known server that this command line starts, if it is one.
@@ -65,11 +80,7 @@ pub fn find(command: &[OsString]) -> Option<Found> {
         let words: Vec<String> = words_of(text).map(|word| word.trim_matches(['\'', '"']).into()).collect();
         return find_words(&words).map(|found| Found { at: None, program: 0, ..found });
     }
-    let skipped = command.len() - direct(command).len();
-    let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let found = find_words(&words[skipped..])?;
-    let further = |at: usize| at + skipped;
-    Some(Found { at: found.at.map(further), program: further(found.program), ..found })
+    find_words(&words(command))
 }
 
 /// Where the arguments of the program begin that the profile was not recognised by: behind the program
@@ -78,9 +89,11 @@ pub fn arguments_of(command: &[OsString]) -> Option<usize> {
     if script(command).is_some() {
         return None;
     }
-    let skipped = command.len() - direct(command).len();
-    let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    program_at(&words[skipped..]).map(|at| skipped + at + 1)
+    program_at(&words(command)).map(|at| at + 1)
+}
+
+fn words(command: &[OsString]) -> Vec<String> {
+    command.iter().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 fn find_words(words: &[String]) -> Option<Found> {
@@ -88,8 +101,7 @@ fn find_words(words: &[String]) -> Option<Found> {
     let program = file_name(&words[at]);
     let rest = &words[at + 1..];
     // What an interpreter is told to run comes first: `node --watch` is known by its own words.
-    let by_words =
-        by_program(program, rest, true).or_else(|| behind_interpreter(program, rest).map(|(p, n)| (p, n)));
+    let by_words = by_program(program, rest, true).or_else(|| behind_interpreter(program, rest));
     let (profile, used) = by_words.or_else(|| by_program(program, rest, false))?;
     let arguments = at + 1 + used;
     let is_other = words[arguments.min(words.len())..]
@@ -112,30 +124,33 @@ fn program_at(words: &[String]) -> Option<usize> {
     let mut at = 0;
     loop {
         let word = file_name(words.get(at)?);
-        if let Some((_, with_value, before)) = EXECUTE.iter().find(|(name, ..)| *name == word) {
-            at = skip_options(words, at + 1, with_value)? + before;
-            while word == "env" && words.get(at).is_some_and(|word| word.contains('=')) {
-                at += 1;
-            }
-        } else if let Some((_, run)) = RUN.iter().find(|(name, _)| *name == word) {
-            let verb = skip_options(words, at + 1, &[])?;
-            if !run.is_empty() && words.get(verb).is_none_or(|word| !run.contains(&word.as_str())) {
+        let Some(launcher) = LAUNCHERS.iter().find(|launcher| launcher.name == word) else { return Some(at) };
+        let mut next = behind_options(words, at + 1, launcher)?;
+        if !launcher.verb.is_empty() {
+            if words.get(next).is_none_or(|word| word != launcher.verb) {
                 return Some(at);
             }
-            at = skip_options(words, verb + run.len(), &[])?;
-        } else {
-            return Some(at);
+            next = behind_options(words, next + 1, launcher)?;
         }
+        next += launcher.before;
+        while word == "env" && words.get(next).is_some_and(|word| word.contains('=')) {
+            next += 1;
+        }
+        at = next;
     }
 }
 
-/// Behind the options from `at` on, those in `with_value` have their value in the next word.
-fn skip_options(words: &[String], mut at: usize, with_value: &[&str]) -> Option<usize> {
+/// Behind the options from `at` on; None where one is not known.
+fn behind_options(words: &[String], mut at: usize, launcher: &Launcher) -> Option<usize> {
     while let Some(word) = words.get(at).filter(|word| word.starts_with('-') && word.len() > 1) {
         if word == "--" {
             return Some(at + 1);
         }
-        at += if with_value.contains(&word.as_str()) { 2 } else { 1 };
+        at += match (launcher.valued.contains(&word.as_str()), launcher.plain) {
+            (true, _) => 2,
+            (false, plain) if plain.iter().any(|pattern| matches(pattern, word)) => 1,
+            _ => return None,
+        };
     }
     (at < words.len()).then_some(at)
 }
@@ -220,7 +235,7 @@ fn file_name(word: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn words(line: &str) -> Vec<OsString> {
+    fn line_of(line: &str) -> Vec<OsString> {
         line.split(' ').map(Into::into).collect()
     }
 
@@ -255,7 +270,7 @@ mod tests {
             ("./manage.py runserver", "django", 2),
             ("php artisan serve", "artisan", 3),
         ] {
-            let found = find(&words(line)).unwrap_or_else(|| panic!("{line}"));
+            let found = find(&line_of(line)).unwrap_or_else(|| panic!("{line}"));
             assert_eq!((found.profile.name, found.at), (name, Some(at)), "{line}");
         }
     }
@@ -280,7 +295,7 @@ mod tests {
             "bash nginx",
             "",
         ] {
-            assert_eq!(find(&words(line)).map(|found| found.profile.name), None, "{line}");
+            assert_eq!(find(&line_of(line)).map(|found| found.profile.name), None, "{line}");
         }
         assert_eq!(find(&[]), None);
     }
@@ -291,6 +306,6 @@ mod tests {
         let found = find(&line).unwrap();
         assert_eq!((found.profile.name, found.at), ("nginx", None));
         assert_eq!(arguments_of(&line), None);
-        assert_eq!(arguments_of(&words("env A=b ./server -x")), Some(3));
+        assert_eq!(arguments_of(&line_of("env A=b ./server -x")), Some(3));
     }
 }
