@@ -65,7 +65,7 @@ fn an_address_in_use_says_what_to_do_whatever_the_status_is() {
         let scene = Scene::of(&format!("stderr OSError: [Errno 98] Address already in use\nexit {status}"));
         let line = last_line(scene.start(&quick(&["--capture-stderr"])), status);
         assert!(line.contains("it binds its address itself, and -b holds that"), "{line}");
-        assert!(line.contains("--adopt") && line.contains("--export"), "{line}");
+        assert!(line.contains("leave -b out") && line.contains("--export"), "{line}");
     }
     // With others beside it, which have to stop first.
     let scene = Scene::of("stderr OSError: [Errno 98] Address already in use\nexit 1");
@@ -94,7 +94,7 @@ fn without_its_words_a_port_of_ours_in_its_configuration_is_evidence() {
         let line = last_line(scene.start_command(&args, command), 1);
         // What it says is not known: another cause is as likely.
         assert!(line.contains("(if it says that its address is in use: "), "{line}");
-        let told = format!("{what} names port {PORT}, which -b holds: leave -b out and say --adopt");
+        let told = format!("{what} names port {PORT}, which -b holds: leave -b out");
         assert!(line.contains(&told), "{line}");
     }
     let args = ["-b", bind.as_str(), "-E", "COUNT=7345"];
@@ -151,7 +151,7 @@ fn a_known_server_is_told_how_it_gets_its_sockets() {
     let line = last_line(scene.start_command(&quick(&["--stop-signal", "QUIT"]), &[&nginx]), 1);
     assert!(line.ends_with("it exited with status 1 (nginx takes its sockets by --export nginx)"), "{line}");
     let command = ["sh", "-c", &format!("exec {nginx} -g 'daemon off;'")];
-    let line = last_line(scene.start_command(&quick(&["--stop-signal", "QUIT"]), &command), 1);
+    let line = last_line(scene.start_command(&quick(&["--profile", "none"]), &command), 1);
     assert!(line.contains("(nginx takes its sockets by --export nginx)"), "{line}");
     // It has its dialect: something else is wrong.
     let line = last_line(scene.start_command(&quick(&["--export", "nginx"]), &[&nginx]), 1);
@@ -182,7 +182,8 @@ fn a_known_server_of_which_there_is_one_is_told_without_its_words_too() {
                 exec sleep 300\n";
     let server = executable(&scene, "apache2", text);
     for more in [&[][..], &["--capture-stderr"]] {
-        let args = [&["--ack", "exec:test $GRACEFUL_RUN_GENERATION = 1", "--soak", "1ms"], more].concat();
+        let ack = ["--ack", "exec:test $GRACEFUL_RUN_GENERATION = 1", "--soak", "1ms", "--adopt=never"];
+        let args = [&ack, more].concat();
         let wrapper = scene.start_command(&args, &[&server]);
         wrapper.log.wait(&says::ready(1));
         wrapper.signal(Signal::SIGHUP);
@@ -198,7 +199,7 @@ fn a_known_server_of_which_there_is_one_is_told_without_its_words_too() {
 #[test]
 fn a_known_server_that_can_run_twice_is_not_told_that_it_runs_already() {
     let text = "#!/bin/sh\necho >> starts\n[ $(wc -l < starts) = 1 ] && exec sleep 300\nexit 1\n";
-    let ack = ["--ack", "exec:test $GRACEFUL_RUN_GENERATION = 1", "--soak", "1ms"];
+    let ack = ["--ack", "exec:test $GRACEFUL_RUN_GENERATION = 1", "--soak", "1ms", "--adopt=never"];
     let own = "-n w.$GRACEFUL_RUN_GENERATION";
     for (name, conf, script, told) in [
         ("squid", "pid_filename none\n", "", false),
@@ -220,7 +221,7 @@ fn a_known_server_that_can_run_twice_is_not_told_that_it_runs_already() {
     // It has run beside another.
     let scene = Scene::new();
     let server = executable(&scene, "squid", &text.replace("= 1", "-le 2"));
-    let ack = ["--ack", "exec:test $GRACEFUL_RUN_GENERATION -le 2", "--soak", "1ms"];
+    let ack = ["--ack", "exec:test $GRACEFUL_RUN_GENERATION -le 2", "--soak", "1ms", "--adopt=never"];
     let wrapper = scene.start_command(&ack, &[&server]);
     wrapper.log.wait(&says::ready(1));
     wrapper.signal(Signal::SIGHUP);
@@ -270,7 +271,7 @@ fn a_port_that_the_serving_worker_has_bound_itself_is_named() {
     fs::write(scene.path("server.py"), server.replace("PORT", &free.to_string())).unwrap();
     let command = [python.to_str().unwrap(), "server.py"];
     for more in [&[][..], &["--capture-stderr"]] {
-        let args = [&["--ack", "fd", "--soak", "1ms"], more].concat();
+        let args = [&["--ack", "fd", "--soak", "1ms", "--adopt=never"], more].concat();
         let wrapper = scene.start_command(&args, &command);
         wrapper.log.wait(&says::ready(1));
         wrapper.signal(Signal::SIGHUP);

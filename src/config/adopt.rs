@@ -1,5 +1,6 @@
 //! `--adopt`: when it holds, the options that it cannot be combined with, and its policy.
 
+use super::profile::Applied;
 use super::value::{duration, timeout};
 use crate::cli::{self, Cli};
 use crate::core::policy;
@@ -26,15 +27,15 @@ pub struct Adopt {
     pub may_bind_nothing: bool,
 }
 
-/// The configuration, and the policy of the core. `sockets`: we were started with some; `listens`: the
-/// command is a server for certain.
+/// The configuration, and the policy of the core. `sockets`: we were started with some; `applied`: the
+/// command is a known server.
 ///
 /// # Errors
 /// [`Error::Usage`], naming what it cannot go with.
 pub(super) fn adopt(
     cli: &Cli,
     sockets: bool,
-    listens: bool,
+    applied: Option<&Applied>,
 ) -> Result<Option<(Adopt, policy::Adopt)>, Error> {
     let handed = sockets || !cli.bind.is_empty() || !cli.export.is_empty();
     // Who waits to see a worker on its listeners has some of ours in mind.
@@ -74,7 +75,7 @@ pub(super) fn adopt(
         idle: duration("--idle", &cli.idle)?,
         must_wait: cli.ack.iter().all(|ack| ack == "auto"),
         auto,
-        may_bind_nothing: auto && !listens,
+        may_bind_nothing: auto && !applied.is_some_and(Applied::listens),
     };
     let soak = cli.soak.as_deref().map(|soak| duration("--soak", soak)).transpose()?;
     let policy = policy::Adopt {

@@ -82,6 +82,11 @@ impl Hooks {
         self.own_check = Some(command);
     }
 
+    /// Whether the server checks its own configuration.
+    pub fn has_own_check(&self) -> bool {
+        self.own_check.is_some()
+    }
+
     /// Whether this command of `occasion` is the server's own check.
     pub fn is_own_check(&self, occasion: Occasion, command: &str) -> bool {
         occasion == Occasion::PreUpgrade && self.own_check.as_deref() == Some(command)

@@ -137,10 +137,11 @@ impl Config {
         let server = profiles::find(&cli.command).map(|found| found.profile);
         let applied = profile::apply(&mut cli, situation)?;
         let unadopted = Cli { adopt: Some(cli::Adopt::Never), port: Vec::new(), ..cli.clone() };
-        let config = Config::checked(cli, situation, server, ignored)?;
+        let config = Config::checked(cli, situation, server, applied.as_ref(), ignored)?;
         let is_auto = config.adopt.as_ref().is_some_and(|adopt| adopt.auto);
-        let unadopted =
-            is_auto.then(|| Config::checked(unadopted, situation, server, ignored)).transpose()?;
+        let unadopted = is_auto
+            .then(|| Config::checked(unadopted, situation, server, applied.as_ref(), ignored))
+            .transpose()?;
         let unadopted = unadopted.map(|config| Box::new(Config { applied: applied.clone(), ..config }));
         let mut config = Config { applied, unadopted, ..config };
         let optional = config.applied.as_ref().is_some_and(Applied::has_optional);
@@ -170,10 +171,10 @@ impl Config {
         mut cli: Cli,
         situation: Situation,
         server: Option<&'static Profile>,
+        applied: Option<&Applied>,
         ignored: &dyn Fn(i32) -> bool,
     ) -> Result<Config, Error> {
-        let listens = server.is_some_and(|server| server.bare.is_some() || server.own_socket);
-        let (adopt, policy_of_adopt) = adopt::adopt(&cli, situation.sockets, listens)?.unzip();
+        let (adopt, policy_of_adopt) = adopt::adopt(&cli, situation.sockets, applied)?.unzip();
         let dialects = match cli.export.is_empty() {
             // With --adopt the program binds its own sockets, and is given none.
             true if adopt.is_some() => Vec::new(),

@@ -80,6 +80,11 @@ impl Applied {
         format!("profile {name}: {done} (--profile none leaves it alone)")
     }
 
+    /// Whether the command is certainly a server that binds sockets.
+    pub fn listens(&self) -> bool {
+        self.left_out.is_none() && (self.profile.bare.is_some() || self.profile.own_socket)
+    }
+
     /// Whether the server has refused arguments that were added.
     pub fn has_left_out(&self) -> bool {
         self.refused

@@ -4,7 +4,7 @@
 use super::context::Context;
 use crate::config::Config;
 use crate::core::event::{Exit, Report};
-use crate::profiles::advice;
+use crate::profiles;
 use log::{info, warn};
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use std::path::Path;
 pub(super) fn log(config: &Config, directory: &Path, handed: bool) {
     let worker = &config.worker;
     let directory = worker.chdir.as_ref().map_or_else(|| directory.into(), |path| directory.join(path));
-    if let Some(advice) = advice(&worker.command, &directory, handed) {
+    if let Some(advice) = profiles::advice(&worker.command, &directory, handed) {
         warn!("{}", advice.text);
     }
     let Some(applied) = &config.applied else { return };
@@ -34,6 +34,11 @@ pub(super) fn on_report(report: &Report, ctx: &mut Context) {
     }
     let left_out = ctx.config.leave_out_optional();
     let Some(entry) = ctx.processes.get(worker) else { return };
+    if ctx.config.hooks.has_own_check()
+        && let Some(check) = profiles::own_check(&ctx.config.worker.command)
+    {
+        ctx.config.hooks.set_own_check(check);
+    }
     // What the next one is started from is read anew.
     ctx.launcher.specs.remove(&entry.generation);
     ctx.launcher.settings.worker.command.clone_from(&ctx.config.worker.command);

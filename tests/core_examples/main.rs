@@ -33,6 +33,7 @@ fn policy() -> Policy {
         restart: Restart::Always,
         stable: ms(30_000),
         retry_start: false,
+        second_start: false,
         pre_upgrade: false,
         pre_stop: false,
         worker_watchdog: None,
@@ -656,6 +657,21 @@ fn retry_start_tries_again_after_the_pause() {
     case.wait(200);
     case.ack(3);
     assert!(case.reported(|report| *report == Report::Serving(Generation(1))));
+}
+
+/// It is started with fewer arguments then.
+#[test]
+fn a_second_start_follows_the_very_first_worker_that_exits_with_an_error() {
+    let second = Policy { second_start: true, ..policy() };
+    let mut case = Case::new(second.clone());
+    case.exit(1, 1);
+    assert!(case.reported(|report| *report == Report::Restarting(Slot(0), ms(100))));
+    case.wait(100);
+    case.exit(2, 1);
+    assert_eq!(case.ending(), Some(Ending::Worker(WorkerId(2), Exit::Code(1))));
+    let mut clean = Case::new(second);
+    clean.exit(1, 0);
+    assert_eq!(clean.ending(), Some(Ending::Worker(WorkerId(1), Exit::Code(0))));
 }
 
 #[test]

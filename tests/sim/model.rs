@@ -315,7 +315,10 @@ impl Model {
             return;
         }
         let ending = ending(failure);
-        if !self.served && !ready && !self.policy.retry_start {
+        let exited = matches!(failure, Failure::Exited { exit: Exit::Code(1..), .. });
+        let first = self.slots.get(slot.0 as usize).is_some_and(|slot| slot.crashes == 0);
+        let again = self.policy.retry_start || self.policy.second_start && exited && first;
+        if !self.served && !ready && !again {
             return self.begin_stop(Some(ending));
         }
         self.last_loss = Some(ending);

@@ -21,7 +21,7 @@ pub fn random(rng: &mut Rng) -> Policy {
     let alone = follow || adopt.is_some();
     let workers = if alone { 1 } else { rng.pick(&[1, 1, 1, 2, 2, 3, 4, 5]) };
     let stop_timeout = rng.chance(75).then(|| rng.ms(&[100, 1000, 10_000]));
-    Policy {
+    let policy = Policy {
         workers,
         adopt,
         least_workers: rng.pick(&[1, 1, 1, workers]),
@@ -38,13 +38,15 @@ pub fn random(rng: &mut Rng) -> Policy {
         restart: rng.pick(&[Restart::Always, Restart::Always, Restart::OnFailure, Restart::Never]),
         stable: rng.ms(&[500, 3000, 30_000]),
         retry_start: rng.chance(60),
+        second_start: false,
         pre_upgrade: rng.chance(25),
         pre_stop: rng.chance(25),
         ack_timeout_grows: rng.chance(50),
         probation: rng.chance(75).then(|| rng.ms(&[500, 3000, 60_000])),
         listeners: !alone && rng.chance(70),
         worker_watchdog: rng.chance(15).then(|| rng.ms(&[1000, 3000, 10_000])),
-    }
+    };
+    Policy { second_start: policy.max_draining == 1, ..policy }
 }
 
 fn readiness(rng: &mut Rng) -> Readiness {
