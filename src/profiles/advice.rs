@@ -44,7 +44,8 @@ fn behind(words: &[OsString], directory: &Path, handed: bool) -> Option<Advice> 
         return Some(node(runner, words));
     }
     let program = words.get(at)?;
-    if handed && before.clone().any(|word| word == "uv" || word == "uvx") {
+    let takes_them = words.iter().any(|word| word == "here");
+    if handed && !takes_them && before.clone().any(|word| word == "uv" || word == "uvx") {
         return Some(uv(words));
     }
     if is_shell(program) {
@@ -103,8 +104,9 @@ fn shell(program: &OsStr, arguments: &[OsString], directory: &Path, handed: bool
 fn without_exec(name: &str, script: &str, handed: bool) -> Option<Advice> {
     let executes = |line: &str| line.split([';', '&', '|', '(', '{']).any(|it| is_exec(it.trim_start()));
     let code = script.lines().filter(|line| !line.trim_start().starts_with('#'));
-    // A handler passes the signal on, perhaps.
-    let is_prepared = code.clone().any(|line| executes(line) || line.contains("trap "));
+    // A handler passes the signal on, perhaps; `graceful-run here` takes the sockets.
+    let prepares = |line: &str| ["trap ", " here "].iter().any(|word| line.contains(word));
+    let is_prepared = code.clone().any(|line| executes(line) || prepares(line));
     (!is_prepared).then(|| Advice {
         text: format!(
             "{name} stays in front of the server, and takes its stop signal: write exec before the last command of the script"
@@ -173,6 +175,7 @@ mod tests {
             &["sh", "-c", "migrate; exec nginx"],
             &["sh", "-c", "if true; then exec nginx; fi"],
             &["sh", "-c", "trap 'kill $!' TERM; nginx & wait"],
+            &["sh", "-c", "migrate; graceful-run here -- nginx"],
             &["bash", "-c", "nginx"],
             &["sh", "run.sh"],
             &["nginx"],
@@ -191,6 +194,7 @@ mod tests {
         let by_number = ["uv", "run", "uvicorn", "--fd", "3", "a:b"];
         assert!(of(&by_number, true).is_some_and(|advice| !advice.loses));
         assert_eq!(of(&by_number, false), None);
+        assert_eq!(of(&["uv", "run", "graceful-run", "here", "--", "gunicorn", "wsgi"], true), None);
     }
 
     #[test]
