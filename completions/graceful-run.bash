@@ -22,6 +22,9 @@ _graceful__run() {
             graceful__run,doctor)
                 cmd="graceful__run__subcmd__doctor"
                 ;;
+            graceful__run,profiles)
+                cmd="graceful__run__subcmd__profiles"
+                ;;
             graceful__run__subcmd__ctl,bind)
                 cmd="graceful__run__subcmd__ctl__subcmd__bind"
                 ;;
@@ -68,7 +71,7 @@ _graceful__run() {
 
     case "${cmd}" in
         graceful__run)
-            opts="-b -n -C -E -v -q -h -V --bind --workers --export --profile --chdir --env --env-file --env-dir --clear-env --drop-env --user --umask --no-new-privs --pass-fd --foreground-tty --capture-stderr --on-death --ack --ack-timeout --on-ack-timeout --soak --probation --surge --stop-first --follow --adopt --port --drain-timeout --idle --watch --hook --hook-timeout --stop-signal --stop-timeout --max-draining --on --restart --stable --worker-watchdog --retry-start --pid-file --name --socket --no-socket --control-group --verbose --quiet --log-format --help --version ctl doctor"
+            opts="-b -n -C -E -v -q -h -V --bind --workers --export --profile --chdir --env --env-file --env-dir --clear-env --drop-env --user --umask --no-new-privs --pass-fd --foreground-tty --capture-stderr --on-death --ack --ack-timeout --on-ack-timeout --soak --probation --surge --stop-first --follow --adopt --port --drain-timeout --idle --watch --hook --hook-timeout --stop-signal --stop-timeout --max-draining --on --restart --stable --worker-watchdog --retry-start --pid-file --name --socket --no-socket --control-group --dry-run --verbose --quiet --log-format --help --version ctl doctor profiles"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -618,6 +621,20 @@ _graceful__run() {
             return 0
             ;;
         graceful__subcmd__run__subcmd__doctor)
+            opts="-h -V --json --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        graceful__subcmd__run__subcmd__profiles)
             opts="-h -V --json --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

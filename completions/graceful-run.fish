@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_graceful_run_global_optspecs
-    string join \n b/bind= n/workers= export= profile= C/chdir= E/env= env-file= env-dir= clear-env drop-env= user= umask= no-new-privs pass-fd= foreground-tty capture-stderr on-death= ack= ack-timeout= on-ack-timeout= soak= probation= surge= stop-first follow= adopt= port= drain-timeout= idle= watch= hook= hook-timeout= stop-signal= stop-timeout= max-draining= on= restart= stable= worker-watchdog= retry-start pid-file= name= socket= no-socket control-group= v/verbose q/quiet log-format= h/help V/version
+    string join \n b/bind= n/workers= export= profile= C/chdir= E/env= env-file= env-dir= clear-env drop-env= user= umask= no-new-privs pass-fd= foreground-tty capture-stderr on-death= ack= ack-timeout= on-ack-timeout= soak= probation= surge= stop-first follow= adopt= port= drain-timeout= idle= watch= hook= hook-timeout= stop-signal= stop-timeout= max-draining= on= restart= stable= worker-watchdog= retry-start pid-file= name= socket= no-socket control-group= dry-run v/verbose q/quiet log-format= h/help V/version
 end
 
 function __fish_graceful_run_needs_command
@@ -78,12 +78,14 @@ complete -c graceful-run -n "__fish_graceful_run_needs_command" -l capture-stder
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l stop-first -d 'Stop the old worker before the new one starts'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l retry-start -d 'If the very first worker fails, try again instead of exiting'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l no-socket -d 'Run without a control socket'
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l dry-run -d 'Print what would be done with COMMAND, as one JSON object, and start nothing'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s v -l verbose -d 'Log more; given twice, even more'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s q -l quiet -d 'Log only what went wrong; given twice, only why graceful-run ended'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -s V -l version -d 'Print version'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -a "ctl" -d 'Show or control a running graceful-run'
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -a "doctor" -d 'Show what this machine or container allows, and what to change'
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -a "profiles" -d 'Show what is known of servers'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l name -d 'Connect to the instance that was started with this --name' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l socket -d 'Connect to the instance with this control socket' -r -F
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and not __fish_seen_subcommand_from status upgrade commit rollback scale stop signal hammer events reexec bind unbind metrics" -l timeout -d 'How long to wait for the outcome; then exit with 124, while the action goes on [default: 0, no limit]' -r
@@ -180,3 +182,6 @@ complete -c graceful-run -n "__fish_graceful_run_using_subcommand ctl; and __fis
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -l json -d 'Print one JSON object on stdout, and nothing else'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -s V -l version -d 'Print version'
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand profiles" -l json -d 'Print one JSON object on stdout, and nothing else'
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand profiles" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand profiles" -s V -l version -d 'Print version'

@@ -39,3 +39,5 @@ pub mod doctor;
 
 pub mod here;
 pub mod supervisor;
+
+pub mod plan;

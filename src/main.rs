@@ -4,13 +4,15 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use graceful_run::cli::Cli;
 use graceful_run::cli::ctl::Ctl;
-use graceful_run::cli::doctor::Doctor;
+use graceful_run::cli::doctor::{Doctor, DoctorOf};
+use graceful_run::cli::profiles::Profiles;
 use graceful_run::config::{Config, Situation};
 use graceful_run::ctl;
 use graceful_run::doctor;
 use graceful_run::error::Error;
 use graceful_run::here;
 use graceful_run::logger;
+use graceful_run::plan;
 use graceful_run::reexec;
 use graceful_run::reexec::fd_transfer::abandon;
 use graceful_run::supervisor::{self, State};
@@ -23,6 +25,8 @@ use std::process::ExitCode;
 const HELP: &str = "graceful-run --help";
 const CTL_HELP: &str = "graceful-run ctl --help";
 const DOCTOR_HELP: &str = "graceful-run doctor --help";
+const DOCTOR_OF_HELP: &str = "graceful-run doctor --help; a COMMAND goes behind --";
+const PROFILES_HELP: &str = "graceful-run profiles --help";
 
 /// The exit status, and the last line that is printed before.
 type Outcome = (u8, Option<String>);
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
         here::WORD => exit(here::run(&arguments[2..])),
         ctl::WORD => run_ctl(&arguments[1..]),
         doctor::WORD => run_doctor(&arguments[1..]),
+        plan::WORD => run_profiles(&arguments[1..]),
         _ => match reexec::check_arguments(&arguments) {
             Some(arguments) => check_takeover(&arguments),
             None => run(&arguments),
@@ -79,10 +84,36 @@ fn is_missing_verb(error: &clap::Error) -> bool {
 
 fn run_doctor(arguments: &[OsString]) -> ExitCode {
     inherited::unblock_all_signals();
-    match Doctor::try_parse_from(arguments) {
+    let asked = arguments.iter().position(|word| word == "--");
+    let is_help = |word: &OsString| word == "--help" || word == "-h";
+    if asked.is_some_and(|at| !arguments[..at].iter().any(is_help)) {
+        return match DoctorOf::try_parse_from(arguments) {
+            Ok(DoctorOf { json, cli }) => show_plan(cli, true, json),
+            Err(error) => refuse(&error, DOCTOR_HELP),
+        };
+    }
+    match Doctor::try_parse_from(&arguments[..asked.unwrap_or(arguments.len())]) {
         Ok(cli) => exit(doctor::run(&cli)),
+        Err(error) if error.kind() == ErrorKind::UnknownArgument => refuse(&error, DOCTOR_OF_HELP),
         Err(error) => refuse(&error, DOCTOR_HELP),
     }
+}
+
+fn run_profiles(arguments: &[OsString]) -> ExitCode {
+    inherited::unblock_all_signals();
+    match Profiles::try_parse_from(arguments) {
+        Ok(cli) => exit(plan::profiles(&cli).map_or_else(failed, |()| (0, None))),
+        Err(error) => refuse(&error, PROFILES_HELP),
+    }
+}
+
+/// What would be done with COMMAND, which is not started.
+fn show_plan(cli: Cli, separated: bool, json: bool) -> ExitCode {
+    exit(plan::show(cli, separated, json).unwrap_or_else(failed))
+}
+
+fn failed(error: Error) -> Outcome {
+    (error.status(), Some(error.to_string()))
 }
 
 /// Supervises COMMAND. A process that has executed itself again (`ctl reexec`) finds the state
@@ -100,12 +131,16 @@ fn run(arguments: &[OsString]) -> ExitCode {
         let _ = Cli::command().print_long_help();
         return ExitCode::SUCCESS;
     }
+    if cli.dry_run && state.is_none() {
+        inherited::unblock_all_signals();
+        return show_plan(cli, separated, true);
+    }
     let flusher = match logger::start(level(&cli), cli.log_format) {
         Ok(flusher) => flusher,
         Err(error) => return exit((125, Some(Error::cannot("start the log", error).to_string()))),
     };
     let outcome = configure_and_supervise(cli, separated, state);
-    let (status, line) = outcome.unwrap_or_else(|error| (error.status(), Some(error.to_string())));
+    let (status, line) = outcome.unwrap_or_else(failed);
     match line {
         Some(line) => flusher.last_line(&line),
         None => flusher.flush(),

@@ -333,9 +333,21 @@ fn the_commands_of_the_page_of_doctor_run() {
 }
 
 #[test]
+fn the_commands_of_the_page_of_profiles_run() {
+    commands_of("docs/profiles.md");
+}
+
+#[test]
 fn every_document_with_commands_to_run_is_run() {
-    let run =
-        ["README.md", "docs/guide.md", "docs/adopt.md", "docs/follow.md", "docs/ctl.md", "docs/doctor.md"];
+    let run = [
+        "README.md",
+        "docs/guide.md",
+        "docs/adopt.md",
+        "docs/follow.md",
+        "docs/ctl.md",
+        "docs/doctor.md",
+        "docs/profiles.md",
+    ];
     for path in documents() {
         let document = Document::parse(&read(&path));
         let marked = document.blocks.iter().any(Block::is_marked);

@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use graceful_run::cli::Cli;
 use graceful_run::cli::ctl::Ctl;
 use graceful_run::cli::doctor::Doctor;
+use graceful_run::cli::profiles::Profiles;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,7 @@ fn the_man_pages_are_current() {
     let ctl = [(OPTIONS, options(Ctl::command())), (VERBS, verbs(&Ctl::command()))];
     generate("graceful-run-ctl.1", &ctl);
     generate("graceful-run-doctor.1", &[(OPTIONS, options(Doctor::command()))]);
+    generate("graceful-run-profiles.1", &[(OPTIONS, options(Profiles::command()))]);
 }
 
 #[test]
@@ -33,7 +35,11 @@ fn the_completions_are_current() {
         (Shell::Zsh, "completions/_graceful-run"),
     ] {
         let mut script = Vec::new();
-        let words = [Ctl::command().name("ctl"), Doctor::command().name("doctor")];
+        let words = [
+            Ctl::command().name("ctl"),
+            Doctor::command().name("doctor"),
+            Profiles::command().name("profiles"),
+        ];
         let mut command = Cli::command().subcommands(words);
         clap_complete::generate(shell, &mut command, "graceful-run", &mut script);
         check(path, &String::from_utf8(script).expect("completions are UTF-8"));

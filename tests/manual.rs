@@ -172,6 +172,7 @@ fn the_man_pages_have_their_sections_in_order() {
     assert_eq!(headings(&ctl_page()), ctl);
     let doctor = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"];
     assert_eq!(headings(&doctor_page()), doctor);
+    assert_eq!(headings(&profiles_page()), doctor);
 }
 
 #[test]
@@ -180,6 +181,7 @@ fn the_man_pages_refer_to_each_other() {
         ("graceful-run", man_page()),
         ("graceful-run-ctl", ctl_page()),
         ("graceful-run-doctor", doctor_page()),
+        ("graceful-run-profiles", profiles_page()),
     ];
     for (name, page) in &pages {
         for (other, _) in pages.iter().filter(|(other, _)| other != name) {
@@ -211,7 +213,7 @@ fn variables_that_a_worker_is_given_are_in_the_man_page() {
 #[test]
 fn the_version_is_the_same_everywhere() {
     let version = env!("CARGO_PKG_VERSION");
-    for page in [man_page(), ctl_page(), doctor_page()] {
+    for page in [man_page(), ctl_page(), doctor_page(), profiles_page()] {
         let title = page.lines().find(|line| line.starts_with(".TH ")).expect("a page has a title");
         assert!(title.contains(&format!("\"graceful-run {version}\"")), "{title}");
     }
@@ -257,6 +259,10 @@ fn ctl_page() -> String {
 
 fn doctor_page() -> String {
     plain("man/graceful-run-doctor.1")
+}
+
+fn profiles_page() -> String {
+    plain("man/graceful-run-profiles.1")
 }
 
 /// A man page without changes of the font, and with plain hyphens.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const PAGE: &str = "docs/troubleshooting.md";
 
 /// Macros and functions whose literals are no warnings and no refusals.
-const SILENT: [&str; 15] = [
+const SILENT: [&str; 17] = [
     "info!",
     "debug!",
     "trace!",
@@ -29,13 +29,25 @@ const SILENT: [&str; 15] = [
     "Subject",
     // The help text of a metric.
     "head",
+    // A row of a table.
+    "row",
+    "row_of",
     "include_str!",
     "env!",
 ];
 
 /// Literals that are neither a warning nor a refusal, and are not seen to be from where they
 /// stand.
-const NOT_FOR_THE_PAGE: [(&str, &[&str]); 6] = [
+const NOT_FOR_THE_PAGE: [(&str, &[&str]); 7] = [
+    (
+        "what profiles prints",
+        &[
+            "by no name: --profile",
+            "takes no socket, as far as is known: leave -b out",
+            "; left out if the server refuses it",
+            "graceful-run --profile none",
+        ],
+    ),
     (
         "what ctl says when all is well, and what it attempts",
         &[
@@ -90,7 +102,14 @@ const NOT_FOR_THE_PAGE: [(&str, &[&str]); 6] = [
     ),
     (
         "commands",
-        &["graceful-run ctl --help", "graceful-run doctor --help", "-db or -Ws, no -D", "-g 'daemon off;'"],
+        &[
+            "graceful-run ctl --help",
+            "graceful-run doctor --help",
+            "graceful-run doctor --help; a COMMAND goes behind --",
+            "graceful-run profiles --help",
+            "-db or -Ws, no -D",
+            "-g 'daemon off;'",
+        ],
     ),
 ];
 

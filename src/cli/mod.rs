@@ -3,6 +3,7 @@
 
 pub mod ctl;
 pub mod doctor;
+pub mod profiles;
 mod values;
 
 use clap::{ArgAction, Parser};
@@ -372,6 +373,13 @@ pub struct Cli {
     #[arg(long, value_name = "GROUP", help_heading = "Service")]
     pub control_group: Option<String>,
 
+    /// Print what would be done with COMMAND, as one JSON object, and start nothing
+    ///
+    /// The object is that of `graceful-run doctor --json -- COMMAND`. So is the exit status: 0 if an
+    /// upgrade would lose nothing, 1 if it would lose requests, 2 for wrong usage.
+    #[arg(long, help_heading = "Service")]
+    pub dry_run: bool,
+
     /// Log more; given twice, even more
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Service")]
     pub verbose: u8,
@@ -403,7 +411,7 @@ ctl, doctor, help, here or profiles, write -- before it. Durations are written 5
 
 Other commands:
   graceful-run ctl VERB        show or control a running graceful-run
-  graceful-run doctor          show what this machine allows
+  graceful-run doctor          show what this machine allows, and what would be done with a command
   graceful-run profiles        show what is known of servers
   graceful-run here -- CMD     in a script: pass the sockets on to CMD
 Each has a --help of its own.
@@ -413,4 +421,4 @@ the same --name, 124 the first worker did not become ready in time, 125 graceful
 failed, 126 COMMAND cannot be executed, 127 COMMAND is not found; otherwise that of the worker,
 or 128+n if signal n ended it.
 
-See graceful-run(1), graceful-run-ctl(1) and graceful-run-doctor(1).";
+See graceful-run(1), graceful-run-ctl(1), graceful-run-doctor(1) and graceful-run-profiles(1).";

@@ -296,6 +296,7 @@ fn check_command(cli: &Cli, separated: bool) -> Result<(), Error> {
         let form = match &*word {
             "here" => "here -- CMD",
             "ctl" => "ctl VERB",
+            "profiles" => "profiles [NAME]",
             _ => "doctor",
         };
         return Err(Error::Usage(format!(

@@ -162,11 +162,7 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
 }
 
 fn forced(name: &str, known: Option<Found>, command: &[OsString]) -> Result<Found, Error> {
-    let profile = profiles::by_name(name).map_err(|nearest| {
-        Error::Usage(format!(
-            "there is no profile '{name}' (the nearest is {nearest}; graceful-run profiles lists them)"
-        ))
-    })?;
+    let profile = profiles::named(name).map_err(Error::Usage)?;
     let known = known.filter(|known| known.profile == profile);
     let at = profiles::arguments_of(command);
     Ok(known.unwrap_or(Found { profile, at, program: at.map_or(0, |at| at - 1) }))

@@ -14,7 +14,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::{fs, io};
 
-const ADOPT: &str = "--adopt";
+/// The feature that they are for.
+pub const ADOPT: &str = "--adopt";
 const KERNEL: &Subject = &Subject("kernel", ADOPT);
 const SECCOMP: &Subject = &Subject("seccomp", ADOPT);
 const PRIVILEGES: &Subject = &Subject("no_new_privs", ADOPT);

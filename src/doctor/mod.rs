@@ -15,10 +15,12 @@ mod surroundings;
 
 use crate::cli::doctor::Doctor;
 use crate::sys::inherited;
-use check::{Check, State};
+use check::State;
 use machine::Machine;
 use serde::Serialize;
 use std::io::Write;
+
+pub use check::Check;
 
 /// The first argument that selects this command.
 pub const WORD: &str = "doctor";
@@ -44,6 +46,17 @@ pub fn run(flags: &Doctor) -> (u8, Option<String>) {
     // A reader that closes the pipe early (head(1)) is no error of ours.
     let _ = std::io::stdout().write_all(text.as_bytes());
     verdict(&checks)
+}
+
+/// What is missing for these features, such as `--adopt`. As [`run`] in what it does.
+pub fn missing_for(features: &[&str]) -> Vec<Check> {
+    inherited::default_sigchld();
+    let machine = Machine::new("/", std::env::vars_os().collect());
+    let adopt = features.contains(&adopt::ADOPT).then(|| adopt::checks(&machine));
+    let others = [network::checks, limits::checks, surroundings::checks];
+    let checks = adopt.into_iter().flatten().chain(others.into_iter().flat_map(|checks| checks(&machine)));
+    let is_used = |check: &Check| features.iter().any(|feature| check.used_by.contains(feature));
+    checks.filter(|check| check.state == State::Missing && is_used(check)).collect()
 }
 
 fn verdict(checks: &[Check]) -> (u8, Option<String>) {

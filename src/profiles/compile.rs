@@ -1,7 +1,7 @@
 //! The build script: turns `servers/NAME.toml` into one static table, so that nothing is parsed, and
 //! no file is read, at run time. A key that is not known here ends the build.
 //!
-//! The keys are explained in `docs/servers.md`, under "A new server".
+//! The keys are explained in `docs/profiles.md`, under "A new server".
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -230,8 +230,9 @@ impl<'a> Reader<'a> {
             ]);
             let title = line.text("title");
             let title = if title.is_empty() { self.text("title") } else { title };
+            let loses = line.table.get("loses").is_some_and(|loses| loses.as_integer() != Some(0));
             format!(
-                "Line {{ title: {title:?}, command: {:?}, caveat: {:?} }}",
+                "Line {{ title: {title:?}, command: {:?}, loses: {loses}, caveat: {:?} }}",
                 line.text("command"),
                 line.text("caveat")
             )

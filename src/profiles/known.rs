@@ -20,6 +20,16 @@ pub fn by_name(name: &str) -> Result<&'static Profile, &'static str> {
     found.ok_or_else(|| PROFILES.iter().min_by_key(likeness).map_or("none", |profile| profile.name))
 }
 
+/// The profile of this name.
+///
+/// # Errors
+/// That there is none, for people.
+pub fn named(name: &str) -> Result<&'static Profile, String> {
+    by_name(name).map_err(|nearest| {
+        format!("there is no profile '{name}' (the nearest is {nearest}; graceful-run profiles lists them)")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,17 +4,21 @@
 //! and arguments that are applied, the advice of messages, `graceful-run profiles`, docs/servers.md and
 //! the command lines that tests run.
 
+mod advice;
 mod check;
 mod command;
 mod hints;
 mod known;
 mod own_check;
+mod print;
 mod profile;
 mod recognise;
 
+pub use advice::advice;
 pub use check::quote;
 pub use hints::{exec_hint, foreground_hint, listener_hint};
-pub use known::{all, by_name};
+pub use known::{all, named};
 pub use own_check::own_check;
-pub use profile::{Addition, Line, Profile, Warning, Way};
+pub use print::{Shown, ShownAddition, ShownWay, plain};
+pub use profile::{Addition, Profile, Warning, Way};
 pub use recognise::{Found, arguments_of, find};

@@ -122,6 +122,9 @@ pub struct Warning {
 }
 
 impl Warning {
+    /// How the text of a warning begins where the server leaves us: it cannot be upgraded then.
+    pub const BACKGROUND: &'static str = "it goes into the background";
+
     /// Whether it holds for these arguments.
     pub fn applies(&self, arguments: &[String]) -> bool {
         let has = |patterns: &[&str]| {
@@ -138,6 +141,8 @@ pub struct Line {
     pub title: &'static str,
     /// It.
     pub command: &'static str,
+    /// The server itself loses requests when it is asked to stop.
+    pub loses: bool,
     /// What to know about it.
     pub caveat: &'static str,
 }

@@ -23,34 +23,48 @@ const CHANGE_USER: [&str; 4] = ["sudo", "su", "doas", "setpriv"];
 /// What `--adopt` needs and cannot be had.
 pub(super) fn choose(config: Config, surroundings: &InheritedContext) -> Result<Config, Error> {
     let Some(adopt) = &config.adopt else { return Ok(config) };
-    let possible = check_machine();
     if !adopt.auto {
-        return possible.map(|()| config);
+        return check_machine().map(|()| config);
     }
+    match obstacle(&config, surroundings) {
+        Err(why) => {
+            warn!("{why}");
+            Ok(config.without_adoption())
+        }
+        Ok(true) => {
+            info!(
+                "to adopt what it binds, the worker runs with no_new_privs, as we are not root: sudo and setuid programs gain nothing in it (--adopt=never leaves that out)"
+            );
+            Ok(config)
+        }
+        Ok(false) => Ok(config),
+    }
+}
+
+/// Whether the worker would run with no_new_privs if what it binds were adopted. To be called while
+/// there is one thread, because it forks.
+///
+/// # Errors
+/// Why it cannot be adopted here.
+pub fn obstacle(config: &Config, surroundings: &InheritedContext) -> Result<bool, String> {
     let notified = probe_bind_notification();
-    let why = match (possible, &notified) {
+    let why = match (check_machine(), &notified) {
         (Err(error), _) => Some(error.to_string()),
         (Ok(()), Err(error)) => why_not_notified(error),
         (Ok(()), Ok(_)) => None,
     };
     if let Some(why) = why {
-        warn!(
+        return Err(format!(
             "{why}; the command runs without, so that it cannot be upgraded beside itself unless it takes its sockets from -b (graceful-run doctor)"
-        );
-        return Ok(config.without_adoption());
+        ));
     }
-    if matches!(notified, Ok(true)) {
-        if let Some(how) = needs_privileges(&config, surroundings) {
-            warn!(
-                "what the worker binds is not adopted: that needs no_new_privs here, and would take away what the command needs ({how}): run graceful-run as root with --user instead, or give the server its sockets with -b"
-            );
-            return Ok(config.without_adoption());
-        }
-        info!(
-            "to adopt what it binds, the worker runs with no_new_privs, as we are not root: sudo and setuid programs gain nothing in it (--adopt=never leaves that out)"
-        );
+    let with_no_new_privs = matches!(notified, Ok(true));
+    match needs_privileges(config, surroundings).filter(|_| with_no_new_privs) {
+        Some(how) => Err(format!(
+            "what the worker binds is not adopted: that needs no_new_privs here, and would take away what the command needs ({how}): run graceful-run as root with --user instead, or give the server its sockets with -b"
+        )),
+        None => Ok(with_no_new_privs),
     }
-    Ok(config)
 }
 
 /// The line of the log about what is adopted.

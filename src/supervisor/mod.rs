@@ -75,6 +75,7 @@ mod successor;
 mod verdicts;
 mod workers;
 
+pub(crate) use adoption::obstacle;
 pub use context::Verdict;
 pub use saved_state::State;
 

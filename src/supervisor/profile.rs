@@ -6,9 +6,16 @@ use crate::config::Config;
 use crate::core::event::{Exit, Report};
 use crate::profiles;
 use log::{info, warn};
+use std::path::Path;
 
-/// Says what the profile has done, and what is to be known of the command line.
-pub(super) fn log(config: &Config) {
+/// Says what the profile has done, and what is to be known of the command line. `directory` is the one
+/// that we were started in; `handed`: workers are given sockets.
+pub(super) fn log(config: &Config, directory: &Path, handed: bool) {
+    let worker = &config.worker;
+    let directory = worker.chdir.as_ref().map_or_else(|| directory.into(), |path| directory.join(path));
+    if let Some(advice) = profiles::advice(&worker.command, &directory, handed) {
+        warn!("{}", advice.text);
+    }
     let Some(applied) = &config.applied else { return };
     info!("{}", applied.line());
     for warning in &applied.warnings {

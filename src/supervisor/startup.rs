@@ -61,6 +61,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 /// Binds the sockets and starts the threads: everything before the first worker.
@@ -87,7 +88,7 @@ pub(super) fn start(config: Config) -> Result<(EventLoop, Receiver<Input>), Erro
         None => None,
     };
     let socket = instance.open()?;
-    log_startup(&config, &listeners);
+    log_startup(&config, &listeners, &surroundings.directory);
     // Before we leave the directory: our name may be relative to it.
     let reexec = Reexec::new(&surroundings);
     // Otherwise our working directory would keep its file system busy.
@@ -146,9 +147,9 @@ fn leave_room() -> Result<(), Error> {
     }
 }
 
-fn log_startup(config: &Config, listeners: &Listeners) {
+fn log_startup(config: &Config, listeners: &Listeners, directory: &Path) {
     info!(pid = std::process::id(); "pid {}: HUP or USR2 upgrades, TERM stops", std::process::id());
-    profile::log(config);
+    profile::log(config, directory, !listeners.is_empty() && config.adopt.is_none());
     match config.follow {
         Some(signal) => {
             info!("no listener is held: an upgrade sends {} to the worker", signals::name(signal as i32))
