@@ -78,6 +78,8 @@ pub enum Event {
     /// The worker listens by itself at an address that is none of ours: its word alone is not
     /// enough any more.
     ListensElsewhere(WorkerId),
+    /// With `--adopt`: the worker has bound nothing for so long that it counts as one without sockets.
+    HasNoSockets(WorkerId),
     /// Nothing happened, but [`deadline`](super::Supervisor::deadline) has come.
     Tick,
 }

@@ -75,6 +75,7 @@ impl Supervisor {
             }
             Event::OwnSocket(worker) => self.has_own_socket(worker),
             Event::ListensElsewhere(worker) => self.listens_elsewhere(worker),
+            Event::HasNoSockets(worker) => self.has_no_sockets(worker, now),
             Event::Tick => {}
         }
     }
@@ -101,6 +102,22 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&id).filter(|_| sees) else { return };
         if matches!(worker.stage, Stage::Starting { .. }) {
             worker.must_accept |= self.accepting_slots.contains(&worker.slot);
+        }
+    }
+
+    /// It need not listen to be ready. Where no ack is asked for, and no generation has sent one, its age
+    /// is enough.
+    fn has_no_sockets(&mut self, id: WorkerId, now: Time) {
+        let readiness = &self.policy.readiness;
+        let adopted = self.policy.adopt.is_some();
+        let Some(worker) = self.workers.get_mut(&id).filter(|_| adopted) else { return };
+        if !matches!(worker.stage, Stage::Starting { .. }) {
+            return;
+        }
+        worker.listening = true;
+        let aged = readiness.auto && worker.known_strength < Strength::Said;
+        if let Some(kind) = worker.pending_ack.or(aged.then_some(AckKind::Timer)) {
+            self.become_ready(id, kind, now);
         }
     }
 

@@ -272,12 +272,6 @@ impl Worker {
             }
             return self.pending_ack.filter(|_| self.listening);
         }
-        if kind == AckKind::Timer {
-            // It is found to have no sockets. Where a generation has sent an ack, it has to as well.
-            self.listening = true;
-            let aged = policy.readiness.auto && self.known_strength < Strength::Said;
-            return self.pending_ack.or(aged.then_some(kind));
-        }
         if kind == AckKind::Listen {
             self.listening = true;
             if counts {

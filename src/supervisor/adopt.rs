@@ -154,7 +154,7 @@ impl Adoption {
         let Some(shown) = ctx.core.workers().find(|shown| shown.worker == id) else { return };
         let acked = ctx.core.has_pending_ack(id);
         if self.adopt.is_socketless(id, ctx.now() - shown.since, acked) {
-            ctx.queue(Event::Ack(id, AckKind::Timer));
+            ctx.queue(Event::HasNoSockets(id));
         }
     }
 

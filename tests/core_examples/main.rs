@@ -1228,6 +1228,28 @@ fn one_that_listens_is_ready_a_quarter_of_a_second_after_its_last_address() {
     assert!(case.ready(1));
 }
 
+/// It is ready by its age, or by its ack; once a generation has sent an ack, by that alone.
+#[test]
+fn one_that_has_no_sockets_need_not_listen() {
+    let auto = |kinds: Vec<AckKind>| Policy {
+        adopt: Some(Adopt { steer: true, soak: ms(0), drain_timeout: None }),
+        readiness: Readiness { auto: kinds.is_empty(), kinds, timer: None, probe: None },
+        ..policy()
+    };
+    let mut aged = Case::new(auto(Vec::new()));
+    aged.deliver(Event::HasNoSockets(WorkerId(1)));
+    assert!(aged.reported(|report| *report == Report::Serving(Generation(1))));
+    for first in [true, false] {
+        let mut acked = Case::new(auto(vec![AckKind::Notify]));
+        let events = [Event::HasNoSockets(WorkerId(1)), Event::Ack(WorkerId(1), AckKind::Notify)];
+        let mut order = if first { [0, 1] } else { [1, 0] }.into_iter();
+        acked.deliver(events[order.next().unwrap()].clone());
+        assert!(!acked.reported(|report| *report == Report::Serving(Generation(1))));
+        acked.deliver(events[order.next().unwrap()].clone());
+        assert!(acked.reported(|report| *report == Report::Serving(Generation(1))));
+    }
+}
+
 #[test]
 fn one_that_listens_and_dies_replaces_nothing() {
     let mut case = listening(adopting());
