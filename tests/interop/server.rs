@@ -82,7 +82,7 @@ impl Server {
         // Servers that give up root must be able to read it.
         std::fs::set_permissions(directory, Permissions::from_mode(0o755)).expect("it is ours");
         if let Some(name) = &self.directory {
-            std::fs::create_dir(directory.join(name)).expect("it is ours");
+            std::fs::create_dir_all(directory.join(name)).expect("it is ours");
         }
         for sample in std::fs::read_dir(servers()).expect("there are samples").flatten() {
             let name = sample.file_name().into_string().expect("a name is UTF-8");
