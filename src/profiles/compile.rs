@@ -4,6 +4,8 @@
 //!
 //! The keys are explained in `docs/servers.md`, under "A new server".
 
+#![allow(clippy::print_stdout)] // cargo is told things there
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};

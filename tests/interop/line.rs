@@ -46,6 +46,7 @@ fn protocol(line: &Line) -> Protocol {
         "rpc" => Protocol::Rpc,
         // A few for the whole run: what they hold need never be given back.
         "plain" if line.answer.is_empty() => panic!("an answer is needed: a connection alone shows nothing"),
+        "page" => Protocol::Page(line.ask.clone().leak()),
         "plain" => Protocol::Plain(line.ask.clone().leak(), line.answer.clone().leak()),
         other => panic!("no client speaks {other}"),
     }

@@ -41,6 +41,9 @@ pub enum Protocol {
     Redis,
     /// A call of the port mapper's procedure 0 over TCP, which does nothing.
     Rpc,
+    /// `GET` of this path, answered whole and by 200.
+    #[allow(dead_code)] // of the interop alone
+    Page(&'static str),
     /// These bytes, answered by something that begins with those.
     #[allow(dead_code)] // of the interop alone
     Plain(&'static str, &'static str),
@@ -89,6 +92,7 @@ impl Protocol {
                 connection.send(RPC_CALL)?;
                 connection.receive_until(rpc_reply)?
             }
+            Protocol::Page(path) => (connection.get(path, true)?.status == 200).then_some(Answer::Whole),
             Protocol::Plain(ask, answer) => {
                 connection.send(ask.as_bytes())?;
                 connection.receive_until(|received| begins_with(received, answer.as_bytes()))?

@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::client::Target;
-use crate::place::{find, host_of_our_own};
+use crate::place::{find, host_of_our_own, tell};
 use crate::protocol::Protocol;
+use crate::wrapper::surroundings::has_own_run;
 
 /// The host and the directory of every sample. A test has its own in their place.
 const SAMPLE_HOST: &str = "127.0.0.1";
@@ -71,11 +72,18 @@ impl Server {
 
     /// Is the program on this machine? If not it may be left out, and is said to be.
     pub fn is_here(&self) -> bool {
+        if self.name() == "java" && which::which("javac").is_err() {
+            // It is too large to be installed for one server.
+            tell("java: left out, this machine has no JDK");
+            return false;
+        }
         find(&self.name()).is_some()
     }
 
     /// Puts the samples into a directory and says how the server is run there.
     pub fn prepare(&self, directory: &Path) -> Prepared {
+        // A directory of the machine's run is one of the test's own.
+        has_own_run();
         let host = host_of_our_own();
         let path = directory.to_str().expect("a temporary directory is UTF-8");
         let own = |text: &str| text.replace(SAMPLE_HOST, &host).replace(SAMPLE_DIRECTORY, path);
