@@ -49,12 +49,6 @@ fn merecat() {
 }
 
 #[test]
-fn range_http_server() {
-    let command = "/usr/bin/python3 -m RangeHTTPServer 8000";
-    on_any_host("RangeHTTPServer", command, &["answer.txt"], Protocol::Page("/answer.txt"));
-}
-
-#[test]
 fn jamnntpd() {
-    on_any_host("jamnntpd", "jamnntpd -p 8000", &[], Protocol::Plain("QUIT\r\n", "2"));
+    on_any_host("jamnntpd", "jamnntpd -p 8000 -m 100", &[], Protocol::Plain("QUIT\r\n", "2"));
 }
