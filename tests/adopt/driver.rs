@@ -90,7 +90,8 @@ impl Running {
         let mut command = server.supervisor(directory.path());
         command.args(["--name", "it", "--stop-signal", server.stop.as_str()]);
         if !server.as_nobody {
-            command.arg("--adopt");
+            // What a profile would do is the interop's matter.
+            command.args(["--adopt", "--profile", "none"]);
         }
         command.args(options).arg("--").args(&prepared.command);
         let mut wrapper = Wrapper::of(command, directory.path());
