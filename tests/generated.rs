@@ -1,7 +1,13 @@
-//! Generated files that are checked in: the man pages and the completions.
+//! Generated files that are checked in: the man pages, the completions and the tables of
+//! docs/servers.md.
 //!
-//! Contract: each file is what the flags (`src/cli/`) and the templates (`man/*.1.in`)
-//! make today; with `BLESS=1` (`just bless`) it is written instead of compared.
+//! Contract: each file is what the flags (`src/cli/`), the templates (`man/*.1.in`) and the
+//! profiles of servers (`src/profiles/servers`) make today; with `BLESS=1` (`just bless`) it
+//! is written instead of compared.
+
+#[allow(dead_code)] // tests of the command lines need the rest
+#[path = "common/profiles.rs"]
+mod profiles;
 
 use clap::{Arg, Command, CommandFactory};
 use clap_complete::Shell;
@@ -11,6 +17,8 @@ use graceful_run::cli::doctor::Doctor;
 use graceful_run::cli::profiles::Profiles;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use profiles::{Line, Profile};
 
 /// The line of a template that the OPTIONS section replaces.
 const OPTIONS: &str = ".\\\" OPTIONS\n";
@@ -44,6 +52,67 @@ fn the_completions_are_current() {
         clap_complete::generate(shell, &mut command, "graceful-run", &mut script);
         check(path, &String::from_utf8(script).expect("completions are UTF-8"));
     }
+}
+
+/// The page is prose, in which a comment says where the table of a section stands.
+#[test]
+fn the_tables_of_servers_are_current() {
+    const PAGE: &str = "docs/servers.md";
+    let page = fs::read_to_string(file(PAGE)).expect("the page is there");
+    let all = profiles::all();
+    let mut current = String::new();
+    let mut sections = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        current += &format!("{line}\n");
+        if let Some(section) = line.strip_prefix(SERVERS).and_then(|rest| rest.strip_suffix(" -->")) {
+            current += &servers_of(section, &all);
+            // What stood there before.
+            assert!(lines.by_ref().any(|line| line == SERVERS_END), "{PAGE}: {section} has no {SERVERS_END}");
+            current += &format!("{SERVERS_END}\n");
+            sections.push(section);
+        }
+    }
+    for Profile { name, section, .. } in &all {
+        assert!(sections.contains(&section.as_str()), "{PAGE} has no table for {section:?}, that of {name}");
+    }
+    check(PAGE, &current);
+}
+
+const SERVERS: &str = "<!-- servers: ";
+const SERVERS_END: &str = "<!-- servers end -->";
+
+/// The table of a section, and the servers that have no line in it.
+fn servers_of(section: &str, all: &[Profile]) -> String {
+    let here = || all.iter().filter(|profile| profile.section == section);
+    let mut text = String::new();
+    let mut rows =
+        here().flat_map(|profile| profile.lines.iter().map(move |line| row(profile, line))).peekable();
+    if rows.peek().is_some() {
+        text += "\n| server | command line | may drop | tested | caveat |\n| --- | --- | --- | --- | --- |\n";
+        text.extend(rows);
+    }
+    let without: Vec<String> = here()
+        .filter(|profile| profile.lines.is_empty())
+        .map(|profile| format!("`{}`", profile.name))
+        .collect();
+    if !without.is_empty() {
+        text += &format!("\nProfiles without a command line: {}.\n", without.join(", "));
+    }
+    text + "\n"
+}
+
+fn row(profile: &Profile, line: &Line) -> String {
+    let title = if line.title.is_empty() { &profile.title } else { &line.title };
+    let version = if *title == profile.title { format!(" {}", profile.version) } else { String::new() };
+    let drops = if line.loses == 0 { "–".into() } else { line.loses.to_string() };
+    let tested = if line.tested { "yes" } else { "no" };
+    let command = line.command.replace('|', "\\|");
+    let caveat = line.caveat.replace('|', "\\|");
+    format!(
+        "| {} | `graceful-run {command}` | {drops} | {tested} | {caveat} |\n",
+        (title.clone() + &version).trim_end()
+    )
 }
 
 /// The page from its template, in which each line is replaced by the text beside it.

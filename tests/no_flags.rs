@@ -132,7 +132,6 @@ fn copied(from: &Path, to: &Path) {
 /// graceful-run as another user, with a copy of it that everybody may execute.
 fn as_nobody(scene: &Scene, arguments: &[&str]) -> Option<Wrapper> {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("left out: only root can become another user");
         return None;
     }
     let copy = scene.path("graceful-run");

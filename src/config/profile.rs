@@ -194,7 +194,9 @@ fn options(way: &Way, handed: bool, cli: &mut Cli, applied: &mut Applied) {
     set(&mut cli.soak, "--soak", way.soak);
     set(&mut cli.stop_signal, "--stop-signal", way.stop_signal);
     set(&mut cli.stop_timeout, "--stop-timeout", way.stop_timeout);
-    if way.stop_first && !cli.stop_first && !follows {
+    // Who insists on adoption has the new one beside the old one in mind.
+    let insists = matches!(cli.adopt, Some(cli::Adopt::Steer | cli::Adopt::Share));
+    if way.stop_first && !cli.stop_first && !follows && !insists {
         cli.stop_first = true;
         applied.options.push("--stop-first".into());
     }

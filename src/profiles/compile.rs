@@ -1,5 +1,6 @@
 //! The build script: turns `servers/NAME.toml` into one static table, so that nothing is parsed, and
-//! no file is read, at run time. A key that is not known here ends the build.
+//! no file is read, at run time. A key that is not known here ends the build. Beside it stands one
+//! test for each command line, for `tests/interop`.
 //!
 //! The keys are explained in `docs/profiles.md`, under "A new server".
 
@@ -18,16 +19,19 @@ fn main() {
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.sort();
     let mut table = String::from("[\n");
+    let mut tests = String::new();
     for file in files {
         let text = fs::read_to_string(&file).expect("a profile is readable");
         let profile: Table = text.parse().unwrap_or_else(|why| panic!("{}: {why}", file.display()));
         let mut reader = Reader { file: &file, table: &profile, place: String::new() };
         assert_eq!(Some(reader.text("name").as_str()), file.file_stem().and_then(|stem| stem.to_str()));
         reader.profile(&mut table);
+        reader.tests(&mut tests);
     }
     table.push(']');
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     fs::write(out.join("profiles.rs"), table).expect("the output directory is ours");
+    fs::write(out.join("lines.rs"), tests).expect("the output directory is ours");
 }
 
 /// A table of a profile, with its place for messages.
@@ -218,6 +222,8 @@ impl<'a> Reader<'a> {
                 "command",
                 "address",
                 "protocol",
+                "ask",
+                "answer",
                 "loses",
                 "caveat",
                 "install",
@@ -226,7 +232,7 @@ impl<'a> Reader<'a> {
                 "broken",
                 "launcher",
                 "directory",
-                "dialect",
+                "root",
             ]);
             let title = line.text("title");
             let title = if title.is_empty() { self.text("title") } else { title };
@@ -238,6 +244,22 @@ impl<'a> Reader<'a> {
             )
         };
         format!("&[{}]", self.each("line").into_iter().map(one).collect::<Vec<_>>().join(", "))
+    }
+
+    /// A test of each command line, named by its title. One that nobody has to pass is ignored.
+    fn tests(&self, out: &mut String) {
+        let name = self.text("name");
+        for (index, line) in self.each("line").into_iter().enumerate() {
+            let title = identifier(&line.text("title"));
+            let title = match title.strip_prefix(&identifier(&name)) {
+                Some(rest) => format!("{}{rest}", identifier(&name)),
+                None if title.is_empty() => identifier(&name),
+                None => format!("{}_{title}", identifier(&name)),
+            };
+            let ignored = if line.flag("tested") { "" } else { "#[ignore = \"it is not known to pass\"] " };
+            writeln!(out, "#[test] {ignored}fn {title}() {{ super::line::run({name:?}, {index}); }}")
+                .expect("a text takes everything");
+        }
     }
 
     fn profile(&mut self, out: &mut String) {
@@ -272,4 +294,10 @@ impl<'a> Reader<'a> {
         )
         .expect("a text takes everything");
     }
+}
+
+/// These words as a name in Rust.
+fn identifier(words: &str) -> String {
+    let words = words.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(str::to_lowercase).collect::<Vec<_>>().join("_")
 }

@@ -31,9 +31,18 @@ pub fn upgrades() -> u64 {
     }
 }
 
+/// The server is upgraded under load and loses nothing.
+pub fn upgrade_under_load(server: &Server) {
+    let Some(mut running) = Running::start(server, &[]) else { return };
+    let mut load = running.load();
+    running.upgrade_under(&mut load, upgrades());
+    running.lost_nothing(load);
+    running.stop(|_, _| ());
+}
+
 /// The server is upgraded under load and loses nothing; stopped and started under the
 /// same load it does.
-pub fn upgrade_under_load(server: &Server) {
+pub fn upgrade_beside_a_control(server: &Server) {
     let Some(mut running) = Running::start(server, &[]) else { return };
     let upgrades = upgrades();
     let mut load = running.load();
@@ -72,13 +81,18 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts it with these options beside `--adopt`. `None`: this machine has not got
+    /// Starts it with these options beside `--adopt`, which is the default where its supervisor is
+    /// nobody. `None`: this machine has not got
     /// the server.
     pub fn start(server: &Server, options: &[&str]) -> Option<Running> {
         let directory = tempfile::tempdir().expect("a directory of our own");
         let prepared = server.prepare(directory.path())?;
         let mut command = server.supervisor(directory.path());
-        command.args(["--adopt", "--name", "it", "--stop-signal", server.stop.as_str()]);
+        command.args(["--name", "it", "--stop-signal", server.stop.as_str()]);
+        if !server.as_nobody {
+            // What a profile would do is the interop's matter.
+            command.args(["--adopt", "--profile", "none"]);
+        }
         command.args(options).arg("--").args(&prepared.command);
         let mut wrapper = Wrapper::of(command, directory.path());
         wrapper.await_first_ready(LIMIT).unwrap_or_else(|why| panic!("{}: {why}", server.name));

@@ -2,8 +2,8 @@
 //!
 //! Contract: each is upgraded twenty times under load, and no request fails: not one
 //! of clients that open a connection for each request and never retry. After the stop
-//! nothing is left and the status is 0. The same clients lose requests where the same
-//! server is stopped and started, in the same run. A server that this machine does not
+//! nothing is left and the status is 0. Beside three servers, the same clients lose
+//! requests where the server is stopped and started, in the same run. A server that this machine does not
 //! have is left out, and said so; `GRACEFUL_RUN_REQUIRE_SERVERS=1` makes that a failure.
 //! `tests/all` installs them all. `ADOPT_UPGRADES` is another number of upgrades.
 

@@ -28,7 +28,8 @@ pub struct Server {
     pub protocol: Protocol,
     of_files: bool,
     edit: Option<(&'static str, &'static str)>,
-    as_nobody: bool,
+    /// Its supervisor is nobody, has no capabilities and can never get any.
+    pub as_nobody: bool,
 }
 
 /// The server that this command starts: words, with spaces between them.

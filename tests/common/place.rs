@@ -17,7 +17,8 @@ pub fn host_of_our_own() -> String {
 /// Debian puts daemons.
 pub fn path() -> OsString {
     let place = installed();
-    let installed = ["venv/bin", "crates/release", "go"].map(|part| place.join(part));
+    let installed =
+        ["venv/bin", "crates/release", "go", "npm/node_modules/.bin"].map(|part| place.join(part));
     let machine = std::env::var_os("PATH").unwrap_or_default();
     let daemons = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     let all = installed.into_iter().chain(std::env::split_paths(&machine)).chain(daemons);

@@ -172,7 +172,7 @@ fn workers(running: &Running) -> Vec<String> {
 /// and nothing of it is left.
 #[test]
 fn one_that_daemonises_is_told_of() {
-    let server = unlisted("-b 127.0.0.1:8000 --ack accepting -- lighttpd -f lighttpd.conf");
+    let server = unlisted("-b 127.0.0.1:8000 --ack accepting --profile none -- lighttpd -f lighttpd.conf");
     if !server.is_here() {
         return;
     }

@@ -1,5 +1,6 @@
 //! Ten upgrades of one server under load, and what must have come of it.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -8,8 +9,8 @@ use nix::sys::signal::Signal;
 
 use crate::client::{Connection, Failure};
 use crate::load::Load;
-use crate::place::{path, tell};
-use crate::server::{Prepared, Server};
+use crate::place::{installed, path, tell};
+use crate::server::{Prepared, SHIMS, Server};
 use crate::wrapper::{self, Verdict, Wrapper};
 
 /// Clients at a time.
@@ -18,10 +19,6 @@ pub const CLIENTS: usize = 4;
 /// Upgrades of each server.
 pub const UPGRADES: u64 = 10;
 
-/// What a server may lose that closes, when it is asked to leave, what it has
-/// accepted and not yet read: at most what each client has under way.
-pub const EACH_CLIENT_ONE: u64 = UPGRADES * CLIENTS as u64;
-
 /// Replies that must come from the new generation before the next upgrade.
 pub const PROGRESS: u32 = 30;
 
@@ -29,18 +26,20 @@ pub const PROGRESS: u32 = 30;
 pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// Runs the server through its upgrades, or leaves it out.
-pub fn upgrade_under_load(server: &Server) {
+pub fn upgrade_under_load(name: &str, server: &Server) {
     if !server.is_here() {
         return;
     }
-    let name = server.name();
     let directory = tempfile::tempdir().expect("a directory of our own");
     let prepared = server.prepare(directory.path());
     let mut wrapper = start(&prepared, directory.path());
     let pid = wrapper.pid();
     let outcome = wrapper.await_first_ready(LIMIT).and_then(|()| {
         let mut load = Load::on(CLIENTS, &prepared.targets, server.protocol, pid);
-        let upgraded = upgrade(&mut wrapper, &mut load);
+        let upgraded = upgrade(&mut wrapper, &mut load).and_then(|()| match &server.broken {
+            Some((file, line)) => refuse(&mut wrapper, &mut load, &directory.path().join(file), line),
+            None => Ok(()),
+        });
         load.finish()?;
         upgraded.map(|()| load)
     });
@@ -56,15 +55,24 @@ pub fn upgrade_under_load(server: &Server) {
         assert_eq!(load.failures.get(&class), None, "{name}: {}", class.name());
     }
     assert!(failed <= server.may_lose, "{name}: {failed} requests failed: {:?}", load.failures);
-    stop(&name, wrapper, &prepared, directory.path());
+    stop(name, wrapper, &prepared, directory.path());
 }
 
 /// Starts graceful-run in this directory, which holds the server's files.
 pub fn start(prepared: &Prepared, directory: &Path) -> Wrapper {
     Wrapper::start(directory, |command: &mut Command| {
-        command.args(&prepared.arguments).env("PATH", path());
+        command.args(&prepared.arguments).env("PATH", path_of(directory));
         command.env("PYTHONPATH", directory).env("PYTHONDONTWRITEBYTECODE", "1");
+        command.env("CLASSPATH", installed().join("java"));
     })
+}
+
+/// Where programs are found: launchers come first.
+fn path_of(directory: &Path) -> OsString {
+    let mut all = directory.join(SHIMS).into_os_string();
+    all.push(":");
+    all.push(path());
+    all
 }
 
 /// Stops it: the status is 0, and neither a process nor a listener is left.
@@ -84,6 +92,18 @@ pub fn stop(name: &str, mut wrapper: Wrapper, prepared: &Prepared, directory: &P
     }
     let suspicious = wrapper.suspicious();
     assert!(suspicious.is_empty(), "{name}: {}", suspicious.join("\n"));
+}
+
+/// A release with this line in this file is refused, and the one before serves on.
+fn refuse(wrapper: &mut Wrapper, load: &mut Load, file: &Path, line: &str) -> Result<(), String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    std::fs::write(file, format!("{line}\n{text}"))
+        .map_err(|error| format!("{}: {error}", file.display()))?;
+    wrapper.signal(Signal::SIGUSR2);
+    if wrapper.await_verdict(LIMIT)? == Verdict::Upgraded {
+        return Err(format!("a release with {line:?} in {} went live", file.display()));
+    }
+    load.await_replies(UPGRADES + 1, PROGRESS, LIMIT).map(|_| ())
 }
 
 fn upgrade(wrapper: &mut Wrapper, load: &mut Load) -> Result<(), String> {

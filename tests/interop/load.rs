@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 use crate::client::{Failure, Target};
 use crate::protocol::{Answer, Protocol};
 
+/// Between two requests of a client. Clients that go on at once take the processor from the server
+/// that is about to start, and a start is what a test waits for.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Between a failure and the next request. A refusal costs nothing: clients that go on
 /// at once would take the processor from the server that is about to start.
 const BREATH: Duration = Duration::from_millis(5);
@@ -133,8 +137,6 @@ fn request_until(
         if outcomes.send(outcome).is_err() {
             return;
         }
-        if failed {
-            thread::park_timeout(BREATH);
-        }
+        thread::park_timeout(if failed { BREATH } else { PAUSE });
     }
 }

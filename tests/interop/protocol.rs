@@ -38,10 +38,15 @@ pub enum Protocol {
     /// The handshake of a MySQL client; the answer is the server's version.
     MySql,
     /// A command of Redis that takes 30 ms, and one more behind it.
-    #[allow(dead_code)] // of the servers of --adopt alone
     Redis,
     /// A call of the port mapper's procedure 0 over TCP, which does nothing.
     Rpc,
+    /// `GET` of this path, answered whole and by 200.
+    #[allow(dead_code)] // of the interop alone
+    Page(&'static str),
+    /// These bytes, answered by something that begins with those.
+    #[allow(dead_code)] // of the interop alone
+    Plain(&'static str, &'static str),
 }
 
 impl Protocol {
@@ -87,6 +92,11 @@ impl Protocol {
                 connection.send(RPC_CALL)?;
                 connection.receive_until(rpc_reply)?
             }
+            Protocol::Page(path) => (connection.get(path, true)?.status == 200).then_some(Answer::Whole),
+            Protocol::Plain(ask, answer) => {
+                connection.send(ask.as_bytes())?;
+                connection.receive_until(|received| begins_with(received, answer.as_bytes()))?
+            }
         }
         .ok_or(Failure::BadBody)
     }
@@ -99,6 +109,12 @@ fn find_answer(bytes: &[u8]) -> Option<Answer> {
     let (generation, rest) = rest.split_once(" supervisor ")?;
     let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     Some(Answer::By(generation.parse().ok()?, rest[..digits].parse().ok()?))
+}
+
+/// Whether this begins the right way; `None` before it is long enough.
+fn begins_with(received: &[u8], right: &[u8]) -> Option<Option<Answer>> {
+    let start = received.get(..right.len())?;
+    Some((start == right).then_some(Answer::Whole))
 }
 
 /// A request of a responder (FastCGI 1.0, 3.3): begin, parameters, no input.

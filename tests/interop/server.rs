@@ -1,45 +1,57 @@
-//! A real server: the line of docs/servers.md that runs it, and what is known of it.
+//! A real server: the command line that runs it, and what is known of it.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::client::Target;
-use crate::place::{find, host_of_our_own};
+use crate::place::{find, host_of_our_own, tell};
 use crate::protocol::Protocol;
+use crate::wrapper::surroundings::has_own_run;
 
 /// The host and the directory of every sample. A test has its own in their place.
 const SAMPLE_HOST: &str = "127.0.0.1";
 const SAMPLE_DIRECTORY: &str = "/srv/shop";
 
-const LISTED: &str = include_str!("../../docs/servers.md");
+/// The directory of a test that its PATH begins with.
+pub const SHIMS: &str = "shims";
+
+/// Whatever a line names as its launcher, the others may need too.
+const LAUNCHERS: [&str; 2] = ["answer-from-files", "apart"];
 
 /// A real server.
 pub struct Server {
-    /// What follows `graceful-run` in docs/servers.md.
-    line: &'static str,
+    /// What follows `graceful-run`.
+    pub line: String,
     /// What its clients speak.
     pub protocol: Protocol,
     /// Requests that the server itself may lose in all upgrades together:
     /// accepted, then closed unanswered. Another supervisor would see the same.
     pub may_lose: u64,
     /// A sample that becomes the program, where the program by itself would not do.
-    launcher: Option<&'static str>,
-    directory: Option<&'static str>,
+    pub launcher: Option<String>,
+    /// A directory of this name is there for it.
+    pub directory: Option<String>,
+    /// Where it listens, if it is not told by `-b`.
+    pub address: Option<String>,
+    /// The samples that it needs; `None`: all.
+    pub files: Option<Vec<String>>,
+    /// A file, and the line with which in it a release does not start.
+    pub broken: Option<(String, String)>,
 }
 
-/// The server that this line of docs/servers.md runs.
-pub fn server(line: &'static str) -> Server {
-    assert!(
-        LISTED.contains(&format!("`graceful-run {line}`")),
-        "docs/servers.md does not have this line: {line}"
-    );
-    unlisted(line)
-}
-
-/// A server that docs/servers.md does not list.
-pub fn unlisted(line: &'static str) -> Server {
-    Server { line, protocol: Protocol::Http, may_lose: 0, launcher: None, directory: None }
+/// A server of no profile's line.
+pub fn unlisted(line: &str) -> Server {
+    Server {
+        line: line.into(),
+        protocol: Protocol::Http,
+        may_lose: 0,
+        launcher: None,
+        directory: None,
+        address: None,
+        files: None,
+        broken: None,
+    }
 }
 
 impl Server {
@@ -48,66 +60,56 @@ impl Server {
         Server { protocol, ..self }
     }
 
-    /// The requests that it loses by itself in ten upgrades.
-    pub fn may_lose(self, may_lose: u64) -> Self {
-        Server { may_lose, ..self }
-    }
-
-    /// The answer stands in its files, as they cannot read the environment.
-    pub fn answers_from_files(self) -> Self {
-        self.launched_by("answer-from-files")
-    }
-
-    /// A sample of ours stands before the program and becomes it.
-    pub fn launched_by(self, launcher: &'static str) -> Self {
-        Server { launcher: Some(launcher), ..self }
-    }
-
-    /// A directory of this name is there for it.
-    pub fn with_directory(self, directory: &'static str) -> Self {
-        Server { directory: Some(directory), ..self }
-    }
-
-    /// The name of its program; behind `sh -c 'exec PROGRAM …'` too.
+    /// The name of its program; behind `sh -c '…exec PROGRAM …'` too.
     pub fn name(&self) -> String {
-        let words = words(self.line);
-        let program = words.iter().position(|word| word == "--").map_or(0, |dashes| dashes + 1);
-        let executed = words.get(program + 2).and_then(|script| script.strip_prefix("exec "));
-        match executed.and_then(|rest| rest.split(' ').next()) {
-            Some(name) if words[program] == "sh" => name.to_owned(),
-            _ => words[program].clone(),
-        }
+        let words = words(&self.line);
+        let program = program(&words);
+        let script = words.get(program + 2).filter(|_| words[program] == "sh");
+        let executed = script.and_then(|script| script.split_once("exec ")).map(|(_, rest)| rest);
+        let name = executed.and_then(|rest| rest.split(' ').next());
+        name.unwrap_or(&words[program]).to_owned()
     }
 
     /// Is the program on this machine? If not it may be left out, and is said to be.
     pub fn is_here(&self) -> bool {
+        if self.name() == "java" && which::which("javac").is_err() {
+            // It is too large to be installed for one server.
+            tell("java: left out, this machine has no JDK");
+            return false;
+        }
         find(&self.name()).is_some()
     }
 
     /// Puts the samples into a directory and says how the server is run there.
     pub fn prepare(&self, directory: &Path) -> Prepared {
+        // A directory of the machine's run is one of the test's own.
+        has_own_run();
         let host = host_of_our_own();
         let path = directory.to_str().expect("a temporary directory is UTF-8");
         let own = |text: &str| text.replace(SAMPLE_HOST, &host).replace(SAMPLE_DIRECTORY, path);
         // Servers that give up root must be able to read it.
         std::fs::set_permissions(directory, Permissions::from_mode(0o755)).expect("it is ours");
-        if let Some(name) = self.directory {
-            std::fs::create_dir(directory.join(name)).expect("it is ours");
+        if let Some(name) = &self.directory {
+            std::fs::create_dir_all(directory.join(name)).expect("it is ours");
         }
         for sample in std::fs::read_dir(servers()).expect("there are samples").flatten() {
+            let name = sample.file_name().into_string().expect("a name is UTF-8");
+            let needed = self.files.as_ref().is_none_or(|files| files.contains(&name));
+            if !needed && !LAUNCHERS.contains(&name.as_str()) {
+                continue;
+            }
             let text = std::fs::read_to_string(sample.path()).expect("samples are UTF-8");
-            let copy = directory.join(sample.file_name());
-            std::fs::write(&copy, own(&text)).expect("a sample is copied");
             let mode = sample.metadata().expect("a sample is there").permissions();
-            std::fs::set_permissions(copy, mode).expect("a sample keeps its mode");
+            write(&directory.join(name), &own(&text), mode);
         }
-        let mut words: Vec<String> = words(self.line).into_iter().map(|word| own(&word)).collect();
-        let program = words.iter().position(|word| word == "--").expect("a line has --") + 1;
-        if let Some(launcher) = self.launcher {
-            words.insert(program, format!("./{launcher}"));
+        let words: Vec<String> = words(&self.line).into_iter().map(|word| own(&word)).collect();
+        let program = program(&words);
+        if let Some(launcher) = &self.launcher {
+            launch(launcher, &words[program], directory);
         }
-        let binds = words[..program].windows(2).filter(|pair| pair[0] == "-b").map(|pair| &pair[1]);
-        let targets = binds.map(|bind| target(bind, directory)).collect();
+        let binds = words[..program].windows(2).filter(|pair| pair[0] == "-b").map(|pair| pair[1].clone());
+        let targets = binds.chain(self.address.as_deref().map(own));
+        let targets = targets.map(|address| target(&address, directory)).collect();
         Prepared { arguments: words, targets }
     }
 }
@@ -118,6 +120,26 @@ pub struct Prepared {
     pub arguments: Vec<String>,
     /// What it listens on.
     pub targets: Vec<Target>,
+}
+
+/// Where the command starts.
+fn program(words: &[String]) -> usize {
+    words.iter().position(|word| word == "--").expect("a line has --") + 1
+}
+
+/// Puts a script of the program's name before it, as version managers do, so that the command line
+/// stays as it is: the launcher that becomes the program.
+fn launch(launcher: &str, program: &str, directory: &Path) {
+    let shims = directory.join(SHIMS);
+    std::fs::create_dir(&shims).expect("it is ours");
+    let launcher = directory.join(launcher);
+    let script = format!("#!/bin/sh\nPATH=${{PATH#*:}}\nexec {} {program} \"$@\"\n", launcher.display());
+    write(&shims.join(program), &script, Permissions::from_mode(0o755));
+}
+
+fn write(file: &Path, text: &str, mode: Permissions) {
+    std::fs::write(file, text).expect("it is ours");
+    std::fs::set_permissions(file, mode).expect("it is ours");
 }
 
 fn target(bind: &str, directory: &Path) -> Target {

@@ -1,5 +1,6 @@
-// node's cluster: the primary listens, the workers answer. On TERM each worker
-// stops accepting and lets what is in flight end.
+// node's cluster: the primary listens, on the address that it is given, else on the
+// descriptor that it was handed; the workers answer. On TERM each worker stops accepting
+// and lets what is in flight end.
 const cluster = require('cluster');
 const http = require('http');
 
@@ -12,5 +13,6 @@ if (cluster.isPrimary) {
     response.setHeader('Content-Length', Buffer.byteLength(body));
     response.end(body);
   });
-  server.listen({ fd: 3 });
+  const [host, port] = (process.argv[2] ?? '').split(':');
+  server.listen(port ? { host, port } : { fd: 3 });
 }

@@ -10,5 +10,5 @@ from django.urls import path
 BODY = f"generation {os.environ['GRACEFUL_RUN_GENERATION']} supervisor {os.environ['GRACEFUL_RUN_PID']}\n"
 
 settings.configure(DEBUG=True, ALLOWED_HOSTS=["*"], SECRET_KEY="shop", ROOT_URLCONF=__name__)
-urlpatterns = [path("", lambda request: HttpResponse(BODY))]
+urlpatterns = [path("", lambda request: HttpResponse(BODY, headers={"Content-Length": len(BODY)}))]
 execute_from_command_line(sys.argv)

@@ -1,5 +1,5 @@
-// Plain node: listens on the descriptor that it was handed and, on TERM, stops
-// accepting and lets what is in flight end.
+// Plain node: listens on the address that it is given, else on the descriptor that it was
+// handed. On TERM it stops accepting and lets what is in flight end.
 const http = require('http');
 
 const body = `generation ${process.env.GRACEFUL_RUN_GENERATION} supervisor ${process.env.GRACEFUL_RUN_PID}\n`;
@@ -13,4 +13,5 @@ process.on('SIGTERM', () => {
   closing = true;
   server.close();
 });
-server.listen({ fd: 3 });
+const [host, port] = (process.argv[2] ?? '').split(':');
+server.listen(port ? { host, port } : { fd: 3 });
