@@ -1243,9 +1243,9 @@ fn one_that_has_no_sockets_need_not_listen() {
         let mut acked = Case::new(auto(vec![AckKind::Notify]));
         let events = [Event::HasNoSockets(WorkerId(1)), Event::Ack(WorkerId(1), AckKind::Notify)];
         let mut order = if first { [0, 1] } else { [1, 0] }.into_iter();
-        acked.deliver(events[order.next().unwrap()].clone());
+        acked.deliver(events[order.next().unwrap()]);
         assert!(!acked.reported(|report| *report == Report::Serving(Generation(1))));
-        acked.deliver(events[order.next().unwrap()].clone());
+        acked.deliver(events[order.next().unwrap()]);
         assert!(acked.reported(|report| *report == Report::Serving(Generation(1))));
     }
 }
