@@ -166,6 +166,22 @@ impl Wrapper {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
     }
 
+    /// Waits until it has no more than these open files, as what its log tells of leaves.
+    #[allow(dead_code, reason = "not every test that has this file counts descriptors")]
+    pub fn await_descriptors(&mut self, most: usize, limit: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + limit;
+        while self.descriptors() > most {
+            match self.log.recv_timeout(Duration::from_millis(50)) {
+                Ok(line) => self.remember(line),
+                Err(_) if Instant::now() < deadline => {}
+                Err(_) => {
+                    return Err(format!("the wrapper has {} open files, not {most}", self.descriptors()));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The last lines of the log.
     pub fn tail(&self) -> String {
         let unseen = self.heard.len().saturating_sub(SHOWN);

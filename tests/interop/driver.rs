@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -123,14 +123,6 @@ fn upgrade(wrapper: &mut Wrapper, load: &mut Load) -> Result<(), String> {
     if serving != UPGRADES + 1 {
         return Err(format!("generation {serving} serves after {UPGRADES} upgrades"));
     }
-    // Old generations that still drain hold a few. They leave, however long some servers take.
-    let deadline = Instant::now() + LIMIT;
-    while wrapper.descriptors() > descriptors + 8 {
-        if Instant::now() > deadline {
-            let now = wrapper.descriptors();
-            return Err(format!("the wrapper's open files grew from {descriptors} to {now}"));
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
+    // Old generations that still drain hold a few.
+    wrapper.await_descriptors(descriptors + 8, LIMIT)
 }
