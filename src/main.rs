@@ -149,7 +149,8 @@ fn run(arguments: &[OsString]) -> ExitCode {
 }
 
 fn configure_and_supervise(cli: Cli, separated: bool, state: Option<State>) -> Result<Outcome, Error> {
-    let situation = Situation::of(std::process::id());
+    let left_out = state.as_ref().and_then(|state| state.profile_left_out);
+    let situation = Situation { left_out, ..Situation::of(std::process::id()) };
     match (Config::new(cli, separated, situation, &inherited::ignored), state) {
         (Ok(config), state) => supervisor::run(config, state),
         (Err(error), None) => Err(error),
@@ -189,7 +190,8 @@ fn check_takeover(arguments: &[OsString]) -> ExitCode {
         let cli = Cli::try_parse_from(arguments).map_err(|error| complaint(&error, HELP))?;
         let separated = is_separated(arguments, &cli.command);
         let ignored = |signal| state.inherited.ignored(signal);
-        let situation = Situation::of(std::os::unix::process::parent_id());
+        let asks = Situation::of(std::os::unix::process::parent_id());
+        let situation = Situation { left_out: state.profile_left_out, ..asks };
         Config::new(cli, separated, situation, &ignored).map_err(|error| error.to_string()).map(|_| answer)
     });
     let (status, line) = match answer {

@@ -150,7 +150,7 @@ fn another_user_than_root_is_told_of_no_new_privs() {
     fs::write(scene.path("server.py"), SERVER).expect("it is ours");
     let python = fs::canonicalize("/usr/bin/python3").expect("Debian's python");
     let Some(wrapper) = as_nobody(&scene, &[python.to_str().unwrap(), "server.py", &host]) else { return };
-    wrapper.log.wait("to adopt what it binds, the worker runs with no_new_privs, as we are not root");
+    wrapper.log.wait("to adopt what it binds, the worker runs with no_new_privs, as we lack CAP_SYS_ADMIN");
     wrapper.log.wait(&says::ready(1));
     wrapper.signal(Signal::SIGHUP);
     wrapper.log.wait("generation 2: serves after");

@@ -46,6 +46,29 @@ fn pid_1_stops_by_the_signal_that_stops_a_container_of_systemd() {
     assert_eq!(scene.log.count("worker TERM"), 1);
 }
 
+/// What `docker stop` sends to a container of haproxy's official image. Elsewhere it is forwarded.
+#[test]
+fn pid_1_stops_by_the_stop_signal_of_the_servers_image() {
+    if !am_root() || common::tool("haproxy").is_none() {
+        return;
+    }
+    let scene = Scene::new();
+    let file = "defaults\n mode http\n timeout client 10s\n timeout server 10s\n timeout connect 10s\n\
+                frontend web\n bind 127.0.0.1:PORT\n http-request return status 200\n";
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("TCP").port();
+    std::fs::write(scene.path("haproxy.cfg"), file.replace("PORT", &free.to_string())).expect("it is ours");
+    let mut command = scene.mark(Command::new("unshare"));
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(common::binary());
+    command.args(["haproxy", "-f", "haproxy.cfg"]);
+    let mut wrapper = scene.spawn(command);
+    wrapper.log.wait("profile haproxy: --stop-signal USR1 --on USR1=stop, adds -db (");
+    wrapper.log.wait(&common::says::ready(1));
+    let one = wrapper.children().first().expect("a child of unshare").0;
+    kill(Pid::from_raw(one), Signal::SIGUSR1).unwrap();
+    assert_eq!(wrapper.exit_status(), 0);
+    assert!(wrapper.log.has("stopping") && !wrapper.log.has("generation 2"), "{:?}", wrapper.log.all());
+}
+
 #[test]
 fn pid_1_reaps_what_it_never_started() {
     let scene = Scene::of("count-signals\nready notify\nfork-orphans 20\nwait never");

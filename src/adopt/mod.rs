@@ -221,7 +221,8 @@ impl Adopt {
     /// Notes that the worker listens at an address.
     fn add_address(&mut self, id: WorkerId, key: Key) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if !worker.ready {
+        // One that counted as a worker without sockets is a server that takes its time.
+        if !worker.ready || std::mem::take(&mut worker.socketless) {
             worker.early.insert(key.clone());
         }
         if !worker.early.contains(&key) {

@@ -136,7 +136,7 @@ impl Config {
         check_command(&cli, separated)?;
         let server = profiles::find(&cli.command).map(|found| found.profile);
         let applied = profile::apply(&mut cli, situation)?;
-        let unadopted = Cli { adopt: Some(cli::Adopt::Never), port: Vec::new(), ..cli.clone() };
+        let unadopted = unadopted(&cli);
         let config = Config::checked(cli, situation, server, applied.as_ref(), ignored)?;
         let is_auto = config.adopt.as_ref().is_some_and(|adopt| adopt.auto);
         let unadopted = is_auto
@@ -286,6 +286,16 @@ impl Config {
             unadopted: None,
         })
     }
+}
+
+/// The same command line without adoption, and without what only that has.
+fn unadopted(cli: &Cli) -> Cli {
+    let kinds = |ack: &String| -> String {
+        let kinds = ack.split(',').map(|kind| if kind == "listen" { "auto" } else { kind });
+        kinds.collect::<Vec<_>>().join(",")
+    };
+    let ack = cli.ack.iter().map(kinds).collect();
+    Cli { adopt: Some(cli::Adopt::Never), port: Vec::new(), ack, ..cli.clone() }
 }
 
 /// COMMAND is a program, and no subcommand of ours.

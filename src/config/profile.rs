@@ -21,6 +21,9 @@ pub struct Situation {
     pub sockets: bool,
     /// We are process 1 of a container.
     pub first_process: bool,
+    /// Whether an image of ours before this one has left the profile out, because the program is a
+    /// script of the shell. None: there was none, and the program is looked at.
+    pub left_out: Option<bool>,
 }
 
 impl Situation {
@@ -31,7 +34,7 @@ impl Situation {
         let handed = ListenFds::read(listen_pid.as_deref(), listen_fds.as_deref(), names.as_deref(), pid);
         // What is wrong with them is told when they are opened.
         let sockets = handed.is_ok_and(|handed| handed.count() > 0);
-        Situation { sockets, first_process: pid == 1 }
+        Situation { sockets, first_process: pid == 1, left_out: None }
     }
 }
 
@@ -82,7 +85,7 @@ impl Applied {
 
     /// Whether the command is certainly a server that binds sockets.
     pub fn listens(&self) -> bool {
-        self.left_out.is_none() && (self.profile.bare.is_some() || self.profile.own_socket)
+        self.left_out.is_none() && self.profile.listens
     }
 
     /// Whether the server has refused arguments that were added.
@@ -129,7 +132,9 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
         refused: false,
         left_out: None,
     };
-    if cli.profile.is_none() && at.is_some() && is_wrapper(&cli.command[program], cli.chdir.as_deref()) {
+    let is_module = program > 0 && cli.command[program - 1] == "-m";
+    let looked = || at.is_some() && !is_module && is_wrapper(&cli.command[program], cli.chdir.as_deref());
+    if cli.profile.is_none() && situation.left_out.unwrap_or_else(looked) {
         let word = cli.command[program].to_string_lossy();
         applied.left_out = Some(format!("{word} is a script of the shell"));
         return Ok(Some(applied));
@@ -138,10 +143,11 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
         let word = cli.command.first().map(|word| word.to_string_lossy()).unwrap_or_default();
         applied.warnings.push(format!("{word} is not known as {}: it is applied all the same", profile.name));
     }
-    let handed = situation.sockets || !cli.bind.is_empty() || !cli.export.is_empty();
+    // Who insists on adoption has the server bind its own sockets, also at the addresses of -b.
+    let insists = matches!(cli.adopt, Some(cli::Adopt::Steer | cli::Adopt::Share));
+    let handed = !insists && (situation.sockets || !cli.bind.is_empty() || !cli.export.is_empty());
     let way = match handed {
         true => profile.bind.as_ref(),
-        false if cli.follow.is_some() => None,
         false => profile.bare.as_ref(),
     };
     if handed && profile.own_socket {
@@ -178,6 +184,11 @@ fn options(way: &Way, handed: bool, cli: &mut Cli, applied: &mut Applied) {
             said(option, value);
         }
     };
+    // Who has chosen to follow it has chosen how it gets its sockets, and not how it is stopped.
+    if cli.follow.is_some() {
+        set(&mut cli.stop_signal, "--stop-signal", way.stop_signal);
+        return set(&mut cli.stop_timeout, "--stop-timeout", way.stop_timeout);
+    }
     if !way.follow.is_empty() && can_follow(cli) {
         set(&mut cli.follow, "--follow", way.follow);
     }
@@ -223,7 +234,8 @@ fn options(way: &Way, handed: bool, cli: &mut Cli, applied: &mut Applied) {
 
 /// Whether nothing is said that `--follow` cannot go with.
 fn can_follow(cli: &Cli) -> bool {
-    let plain = cli.workers == 1 && cli.surge == "all" && !cli.stop_first;
+    let plain = cli.workers == 1 && cli.surge == "all" && !cli.stop_first && cli.port.is_empty();
+    let plain = plain && cli.worker_watchdog.is_none();
     plain && cli.adopt.is_none() && cli.on_death != cli::OnDeath::Term
 }
 
@@ -264,17 +276,13 @@ fn add<'a>(
     }
 }
 
-/// The arguments of the server; in the script of a shell, its words.
+/// The arguments of the server; in the script of a shell, the words of its command.
 fn arguments(command: &[OsString], at: Option<usize>) -> Vec<String> {
-    let words: Vec<String> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    match at {
-        Some(at) => words.into_iter().skip(at).collect(),
-        None => {
-            let text = words.last().map(String::as_str).unwrap_or_default();
-            text.split_whitespace().map(|word| word.trim_matches(['\'', '"']).into()).collect()
-        }
-    }
+    profiles::words_behind(command).into_iter().skip(at.unwrap_or_default()).collect()
 }
+
+/// Scripts of official images that execute their server.
+const EXECUTE: [&str; 2] = ["httpd-foreground", "apache2-foreground"];
 
 /// Whether this is a script of the shell that happens to have the name of a server. Version managers
 /// and package managers have such scripts too, which pass everything on.
@@ -289,10 +297,18 @@ fn is_wrapper(program: &OsStr, chdir: Option<&Path>) -> bool {
     if directory.is_some_and(|name| name == "shims" || name == ".bin") {
         return false;
     }
+    if path.file_name().is_some_and(|name| EXECUTE.iter().any(|known| name == *known)) {
+        return false;
+    }
     let mut start = Vec::new();
-    let read = File::open(&path).and_then(|file| file.take(64).read_to_end(&mut start));
+    let read = File::open(&path).and_then(|file| file.take(256).read_to_end(&mut start));
     let start = String::from_utf8_lossy(&start);
-    let line = start.lines().next().unwrap_or_default();
+    let mut lines = start.lines();
+    let line = lines.next().unwrap_or_default();
+    // Where the path of an interpreter of python is too long for the first line, a shell executes it.
+    if lines.next().is_some_and(|line| line.starts_with("'''exec'")) {
+        return false;
+    }
     let mut words = line.strip_prefix("#!").unwrap_or_default().split_whitespace();
     let shell = |word: &str| {
         ["sh", "bash", "dash", "ash", "ksh", "zsh"].contains(&word.rsplit('/').next().unwrap_or_default())
@@ -355,6 +371,11 @@ mod tests {
             "profile http.server: there is nothing to change"
         );
         assert_eq!(line(&["./server"]), "");
+        let followed = line(&["--follow", "USR2", "nginx"]);
+        assert!(followed.starts_with("profile nginx: --stop-signal QUIT, adds "), "{followed}");
+        assert!(!line(&["--worker-watchdog", "10s", "hypnotoad", "app"]).contains("--follow"));
+        let ulimit = line(&["sh", "-c", "ulimit -n 65536; exec twistd web"]);
+        assert!(ulimit.contains("write -n "), "{ulimit}");
         assert_eq!(line(&["--profile", "none", "nginx"]), "");
         let script = line(&["sh", "-c", "exec haproxy -f h.cfg"]);
         assert!(
@@ -371,6 +392,9 @@ mod tests {
             (&["env", "A=b", "squid", "-f", "c"], "env A=b squid -N -f c"),
             (&["-b", ":1", "python3", "-m", "uvicorn", "a:b"], "python3 -m uvicorn --fd 3 a:b"),
             (&["--profile", "squid", "./server", "-x"], "./server -N -x"),
+            (&["--profile", "squid", "python3", "main.py"], "python3 main.py"),
+            (&["--profile", "squid", "sh", "-c", "squid -f c"], "sh -c squid -f c"),
+            (&["--adopt=share", "-b", ":1", "uvicorn", "a:b"], "uvicorn a:b"),
         ] {
             let (_, cli) = applied(arguments, Situation::default());
             let words: Vec<_> = cli.command.iter().map(|word| word.to_string_lossy()).collect();
@@ -402,6 +426,8 @@ mod tests {
             ("nginx", "QUIT=stop"),
             ("php-fpm", "QUIT=stop"),
             ("httpd", "WINCH=stop"),
+            ("httpd-foreground", "WINCH=stop"),
+            ("apache2-foreground", "WINCH=stop"),
             ("haproxy", "USR1=stop"),
             ("postgres", "INT=stop"),
         ] {

@@ -32,7 +32,8 @@ impl Supervisor {
 
     /// It was the very first worker, which another one follows if it has exited with an error.
     fn is_second_start_due(&self, slot: Slot, failure: Failure) -> bool {
-        let exited = matches!(failure, Failure::Exited { exit: Exit::Code(code), .. } if code != 0);
+        // A shell and env(1) give 126 and 127 for what they cannot execute.
+        let exited = matches!(failure, Failure::Exited { exit: Exit::Code(1..126 | 128..), .. });
         let first = self.slot_states.get(slot.0 as usize).is_some_and(|state| state.crashes == 0);
         self.policy.second_start && exited && first
     }

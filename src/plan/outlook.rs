@@ -66,8 +66,7 @@ impl Outlook {
         let missing = missing_for(&features(&config));
         let config = match &config.adopt {
             Some(adopt) if adopt.auto => match obstacle(&config, &surroundings) {
-                Ok(_) if missing.is_empty() => config,
-                Ok(_) => config.without_adoption(),
+                Ok(_) => config,
                 Err(why) => {
                     warnings.push(why);
                     config.without_adoption()

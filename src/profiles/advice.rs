@@ -3,9 +3,8 @@
 //!
 //! Contract: only by evidence in the words of the command line, and in the text of a shell's script.
 
-use super::command::{direct, script, words_of};
 use super::hints::is_shell;
-use super::recognise::arguments_of;
+use super::recognise::{program_of, words_behind};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
@@ -29,15 +28,12 @@ const LONGEST: u64 = 1 << 16;
 /// The advice for this command line, if there is some. `directory` is where its relative paths begin;
 /// `handed` says that it is given sockets.
 pub fn advice(command: &[OsString], directory: &Path, handed: bool) -> Option<Advice> {
-    if let Some((_, text)) = script(command) {
-        let words: Vec<OsString> = words_of(text).map(|word| word.trim_matches(['\'', '"']).into()).collect();
-        return behind(&words, directory, handed);
-    }
-    behind(direct(command), directory, handed)
+    let words: Vec<OsString> = words_behind(command).into_iter().map(Into::into).collect();
+    behind(&words, directory, handed)
 }
 
 fn behind(words: &[OsString], directory: &Path, handed: bool) -> Option<Advice> {
-    let at = arguments_of(words)?.checked_sub(1)?;
+    let at = program_of(words)?;
     let before = words.get(..=at)?.iter().map(|word| file_name(word));
     let runner = before.clone().find(|word| NODE.contains(word));
     if let Some(runner) = runner.filter(|_| handed) {

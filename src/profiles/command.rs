@@ -1,24 +1,7 @@
-//! The command line of a server: behind a shell that executes it, and behind env(1).
+//! The script of a shell that executes one program.
 
 use super::hints::is_shell;
 use std::ffi::{OsStr, OsString};
-
-/// The command line without env(1) and its variables.
-pub(super) fn direct(command: &[OsString]) -> &[OsString] {
-    let is_env = command
-        .first()
-        .and_then(|word| word.to_str())
-        .is_some_and(|word| word.rsplit('/').next() == Some("env"));
-    let is_variable =
-        |word: &OsString| word.to_str().is_some_and(|word| word.contains('=') && !word.starts_with('-'));
-    match is_env {
-        true => {
-            let variables = command[1..].iter().take_while(|word| is_variable(word)).count();
-            &command[1 + variables..]
-        }
-        false => command,
-    }
-}
 
 /// The script of `sh -c`, if all that it does is to execute one program: what prepares that (`cd`,
 /// variables), and the command with its `exec`.

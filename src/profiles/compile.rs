@@ -60,8 +60,12 @@ impl<'a> Reader<'a> {
     }
 
     fn flag(&self, key: &str) -> bool {
+        self.flag_or(key, false)
+    }
+
+    fn flag_or(&self, key: &str, otherwise: bool) -> bool {
         match self.table.get(key) {
-            None => false,
+            None => otherwise,
             Some(Value::Boolean(flag)) => *flag,
             Some(_) => self.wrong(key),
         }
@@ -155,14 +159,15 @@ impl<'a> Reader<'a> {
 
     fn recognise(&self) -> String {
         let Some(is) = self.inner("recognise") else { return "Recognise::NEVER".into() };
-        is.only(&["programs", "modules", "scripts", "jars", "first", "never"]);
+        is.only(&["programs", "modules", "scripts", "jars", "first", "needs", "never"]);
         format!(
-            "Recognise {{ programs: {}, modules: {}, scripts: {}, jars: {}, first: {}, never: {} }}",
+            "Recognise {{ programs: {}, modules: {}, scripts: {}, jars: {}, first: {}, needs: {}, never: {} }}",
             is.list("programs"),
             is.list("modules"),
             is.list("scripts"),
             is.list("jars"),
             is.list("first"),
+            is.list("needs"),
             is.list("never"),
         )
     }
@@ -181,7 +186,10 @@ impl<'a> Reader<'a> {
             "check-flag",
             "check-default",
             "dialects",
+            "listens",
         ]);
+        let known = ["bind", "bare"].iter().any(|way| self.table.contains_key(*way));
+        let listens = advice.flag_or("listens", known || advice.flag("own-socket"));
         let check = match (advice.table.get("check"), advice.table.get("check-program")) {
             (Some(_), _) => format!("Some(Check::Flags({}))", advice.list("check")),
             (_, Some(_)) => {
@@ -196,7 +204,7 @@ impl<'a> Reader<'a> {
             _ => "None".into(),
         };
         format!(
-            "foreground: {:?}, own_socket: {}, only_one: {:?}, apart: {}, check: {check}, dialects: {}",
+            "listens: {listens}, foreground: {:?}, own_socket: {}, only_one: {:?}, apart: {}, check: {check}, dialects: {}",
             advice.text("foreground"),
             advice.flag("own-socket"),
             advice.text("only-one"),

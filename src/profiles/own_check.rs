@@ -1,19 +1,21 @@
 //! The check of its own configuration that a known server has, for a command line.
 
 use super::check::quote;
-use super::command::{direct, script, words_of};
+use super::command::{script, words_of};
 use super::recognise::find;
 use std::ffi::OsString;
 
 /// The check of its configuration that the server of this command line has, as a command for the
 /// shell.
 pub fn own_check(command: &[OsString]) -> Option<String> {
-    let check = find(command)?.profile.check?;
+    let found = find(command)?;
+    let check = found.profile.check?;
     let (before, text, words) = match script(command) {
         Some((before, script)) => (before, script.to_owned(), words_of(script).map(OsString::from).collect()),
         None => {
             let quoted: Vec<String> = command.iter().map(|word| quote(word)).collect();
-            ("", format!("exec {}", quoted.join(" ")), direct(command).to_vec())
+            let own = command[found.at.unwrap_or_default().min(command.len())..].to_vec();
+            ("", format!("exec {}", quoted.join(" ")), own)
         }
     };
     // What comes after `--` is a file, and no option.
@@ -39,6 +41,7 @@ mod tests {
             ),
             (&["env", "A=it's", "haproxy", "-db"], Some("exec env 'A=it'\\''s' haproxy -db -c >/dev/null")),
             (&["haproxy", "-db", "--", "a.cfg"], None),
+            (&["tini", "--", "haproxy", "-db"], Some("exec tini -- haproxy -db -c >/dev/null")),
             (&["memcached"], None),
             (&["sh", "-c", "exec ./server"], None),
             (

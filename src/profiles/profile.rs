@@ -28,6 +28,8 @@ pub struct Profile {
     pub on: &'static [(&'static str, &'static str)],
     /// How it is kept in the foreground, for people.
     pub foreground: &'static str,
+    /// Whether it has sockets for certain, so that it is waited for.
+    pub listens: bool,
     /// Whether it always binds its own sockets.
     pub own_socket: bool,
     /// What belongs to one instance of it: a second one does not start beside it.
@@ -55,14 +57,23 @@ pub struct Recognise {
     pub jars: &'static [&'static str],
     /// Words that have to follow.
     pub first: &'static [&'static str],
+    /// Words that have to be among its arguments.
+    pub needs: &'static [&'static str],
     /// Words with which it is no server.
     pub never: &'static [&'static str],
 }
 
 impl Recognise {
     /// For what has no name of its own: a language.
-    pub const NEVER: Recognise =
-        Recognise { programs: &[], modules: &[], scripts: &[], jars: &[], first: &[], never: &[] };
+    pub const NEVER: Recognise = Recognise {
+        programs: &[],
+        modules: &[],
+        scripts: &[],
+        jars: &[],
+        first: &[],
+        needs: &[],
+        never: &[],
+    };
 }
 
 /// The options that a server needs in one way of getting its sockets.

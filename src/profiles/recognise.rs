@@ -5,9 +5,10 @@
 //! here ends the search, because its value could be taken for the program.
 
 use super::command::{script, words_of};
+use super::hints::is_shell;
 use super::known;
 use super::profile::{Profile, matches};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 /// A known server in a command line.
@@ -76,20 +77,39 @@ const LAUNCHERS: &[Launcher] = &[
 
 /// The known server that this command line starts, if it is one.
 pub fn find(command: &[OsString]) -> Option<Found> {
-    if let Some((_, text)) = script(command) {
-        let words: Vec<String> = words_of(text).map(|word| word.trim_matches(['\'', '"']).into()).collect();
-        return find_words(&words).map(|found| Found { at: None, program: 0, ..found });
+    let found = find_words(&words_behind(command))?;
+    match script(command) {
+        Some(_) => Some(Found { at: None, program: 0, ..found }),
+        None => Some(found),
     }
-    find_words(&words(command))
 }
 
-/// Where the arguments of the program begin that the profile was not recognised by: behind the program
-/// that the command line executes, and its interpreter's script.
+/// Where the arguments of a program begin that is not recognised: behind its name. None behind an
+/// interpreter or a shell, where they would be arguments of that.
 pub fn arguments_of(command: &[OsString]) -> Option<usize> {
-    if script(command).is_some() {
-        return None;
+    let words = words(command);
+    let at = program_at(&words)?;
+    let program = file_name(&words[at]);
+    let is_other = is_shell(OsStr::new(program)) || is_interpreter(program);
+    (!is_other).then_some(at + 1)
+}
+
+/// The words of the command that the script of a shell executes; of another command line its own.
+pub fn words_behind(command: &[OsString]) -> Vec<String> {
+    match script(command) {
+        Some((_, text)) => words_of(text).map(|word| word.trim_matches(['\'', '"']).into()).collect(),
+        None => words(command),
     }
-    program_at(&words(command)).map(|at| at + 1)
+}
+
+/// Where the program stands that the command line executes, behind those that only execute it.
+pub fn program_of(command: &[OsString]) -> Option<usize> {
+    program_at(&words(command))
+}
+
+fn is_interpreter(program: &str) -> bool {
+    let plain = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    ["python", "pypy", "node", "nodejs", "ruby", "perl", "php", "java", "bun", "deno"].contains(&plain)
 }
 
 fn words(command: &[OsString]) -> Vec<String> {
@@ -107,7 +127,8 @@ fn find_words(words: &[String]) -> Option<Found> {
     let is_other = words[arguments.min(words.len())..]
         .iter()
         .any(|word| profile.recognise.never.contains(&word.as_str()));
-    (!is_other).then_some(Found {
+    let lacks = profile.recognise.needs.iter().any(|need| !rest.iter().any(|word| word == need));
+    (!is_other && !lacks).then_some(Found {
         profile,
         at: Some(arguments),
         program: arguments - 1 - first(profile, used),
@@ -269,6 +290,7 @@ mod tests {
             ("python manage.py runserver", "django", 3),
             ("./manage.py runserver", "django", 2),
             ("php artisan serve", "artisan", 3),
+            ("flask --app a run", "flask", 1),
         ] {
             let found = find(&line_of(line)).unwrap_or_else(|| panic!("{line}"));
             assert_eq!((found.profile.name, found.at), (name, Some(at)), "{line}");
@@ -289,6 +311,7 @@ mod tests {
             "npm run nginx",
             "cat nginx",
             "java -jar app.jar",
+            "flask --app a init-jobs",
             "node server.js",
             "env",
             "env -S nginx",
@@ -306,6 +329,7 @@ mod tests {
         let found = find(&line).unwrap();
         assert_eq!((found.profile.name, found.at), ("nginx", None));
         assert_eq!(arguments_of(&line), None);
+        assert_eq!(arguments_of(&line_of("python3 main.py")), None);
         assert_eq!(arguments_of(&line_of("env A=b ./server -x")), Some(3));
     }
 }

@@ -153,7 +153,8 @@ impl Adoption {
     fn check_socketless(&mut self, id: WorkerId, ctx: &mut Context) {
         let Some(shown) = ctx.core.workers().find(|shown| shown.worker == id) else { return };
         let acked = ctx.core.has_pending_ack(id);
-        if self.adopt.is_socketless(id, ctx.now() - shown.since, acked) {
+        let limit = ctx.config.policy.ack_timeout;
+        if self.adopt.is_socketless(id, ctx.now() - shown.since, acked, limit) {
             ctx.queue(Event::HasNoSockets(id));
         }
     }

@@ -8,11 +8,11 @@ use super::adopt::check_machine;
 use crate::config::Config;
 use crate::error::{Error, reason};
 use crate::launch::InheritedContext;
+use crate::profiles;
 use crate::sys::file_privileges::file_privileges;
 use crate::sys::probe::{ProbeError, probe_bind_notification};
 use log::{info, warn};
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use nix::unistd::geteuid;
 
 /// Programs that start another one as another user.
 const CHANGE_USER: [&str; 4] = ["sudo", "su", "doas", "setpriv"];
@@ -33,7 +33,7 @@ pub(super) fn choose(config: Config, surroundings: &InheritedContext) -> Result<
         }
         Ok(true) => {
             info!(
-                "to adopt what it binds, the worker runs with no_new_privs, as we are not root: sudo and setuid programs gain nothing in it (--adopt=never leaves that out)"
+                "to adopt what it binds, the worker runs with no_new_privs, as we lack CAP_SYS_ADMIN: sudo and setuid programs gain nothing in it (--adopt=never leaves that out)"
             );
             Ok(config)
         }
@@ -91,16 +91,31 @@ fn why_not_notified(error: &ProbeError) -> Option<String> {
     Some(format!("cannot adopt what workers bind: {why}"))
 }
 
-/// How the command gets privileges that no_new_privs takes away.
+/// How the command gets privileges that no_new_privs takes away. Root needs none.
 fn needs_privileges(config: &Config, surroundings: &InheritedContext) -> Option<String> {
-    let program = config.worker.command.first()?;
-    let name = Path::new(program).file_name().and_then(OsStr::to_str).unwrap_or_default();
-    if CHANGE_USER.contains(&name) {
+    if geteuid().is_root() {
+        return None;
+    }
+    let command = &config.worker.command;
+    let at = profiles::program_of(command).unwrap_or_default();
+    let words = command.iter().take(at + 1).chain(command.last()).map(|word| word.to_string_lossy());
+    // The last one may be the script of a shell.
+    let words: Vec<String> =
+        words.flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let names = words.iter().map(|word| word.rsplit('/').next().unwrap_or_default());
+    let changes = |name: &&str| {
+        let other = command.iter().any(|word| {
+            let word = word.to_string_lossy();
+            word.starts_with("--reuid") || word.starts_with("--regid")
+        });
+        CHANGE_USER.contains(name) && (*name != "setpriv" || other)
+    };
+    if let Some(name) = names.into_iter().find(changes) {
         return Some(format!("{name} changes the user"));
     }
-    let directory = config.worker.chdir.as_ref().map_or_else(PathBuf::new, PathBuf::clone);
+    let directory = config.worker.chdir.clone().unwrap_or_default();
     let directory = surroundings.directory.join(directory);
     let path = surroundings.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value);
-    let found = which::which_in(program, path, directory).ok()?;
+    let found = which::which_in(command.get(at)?, path, directory).ok()?;
     file_privileges(&found).map(Into::into)
 }

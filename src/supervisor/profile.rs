@@ -26,7 +26,9 @@ pub(super) fn log(config: &Config, directory: &Path, handed: bool) {
 /// Before the log tells of the report: the very first worker is started once more without arguments
 /// that it may have refused.
 pub(super) fn on_report(report: &Report, ctx: &mut Context) {
-    let Report::Gone { worker, exit: Exit::Code(1..), ready: false, stop_sent: false, .. } = *report else {
+    let Report::Gone { worker, exit: Exit::Code(1..126 | 128..), ready: false, stop_sent: false, .. } =
+        *report
+    else {
         return;
     };
     if ctx.core.has_served() || !ctx.config.policy.second_start {

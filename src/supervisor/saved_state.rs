@@ -66,9 +66,13 @@ pub struct State {
     /// `--adopt`.
     #[serde(default)]
     pub adopt: Option<adopt::Saved>,
-    /// Arguments of a profile were left out, because the server refused them.
+    /// Whether arguments of a profile were left out, because the server refused them. None: the image
+    /// before had no profiles.
     #[serde(default)]
-    pub arguments_left_out: bool,
+    pub arguments_left_out: Option<bool>,
+    /// Whether the whole profile was left out, because the program is a script of the shell.
+    #[serde(default)]
+    pub profile_left_out: Option<bool>,
     /// `--capture-stderr`.
     pub capture: Option<capture::Saved>,
     /// The service manager.
@@ -151,7 +155,8 @@ mod tests {
                 control: control.save(&mut transfer).unwrap(),
                 watched: vec![None, Some(7)],
                 adopt: None,
-                arguments_left_out: false,
+                arguments_left_out: None,
+                profile_left_out: None,
                 capture: None,
                 service: ServiceManager::new(&[]).save(true),
                 pid_file: None,

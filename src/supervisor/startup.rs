@@ -224,7 +224,7 @@ pub(super) fn resume(mut config: Config, state: State) -> (EventLoop, Receiver<I
     if state.adopt.is_none() {
         config = config.without_adoption();
     }
-    if state.arguments_left_out {
+    if state.arguments_left_out.unwrap_or(true) {
         config.leave_out_optional();
     }
     let mut surroundings = InheritedContext { directory: state.directory, ..InheritedContext::read() };

@@ -315,7 +315,7 @@ impl Model {
             return;
         }
         let ending = ending(failure);
-        let exited = matches!(failure, Failure::Exited { exit: Exit::Code(1..), .. });
+        let exited = matches!(failure, Failure::Exited { exit: Exit::Code(1..126 | 128..), .. });
         let first = self.slots.get(slot.0 as usize).is_some_and(|slot| slot.crashes == 0);
         let again = self.policy.retry_start || self.policy.second_start && exited && first;
         if !self.served && !ready && !again {
