@@ -43,9 +43,14 @@ fn prosody() {
 }
 
 #[test]
-fn merecat() {
-    let protocol = Protocol::Page("/answer.txt");
-    on_any_host("merecat", "merecat -n -p 8000 .", &["answer.txt"], protocol);
+fn weborf() {
+    bare("weborf", "weborf -i 127.0.0.1 -p 8000 -b .", &["answer.txt"], Protocol::Page("/answer.txt"));
+}
+
+/// It greets whoever connects.
+#[test]
+fn nbd_server() {
+    bare("nbd-server", "nbd-server -d -C nbd.conf", &["nbd.conf"], Protocol::Plain("", "NBDMAGIC"));
 }
 
 #[test]
