@@ -153,7 +153,7 @@ impl Listener {
         let level = self.baseline.level(Damage::Backlog, occasion.generation);
         match fd::tcp_backlog(self.fd(occasion.slot)) {
             // Another worker may have changed it again meanwhile: then the next look repairs it.
-            Ok(Some(now)) if now < ours && somaxconn() == Some(now) => {
+            Ok(Some(now)) if now < ours && somaxconn().is_none_or(|most| most == now) => {
                 info!("the backlog of {self} is {now} from now on, it was {ours} (somaxconn)");
                 self.backlog = now;
             }
@@ -299,7 +299,7 @@ fn rebind(listener: &Listener, slot: u32) -> io::Result<()> {
     }
 }
 
-/// The highest backlog that listen(2) gives, in our network namespace.
+/// The highest backlog that listen(2) gives, in our network namespace; None without /proc.
 fn somaxconn() -> Option<u32> {
     fs::read_to_string("/proc/sys/net/core/somaxconn").ok()?.trim().parse().ok()
 }

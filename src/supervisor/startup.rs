@@ -131,8 +131,8 @@ pub(super) fn start(config: Config) -> Result<(EventLoop, Receiver<Input>), Erro
     Ok((event_loop, inputs))
 }
 
-/// What a start opens and the one after a crash opens once more: about 8 for a worker, with its ack
-/// channels, and what is open only until it executes.
+/// What has to be free before the first worker. Seven were too few for a restart after a crash, with
+/// `--capture-stderr`; sixteen were enough for an upgrade too at each limit that the tests try.
 const ROOM: usize = 16;
 
 /// Whether a worker can be started again. A start is refused otherwise: what ran would not come back

@@ -294,23 +294,9 @@ fn heed_all() {
     });
 }
 
-/// Keeps from what we start what we ourselves were started with: a low limit of descriptors would be
-/// another one then.
-fn keep_descriptors() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        for entry in fs::read_dir("/proc/self/fd").expect("/proc").flatten() {
-            let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            // The one that lists them is closed by now.
-            let _ = number.filter(|&number| number > 2).map(graceful_run::sys::fd::close_on_exec);
-        }
-    });
-}
-
 impl Scene {
     pub fn new() -> Self {
         heed_all();
-        keep_descriptors();
         surroundings::has_own_run();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
