@@ -303,7 +303,7 @@ impl Policy {
     /// How long a replacement that this ack made ready must live before it counts.
     pub fn soak(&self, ack: Option<AckKind>) -> Duration {
         // A user who names the timer has chosen it, and how long it is.
-        let timer_of_auto = ack == Some(AckKind::Timer) && self.readiness.kinds.is_empty();
+        let timer_of_auto = ack == Some(AckKind::Timer) && !self.readiness.kinds.contains(&AckKind::Timer);
         match (ack, self.adopt) {
             (Some(AckKind::Listen), Some(adopt)) => adopt.soak,
             _ if timer_of_auto => self.soak.max(TIMER_SOAK),

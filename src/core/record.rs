@@ -111,7 +111,9 @@ impl Supervisor {
         let readiness = &self.policy.readiness;
         let adopted = self.policy.adopt.is_some();
         let Some(worker) = self.workers.get_mut(&id).filter(|_| adopted) else { return };
-        if !matches!(worker.stage, Stage::Starting { .. }) {
+        // One that is halted binds nothing either.
+        let starts = matches!(worker.stage, Stage::Starting { .. }) && !worker.listening;
+        if worker.halt.is_some() || !starts {
             return;
         }
         worker.listening = true;

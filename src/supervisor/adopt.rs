@@ -152,6 +152,9 @@ impl Adoption {
     /// A worker that binds nothing may be one without sockets. It is ready by its ack, or by its age.
     fn check_socketless(&mut self, id: WorkerId, ctx: &mut Context) {
         let Some(shown) = ctx.core.workers().find(|shown| shown.worker == id) else { return };
+        if shown.halted.is_some() {
+            return;
+        }
         let acked = ctx.core.has_pending_ack(id);
         let limit = ctx.config.policy.ack_timeout;
         if self.adopt.is_socketless(id, ctx.now() - shown.since, acked, limit) {

@@ -363,6 +363,17 @@ FAULTS = [
      "since.max(self.continued_at) + policy.soak(self.ack)", "since + policy.soak(self.ack)"),
     ("what was continued is not looked at again", "halt.rs",
      "            upgrade.liveness = Query::Due;\n", "            let _ = (upgrade, Query::Due);\n"),
+    ("a halted worker has no sockets, so it is ready", "record.rs",
+     "if worker.halt.is_some() || !starts {", "if !starts {"),
+    ("what has no sockets is ready though an ack is asked for", "record.rs",
+     "let aged = readiness.auto && worker.known_strength < Strength::Said;", "let aged = readiness.auto || worker.known_strength < Strength::Said;"),
+    ("what is ready by its age alone need not soak", "policy.rs",
+     "ack == Some(AckKind::Timer) && !self.readiness.kinds.contains(&AckKind::Timer);",
+     "ack == Some(AckKind::Timeout) && !self.readiness.kinds.contains(&AckKind::Timer);"),
+    ("a first worker is started again and again", "loss.rs",
+     "self.policy.second_start && exited && first", "self.policy.second_start && exited && (first || true)"),
+    ("a shell that cannot execute its program is started again", "loss.rs",
+     "exit: Exit::Code(1..126 | 128..)", "exit: Exit::Code(_)"),
 ]
 
 """Faults to plant elsewhere in src, and the test on the real kernel that must fail by each: what breaks, file,

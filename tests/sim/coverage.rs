@@ -15,7 +15,7 @@ pub struct Coverage {
 }
 
 /// Each of these must be seen at least once.
-const REQUIRED: [&str; 85] = [
+const REQUIRED: [&str; 87] = [
     "halted",
     "continued",
     "resumed",
@@ -25,6 +25,8 @@ const REQUIRED: [&str; 85] = [
     "waits",
     "unseen",
     "ready by an ack before it waited",
+    "ready by an ack without sockets",
+    "ready by its age without sockets",
     "rollback started",
     "rolled back",
     "rollback failed",
@@ -145,6 +147,14 @@ impl Coverage {
                 && *kind == AckKind::Notify
             {
                 self.see("ready by an ack before it waited");
+            }
+            if let Action::Report(Report::Ready(_, kind, _)) = action
+                && matches!(event, Event::HasNoSockets(_))
+            {
+                self.see(match kind {
+                    AckKind::Timer => "ready by its age without sockets",
+                    _ => "ready by an ack without sockets",
+                });
             }
             if let Some(what) = name(action) {
                 self.see(what);

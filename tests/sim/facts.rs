@@ -109,8 +109,7 @@ impl Model {
             Event::CheckedWaiting => self.waiting_checked(),
             Event::OwnSocket(id) => self.own_socket(id),
             Event::ListensElsewhere(id) => self.listens_elsewhere(id),
-            // No script has one: the examples of the core do.
-            Event::HasNoSockets(_) => {}
+            Event::HasNoSockets(id) => self.has_no_sockets(id),
             Event::Halted(id, by) => self.halted(id, by),
             Event::Continued(id) => return self.continued(id),
             Event::CheckedAlive | Event::Tick => {}

@@ -40,6 +40,8 @@ pub enum Act {
     OwnSocket,
     /// It listens by itself at an address that is none of ours.
     ListenElsewhere,
+    /// It is taken for a worker without sockets.
+    NoSockets,
     /// A signal halts it.
     Halt,
     /// It is continued.
@@ -158,6 +160,9 @@ fn acts(rng: &mut Rng, policy: &Policy) -> Vec<(Duration, Act)> {
     if policy.adopt.is_some() && rng.chance(80) {
         let addresses = rng.pick(&[1, 1, 1, 2, 3]);
         acts.extend((0..addresses).map(|_| (rng.moment(), Act::Ack(AckKind::Listen))));
+    }
+    if policy.adopt.is_some() && rng.chance(15) {
+        acts.push((rng.moment(), Act::NoSockets));
     }
     for _ in 0..rng.below(8).saturating_sub(5) {
         acts.push((rng.moment(), Act::Extend(rng.ms(&[100, 1000, 5000, 60_000]))));

@@ -223,6 +223,20 @@ impl Model {
         }
     }
 
+    /// It need not listen; where nobody says that it is ready, it is so now.
+    pub fn has_no_sockets(&mut self, id: WorkerId) {
+        let starts = |record: &&mut WorkerRecord| {
+            let starts = record.runs() && record.stage == ShownStage::Starting;
+            starts && record.halt.is_none() && !record.listens
+        };
+        let (adopts, auto) = (self.policy.adopt.is_some(), self.policy.readiness.auto);
+        let Some(record) = self.workers.get_mut(&id).filter(starts).filter(|_| adopts) else { return };
+        record.listens = true;
+        let aged = auto && record.known < Strength::Said;
+        let ready = record.pending_ack.or(aged.then_some(AckKind::Timer));
+        self.in_step.ready.extend(ready.map(|kind| (id, kind)));
+    }
+
     /// Checks that nothing that a starting worker has done makes it ready yet.
     pub fn check_listening(&self, record: &WorkerRecord, waits: impl Fn(Time) -> bool) -> Verdict {
         let id = record.id;

@@ -253,7 +253,8 @@ impl<'a> World<'a> {
         }
         let killed = matches!(act, Act::Exit(Exit::Signal(9)));
         match &mut process.halted {
-            Some(waiting) if !killed && !matches!(act, Act::Halt | Act::Continue) => {
+            // That it binds nothing is seen from outside.
+            Some(waiting) if !killed && !matches!(act, Act::Halt | Act::Continue | Act::NoSockets) => {
                 return waiting.push(act);
             }
             _ => {}
@@ -276,6 +277,7 @@ impl<'a> World<'a> {
             Act::Extend(by) => Event::Extend(worker, by),
             Act::OwnSocket => Event::OwnSocket(worker),
             Act::ListenElsewhere => Event::ListensElsewhere(worker),
+            Act::NoSockets => Event::HasNoSockets(worker),
             Act::Heartbeat => {
                 self.schedule_heartbeat(worker);
                 Event::Heartbeat(worker)
