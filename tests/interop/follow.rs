@@ -11,10 +11,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 use std::time::Instant;
 
 use crate::client::{Connection, Failure, Target};
 use crate::driver::{LIMIT, PROGRESS, UPGRADES};
+use crate::load::PAUSE;
 use crate::place::{find, host_of_our_own, path, tell};
 use crate::server::servers;
 use crate::wrapper::{self, Verdict, Wrapper};
@@ -146,6 +148,7 @@ fn request_until(finish: &AtomicBool, address: SocketAddr, outcomes: &Sender<Out
         if outcomes.send(outcome).is_err() {
             return;
         }
+        thread::park_timeout(PAUSE);
     }
 }
 

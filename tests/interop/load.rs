@@ -16,7 +16,7 @@ use crate::protocol::{Answer, Protocol};
 
 /// Between two requests of a client. Clients that go on at once take the processor from the server
 /// that is about to start, and a start is what a test waits for.
-const PAUSE: Duration = Duration::from_millis(1);
+pub const PAUSE: Duration = Duration::from_millis(4);
 
 /// Between a failure and the next request. A refusal costs nothing: clients that go on
 /// at once would take the processor from the server that is about to start.

