@@ -1,6 +1,7 @@
 //! Ten upgrades of one server under load, and what must have come of it.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::client::{Connection, Failure};
 use crate::load::Load;
 use crate::place::{installed, path, tell};
-use crate::server::{Prepared, SHIMS, Server};
+use crate::server::{COPY, NOBODY, Prepared, SHIMS, Server};
 use crate::wrapper::{self, Verdict, Wrapper};
 
 /// Clients at a time.
@@ -21,6 +22,9 @@ pub const UPGRADES: u64 = 10;
 
 /// Replies that must come from the new generation before the next upgrade.
 pub const PROGRESS: u32 = 30;
+
+/// Where Debian puts programs.
+const DEBIAN_S_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Nothing here takes this long on a sound machine.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -60,18 +64,32 @@ pub fn upgrade_under_load(name: &str, server: &Server) {
 
 /// Starts graceful-run in this directory, which holds the server's files.
 pub fn start(prepared: &Prepared, directory: &Path) -> Wrapper {
-    Wrapper::start(directory, |command: &mut Command| {
-        command.args(&prepared.arguments).env("PATH", path_of(directory));
-        command.env("PYTHONPATH", directory).env("PYTHONDONTWRITEBYTECODE", "1");
-        command.env("CLASSPATH", installed().join("java"));
-    })
+    let mut command = match prepared.as_nobody {
+        true => of_nobody(directory),
+        false => {
+            let mut command = Command::new(wrapper::binary());
+            command.env("PATH", path_of(directory, path()));
+            command
+        }
+    };
+    command.args(&prepared.arguments);
+    command.env("PYTHONPATH", directory).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.env("CLASSPATH", installed().join("java"));
+    Wrapper::of(command, directory)
+}
+
+/// Without the programs that `tests/all` installs, which may be where only root may look.
+fn of_nobody(directory: &Path) -> Command {
+    let mut command = Command::new(directory.join(COPY));
+    command.uid(NOBODY).gid(NOBODY).env("PATH", path_of(directory, DEBIAN_S_PATH.into()));
+    command
 }
 
 /// Where programs are found: launchers come first.
-fn path_of(directory: &Path) -> OsString {
+fn path_of(directory: &Path, others: OsString) -> OsString {
     let mut all = directory.join(SHIMS).into_os_string();
     all.push(":");
-    all.push(path());
+    all.push(others);
     all
 }
 

@@ -17,6 +17,17 @@ pub fn run(name: &str, index: usize) {
     upgrade_under_load(&title, &server(line));
 }
 
+/// Upgrades the server of the first line without `-b` of this profile under load, without any privilege.
+pub fn run_as_nobody(name: &str) {
+    if !nix::unistd::geteuid().is_root() {
+        return tell(&format!("{name}: left out, only root may become nobody"));
+    }
+    let bare = |line: &Line| line.command.starts_with("-- ");
+    let line = profile(name).lines.into_iter().find(bare).expect("it has a line without -b");
+    let server = Server { as_nobody: true, ..server(line) };
+    upgrade_under_load(&format!("{name}, as nobody"), &server);
+}
+
 fn server(line: Line) -> Server {
     let broken = line.broken.split_once(": ");
     Server {
@@ -27,6 +38,7 @@ fn server(line: Line) -> Server {
         directory: some(line.directory),
         address: some(line.address),
         files: Some(line.files),
+        as_nobody: false,
         line: line.command,
     }
 }

@@ -27,6 +27,7 @@ mod wrapper;
 mod cases;
 mod follow;
 mod line;
+mod nobody;
 mod unknown;
 
 /// One test for each command line of a profile, which the build script wrote.

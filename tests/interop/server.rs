@@ -3,10 +3,12 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::client::Target;
 use crate::place::{find, host_of_our_own, tell};
 use crate::protocol::Protocol;
+use crate::wrapper::binary;
 use crate::wrapper::surroundings::has_own_run;
 
 /// The host and the directory of every sample. A test has its own in their place.
@@ -38,6 +40,8 @@ pub struct Server {
     pub files: Option<Vec<String>>,
     /// A file, and the line with which in it a release does not start.
     pub broken: Option<(String, String)>,
+    /// graceful-run and the server run without any privilege.
+    pub as_nobody: bool,
 }
 
 /// A server of no profile's line.
@@ -51,6 +55,7 @@ pub fn unlisted(line: &str) -> Server {
         address: None,
         files: None,
         broken: None,
+        as_nobody: false,
     }
 }
 
@@ -110,7 +115,10 @@ impl Server {
         let binds = words[..program].windows(2).filter(|pair| pair[0] == "-b").map(|pair| pair[1].clone());
         let targets = binds.chain(self.address.as_deref().map(own));
         let targets = targets.map(|address| target(&address, directory)).collect();
-        Prepared { arguments: words, targets }
+        if self.as_nobody {
+            give_to_nobody(directory);
+        }
+        Prepared { arguments: words, targets, as_nobody: self.as_nobody }
     }
 }
 
@@ -120,6 +128,22 @@ pub struct Prepared {
     pub arguments: Vec<String>,
     /// What it listens on.
     pub targets: Vec<Target>,
+    /// graceful-run and the server run without any privilege.
+    pub as_nobody: bool,
+}
+
+/// The user who owns nothing.
+pub const NOBODY: u32 = 65534;
+
+/// Where graceful-run is in the directory of a server of nobody's.
+pub const COPY: &str = "graceful-run";
+
+/// The directory, and a copy of graceful-run in it: whatever the tests are in need not be open to all.
+fn give_to_nobody(directory: &Path) {
+    // By a process of its own: a descriptor that a test beside this one inherits would keep it busy.
+    let copied = Command::new("cp").arg(binary()).arg(directory.join(COPY)).status();
+    assert!(copied.expect("cp").success());
+    std::os::unix::fs::chown(directory, Some(NOBODY), Some(NOBODY)).expect("we are root");
 }
 
 /// Where the command starts.
