@@ -13,6 +13,7 @@ const PEER: &str = "systemd-socket-activate";
 pub fn rows() -> Result<Vec<Row>> {
     let [mut ours, mut limit, mut peer] = [const { Sample::new() }; 3];
     let [mut over_peer, mut over_limit, mut added] = [const { Sample::new() }; 3];
+    let [mut unadopted, mut adopted, mut over_unadopted] = [const { Sample::new() }; 3];
     let installed = Command::new(PEER).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     let installed = installed.is_ok();
     for _ in 0..TURNS {
@@ -22,6 +23,11 @@ pub fn rows() -> Result<Vec<Row>> {
         ours.push(ms(through_us));
         added.push(ms(through_us) - ms(alone));
         over_limit.push(ms(through_us) / ms(alone));
+        let never = acts(wrapped(&["--adopt=never"], TINY)?.stderr(Stdio::null()))?;
+        let auto = acts(wrapped(&[], TINY)?.stderr(Stdio::null()))?;
+        unadopted.push(ms(never));
+        adopted.push(ms(auto));
+        over_unadopted.push(ms(auto) / ms(never));
         if installed {
             let through_peer = activated()?;
             peer.push(ms(through_peer));
@@ -37,7 +43,10 @@ pub fn rows() -> Result<Vec<Row>> {
         .other(format!("{}; added: {}", limit.show(2, "ms"), added.show(2, "ms")))
         .ratio(&over_limit)
         .met(added.median() <= 2.0);
-    Ok(vec![of_peer, of_limit])
+    let of_unadopted = Row::new("start without a flag, beside --adopt=never", adopted.show(2, "ms"), "–")
+        .other(unadopted.show(2, "ms"))
+        .ratio(&over_unadopted);
+    Ok(vec![of_peer, of_limit, of_unadopted])
 }
 
 fn acts(command: &mut Command) -> Result<Duration> {
