@@ -132,7 +132,7 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
         refused: false,
         left_out: None,
     };
-    let is_module = program > 0 && cli.command[program - 1] == "-m";
+    let is_module = profiles::is_module(&cli.command, program);
     let looked = || at.is_some() && !is_module && is_wrapper(&cli.command[program], cli.chdir.as_deref());
     if cli.profile.is_none() && situation.left_out.unwrap_or_else(looked) {
         let word = cli.command[program].to_string_lossy();

@@ -159,13 +159,14 @@ impl<'a> Reader<'a> {
 
     fn recognise(&self) -> String {
         let Some(is) = self.inner("recognise") else { return "Recognise::NEVER".into() };
-        is.only(&["programs", "modules", "scripts", "jars", "first", "needs", "never"]);
+        is.only(&["programs", "modules", "scripts", "jars", "generic", "first", "needs", "never"]);
         format!(
-            "Recognise {{ programs: {}, modules: {}, scripts: {}, jars: {}, first: {}, needs: {}, never: {} }}",
+            "Recognise {{ programs: {}, modules: {}, scripts: {}, jars: {}, generic: {}, first: {}, needs: {}, never: {} }}",
             is.list("programs"),
             is.list("modules"),
             is.list("scripts"),
             is.list("jars"),
+            is.flag("generic"),
             is.list("first"),
             is.list("needs"),
             is.list("never"),

@@ -55,7 +55,9 @@ pub struct Recognise {
     pub scripts: &'static [&'static str],
     /// Files of `java -jar`.
     pub jars: &'static [&'static str],
-    /// Words that have to follow.
+    /// Any program may have these names: one that is not installed is not known by them.
+    pub generic: bool,
+    /// Words that have to follow; of those with `|` between them, one.
     pub first: &'static [&'static str],
     /// Words that have to be among its arguments.
     pub needs: &'static [&'static str],
@@ -70,6 +72,7 @@ impl Recognise {
         modules: &[],
         scripts: &[],
         jars: &[],
+        generic: false,
         first: &[],
         needs: &[],
         never: &[],
