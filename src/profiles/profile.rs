@@ -32,6 +32,8 @@ pub struct Profile {
     pub listens: bool,
     /// Whether it always binds its own sockets.
     pub own_socket: bool,
+    /// Whether it starts only by its absolute path.
+    pub absolute: bool,
     /// What belongs to one instance of it: a second one does not start beside it.
     pub only_one: &'static str,
     /// Two words, one after the other, by which it has nothing of that kind.
@@ -102,6 +104,8 @@ pub struct Way {
     pub stop_first: bool,
     /// Variables that it is given if they are not set.
     pub environment: &'static [(&'static str, &'static str)],
+    /// The same where the first BIND is a path, for which `{path}` stands; empty: as else.
+    pub environment_unix: &'static [(&'static str, &'static str)],
     /// Arguments that are added.
     pub add: &'static [Addition],
 }
