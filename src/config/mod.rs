@@ -5,10 +5,12 @@ mod adopt;
 mod control;
 pub(crate) mod hooks;
 mod profile;
+mod program;
 pub(crate) mod readiness;
 pub mod signals;
 mod stopping;
 mod value;
+mod variables;
 
 use crate::ack::Acks;
 use crate::cli::{self, Cli};
@@ -25,7 +27,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 use stopping::{PARENT_TERM_STOP_TIMEOUT, stop_signal, stop_timeouts};
-use value::{duration, invalid};
+use value::{duration, invalid, variable};
 
 pub use adopt::Adopt;
 pub use control::{Control, is_name};
@@ -109,6 +111,8 @@ pub struct Worker {
 /// The sources of a worker's environment, in the order in which they are applied.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
+    /// Variables of a profile, for those that none of the others sets or drops.
+    pub defaults: Vec<(OsString, OsString)>,
     /// Whether our own environment is left out.
     pub clear: bool,
     /// Variables of ours that are left out.
@@ -214,6 +218,7 @@ impl Config {
         };
         let stop_signal = stop_signal(cli.stop_signal.as_deref(), &dialects)?;
         let environment = Environment {
+            defaults: applied.map(|applied| applied.environment.clone()).unwrap_or_default(),
             clear: cli.clear_env,
             drop: cli.drop_env,
             files: cli.env_file,
@@ -378,13 +383,6 @@ fn umask(text: &str) -> Result<u32, Error> {
         Ok(mask) if mask <= 0o777 && text.starts_with(|c: char| c.is_ascii_digit()) => Ok(mask),
         _ => Err(invalid("--umask", text, "not an octal number from 0 to 777")),
     }
-}
-
-fn variable(pair: &OsStr) -> Result<(OsString, OsString), Error> {
-    let bytes = pair.as_bytes();
-    let at = bytes.iter().position(|&byte| byte == b'=').filter(|&at| at > 0);
-    let at = at.ok_or_else(|| invalid("--env", &pair.to_string_lossy(), "not of the form K=V"))?;
-    Ok((OsStr::from_bytes(&bytes[..at]).into(), OsStr::from_bytes(&bytes[at + 1..]).into()))
 }
 
 #[cfg(test)]

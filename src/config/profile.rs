@@ -3,16 +3,15 @@
 //! Contract: what the user wrote stays. Arguments are only added, directly behind the program, and never
 //! to the script of a shell. Everything that was done is in one line.
 
+use super::program::{self, is_wrapper};
 use super::signals::signal_by_name;
+use super::variables::variables;
 use crate::cli::{self, Cli};
 use crate::error::Error;
 use crate::listener::ListenFds;
 use crate::profiles::{self, Addition, Found, Profile, Way, quote};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 
 /// What we were started in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,6 +44,8 @@ pub struct Applied {
     pub profile: &'static Profile,
     /// The options that it stands for, as they are written.
     pub options: Vec<String>,
+    /// The variables that the worker is given unless it gets them from the user.
+    pub environment: Vec<(OsString, OsString)>,
     /// The arguments that were added, as they are written.
     pub added: Vec<String>,
     /// Arguments that the user has to add, in the script of a shell.
@@ -125,6 +126,7 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
     let mut applied = Applied {
         profile,
         options: Vec::new(),
+        environment: Vec::new(),
         added: Vec::new(),
         to_add: Vec::new(),
         warnings: Vec::new(),
@@ -132,7 +134,7 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
         refused: false,
         left_out: None,
     };
-    let is_module = program > 0 && cli.command[program - 1] == "-m";
+    let is_module = profiles::is_module(&cli.command, program);
     let looked = || at.is_some() && !is_module && is_wrapper(&cli.command[program], cli.chdir.as_deref());
     if cli.profile.is_none() && situation.left_out.unwrap_or_else(looked) {
         let word = cli.command[program].to_string_lossy();
@@ -164,6 +166,7 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
     let arguments = arguments(&cli.command, at);
     let warnings = profile.warn.iter().filter(|warning| warning.applies(&arguments));
     applied.warnings.extend(warnings.map(|warning| warning.text.to_owned()));
+    applied.warnings.extend(program::relative(profile, &cli.command));
     Ok(Some(applied))
 }
 
@@ -223,12 +226,10 @@ fn options(way: &Way, handed: bool, cli: &mut Cli, applied: &mut Applied) {
             applied.options.push(format!("-b …,{}", way.listener));
         }
     }
-    for &(name, value) in way.environment {
-        let given = cli.env.iter().any(|pair| pair.to_string_lossy().starts_with(&format!("{name}=")));
-        if !given && (cli.clear_env || std::env::var_os(name).is_none()) {
-            cli.env.insert(0, format!("{name}={value}").into());
-            applied.options.push(format!("--env {name}={value}"));
-        }
+    // The files of --env-file and --env-dir are read at each start: what they set wins then.
+    for (name, value) in variables(way, cli) {
+        applied.options.push(format!("--env {name}={value}"));
+        applied.environment.push((name.into(), value.into()));
     }
 }
 
@@ -279,41 +280,6 @@ fn add<'a>(
 /// The arguments of the server; in the script of a shell, the words of its command.
 fn arguments(command: &[OsString], at: Option<usize>) -> Vec<String> {
     profiles::words_behind(command).into_iter().skip(at.unwrap_or_default()).collect()
-}
-
-/// Scripts of official images that execute their server.
-const EXECUTE: [&str; 2] = ["httpd-foreground", "apache2-foreground"];
-
-/// Whether this is a script of the shell that happens to have the name of a server. Version managers
-/// and package managers have such scripts too, which pass everything on.
-fn is_wrapper(program: &OsStr, chdir: Option<&Path>) -> bool {
-    let named = Path::new(program);
-    let path = match program.to_string_lossy().contains('/') {
-        true => Some(chdir.map_or_else(PathBuf::new, Path::to_owned).join(named)),
-        false => which::which(program).ok(),
-    };
-    let Some(path) = path else { return false };
-    let directory = path.parent().and_then(Path::file_name);
-    if directory.is_some_and(|name| name == "shims" || name == ".bin") {
-        return false;
-    }
-    if path.file_name().is_some_and(|name| EXECUTE.iter().any(|known| name == *known)) {
-        return false;
-    }
-    let mut start = Vec::new();
-    let read = File::open(&path).and_then(|file| file.take(256).read_to_end(&mut start));
-    let start = String::from_utf8_lossy(&start);
-    let mut lines = start.lines();
-    let line = lines.next().unwrap_or_default();
-    // Where the path of an interpreter of python is too long for the first line, a shell executes it.
-    if lines.next().is_some_and(|line| line.starts_with("'''exec'")) {
-        return false;
-    }
-    let mut words = line.strip_prefix("#!").unwrap_or_default().split_whitespace();
-    let shell = |word: &str| {
-        ["sh", "bash", "dash", "ash", "ksh", "zsh"].contains(&word.rsplit('/').next().unwrap_or_default())
-    };
-    read.is_ok() && words.any(shell)
 }
 
 #[cfg(test)]
@@ -395,10 +361,31 @@ mod tests {
             (&["--profile", "squid", "python3", "main.py"], "python3 main.py"),
             (&["--profile", "squid", "sh", "-c", "squid -f c"], "sh -c squid -f c"),
             (&["--adopt=share", "-b", ":1", "uvicorn", "a:b"], "uvicorn a:b"),
+            (&["-b", ":1", "python3", "-muvicorn", "a:b"], "python3 -muvicorn --fd 3 a:b"),
+            (&["./named", "-c", "n"], "./named -c n"),
         ] {
             let (_, cli) = applied(arguments, Situation::default());
             let words: Vec<_> = cli.command.iter().map(|word| word.to_string_lossy()).collect();
             assert_eq!(words.join(" "), command);
+        }
+    }
+
+    #[test]
+    fn a_variable_of_a_profile_is_only_a_default() {
+        for (arguments, variables) in [
+            (&["nginx"][..], &[("NGINX", "")][..]),
+            (&["--clear-env", "--env-file", "f", "nginx"], &[("NGINX", "")]),
+            (&["--env", "NGINX=3;", "nginx"], &[]),
+            (&["--drop-env", "NGINX", "nginx"], &[]),
+            (&["-b", ":1", "nghttpx"], &[("NGHTTPX_ACCEPT_1", "tcp,3")]),
+            (&["-b", "unix:/run/x.sock,mode=660", "nghttpx"], &[("NGHTTPX_ACCEPT_1", "unix,3,/run/x.sock")]),
+            (&["-b", "./x.sock", "-b", ":1", "nghttpx"], &[("NGHTTPX_ACCEPT_1", "unix,3,./x.sock")]),
+        ] {
+            let (applied, cli) = applied(arguments, Situation::default());
+            let expected: Vec<(OsString, OsString)> =
+                variables.iter().map(|(name, value)| (name.into(), value.into())).collect();
+            assert_eq!(applied.unwrap().environment, expected, "{arguments:?}");
+            assert!(cli.env.iter().all(|pair| pair == "NGINX=3;"), "no --env of ours: {arguments:?}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! Values that several options have in common.
 
 use crate::error::Error;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 /// Longer durations are mistakes, and would overflow the clock.
@@ -41,6 +43,14 @@ pub fn duration_text(duration: Duration) -> String {
         (_, 0) => format!("{} s", tenths / 10),
         (_, tenth) => format!("{}.{tenth} s", tenths / 10),
     }
+}
+
+/// A variable of `--env`.
+pub(super) fn variable(pair: &OsStr) -> Result<(OsString, OsString), Error> {
+    let bytes = pair.as_bytes();
+    let at = bytes.iter().position(|&byte| byte == b'=').filter(|&at| at > 0);
+    let at = at.ok_or_else(|| invalid("--env", &pair.to_string_lossy(), "not of the form K=V"))?;
+    Ok((OsStr::from_bytes(&bytes[..at]).into(), OsStr::from_bytes(&bytes[at + 1..]).into()))
 }
 
 #[cfg(test)]

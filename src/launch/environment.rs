@@ -1,5 +1,5 @@
-//! A worker's environment: our own without the variables that must not be inherited, then the
-//! user's files and `--env`. The files are read at every start.
+//! A worker's environment: our own without the variables that must not be inherited, what a profile
+//! adds to them, then the user's files and `--env`. The files are read at every start.
 
 use crate::config::Environment;
 use crate::dialect;
@@ -59,6 +59,9 @@ pub fn read(
     }
     if let Some(identity) = identity {
         variables.extend(account(identity));
+    }
+    for (name, value) in spec.defaults.iter().filter(|(name, _)| !spec.drop.contains(name)) {
+        variables.entry(name.clone()).or_insert_with(|| value.clone());
     }
     for file in &spec.files {
         read_file(&base.join(file), &mut variables, &mut odd)?;
@@ -262,6 +265,28 @@ mod tests {
         let pairs: Vec<_> =
             variables.iter().map(|(k, v)| (k.to_str().unwrap(), v.to_str().unwrap())).collect();
         assert_eq!(pairs, [("A", "from\ndir"), ("B", "two words"), ("D", "word")]);
+    }
+
+    #[test]
+    fn a_default_gives_way_to_whatever_sets_or_drops_it() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "BY_FILE=user\n").unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        fs::write(dir.path().join("d/BY_DIRECTORY"), "user").unwrap();
+        let names = ["PATH", "SECRET", "BY_FILE", "BY_DIRECTORY", "BY_WORD", "BY_NOBODY"];
+        let spec = Environment {
+            defaults: names.map(|name| (name.into(), "profile".into())).to_vec(),
+            drop: vec!["SECRET".into()],
+            files: vec!["file".into()],
+            dirs: vec!["d".into()],
+            set: vec![("BY_WORD".into(), "user".into())],
+            ..Environment::default()
+        };
+        let (variables, _) = read(&spec, &ours(), None, dir.path()).unwrap();
+        let value = |name: &str| variables.get(OsStr::new(name)).map(|value| value.to_str().unwrap());
+        for (name, expected) in names.iter().zip(["/bin", "", "user", "user", "user", "profile"]) {
+            assert_eq!(value(name).unwrap_or_default(), expected, "{name}");
+        }
     }
 
     #[test]

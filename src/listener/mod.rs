@@ -33,7 +33,7 @@ mod socket_file;
 mod tune;
 mod worker_socket;
 
-pub use address::Bind;
+pub use address::{Address, Bind};
 pub use list::{Listener, Listeners};
 pub use listen_fds::ListenFds;
 pub use private::{PrivateSocket, SavedPrivate};

@@ -40,6 +40,9 @@ fn behind(words: &[OsString], directory: &Path, handed: bool) -> Option<Advice> 
         return Some(node(runner, words));
     }
     let program = words.get(at)?;
+    if before.clone().any(|word| word == "runuser") {
+        return Some(runuser(handed));
+    }
     let takes_them = words.iter().any(|word| word == "here");
     if handed && !takes_them && before.clone().any(|word| word == "uv" || word == "uvx") {
         return Some(uv(words));
@@ -80,6 +83,14 @@ fn uv(words: &[OsString]) -> Advice {
     Advice {
         text: "uv stays in front of the server, and LISTEN_PID names uv: a server that compares it takes no socket (write graceful-run here -- behind uv run, or leave -b out)".into(),
         loses: !by_number,
+    }
+}
+
+/// runuser waits for the server that it has started. Two seconds after its stop signal it kills it.
+fn runuser(handed: bool) -> Advice {
+    Advice {
+        text: "runuser stays in front of the server: LISTEN_PID names runuser, and 2 s after its stop signal it kills the server (write --user USER of graceful-run in its place)".into(),
+        loses: handed,
     }
 }
 
@@ -191,6 +202,17 @@ mod tests {
         assert!(of(&by_number, true).is_some_and(|advice| !advice.loses));
         assert_eq!(of(&by_number, false), None);
         assert_eq!(of(&["uv", "run", "graceful-run", "here", "--", "gunicorn", "wsgi"], true), None);
+    }
+
+    #[test]
+    fn runuser_kills_the_server_early() {
+        let line = ["runuser", "-u", "nobody", "--", "nginx"];
+        for handed in [true, false] {
+            let advice = of(&line, handed).expect("an advice");
+            assert!(advice.text.contains("write --user USER"), "{}", advice.text);
+            assert_eq!(advice.loses, handed);
+        }
+        assert_eq!(of(&["setpriv", "--reuid=33", "nginx"], true), None);
     }
 
     #[test]

@@ -136,6 +136,7 @@ impl<'a> Reader<'a> {
             "stop-timeout",
             "stop-first",
             "environment",
+            "environment-unix",
             "add",
         ]);
         let kind = way.text("way");
@@ -143,7 +144,7 @@ impl<'a> Reader<'a> {
         assert!(ways.contains(&kind.as_str()), "{}: no way {kind:?}", self.file.display());
         let stop_first = way.flag("stop-first") || kind.starts_with("stop-first");
         format!(
-            "Some(Way {{ adopt: {}, follow: {:?}, export: {}, ack: {}, soak: {:?}, listener: {:?}, stop_signal: {:?}, stop_timeout: {:?}, stop_first: {stop_first}, environment: {}, add: {} }})",
+            "Some(Way {{ adopt: {}, follow: {:?}, export: {}, ack: {}, soak: {:?}, listener: {:?}, stop_signal: {:?}, stop_timeout: {:?}, stop_first: {stop_first}, environment: {}, environment_unix: {}, add: {} }})",
             matches!(kind.as_str(), "adopt" | "stop-first"),
             way.text("follow"),
             way.list("export"),
@@ -153,19 +154,21 @@ impl<'a> Reader<'a> {
             way.text("stop-signal"),
             way.text("stop-timeout"),
             way.pairs("environment"),
+            way.pairs("environment-unix"),
             way.additions(),
         )
     }
 
     fn recognise(&self) -> String {
         let Some(is) = self.inner("recognise") else { return "Recognise::NEVER".into() };
-        is.only(&["programs", "modules", "scripts", "jars", "first", "needs", "never"]);
+        is.only(&["programs", "modules", "scripts", "jars", "generic", "first", "needs", "never"]);
         format!(
-            "Recognise {{ programs: {}, modules: {}, scripts: {}, jars: {}, first: {}, needs: {}, never: {} }}",
+            "Recognise {{ programs: {}, modules: {}, scripts: {}, jars: {}, generic: {}, first: {}, needs: {}, never: {} }}",
             is.list("programs"),
             is.list("modules"),
             is.list("scripts"),
             is.list("jars"),
+            is.flag("generic"),
             is.list("first"),
             is.list("needs"),
             is.list("never"),
@@ -179,6 +182,7 @@ impl<'a> Reader<'a> {
         advice.only(&[
             "foreground",
             "own-socket",
+            "absolute-path",
             "only-one",
             "apart",
             "check",
@@ -204,9 +208,10 @@ impl<'a> Reader<'a> {
             _ => "None".into(),
         };
         format!(
-            "listens: {listens}, foreground: {:?}, own_socket: {}, only_one: {:?}, apart: {}, check: {check}, dialects: {}",
+            "listens: {listens}, foreground: {:?}, own_socket: {}, absolute: {}, only_one: {:?}, apart: {}, check: {check}, dialects: {}",
             advice.text("foreground"),
             advice.flag("own-socket"),
+            advice.flag("absolute-path"),
             advice.text("only-one"),
             advice.list("apart"),
             advice.list("dialects"),

@@ -32,6 +32,8 @@ pub struct Profile {
     pub listens: bool,
     /// Whether it always binds its own sockets.
     pub own_socket: bool,
+    /// Whether it starts only by its absolute path.
+    pub absolute: bool,
     /// What belongs to one instance of it: a second one does not start beside it.
     pub only_one: &'static str,
     /// Two words, one after the other, by which it has nothing of that kind.
@@ -55,7 +57,9 @@ pub struct Recognise {
     pub scripts: &'static [&'static str],
     /// Files of `java -jar`.
     pub jars: &'static [&'static str],
-    /// Words that have to follow.
+    /// Any program may have these names: one that is not installed is not known by them.
+    pub generic: bool,
+    /// Words that have to follow; of those with `|` between them, one.
     pub first: &'static [&'static str],
     /// Words that have to be among its arguments.
     pub needs: &'static [&'static str],
@@ -70,6 +74,7 @@ impl Recognise {
         modules: &[],
         scripts: &[],
         jars: &[],
+        generic: false,
         first: &[],
         needs: &[],
         never: &[],
@@ -99,6 +104,8 @@ pub struct Way {
     pub stop_first: bool,
     /// Variables that it is given if they are not set.
     pub environment: &'static [(&'static str, &'static str)],
+    /// The same where the first BIND is a path, for which `{path}` stands; empty: as else.
+    pub environment_unix: &'static [(&'static str, &'static str)],
     /// Arguments that are added.
     pub add: &'static [Addition],
 }

@@ -2,12 +2,14 @@
 //!
 //! Contract: only what is certain counts. A program is known by its name, also with a version at its
 //! end, behind programs that execute another one, and behind interpreters. An option that is not known
-//! here ends the search, because its value could be taken for the program.
+//! here ends the search, because its value could be taken for the program. A name that any program may
+//! have counts only for one that is installed.
 
 use super::command::{script, words_of};
 use super::hints::is_shell;
 use super::known;
-use super::profile::{Profile, matches};
+use super::launcher::program_at;
+use super::profile::{Profile, Recognise};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
@@ -22,58 +24,6 @@ pub struct Found {
     /// The word of the command line that is the program, for people.
     pub program: usize,
 }
-
-/// A program that executes what follows.
-struct Launcher {
-    name: &'static str,
-    /// Patterns of options without a value, or with it in the same word.
-    plain: &'static [&'static str],
-    /// Options with a value in the next word.
-    valued: &'static [&'static str],
-    /// The word that has to follow, or none.
-    verb: &'static str,
-    /// The number of words before the program.
-    before: usize,
-}
-
-const fn launcher(name: &'static str) -> Launcher {
-    Launcher { name, plain: &[], valued: &[], verb: "", before: 0 }
-}
-
-const LAUNCHERS: &[Launcher] = &[
-    Launcher { verb: "exec", ..launcher("bundle") },
-    launcher("bunx"),
-    launcher("catatonit"),
-    Launcher { plain: &["-f", "-r", "-o", "-b", "-i"], before: 1, ..launcher("chrt") },
-    launcher("docker-entrypoint.sh"),
-    launcher("docker-php-entrypoint"),
-    Launcher { plain: &["-c", "-v"], valued: &["-r", "--rewrite"], ..launcher("dumb-init") },
-    Launcher { plain: &["-i", "-u*", "--unset=*"], valued: &["-u", "-C", "--chdir"], ..launcher("env") },
-    Launcher { before: 1, ..launcher("gosu") },
-    Launcher { verb: "run", ..launcher("hatch") },
-    Launcher { plain: &["-c*", "-n*", "-t"], valued: &["-c", "-n"], ..launcher("ionice") },
-    Launcher { plain: &["-n*", "-1*", "--adjustment=*"], valued: &["-n"], ..launcher("nice") },
-    launcher("nohup"),
-    Launcher { plain: &["--yes", "-y", "--no"], verb: "exec", ..launcher("npm") },
-    Launcher { plain: &["--yes", "-y", "--no", "--no-install"], ..launcher("npx") },
-    Launcher { verb: "run", ..launcher("pdm") },
-    Launcher { verb: "run", ..launcher("pipenv") },
-    Launcher { verb: "exec", ..launcher("pnpm") },
-    Launcher { verb: "run", ..launcher("poetry") },
-    Launcher { verb: "run", ..launcher("rye") },
-    Launcher { plain: &["-c", "-w"], ..launcher("setsid") },
-    Launcher { plain: &["-i*", "-o*", "-e*"], valued: &["-i", "-o", "-e"], ..launcher("stdbuf") },
-    Launcher { before: 1, ..launcher("su-exec") },
-    Launcher { plain: &["-s", "-v*", "-w", "-g"], valued: &["-p", "-e"], ..launcher("tini") },
-    Launcher {
-        plain: &["--frozen", "--locked", "--no-sync", "--no-dev", "--isolated"],
-        valued: &["--with", "--group", "--extra", "--python", "-p"],
-        verb: "run",
-        ..launcher("uv")
-    },
-    launcher("uvx"),
-    Launcher { verb: "exec", ..launcher("yarn") },
-];
 
 /// The known server that this command line starts, if it is one.
 pub fn find(command: &[OsString]) -> Option<Found> {
@@ -121,8 +71,8 @@ fn find_words(words: &[String]) -> Option<Found> {
     let program = file_name(&words[at]);
     let rest = &words[at + 1..];
     // What an interpreter is told to run comes first: `node --watch` is known by its own words.
-    let by_words = by_program(program, rest, true).or_else(|| behind_interpreter(program, rest));
-    let (profile, used) = by_words.or_else(|| by_program(program, rest, false))?;
+    let by_words = by_program(&words[at], rest, true).or_else(|| behind_interpreter(program, rest));
+    let (profile, used) = by_words.or_else(|| by_program(&words[at], rest, false))?;
     let arguments = at + 1 + used;
     let is_other = words[arguments.min(words.len())..]
         .iter()
@@ -140,50 +90,17 @@ fn first(profile: &Profile, used: usize) -> usize {
     profile.recognise.first.len().min(used)
 }
 
-/// Where the program stands, behind those that only execute it.
-fn program_at(words: &[String]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        let word = file_name(words.get(at)?);
-        let Some(launcher) = LAUNCHERS.iter().find(|launcher| launcher.name == word) else { return Some(at) };
-        let mut next = behind_options(words, at + 1, launcher)?;
-        if !launcher.verb.is_empty() {
-            if words.get(next).is_none_or(|word| word != launcher.verb) {
-                return Some(at);
-            }
-            next = behind_options(words, next + 1, launcher)?;
-        }
-        next += launcher.before;
-        while word == "env" && words.get(next).is_some_and(|word| word.contains('=')) {
-            next += 1;
-        }
-        at = next;
-    }
-}
-
-/// Behind the options from `at` on; None where one is not known.
-fn behind_options(words: &[String], mut at: usize, launcher: &Launcher) -> Option<usize> {
-    while let Some(word) = words.get(at).filter(|word| word.starts_with('-') && word.len() > 1) {
-        if word == "--" {
-            return Some(at + 1);
-        }
-        at += match (launcher.valued.contains(&word.as_str()), launcher.plain) {
-            (true, _) => 2,
-            (false, plain) if plain.iter().any(|pattern| matches(pattern, word)) => 1,
-            _ => return None,
-        };
-    }
-    (at < words.len()).then_some(at)
-}
-
 /// By the name of the program; `with_words`: only profiles that ask for certain words behind it. Also
 /// how many words after it belong to its name.
-fn by_program(program: &str, rest: &[String], with_words: bool) -> Option<(&'static Profile, usize)> {
+fn by_program(word: &str, rest: &[String], with_words: bool) -> Option<(&'static Profile, usize)> {
+    let program = file_name(word);
+    let is_found = !word.contains('/') || is_installed(word);
     let is_it = |profile: &&Profile| {
-        let first = profile.recognise.first;
-        first.is_empty() != with_words
-            && profile.recognise.programs.iter().any(|pattern| is_name(pattern, program))
-            && rest.iter().map(String::as_str).take(first.len()).eq(first.iter().copied())
+        let is = &profile.recognise;
+        is.first.is_empty() != with_words
+            && is.programs.iter().any(|pattern| is_name(pattern, program))
+            && (is_found || !is.generic)
+            && begins(rest, is)
     };
     known::all().iter().find(is_it).map(|profile| (profile, profile.recognise.first.len()))
 }
@@ -200,10 +117,18 @@ fn behind_interpreter(program: &str, rest: &[String]) -> Option<(&'static Profil
         "bun" | "deno" => &[],
         _ => return None,
     };
+    let is_python = matches!(plain, "python" | "pypy");
     let mut at = 0;
     while let Some(word) = rest.get(at).filter(|word| word.starts_with('-') && word.len() > 1) {
+        match module(word).filter(|_| is_python) {
+            Some("") => return by_module(rest.get(at + 1)?, &rest[at + 2..], at + 2),
+            Some(module) => return by_module(module, &rest[at + 1..], at + 1),
+            None => {}
+        }
         match (plain, word.as_str()) {
-            ("python" | "pypy", "-m") => return by_module(rest.get(at + 1)?, &rest[at + 2..], at + 2),
+            // A program in the next word, and what follows are its arguments.
+            ("python" | "pypy", "-c") | ("ruby" | "perl", "-e") | ("php", "-r") => return None,
+            ("node" | "nodejs", "-e" | "--eval" | "-p" | "--print") => return None,
             ("java", "-jar") => {
                 let jar = file_name(rest.get(at + 1)?);
                 let is_it = |profile: &&Profile| profile.recognise.jars.iter().any(|it| is_like(it, jar));
@@ -212,23 +137,48 @@ fn behind_interpreter(program: &str, rest: &[String]) -> Option<(&'static Profil
             _ => at += if with_value.contains(&word.as_str()) { 2 } else { 1 },
         }
     }
+    // A script without a directory is one of the working directory.
+    let is_found = is_installed(rest.get(at)?);
     let script = file_name(rest.get(at)?);
     let after = &rest[at + 1..];
     let is_it = |profile: &&Profile| {
         let is = &profile.recognise;
         let named = is.scripts.contains(&script) || is.programs.iter().any(|it| is_name(it, script));
-        named && after.iter().map(String::as_str).take(is.first.len()).eq(is.first.iter().copied())
+        named && (is_found || !is.generic) && begins(after, is)
     };
     known::all().iter().find(is_it).map(|profile| (profile, at + 1 + profile.recognise.first.len()))
 }
 
 fn by_module(module: &str, after: &[String], used: usize) -> Option<(&'static Profile, usize)> {
-    let is_it = |profile: &&Profile| {
-        let is = &profile.recognise;
-        let first = after.iter().map(String::as_str).take(is.first.len()).eq(is.first.iter().copied());
-        is.modules.contains(&module) && first
-    };
+    let is_it =
+        |profile: &&Profile| profile.recognise.modules.contains(&module) && begins(after, &profile.recognise);
     known::all().iter().find(is_it).map(|profile| (profile, used + profile.recognise.first.len()))
+}
+
+/// The module that this option of python names; empty: the next word does. None for another option.
+fn module(word: &str) -> Option<&str> {
+    let (flags, module) = word.strip_prefix('-')?.split_once('m')?;
+    flags.chars().all(|flag| "bBdEiIOPqRsSuv".contains(flag)).then_some(module)
+}
+
+/// Whether the word at `program` is a module of python, and no file.
+pub fn is_module(command: &[OsString], program: usize) -> bool {
+    let option = |at: usize| command.get(at).and_then(|word| word.to_str()).and_then(module);
+    option(program).is_some() || program.checked_sub(1).and_then(option) == Some("")
+}
+
+/// Whether these arguments begin with the words that have to follow.
+fn begins(arguments: &[String], is: &Recognise) -> bool {
+    let is_one = |(word, either): (&String, &&str)| either.split('|').any(|one| one == word);
+    arguments.len() >= is.first.len() && arguments.iter().zip(is.first).all(is_one)
+}
+
+/// Whether this path is one where programs are installed. A program elsewhere that has the name of a
+/// server may be somebody's own.
+fn is_installed(path: &str) -> bool {
+    const SYSTEM: [&str; 4] = ["/bin/", "/sbin/", "/usr/", "/opt/"];
+    SYSTEM.iter().any(|directory| path.starts_with(directory))
+        || path.split('/').any(|it| it == "node_modules")
 }
 
 /// Whether this is the program that the pattern names. The version at its end does not count, also
@@ -291,6 +241,31 @@ mod tests {
             ("./manage.py runserver", "django", 2),
             ("php artisan serve", "artisan", 3),
             ("flask --app a run", "flask", 1),
+            ("python3 -mhttp.server 8000", "http.server", 2),
+            ("python3 -um gunicorn wsgi", "gunicorn", 3),
+            ("pypy3 -Bmuvicorn a:b", "uvicorn", 2),
+            ("bundle exec --keep-file-descriptors puma", "puma", 4),
+            ("bundle exec --gemfile=Gemfile puma", "puma", 4),
+            ("dumb-init --single-child nginx", "nginx", 3),
+            ("rails s -p 3000", "rails", 2),
+            ("bin/rails server", "rails", 2),
+            ("ruby bin/rails s", "rails", 3),
+            ("runuser -u nobody -- nginx", "nginx", 5),
+            ("runuser --user=nobody nginx", "nginx", 3),
+            ("chpst -u www -o 1024 nginx", "nginx", 6),
+            ("chpst -uwww -P nginx", "nginx", 4),
+            ("setuidgid www nginx", "nginx", 3),
+            ("s6-setuidgid www nginx", "nginx", 3),
+            ("setpriv --reuid=33 --regid 33 --clear-groups nginx", "nginx", 6),
+            ("serve -l 8000", "serve", 1),
+            ("npx serve", "serve", 2),
+            ("./node_modules/.bin/serve", "serve", 1),
+            ("node node_modules/.bin/serve", "serve", 2),
+            ("/usr/local/bin/webhook", "webhook", 1),
+            ("/usr/sbin/named -g", "named", 1),
+            ("thin start", "thin", 2),
+            ("ruby /usr/bin/thin start", "thin", 3),
+            ("./prometheus", "prometheus", 1),
         ] {
             let found = find(&line_of(line)).unwrap_or_else(|| panic!("{line}"));
             assert_eq!((found.profile.name, found.at), (name, Some(at)), "{line}");
@@ -315,6 +290,24 @@ mod tests {
             "node server.js",
             "env",
             "env -S nginx",
+            "./serve",
+            "/srv/app/named -c n.conf",
+            "../webhook",
+            "bin/thin start",
+            "node serve",
+            "python3 ./http-server",
+            "tini -- ./smtpd",
+            "env A=b /home/me/httpd",
+            "rails console",
+            "rails",
+            "runuser nginx",
+            "runuser - nginx",
+            "runuser -u nobody -c nginx",
+            "setuidgid nginx",
+            "chpst nginx_user",
+            "python3 -c nginx",
+            "python3 -m",
+            "python3 -mnginx",
             "bash nginx",
             "",
         ] {

@@ -13,9 +13,22 @@ use crate::sys::file_privileges::file_privileges;
 use crate::sys::probe::{ProbeError, probe_bind_notification};
 use log::{info, warn};
 use nix::unistd::geteuid;
+use std::ffi::OsString;
 
-/// Programs that start another one as another user.
-const CHANGE_USER: [&str; 4] = ["sudo", "su", "doas", "setpriv"];
+/// Programs that start another one as another user, and how the options begin of which they need one
+/// for that.
+const CHANGE_USER: [(&str, &[&str]); 10] = [
+    ("sudo", &[]),
+    ("su", &[]),
+    ("doas", &[]),
+    ("setpriv", &["--reuid", "--regid"]),
+    ("runuser", &[]),
+    ("gosu", &[]),
+    ("su-exec", &[]),
+    ("setuidgid", &[]),
+    ("s6-setuidgid", &[]),
+    ("chpst", &["-u"]),
+];
 
 /// The configuration that holds here. To be called while there is one thread, because it forks.
 ///
@@ -97,25 +110,60 @@ fn needs_privileges(config: &Config, surroundings: &InheritedContext) -> Option<
         return None;
     }
     let command = &config.worker.command;
-    let at = profiles::program_of(command).unwrap_or_default();
-    let words = command.iter().take(at + 1).chain(command.last()).map(|word| word.to_string_lossy());
-    // The last one may be the script of a shell.
-    let words: Vec<String> =
-        words.flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
-    let names = words.iter().map(|word| word.rsplit('/').next().unwrap_or_default());
-    let changes = |name: &&str| {
-        let other = command.iter().any(|word| {
-            let word = word.to_string_lossy();
-            word.starts_with("--reuid") || word.starts_with("--regid")
-        });
-        CHANGE_USER.contains(name) && (*name != "setpriv" || other)
-    };
-    if let Some(name) = names.into_iter().find(changes) {
+    if let Some(name) = changes_user(command) {
         return Some(format!("{name} changes the user"));
     }
     let directory = config.worker.chdir.clone().unwrap_or_default();
     let directory = surroundings.directory.join(directory);
     let path = surroundings.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value);
-    let found = which::which_in(command.get(at)?, path, directory).ok()?;
+    let program = command.get(profiles::program_of(command).unwrap_or_default())?;
+    let found = which::which_in(program, path, directory).ok()?;
     file_privileges(&found).map(Into::into)
+}
+
+/// The program that starts the command as another user, if there is one.
+fn changes_user(command: &[OsString]) -> Option<String> {
+    // The last one may be the script of a shell.
+    let words = |number: usize| -> Vec<String> {
+        let words = command.iter().take(number).chain(command.last()).map(|word| word.to_string_lossy());
+        words.flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
+    };
+    let at = profiles::program_of(command);
+    let before = words(at.unwrap_or_default() + 1);
+    let names = before.iter().map(|word| word.rsplit('/').next().unwrap_or_default());
+    // Behind an option that is not known it is not known where the program stands.
+    let options = words(at.unwrap_or(command.len()));
+    let has = |option: &&str| options.iter().any(|word| word.starts_with(*option));
+    let changes = |name: &&str| {
+        let known = CHANGE_USER.iter().find(|(known, _)| known == name);
+        known.is_some_and(|(_, options)| options.is_empty() || options.iter().any(has))
+    };
+    names.into_iter().find(changes).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_starts_it_as_another_user_is_known() {
+        for (line, name) in [
+            (&["sudo", "-u", "www", "nginx"][..], Some("sudo")),
+            (&["/usr/bin/setpriv", "--reuid=33", "--clear-groups", "nginx"], Some("setpriv")),
+            (&["setpriv", "--regid", "33", "nginx"], Some("setpriv")),
+            (&["setpriv", "--no-new-privs", "nginx"], None),
+            (&["nice", "runuser", "-u", "www", "--", "nginx"], Some("runuser")),
+            (&["gosu", "www", "nginx"], Some("gosu")),
+            (&["setuidgid", "www", "nginx"], Some("setuidgid")),
+            (&["chpst", "-uwww", "nginx"], Some("chpst")),
+            (&["chpst", "-o", "1024", "nginx"], None),
+            (&["sh", "-c", "cd /srv && exec su-exec www nginx"], Some("su-exec")),
+            (&["sh", "-c", "exec setpriv --reuid=33 nginx"], Some("setpriv")),
+            (&["setpriv", "--dump", "--reuid=33", "nginx"], Some("setpriv")),
+            (&["nginx", "-g", "user su;"], None),
+        ] {
+            let command: Vec<OsString> = line.iter().map(OsString::from).collect();
+            assert_eq!(changes_user(&command).as_deref(), name, "{line:?}");
+        }
+    }
 }

@@ -1,0 +1,78 @@
+//! The program of a known server: whether it is what its name says, and whether it is written as it
+//! has to be.
+
+use crate::profiles::{Profile, program_of, words_behind};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A warning where the server starts only by its absolute path, and is written without.
+pub(super) fn relative(profile: &Profile, command: &[OsString]) -> Option<String> {
+    let words: Vec<OsString> = words_behind(command).into_iter().map(Into::into).collect();
+    let program = words.get(program_of(&words)?)?;
+    let is_relative = profile.absolute && Path::new(program).is_relative();
+    is_relative.then(|| {
+        let found = which::which_global(program)
+            .map_or_else(|_| Path::new("/usr/sbin").join(profile.name), |found| found);
+        format!("{} starts only by its absolute path: write {}", profile.name, found.display())
+    })
+}
+
+/// Scripts of official images that execute their server.
+const EXECUTE: [&str; 2] = ["httpd-foreground", "apache2-foreground"];
+
+/// Whether this is a script of the shell that happens to have the name of a server. Version managers
+/// and package managers have such scripts too, which pass everything on.
+pub(super) fn is_wrapper(program: &OsStr, chdir: Option<&Path>) -> bool {
+    let named = Path::new(program);
+    let path = match program.to_string_lossy().contains('/') {
+        true => Some(chdir.map_or_else(PathBuf::new, Path::to_owned).join(named)),
+        false => which::which(program).ok(),
+    };
+    let Some(path) = path else { return false };
+    let directory = path.parent().and_then(Path::file_name);
+    if directory.is_some_and(|name| name == "shims" || name == ".bin") {
+        return false;
+    }
+    if path.file_name().is_some_and(|name| EXECUTE.iter().any(|known| name == *known)) {
+        return false;
+    }
+    let mut start = Vec::new();
+    let read = File::open(&path).and_then(|file| file.take(256).read_to_end(&mut start));
+    let start = String::from_utf8_lossy(&start);
+    let mut lines = start.lines();
+    let line = lines.next().unwrap_or_default();
+    // Where the path of an interpreter of python is too long for the first line, a shell executes it.
+    if lines.next().is_some_and(|line| line.starts_with("'''exec'")) {
+        return false;
+    }
+    let mut words = line.strip_prefix("#!").unwrap_or_default().split_whitespace();
+    let shell = |word: &str| {
+        ["sh", "bash", "dash", "ash", "ksh", "zsh"].contains(&word.rsplit('/').next().unwrap_or_default())
+    };
+    read.is_ok() && words.any(shell)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profiles::named;
+
+    #[test]
+    fn a_server_that_needs_its_absolute_path_is_told_of() {
+        for (name, command, told) in [
+            ("sshd", &["sshd", "-e"][..], true),
+            ("sshd", &["env", "A=b", "./sshd"], true),
+            ("sshd", &["sh", "-c", "exec sshd"], true),
+            ("sshd", &["/usr/sbin/sshd"], false),
+            ("sshd", &["sh", "-c", "cd /run && exec /usr/sbin/sshd -e"], false),
+            ("nginx", &["nginx"], false),
+        ] {
+            let command: Vec<OsString> = command.iter().map(OsString::from).collect();
+            let warning = relative(named(name).unwrap(), &command);
+            let said = |text: String| text.starts_with("sshd starts only by its absolute path: write /");
+            assert_eq!(warning.map(said), told.then_some(true), "{command:?}");
+        }
+    }
+}
