@@ -71,7 +71,7 @@ _graceful__run() {
 
     case "${cmd}" in
         graceful__run)
-            opts="-b -n -C -E -v -q -h -V --bind --workers --export --profile --chdir --env --env-file --env-dir --clear-env --drop-env --user --umask --no-new-privs --pass-fd --foreground-tty --capture-stderr --on-death --ack --ack-timeout --on-ack-timeout --soak --probation --surge --stop-first --follow --adopt --port --drain-timeout --idle --watch --hook --hook-timeout --stop-signal --stop-timeout --max-draining --on --restart --stable --worker-watchdog --retry-start --pid-file --name --socket --no-socket --control-group --dry-run --verbose --quiet --log-format --help --version ctl doctor profiles"
+            opts="-b -n -C -E -v -q -h -V --bind --workers --export --chdir --env --env-file --env-dir --clear-env --drop-env --user --umask --no-new-privs --pass-fd --foreground-tty --capture-stderr --on-death --ack --ack-timeout --on-ack-timeout --soak --probation --surge --stop-first --follow --adopt --port --drain-timeout --idle --watch --hook --hook-timeout --stop-signal --stop-timeout --max-draining --on --restart --stable --worker-watchdog --retry-start --pid-file --name --socket --no-socket --control-group --dry-run --verbose --quiet --log-format --profile --help --version ctl doctor profiles"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -94,10 +94,6 @@ _graceful__run() {
                     return 0
                     ;;
                 --export)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --profile)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -247,6 +243,10 @@ _graceful__run() {
                     ;;
                 --log-format)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --profile)
+                    COMPREPLY=($(compgen -W "actix aiohttp apache2 artisan axum beanstalkd caddy cupsd daphne dbus-daemon django dnsmasq dovecot epmd erl etcd exim4 fastapi fcgiwrap feersum flask go gpg-agent gpsd granian gunicorn h2o haproxy hitch http-server http.server httpd hypercorn hypnotoad java jenkins knotd lighttpd live-server mariadbd memcached mini_httpd mojolicious morbo mosquitto mpd named next nghttpx nginx ngircd node-exporter node-watch node nodemon passenger php-fpm php plackup pm2 podman postgres prometheus puma pyftpdlib rackup radicale rails redis-server rpcbind ruby-httpd serve smtpd squid sshd sslh starman start_server static-web-server stunnel thin tinyproxy traffic_server twistd unbound unicorn uvicorn uwsgi varnishd vite waitress webfsd webhook webpack-dev-server webpack none" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -621,12 +621,184 @@ _graceful__run() {
             return 0
             ;;
         graceful__subcmd__run__subcmd__doctor)
-            opts="-h -V --json --help --version"
+            opts="-b -n -C -E -v -q -h -V --json --bind --workers --export --chdir --env --env-file --env-dir --clear-env --drop-env --user --umask --no-new-privs --pass-fd --foreground-tty --capture-stderr --on-death --ack --ack-timeout --on-ack-timeout --soak --probation --surge --stop-first --follow --adopt --port --drain-timeout --idle --watch --hook --hook-timeout --stop-signal --stop-timeout --max-draining --on --restart --stable --worker-watchdog --retry-start --pid-file --name --socket --no-socket --control-group --dry-run --verbose --quiet --log-format --profile --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --bind)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -b)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --workers)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --export)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --chdir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -C)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --env)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -E)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --env-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --env-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --drop-env)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --umask)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pass-fd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --on-death)
+                    COMPREPLY=($(compgen -W "keep term" -- "${cur}"))
+                    return 0
+                    ;;
+                --ack)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ack-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --on-ack-timeout)
+                    COMPREPLY=($(compgen -W "abort proceed" -- "${cur}"))
+                    return 0
+                    ;;
+                --soak)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --probation)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --surge)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --follow)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --adopt)
+                    COMPREPLY=($(compgen -W "auto never steer share" -- "${cur}"))
+                    return 0
+                    ;;
+                --port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --drain-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --idle)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --watch)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hook)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hook-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --stop-signal)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --stop-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-draining)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --on)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --restart)
+                    COMPREPLY=($(compgen -W "always on-failure never" -- "${cur}"))
+                    return 0
+                    ;;
+                --stable)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --worker-watchdog)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pid-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control-group)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log-format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --profile)
+                    COMPREPLY=($(compgen -W "actix aiohttp apache2 artisan axum beanstalkd caddy cupsd daphne dbus-daemon django dnsmasq dovecot epmd erl etcd exim4 fastapi fcgiwrap feersum flask go gpg-agent gpsd granian gunicorn h2o haproxy hitch http-server http.server httpd hypercorn hypnotoad java jenkins knotd lighttpd live-server mariadbd memcached mini_httpd mojolicious morbo mosquitto mpd named next nghttpx nginx ngircd node-exporter node-watch node nodemon passenger php-fpm php plackup pm2 podman postgres prometheus puma pyftpdlib rackup radicale rails redis-server rpcbind ruby-httpd serve smtpd squid sshd sslh starman start_server static-web-server stunnel thin tinyproxy traffic_server twistd unbound unicorn uvicorn uwsgi varnishd vite waitress webfsd webhook webpack-dev-server webpack none" -- "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -635,7 +807,7 @@ _graceful__run() {
             return 0
             ;;
         graceful__subcmd__run__subcmd__profiles)
-            opts="-h -V --json --help --version"
+            opts="-h -V --json --help --version actix aiohttp apache2 artisan axum beanstalkd caddy cupsd daphne dbus-daemon django dnsmasq dovecot epmd erl etcd exim4 fastapi fcgiwrap feersum flask go gpg-agent gpsd granian gunicorn h2o haproxy hitch http-server http.server httpd hypercorn hypnotoad java jenkins knotd lighttpd live-server mariadbd memcached mini_httpd mojolicious morbo mosquitto mpd named next nghttpx nginx ngircd node-exporter node-watch node nodemon passenger php-fpm php plackup pm2 podman postgres prometheus puma pyftpdlib rackup radicale rails redis-server rpcbind ruby-httpd serve smtpd squid sshd sslh starman start_server static-web-server stunnel thin tinyproxy traffic_server twistd unbound unicorn uvicorn uwsgi varnishd vite waitress webfsd webhook webpack-dev-server webpack"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

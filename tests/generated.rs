@@ -13,7 +13,7 @@ use clap::{Arg, Command, CommandFactory};
 use clap_complete::Shell;
 use graceful_run::cli::Cli;
 use graceful_run::cli::ctl::Ctl;
-use graceful_run::cli::doctor::Doctor;
+use graceful_run::cli::doctor::{Doctor, DoctorOf};
 use graceful_run::cli::profiles::Profiles;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,13 +45,22 @@ fn the_completions_are_current() {
         let mut script = Vec::new();
         let words = [
             Ctl::command().name("ctl"),
-            Doctor::command().name("doctor"),
-            Profiles::command().name("profiles"),
+            with_profiles(DoctorOf::command(), "profile", &["none"])
+                .name("doctor")
+                .about(Doctor::command().get_about().cloned().unwrap_or_default()),
+            with_profiles(Profiles::command(), "name", &[]).name("profiles"),
         ];
-        let mut command = Cli::command().subcommands(words);
+        let mut command = with_profiles(Cli::command(), "profile", &["none"]).subcommands(words);
         clap_complete::generate(shell, &mut command, "graceful-run", &mut script);
         check(path, &String::from_utf8(script).expect("completions are UTF-8"));
     }
+}
+
+/// The values of an argument are the names of profiles, and `more`.
+fn with_profiles(command: Command, argument: &str, more: &[&'static str]) -> Command {
+    let all = profiles::all().into_iter().map(|profile| -> &'static str { profile.name.leak() });
+    let names: Vec<&'static str> = all.chain(more.iter().copied()).collect();
+    command.mut_arg(argument, |it| it.value_parser(names))
 }
 
 /// The page is prose, in which a comment says where the table of a section stands.

@@ -158,7 +158,10 @@ fn a_known_server_is_told_how_it_gets_its_sockets() {
     assert!(line.ends_with(SEE_OUTPUT), "{line}");
     let named = ["--profile", "apache2", "--stop-signal", "TERM"];
     let line = last_line(scene.start_command(&quick(&named), &["false"]), 1);
-    assert!(line.ends_with("it exited with status 1 (apache2 binds its own sockets: leave -b out)"), "{line}");
+    assert!(
+        line.ends_with("it exited with status 1 (apache2 binds its own sockets: leave -b out)"),
+        "{line}"
+    );
     // It has its dialect: something else is wrong.
     let line = last_line(scene.start_command(&quick(&["--export", "nginx"]), &[&nginx]), 1);
     assert!(line.ends_with(SEE_OUTPUT), "{line}");
@@ -316,7 +319,8 @@ fn with_stop_first_a_known_server_checks_its_configuration_before_the_old_one_is
     let server = executable(&scene, "apache2", text);
     fs::write(scene.path("conf"), "good").unwrap();
     let command = [server.as_str(), "-D", "FOREGROUND", "-f", "conf"];
-    let plain = ["--stop-first", "--ack", "timer:10ms", "--soak", "1ms"];
+    let plain =
+        ["--stop-first", "--adopt=never", "--ack", "timer:10ms", "--soak", "1ms", "--stop-signal", "TERM"];
     let args = [&plain[..], &["--profile", "apache2"]].concat();
     let wrapper = scene.start_command(&args, &command);
     wrapper.log.wait("before an upgrade the server checks its own configuration: exec ");

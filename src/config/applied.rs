@@ -57,6 +57,11 @@ impl Applied {
         self.left_out.is_none().then(|| profiles::own_check(self.profile, command, self.at)).flatten()
     }
 
+    /// Whether these arguments were added.
+    pub(super) fn has_added(&self, arguments: &str) -> bool {
+        self.added.join(" ").contains(arguments)
+    }
+
     /// Whether the command is certainly a server that binds sockets.
     pub fn listens(&self) -> bool {
         self.left_out.is_none() && self.profile.listens
@@ -70,6 +75,12 @@ impl Applied {
     /// Whether arguments were added that the server may refuse.
     pub fn has_optional(&self) -> bool {
         !self.optional.is_empty()
+    }
+
+    /// The arguments of `command` that were added and that the server may refuse, as they are written.
+    pub fn optional(&self, command: &[OsString]) -> Vec<String> {
+        let words = self.optional.iter().filter_map(|range| command.get(range.clone())).flatten();
+        words.map(|word| quote(word)).collect()
     }
 
     /// Leaves the arguments out of `command` that the server may have refused. Returns them.

@@ -81,6 +81,8 @@ pub struct Config {
     pub applied: Option<Applied>,
     /// The same without adoption, for a machine that forbids it.
     pub unadopted: Option<Box<Config>>,
+    /// It is that, because adoption is forbidden here.
+    pub unadoptable: bool,
 }
 
 /// How a worker is started.
@@ -155,7 +157,7 @@ impl Config {
     /// The same without adoption, if nobody has asked for it.
     pub fn without_adoption(self) -> Config {
         match self.unadopted {
-            Some(unadopted) => *unadopted,
+            Some(unadopted) => Config { unadoptable: true, ..*unadopted },
             None => self,
         }
     }
@@ -283,6 +285,7 @@ impl Config {
             server: applied.map(|applied| applied.profile),
             applied: None,
             unadopted: None,
+            unadoptable: false,
         })
     }
 }

@@ -90,6 +90,17 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
     }
     let additions = profile.add.iter().chain(way.into_iter().flat_map(|way| way.add));
     add(additions, at, cli, &mut applied);
+    let by_number = way.into_iter().flat_map(|way| way.add).find(|add| add.names_one_descriptor());
+    let by_number = by_number.map(|add| add.arguments.join(" ")).filter(|it| applied.has_added(it));
+    if let Some(added) = by_number.filter(|_| handed && cli.bind.len() > 1) {
+        let others = cli.bind[1..].iter().map(|bind| bind.to_string_lossy());
+        let others: Vec<String> =
+            others.map(|bind| bind.split(',').next().unwrap_or_default().to_owned()).collect();
+        applied.warnings.push(format!(
+            "{added} is the socket of the first -b alone: nobody accepts connections at {} (leave the other -b out, or write arguments for each socket)",
+            others.join(", ")
+        ));
+    }
     let arguments = profiles::arguments(&cli.command, at);
     let warnings = profile.warn.iter().filter(|warning| warning.applies(&arguments));
     applied.warnings.extend(warnings.map(|warning| warning.text.to_owned()));
