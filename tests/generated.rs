@@ -13,7 +13,7 @@ use clap::{Arg, Command, CommandFactory};
 use clap_complete::Shell;
 use graceful_run::cli::Cli;
 use graceful_run::cli::ctl::Ctl;
-use graceful_run::cli::doctor::Doctor;
+use graceful_run::cli::doctor::{Doctor, DoctorOf};
 use graceful_run::cli::profiles::Profiles;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,13 +45,83 @@ fn the_completions_are_current() {
         let mut script = Vec::new();
         let words = [
             Ctl::command().name("ctl"),
-            Doctor::command().name("doctor"),
-            Profiles::command().name("profiles"),
+            with_profiles(DoctorOf::command(), "profile", &["none"])
+                .name("doctor")
+                .about(Doctor::command().get_about().cloned().unwrap_or_default()),
+            with_profiles(Profiles::command(), "name", &[]).name("profiles"),
         ];
-        let mut command = Cli::command().subcommands(words);
+        let mut command = with_profiles(Cli::command(), "profile", &["none"]).subcommands(words);
         clap_complete::generate(shell, &mut command, "graceful-run", &mut script);
-        check(path, &String::from_utf8(script).expect("completions are UTF-8"));
+        let mut script = String::from_utf8(script).expect("completions are UTF-8");
+        if shell == Shell::Bash {
+            let start = "_graceful__run() {\n";
+            assert_eq!(script.matches(start).count(), 1, "the function has its beginning once");
+            script = script.replace(start, &format!("{start}{BEHIND_DASHES}"));
+            // It takes the hyphen in our name for the end of a command in one place, and not in the other.
+            script = script.replace("graceful__subcmd__run", "graceful__run");
+        }
+        if shell == Shell::Fish {
+            // It leaves arguments without a dash out.
+            let names: Vec<String> = profiles::all().into_iter().map(|profile| profile.name).collect();
+            script += &format!(
+                "complete -c graceful-run -n \"__fish_graceful_run_using_subcommand profiles\" -a \"{}\"\n",
+                names.join(" ")
+            );
+        }
+        check(path, &script);
     }
+}
+
+/// Bash: behind `--` a command begins. bash-completion knows the arguments of many.
+const BEHIND_DASHES: &str = r#"    local at
+    for ((at = 1; at < COMP_CWORD; at++)); do
+        [[ ${COMP_WORDS[at]} == -- ]] || continue
+        if declare -F _command_offset >/dev/null; then
+            _command_offset $((at + 1))
+        elif [[ $((at + 1)) -eq ${COMP_CWORD} ]]; then
+            COMPREPLY=($(compgen -c -- "${COMP_WORDS[COMP_CWORD]}"))
+        else
+            COMPREPLY=()
+        fi
+        return 0
+    done
+"#;
+
+/// What bash completes, in its own words.
+#[test]
+fn bash_completes_profiles_and_commands() {
+    for (line, word, there) in [
+        ("profiles", "ngin", true),
+        ("profiles", "no-such", false),
+        ("ctl", "upgra", true),
+        ("doctor", "--stop-fir", true),
+        ("doctor -b :8080 --", "env", true),
+        ("profiles nginx --", "env", true),
+        ("--", "env", true),
+        ("-- env", "ngin", false),
+    ] {
+        let script = r#"shopt -u progcomp; source completions/graceful-run.bash
+            COMP_WORDS=(graceful-run $1 "$2"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+            _graceful__run graceful-run "$2" "${COMP_WORDS[COMP_CWORD - 1]}"; printf '%s\n' "${COMPREPLY[@]}""#;
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["--norc", "-c", script, "bash", line, word]).current_dir(file(""));
+        let output = bash.output().expect("bash");
+        let said = String::from_utf8(output.stdout).expect("UTF-8");
+        let found = said.lines().any(|reply| !reply.is_empty() && reply.starts_with(word));
+        assert_eq!(
+            found,
+            there,
+            "graceful-run {line} {word}: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+/// The values of an argument are the names of profiles, and `more`.
+fn with_profiles(command: Command, argument: &str, more: &[&'static str]) -> Command {
+    let all = profiles::all().into_iter().map(|profile| -> &'static str { profile.name.leak() });
+    let names: Vec<&'static str> = all.chain(more.iter().copied()).collect();
+    command.mut_arg(argument, |it| it.value_parser(names))
 }
 
 /// The page is prose, in which a comment says where the table of a section stands.

@@ -151,8 +151,17 @@ fn a_known_server_is_told_how_it_gets_its_sockets() {
     let line = last_line(scene.start_command(&quick(&["--stop-signal", "QUIT"]), &[&nginx]), 1);
     assert!(line.ends_with("it exited with status 1 (nginx takes its sockets by --export nginx)"), "{line}");
     let command = ["sh", "-c", &format!("exec {nginx} -g 'daemon off;'")];
-    let line = last_line(scene.start_command(&quick(&["--profile", "none"]), &command), 1);
+    let line = last_line(scene.start_command(&quick(&["--export", "stdin"]), &command), 1);
     assert!(line.contains("(nginx takes its sockets by --export nginx)"), "{line}");
+    // What is said comes from the profile that was chosen.
+    let line = last_line(scene.start_command(&quick(&["--profile", "none"]), &command), 1);
+    assert!(line.ends_with(SEE_OUTPUT), "{line}");
+    let named = ["--profile", "apache2", "--stop-signal", "TERM"];
+    let line = last_line(scene.start_command(&quick(&named), &["false"]), 1);
+    assert!(
+        line.ends_with("it exited with status 1 (apache2 binds its own sockets: leave -b out)"),
+        "{line}"
+    );
     // It has its dialect: something else is wrong.
     let line = last_line(scene.start_command(&quick(&["--export", "nginx"]), &[&nginx]), 1);
     assert!(line.ends_with(SEE_OUTPUT), "{line}");
@@ -310,7 +319,9 @@ fn with_stop_first_a_known_server_checks_its_configuration_before_the_old_one_is
     let server = executable(&scene, "apache2", text);
     fs::write(scene.path("conf"), "good").unwrap();
     let command = [server.as_str(), "-D", "FOREGROUND", "-f", "conf"];
-    let args = ["--stop-first", "--ack", "timer:10ms", "--soak", "1ms"];
+    let plain =
+        ["--stop-first", "--adopt=never", "--ack", "timer:10ms", "--soak", "1ms", "--stop-signal", "TERM"];
+    let args = [&plain[..], &["--profile", "apache2"]].concat();
     let wrapper = scene.start_command(&args, &command);
     wrapper.log.wait("before an upgrade the server checks its own configuration: exec ");
     wrapper.log.wait(&says::ready(1));
@@ -336,10 +347,14 @@ fn with_stop_first_a_known_server_checks_its_configuration_before_the_old_one_is
     wrapper.log.wait(&says::ready(1));
     assert!(!wrapper.log.has("checks its own configuration"));
     wrapper.stop();
-    // Nobody checks.
-    let wrapper = scene.start_command(&args, &["sleep", "300"]);
-    wrapper.log.wait("nothing checks a release before the old worker is stopped for it");
-    wrapper.stop();
+    // Nobody checks; a script of the shell that has the name of a server may do anything.
+    let none = [&plain[..], &["--profile", "none"]].concat();
+    let other = ["sleep", "300"];
+    for (args, command) in [(&plain[..], &other[..]), (&plain, &command), (&none, &command)] {
+        let wrapper = scene.start_command(args, command);
+        wrapper.log.wait("nothing checks a release before the old worker is stopped for it");
+        wrapper.stop();
+    }
 }
 
 /// The same of real servers, with the sockets that they are given. Whoever has a socket by its number

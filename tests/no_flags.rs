@@ -31,6 +31,13 @@ fn upgrade(scene: &Scene) {
     assert!(done.status.success(), "{done:?}");
 }
 
+/// What `ctl` says of an upgrade that is refused.
+fn refused(scene: &Scene) -> String {
+    let output = scene.ctl(&["upgrade"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
 #[test]
 fn what_a_server_binds_is_adopted() {
     let (scene, host) = (Scene::new(), host());
@@ -55,11 +62,71 @@ fn never_adopts_nothing() {
     assert!(!wrapper.log.has(ADOPTED), "{:?}", wrapper.log.all());
     let again = scene.ctl(&["reexec"]);
     assert!(again.status.success(), "{again:?}");
-    wrapper.signal(Signal::SIGHUP);
-    let refused = wrapper.log.wait(&says::failed(2));
-    assert!(refused.contains("has bound port 8000 itself") && refused.contains("say --adopt"), "{refused}");
+    let told = refused(&scene);
+    let what = "say --adopt, or give it its socket with -b ADDRESS, if it can take one (see --export)";
+    assert!(told.contains("has bound port 8000 itself") && told.contains(what), "{told}");
+    let logged = wrapper.log.wait(&says::failed(2));
+    assert!(logged.contains(what), "{logged}");
     assert_eq!(who(&format!("{host}:8000")), "generation=1\n");
     wrapper.stop();
+}
+
+/// A known server is told what it can take, and only that.
+#[test]
+fn an_address_that_is_in_use_is_told_with_what_the_server_can_do() {
+    let (scene, host) = (Scene::new(), host());
+    let module = ["python3", "-m", "http.server", "--bind", &host, "8000"];
+    let bind = format!("{host}:8000");
+    for more in [&[][..], &["--capture-stderr"]] {
+        let wrapper = scene.start_command(&[&["--adopt=never"], more].concat(), &module);
+        wrapper.log.wait(&says::ready(1));
+        let told = refused(&scene);
+        assert!(told.contains("has bound port 8000 itself, so a second one cannot: say --adopt)"), "{told}");
+        wrapper.stop();
+        // Several of them are not adopted.
+        let args = [&["-n", "2"], more].concat();
+        let profile = ["--profile", "unicorn", "--stop-signal", "TERM"];
+        fs::write(scene.path("server.py"), SERVER.replace("SO_REUSEADDR", "SO_REUSEPORT"))
+            .expect("it is ours");
+        let wrapper = scene.start_command(&[&args[..], &profile].concat(), &["python3", "server.py", &host]);
+        wrapper.log.wait(&says::ready(1));
+        fs::write(scene.path("server.py"), SERVER).expect("it is ours");
+        let told = refused(&scene);
+        assert!(
+            told.contains("a second one cannot: give it its socket with -b ADDRESS --export unicorn)"),
+            "{told}"
+        );
+        wrapper.stop();
+        // It does not look at the socket that it is given.
+        let mut wrapper = scene.start_command(&[&["-b", &bind], more].concat(), &module);
+        assert_eq!(wrapper.exit_status(), 1);
+        let told = wrapper.last_line();
+        assert!(told.contains("http.server binds its own sockets: leave -b out"), "{told}");
+    }
+}
+
+/// A release that binds what the one before was given.
+#[test]
+fn a_release_that_binds_an_address_of_ours_is_told_to_leave_b_out() {
+    let (scene, host) = (Scene::new(), host());
+    let takes = SERVER.replace("one = socket.socket();", "one = socket.socket(fileno=3);");
+    let bind = format!("{host}:8000");
+    let takes = takes.replace("one.bind((sys.argv[1], 8000)); ", "");
+    for more in [&[][..], &["--capture-stderr"]] {
+        fs::write(scene.path("server.py"), &takes).expect("it is ours");
+        let args = [&["-b", bind.as_str()], more].concat();
+        let wrapper = scene.start_command(&args, &["python3", "server.py", &host]);
+        wrapper.log.wait(&says::ready(1));
+        fs::write(scene.path("server.py"), SERVER).expect("it is ours");
+        let told = refused(&scene);
+        assert!(
+            told.contains("which -b holds: leave -b out") || told.contains("-b holds that: leave -b out"),
+            "{told}"
+        );
+        assert!(told.contains("see --export"), "{told}");
+        assert_eq!(who(&bind), "generation=1\n");
+        wrapper.stop();
+    }
 }
 
 /// A program without sockets: the first one has 10 s to bind something, and those after it 2 s.
@@ -119,8 +186,23 @@ fn where_it_is_forbidden_the_command_runs_without_after_a_warning() {
     wrapper.log.wait(&says::ready(1));
     assert_eq!(who(&format!("{host}:8000")), "generation=1\n");
     assert!(!wrapper.log.has(ADOPTED));
-    let again = scene.ctl(&["reexec"]);
-    assert!(again.status.success(), "{again:?}");
+    for _ in 0..2 {
+        let told = refused(&scene);
+        let what =
+            "a second one cannot: give it its socket with -b ADDRESS, if it can take one (see --export))";
+        assert!(told.contains(what) && !told.contains("--adopt"), "{told}");
+        let again = scene.ctl(&["reexec"]);
+        assert!(again.status.success(), "{again:?}");
+    }
+    wrapper.stop();
+    // A server that can only be adopted.
+    let mut command = scene.mark(Command::new("python3"));
+    command.arg(scene.path("deny.py")).arg("getfd").arg(binary());
+    command.args(["python3", "-m", "http.server", "--bind", &host, "8000"]);
+    let wrapper = scene.spawn(command);
+    wrapper.log.wait(&says::ready(1));
+    let told = refused(&scene);
+    assert!(told.contains("it takes no socket from -b, so that only --stop-first is left"), "{told}");
     wrapper.stop();
 }
 
@@ -200,6 +282,35 @@ fn an_nginx_whose_file_keeps_it_in_the_foreground_starts_all_the_same() {
         upgrade(&scene);
         let page = Path::new("/proc").join(wrapper.pid.to_string());
         assert!(page.exists());
+        wrapper.stop();
+    }
+}
+
+/// What the file says since makes an error of what the profile has added.
+#[test]
+fn a_release_that_refuses_what_its_profile_adds_is_told_so() {
+    assert!(tool("nginx").is_some(), "nginx is not installed");
+    let (scene, host) = (Scene::new(), host());
+    let file = format!(
+        "pid nginx.pid;\nerror_log stderr;\nworker_processes 1;\nevents {{}}\n\
+         http {{ access_log off; server {{ listen {host}:8000; return 200 ok; }} }}\n"
+    );
+    let added =
+        "refuse -g 'daemon off;', which profile nginx adds: leave that setting out of its configuration";
+    for (more, whether) in [(&[][..], "if it refuses -g"), (&["--capture-stderr"], "it may refuse -g")] {
+        fs::write(scene.path("nginx.conf"), &file).expect("it is ours");
+        let wrapper = scene.start_command(more, &["nginx", "-p", ".", "-e", "stderr", "-c", "nginx.conf"]);
+        wrapper.log.wait(&says::ready(1));
+        fs::write(scene.path("nginx.conf"), format!("daemon off;\n{file}")).expect("it is ours");
+        let told = refused(&scene);
+        assert!(told.contains(whether) && told.contains(&added[6..]), "{told}");
+        assert!(told.contains("; generation 1 still serves"), "{told}");
+        // Other words have another cause.
+        fs::write(scene.path("nginx.conf"), format!("demon off;\n{file}")).expect("it is ours");
+        let other = refused(&scene);
+        assert_eq!(other.contains("which profile nginx adds"), more.is_empty(), "{other}");
+        fs::write(scene.path("nginx.conf"), &file).expect("it is ours");
+        upgrade(&scene);
         wrapper.stop();
     }
 }

@@ -181,6 +181,19 @@ fn a_script_that_is_named_like_a_server_is_none() {
     let object = json(&scene, &["--dry-run", &script]);
     assert_eq!((&object["profile"], &object["added"]), (&Value::Null, &serde_json::json!([])));
     assert!(object["applied"].to_string().contains("is a script of the shell"), "{object}");
+    // `profiles` shows what a start does.
+    let standing = json(&scene, &["profiles", "--json", "--", &script]);
+    assert_eq!((&standing["name"], &standing["recognised"]), (&"nginx".into(), &true.into()));
+    for way in ["with_b", "without_b"] {
+        let flags = &standing[way];
+        assert!(flags["applied"].to_string().contains("is a script of the shell"), "{flags}");
+        assert_eq!(
+            (&flags["options"], &flags["command"]),
+            (&serde_json::json!([]), &serde_json::json!([script]))
+        );
+    }
+    let named = json(&scene, &["profiles", "--json", "nginx", "--", &script]);
+    assert_eq!(named["without_b"]["command"][1], "-g", "{named}");
     let forced = json(&scene, &["--dry-run", "--profile", "nginx", &script]);
     assert_eq!(forced["command"][1], "-g", "{forced}");
 }
@@ -247,6 +260,50 @@ fn the_exit_status_says_whether_an_upgrade_would_lose_nothing() {
         let output = run(&scene, wrong);
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{wrong:?}");
     }
+}
+
+/// It takes its socket by a number, and each -b is a socket more.
+#[test]
+fn an_address_that_a_server_would_not_serve_is_told_before_the_start() {
+    let scene = Scene::new();
+    let server = executable(&scene, "uvicorn", "#!/usr/bin/env python3\n");
+    let warnings = |args: &[&str]| json(&scene, &[&["--dry-run"], args].concat())["warnings"].to_string();
+    let two = ["-b", ":8080", "-b", "127.0.0.1:9090,nonblock"];
+    let told = warnings(&[&two[..], &[&server, "app"]].concat());
+    assert!(
+        told.contains(
+            "--fd 3 is the socket of the first -b alone: nobody accepts connections at 127.0.0.1:9090 ("
+        ),
+        "{told}"
+    );
+    for args in
+        [&[&two[..2], &[&server, "app"]].concat(), &[&two[..], &[&server, "--fd", "4", "app"]].concat()]
+    {
+        assert!(!warnings(args).contains("nobody accepts"), "{args:?}");
+    }
+}
+
+/// Another user than root is told what adoption takes from the server.
+#[test]
+fn no_new_privs_is_told() {
+    if !common::am_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let program = scene.arg("graceful-run");
+    common::copy_binary(&program);
+    let asked = |args: &[&str]| {
+        let mut command = scene.mark(std::process::Command::new("setpriv"));
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", &program, "doctor", "--json"]);
+        let output = command.args(args).stdout(Stdio::piped()).output().unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).expect("one object")
+    };
+    let adopted = asked(&["--", "/bin/cat"]);
+    assert_eq!((&adopted["way"], &adopted["no_new_privs"]), (&"adopt".into(), &true.into()), "{adopted}");
+    assert!(adopted["warnings"].to_string().contains("sudo and setuid programs gain nothing"), "{adopted}");
+    let handed = asked(&["-b", ":8080", "--", "/bin/cat"]);
+    assert_eq!(handed["no_new_privs"], false, "{handed}");
+    assert_eq!(json(&scene, &["--dry-run", "/bin/cat"])["no_new_privs"], false, "not as root");
 }
 
 /// The table says the same as the object, and the last line why.

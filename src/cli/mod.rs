@@ -6,7 +6,7 @@ pub mod doctor;
 pub mod profiles;
 mod values;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, ValueHint};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -394,6 +394,7 @@ pub struct Cli {
 
     /// The program and its arguments; no shell is involved
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
+    #[arg(value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
 }
 

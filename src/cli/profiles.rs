@@ -1,7 +1,7 @@
 //! The flags of `graceful-run profiles`. Their doc comments are its `--help`, and OPTIONS of its
 //! man page.
 
-use clap::Parser;
+use clap::{Parser, ValueHint};
 use std::ffi::OsString;
 
 /// Show what is known of servers
@@ -29,7 +29,7 @@ pub struct Profiles {
     pub name: Option<String>,
 
     /// The command that it is applied to
-    #[arg(value_name = "COMMAND", last = true)]
+    #[arg(value_name = "COMMAND", last = true, value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
 }
 

@@ -1,6 +1,6 @@
 //! `--adopt`: when it holds, the options that it cannot be combined with, and its policy.
 
-use super::profile::Applied;
+use super::applied::Applied;
 use super::value::{duration, timeout};
 use crate::cli::{self, Cli};
 use crate::core::policy;

@@ -2,6 +2,7 @@
 //! or written here, so every error is one of usage.
 
 mod adopt;
+mod applied;
 mod control;
 pub(crate) mod hooks;
 mod profile;
@@ -18,7 +19,7 @@ use crate::core::policy::{OnAckTimeout, Policy, Restart};
 use crate::dialect::{Dialect, check};
 use crate::error::Error;
 use crate::listener::Bind;
-use crate::profiles::{self, Profile};
+use crate::profiles::Profile;
 use hooks::{Hooks, Occasion};
 use nix::sys::signal::Signal;
 use signals::Table;
@@ -30,8 +31,9 @@ use stopping::{PARENT_TERM_STOP_TIMEOUT, stop_signal, stop_timeouts};
 use value::{duration, invalid, variable};
 
 pub use adopt::Adopt;
+pub use applied::Applied;
 pub use control::{Control, is_name};
-pub use profile::{Applied, Situation};
+pub use profile::Situation;
 pub use value::{duration_text, timeout};
 
 /// The default of `--soak`.
@@ -75,12 +77,14 @@ pub struct Config {
     pub control: Control,
     /// The user's hooks.
     pub hooks: Hooks,
-    /// The known server that the command starts.
+    /// The server that the command is known as, or that `--profile` names.
     pub server: Option<&'static Profile>,
     /// What its profile has changed.
     pub applied: Option<Applied>,
     /// The same without adoption, for a machine that forbids it.
     pub unadopted: Option<Box<Config>>,
+    /// It is that, because adoption is forbidden here.
+    pub unadoptable: bool,
 }
 
 /// How a worker is started.
@@ -138,14 +142,12 @@ impl Config {
         ignored: &dyn Fn(i32) -> bool,
     ) -> Result<Config, Error> {
         check_command(&cli, separated)?;
-        let server = profiles::find(&cli.command).map(|found| found.profile);
         let applied = profile::apply(&mut cli, situation)?;
         let unadopted = unadopted(&cli);
-        let config = Config::checked(cli, situation, server, applied.as_ref(), ignored)?;
+        let config = Config::checked(cli, situation, applied.as_ref(), ignored)?;
         let is_auto = config.adopt.as_ref().is_some_and(|adopt| adopt.auto);
-        let unadopted = is_auto
-            .then(|| Config::checked(unadopted, situation, server, applied.as_ref(), ignored))
-            .transpose()?;
+        let unadopted =
+            is_auto.then(|| Config::checked(unadopted, situation, applied.as_ref(), ignored)).transpose()?;
         let unadopted = unadopted.map(|config| Box::new(Config { applied: applied.clone(), ..config }));
         let mut config = Config { applied, unadopted, ..config };
         let optional = config.applied.as_ref().is_some_and(Applied::has_optional);
@@ -159,7 +161,7 @@ impl Config {
     /// The same without adoption, if nobody has asked for it.
     pub fn without_adoption(self) -> Config {
         match self.unadopted {
-            Some(unadopted) => *unadopted,
+            Some(unadopted) => Config { unadoptable: true, ..*unadopted },
             None => self,
         }
     }
@@ -174,7 +176,6 @@ impl Config {
     fn checked(
         mut cli: Cli,
         situation: Situation,
-        server: Option<&'static Profile>,
         applied: Option<&Applied>,
         ignored: &dyn Fn(i32) -> bool,
     ) -> Result<Config, Error> {
@@ -286,9 +287,10 @@ impl Config {
             pid_file: cli.pid_file,
             control,
             hooks,
-            server,
+            server: applied.map(|applied| applied.profile),
             applied: None,
             unadopted: None,
+            unadoptable: false,
         })
     }
 }

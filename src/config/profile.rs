@@ -3,6 +3,7 @@
 //! Contract: what the user wrote stays. Arguments are only added, directly behind the program, and never
 //! to the script of a shell. Everything that was done is in one line.
 
+use super::applied::Applied;
 use super::program::{self, is_wrapper};
 use super::signals::signal_by_name;
 use super::variables::variables;
@@ -11,7 +12,6 @@ use crate::error::Error;
 use crate::listener::ListenFds;
 use crate::profiles::{self, Addition, Found, Profile, Way, quote};
 use std::ffi::{OsStr, OsString};
-use std::ops::Range;
 
 /// What we were started in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,80 +37,6 @@ impl Situation {
     }
 }
 
-/// What a profile has changed.
-#[derive(Debug, Clone)]
-pub struct Applied {
-    /// The profile.
-    pub profile: &'static Profile,
-    /// The options that it stands for, as they are written.
-    pub options: Vec<String>,
-    /// The variables that the worker is given unless it gets them from the user.
-    pub environment: Vec<(OsString, OsString)>,
-    /// The arguments that were added, as they are written.
-    pub added: Vec<String>,
-    /// Arguments that the user has to add, in the script of a shell.
-    pub to_add: Vec<String>,
-    /// What to know about the command line.
-    pub warnings: Vec<String>,
-    /// Which arguments of the command were added, and can be left out.
-    optional: Vec<Range<usize>>,
-    /// The server has refused them.
-    refused: bool,
-    /// Why it was not applied.
-    pub left_out: Option<String>,
-}
-
-impl Applied {
-    /// What was done, as one line.
-    pub fn line(&self) -> String {
-        let name = self.profile.name;
-        if let Some(why) = &self.left_out {
-            return format!("profile {name} is not applied: {why} (--profile {name} applies it)");
-        }
-        let mut done = self.options.join(" ");
-        let also = |done: &mut String, text: String| {
-            let comma = if done.is_empty() { "" } else { ", " };
-            *done = format!("{done}{comma}{text}");
-        };
-        if !self.added.is_empty() {
-            also(&mut done, format!("adds {}", self.added.join(" ")));
-        }
-        if !self.to_add.is_empty() {
-            also(&mut done, format!("write {} in its script, which is left as it is", self.to_add.join(" ")));
-        }
-        if done.is_empty() {
-            return format!("profile {name}: there is nothing to change");
-        }
-        format!("profile {name}: {done} (--profile none leaves it alone)")
-    }
-
-    /// Whether the command is certainly a server that binds sockets.
-    pub fn listens(&self) -> bool {
-        self.left_out.is_none() && self.profile.listens
-    }
-
-    /// Whether the server has refused arguments that were added.
-    pub fn has_left_out(&self) -> bool {
-        self.refused
-    }
-
-    /// Whether arguments were added that the server may refuse.
-    pub fn has_optional(&self) -> bool {
-        !self.optional.is_empty()
-    }
-
-    /// Leaves the arguments out of `command` that the server may have refused. Returns them.
-    pub fn leave_out_optional(&mut self, command: &mut Vec<OsString>) -> Vec<String> {
-        let mut left_out = Vec::new();
-        self.refused |= self.has_optional();
-        for range in std::mem::take(&mut self.optional).into_iter().rev() {
-            left_out.splice(0..0, command.drain(range).map(|word| quote(&word)));
-        }
-        self.added.retain(|word| !left_out.contains(word));
-        left_out
-    }
-}
-
 /// Applies the profile that `--profile` names, or that the command is known by.
 ///
 /// # Errors
@@ -125,6 +51,7 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
     let Some(Found { profile, at, program }) = found else { return Ok(None) };
     let mut applied = Applied {
         profile,
+        at,
         options: Vec::new(),
         environment: Vec::new(),
         added: Vec::new(),
@@ -163,7 +90,18 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
     }
     let additions = profile.add.iter().chain(way.into_iter().flat_map(|way| way.add));
     add(additions, at, cli, &mut applied);
-    let arguments = arguments(&cli.command, at);
+    let by_number = way.into_iter().flat_map(|way| way.add).find(|add| add.names_one_descriptor());
+    let by_number = by_number.map(|add| add.arguments.join(" ")).filter(|it| applied.has_added(it));
+    if let Some(added) = by_number.filter(|_| handed && cli.bind.len() > 1) {
+        let others = cli.bind[1..].iter().map(|bind| bind.to_string_lossy());
+        let others: Vec<String> =
+            others.map(|bind| bind.split(',').next().unwrap_or_default().to_owned()).collect();
+        applied.warnings.push(format!(
+            "{added} is the socket of the first -b alone: nobody accepts connections at {} (leave the other -b out, or write arguments for each socket)",
+            others.join(", ")
+        ));
+    }
+    let arguments = profiles::arguments(&cli.command, at);
     let warnings = profile.warn.iter().filter(|warning| warning.applies(&arguments));
     applied.warnings.extend(warnings.map(|warning| warning.text.to_owned()));
     applied.warnings.extend(program::relative(profile, &cli.command));
@@ -260,7 +198,9 @@ fn add<'a>(
     applied: &mut Applied,
 ) {
     let mut next = at;
-    for addition in additions.filter(|it| it.is_needed(&arguments(&cli.command, at))).collect::<Vec<_>>() {
+    for addition in
+        additions.filter(|it| it.is_needed(&profiles::arguments(&cli.command, at))).collect::<Vec<_>>()
+    {
         let words = addition.arguments.iter().map(|word| quote(OsStr::new(word)));
         let Some(here) = next else {
             applied.to_add.extend(words);
@@ -275,11 +215,6 @@ fn add<'a>(
         }
         next = Some(end);
     }
-}
-
-/// The arguments of the server; in the script of a shell, the words of its command.
-fn arguments(command: &[OsString], at: Option<usize>) -> Vec<String> {
-    profiles::words_behind(command).into_iter().skip(at.unwrap_or_default()).collect()
 }
 
 #[cfg(test)]

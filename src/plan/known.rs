@@ -69,7 +69,7 @@ pub fn run(flags: &Profiles) -> Result<(), Error> {
             if flags.json { line(&shown) } else { table(&shown) }
         }
         (name, false) => {
-            let standing = standing(profile(name, &flags.command)?, &flags.command)?;
+            let standing = standing(name, profile(name, &flags.command)?, &flags.command)?;
             if flags.json { line(&standing) } else { standing.table() }
         }
     };
@@ -174,20 +174,22 @@ fn adds(way: &ShownWay) -> Vec<String> {
     way.adds.iter().map(add).collect()
 }
 
-fn standing(profile: &'static Profile, command: &[OsString]) -> Result<Standing, Error> {
+/// `named`: the profile that `--profile` would name.
+fn standing(named: Option<&str>, profile: &'static Profile, command: &[OsString]) -> Result<Standing, Error> {
     Ok(Standing {
         version: 1,
         name: profile.name,
         recognised: profiles::find(command).is_some_and(|found| found.profile == profile),
-        with_b: profile.takes_sockets().then(|| flags(profile, command, true)).transpose()?,
-        without_b: flags(profile, command, false)?,
+        with_b: profile.takes_sockets().then(|| flags(named, command, true)).transpose()?,
+        without_b: flags(named, command, false)?,
     })
 }
 
-fn flags(profile: &Profile, command: &[OsString], bind: bool) -> Result<Flags, Error> {
-    let own = ["graceful-run", "--profile", profile.name];
+fn flags(named: Option<&str>, command: &[OsString], bind: bool) -> Result<Flags, Error> {
+    let forced = named.map(|name| ["--profile", name]);
+    let own = ["graceful-run"].into_iter().chain(forced.into_iter().flatten());
     let bound = ["-b", "127.0.0.1:0"];
-    let words = own.iter().chain(bound.iter().filter(|_| bind)).chain(&["--"]).map(OsString::from);
+    let words = own.chain(bound.into_iter().filter(|_| bind)).chain(["--"]).map(OsString::from);
     let cli = Cli::try_parse_from(words.chain(command.iter().cloned()));
     let cli = cli.map_err(|error| Error::Usage(error.to_string()))?;
     let config = Config::new(cli, true, Situation::default(), &|_| false)?;

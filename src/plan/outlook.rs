@@ -46,6 +46,8 @@ pub(super) struct Outlook {
     /// The addresses of -b.
     sockets: Vec<String>,
     stop_signal: String,
+    /// The worker and its children gain no privileges by execve(2).
+    no_new_privs: bool,
     warnings: Vec<String>,
     /// What this machine lacks for this way.
     missing: Vec<Check>,
@@ -64,22 +66,25 @@ impl Outlook {
         let mut warnings = Vec::new();
         let program = program(&config, &surroundings).map_err(|why| reasons.push(why)).ok();
         let missing = missing_for(&features(&config));
-        let config = match &config.adopt {
-            Some(adopt) if adopt.auto => match obstacle(&config, &surroundings) {
-                Ok(_) => config,
-                Err(why) => {
-                    warnings.push(why);
-                    config.without_adoption()
-                }
-            },
+        let found = config.adopt.as_ref().map(|_| obstacle(&config, &surroundings));
+        let no_new_privs = config.worker.no_new_privs || found == Some(Ok(true));
+        if found == Some(Ok(true)) {
+            warnings.push("to be adopted, the worker runs with no_new_privs, as we lack CAP_SYS_ADMIN: sudo and setuid programs gain nothing in it".into());
+        }
+        let config = match found {
+            Some(Err(why)) if config.adopt.as_ref().is_some_and(|adopt| adopt.auto) => {
+                warnings.push(why);
+                config.without_adoption()
+            }
             _ => config,
         };
-        reasons.extend(
-            missing.iter().map(|check| format!("there is no {} here for {}", check.name, check.used_by)),
-        );
+        for check in &missing {
+            let lacks = format!("there is no {} here for {}", check.name, check.used_by);
+            if is_needed(&check.used_by) { reasons.push(lacks) } else { warnings.push(lacks) }
+        }
         let way = way(&config, handed);
         let held = handed || config.adopt.is_some();
-        reasons.extend(lacks_sockets(way, held));
+        reasons.extend(lacks_sockets(way, held, config.unadoptable));
         let applied = config.applied.as_ref();
         let profile = applied.filter(|applied| applied.left_out.is_none()).map(|applied| applied.profile);
         let own = handed && config.adopt.is_none();
@@ -110,6 +115,7 @@ impl Outlook {
             handed: own,
             sockets: config.binds.iter().map(ToString::to_string).collect(),
             stop_signal: name(config.stop_signal as i32),
+            no_new_privs,
             warnings,
             missing,
             own_losses: profile.map(|profile| own_losses(profile, own)).unwrap_or_default(),
@@ -178,12 +184,20 @@ fn program(config: &Config, surroundings: &InheritedContext) -> Result<String, S
     }
 }
 
+/// The feature that asks for upgrades, and has no part in them.
+const WATCH: &str = "--watch";
+
+/// Whether an upgrade loses requests without it.
+fn is_needed(used_by: &str) -> bool {
+    !used_by.starts_with(WATCH)
+}
+
 /// The features that are needed, as the doctor names them.
 fn features(config: &Config) -> Vec<&'static str> {
     let needed = [
         (config.adopt.is_some(), "--adopt"),
         (config.follow.is_some(), "--follow"),
-        (!config.watch.is_empty(), "--watch"),
+        (!config.watch.is_empty(), WATCH),
         (true, "an upgrade"),
     ];
     needed.into_iter().filter(|(needed, _)| *needed).map(|(_, feature)| feature).collect()
@@ -199,9 +213,12 @@ fn way(config: &Config, handed: bool) -> Way {
     }
 }
 
-/// `held`: the sockets live longer than the server.
-fn lacks_sockets(way: Way, held: bool) -> Option<String> {
+/// `held`: the sockets live longer than the server; `unadoptable`: adoption is forbidden here.
+fn lacks_sockets(way: Way, held: bool, unadoptable: bool) -> Option<String> {
     let why = match way {
+        Way::None if unadoptable => {
+            "nobody holds the sockets, and a second server cannot bind them beside the first: give them with -b"
+        }
         Way::None => {
             "nobody holds the sockets, and a second server cannot bind them beside the first: give them with -b, or leave out what keeps them from being adopted (--adopt=never, -n, --surge, --export)"
         }
@@ -240,4 +257,38 @@ fn leaves_us(applied: &Applied) -> Option<String> {
 fn own_losses(profile: &Profile, handed: bool) -> Vec<String> {
     let lines = profile.lines.iter().filter(|line| line.loses && line.command.starts_with("-b") == handed);
     lines.map(|line| format!("{}: {}", line.title, plain(line.caveat))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use crate::config::Situation;
+    use clap::Parser;
+
+    fn config(arguments: &[&str]) -> Config {
+        let words = ["graceful-run"].iter().chain(arguments).chain(&["--", "./server"]);
+        Config::new(Cli::parse_from(words), true, Situation::default(), &|_| false).unwrap()
+    }
+
+    #[test]
+    fn a_machine_that_forbids_adoption_is_no_word_against_it_by_the_user() {
+        let forbidden = config(&[]).without_adoption();
+        assert_eq!(way(&forbidden, false), Way::None);
+        let told = lacks_sockets(Way::None, false, forbidden.unadoptable).unwrap();
+        assert!(told.ends_with(": give them with -b"), "{told}");
+        let never = config(&["--adopt=never"]).without_adoption();
+        assert!(
+            lacks_sockets(way(&never, false), false, never.unadoptable).unwrap().contains("--adopt=never")
+        );
+    }
+
+    #[test]
+    fn what_only_watch_lacks_loses_no_request() {
+        let watching = config(&["--watch", "/etc/hosts"]);
+        assert_eq!(features(&watching), ["--adopt", "--watch", "an upgrade"]);
+        assert_eq!(way(&watching, false), Way::Adopt);
+        assert!(!is_needed("--watch and unix paths"));
+        assert!(is_needed("--adopt") && is_needed("an upgrade"));
+    }
 }

@@ -1,7 +1,6 @@
 //! How a server checks its own configuration.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsStr;
 
 /// How a server checks its own configuration, and ends with another status than 0 if it is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,14 +14,17 @@ pub enum Check {
 
 impl Check {
     /// The check of the server that `arguments` start, as a command for the shell; `quoted` is the
-    /// text of the whole command line.
-    pub(super) fn command(self, quoted: &str, arguments: &[OsString]) -> String {
+    /// text of the whole command line. `expanded`: it is one of the shell, which expands variables.
+    pub(super) fn command(self, quoted: &str, arguments: &[String], expanded: bool) -> String {
         // Some print the configuration, or the one setting that they are asked for.
         match self {
             Check::Flags(flags) => format!("{quoted} {} >/dev/null", flags.join(" ")),
             Check::Program(words, option, default) => {
-                let file = value(arguments, option).or(default.map(OsString::from));
-                let file = file.map(|file| quote(&file)).unwrap_or_default();
+                let file = value(arguments, option).or(default);
+                let file = match file {
+                    Some(file) if expanded && file.contains('$') => format!("\"{file}\""),
+                    file => file.map(|file| quote(OsStr::new(file))).unwrap_or_default(),
+                };
                 let program = words.first().copied().unwrap_or_default();
                 let check = format!("exec {} {file}", words.join(" "));
                 format!("command -v {program} >/dev/null || exit 0; {} >/dev/null", check.trim_end())
@@ -32,11 +34,10 @@ impl Check {
 }
 
 /// The value of an option: the next word, or what follows `=`.
-fn value(arguments: &[OsString], option: &str) -> Option<OsString> {
+fn value<'a>(arguments: &'a [String], option: &str) -> Option<&'a str> {
     let at = arguments.iter().position(|word| word == option).map(|at| at + 1);
-    let joined = format!("{option}=");
-    let joined = arguments.iter().find_map(|word| word.as_bytes().strip_prefix(joined.as_bytes()));
-    at.and_then(|at| arguments.get(at).cloned()).or(joined.map(|value| OsStr::from_bytes(value).into()))
+    let joined = arguments.iter().find_map(|word| word.strip_prefix(option)?.strip_prefix('='));
+    at.and_then(|at| arguments.get(at)).map(String::as_str).or(joined)
 }
 
 /// A word as the shell takes it.

@@ -126,6 +126,11 @@ impl Addition {
     pub fn is_needed(&self, arguments: &[String]) -> bool {
         !arguments.iter().any(|word| self.unless.iter().any(|pattern| matches(pattern, word)))
     }
+
+    /// Whether it gives the server one socket by its number. Others find all that they are given.
+    pub fn names_one_descriptor(&self) -> bool {
+        self.arguments.iter().any(|word| word.ends_with(|c: char| c.is_ascii_digit()))
+    }
 }
 
 /// A word that does harm.

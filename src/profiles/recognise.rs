@@ -44,6 +44,19 @@ pub fn arguments_of(command: &[OsString]) -> Option<usize> {
     (!is_other).then_some(at + 1)
 }
 
+/// The arguments of the server, which begin at `at` of the command line; in the script of a shell, those
+/// of its command.
+pub fn arguments(command: &[OsString], at: Option<usize>) -> Vec<String> {
+    let words = words_behind(command);
+    let in_script = || {
+        script(command)?;
+        let known = find_words(&words).and_then(|found| found.at);
+        known.or_else(|| program_at(&words).map(|program| program + 1))
+    };
+    let at = at.or_else(in_script).unwrap_or_default();
+    words.into_iter().skip(at).collect()
+}
+
 /// The words of the command that the script of a shell executes; of another command line its own.
 pub fn words_behind(command: &[OsString]) -> Vec<String> {
     match script(command) {

@@ -9,6 +9,7 @@
 use super::context::Context;
 use super::workers::Workers;
 use crate::core::event::{Exit, Generation, Report, WorkerId};
+use crate::dialect::Dialect;
 use crate::launch::interpreter::by_env;
 use crate::process::{Named, Symptom, symptom};
 use crate::profiles::Profile;
@@ -40,10 +41,13 @@ pub(super) fn on_report(report: &Report, workers: &Workers, ctx: &mut Context) {
     let words = workers.last_words(id);
     let symptom = symptom(&words);
     // Some say it on stdout (apache2).
+    let unknown = symptom.is_none();
     let failure = Failed { generation, early, silent: words.is_empty(), unbound, ctx };
     let not_found = matches!(*report, Report::Gone { exit: Exit::Code(127), .. });
     let hint = failure.interpreter().filter(|_| not_found).or_else(|| failure.hint(symptom.as_ref()));
     let unread = workers.capture.is_none() && has_words(report, id, generation, ctx);
+    let failed = early && !matches!(*report, Report::Gone { exit: Exit::Code(0), .. });
+    let hint = hint.or_else(|| failure.refused_addition(&words, unread).filter(|_| failed && unknown));
     let hint = hint.or_else(|| unread.then(|| SEE_OUTPUT.into()));
     if let Some(entry) = ctx.processes.get_mut(id) {
         (entry.symptom, entry.hint) = (symptom, hint);
@@ -98,6 +102,27 @@ impl Failed<'_> {
         (!found).then(|| {
             format!("its first line asks env for '{name}', which is not in the worker's PATH (install it, or set PATH with --env)")
         })
+    }
+
+    /// A replacement may have refused what the profile has added to its command line, because its
+    /// configuration says the same since. Where its `words` are known, they have to name that.
+    fn refused_addition(&self, words: &[String], unread: bool) -> Option<String> {
+        let applied = self.ctx.config.applied.as_ref()?;
+        let added = applied.optional(&self.ctx.config.worker.command);
+        let is_replacement = self.ctx.core.has_served() && self.generation != self.ctx.core.generation();
+        if added.is_empty() || !is_replacement {
+            return None;
+        }
+        let names = |line: &String| added.iter().flat_map(|word| parts(word)).any(|part| line.contains(part));
+        let (before, whether) = match (unread, words.iter().any(names)) {
+            (true, _) => (format!("{SEE_OUTPUT}; "), "if it refuses"),
+            (false, true) => (String::new(), "it may refuse"),
+            (false, false) => return None,
+        };
+        let (added, name) = (added.join(" "), applied.profile.name);
+        Some(format!(
+            "{before}{whether} {added}, which profile {name} adds: leave that setting out of its configuration, or start graceful-run with --profile none (graceful-run profiles {name} -- COMMAND has the other options)"
+        ))
     }
 
     /// It has said nothing that we could read.
@@ -169,11 +194,26 @@ impl Failed<'_> {
 
     /// The workers that serve have bound this port by themselves.
     fn bound_by_others(&self, port: u16) -> String {
-        let next = match self.holds() {
-            true => "give it that socket with -b too, or leave -b out",
-            false => "say --adopt, or give it its sockets with -b and --export",
+        let config = &self.ctx.config;
+        let alone = config.policy.workers == 1 && config.policy.surge.is_none();
+        let next = match (self.holds(), alone && !config.unadoptable, self.how_it_is_given_its_sockets()) {
+            (true, ..) => "give it that socket with -b too, or leave -b out".into(),
+            (false, true, Some(given)) => format!("say --adopt, or {given}"),
+            (false, true, None) => "say --adopt".into(),
+            (false, false, Some(given)) => given,
+            (false, false, None) => "it takes no socket from -b, so that only --stop-first is left (graceful-run doctor says what adoption lacks)".into(),
         };
         format!("the worker that serves has bound port {port} itself, so a second one cannot: {next}")
+    }
+
+    /// None: it is known to take none.
+    fn how_it_is_given_its_sockets(&self) -> Option<String> {
+        let Some(profile) = self.ctx.config.server else {
+            return Some("give it its socket with -b ADDRESS, if it can take one (see --export)".into());
+        };
+        let dialect = profile.dialects().first().copied().filter(|it| *it != Dialect::ListenFds);
+        let export = dialect.map(|dialect| format!(" --export {}", dialect.name())).unwrap_or_default();
+        profile.takes_sockets().then(|| format!("give it its socket with -b ADDRESS{export}"))
     }
 
     /// There can be one of it only: what that is has to belong to one generation.
@@ -281,6 +321,12 @@ impl Failed<'_> {
         let ports: BTreeSet<u16> = tree.flat_map(listeners::listen_ports).collect();
         ports.difference(&held).copied().collect()
     }
+}
+
+/// The words of an argument that are long enough to tell it from others.
+fn parts(argument: &str) -> impl Iterator<Item = &str> {
+    let words = argument.split(|c: char| !c.is_alphanumeric() && c != '-');
+    words.map(|word| word.trim_matches('-')).filter(|word| word.len() > 3)
 }
 
 /// The addresses of our listeners.

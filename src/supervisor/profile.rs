@@ -36,8 +36,9 @@ pub(super) fn on_report(report: &Report, ctx: &mut Context) {
     }
     let left_out = ctx.config.leave_out_optional();
     let Some(entry) = ctx.processes.get(worker) else { return };
+    let applied = ctx.config.applied.as_ref();
     if ctx.config.hooks.has_own_check()
-        && let Some(check) = profiles::own_check(&ctx.config.worker.command)
+        && let Some(check) = applied.and_then(|applied| applied.own_check(&ctx.config.worker.command))
     {
         ctx.config.hooks.set_own_check(check);
     }

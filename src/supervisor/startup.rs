@@ -45,7 +45,6 @@ use crate::launch::{InheritedContext, LaunchSpec, descriptors};
 use crate::listener::Listeners;
 use crate::listener::repair;
 use crate::process::ProcessTable;
-use crate::profiles;
 use crate::reexec as image;
 use crate::reexec::fd_transfer::{InheritedFds, abandon};
 use crate::service::ServiceManager;
@@ -406,7 +405,8 @@ fn add_own_check(config: &mut Config) {
     if !config.policy.stop_first || config.hooks.has(Occasion::PreUpgrade) {
         return;
     }
-    if let Some(check) = profiles::own_check(&config.worker.command) {
+    let applied = config.applied.as_ref();
+    if let Some(check) = applied.and_then(|applied| applied.own_check(&config.worker.command)) {
         config.hooks.set_own_check(check);
         config.policy.pre_upgrade = true;
     }
