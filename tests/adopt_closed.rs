@@ -198,7 +198,7 @@ fn an_address_that_was_closed_is_refused_before_the_next_upgrade() {
     let case = Case::new();
     let wrapper = case.ready(&[], &[&case.address, &case.other]);
     case.ask(&format!("close {}", case.other));
-    wrapper.log.wait(&format!("the worker has closed {}", case.other));
+    wrapper.log.wait(&format!("worker pid * has closed {}", case.other));
     until("it is refused", || is_refused(&case.other));
     wrapper.stop();
 }
@@ -222,7 +222,7 @@ fn an_address_that_was_opened_again_counts_again() {
     let case = Case::new();
     let wrapper = case.ready(&["--ack-timeout", "5s"], &[&case.address, &case.other]);
     case.ask(&format!("close {}", case.other));
-    wrapper.log.wait(&format!("the worker has closed {}", case.other));
+    wrapper.log.wait(&format!("worker pid * has closed {}", case.other));
     case.ask(&format!("open {}", case.other));
     let first = pid_in(&who(&case.other));
     case.write("addresses", &case.address);
@@ -245,7 +245,7 @@ fn a_socket_that_somebody_else_holds_is_never_shut_down() {
     let holder_pid = holder.id() as i32;
     until("it waits for the socket", || path.exists());
     case.ask(&format!("hand {} {}", case.other, path.display()));
-    wrapper.log.wait(&format!("the worker has closed {}", case.other));
+    wrapper.log.wait(&format!("worker pid * has closed {}", case.other));
     let is_theirs = || assert_eq!(pid_in(&who(&case.other)), holder_pid);
     is_theirs();
     case.write("addresses", &case.address);

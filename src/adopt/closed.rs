@@ -89,8 +89,7 @@ impl Adopt {
             })
         });
         for key in ended.cloned().collect::<Vec<_>>() {
-            info!("the worker has closed {key}");
-            self.remove_address(id, &key);
+            self.has_closed(id, &key);
         }
     }
 
@@ -121,8 +120,7 @@ impl Adopt {
             return;
         }
         for key in self.shared.update(&unseen, &held) {
-            info!("the worker has closed {key}");
-            self.serving.into_iter().for_each(|id| self.remove_address(id, &key));
+            self.serving.into_iter().for_each(|id| self.has_closed(id, &key));
         }
     }
 
@@ -180,6 +178,13 @@ impl Adopt {
         }
     }
 
+    /// The worker no longer listens there.
+    fn has_closed(&mut self, id: WorkerId, key: &Key) {
+        let pid = self.workers.get(&id).map_or(0, |worker| worker.root.as_raw());
+        info!(pid = pid; "worker pid {pid} has closed {key}");
+        self.remove_address(id, key);
+    }
+
     fn is_closed(&mut self, key: &Key, id: WorkerId, inode: u64) {
         // A stranger in the group would take the index of one of ours.
         let stranger = self.stranger(key).is_some();
@@ -189,8 +194,7 @@ impl Adopt {
         }
         let open = group.sockets(id).any(|(left, listener)| left != inode && listener.is_held_as_before());
         if !open && self.workers.get(&id).is_some_and(|worker| worker.listens.contains(key)) {
-            info!("the worker has closed {key}");
-            self.remove_address(id, key);
+            self.has_closed(id, key);
         }
     }
 

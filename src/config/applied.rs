@@ -17,8 +17,10 @@ pub struct Applied {
     pub environment: Vec<(OsString, OsString)>,
     /// The arguments that were added, as they are written.
     pub added: Vec<String>,
-    /// Arguments that the user has to add, in the script of a shell.
+    /// Arguments that the user has to add.
     pub to_add: Vec<String>,
+    /// Where.
+    pub(super) where_to_add: &'static str,
     /// What to know about the command line.
     pub warnings: Vec<String>,
     /// Which arguments of the command were added, and can be left out.
@@ -45,7 +47,7 @@ impl Applied {
             also(&mut done, format!("adds {}", self.added.join(" ")));
         }
         if !self.to_add.is_empty() {
-            also(&mut done, format!("write {} in its script, which is left as it is", self.to_add.join(" ")));
+            also(&mut done, format!("write {} {}", self.to_add.join(" "), self.where_to_add));
         }
         if done.is_empty() {
             return format!("profile {name}: there is nothing to change");

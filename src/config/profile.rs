@@ -56,6 +56,10 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
         environment: Vec::new(),
         added: Vec::new(),
         to_add: Vec::new(),
+        where_to_add: match profiles::starts_shell(&cli.command) {
+            true => "in its script, which is left as it is",
+            false => "behind the name of the server, which is not found in this command",
+        },
         warnings: Vec::new(),
         optional: Vec::new(),
         refused: false,
@@ -82,6 +86,7 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
     if handed && profile.own_socket {
         applied.warnings.push("it binds its own sockets and takes none from us: leave -b out".into());
     }
+    let follows = cli.follow.is_some();
     if let Some(way) = way {
         options(way, handed, cli, &mut applied);
     }
@@ -89,6 +94,7 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
         meanings(profile, cli, &mut applied);
     }
     let additions = profile.add.iter().chain(way.into_iter().flat_map(|way| way.add));
+    let additions = additions.filter(|it| !(follows && it.not_followed));
     add(additions, at, cli, &mut applied);
     let by_number = way.into_iter().flat_map(|way| way.add).find(|add| add.names_one_descriptor());
     let by_number = by_number.map(|add| add.arguments.join(" ")).filter(|it| applied.has_added(it));
@@ -273,7 +279,7 @@ mod tests {
         );
         assert_eq!(line(&["./server"]), "");
         let followed = line(&["--follow", "USR2", "nginx"]);
-        assert!(followed.starts_with("profile nginx: --stop-signal QUIT, adds "), "{followed}");
+        assert_eq!(followed, format!("profile nginx: --stop-signal QUIT {end}"));
         assert!(!line(&["--worker-watchdog", "10s", "hypnotoad", "app"]).contains("--follow"));
         let ulimit = line(&["sh", "-c", "ulimit -n 65536; exec twistd web"]);
         assert!(ulimit.contains("write -n "), "{ulimit}");

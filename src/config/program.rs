@@ -13,14 +13,14 @@ pub(super) fn relative(profile: &Profile, command: &[OsString]) -> Option<String
     let program = words.get(program_of(&words)?)?;
     let is_relative = profile.absolute && Path::new(program).is_relative();
     is_relative.then(|| {
-        let found = which::which_global(program)
-            .map_or_else(|_| Path::new("/usr/sbin").join(profile.name), |found| found);
+        let found =
+            which::which_global(program).unwrap_or_else(|_| Path::new("/usr/sbin").join(profile.name));
         format!("{} starts only by its absolute path: write {}", profile.name, found.display())
     })
 }
 
-/// Scripts of official images that execute their server.
-const EXECUTE: [&str; 2] = ["httpd-foreground", "apache2-foreground"];
+/// Scripts of official images, and of Erlang, that execute their server.
+const EXECUTE: [&str; 3] = ["httpd-foreground", "apache2-foreground", "erl"];
 
 /// Whether this is a script of the shell that happens to have the name of a server. Version managers
 /// and package managers have such scripts too, which pass everything on.

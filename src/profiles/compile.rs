@@ -114,10 +114,13 @@ impl<'a> Reader<'a> {
 
     fn additions(&self) -> String {
         let one = |add: Reader| {
-            add.only(&["arguments", "unless", "optional"]);
+            add.only(&["arguments", "unless", "optional", "not-followed"]);
             let (arguments, unless) = (add.list("arguments"), add.list("unless"));
-            let optional = add.flag("optional");
-            format!("Addition {{ arguments: {arguments}, unless: {unless}, optional: {optional} }}")
+            let (optional, not_followed) = (add.flag("optional"), add.flag("not-followed"));
+            format!(
+                "Addition {{ arguments: {arguments}, unless: {unless}, optional: {optional}, \
+                 not_followed: {not_followed} }}"
+            )
         };
         format!("&[{}]", self.each("add").into_iter().map(one).collect::<Vec<_>>().join(", "))
     }

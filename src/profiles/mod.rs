@@ -22,4 +22,6 @@ pub use known::{all, named};
 pub use own_check::own_check;
 pub use print::{Shown, ShownAddition, ShownWay, plain};
 pub use profile::{Addition, Profile, Warning, Way};
-pub use recognise::{Found, arguments, arguments_of, find, is_module, program_of, words_behind};
+pub use recognise::{
+    Found, arguments, arguments_of, find, is_module, program_of, starts_shell, words_behind,
+};

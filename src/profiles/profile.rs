@@ -119,6 +119,8 @@ pub struct Addition {
     pub unless: &'static [&'static str],
     /// The server works without them, and some versions or configurations refuse them.
     pub optional: bool,
+    /// Not with `--follow` of the user's: with them it would not start its successor.
+    pub not_followed: bool,
 }
 
 impl Addition {

@@ -70,6 +70,11 @@ pub fn program_of(command: &[OsString]) -> Option<usize> {
     program_at(&words(command))
 }
 
+/// Whether it is a shell.
+pub fn starts_shell(command: &[OsString]) -> bool {
+    program_of(command).is_some_and(|at| is_shell(&command[at]))
+}
+
 fn is_interpreter(program: &str) -> bool {
     let plain = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
     ["python", "pypy", "node", "nodejs", "ruby", "perl", "php", "java", "bun", "deno"].contains(&plain)

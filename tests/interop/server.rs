@@ -138,11 +138,14 @@ pub const NOBODY: u32 = 65534;
 /// Where graceful-run is in the directory of a server of nobody's.
 pub const COPY: &str = "graceful-run";
 
+/// By a process of its own: a descriptor that a test beside this one inherits would keep it busy.
+fn copied(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().expect("cp").success());
+}
+
 /// The directory, and a copy of graceful-run in it: whatever the tests are in need not be open to all.
 fn give_to_nobody(directory: &Path) {
-    // By a process of its own: a descriptor that a test beside this one inherits would keep it busy.
-    let copied = Command::new("cp").arg(binary()).arg(directory.join(COPY)).status();
-    assert!(copied.expect("cp").success());
+    copied(&binary(), &directory.join(COPY));
     std::os::unix::fs::chown(directory, Some(NOBODY), Some(NOBODY)).expect("we are root");
 }
 
