@@ -53,6 +53,8 @@ pub(super) struct Outlook {
     missing: Vec<Check>,
     /// Requests that the server itself is known to lose.
     own_losses: Vec<String>,
+    /// What else is known of its upgrades.
+    notes: Vec<String>,
     loses_nothing: bool,
     /// Why an upgrade would lose requests; empty: it would not.
     pub(super) reasons: Vec<String>,
@@ -119,6 +121,7 @@ impl Outlook {
             warnings,
             missing,
             own_losses: profile.map(|profile| own_losses(profile, own)).unwrap_or_default(),
+            notes: profile.and_then(|profile| note(profile, own)).into_iter().collect(),
             loses_nothing: reasons.is_empty(),
             reasons,
         }
@@ -144,7 +147,8 @@ impl Outlook {
         let missing: Vec<String> =
             missing.iter().map(|line| line.trim_start_matches("missing").trim().into()).collect();
         let upgrade = match self.reasons.is_empty() {
-            true => row("upgrade", "loses nothing"),
+            true if self.own_losses.is_empty() => row("upgrade", "loses no request"),
+            true => row("upgrade", "loses no request but those that the server itself loses"),
             false => row_of(
                 "upgrade",
                 &self.reasons.iter().map(|why| format!("not without losses: {why}")).collect::<Vec<_>>(),
@@ -160,6 +164,7 @@ impl Outlook {
             row_of("warning", &self.warnings),
             row_of("missing", &missing),
             row_of("own losses", &self.own_losses),
+            row_of("note", &self.notes),
             upgrade,
         ]
         .concat()
@@ -259,6 +264,14 @@ fn own_losses(profile: &Profile, handed: bool) -> Vec<String> {
     lines.map(|line| format!("{}: {}", line.title, plain(line.caveat))).collect()
 }
 
+/// What the documentation says of its only command line. Of several it may be another that is meant.
+fn note(profile: &Profile, handed: bool) -> Option<String> {
+    let mut lines = profile.lines.iter().filter(|line| line.command.starts_with("-b") == handed);
+    let (line, other) = (lines.next()?, lines.next());
+    let elsewhere = line.caveat.is_empty() || line.caveat.starts_with("see [");
+    (other.is_none() && !line.loses && !elsewhere).then(|| plain(line.caveat))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,6 +294,15 @@ mod tests {
         assert!(
             lacks_sockets(way(&never, false), false, never.unadoptable).unwrap().contains("--adopt=never")
         );
+    }
+
+    #[test]
+    fn what_is_known_of_the_only_line_is_a_note() {
+        let noted = |name: &str, handed| note(crate::profiles::named(name).unwrap(), handed);
+        assert!(noted("memcached", false).is_some_and(|note| note.contains("empty cache")));
+        assert_eq!(noted("memcached", true), None);
+        assert_eq!(noted("redis-server", false), None, "it is among its losses");
+        assert_eq!(noted("nginx", false), None, "it only leads to a page");
     }
 
     #[test]
