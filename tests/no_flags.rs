@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Scene, Signal, Wrapper, binary, host, says, tool, who};
+use common::{Scene, Signal, Wrapper, binary, host, says, tool, until, who};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -313,4 +315,30 @@ fn a_release_that_refuses_what_its_profile_adds_is_told_so() {
         upgrade(&scene);
         wrapper.stop();
     }
+}
+
+/// Each of them listens before it exits, and none is ready.
+#[test]
+fn workers_that_crash_again_and_again_leave_nothing_open() {
+    let (scene, host) = (Scene::new(), host());
+    let server = SERVER.replace("while True:", "if os.path.exists('bad'): sys.exit(3)\nwhile True:");
+    fs::write(scene.path("server.py"), server).expect("it is ours");
+    let wrapper =
+        scene.start_command(&["--ack", "notify,listen", "--soak", "1ms"], &["python3", "server.py", &host]);
+    wrapper.log.wait(&says::ready(1));
+    let listeners_of_calls = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", wrapper.pid)).expect("it lives").flatten();
+        let links = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        links.filter(|link| link.to_string_lossy().contains("seccomp")).count()
+    };
+    assert_eq!(listeners_of_calls(), 1);
+    fs::write(scene.path("bad"), "").expect("it is ours");
+    let worker = wrapper.children()[0].0;
+    kill(Pid::from_raw(worker), Signal::SIGKILL).expect("it is ours");
+    wrapper.log.wait_nth("generation 1: pid * exited with status 3", 4);
+    until("at most the last one's is open", || listeners_of_calls() <= 1);
+    fs::remove_file(scene.path("bad")).expect("it is there");
+    wrapper.log.wait_nth("generation 1: ready after", 2);
+    assert_eq!(who(&format!("{host}:8000")), "generation=1\n");
+    wrapper.stop();
 }

@@ -38,7 +38,7 @@ impl Adopt {
         self.drop_empty_groups();
         self.looks.begin(self.now);
         if self.workers.get(&id).is_some_and(|worker| worker.deserted) {
-            self.remove_deserted(id);
+            self.remove_deserted();
         }
     }
 
@@ -48,22 +48,21 @@ impl Adopt {
         // Its process may have been replaced by another one since.
         worker.deserted = seccomp::has_ended(worker.calls.as_fd());
         if worker.gone && worker.deserted {
-            self.remove_deserted(id);
+            self.remove_deserted();
         }
     }
 
-    /// Removes a worker of which no process is left, unless its socket is kept.
-    fn remove_deserted(&mut self, id: WorkerId) {
+    /// Removes the workers of which no process is left, unless their socket is kept.
+    fn remove_deserted(&mut self) {
         let strangers: BTreeSet<Key> =
             self.groups.keys().filter(|key| self.stranger(key).is_some()).cloned().collect();
         for (_, group) in self.groups.iter_mut().filter(|(key, _)| !strangers.contains(key)) {
             report(group.remove_tombstones(), "close the socket of an old worker");
         }
         self.drop_empty_groups();
-        let served = self.groups.values().any(|group| group.serving() == Some(id));
-        if !served {
-            self.workers.remove(&id);
-        }
+        // Also those before it whose socket it had got: one that crashes before it is ready replaces nobody.
+        let served: BTreeSet<WorkerId> = self.groups.values().filter_map(Group::serving).collect();
+        self.workers.retain(|id, worker| served.contains(id) || !worker.gone || !worker.deserted);
     }
 
     /// Removes the sockets of a worker.

@@ -76,6 +76,21 @@ pub fn missing(program: &Path) -> String {
     }
 }
 
+/// Why execve(2) is certain to refuse a program that is there, as far as its first bytes tell: they are no
+/// program's, or the file that they name is missing. What somebody has taught the kernel (binfmt_misc) is
+/// not looked at.
+pub fn fault(program: &Path) -> Option<String> {
+    let mut head = Vec::new();
+    File::open(program).and_then(|file| file.take(4).read_to_end(&mut head)).ok()?;
+    match interpreter(program) {
+        Some(name) if !name.is_empty() => {
+            (!Path::new(&OsString::from_vec(name)).exists()).then(|| missing(program))
+        }
+        Some(_) => Some(unknown_format(program)),
+        None => (head != b"\x7fELF").then(|| unknown_format(program)),
+    }
+}
+
 /// The interpreter of a script, or the loader of a native program (PT_INTERP of elf(5)); None if the
 /// file cannot be read, or is another one.
 fn interpreter(program: &Path) -> Option<Vec<u8>> {
@@ -124,10 +139,17 @@ mod tests {
         assert_eq!(read(b"#!/bin/sh\r\nexit"), Some("/bin/sh\r".into()));
         assert!(missing(&file).contains("ends with a carriage return"), "{}", missing(&file));
         assert_eq!(read(b"exit 0"), None);
+        assert!(fault(&file).is_some_and(|why| why.starts_with("a script begins with #!")));
         assert_eq!(read(b""), None);
+        assert_eq!(fault(&file).as_deref(), Some("the file is empty"));
+        assert_eq!(read(b"#!/non/sh\n"), Some("/non/sh".into()));
+        assert!(fault(&file).is_some_and(|why| why.contains("its interpreter /non/sh is missing")));
+        assert_eq!(read(b"#!/bin/sh\n").and(fault(&file)), None);
         // This program is dynamically linked, or static and without a loader.
         let own = fs::read(std::env::current_exe().unwrap()).unwrap();
-        if let Some(loader) = read(&own) {
+        let whole = read(&own);
+        assert_eq!(fault(&file), None);
+        if let Some(loader) = whole {
             assert!(loader.starts_with("/lib"), "{loader}");
             for cut in [5, 30, 63, 64, 100, 600] {
                 read(&own[..cut]);

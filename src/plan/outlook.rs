@@ -5,7 +5,7 @@ use crate::config::signals::name;
 use crate::config::{Applied, Config};
 use crate::doctor::{Check, missing_for};
 use crate::error::reason;
-use crate::launch::{InheritedContext, LaunchSpec};
+use crate::launch::{InheritedContext, LaunchSpec, interpreter};
 use crate::profiles::{Profile, Warning, advice, plain, quote};
 use crate::supervisor::obstacle;
 use crate::sys::identity::find_identity;
@@ -185,7 +185,10 @@ fn program(config: &Config, surroundings: &InheritedContext) -> Result<String, S
         Ok(file) if file.permissions().mode() & 0o111 == 0 => {
             Err(format!("cannot execute '{program}': its mode does not allow that (chmod +x)"))
         }
-        Ok(_) => Ok(program),
+        Ok(_) => match interpreter::fault(spec.program()) {
+            Some(why) => Err(format!("cannot execute '{program}': {why}")),
+            None => Ok(program),
+        },
     }
 }
 

@@ -159,6 +159,9 @@ fn log_startup(config: &Config, listeners: &Listeners, directory: &Path) {
                 "no listener is held or handed over (give one with -b; what the server binds is adopted where it is one worker: leave -n and --surge out)"
             )
         }
+        None if listeners.is_empty() && config.unadoptable => {
+            info!("no listener is held or handed over (give one with -b)");
+        }
         None if listeners.is_empty() => info!(
             "no listener is held or handed over (give one with -b, or have what the server binds adopted: --adopt)"
         ),
