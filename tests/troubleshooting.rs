@@ -42,7 +42,8 @@ const NOT_FOR_THE_PAGE: [(&str, &[&str]); 7] = [
     (
         "what profiles prints",
         &[
-            "by no name: --profile",
+            "by no name: what it runs is a program of your own",
+            "as the lines below show",
             "takes no socket, as far as is known: leave -b out",
             "; left out if the server refuses it",
             "graceful-run --profile none",
