@@ -230,8 +230,7 @@ fn said_of(name: &str, args: &[&str]) -> String {
     let puppet = scene.puppet();
     let program = scene.puppet_copy(name);
     let command = [&[program.to_string_lossy().into_owned()], &puppet[1..]].concat();
-    // Its profile would add arguments, which a puppet does not know.
-    let args = [&["--ack", "auto,timer:50ms", "--profile", "none"], args].concat();
+    let args = [&["--ack", "auto,timer:50ms"], args].concat();
     let wrapper = scene.start_command(&args, &command);
     let line = wrapper.log.wait(&says::ready_by(1, "timer"));
     wrapper.stop();
@@ -241,16 +240,18 @@ fn said_of(name: &str, args: &[&str]) -> String {
 #[test]
 fn the_timer_says_what_may_be_wrong_with_the_listeners() {
     let bound = ["-b", "127.0.0.1:0"];
-    let nginx = [&bound[..], &["--export", "nginx"]].concat();
+    let unicorn = [&bound[..], &["--export", "unicorn"]].concat();
+    let other = [&bound[..], &["--export", "einhorn"]].concat();
     let exactly = "(does it listen on exactly the addresses of -b? does it use the sockets that it is given? see --export, or leave -b out if it binds its own)";
-    let line = said_of("nginx", &bound);
-    assert!(line.ends_with(" (nginx takes its sockets by --export nginx)"), "{line}");
-    for (name, options) in [("nginx", &nginx[..]), ("server", &bound)] {
+    let line = said_of("unicorn", &other);
+    assert!(line.ends_with(" (unicorn takes its sockets by --export unicorn)"), "{line}");
+    let none = [&other[..], &["--profile", "none"]].concat();
+    for (name, options) in [("unicorn", &unicorn[..]), ("unicorn", &none), ("server", &bound)] {
         let line = said_of(name, options);
         assert!(line.ends_with(exactly), "{line}");
     }
     for without in [&["--adopt=never"][..], &["--follow", "USR2"]] {
-        let line = said_of("nginx", without);
+        let line = said_of("unicorn", without);
         assert!(line.ends_with("the program gave no sign"), "{line}");
     }
 }

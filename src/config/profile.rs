@@ -66,10 +66,11 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
         left_out: None,
     };
     let is_module = profiles::is_module(&cli.command, program);
-    let looked = || at.is_some() && !is_module && is_wrapper(&cli.command[program], cli.chdir.as_deref());
+    let looked =
+        || at.is_some() && !is_module && is_wrapper(&cli.command[program], cli.chdir.as_deref(), &cli.env);
     if cli.profile.is_none() && situation.left_out.unwrap_or_else(looked) {
         let word = cli.command[program].to_string_lossy();
-        applied.left_out = Some(format!("{word} is a script of the shell"));
+        applied.left_out = Some(format!("{word} is a script of the shell, or busybox"));
         return Ok(Some(applied));
     }
     if known.is_none_or(|known| known.profile != profile) {

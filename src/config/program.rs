@@ -22,18 +22,27 @@ pub(super) fn relative(profile: &Profile, command: &[OsString]) -> Option<String
 /// Scripts of official images, and of Erlang, that execute their server.
 const EXECUTE: [&str; 3] = ["httpd-foreground", "apache2-foreground", "erl"];
 
-/// Whether this is a script of the shell that happens to have the name of a server. Version managers
-/// and package managers have such scripts too, which pass everything on.
-pub(super) fn is_wrapper(program: &OsStr, chdir: Option<&Path>) -> bool {
+/// Whether this is a script of the shell that happens to have the name of a server, or busybox. Version
+/// managers and package managers have such scripts too, which pass everything on. `env`: what --env sets.
+pub(super) fn is_wrapper(program: &OsStr, chdir: Option<&Path>, env: &[OsString]) -> bool {
     let named = Path::new(program);
     let path = match program.to_string_lossy().contains('/') {
         true => Some(chdir.map_or_else(PathBuf::new, Path::to_owned).join(named)),
-        false => which::which(program).ok(),
+        false => {
+            let given = env.iter().rev().find_map(|pair| pair.to_str()?.strip_prefix("PATH="));
+            let path = given.map(OsString::from).or_else(|| std::env::var_os("PATH"));
+            which::which_in_global(program, path).ok().and_then(|mut found| found.next())
+        }
     };
     let Some(path) = path else { return false };
     let directory = path.parent().and_then(Path::file_name);
     if directory.is_some_and(|name| name == "shims" || name == ".bin") {
         return false;
+    }
+    // One program of many names, whose options are others.
+    let real = std::fs::canonicalize(&path).ok();
+    if real.as_deref().and_then(Path::file_name).is_some_and(|name| name == "busybox" || name == "toybox") {
+        return true;
     }
     if path.file_name().is_some_and(|name| EXECUTE.iter().any(|known| name == *known)) {
         return false;

@@ -104,6 +104,7 @@ impl Outlook {
             Some(advice) => warnings.push(advice.text),
             None => {}
         }
+        warnings.extend(profile.filter(|_| way != Way::StopFirst).and_then(|it| only_one(it, &config)));
         warnings.retain(|warning| !reasons.contains(warning));
         Outlook {
             version: 1,
@@ -262,6 +263,20 @@ fn leaves_us(applied: &Applied) -> Option<String> {
     Some(format!("it goes into the background: write {missing} in its script"))
 }
 
+/// There can be one of it only, and the command gives nothing of its own to each generation. Whether a
+/// file that it names does is not looked at.
+fn only_one(profile: &Profile, config: &Config) -> Option<String> {
+    let arguments: Vec<String> =
+        config.worker.command.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let alone = !profile.only_one.is_empty() && !profile.is_apart(&arguments, &[]);
+    alone.then(|| {
+        format!(
+            "each generation of {} needs {} of its own, or an upgrade is refused: graceful-run profiles {} has a command line",
+            profile.name, profile.only_one, profile.name
+        )
+    })
+}
+
 fn own_losses(profile: &Profile, handed: bool) -> Vec<String> {
     let lines = profile.lines.iter().filter(|line| line.loses && line.command.starts_with("-b") == handed);
     lines.map(|line| format!("{}: {}", line.title, plain(line.caveat))).collect()
@@ -306,6 +321,20 @@ mod tests {
         assert_eq!(noted("memcached", true), None);
         assert_eq!(noted("redis-server", false), None, "it is among its losses");
         assert_eq!(noted("nginx", false), None, "it only leads to a page");
+    }
+
+    #[test]
+    fn one_that_there_can_be_one_of_is_told_of() {
+        let told = |arguments: &[&str]| {
+            let words = ["graceful-run", "--"].iter().chain(arguments);
+            let config = Config::new(Cli::parse_from(words), true, Situation::default(), &|_| false).unwrap();
+            only_one(crate::profiles::named("apache2").unwrap(), &config)
+        };
+        assert!(
+            told(&["apache2", "-f", "a.conf"]).is_some_and(|it| it.contains("a PidFile (-c 'PidFile …')"))
+        );
+        let own = "exec apache2 -c \"PidFile run/$GRACEFUL_RUN_GENERATION.pid\"";
+        assert_eq!(told(&["sh", "-c", own]), None);
     }
 
     #[test]

@@ -43,6 +43,9 @@ fn behind(words: &[OsString], directory: &Path, handed: bool) -> Option<Advice> 
     if before.clone().any(|word| word == "runuser") {
         return Some(runuser(handed));
     }
+    if before.clone().any(|word| word == "setsid") {
+        return Some(setsid());
+    }
     let takes_them = words.iter().any(|word| word == "here");
     if handed && !takes_them && before.clone().any(|word| word == "uv" || word == "uvx") {
         return Some(uv(words));
@@ -83,6 +86,15 @@ fn uv(words: &[OsString]) -> Advice {
     Advice {
         text: "uv stays in front of the server, and LISTEN_PID names uv: a server that compares it takes no socket (write graceful-run here -- behind uv run, or leave -b out)".into(),
         loses: !by_number,
+    }
+}
+
+/// A worker leads its process group, and its leader can begin no session (setsid(2)): setsid(1) starts the
+/// server as a child, and leaves it.
+fn setsid() -> Advice {
+    Advice {
+        text: "setsid starts the server as a child and ends: leave setsid out, each worker leads a process group of its own".into(),
+        loses: true,
     }
 }
 
@@ -202,6 +214,12 @@ mod tests {
         assert!(of(&by_number, true).is_some_and(|advice| !advice.loses));
         assert_eq!(of(&by_number, false), None);
         assert_eq!(of(&["uv", "run", "graceful-run", "here", "--", "gunicorn", "wsgi"], true), None);
+    }
+
+    #[test]
+    fn setsid_leaves_the_server() {
+        let line = ["setsid", "nginx"].map(OsString::from);
+        assert!(advice(&line, Path::new("."), false).is_some_and(|advice| advice.loses));
     }
 
     #[test]

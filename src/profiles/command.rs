@@ -34,8 +34,28 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-pub(super) fn words_of(script: &str) -> impl Iterator<Item = &str> {
-    script.split_whitespace().skip(1)
+/// The words behind `exec`, as a shell splits them; what it expands is left as it is written.
+pub(super) fn words_of(script: &str) -> Vec<String> {
+    let (mut words, mut quote, mut begun) = (vec![String::new()], None, false);
+    for c in script.chars() {
+        match (c, quote) {
+            ('\'' | '"', None) => (quote, begun) = (Some(c), true),
+            (_, Some(open)) if c == open => quote = None,
+            (c, None) if c.is_whitespace() => {
+                if std::mem::take(&mut begun) {
+                    words.push(String::new());
+                }
+            }
+            _ => {
+                begun = true;
+                words.last_mut().expect("there is one").push(c);
+            }
+        }
+    }
+    if !begun {
+        words.pop();
+    }
+    words.into_iter().skip(1).collect()
 }
 
 #[cfg(test)]
@@ -44,6 +64,13 @@ mod tests {
 
     fn words(line: &[&str]) -> Vec<OsString> {
         line.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_words_of_a_script_are_those_of_the_shell() {
+        let script = "exec  env TITLE=\"my redis-server\" ./server -g 'pid a;' '' \n";
+        assert_eq!(words_of(script), ["env", "TITLE=my redis-server", "./server", "-g", "pid a;", ""]);
+        assert_eq!(words_of("exec"), [""; 0]);
     }
 
     #[test]

@@ -89,7 +89,8 @@ impl Profile {
         let is = &self.recognise;
         let modules = is.modules.iter().map(|module| format!("python -m {module}"));
         let jars = is.jars.iter().map(|jar| format!("java -jar {jar}"));
-        let names = is.programs.iter().chain(is.scripts).map(ToString::to_string);
+        let scripts = is.scripts.iter().filter(|name| !is.programs.contains(name));
+        let names = is.programs.iter().chain(scripts).map(ToString::to_string);
         let first = is.first.iter().map(|word| format!(" {word}")).collect::<String>();
         let mut recognised: Vec<String> =
             names.chain(modules).chain(jars).map(|name| format!("{name}{first}")).collect();

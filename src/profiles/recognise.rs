@@ -9,7 +9,7 @@ use super::command::{script, words_of};
 use super::hints::is_shell;
 use super::known;
 use super::launcher::program_at;
-use super::profile::{Profile, Recognise};
+use super::profile::{Profile, Recognise, matches};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
@@ -60,7 +60,7 @@ pub fn arguments(command: &[OsString], at: Option<usize>) -> Vec<String> {
 /// The words of the command that the script of a shell executes; of another command line its own.
 pub fn words_behind(command: &[OsString]) -> Vec<String> {
     match script(command) {
-        Some((_, text)) => words_of(text).map(|word| word.trim_matches(['\'', '"']).into()).collect(),
+        Some((_, text)) => words_of(text),
         None => words(command),
     }
 }
@@ -94,7 +94,7 @@ fn find_words(words: &[String]) -> Option<Found> {
     let arguments = at + 1 + used;
     let is_other = words[arguments.min(words.len())..]
         .iter()
-        .any(|word| profile.recognise.never.contains(&word.as_str()));
+        .any(|word| profile.recognise.never.iter().any(|never| matches(never, word)));
     let lacks = profile.recognise.needs.iter().any(|need| !rest.iter().any(|word| word == need));
     (!is_other && !lacks).then_some(Found {
         profile,
@@ -126,15 +126,9 @@ fn by_program(word: &str, rest: &[String], with_words: bool) -> Option<(&'static
 /// What an interpreter runs: a module, a script or a jar.
 fn behind_interpreter(program: &str, rest: &[String]) -> Option<(&'static Profile, usize)> {
     let plain = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    let with_value: &[&str] = match plain {
-        "python" | "pypy" => &["-W", "-X"],
-        "node" | "nodejs" => &["-r", "--require", "--import", "--loader", "--experimental-loader"],
-        "ruby" | "perl" => &["-I", "-r", "-C", "-E"],
-        "php" => &["-d", "-c"],
-        "java" => &["-cp", "-classpath", "--class-path", "-p", "--module-path"],
-        "bun" | "deno" => &[],
-        _ => return None,
-    };
+    if !is_interpreter(program) {
+        return None;
+    }
     let is_python = matches!(plain, "python" | "pypy");
     let mut at = 0;
     while let Some(word) = rest.get(at).filter(|word| word.starts_with('-') && word.len() > 1) {
@@ -152,7 +146,7 @@ fn behind_interpreter(program: &str, rest: &[String]) -> Option<(&'static Profil
                 let is_it = |profile: &&Profile| profile.recognise.jars.iter().any(|it| is_like(it, jar));
                 return known::all().iter().find(is_it).map(|profile| (profile, at + 2));
             }
-            _ => at += if with_value.contains(&word.as_str()) { 2 } else { 1 },
+            _ => at += words_of_option(plain, word)?,
         }
     }
     // A script without a directory is one of the working directory.
@@ -161,10 +155,68 @@ fn behind_interpreter(program: &str, rest: &[String]) -> Option<(&'static Profil
     let after = &rest[at + 1..];
     let is_it = |profile: &&Profile| {
         let is = &profile.recognise;
-        let named = is.scripts.contains(&script) || is.programs.iter().any(|it| is_name(it, script));
-        named && (is_found || !is.generic) && begins(after, is)
+        is.scripts.iter().any(|it| is_name(it, script)) && (is_found || !is.generic) && begins(after, is)
     };
     known::all().iter().find(is_it).map(|profile| (profile, at + 1 + profile.recognise.first.len()))
+}
+
+/// How many words this option of the interpreter takes. None if that is not known: the next word could be
+/// its value, and no script.
+fn words_of_option(interpreter: &str, word: &str) -> Option<usize> {
+    let (valued, plain): (&[&str], &[&str]) = match interpreter {
+        "python" | "pypy" => (&["-W", "-X"], &["-*"]),
+        "node" | "nodejs" => (
+            &["-r", "--require", "--import", "--loader", "--experimental-loader", "-C", "--conditions"],
+            &[
+                "--inspect*",
+                "--watch*",
+                "--no-*",
+                "--experimental-*",
+                "--enable-*",
+                "--trace-*",
+                "--harmony*",
+                "--expose-*",
+                "--preserve-symlinks*",
+                "--throw-deprecation",
+                "--use-*",
+                "--abort-*",
+            ],
+        ),
+        "ruby" => (&["-I", "-r", "-C", "-E"], &["-*"]),
+        "perl" => (&["-I"], &["-*"]),
+        "php" => (&["-d", "-c", "-z"], &["-n", "-q", "-C", "-d*"]),
+        "java" => (
+            &[
+                "-cp",
+                "-classpath",
+                "--class-path",
+                "-p",
+                "--module-path",
+                "--add-opens",
+                "--add-exports",
+                "--add-modules",
+                "--add-reads",
+                "--upgrade-module-path",
+            ],
+            &[
+                "-D*",
+                "-X*",
+                "-ea*",
+                "-da*",
+                "-esa",
+                "-server",
+                "-client",
+                "-agentlib*",
+                "-javaagent*",
+                "-verbose*",
+            ],
+        ),
+        _ => (&[], &[]),
+    };
+    if valued.contains(&word) {
+        return Some(2);
+    }
+    (word.contains('=') || plain.iter().any(|pattern| matches(pattern, word))).then_some(1)
 }
 
 fn by_module(module: &str, after: &[String], used: usize) -> Option<(&'static Profile, usize)> {
@@ -284,6 +336,11 @@ mod tests {
             ("thin start", "thin", 2),
             ("ruby /usr/bin/thin start", "thin", 3),
             ("./prometheus", "prometheus", 1),
+            ("perl -T /usr/bin/starman a.psgi", "starman", 3),
+            ("node --inspect=9229 --no-warnings node_modules/vite/bin/vite.js", "vite", 4),
+            ("java --add-opens java.base/java.lang=ALL-UNNAMED -ea -jar jenkins.war", "jenkins", 6),
+            ("ruby -w bin/puma -C p.rb", "puma", 3),
+            ("python3 -OO -X dev /venv/bin/gunicorn wsgi", "gunicorn", 5),
         ] {
             let found = find(&line_of(line)).unwrap_or_else(|| panic!("{line}"));
             assert_eq!((found.profile.name, found.at), (name, Some(at)), "{line}");
@@ -306,6 +363,16 @@ mod tests {
             "java -jar app.jar",
             "flask --app a init-jobs",
             "node server.js",
+            "node ./nginx",
+            "perl nginx",
+            "ruby redis-server",
+            "node --title nginx server.js",
+            "node --title node_modules/.bin/vite server.js",
+            "nginx -tc x",
+            "nginx -qt",
+            "nginx -sreload",
+            "deno serve main.ts",
+            "haproxy -cf h.cfg",
             "env",
             "env -S nginx",
             "./serve",

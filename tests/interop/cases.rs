@@ -180,8 +180,7 @@ fn one_that_daemonises_is_told_of() {
     let prepared = server.prepare(directory.path());
     let mut wrapper = start(&prepared, directory.path());
     let told = wrapper.await_line("our last words", LIMIT, |line| {
-        line.contains("it left processes behind: if it daemonises, run it in the foreground (lighttpd: -D)")
-            .then_some(())
+        line.contains("it left processes behind: if it daemonises, run it in the foreground").then_some(())
     });
     told.unwrap_or_else(|why| panic!("{why}"));
     wrapper.await_end(LIMIT).unwrap_or_else(|why| panic!("{why}"));
