@@ -90,10 +90,10 @@ fn uv(words: &[OsString]) -> Advice {
 }
 
 /// A worker leads its process group, and its leader can begin no session (setsid(2)): setsid(1) starts the
-/// server as a child, and leaves it.
+/// server as a child, and leaves it unless it is told to wait.
 fn setsid() -> Advice {
     Advice {
-        text: "setsid starts the server as a child and ends: leave setsid out, each worker leads a process group of its own".into(),
+        text: "setsid starts the server as a child: leave setsid out, each worker leads a process group of its own".into(),
         loses: true,
     }
 }

@@ -166,7 +166,20 @@ fn words_of_option(interpreter: &str, word: &str) -> Option<usize> {
     let (valued, plain): (&[&str], &[&str]) = match interpreter {
         "python" | "pypy" => (&["-W", "-X"], &["-*"]),
         "node" | "nodejs" => (
-            &["-r", "--require", "--import", "--loader", "--experimental-loader", "-C", "--conditions"],
+            &[
+                "-r",
+                "--require",
+                "--import",
+                "--loader",
+                "--experimental-loader",
+                "-C",
+                "--conditions",
+                "--watch-path",
+                "--inspect-port",
+                "--inspect-publish-uid",
+                "--trace-event-categories",
+                "--trace-event-file-pattern",
+            ],
             &[
                 "--inspect*",
                 "--watch*",
@@ -367,6 +380,7 @@ mod tests {
             "perl nginx",
             "ruby redis-server",
             "node --title nginx server.js",
+            "node --watch-path node_modules/.bin/vite server.js",
             "node --title node_modules/.bin/vite server.js",
             "nginx -tc x",
             "nginx -qt",
