@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Scene, Signal, Wrapper, binary, host, says, tool, until, who};
+use common::{DENY, Scene, Signal, Wrapper, binary, copy, copy_binary, host, says, tool, until, who};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use std::fs;
@@ -152,28 +152,6 @@ fn a_worker_without_sockets_is_ready_by_its_ack() {
     wrapper.stop();
 }
 
-/// Executes a command that may not have netlink sockets, or may not call pidfd_getfd(2).
-const DENY: &str = r"
-import ctypes, os, struct, sys
-libc = ctypes.CDLL(None, use_errno=True)
-socket, getfd = {'x86_64': (41, 438), 'aarch64': (198, 438)}[os.uname().machine]
-def instruction(code, yes, no, k): return struct.pack('HBBI', code, yes, no, k)
-load, equal, end = 0x20, 0x15, 0x06
-allow, error = 0x7fff0000, 0x50000
-EAFNOSUPPORT, EPERM, AF_NETLINK = 97, 1, 16
-program = {
-    'netlink': instruction(load, 0, 0, 0) + instruction(equal, 0, 3, socket) + instruction(load, 0, 0, 16)
-        + instruction(equal, 0, 1, AF_NETLINK) + instruction(end, 0, 0, error | EAFNOSUPPORT),
-    'getfd': instruction(load, 0, 0, 0) + instruction(equal, 0, 1, getfd) + instruction(end, 0, 0, error | EPERM),
-}[sys.argv[1]] + instruction(end, 0, 0, allow)
-code = ctypes.create_string_buffer(program)
-class Program(ctypes.Structure): _fields_ = [('len', ctypes.c_ushort), ('filter', ctypes.c_void_p)]
-filter = Program(len(program) // 8, ctypes.addressof(code))
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-assert libc.prctl(22, 2, ctypes.byref(filter), 0, 0) == 0
-os.execvp(sys.argv[2], sys.argv[2:])
-";
-
 #[test]
 fn where_it_is_forbidden_the_command_runs_without_after_a_warning() {
     let (scene, host) = (Scene::new(), host());
@@ -208,20 +186,15 @@ fn where_it_is_forbidden_the_command_runs_without_after_a_warning() {
     wrapper.stop();
 }
 
-/// By a process of its own: a descriptor that a test beside this one inherits would keep it busy.
-fn copied(from: &Path, to: &Path) {
-    assert!(Command::new("cp").arg(from).arg(to).status().expect("cp").success());
-}
-
 /// graceful-run as another user, with a copy of it that everybody may execute.
 fn as_nobody(scene: &Scene, arguments: &[&str]) -> Option<Wrapper> {
     if !nix::unistd::geteuid().is_root() {
         return None;
     }
-    let copy = scene.path("graceful-run");
-    copied(binary(), &copy);
+    let program = scene.path("graceful-run");
+    copy_binary(&program);
     let mut command = scene.mark(Command::new("setpriv"));
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(copy);
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
     Some(scene.spawn({
         command.arg("--no-socket").args(arguments);
         command
@@ -246,7 +219,7 @@ fn another_user_than_root_is_told_of_no_new_privs() {
 fn a_command_that_needs_privileges_is_left_unadopted() {
     let scene = Scene::new();
     let sleep = scene.path("sleep");
-    copied(Path::new("/bin/sleep"), &sleep);
+    copy("/bin/sleep", &sleep);
     fs::set_permissions(&sleep, fs::Permissions::from_mode(0o2755)).expect("it is ours");
     for (command, how) in [(sleep.to_str().unwrap(), "u+s"), ("sudo", "sudo changes the user")] {
         let Some(wrapper) = as_nobody(&scene, &["--ack", "timer:1ms", "--retry-start", command, "1000"])

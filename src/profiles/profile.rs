@@ -63,7 +63,7 @@ pub struct Recognise {
     pub first: &'static [&'static str],
     /// Words that have to be among its arguments.
     pub needs: &'static [&'static str],
-    /// Words with which it is no server.
+    /// Words with which it is no server; `*` at an end stands for any text.
     pub never: &'static [&'static str],
 }
 

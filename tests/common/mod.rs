@@ -72,12 +72,39 @@ pub fn binary() -> &'static Path {
     &BINARY
 }
 
-/// Copies it. A process of its own does: what another test forks beside us would hold a file that
-/// we write to, which could not be executed then.
+/// Copies it.
 pub fn copy_binary(to: impl AsRef<OsStr>) {
-    let copied = Command::new("cp").arg(binary()).arg(to).status();
-    assert!(copied.expect("cp").success(), "graceful-run is copied");
+    copy(binary(), to);
 }
+
+/// Copies a program. A process of its own does: what another test forks beside us would hold a file
+/// that we write to, which could not be executed then.
+pub fn copy(from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) {
+    let copied = Command::new("cp").arg(from).arg(to).status();
+    assert!(copied.expect("cp").success(), "the program is copied");
+}
+
+/// Executes a command that may not have netlink sockets, or may not call pidfd_getfd(2).
+pub const DENY: &str = r"
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+socket, getfd = {'x86_64': (41, 438), 'aarch64': (198, 438)}[os.uname().machine]
+def instruction(code, yes, no, k): return struct.pack('HBBI', code, yes, no, k)
+load, equal, end = 0x20, 0x15, 0x06
+allow, error = 0x7fff0000, 0x50000
+EAFNOSUPPORT, EPERM, AF_NETLINK = 97, 1, 16
+program = {
+    'netlink': instruction(load, 0, 0, 0) + instruction(equal, 0, 3, socket) + instruction(load, 0, 0, 16)
+        + instruction(equal, 0, 1, AF_NETLINK) + instruction(end, 0, 0, error | EAFNOSUPPORT),
+    'getfd': instruction(load, 0, 0, 0) + instruction(equal, 0, 1, getfd) + instruction(end, 0, 0, error | EPERM),
+}[sys.argv[1]] + instruction(end, 0, 0, allow)
+code = ctypes.create_string_buffer(program)
+class Program(ctypes.Structure): _fields_ = [('len', ctypes.c_ushort), ('filter', ctypes.c_void_p)]
+filter = Program(len(program) // 8, ctypes.addressof(code))
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.byref(filter), 0, 0) == 0
+os.execvp(sys.argv[2], sys.argv[2:])
+";
 
 const BUILT: &str = env!("CARGO_BIN_EXE_graceful-run");
 
