@@ -60,9 +60,13 @@ impl Adopt {
             report(group.remove_tombstones(), "close the socket of an old worker");
         }
         self.drop_empty_groups();
-        // Also those before it whose socket it had got: one that crashes before it is ready replaces nobody.
-        let served: BTreeSet<WorkerId> = self.groups.values().filter_map(Group::serving).collect();
-        self.workers.retain(|id, worker| served.contains(id) || !worker.gone || !worker.deserted);
+        // Also those before it whose sockets it had got: one that crashes before it is ready replaces
+        // nobody. Sockets that nobody has got yet still wait for the next one.
+        let owners = |group: &Group| -> Vec<WorkerId> {
+            group.serving().into_iter().chain(group.owned().map(|(owner, ..)| owner)).collect()
+        };
+        let kept: BTreeSet<WorkerId> = self.groups.values().flat_map(owners).collect();
+        self.workers.retain(|id, worker| kept.contains(id) || !worker.gone || !worker.deserted);
     }
 
     /// Removes the sockets of a worker.
