@@ -40,7 +40,8 @@ impl Situation {
 /// Applies the profile that `--profile` names, or that the command is known by.
 ///
 /// # Errors
-/// [`Error::Usage`] for a name that there is not.
+/// [`Error::Usage`] for a name that there is not, and for several workers of a server of which there can
+/// be one.
 pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applied>, Error> {
     let known = profiles::find(&cli.command);
     let found = match cli.profile.as_deref() {
@@ -91,6 +92,12 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
         applied.warnings.push("it binds its own sockets and takes none from us: leave -b out".into());
     }
     let follows = cli.follow.is_some();
+    if way.is_some_and(|way| way.stop_first) && cli.workers > 1 {
+        return Err(Error::Usage(format!(
+            "-n {}: there can be one {} at a time, as its data is not shared (leave -n out; --profile none starts them all the same)",
+            cli.workers, profile.name
+        )));
+    }
     if let Some(way) = way {
         options(way, handed, cli, &mut applied);
     }
@@ -329,6 +336,22 @@ mod tests {
             let (applied, _) = applied(arguments, Situation::default());
             let warnings = applied.unwrap().warnings;
             assert_eq!(warnings.len(), usize::from(is_told), "{arguments:?}: {warnings:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_with_data_of_its_own_is_not_run_several_times() {
+        for (arguments, is_refused) in [
+            (&["-n", "3", "redis-server"][..], true),
+            (&["--adopt", "-n", "3", "redis-server"], true),
+            (&["-n", "3", "--profile", "none", "redis-server"], false),
+            (&["-n", "1", "redis-server"], false),
+            (&["-n", "3", "nginx"], false),
+        ] {
+            let mut cli = Cli::parse_from(["graceful-run"].iter().chain(arguments));
+            let refused = apply(&mut cli, Situation::default()).err().map(|why| why.to_string());
+            let told = refused.as_ref().is_some_and(|why| why.contains("one redis-server at a time"));
+            assert_eq!((refused.is_some(), told), (is_refused, is_refused), "{arguments:?}: {refused:?}");
         }
     }
 
