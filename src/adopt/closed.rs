@@ -13,6 +13,7 @@ use crate::core::event::{Time, WorkerId};
 use crate::sys::{fd, held, steering, tree};
 use log::info;
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// An address that is opened after its worker was ready counts for the replacement if it has been
@@ -119,9 +120,11 @@ impl Adopt {
         if !stat.is_some_and(|stat| stat.is_live() && !stat.exiting) {
             return;
         }
-        for key in self.shared.update(&unseen, &held) {
+        for (key, last) in self.shared.update(&unseen, &held) {
             self.serving.into_iter().for_each(|id| self.has_closed(id, &key));
+            Adopt::remove_path(&key, &last);
         }
+        self.update_names();
     }
 
     /// Whether it is closed for good, where nobody holds it now.
@@ -240,6 +243,9 @@ impl Adopt {
             if let Some(copy) = listener.copy().filter(|_| lives(id)) {
                 let _ = arrivals.arm(copy);
             }
+        }
+        for (_, socket) in self.shared.unix() {
+            let _ = arrivals.arm(socket.fd.as_fd());
         }
     }
 }

@@ -17,8 +17,11 @@ mod ended;
 pub mod group;
 pub(crate) mod key;
 mod listener;
+mod local;
 mod looks;
+mod names;
 mod probing;
+mod removal;
 mod replace;
 mod saved;
 mod shared;
@@ -31,6 +34,7 @@ mod syscalls;
 mod unix;
 mod waiting;
 
+pub use names::Names;
 pub use saved::Saved;
 pub use status::Shown;
 
@@ -46,11 +50,13 @@ use log::warn;
 use looks::Looks;
 use nix::unistd::Pid;
 use shared::Shared;
+use socket2::SockRef;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// The pause between inspections of a worker that was to drain and serves again.
 const SERVES_AGAIN: Duration = Duration::from_millis(250);
@@ -90,6 +96,8 @@ pub struct Adopt {
     stopping: bool,
     /// The unix sockets of the last worker that served by nothing else.
     unix: BTreeSet<PathBuf>,
+    /// The names of the files of shared unix sockets.
+    names: Arc<Names>,
     /// A worker was found to connect to its own address before it binds it: connect(2) of the workers
     /// after it is received.
     looks_first: bool,
@@ -102,6 +110,8 @@ struct Adopted {
     calls: Arc<OwnedFd>,
     /// Its own process.
     root: Pid,
+    /// When it was started, in nanoseconds since the epoch; 0 if that is not known.
+    opened: u64,
     /// The ports that it has asked for. Any other port that it listens on was chosen by the
     /// kernel.
     ports: BTreeSet<u16>,
@@ -114,7 +124,7 @@ struct Adopted {
     others: BTreeSet<Key>,
     /// The same at ports that the kernel has chosen, which are never adopted, for people.
     elsewhere: BTreeSet<String>,
-    /// The paths of the unix sockets on which it listens, which are never adopted.
+    /// The paths of the unix sockets on which it listens that are not adopted.
     unix: BTreeSet<PathBuf>,
     /// It serves by them alone.
     unix_alone: bool,
@@ -168,6 +178,7 @@ impl Adopt {
             now: Time::ZERO,
             stopping: false,
             unix: BTreeSet::new(),
+            names: Arc::default(),
             looks_first: false,
         }
     }
@@ -178,6 +189,7 @@ impl Adopt {
         let worker = Adopted {
             calls,
             root,
+            opened: UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos() as u64),
             ports: BTreeSet::new(),
             listens: BTreeSet::new(),
             inherited: BTreeMap::new(),
@@ -253,6 +265,8 @@ impl Adopt {
         for key in self.shared.share_new(id, root) {
             self.remove_address(id, &key);
         }
+        self.update_names();
+        self.arm_all();
         if lone {
             self.serves(id);
             for group in self.groups.values_mut() {
@@ -359,7 +373,11 @@ impl Adopt {
     pub fn stop(&mut self) {
         self.stopping = true;
         self.groups.clear();
+        for (key, sockets) in &self.shared.sockets {
+            Adopt::remove_path(key, sockets);
+        }
         self.shared.clear();
+        self.update_names();
     }
 
     /// The listeners and ports at which connections come in.
@@ -367,15 +385,22 @@ impl Adopt {
         let mut listen_ports = ListenPorts::default();
         for (key, group) in &self.groups {
             listen_ports.listeners.extend(group.inodes());
-            listen_ports.add_tcp(key.address);
+            key.address.inet().into_iter().for_each(|address| listen_ports.add_tcp(address));
         }
         for (key, inode) in self.shared.all() {
             listen_ports.listeners.insert(inode);
             if key.transport == Transport::Stream {
-                listen_ports.add_tcp(key.address);
+                key.address.inet().into_iter().for_each(|address| listen_ports.add_tcp(address));
             }
         }
+        let unix = self.shared.unix().filter_map(|(_, socket)| unix_name(socket.fd.as_fd()));
+        listen_ports.unix_names.extend(unix);
         listen_ports
+    }
+
+    /// The names of the files that matter, for the threads that receive calls.
+    pub fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names)
     }
 
     /// Where connections are noticed.
@@ -408,6 +433,14 @@ impl Adopt {
 fn without_pids(line: &str) -> impl Iterator<Item = &str> {
     let mut before = "";
     line.split(' ').filter(move |word| std::mem::replace(&mut before, word) != "pid")
+}
+
+/// The name of a unix socket, as getsockname(2) has it: connections that it accepts have the same.
+fn unix_name(socket: BorrowedFd<'_>) -> Option<Vec<u8>> {
+    let address = SockRef::from(&socket).local_addr().ok()?;
+    let path = || address.as_pathname().map(|path| path.as_os_str().as_bytes().to_vec());
+    let name = address.as_abstract_namespace().map(|name| [b"\0", name].concat());
+    name.or_else(path)
 }
 
 /// Any socket of our network namespace.

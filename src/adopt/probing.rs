@@ -132,7 +132,8 @@ fn reached(address: SocketAddr, keys: &[Key]) -> Option<Key> {
 
 /// Whether a connection to `address` reaches the socket that is bound to `key`.
 fn leads_to(address: SocketAddr, key: &Key) -> bool {
-    let own = key.address.ip().to_canonical();
+    let Some(at) = key.address.inet() else { return false };
+    let own = at.ip().to_canonical();
     let ip = match address.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -142,7 +143,7 @@ fn leads_to(address: SocketAddr, key: &Key) -> bool {
         true => (own.is_ipv4() == ip.is_ipv4() || own.is_ipv6() && !key.v6only) && is_ours(ip),
         false => own == ip,
     };
-    address.port() == key.address.port() && reaches
+    address.port() == at.port() && reaches
 }
 
 /// Whether it is an address of this machine.
@@ -152,13 +153,14 @@ fn is_ours(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::key::Address;
     use super::*;
 
     #[test]
     fn a_connection_leads_to_the_address_that_it_reaches() {
         let key = |address: &str, v6only| Key {
             transport: Transport::Stream,
-            address: address.parse().expect("an address"),
+            address: Address::Inet(address.parse().expect("an address")),
             v6only,
             device: Vec::new(),
         };

@@ -10,6 +10,7 @@ use super::{Adopt, Adopted, Group};
 use crate::config;
 use crate::core::event::{Time, WorkerId};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
+use crate::sys::caller_path::FileId;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +57,10 @@ struct SavedSocket {
     inode: u64,
     ours: bool,
     holder: Option<(i32, i32)>,
+    #[serde(default)]
+    file: Option<FileId>,
+    #[serde(default)]
+    is_unlinked: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,6 +73,8 @@ struct SavedWorker {
     early: Vec<Key>,
     late: Vec<(Key, Time)>,
     inherited: Vec<(Key, u64)>,
+    #[serde(default)]
+    opened: u64,
     #[serde(default)]
     unix: BTreeSet<PathBuf>,
     #[serde(default)]
@@ -102,7 +109,8 @@ impl Saved {
         for (key, sockets) in &adopt.shared.sockets {
             let save = |socket: &Socket| {
                 let (inode, ours, holder) = (socket.inode, socket.ours, numbers(socket.holder));
-                Ok(SavedSocket { fd: transfer.add(&socket.fd)?, inode, ours, holder })
+                let (file, is_unlinked) = (socket.file, socket.is_unlinked);
+                Ok(SavedSocket { fd: transfer.add(&socket.fd)?, inode, ours, holder, file, is_unlinked })
             };
             shared.push((key.clone(), sockets.iter().map(save).collect::<io::Result<Vec<_>>>()?));
         }
@@ -118,6 +126,7 @@ impl Saved {
                 late: worker.late.iter().map(|(key, &opened)| (key.clone(), opened)).collect(),
                 stop_sent: worker.stop_sent,
                 inherited: worker.inherited.iter().map(|(key, &inode)| (key.clone(), inode)).collect(),
+                opened: worker.opened,
                 unix: worker.unix.clone(),
                 unix_alone: worker.unix_alone,
                 socketless: worker.socketless,
@@ -139,7 +148,7 @@ impl Saved {
     pub fn restore(self, config: config::Adopt, fds: &mut InheritedFds, now: Time) -> Adopt {
         let groups = self.groups.into_iter().map(|saved| {
             let members = saved.members.into_iter();
-            let address = saved.key.address;
+            let address = saved.key.address.inet();
             let members = members.map(|SavedMember { copy, inode, holder, worker }| {
                 let copy = copy.map(|copy| fds.take(copy));
                 (Listener::new(copy, inode, address, holder_of(holder)), inode, worker)
@@ -150,11 +159,13 @@ impl Saved {
         let groups: BTreeMap<Key, Group> = groups.collect();
         let ports: BTreeSet<u16> = groups.keys().map(|key| key.address.port()).collect();
         let sockets = self.shared.into_iter().map(|(key, sockets)| {
-            let restore = |SavedSocket { fd, inode, ours, holder }| Socket {
+            let restore = |SavedSocket { fd, inode, ours, holder, file, is_unlinked }| Socket {
                 fd: fds.take(fd),
                 inode,
                 ours,
                 holder: holder_of(holder),
+                file,
+                is_unlinked,
             };
             (key, sockets.into_iter().map(restore).collect())
         });
@@ -179,6 +190,7 @@ impl Saved {
                 found_taken: None,
                 others: BTreeSet::new(),
                 elsewhere: BTreeSet::new(),
+                opened: saved.opened,
                 unix: saved.unix,
                 unix_alone: saved.unix_alone,
                 socketless: saved.socketless,
@@ -205,9 +217,11 @@ impl Saved {
             now,
             stopping: false,
             unix: self.served_by,
+            names: Arc::default(),
             looks_first: self.looks_first,
         };
         adopt.arm_all();
+        adopt.update_names();
         adopt
     }
 }

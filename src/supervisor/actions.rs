@@ -8,7 +8,7 @@ use crate::core::event::{Action, Event, Generation, Request, WorkerId};
 use crate::core::policy::FIRST_DRAIN_CHECK;
 use crate::dialect::Dialect;
 use crate::launch::Refused;
-use crate::sys::seccomp::Filter;
+use crate::sys::seccomp::{Filter, Received};
 use log::warn;
 use nix::sys::signal::{Signal, raise};
 
@@ -142,8 +142,8 @@ impl EventLoop {
     /// The filter of the next worker, where we are to see its system calls.
     fn filter(&self) -> Option<Filter> {
         match &self.adoption {
-            Some(adoption) => Filter::new(adoption.receives_connects()),
-            None => self.held.wants_calls().then(|| Filter::new(false)).flatten(),
+            Some(adoption) => Filter::new(adoption.received()),
+            None => self.held.wants_calls().then(|| Filter::new(Received::default())).flatten(),
         }
     }
 

@@ -4,6 +4,7 @@
 
 pub(crate) mod arrivals;
 pub(crate) mod bound;
+pub mod caller_path;
 pub mod child;
 pub(crate) mod connections;
 mod credentials;
