@@ -21,6 +21,7 @@ mod local;
 mod looks;
 mod names;
 mod probing;
+mod quiet;
 mod removal;
 mod replace;
 mod saved;
@@ -42,6 +43,7 @@ use crate::config;
 use crate::core::event::{Time, WorkerId};
 use crate::sys::arrivals::Arrivals;
 use crate::sys::connections::ListenPorts;
+use crate::sys::halted::Halted;
 use crate::sys::tcp_diag;
 use drain::Drain;
 use key::{Key, Transport};
@@ -49,6 +51,7 @@ use listener::Listener;
 use log::warn;
 use looks::Looks;
 use nix::unistd::Pid;
+use quiet::Quiet;
 use shared::Shared;
 use socket2::SockRef;
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,6 +99,8 @@ pub struct Adopt {
     stopping: bool,
     /// The unix sockets of the last worker that served by nothing else.
     unix: BTreeSet<PathBuf>,
+    /// The processes of an old worker that is about to get its stop signal.
+    halted: Option<Halted>,
     /// The names of the files of shared unix sockets.
     names: Arc<Names>,
     /// A worker was found to connect to its own address before it binds it: connect(2) of the workers
@@ -151,6 +156,8 @@ struct Adopted {
     /// None of its processes is left.
     deserted: bool,
     drain: Option<Drain>,
+    /// The looks for a moment in which it has no connection of a shared unix socket.
+    quiet: Option<Quiet>,
     /// The warnings that were logged about it.
     warnings: Vec<String>,
     /// The address that it found taken when it looked whether it is free.
@@ -178,6 +185,7 @@ impl Adopt {
             now: Time::ZERO,
             stopping: false,
             unix: BTreeSet::new(),
+            halted: None,
             names: Arc::default(),
             looks_first: false,
         }
@@ -209,6 +217,7 @@ impl Adopt {
             gone: false,
             deserted: false,
             drain: None,
+            quiet: None,
             warnings: Vec::new(),
             found_taken: None,
         };
@@ -317,6 +326,7 @@ impl Adopt {
         self.tell_of_blindness();
         let ports: BTreeSet<u16> = self.groups.keys().map(|key| key.address.port()).collect();
         for (&id, worker) in &mut self.workers {
+            worker.quiet = None;
             worker.drain = match id == to || worker.gone {
                 true => None,
                 false => worker.drain.take().or_else(|| Some(Drain::begin(ports.clone(), now))),
@@ -359,13 +369,18 @@ impl Adopt {
             return Some((left, SERVES_AGAIN));
         }
         let idle = self.config.idle;
-        let listeners = self.groups.values().flat_map(|group| group.sockets(id));
-        let listeners = listeners.filter_map(|(_, listener)| listener.copy());
         let drain = self.workers.get_mut(&id)?.drain.as_mut()?;
-        // All processes below us that belong to no other worker count: orphans of it are our
-        // children.
-        let left = drain.inspect(Pid::this(), others, listeners, idle, now);
-        (!drain.is_drained()).then(|| (left, drain.pause()))
+        if drain.has_ports() {
+            let listeners = self.groups.values().flat_map(|group| group.sockets(id));
+            let listeners = listeners.filter_map(|(_, listener)| listener.copy());
+            // All processes below us that belong to no other worker count: orphans of it are our
+            // children.
+            let left = drain.inspect(Pid::this(), others, listeners, idle, now);
+            if !drain.is_drained() {
+                return Some((left, drain.pause()));
+            }
+        }
+        self.check_quiet(id, others, now)
     }
 
     /// Everything is to stop: no socket is kept, so that no client waits in a queue that is not

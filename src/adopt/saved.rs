@@ -186,6 +186,7 @@ impl Saved {
                 gone: saved.gone,
                 deserted: saved.deserted,
                 drain: saved.drains.then(|| Drain::begin(ports.clone(), now)),
+                quiet: None,
                 warnings: Vec::new(),
                 found_taken: None,
                 others: BTreeSet::new(),
@@ -217,6 +218,7 @@ impl Saved {
             now,
             stopping: false,
             unix: self.served_by,
+            halted: None,
             names: Arc::default(),
             looks_first: self.looks_first,
         };

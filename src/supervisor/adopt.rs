@@ -294,6 +294,8 @@ impl Adoption {
     /// connections by now.
     pub(super) fn check_closed(&mut self, ctx: &mut Context) {
         let now = ctx.now();
+        // Whatever has become of the stop signal, nothing stays halted while we wait.
+        self.adopt.release();
         if self.deadline().is_some_and(|at| at <= now) {
             self.adopt.look(now);
             let starting: Vec<WorkerId> =

@@ -14,6 +14,7 @@ mod exec_args;
 pub mod fd;
 pub(crate) mod fd_plan;
 pub(crate) mod file_privileges;
+pub mod halted;
 pub(crate) mod held;
 pub mod identity;
 pub mod inherited;
