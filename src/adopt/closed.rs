@@ -203,8 +203,8 @@ impl Adopt {
 
     /// The worker has been asked to stop. Where it serves, its addresses are held for the next one,
     /// even if it closes them at once: connections wait until the next one listens.
-    pub fn mark_stop_sent(&mut self, id: WorkerId) {
-        self.release();
+    pub fn mark_stop_sent(&mut self, id: WorkerId, now: Time) {
+        self.halt_for_signal(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.stop_sent = true;
         for (_, group) in self.groups.iter().filter(|(_, group)| group.serving() == Some(id)) {

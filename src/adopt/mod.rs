@@ -43,7 +43,6 @@ use crate::config;
 use crate::core::event::{Time, WorkerId};
 use crate::sys::arrivals::Arrivals;
 use crate::sys::connections::ListenPorts;
-use crate::sys::halted::Halted;
 use crate::sys::tcp_diag;
 use drain::Drain;
 use key::{Key, Transport};
@@ -51,6 +50,7 @@ use listener::Listener;
 use log::warn;
 use looks::Looks;
 use nix::unistd::Pid;
+use probing::Guess;
 use quiet::Quiet;
 use shared::Shared;
 use socket2::SockRef;
@@ -99,13 +99,14 @@ pub struct Adopt {
     stopping: bool,
     /// The unix sockets of the last worker that served by nothing else.
     unix: BTreeSet<PathBuf>,
-    /// The processes of an old worker that is about to get its stop signal.
-    halted: Option<Halted>,
     /// The names of the files of shared unix sockets.
     names: Arc<Names>,
     /// A worker was found to connect to its own address before it binds it: connect(2) of the workers
     /// after it is received.
     looks_first: bool,
+    /// Whether that was concluded of a unix socket, and has proved right: a connect(2) was refused.
+    guess: Guess,
+    has_refused: bool,
 }
 
 /// A worker, until none of its processes is left.
@@ -185,7 +186,8 @@ impl Adopt {
             now: Time::ZERO,
             stopping: false,
             unix: BTreeSet::new(),
-            halted: None,
+            guess: Guess::default(),
+            has_refused: false,
             names: Arc::default(),
             looks_first: false,
         }

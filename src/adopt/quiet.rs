@@ -5,7 +5,8 @@
 //! either. What the old one has accepted it may throw away when it is stopped. So it is looked at again and
 //! again; when it has nothing, its processes are halted for about a millisecond and looked at once more. If
 //! it still has nothing, it gets its signal before it is continued, and acts on that before it accepts
-//! anything else.
+//! anything else. It is continued a moment later: some servers only note the signal, and look for that at
+//! intervals (redis, python's socketserver). Their interval is over then.
 //!
 //! The kernel tells less of a unix connection than of one of TCP: only what waits to be read on either side.
 //! One counts as idle if nothing did at any look for `--idle`, while the worker used next to no
@@ -34,6 +35,9 @@ const LATE_PAUSE: Duration = Duration::from_millis(250);
 const COST_FACTOR: u32 = 10;
 /// The pause between looks at a worker whose successor has ended: it serves again.
 const SERVES_AGAIN: Duration = Duration::from_millis(250);
+/// How long it stays halted with its stop signal: longer than such intervals. It has no connection
+/// that could wait for it.
+const INTERVAL: Duration = Duration::from_millis(600);
 /// An idle worker uses less than this part of a processor.
 const IDLE_PART: u32 = 100;
 
@@ -48,6 +52,10 @@ pub(super) struct Quiet {
     silent: BTreeMap<u64, Time>,
     /// Since when its processes have used next to no processor time, and how much they had used then.
     still: Option<(Time, Duration)>,
+    /// Its processes, while they are halted.
+    halted: Option<Halted>,
+    /// When they are continued, once the stop signal was sent.
+    until: Option<Time>,
 }
 
 /// The result of a look.
@@ -65,6 +73,8 @@ impl Quiet {
             cost: Duration::ZERO,
             silent: BTreeMap::new(),
             still: None,
+            halted: None,
+            until: None,
         }
     }
 
@@ -114,7 +124,6 @@ impl Adopt {
         others: &BTreeSet<Pid>,
         now: Time,
     ) -> Option<(Remaining, Duration)> {
-        self.halted = None;
         let names: BTreeSet<Vec<u8>> =
             self.shared.unix().filter_map(|(_, socket)| super::unix_name(socket.fd.as_fd())).collect();
         if names.is_empty() {
@@ -133,16 +142,36 @@ impl Adopt {
         quiet.cost = drain::cpu_time().saturating_sub(before);
         match result {
             Ok(halted) => {
-                self.halted = halted;
+                quiet.halted = halted;
                 None
             }
             Err((found, visibility)) => Some((remaining(found, visibility), quiet.pause(now))),
         }
     }
 
-    /// Continues what a look has halted: its worker has got its stop signal, or does not get it.
-    pub fn release(&mut self) {
-        self.halted = None;
+    /// Whether the worker is halted by us, and is continued later.
+    pub fn is_halted(&self, id: WorkerId) -> bool {
+        self.workers.get(&id).is_some_and(|worker| worker.quiet.as_ref().is_some_and(|it| it.halted.is_some()))
+    }
+
+    /// Continues the workers whose time has come, and those that got no stop signal in the end.
+    pub fn release(&mut self, now: Time) {
+        for quiet in self.workers.values_mut().filter_map(|worker| worker.quiet.as_mut()) {
+            quiet.halted.take_if(|_| quiet.until.is_none_or(|until| until <= now));
+        }
+    }
+
+    /// When the next one is continued.
+    pub fn release_due(&self) -> Option<Time> {
+        let halted = self.workers.values().filter_map(|worker| worker.quiet.as_ref());
+        halted.filter(|quiet| quiet.halted.is_some()).map(|quiet| quiet.until.unwrap_or_default()).min()
+    }
+
+    /// The worker has got its stop signal.
+    pub(super) fn halt_for_signal(&mut self, id: WorkerId, now: Time) {
+        if let Some(quiet) = self.workers.get_mut(&id).and_then(|worker| worker.quiet.as_mut()) {
+            quiet.until = Some(now + INTERVAL);
+        }
     }
 }
 

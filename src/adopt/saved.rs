@@ -5,6 +5,7 @@ use super::drain::Drain;
 use super::key::Key;
 use super::listener::{Holder, Listener};
 use super::looks::Looks;
+use super::probing::Guess;
 use super::shared::{New, Shared, Socket};
 use super::{Adopt, Adopted, Group};
 use crate::config;
@@ -218,7 +219,8 @@ impl Saved {
             now,
             stopping: false,
             unix: self.served_by,
-            halted: None,
+            guess: Guess::default(),
+            has_refused: false,
             names: Arc::default(),
             looks_first: self.looks_first,
         };

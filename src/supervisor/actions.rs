@@ -64,7 +64,11 @@ impl EventLoop {
                     ctx.launcher.settings.listeners.release_worker_sockets(id);
                 }
                 let signal = if unready { Signal::SIGTERM } else { ctx.config.stop_signal };
-                ctx.processes.stop(id, signal);
+                match self.adoption.as_ref().is_some_and(|adoption| adoption.is_halted(id)) {
+                    // It is continued by whoever has halted it.
+                    true => ctx.processes.signal(id, signal as i32),
+                    false => ctx.processes.stop(id, signal),
+                }
             }
             Action::Kill(id) => ctx.processes.signal_group(id, Signal::SIGKILL),
             Action::DrainRemains(id) => self.orphans.drain(id, self.adoption.as_ref(), ctx),

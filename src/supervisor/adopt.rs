@@ -188,6 +188,16 @@ impl Adoption {
         self.adopt.take_looker(id, age).map(|key| key.to_string())
     }
 
+    /// Continues every worker that we have halted.
+    pub(super) fn release_all(&mut self) {
+        self.adopt.release(Time::MAX);
+    }
+
+    /// As [`Adopt::is_halted`].
+    pub(super) fn is_halted(&self, id: WorkerId) -> bool {
+        self.adopt.is_halted(id)
+    }
+
     /// A connection has come.
     pub(super) fn on_arrival(&mut self, ctx: &Context) {
         self.adopt.on_arrival(ctx.now());
@@ -246,7 +256,7 @@ impl Adoption {
                 }
             }
             Report::UpgradeStarted { .. } => adopt.begin_upgrade(ctx.now()),
-            Report::StopSent(id) => adopt.mark_stop_sent(id),
+            Report::StopSent(id) => adopt.mark_stop_sent(id, ctx.now()),
             Report::Gone { worker, ready, .. } => {
                 let why = adopt.last_warning(worker).map(str::to_owned);
                 let why = why.or_else(|| adopt.taken_address(worker)).filter(|_| !ready);
@@ -285,18 +295,18 @@ impl Adoption {
         self.adopt.inodes()
     }
 
-    /// When the next check for closed sockets is due.
+    /// When the next check for closed sockets is due, or a worker is to be continued.
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.adopt.look_due()
+        self.adopt.look_due().into_iter().chain(self.adopt.release_due()).min()
     }
 
     /// Checks for sockets that a worker has closed, if that is due. A worker that starts may wait for
     /// connections by now.
     pub(super) fn check_closed(&mut self, ctx: &mut Context) {
         let now = ctx.now();
-        // Whatever has become of the stop signal, nothing stays halted while we wait.
-        self.adopt.release();
-        if self.deadline().is_some_and(|at| at <= now) {
+        // Whatever has become of the stop signal, nothing stays halted for long.
+        self.adopt.release(now);
+        if self.adopt.look_due().is_some_and(|at| at <= now) {
             self.adopt.look(now);
             let starting: Vec<WorkerId> =
                 ctx.in_stage(ShownStage::Starting).map(|shown| shown.worker).collect();
