@@ -146,7 +146,10 @@ impl Key {
     /// and written the other.
     pub fn is_similar(&self, other: &Key) -> bool {
         let unix = self.transport == Transport::Unix;
-        !unix && self.transport == other.transport && self.address.port() == other.address.port() && self != other
+        !unix
+            && self.transport == other.transport
+            && self.address.port() == other.address.port()
+            && self != other
     }
 }
 

@@ -164,7 +164,8 @@ impl Adopt {
         backlog: i32,
     ) -> Option<Answer> {
         let (_, inode) = fd::device_and_inode(socket.as_raw_fd()).ok()?;
-        let shared = self.shared.all().find(|(key, known)| *known == inode && key.transport == Transport::Unix);
+        let shared =
+            self.shared.all().find(|(key, known)| *known == inode && key.transport == Transport::Unix);
         let shared = shared.map(|(key, _)| key.clone());
         let new = self.shared.new.iter().find(|new| new.inode == inode).map(|new| new.key.clone());
         let key = shared.clone().or(new).filter(|key| key.transport == Transport::Unix)?;
@@ -247,7 +248,9 @@ mod tests {
         let listener = UnixListener::bind(&path).expect("bind");
         let (_, inode) = fd::device_and_inode(listener.as_raw_fd()).expect("it is open");
         let file = caller_path::socket_at(&path).expect("it is there");
-        assert!(is_bound_to(inode, file) && is_unix_stream(listener.as_fd()) && is_listener(listener.as_fd()));
+        assert!(
+            is_bound_to(inode, file) && is_unix_stream(listener.as_fd()) && is_listener(listener.as_fd())
+        );
         assert!(!is_bound_to(inode, (file.0, file.1 + 1)));
     }
 }

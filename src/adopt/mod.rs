@@ -42,10 +42,9 @@ pub use status::Shown;
 use crate::config;
 use crate::core::event::{Time, WorkerId};
 use crate::sys::arrivals::Arrivals;
-use crate::sys::connections::ListenPorts;
 use crate::sys::tcp_diag;
 use drain::Drain;
-use key::{Key, Transport};
+use key::Key;
 use listener::Listener;
 use log::warn;
 use looks::Looks;
@@ -53,10 +52,8 @@ use nix::unistd::Pid;
 use probing::Guess;
 use quiet::Quiet;
 use shared::Shared;
-use socket2::SockRef;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -397,29 +394,6 @@ impl Adopt {
         self.update_names();
     }
 
-    /// The listeners and ports at which connections come in.
-    pub fn listen_ports(&self) -> ListenPorts {
-        let mut listen_ports = ListenPorts::default();
-        for (key, group) in &self.groups {
-            listen_ports.listeners.extend(group.inodes());
-            key.address.inet().into_iter().for_each(|address| listen_ports.add_tcp(address));
-        }
-        for (key, inode) in self.shared.all() {
-            listen_ports.listeners.insert(inode);
-            if key.transport == Transport::Stream {
-                key.address.inet().into_iter().for_each(|address| listen_ports.add_tcp(address));
-            }
-        }
-        let unix = self.shared.unix().filter_map(|(_, socket)| unix_name(socket.fd.as_fd()));
-        listen_ports.unix_names.extend(unix);
-        listen_ports
-    }
-
-    /// The names of the files that matter, for the threads that receive calls.
-    pub fn names(&self) -> Arc<Names> {
-        Arc::clone(&self.names)
-    }
-
     /// Where connections are noticed.
     pub fn arrivals(&self) -> Option<Arc<Arrivals>> {
         self.arrivals.clone()
@@ -450,14 +424,6 @@ impl Adopt {
 fn without_pids(line: &str) -> impl Iterator<Item = &str> {
     let mut before = "";
     line.split(' ').filter(move |word| std::mem::replace(&mut before, word) != "pid")
-}
-
-/// The name of a unix socket, as getsockname(2) has it: connections that it accepts have the same.
-fn unix_name(socket: BorrowedFd<'_>) -> Option<Vec<u8>> {
-    let address = SockRef::from(&socket).local_addr().ok()?;
-    let path = || address.as_pathname().map(|path| path.as_os_str().as_bytes().to_vec());
-    let name = address.as_abstract_namespace().map(|name| [b"\0", name].concat());
-    name.or_else(path)
 }
 
 /// Any socket of our network namespace.

@@ -66,7 +66,8 @@ impl Adopt {
         if self.guess == Guess::Tried && !self.has_refused {
             (self.looks_first, self.guess) = (false, Guess::Wrong);
         }
-        if !self.looks_first && self.guess == Guess::None
+        if !self.looks_first
+            && self.guess == Guess::None
             && let Some(key) = self.unbound_path(id)
         {
             self.guess = Guess::Tried;
@@ -128,7 +129,8 @@ impl Adopt {
         }
         if let Some(name) = parse_unix(&bytes) {
             let key = self.unix_key(call, name);
-            return key.is_some_and(|key| self.shared.sockets.contains_key(&key) && !worker.listens.contains(&key));
+            return key
+                .is_some_and(|key| self.shared.sockets.contains_key(&key) && !worker.listens.contains(&key));
         }
         let Some(address) = parse(&bytes) else { return false };
         let keys = self.groups.keys().chain(self.shared.sockets.keys());

@@ -14,6 +14,7 @@
 
 use super::Adopt;
 use super::drain::{self, Remaining, Visibility};
+use super::status::unix_name;
 use crate::core::event::{Time, WorkerId};
 use crate::sys::connections::{self, UnixConnection};
 use crate::sys::halted::Halted;
@@ -87,7 +88,13 @@ impl Quiet {
     }
 
     /// What of `open` is among the sockets `own` of the worker.
-    fn count(&mut self, open: &[UnixConnection], own: &dyn Fn(u64) -> bool, idle: Duration, now: Time) -> Found {
+    fn count(
+        &mut self,
+        open: &[UnixConnection],
+        own: &dyn Fn(u64) -> bool,
+        idle: Duration,
+        now: Time,
+    ) -> Found {
         let own: Vec<&UnixConnection> = open.iter().filter(|it| own(it.inode)).collect();
         self.silent.retain(|inode, _| own.iter().any(|it| it.inode == *inode));
         let still = self.still.is_some_and(|(since, _)| now >= since + idle);
@@ -108,7 +115,8 @@ impl Quiet {
     /// Notes what its processes have used of the processors.
     fn note_use(&mut self, used: Duration, now: Time) {
         match self.still {
-            Some((since, before)) if (used.saturating_sub(before)) * IDLE_PART <= now.saturating_sub(since) => {}
+            Some((since, before))
+                if (used.saturating_sub(before)) * IDLE_PART <= now.saturating_sub(since) => {}
             _ => self.still = Some((now, used)),
         }
     }
@@ -125,7 +133,7 @@ impl Adopt {
         now: Time,
     ) -> Option<(Remaining, Duration)> {
         let names: BTreeSet<Vec<u8>> =
-            self.shared.unix().filter_map(|(_, socket)| super::unix_name(socket.fd.as_fd())).collect();
+            self.shared.unix().filter_map(|(_, socket)| unix_name(socket.fd.as_fd())).collect();
         if names.is_empty() {
             return None;
         }
@@ -151,7 +159,9 @@ impl Adopt {
 
     /// Whether the worker is halted by us, and is continued later.
     pub fn is_halted(&self, id: WorkerId) -> bool {
-        self.workers.get(&id).is_some_and(|worker| worker.quiet.as_ref().is_some_and(|it| it.halted.is_some()))
+        self.workers
+            .get(&id)
+            .is_some_and(|worker| worker.quiet.as_ref().is_some_and(|it| it.halted.is_some()))
     }
 
     /// Continues the workers whose time has come, and those that got no stop signal in the end.

@@ -6,9 +6,9 @@
 //! is done later if nobody has the socket any more. When everything stops, the calls are left to the
 //! kernel: a server that removes its path does so, and one that never does leaves it, as without us.
 
-use super::Adopt;
 use super::key::{Key, Transport};
 use super::shared::Socket;
+use super::{Adopt, Names};
 use crate::core::event::WorkerId;
 use crate::sys::caller_path::{self, Place};
 use crate::sys::seccomp::{self, Answer, Call, Operation, PathAt};
@@ -108,6 +108,11 @@ impl Adopt {
                 let _ = std::fs::remove_file(path);
             }
         }
+    }
+
+    /// The names of the files that matter, for the threads that receive calls.
+    pub fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names)
     }
 
     /// Tells the threads that receive calls which files matter.

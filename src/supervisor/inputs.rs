@@ -1,7 +1,7 @@
 //! The threads that turn what the system says into inputs of the loop.
 
-use crate::adopt::Names;
 use crate::ack::{Watcher, WorkerMessage};
+use crate::adopt::Names;
 use crate::config::signals::Table;
 use crate::control::server::Message;
 use crate::core::event::{Generation, LaunchSource, Slot, WorkerId};
