@@ -66,7 +66,7 @@ impl EventLoop {
                 let signal = if unready { Signal::SIGTERM } else { ctx.config.stop_signal };
                 match self.adoption.as_ref().is_some_and(|adoption| adoption.is_halted(id)) {
                     // It is continued by whoever has halted it.
-                    true => ctx.processes.signal(id, signal as i32),
+                    true => ctx.processes.signal_halted(id, signal),
                     false => ctx.processes.stop(id, signal),
                 }
             }
