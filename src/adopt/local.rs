@@ -20,8 +20,7 @@ use crate::sys::{bound, fd, steering, tree};
 use nix::errno::Errno;
 use nix::fcntl::{F_GETFL, OFlag, fcntl};
 use nix::unistd::Pid;
-use socket2::{Domain, SockRef, Type};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -208,13 +207,6 @@ impl Adopt {
     }
 }
 
-/// Whether it is a unix stream socket.
-pub(super) fn is_unix_stream(socket: BorrowedFd<'_>) -> bool {
-    let socket = SockRef::from(&socket);
-    socket.domain().is_ok_and(|domain| domain == Domain::UNIX)
-        && socket.r#type().is_ok_and(|kind| kind == Type::STREAM)
-}
-
 /// Whether the unix socket of this inode is bound to the file. The kernel tells the lower half of a
 /// number.
 fn is_bound_to(socket: u64, file: FileId) -> bool {
@@ -249,7 +241,7 @@ mod tests {
         let (_, inode) = fd::device_and_inode(listener.as_raw_fd()).expect("it is open");
         let file = caller_path::socket_at(&path).expect("it is there");
         assert!(
-            is_bound_to(inode, file) && is_unix_stream(listener.as_fd()) && is_listener(listener.as_fd())
+            is_bound_to(inode, file) && fd::is_unix_stream(listener.as_fd()) && is_listener(listener.as_fd())
         );
         assert!(!is_bound_to(inode, (file.0, file.1 + 1)));
     }

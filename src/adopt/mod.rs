@@ -15,6 +15,7 @@ mod closed;
 pub mod drain;
 mod ended;
 pub mod group;
+mod guess;
 pub(crate) mod key;
 mod listener;
 mod local;
@@ -29,6 +30,7 @@ mod shared;
 mod sharing;
 mod socketless;
 mod status;
+mod stopping;
 mod stranded;
 mod strangers;
 mod syscalls;
@@ -42,14 +44,14 @@ pub use status::Shown;
 use crate::config;
 use crate::core::event::{Time, WorkerId};
 use crate::sys::arrivals::Arrivals;
-use crate::sys::tcp_diag;
+use crate::sys::{fd, tcp_diag};
 use drain::Drain;
+use guess::Guess;
 use key::Key;
 use listener::Listener;
 use log::warn;
 use looks::Looks;
 use nix::unistd::Pid;
-use probing::Guess;
 use quiet::Quiet;
 use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet};
@@ -101,9 +103,8 @@ pub struct Adopt {
     /// A worker was found to connect to its own address before it binds it: connect(2) of the workers
     /// after it is received.
     looks_first: bool,
-    /// Whether that was concluded of a unix socket, and has proved right: a connect(2) was refused.
+    /// Whether that was concluded of a worker at a unix socket.
     guess: Guess,
-    has_refused: bool,
 }
 
 /// A worker, until none of its processes is left.
@@ -179,12 +180,11 @@ impl Adopt {
             looks: Looks::default(),
             suspects: BTreeMap::new(),
             arrivals: new_arrivals(),
-            ours: any_socket(),
+            ours: fd::any_socket(),
             now: Time::ZERO,
             stopping: false,
             unix: BTreeSet::new(),
             guess: Guess::default(),
-            has_refused: false,
             names: Arc::default(),
             looks_first: false,
         }
@@ -424,15 +424,6 @@ impl Adopt {
 fn without_pids(line: &str) -> impl Iterator<Item = &str> {
     let mut before = "";
     line.split(' ').filter(move |word| std::mem::replace(&mut before, word) != "pid")
-}
-
-/// Any socket of our network namespace.
-fn any_socket() -> Option<OwnedFd> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
-    socket
-        .or_else(|_| socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None))
-        .ok()
-        .map(Into::into)
 }
 
 fn new_arrivals() -> Option<Arc<Arrivals>> {

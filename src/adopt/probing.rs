@@ -63,14 +63,10 @@ impl Adopt {
     /// Whether the worker, which has ended `age` after its start and was not ready, found an address of
     /// ours taken; which one. It is forgotten then, so that it can be started again.
     pub fn take_looker(&mut self, id: WorkerId, age: Duration) -> Option<Key> {
-        if self.guess == Guess::Tried && !self.has_refused {
-            (self.looks_first, self.guess) = (false, Guess::Wrong);
-        }
+        self.looks_first &= !self.guess.is_taken_back();
         if !self.looks_first
-            && self.guess == Guess::None
-            && let Some(key) = self.unbound_path(id)
+            && let Some(key) = self.unbound_path(id).filter(|_| self.guess.may_be_tried())
         {
-            self.guess = Guess::Tried;
             self.has_found_taken(id, key);
         }
         if !self.looks_first {
@@ -143,7 +139,7 @@ impl Adopt {
         let is_stream = SockRef::from(socket).r#type().is_ok_and(|kind| kind == Type::STREAM);
         match is_stream && self.is_of_our_network(socket) {
             true => {
-                self.has_refused = true;
+                self.guess.is_right();
                 Answer::Failed(Errno::ECONNREFUSED)
             }
             false => Answer::Continue,
@@ -158,18 +154,6 @@ impl Adopt {
         let place = caller_path::resolve(call.thread, libc::AT_FDCWD, name).ok()??;
         Some(Key::unix(place.path.as_os_str().as_bytes().to_vec()))
     }
-}
-
-/// Whether a worker was taken for one that looks whether its path is free.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Guess {
-    /// None was.
-    #[default]
-    None,
-    /// One was, and was started again.
-    Tried,
-    /// It was none.
-    Wrong,
 }
 
 fn ports(keys: &[Key]) -> BTreeSet<u16> {

@@ -2,16 +2,17 @@
 //! with their callers.
 
 use super::drain::Drain;
+use super::guess::Guess;
 use super::key::Key;
 use super::listener::{Holder, Listener};
 use super::looks::Looks;
-use super::probing::Guess;
 use super::shared::{New, Shared, Socket};
 use super::{Adopt, Adopted, Group};
 use crate::config;
 use crate::core::event::{Time, WorkerId};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
 use crate::sys::caller_path::FileId;
+use crate::sys::fd;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -215,12 +216,11 @@ impl Saved {
             looks,
             suspects: BTreeMap::new(),
             arrivals: super::new_arrivals(),
-            ours: super::any_socket(),
+            ours: fd::any_socket(),
             now,
             stopping: false,
             unix: self.served_by,
             guess: Guess::default(),
-            has_refused: false,
             names: Arc::default(),
             looks_first: self.looks_first,
         };

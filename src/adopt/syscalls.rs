@@ -4,7 +4,6 @@
 use super::group::Socket;
 use super::key::{Key, Transport};
 use super::listener::Listener;
-use super::local::is_unix_stream;
 use super::replace::{can_be_replaced, inspection_failed, replace};
 use super::{Adopt, Adopted, drain, report};
 use crate::core::event::{Time, WorkerId};
@@ -76,7 +75,7 @@ impl Adopt {
     }
 
     fn bind(&mut self, id: WorkerId, call: &Call, socket: OwnedFd, at: u64, length: usize) -> Answer {
-        if self.config.paths && is_unix_stream(socket.as_fd()) {
+        if self.config.paths && fd::is_unix_stream(socket.as_fd()) {
             return self.bind_unix(id, call, socket, at, length);
         }
         let key = match Key::of_call(socket.as_fd(), call, at, length) {
