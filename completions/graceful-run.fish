@@ -49,7 +49,7 @@ complete -c graceful-run -n "__fish_graceful_run_needs_command" -l adopt -d 'Whe
 never\t'Not at all'
 steer\t'Each generation has sockets of its own; new connections go to one generation'
 share\t'All generations share one socket, which replaces that of the worker'"
-complete -c graceful-run -n "__fish_graceful_run_needs_command" -l port -d 'Adopt only this port; repeatable [default: every port that the worker binds]' -r
+complete -c graceful-run -n "__fish_graceful_run_needs_command" -l port -d 'Adopt only this port; repeatable [default: every port and unix path that the worker binds]' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l drain-timeout -d 'How long an old worker may drain before it gets its stop signal all the same; 0 means no limit' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l idle -d 'A connection counts as drained if the server sent last and no data has moved for this long' -r
 complete -c graceful-run -n "__fish_graceful_run_needs_command" -l watch -d 'Upgrade when PATH changes; repeatable' -r -F
@@ -299,7 +299,7 @@ complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -l ado
 never\t'Not at all'
 steer\t'Each generation has sockets of its own; new connections go to one generation'
 share\t'All generations share one socket, which replaces that of the worker'"
-complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -l port -d 'Adopt only this port; repeatable [default: every port that the worker binds]' -r
+complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -l port -d 'Adopt only this port; repeatable [default: every port and unix path that the worker binds]' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -l drain-timeout -d 'How long an old worker may drain before it gets its stop signal all the same; 0 means no limit' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -l idle -d 'A connection counts as drained if the server sent last and no data has moved for this long' -r
 complete -c graceful-run -n "__fish_graceful_run_using_subcommand doctor" -l watch -d 'Upgrade when PATH changes; repeatable' -r -F

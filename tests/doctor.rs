@@ -6,7 +6,7 @@ mod common;
 use common::{Scene, am_root, copy_binary};
 use graceful_run::sys::child::{Child, Launch, spawn};
 use graceful_run::sys::process::{self, Exit};
-use graceful_run::sys::seccomp::{self, Answer, Filter, Woken};
+use graceful_run::sys::seccomp::{self, Answer, Filter, Received, Woken};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use serde_json::Value;
@@ -262,7 +262,7 @@ fn a_poor_machine_is_told_of() {
 /// One of us above us, as with `--adopt`: there can be one filter with a listener.
 #[test]
 fn who_watches_our_calls_already_is_named() {
-    let Some(filter) = Filter::new(false) else { return };
+    let Some(filter) = Filter::new(Received::default()) else { return };
     let (scene, program) = scene();
     let (stdout, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
     // It looks for who has the listener, and before we have received that, nobody has.
@@ -295,7 +295,7 @@ fn who_watches_our_calls_already_is_named() {
     File::from(go).write_all(b"\n").unwrap();
     // Until nobody is left who could call.
     while seccomp::wait(listener.as_fd(), None).unwrap() == Woken::Call {
-        if let Ok(Some(call)) = seccomp::receive(listener.as_fd()) {
+        if let Ok(call) = seccomp::receive(listener.as_fd()) {
             let _ = seccomp::answer(listener.as_fd(), call.id, Answer::Continue);
         }
     }

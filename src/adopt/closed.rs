@@ -13,6 +13,7 @@ use crate::core::event::{Time, WorkerId};
 use crate::sys::{fd, held, steering, tree};
 use log::info;
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// An address that is opened after its worker was ready counts for the replacement if it has been
@@ -119,9 +120,11 @@ impl Adopt {
         if !stat.is_some_and(|stat| stat.is_live() && !stat.exiting) {
             return;
         }
-        for key in self.shared.update(&unseen, &held) {
+        for (key, last) in self.shared.update(&unseen, &held) {
             self.serving.into_iter().for_each(|id| self.has_closed(id, &key));
+            Adopt::remove_path(&key, &last);
         }
+        self.update_names();
     }
 
     /// Whether it is closed for good, where nobody holds it now.
@@ -200,7 +203,8 @@ impl Adopt {
 
     /// The worker has been asked to stop. Where it serves, its addresses are held for the next one,
     /// even if it closes them at once: connections wait until the next one listens.
-    pub fn mark_stop_sent(&mut self, id: WorkerId) {
+    pub fn mark_stop_sent(&mut self, id: WorkerId, now: Time) {
+        self.halt_for_signal(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.stop_sent = true;
         for (_, group) in self.groups.iter().filter(|(_, group)| group.serving() == Some(id)) {
@@ -240,6 +244,9 @@ impl Adopt {
             if let Some(copy) = listener.copy().filter(|_| lives(id)) {
                 let _ = arrivals.arm(copy);
             }
+        }
+        for (_, socket) in self.shared.unix() {
+            let _ = arrivals.arm(socket.fd.as_fd());
         }
     }
 }

@@ -105,6 +105,11 @@ impl Drain {
         }
     }
 
+    /// Whether there is a port at which connections may be left.
+    pub fn has_ports(&self) -> bool {
+        !self.ports.is_empty()
+    }
+
     /// Inspects once what is left. `root` is the worker's process, `others` are the workers that
     /// are not it, `listeners` are duplicates of its listening sockets. A connection on which
     /// nothing was sent for `idle` does not count unless the worker is to send next.

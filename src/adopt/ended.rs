@@ -21,7 +21,7 @@ impl Adopt {
         worker.gone = true;
         // The thread that receives its calls may say so later.
         worker.deserted |= seccomp::has_ended(worker.calls.as_fd());
-        worker.drain = None;
+        (worker.drain, worker.quiet) = (None, None);
         let is_kept = |key: &Key, group: &Group| {
             let stays = |owner| owner != id && self.workers.get(&owner).is_some_and(|other| !other.stop_sent);
             let others = || group.inodes().any(|inode| group.owner(inode).is_some_and(stays));

@@ -3,9 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockRef, Type};
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use crate::sys::seccomp::{self, Call};
 
@@ -16,15 +19,45 @@ pub enum Transport {
     Stream,
     /// UDP: it is bound.
     Datagram,
+    /// A unix stream socket: it listens.
+    Unix,
 }
 
-/// An IP address as a socket is bound to it.
+/// Where a socket is bound.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Address {
+    /// The address and the port, of IPv6 with its scope.
+    Inet(SocketAddr),
+    /// The name of a unix socket.
+    Unix {
+        /// An absolute path through no links, or an abstract name with a NUL before it.
+        unix: Vec<u8>,
+    },
+}
+
+impl Address {
+    /// The port; 0 for a unix socket.
+    pub fn port(&self) -> u16 {
+        self.inet().map_or(0, |address| address.port())
+    }
+
+    /// The address of TCP or UDP.
+    pub fn inet(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Inet(address) => Some(*address),
+            Address::Unix { .. } => None,
+        }
+    }
+}
+
+/// An address as a socket is bound to it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key {
-    /// TCP or UDP.
+    /// TCP, UDP or a unix stream.
     pub transport: Transport,
-    /// The address and the port, of IPv6 with its scope.
-    pub address: SocketAddr,
+    /// Where it is bound.
+    pub address: Address,
     /// Whether it takes IPv6 only (IPV6_V6ONLY).
     pub v6only: bool,
     /// The interface that it is bound to (SO_BINDTODEVICE).
@@ -34,8 +67,12 @@ pub struct Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let udp = if self.transport == Transport::Datagram { "udp://" } else { "" };
-        write!(f, "{udp}{}", self.address)?;
-        if self.address.is_ipv6() && self.v6only && self.address.ip().is_unspecified() {
+        let address = match &self.address {
+            Address::Inet(address) => address,
+            Address::Unix { unix } => return write!(f, "unix:{}", shown(unix)),
+        };
+        write!(f, "{udp}{address}")?;
+        if address.is_ipv6() && self.v6only && address.ip().is_unspecified() {
             write!(f, " (IPv6 only)")?;
         }
         if !self.device.is_empty() {
@@ -57,14 +94,32 @@ impl Key {
         // MPTCP and SCTP have no reuseport groups of this kind.
         let usual = match transport {
             Transport::Stream => Protocol::TCP,
-            Transport::Datagram => Protocol::UDP,
+            Transport::Datagram | Transport::Unix => Protocol::UDP,
         };
         if socket.protocol().ok()? != Some(usual) || address.port() == 0 {
             return None;
         }
         let v6only = address.is_ipv6() && socket.only_v6().unwrap_or(false);
         let device = socket.device().ok().flatten().unwrap_or_default();
-        Some(Key { transport, address, v6only, device })
+        Some(Key { transport, address: Address::Inet(address), v6only, device })
+    }
+
+    /// The key of a unix stream socket of this name.
+    pub fn unix(name: Vec<u8>) -> Key {
+        Key {
+            transport: Transport::Unix,
+            address: Address::Unix { unix: name },
+            v6only: false,
+            device: Vec::new(),
+        }
+    }
+
+    /// The path of a unix socket that has one.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.address {
+            Address::Unix { unix } if unix.first() != Some(&0) => Some(Path::new(OsStr::from_bytes(unix))),
+            _ => None,
+        }
     }
 
     /// The key of a bound socket; None if it is not bound, or its kind is not adopted.
@@ -90,8 +145,32 @@ impl Key {
     /// Whether both have the same transport and port and are not the same: the user may have meant one
     /// and written the other.
     pub fn is_similar(&self, other: &Key) -> bool {
-        self.transport == other.transport && self.address.port() == other.address.port() && self != other
+        let unix = self.transport == Transport::Unix;
+        !unix
+            && self.transport == other.transport
+            && self.address.port() == other.address.port()
+            && self != other
     }
+}
+
+/// The name of a unix socket, for people.
+fn shown(name: &[u8]) -> String {
+    match name.split_first() {
+        Some((0, name)) => format!("@{}", String::from_utf8_lossy(name).replace('\0', "@")),
+        _ => String::from_utf8_lossy(name).into_owned(),
+    }
+}
+
+/// The name in the bytes of a sockaddr_un: a path without its NUL, or an abstract name with the NUL before
+/// it. None for another family, and for a socket that is to have no name or one that the kernel chooses.
+pub(super) fn parse_unix(bytes: &[u8]) -> Option<&[u8]> {
+    let (family, name) = bytes.split_at_checked(2)?;
+    let is_unix = i32::from(u16::from_ne_bytes(family.try_into().ok()?)) == libc::AF_UNIX;
+    let name = match name.first()? {
+        0 => name,
+        _ => name.split(|&byte| byte == 0).next()?,
+    };
+    is_unix.then_some(name)
 }
 
 /// The address in the bytes of a sockaddr, as bind(2) and connect(2) take it.

@@ -19,14 +19,19 @@ pub type Holder = (Pid, RawFd);
 pub struct Listener {
     copy: Option<OwnedFd>,
     inode: u64,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     /// By whom it was last seen to be held: it costs little to look there again.
     holder: Option<Holder>,
 }
 
 impl Listener {
     /// A socket of this inode that listens at `address`.
-    pub fn new(copy: Option<OwnedFd>, inode: u64, address: SocketAddr, holder: Option<Holder>) -> Listener {
+    pub fn new(
+        copy: Option<OwnedFd>,
+        inode: u64,
+        address: Option<SocketAddr>,
+        holder: Option<Holder>,
+    ) -> Listener {
         Listener { copy, inode, address, holder }
     }
 
@@ -62,6 +67,11 @@ impl Listener {
         stat.is_some_and(|stat| stat.is_live() && !stat.exiting)
     }
 
+    /// None where the kernel does not say.
+    fn is_seen_listening(&self) -> Option<bool> {
+        tcp_diag::is_listening(self.address?, self.inode).ok()
+    }
+
     /// A process was seen to hold it.
     pub fn set_holder(&mut self, holder: Holder) {
         self.holder = Some(holder);
@@ -89,7 +99,7 @@ impl Socket for Listener {
     fn close_copy(&mut self) -> bool {
         self.copy = None;
         // Where that cannot be seen, nobody else is assumed to hold it.
-        !tcp_diag::is_listening(self.address, self.inode).unwrap_or(false)
+        !self.is_seen_listening().unwrap_or(false)
     }
 
     fn has_copy(&self) -> bool {
@@ -99,7 +109,7 @@ impl Socket for Listener {
     fn listens(&self) -> bool {
         match &self.copy {
             Some(copy) => fd::tcp_queue(copy.as_fd()).map_or(true, |queue| queue.is_some()),
-            None => tcp_diag::is_listening(self.address, self.inode).unwrap_or(true),
+            None => self.is_seen_listening().unwrap_or(true),
         }
     }
 }

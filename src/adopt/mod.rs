@@ -15,42 +15,50 @@ mod closed;
 pub mod drain;
 mod ended;
 pub mod group;
+mod guess;
 pub(crate) mod key;
 mod listener;
+mod local;
 mod looks;
+mod names;
 mod probing;
+mod quiet;
+mod removal;
 mod replace;
 mod saved;
 mod shared;
 mod sharing;
 mod socketless;
 mod status;
+mod stopping;
 mod stranded;
 mod strangers;
 mod syscalls;
 mod unix;
 mod waiting;
 
+pub use names::Names;
 pub use saved::Saved;
 pub use status::Shown;
 
 use crate::config;
 use crate::core::event::{Time, WorkerId};
 use crate::sys::arrivals::Arrivals;
-use crate::sys::connections::ListenPorts;
-use crate::sys::tcp_diag;
+use crate::sys::{fd, tcp_diag};
 use drain::Drain;
-use key::{Key, Transport};
+use guess::Guess;
+use key::Key;
 use listener::Listener;
 use log::warn;
 use looks::Looks;
 use nix::unistd::Pid;
+use quiet::Quiet;
 use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// The pause between inspections of a worker that was to drain and serves again.
 const SERVES_AGAIN: Duration = Duration::from_millis(250);
@@ -90,9 +98,13 @@ pub struct Adopt {
     stopping: bool,
     /// The unix sockets of the last worker that served by nothing else.
     unix: BTreeSet<PathBuf>,
+    /// The names of the files of shared unix sockets.
+    names: Arc<Names>,
     /// A worker was found to connect to its own address before it binds it: connect(2) of the workers
     /// after it is received.
     looks_first: bool,
+    /// Whether that was concluded of a worker at a unix socket.
+    guess: Guess,
 }
 
 /// A worker, until none of its processes is left.
@@ -102,6 +114,8 @@ struct Adopted {
     calls: Arc<OwnedFd>,
     /// Its own process.
     root: Pid,
+    /// When it was started, in nanoseconds since the epoch; 0 if that is not known.
+    opened: u64,
     /// The ports that it has asked for. Any other port that it listens on was chosen by the
     /// kernel.
     ports: BTreeSet<u16>,
@@ -114,7 +128,7 @@ struct Adopted {
     others: BTreeSet<Key>,
     /// The same at ports that the kernel has chosen, which are never adopted, for people.
     elsewhere: BTreeSet<String>,
-    /// The paths of the unix sockets on which it listens, which are never adopted.
+    /// The paths of the unix sockets on which it listens that are not adopted.
     unix: BTreeSet<PathBuf>,
     /// It serves by them alone.
     unix_alone: bool,
@@ -141,6 +155,8 @@ struct Adopted {
     /// None of its processes is left.
     deserted: bool,
     drain: Option<Drain>,
+    /// The looks for a moment in which it has no connection of a shared unix socket.
+    quiet: Option<Quiet>,
     /// The warnings that were logged about it.
     warnings: Vec<String>,
     /// The address that it found taken when it looked whether it is free.
@@ -164,10 +180,12 @@ impl Adopt {
             looks: Looks::default(),
             suspects: BTreeMap::new(),
             arrivals: new_arrivals(),
-            ours: any_socket(),
+            ours: fd::any_socket(),
             now: Time::ZERO,
             stopping: false,
             unix: BTreeSet::new(),
+            guess: Guess::default(),
+            names: Arc::default(),
             looks_first: false,
         }
     }
@@ -178,6 +196,7 @@ impl Adopt {
         let worker = Adopted {
             calls,
             root,
+            opened: UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos() as u64),
             ports: BTreeSet::new(),
             listens: BTreeSet::new(),
             inherited: BTreeMap::new(),
@@ -197,6 +216,7 @@ impl Adopt {
             gone: false,
             deserted: false,
             drain: None,
+            quiet: None,
             warnings: Vec::new(),
             found_taken: None,
         };
@@ -253,6 +273,8 @@ impl Adopt {
         for key in self.shared.share_new(id, root) {
             self.remove_address(id, &key);
         }
+        self.update_names();
+        self.arm_all();
         if lone {
             self.serves(id);
             for group in self.groups.values_mut() {
@@ -303,6 +325,7 @@ impl Adopt {
         self.tell_of_blindness();
         let ports: BTreeSet<u16> = self.groups.keys().map(|key| key.address.port()).collect();
         for (&id, worker) in &mut self.workers {
+            worker.quiet = None;
             worker.drain = match id == to || worker.gone {
                 true => None,
                 false => worker.drain.take().or_else(|| Some(Drain::begin(ports.clone(), now))),
@@ -345,13 +368,18 @@ impl Adopt {
             return Some((left, SERVES_AGAIN));
         }
         let idle = self.config.idle;
-        let listeners = self.groups.values().flat_map(|group| group.sockets(id));
-        let listeners = listeners.filter_map(|(_, listener)| listener.copy());
         let drain = self.workers.get_mut(&id)?.drain.as_mut()?;
-        // All processes below us that belong to no other worker count: orphans of it are our
-        // children.
-        let left = drain.inspect(Pid::this(), others, listeners, idle, now);
-        (!drain.is_drained()).then(|| (left, drain.pause()))
+        if drain.has_ports() {
+            let listeners = self.groups.values().flat_map(|group| group.sockets(id));
+            let listeners = listeners.filter_map(|(_, listener)| listener.copy());
+            // All processes below us that belong to no other worker count: orphans of it are our
+            // children.
+            let left = drain.inspect(Pid::this(), others, listeners, idle, now);
+            if !drain.is_drained() {
+                return Some((left, drain.pause()));
+            }
+        }
+        self.check_quiet(id, others, now)
     }
 
     /// Everything is to stop: no socket is kept, so that no client waits in a queue that is not
@@ -359,23 +387,11 @@ impl Adopt {
     pub fn stop(&mut self) {
         self.stopping = true;
         self.groups.clear();
+        for (key, sockets) in &self.shared.sockets {
+            Adopt::remove_path(key, sockets);
+        }
         self.shared.clear();
-    }
-
-    /// The listeners and ports at which connections come in.
-    pub fn listen_ports(&self) -> ListenPorts {
-        let mut listen_ports = ListenPorts::default();
-        for (key, group) in &self.groups {
-            listen_ports.listeners.extend(group.inodes());
-            listen_ports.add_tcp(key.address);
-        }
-        for (key, inode) in self.shared.all() {
-            listen_ports.listeners.insert(inode);
-            if key.transport == Transport::Stream {
-                listen_ports.add_tcp(key.address);
-            }
-        }
-        listen_ports
+        self.update_names();
     }
 
     /// Where connections are noticed.
@@ -408,15 +424,6 @@ impl Adopt {
 fn without_pids(line: &str) -> impl Iterator<Item = &str> {
     let mut before = "";
     line.split(' ').filter(move |word| std::mem::replace(&mut before, word) != "pid")
-}
-
-/// Any socket of our network namespace.
-fn any_socket() -> Option<OwnedFd> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
-    socket
-        .or_else(|_| socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None))
-        .ok()
-        .map(Into::into)
 }
 
 fn new_arrivals() -> Option<Arc<Arrivals>> {

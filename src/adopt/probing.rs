@@ -6,22 +6,27 @@
 //! workers is received. A worker that does not listen there yet is refused as by a free port, and gets
 //! the queue when it binds.
 //!
+//! At a unix socket nothing is left of such a look: a worker that ends without having bound a path at which
+//! it is to listen is taken for one that has looked there (php-fpm does), once. If the next one does not
+//! look, that is taken back.
+//!
 //! A connection that a health check has made and closed at that moment cannot be told from it: then the
 //! worker is started once more, and nothing else is lost.
 //!
 //! Contract: connect(2) is received of no worker before that, because each such call waits for us. So a
 //! server that never looks pays nothing.
 
-use super::key::{Key, Transport, parse};
+use super::key::{Key, Transport, parse, parse_unix};
 use super::{Adopt, drain};
 use crate::core::event::{Time, WorkerId};
 use crate::sys::seccomp::{self, Answer, Call};
-use crate::sys::{held, tcp_diag};
+use crate::sys::{caller_path, held, tcp_diag};
 use nix::errno::Errno;
 use socket2::{SockRef, Type};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 impl Adopt {
@@ -58,6 +63,12 @@ impl Adopt {
     /// Whether the worker, which has ended `age` after its start and was not ready, found an address of
     /// ours taken; which one. It is forgotten then, so that it can be started again.
     pub fn take_looker(&mut self, id: WorkerId, age: Duration) -> Option<Key> {
+        self.looks_first &= !self.guess.is_taken_back();
+        if !self.looks_first
+            && let Some(key) = self.unbound_path(id).filter(|_| self.guess.may_be_tried())
+        {
+            self.has_found_taken(id, key);
+        }
         if !self.looks_first {
             let held = self.held_for(id);
             let closed = tcp_diag::closed_in_queue(&ports(&held)).unwrap_or_default();
@@ -70,6 +81,13 @@ impl Adopt {
         self.remove_sockets(id);
         self.workers.remove(&id);
         Some(key)
+    }
+
+    /// A path at which the worker is to listen, and that it has not bound.
+    fn unbound_path(&self, id: WorkerId) -> Option<Key> {
+        let bound = &self.workers.get(&id).filter(|worker| !worker.ready)?.bound;
+        let mut paths = self.shared.unix().map(|(key, _)| key);
+        paths.find(|key| self.wanted.contains(key) && !bound.contains(key)).cloned()
     }
 
     /// The address at which another worker serves, if this one has bound none of those at which it is
@@ -102,22 +120,39 @@ impl Adopt {
             return false;
         };
         let Ok(bytes) = seccomp::read_address(call.thread, at, length) else { return false };
-        let Some(address) = parse(&bytes).filter(|_| seccomp::is_pending(worker.calls.as_fd(), call.id))
-        else {
+        if !seccomp::is_pending(worker.calls.as_fd(), call.id) {
             return false;
-        };
+        }
+        if let Some(name) = parse_unix(&bytes) {
+            let key = self.unix_key(call, name);
+            return key
+                .is_some_and(|key| self.shared.sockets.contains_key(&key) && !worker.listens.contains(&key));
+        }
+        let Some(address) = parse(&bytes) else { return false };
         let keys = self.groups.keys().chain(self.shared.sockets.keys());
         let mut keys = keys.filter(|key| key.transport == Transport::Stream && !worker.listens.contains(key));
         keys.any(|key| leads_to(address, key))
     }
 
     /// The answer to such a call.
-    pub(super) fn refuse_connect(&self, socket: &OwnedFd) -> Answer {
+    pub(super) fn refuse_connect(&mut self, socket: &OwnedFd) -> Answer {
         let is_stream = SockRef::from(socket).r#type().is_ok_and(|kind| kind == Type::STREAM);
         match is_stream && self.is_of_our_network(socket) {
-            true => Answer::Failed(Errno::ECONNREFUSED),
+            true => {
+                self.guess.is_right();
+                Answer::Failed(Errno::ECONNREFUSED)
+            }
             false => Answer::Continue,
         }
+    }
+
+    /// The key of the unix socket that a call of connect(2) leads to.
+    fn unix_key(&self, call: &Call, name: &[u8]) -> Option<Key> {
+        if name.first() == Some(&0) {
+            return Some(Key::unix(name.to_vec()));
+        }
+        let place = caller_path::resolve(call.thread, libc::AT_FDCWD, name).ok()??;
+        Some(Key::unix(place.path.as_os_str().as_bytes().to_vec()))
     }
 }
 
@@ -132,7 +167,8 @@ fn reached(address: SocketAddr, keys: &[Key]) -> Option<Key> {
 
 /// Whether a connection to `address` reaches the socket that is bound to `key`.
 fn leads_to(address: SocketAddr, key: &Key) -> bool {
-    let own = key.address.ip().to_canonical();
+    let Some(at) = key.address.inet() else { return false };
+    let own = at.ip().to_canonical();
     let ip = match address.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -142,7 +178,7 @@ fn leads_to(address: SocketAddr, key: &Key) -> bool {
         true => (own.is_ipv4() == ip.is_ipv4() || own.is_ipv6() && !key.v6only) && is_ours(ip),
         false => own == ip,
     };
-    address.port() == key.address.port() && reaches
+    address.port() == at.port() && reaches
 }
 
 /// Whether it is an address of this machine.
@@ -152,13 +188,14 @@ fn is_ours(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::key::Address;
     use super::*;
 
     #[test]
     fn a_connection_leads_to_the_address_that_it_reaches() {
         let key = |address: &str, v6only| Key {
             transport: Transport::Stream,
-            address: address.parse().expect("an address"),
+            address: Address::Inet(address.parse().expect("an address")),
             v6only,
             device: Vec::new(),
         };

@@ -2,6 +2,7 @@
 //! with their callers.
 
 use super::drain::Drain;
+use super::guess::Guess;
 use super::key::Key;
 use super::listener::{Holder, Listener};
 use super::looks::Looks;
@@ -10,6 +11,8 @@ use super::{Adopt, Adopted, Group};
 use crate::config;
 use crate::core::event::{Time, WorkerId};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
+use crate::sys::caller_path::FileId;
+use crate::sys::fd;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +59,10 @@ struct SavedSocket {
     inode: u64,
     ours: bool,
     holder: Option<(i32, i32)>,
+    #[serde(default)]
+    file: Option<FileId>,
+    #[serde(default)]
+    is_unlinked: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,6 +75,8 @@ struct SavedWorker {
     early: Vec<Key>,
     late: Vec<(Key, Time)>,
     inherited: Vec<(Key, u64)>,
+    #[serde(default)]
+    opened: u64,
     #[serde(default)]
     unix: BTreeSet<PathBuf>,
     #[serde(default)]
@@ -102,7 +111,8 @@ impl Saved {
         for (key, sockets) in &adopt.shared.sockets {
             let save = |socket: &Socket| {
                 let (inode, ours, holder) = (socket.inode, socket.ours, numbers(socket.holder));
-                Ok(SavedSocket { fd: transfer.add(&socket.fd)?, inode, ours, holder })
+                let (file, is_unlinked) = (socket.file, socket.is_unlinked);
+                Ok(SavedSocket { fd: transfer.add(&socket.fd)?, inode, ours, holder, file, is_unlinked })
             };
             shared.push((key.clone(), sockets.iter().map(save).collect::<io::Result<Vec<_>>>()?));
         }
@@ -118,6 +128,7 @@ impl Saved {
                 late: worker.late.iter().map(|(key, &opened)| (key.clone(), opened)).collect(),
                 stop_sent: worker.stop_sent,
                 inherited: worker.inherited.iter().map(|(key, &inode)| (key.clone(), inode)).collect(),
+                opened: worker.opened,
                 unix: worker.unix.clone(),
                 unix_alone: worker.unix_alone,
                 socketless: worker.socketless,
@@ -139,7 +150,7 @@ impl Saved {
     pub fn restore(self, config: config::Adopt, fds: &mut InheritedFds, now: Time) -> Adopt {
         let groups = self.groups.into_iter().map(|saved| {
             let members = saved.members.into_iter();
-            let address = saved.key.address;
+            let address = saved.key.address.inet();
             let members = members.map(|SavedMember { copy, inode, holder, worker }| {
                 let copy = copy.map(|copy| fds.take(copy));
                 (Listener::new(copy, inode, address, holder_of(holder)), inode, worker)
@@ -150,11 +161,13 @@ impl Saved {
         let groups: BTreeMap<Key, Group> = groups.collect();
         let ports: BTreeSet<u16> = groups.keys().map(|key| key.address.port()).collect();
         let sockets = self.shared.into_iter().map(|(key, sockets)| {
-            let restore = |SavedSocket { fd, inode, ours, holder }| Socket {
+            let restore = |SavedSocket { fd, inode, ours, holder, file, is_unlinked }| Socket {
                 fd: fds.take(fd),
                 inode,
                 ours,
                 holder: holder_of(holder),
+                file,
+                is_unlinked,
             };
             (key, sockets.into_iter().map(restore).collect())
         });
@@ -175,10 +188,12 @@ impl Saved {
                 gone: saved.gone,
                 deserted: saved.deserted,
                 drain: saved.drains.then(|| Drain::begin(ports.clone(), now)),
+                quiet: None,
                 warnings: Vec::new(),
                 found_taken: None,
                 others: BTreeSet::new(),
                 elsewhere: BTreeSet::new(),
+                opened: saved.opened,
                 unix: saved.unix,
                 unix_alone: saved.unix_alone,
                 socketless: saved.socketless,
@@ -201,13 +216,16 @@ impl Saved {
             looks,
             suspects: BTreeMap::new(),
             arrivals: super::new_arrivals(),
-            ours: super::any_socket(),
+            ours: fd::any_socket(),
             now,
             stopping: false,
             unix: self.served_by,
+            guess: Guess::default(),
+            names: Arc::default(),
             looks_first: self.looks_first,
         };
         adopt.arm_all();
+        adopt.update_names();
         adopt
     }
 }

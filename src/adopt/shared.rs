@@ -4,9 +4,11 @@
 use super::key::{Key, Transport};
 use super::listener::Holder;
 use crate::core::event::WorkerId;
-use crate::sys::{fd, held, pidfd, proc_fd, steering};
+use crate::sys::caller_path::{self, FileId};
+use crate::sys::{connections, fd, held, pidfd, proc_fd, steering};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use socket2::SockRef;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -27,6 +29,9 @@ pub(super) struct New {
     /// The process that has bound it.
     pub(super) process: i32,
     pub(super) inode: u64,
+    /// The file of a unix socket, once it listens.
+    #[serde(default)]
+    pub(super) file: Option<FileId>,
 }
 
 #[derive(Debug)]
@@ -37,6 +42,10 @@ pub(super) struct Socket {
     pub(super) ours: bool,
     /// By whom it was last seen to be held.
     pub(super) holder: Option<Holder>,
+    /// The file of a unix socket with a path.
+    pub(super) file: Option<FileId>,
+    /// A worker that serves has removed that file, as it thinks.
+    pub(super) is_unlinked: bool,
 }
 
 impl Socket {
@@ -58,7 +67,14 @@ impl Shared {
 
     pub(super) fn add(&mut self, key: Key, fd: OwnedFd, ours: bool) {
         if let Ok((_, inode)) = fd::device_and_inode(fd.as_raw_fd()) {
-            self.sockets.entry(key).or_default().push(Socket { fd, inode, ours, holder: None });
+            self.sockets.entry(key).or_default().push(Socket {
+                fd,
+                inode,
+                ours,
+                holder: None,
+                file: None,
+                is_unlinked: false,
+            });
         }
     }
 
@@ -74,8 +90,12 @@ impl Shared {
     }
 
     /// Notes by whom each of `inodes` is held, and drops those that nobody holds. Returns the
-    /// addresses that have no socket any more.
-    pub(super) fn update(&mut self, inodes: &BTreeSet<u64>, held: &BTreeMap<u64, Holder>) -> Vec<Key> {
+    /// addresses that have no socket any more, with the last ones that they had.
+    pub(super) fn update(
+        &mut self,
+        inodes: &BTreeSet<u64>,
+        held: &BTreeMap<u64, Holder>,
+    ) -> Vec<(Key, Vec<Socket>)> {
         for socket in self.sockets.values_mut().flatten() {
             socket.holder = held.get(&socket.inode).copied().or(socket.holder);
         }
@@ -83,11 +103,20 @@ impl Shared {
             |socket: &mut Socket| inodes.contains(&socket.inode) && !held.contains_key(&socket.inode);
         let mut lost = Vec::new();
         self.sockets.retain(|key, sockets| {
-            let _: Vec<Socket> = sockets.extract_if(.., |socket| closed(socket)).collect();
-            lost.extend(sockets.is_empty().then(|| key.clone()));
-            !sockets.is_empty()
+            let last: Vec<Socket> = sockets.extract_if(.., |socket| closed(socket)).collect();
+            let is_open = !sockets.is_empty();
+            lost.extend((!is_open).then(|| (key.clone(), last)));
+            is_open
         });
         lost
+    }
+
+    /// This unix socket is the only one of its address.
+    pub(super) fn set_unix(&mut self, key: Key, fd: OwnedFd, file: Option<FileId>) {
+        if let Ok((_, inode)) = fd::device_and_inode(fd.as_raw_fd()) {
+            let socket = Socket { fd, inode, ours: false, holder: None, file, is_unlinked: false };
+            self.sockets.insert(key, vec![socket]);
+        }
     }
 
     /// The shared sockets of an address.
@@ -105,13 +134,28 @@ impl Shared {
         self.sockets.values().flatten().filter(|socket| socket.ours).map(|socket| socket.inode)
     }
 
-    /// Every address, with the number of its sockets and, for TCP, of the connections in their queues.
+    /// Every address, with the number of its sockets and, where they listen, of the connections in their
+    /// queues.
     pub(super) fn counts(&self) -> impl Iterator<Item = (&Key, usize, Option<u32>)> {
         self.sockets.iter().map(|(key, sockets)| {
-            let waiting =
-                || sockets.iter().filter_map(|socket| steering::queue_length(socket.fd.as_fd()).ok()).sum();
-            (key, sockets.len(), (key.transport == Transport::Stream).then(waiting))
+            let queued = match key.transport {
+                Transport::Datagram => None,
+                Transport::Stream => {
+                    Some(sockets.iter().filter_map(|it| steering::queue_length(it.fd.as_fd()).ok()).sum())
+                }
+                Transport::Unix => {
+                    let inodes: Vec<u64> = sockets.iter().map(|socket| socket.inode).collect();
+                    Some(connections::unix_queues(&inodes).values().sum())
+                }
+            };
+            (key, sockets.len(), queued)
         })
+    }
+
+    /// The unix sockets.
+    pub(super) fn unix(&self) -> impl Iterator<Item = (&Key, &Socket)> {
+        let unix = self.sockets.iter().filter(|(key, _)| key.transport == Transport::Unix);
+        unix.flat_map(|(key, sockets)| sockets.iter().map(move |socket| (key, socket)))
     }
 
     pub(super) fn clear(&mut self) {
@@ -130,9 +174,12 @@ impl Shared {
         self.new = others;
         let mut lost = Vec::new();
         for new in own {
-            let process = Pid::from_raw(new.process);
-            let found = pidfd::duplicate_by_inode(process, new.inode);
-            match found.or_else(|| pidfd::duplicate_by_inode(root, new.inode)) {
+            let copy = new.copy(root);
+            match copy {
+                Some(fd) if new.key.transport == Transport::Unix => match new.is_at_its_path(fd.as_fd()) {
+                    true => self.set_unix(new.key, fd, new.file),
+                    false => lost.push(new.key),
+                },
                 Some(fd) if Key::of_bound(fd.as_fd()).as_ref() == Some(&new.key) => {
                     self.add(new.key, fd, false);
                 }
@@ -156,6 +203,25 @@ impl Shared {
     }
 }
 
+impl New {
+    /// A copy of the socket, from the process that has bound it, or from `root`.
+    pub(super) fn copy(&self, root: Pid) -> Option<OwnedFd> {
+        let found = pidfd::duplicate_by_inode(Pid::from_raw(self.process), self.inode);
+        found.or_else(|| pidfd::duplicate_by_inode(root, self.inode))
+    }
+
+    /// Whether this is a unix socket that listens, and its path, if it has one, leads there.
+    fn is_at_its_path(&self, socket: BorrowedFd<'_>) -> bool {
+        let leads_there = |path| self.file.is_some() && caller_path::socket_at(path) == self.file;
+        is_listener(socket) && self.key.path().is_none_or(leads_there)
+    }
+}
+
 pub(super) fn listens(socket: BorrowedFd<'_>) -> bool {
     fd::tcp_queue(socket).is_ok_and(|queue| queue.is_some())
+}
+
+/// The same for a unix socket.
+pub(super) fn is_listener(socket: BorrowedFd<'_>) -> bool {
+    SockRef::from(&socket).is_listener().unwrap_or(false)
 }

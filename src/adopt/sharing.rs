@@ -95,14 +95,14 @@ impl Adopt {
         }
     }
 
-    fn note_new(&mut self, id: WorkerId, call: &Call, key: Key, inode: u64) {
+    pub(super) fn note_new(&mut self, id: WorkerId, call: &Call, key: Key, inode: u64) {
         /// More than a server has, and fewer than a resolver binds.
         const MOST: usize = 64;
         if self.shared.new.iter().filter(|new| new.worker == id).count() >= MOST {
             return;
         }
         let process = seccomp::process_of(call.thread).unwrap_or(call.thread).as_raw();
-        self.shared.new.push(New { worker: id, key, process, inode });
+        self.shared.new.push(New { worker: id, key, process, inode, file: None });
     }
 
     pub(super) fn listen_shared(
@@ -159,11 +159,12 @@ impl Adopt {
             .iter()
             .find(|(held, sockets)| held.is_similar(key) && sockets.iter().any(|socket| socket.ours));
         let Some((held, _)) = near else { return };
-        let write = match (key.address.ip().is_unspecified(), key.address.is_ipv4(), key.v6only) {
-            (true, true, _) => format!("*:{}", key.address.port()),
-            (true, false, true) => format!("[::]:{},v6only", key.address.port()),
-            (true, false, false) => format!("[::]:{}", key.address.port()),
-            _ => key.address.to_string(),
+        let Some(address) = key.address.inet() else { return };
+        let write = match (address.ip().is_unspecified(), address.is_ipv4(), key.v6only) {
+            (true, true, _) => format!("*:{}", address.port()),
+            (true, false, true) => format!("[::]:{},v6only", address.port()),
+            (true, false, false) => format!("[::]:{}", address.port()),
+            _ => address.to_string(),
         };
         let line = format!(
             "the worker binds {key}, and -b holds {held}: they are not the same (write -b '{write}')"

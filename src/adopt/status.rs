@@ -3,9 +3,13 @@
 use super::key::{Key, Transport};
 use super::{Adopt, Adopted};
 use crate::core::event::WorkerId;
+use crate::sys::connections::ListenPorts;
 use crate::sys::{held, proc_tcp, steering};
 use nix::unistd::Pid;
+use socket2::SockRef;
 use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 
 /// An address, as status shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +120,24 @@ impl Adopt {
         steered.chain(shared).collect()
     }
 
+    /// The listeners and ports at which connections come in.
+    pub fn listen_ports(&self) -> ListenPorts {
+        let mut listen_ports = ListenPorts::default();
+        for (key, group) in &self.groups {
+            listen_ports.listeners.extend(group.inodes());
+            key.address.inet().into_iter().for_each(|address| listen_ports.add_tcp(address));
+        }
+        for (key, inode) in self.shared.all() {
+            listen_ports.listeners.insert(inode);
+            if key.transport == Transport::Stream {
+                key.address.inet().into_iter().for_each(|address| listen_ports.add_tcp(address));
+            }
+        }
+        let unix = self.shared.unix().filter_map(|(_, socket)| unix_name(socket.fd.as_fd()));
+        listen_ports.unix_names.extend(unix);
+        listen_ports
+    }
+
     /// How sockets are adopted, as `--adopt` has it.
     pub fn mode(&self) -> &'static str {
         if self.config.share { "share" } else { "steer" }
@@ -125,6 +147,14 @@ impl Adopt {
     pub fn last_warning(&self, id: WorkerId) -> Option<&str> {
         self.workers.get(&id)?.warnings.last().map(String::as_str)
     }
+}
+
+/// The name of a unix socket, as getsockname(2) has it: connections that it accepts have the same.
+pub(super) fn unix_name(socket: BorrowedFd<'_>) -> Option<Vec<u8>> {
+    let address = SockRef::from(&socket).local_addr().ok()?;
+    let path = || address.as_pathname().map(|path| path.as_os_str().as_bytes().to_vec());
+    let name = address.as_abstract_namespace().map(|name| [b"\0", name].concat());
+    name.or_else(path)
 }
 
 fn list<'a>(keys: impl Iterator<Item = &'a Key>) -> String {

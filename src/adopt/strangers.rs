@@ -26,11 +26,12 @@ impl Adopt {
         if key.transport == Transport::Datagram {
             return None;
         }
-        let family = if key.address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-        let listening = tcp_diag::listen_sockets(family, key.address.port()).ok()?;
+        let address = key.address.inet()?;
+        let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let listening = tcp_diag::listen_sockets(family, address.port()).ok()?;
         let ours: BTreeSet<u64> = self.groups.values().flat_map(Group::inodes).collect();
         let same = |found: &tcp_diag::ListenSocket| {
-            found.address.ip() == key.address.ip()
+            found.address.ip() == address.ip()
                 && (found.device == 0) == key.device.is_empty()
                 && found.v6only.is_none_or(|v6only| v6only == key.v6only)
         };
@@ -42,7 +43,8 @@ impl Adopt {
     /// without SO_REUSEPORT the kernel would refuse to listen beside it.
     pub(super) fn occupant(&self, key: &Key) -> Option<u64> {
         let families = [libc::AF_INET, libc::AF_INET6];
-        let port = key.address.port();
+        let address = key.address.inet()?;
+        let port = address.port();
         let listening = families
             .into_iter()
             .flat_map(|family| tcp_diag::listen_sockets(family, port).unwrap_or_default());
@@ -52,7 +54,7 @@ impl Adopt {
         others
             .find(|found| {
                 let v6only = found.v6only.unwrap_or(false);
-                overlap((key.address.ip(), key.v6only), (found.address.ip(), v6only))
+                overlap((address.ip(), key.v6only), (found.address.ip(), v6only))
                     && (found.device == 0) == key.device.is_empty()
             })
             .map(|found| found.inode)

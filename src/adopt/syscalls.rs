@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 /// The addresses that are remembered of a worker: more than a server has, and fewer than a resolver.
-const MOST_BOUND: usize = 64;
+pub(super) const MOST_BOUND: usize = 64;
 
 impl Adopt {
     /// Answers a call of a process of the worker.
@@ -33,6 +33,7 @@ impl Adopt {
             return;
         }
         let answer = match pidfd::duplicate(call.thread, call.fd) {
+            _ if call.fd == -1 => self.removal(id, call),
             Ok(socket) if matches!(call.operation, Operation::Connect(..)) => self.refuse_connect(&socket),
             Ok(socket) if !self.is_of_our_network(&socket) => {
                 self.warn_once(id, format!(
@@ -45,7 +46,7 @@ impl Adopt {
                 match call.operation {
                     Operation::Bind(at, length) => self.bind(id, call, socket, at, length),
                     Operation::Listen(backlog) => self.listen(id, call, socket, backlog),
-                    Operation::Connect(..) => Answer::Continue,
+                    _ => Answer::Continue,
                 }
             }
             Ok(_) | Err(Errno::ESRCH | Errno::EBADF | Errno::ENOTSOCK) => Answer::Continue,
@@ -54,6 +55,8 @@ impl Adopt {
                 Answer::Continue
             }
         };
+        // Before the caller goes on: the next one may be answered by another thread.
+        self.update_names();
         // The caller may have ended meanwhile.
         let _ = seccomp::answer(calls.as_fd(), call.id, answer);
     }
@@ -72,6 +75,9 @@ impl Adopt {
     }
 
     fn bind(&mut self, id: WorkerId, call: &Call, socket: OwnedFd, at: u64, length: usize) -> Answer {
+        if self.config.paths && fd::is_unix_stream(socket.as_fd()) {
+            return self.bind_unix(id, call, socket, at, length);
+        }
         let key = match Key::of_call(socket.as_fd(), call, at, length) {
             Ok(Some(key)) if self.is_adopted(&key) => key,
             Ok(_) => return Answer::Continue,
@@ -157,6 +163,9 @@ impl Adopt {
 
     fn listen(&mut self, id: WorkerId, call: &Call, socket: OwnedFd, backlog: i32) -> Answer {
         let Some(key) = Key::of_bound(socket.as_fd()) else {
+            if let Some(answer) = self.listen_unix(id, call, &socket, backlog) {
+                return answer;
+            }
             let path = SockRef::from(&socket).local_addr().ok();
             if let Some(path) = path.as_ref().and_then(|address| address.as_pathname())
                 && let Some(worker) = self.workers.get_mut(&id)
@@ -232,7 +241,7 @@ impl Adopt {
         if let (Some(arrivals), Some(copy)) = (&self.arrivals, &copy) {
             let _ = arrivals.arm(copy.as_fd());
         }
-        let listener = Listener::new(copy, inode, key.address, Some((process, call.fd)));
+        let listener = Listener::new(copy, inode, key.address.inet(), Some((process, call.fd)));
         let joined = group.join(listener, inode, id);
         report(joined, "steer connections to a worker");
         // The worker before may have opened this address after the new one was asked for it.

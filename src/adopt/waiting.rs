@@ -18,7 +18,7 @@ impl Adopt {
         if self.workers.get(&serving).is_none_or(|worker| worker.gone) {
             return true;
         }
-        let unknown = self.wanted.difference(&self.waited).filter(|key| key.transport == Transport::Stream);
+        let unknown = self.wanted.difference(&self.waited).filter(|key| key.transport != Transport::Datagram);
         let seen: Vec<Key> = unknown.filter(|key| self.waits_at(serving, key)).cloned().collect();
         self.waited.extend(seen);
         self.not_waited_at(id).is_empty()
@@ -36,7 +36,10 @@ impl Adopt {
         let Some(worker) = self.workers.get(&id) else { return false };
         let group = self.groups.get(key).into_iter();
         let own = group.flat_map(|group| group.sockets(id)).map(|(inode, _)| inode);
-        let inodes: BTreeSet<u64> = own.chain(self.shared.of(key)).collect();
+        // One that it has bound itself is shared once it is ready.
+        let new = self.shared.new.iter().filter(|new| new.worker == id && new.key == *key);
+        let new = new.filter(|new| new.key.transport == Transport::Unix).map(|new| new.inode);
+        let inodes: BTreeSet<u64> = own.chain(self.shared.of(key)).chain(new).collect();
         accepting::not_waited_on(worker.root, &inodes).len() < inodes.len()
     }
 }

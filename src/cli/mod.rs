@@ -244,14 +244,14 @@ pub struct Cli {
     /// `share`: the socket of the worker is replaced by one that all generations share; with -b it is
     /// the socket of -b, and the worker must bind exactly that address. Nothing is
     /// drained in this mode: at the stop signal the server loses the connections that it has
-    /// accepted, unless it finishes them itself. UDP sockets are always shared. A Multipath TCP socket is refused, as on a kernel without MPTCP; a server that
+    /// accepted, unless it finishes them itself. UDP and unix stream sockets are always shared. A Multipath TCP socket is refused, as on a kernel without MPTCP; a server that
     /// then falls back to plain TCP works. `graceful-run doctor` tests whether this machine allows all
     /// that. `steer` and `share` not with --export, --follow, --surge or several workers.
     #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true,
           default_missing_value = "steer", help_heading = "Adopt")]
     pub adopt: Option<Adopt>,
 
-    /// Adopt only this port; repeatable [default: every port that the worker binds]
+    /// Adopt only this port; repeatable [default: every port and unix path that the worker binds]
     #[arg(long, value_name = "PORT", help_heading = "Adopt",
           value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Vec<u16>,

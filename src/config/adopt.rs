@@ -15,6 +15,8 @@ pub struct Adopt {
     pub share: bool,
     /// The ports that are adopted; empty: all.
     pub ports: BTreeSet<u16>,
+    /// Unix sockets are adopted too.
+    pub paths: bool,
     /// A connection that has been idle for this long, after the server was the last to send,
     /// counts as drained.
     pub idle: Duration,
@@ -72,6 +74,7 @@ pub(super) fn adopt(
     let adopt = Adopt {
         share,
         ports: cli.port.iter().copied().collect(),
+        paths: cli.port.is_empty(),
         idle: duration("--idle", &cli.idle)?,
         must_wait: cli.ack.iter().all(|ack| ack == "auto"),
         auto,

@@ -29,7 +29,9 @@ pub fn complete(status: &mut Status, snapshot: &Snapshot) {
     for worker in &mut status.workers {
         let Some(pid) = worker.pid.map(Pid::from_raw) else { continue };
         let others = pids.iter().copied().filter(|&other| other != pid).collect();
+        // One that drains may be halted by us for a moment.
         if worker.stopped.is_none()
+            && worker.stage != "draining"
             && let Some(halted) = tree::halted(pid, &others, Halt::Signal)
         {
             worker.stopped = Some(format!("pid {halted} ({})", tree::name(halted)));

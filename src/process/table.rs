@@ -323,6 +323,13 @@ impl ProcessTable {
         }
     }
 
+    /// Sends a signal to the worker's own process, which is halted and continued later.
+    pub fn signal_halted(&self, id: WorkerId, signal: Signal) {
+        if let Some(process) = self.process(id).filter(|process| process.lives()) {
+            warn_of_failure(process.pid, process::signal_halted(process.pid, signal as i32));
+        }
+    }
+
     /// Sends a signal to the worker, which may have left its process group, and to the group;
     /// where several workers share the group, to the worker's own tree.
     pub fn signal_group(&self, id: WorkerId, signal: Signal) {

@@ -8,7 +8,7 @@ use crate::core::event::{Action, Event, Generation, Request, WorkerId};
 use crate::core::policy::FIRST_DRAIN_CHECK;
 use crate::dialect::Dialect;
 use crate::launch::Refused;
-use crate::sys::seccomp::Filter;
+use crate::sys::seccomp::{Filter, Received};
 use log::warn;
 use nix::sys::signal::{Signal, raise};
 
@@ -64,7 +64,11 @@ impl EventLoop {
                     ctx.launcher.settings.listeners.release_worker_sockets(id);
                 }
                 let signal = if unready { Signal::SIGTERM } else { ctx.config.stop_signal };
-                ctx.processes.stop(id, signal);
+                match self.adoption.as_ref().is_some_and(|adoption| adoption.is_halted(id)) {
+                    // It is continued by whoever has halted it.
+                    true => ctx.processes.signal_halted(id, signal),
+                    false => ctx.processes.stop(id, signal),
+                }
             }
             Action::Kill(id) => ctx.processes.signal_group(id, Signal::SIGKILL),
             Action::DrainRemains(id) => self.orphans.drain(id, self.adoption.as_ref(), ctx),
@@ -142,8 +146,8 @@ impl EventLoop {
     /// The filter of the next worker, where we are to see its system calls.
     fn filter(&self) -> Option<Filter> {
         match &self.adoption {
-            Some(adoption) => Filter::new(adoption.receives_connects()),
-            None => self.held.wants_calls().then(|| Filter::new(false)).flatten(),
+            Some(adoption) => Filter::new(adoption.received()),
+            None => self.held.wants_calls().then(|| Filter::new(Received::default())).flatten(),
         }
     }
 

@@ -5,7 +5,7 @@
 use super::context::Context;
 use super::inputs::Threads;
 use crate::adopt::drain::{Remaining, Visibility};
-use crate::adopt::{Adopt, Saved};
+use crate::adopt::{Adopt, Names, Saved};
 use crate::config::Config;
 use crate::control::protocol as status;
 use crate::core::event::Time;
@@ -19,7 +19,7 @@ use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
 use crate::sys::arrivals::Arrivals;
 use crate::sys::connections::ListenPorts;
 use crate::sys::probe::{self, Access, Refused};
-use crate::sys::seccomp::{Call, Filter};
+use crate::sys::seccomp::{Call, Filter, Received};
 use log::{debug, warn};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -45,7 +45,7 @@ impl Adoption {
     /// When the system calls of this architecture are not known.
     pub(super) fn start(config: &Config, listeners: &Listeners) -> Result<Option<Adoption>, Error> {
         let Some(adopt) = &config.adopt else { return Ok(None) };
-        if Filter::new(false).is_none() {
+        if Filter::new(Received::default()).is_none() {
             return Err(Error::Cannot {
                 attempt: format!("adopt on {}", std::env::consts::ARCH),
                 why: "its system calls are not known to us".into(),
@@ -83,7 +83,7 @@ impl Adoption {
     /// Starts the threads that receive the calls of the workers, after an execve(2).
     pub(super) fn receive_all_calls(&self, threads: &Threads) {
         for (id, calls) in self.adopt.callers() {
-            receive_calls(id, calls, self.adopt.arrivals(), threads);
+            receive_calls(id, calls, self.adopt.arrivals(), self.adopt.names(), threads);
         }
     }
 
@@ -93,7 +93,7 @@ impl Adoption {
         let Some(root) = ctx.processes.process(id).map(|process| process.pid) else { return };
         let start = ctx.config.policy.ack_timeout.map(|timeout| ctx.now() + timeout);
         self.adopt.open(id, root, Arc::clone(&calls), start);
-        receive_calls(id, calls, self.adopt.arrivals(), threads);
+        receive_calls(id, calls, self.adopt.arrivals(), self.adopt.names(), threads);
     }
 
     /// Why no worker can be started beside the one that serves.
@@ -178,14 +178,24 @@ impl Adoption {
         ctx.processes.signal_group(id, Signal::SIGTERM);
     }
 
-    /// Whether connect(2) of the next worker is to be received.
-    pub(super) fn receives_connects(&self) -> bool {
-        self.adopt.receives_connects()
+    /// The system calls of the next worker that are to be received.
+    pub(super) fn received(&self) -> Received {
+        Received { connects: self.adopt.receives_connects(), removals: self.adopt.shares_paths() }
     }
 
     /// As [`Adopt::take_looker`]; the address, for people.
     pub(super) fn take_looker(&mut self, id: WorkerId, age: Duration) -> Option<String> {
         self.adopt.take_looker(id, age).map(|key| key.to_string())
+    }
+
+    /// Continues every worker that we have halted.
+    pub(super) fn release_all(&mut self) {
+        self.adopt.release(Time::MAX);
+    }
+
+    /// As [`Adopt::is_halted`].
+    pub(super) fn is_halted(&self, id: WorkerId) -> bool {
+        self.adopt.is_halted(id)
     }
 
     /// A connection has come.
@@ -246,7 +256,7 @@ impl Adoption {
                 }
             }
             Report::UpgradeStarted { .. } => adopt.begin_upgrade(ctx.now()),
-            Report::StopSent(id) => adopt.mark_stop_sent(id),
+            Report::StopSent(id) => adopt.mark_stop_sent(id, ctx.now()),
             Report::Gone { worker, ready, .. } => {
                 let why = adopt.last_warning(worker).map(str::to_owned);
                 let why = why.or_else(|| adopt.taken_address(worker)).filter(|_| !ready);
@@ -285,16 +295,18 @@ impl Adoption {
         self.adopt.inodes()
     }
 
-    /// When the next check for closed sockets is due.
+    /// When the next check for closed sockets is due, or a worker is to be continued.
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.adopt.look_due()
+        self.adopt.look_due().into_iter().chain(self.adopt.release_due()).min()
     }
 
     /// Checks for sockets that a worker has closed, if that is due. A worker that starts may wait for
     /// connections by now.
     pub(super) fn check_closed(&mut self, ctx: &mut Context) {
         let now = ctx.now();
-        if self.deadline().is_some_and(|at| at <= now) {
+        // Whatever has become of the stop signal, nothing stays halted for long.
+        self.adopt.release(now);
+        if self.adopt.look_due().is_some_and(|at| at <= now) {
             self.adopt.look(now);
             let starting: Vec<WorkerId> =
                 ctx.in_stage(ShownStage::Starting).map(|shown| shown.worker).collect();
@@ -349,9 +361,10 @@ pub(super) fn receive_calls(
     id: WorkerId,
     calls: Arc<OwnedFd>,
     arrivals: Option<Arc<Arrivals>>,
+    names: Arc<Names>,
     threads: &Threads,
 ) {
-    if let Err(error) = threads.receive_calls(id, calls, arrivals) {
+    if let Err(error) = threads.receive_calls(id, calls, arrivals, names) {
         warn!("cannot see what a worker binds: {}", crate::error::reason(&error));
     }
 }

@@ -91,6 +91,9 @@ impl EventLoop {
         if program::read(&path)? != successor.identity {
             return Err(format!("{} was replaced while it was looked at (try again)", path.display()));
         }
+        if let Some(adoption) = &mut self.adoption {
+            adoption.release_all();
+        }
         let (ours, theirs) = (env!("CARGO_PKG_VERSION"), &successor.version);
         info!("version {ours} makes way for version {theirs} ({})", path.display());
         logger::flush_briefly();

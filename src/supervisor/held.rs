@@ -18,7 +18,7 @@ use crate::core::ShownStage;
 use crate::core::event::{Refusal, Report, Time, WorkerId};
 use crate::launch::Refused;
 use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
-use crate::sys::seccomp::{Call, Filter};
+use crate::sys::seccomp::{Call, Filter, Received};
 use crate::sys::{listeners, pidfd};
 use log::info;
 use nix::fcntl::{F_GETFL, F_SETFL, OFlag, fcntl};
@@ -112,7 +112,7 @@ impl Held {
 
     /// Whether the next worker is to be started with a filter, so that it gets what is held.
     pub(super) fn wants_calls(&self) -> bool {
-        !self.sockets.is_empty() && Filter::new(false).is_some()
+        !self.sockets.is_empty() && Filter::new(Received::default()).is_some()
     }
 
     /// A start was refused: whether it is to be tried again without what is held.
@@ -135,13 +135,13 @@ impl Held {
         }
         adopt.open(id, root, Arc::clone(&calls), None);
         self.adopt = Some(adopt);
-        super::adopt::receive_calls(id, calls, None, threads);
+        super::adopt::receive_calls(id, calls, None, Arc::default(), threads);
     }
 
     /// Starts the threads that receive the calls, after an execve(2).
     pub(super) fn receive_all_calls(&self, threads: &Threads) {
         for (id, calls) in self.adopt.iter().flat_map(Adopt::callers) {
-            super::adopt::receive_calls(id, calls, None, threads);
+            super::adopt::receive_calls(id, calls, None, Arc::default(), threads);
         }
     }
 
@@ -165,6 +165,7 @@ fn sharing() -> config::Adopt {
     config::Adopt {
         share: true,
         ports: BTreeSet::new(),
+        paths: false,
         idle: Duration::ZERO,
         must_wait: false,
         auto: false,

@@ -1,6 +1,7 @@
 //! The threads that turn what the system says into inputs of the loop.
 
 use crate::ack::{Watcher, WorkerMessage};
+use crate::adopt::Names;
 use crate::config::signals::Table;
 use crate::control::server::Message;
 use crate::core::event::{Generation, LaunchSource, Slot, WorkerId};
@@ -8,7 +9,7 @@ use crate::dialect::GOAGAIN_SIGNAL;
 use crate::error::{Error, reason};
 use crate::reexec::quiesce::Quiesce;
 use crate::sys::arrivals::Arrivals;
-use crate::sys::seccomp::{self, Call, Woken};
+use crate::sys::seccomp::{self, Answer, Call, Woken};
 use crate::sys::tree::{self, Lineage, Origin};
 use crate::sys::{inherited, process, sigint};
 use crate::watch::{self, Fingerprints};
@@ -108,7 +109,8 @@ impl Threads {
     }
 
     /// Starts a thread that receives the calls of a worker, through `calls`, until no process is
-    /// left that could make one. It also notices connections.
+    /// left that could make one. It also notices connections. A call about a file that is none of
+    /// `names` is left to the kernel.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -117,6 +119,7 @@ impl Threads {
         id: WorkerId,
         calls: Arc<OwnedFd>,
         arrivals: Option<Arc<Arrivals>>,
+        names: Arc<Names>,
     ) -> io::Result<()> {
         let (sender, quiesce) = (self.sender.clone(), self.quiesce.clone());
         let receive = move || {
@@ -140,9 +143,11 @@ impl Threads {
                 if !seccomp::has_pending_call(calls.as_fd()) {
                     continue;
                 }
-                if let Ok(Some(call)) = seccomp::receive(calls.as_fd()) {
-                    let _ = sender.send(Input::Call(id, call));
-                }
+                let Ok(call) = seccomp::receive(calls.as_fd()) else { continue };
+                let _ = match names.concerns(&call) {
+                    true => sender.send(Input::Call(id, call)).is_ok(),
+                    false => seccomp::answer(calls.as_fd(), call.id, Answer::Continue).is_ok(),
+                };
             }
             let _ = sender.send(Input::CallsEnded(id));
         };

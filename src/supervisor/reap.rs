@@ -78,6 +78,10 @@ impl EventLoop {
     /// A child was halted or continued. Of a hook or a check that is no news: its time is limited.
     fn on_halt(&mut self, pid: Pid, change: Change) {
         if let Owner::Worker(worker) = self.ctx.processes.owner(pid) {
+            // We have halted it, and continue it.
+            if self.adoption.as_ref().is_some_and(|adoption| adoption.is_halted(worker)) {
+                return;
+            }
             self.ctx.queue(match change {
                 Change::Halted(by) => Event::Halted(worker, Token(by)),
                 _ => Event::Continued(worker),

@@ -114,21 +114,41 @@ fn tcp_connections(family: i32, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
     inodes
 }
 
-/// The unix connections of these listeners: an accepted socket has the name of its listener.
+/// The unix connections of these listeners.
 fn unix_connections(names: &BTreeSet<Vec<u8>>) -> BTreeSet<u64> {
-    let mut inodes = BTreeSet::new();
-    let found = diag::send_query(Query::Dump, &unix_request(ESTABLISHED, 0, UDIAG_SHOW_NAME), |message| {
+    let accepted = unix_accepted(names)
+        .inspect_err(|errno| log::debug!("cannot ask for unix connections: {errno}"))
+        .unwrap_or_default();
+    accepted.into_iter().map(|it| it.inode).collect()
+}
+
+/// A unix connection, as its listener's side has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnixConnection {
+    /// The inode of that side; 0 before it is accepted.
+    pub inode: u64,
+    /// Whether something waits to be read there, or by the peer.
+    pub queued: bool,
+}
+
+/// The connections that these unix listeners have accepted: such a socket has the name of its listener.
+///
+/// # Errors
+/// ENOENT if the kernel was built without unix_diag, and those of sock_diag(7).
+pub fn unix_accepted(names: &BTreeSet<Vec<u8>>) -> nix::Result<Vec<UnixConnection>> {
+    let mut accepted = Vec::new();
+    let body = unix_request(ESTABLISHED, 0, UDIAG_SHOW_NAME | UDIAG_SHOW_RQLEN);
+    diag::send_query(Query::Dump, &body, |message| {
         let name = diag::attribute(message, UNIX_ATTRIBUTES, UNIX_DIAG_NAME);
         // The name ends with a NUL if the path was bound with one.
         let is_ours = |name: &[u8]| names.contains(name.strip_suffix(b"\0").unwrap_or(name));
-        if name.is_some_and(is_ours) {
-            inodes.extend(diag::read_u32(message, UNIX_INODE).map(u64::from));
+        if let Some(inode) = diag::read_u32(message, UNIX_INODE).filter(|_| name.is_some_and(is_ours)) {
+            let queues = diag::attribute(message, UNIX_ATTRIBUTES, UNIX_DIAG_RQLEN).unwrap_or_default();
+            let queued = [0, 4].into_iter().any(|at| diag::read_u32(queues, at).is_some_and(|it| it > 0));
+            accepted.push(UnixConnection { inode: inode.into(), queued });
         }
-    });
-    if let Err(errno) = found {
-        log::debug!("cannot ask for unix connections: {errno}");
-    }
-    inodes
+    })?;
+    Ok(accepted)
 }
 
 /// How many connections wait to be accepted at each unix socket of these inodes. A socket that the

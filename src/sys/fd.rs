@@ -233,3 +233,19 @@ pub fn is_shut_down(socket: BorrowedFd<'_>) -> bool {
     unsafe { libc::poll(&raw mut wait, 1, 0) };
     wait.revents & libc::POLLRDHUP != 0
 }
+
+/// Any socket of our network namespace.
+pub fn any_socket() -> Option<OwnedFd> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
+    socket
+        .or_else(|_| socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None))
+        .ok()
+        .map(Into::into)
+}
+
+/// Whether it is a unix stream socket.
+pub fn is_unix_stream(socket: BorrowedFd<'_>) -> bool {
+    let socket = socket2::SockRef::from(&socket);
+    socket.domain().is_ok_and(|domain| domain == socket2::Domain::UNIX)
+        && socket.r#type().is_ok_and(|kind| kind == socket2::Type::STREAM)
+}

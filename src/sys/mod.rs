@@ -4,6 +4,7 @@
 
 pub(crate) mod arrivals;
 pub(crate) mod bound;
+pub mod caller_path;
 pub mod child;
 pub(crate) mod connections;
 mod credentials;
@@ -13,6 +14,7 @@ mod exec_args;
 pub mod fd;
 pub(crate) mod fd_plan;
 pub(crate) mod file_privileges;
+pub mod halted;
 pub(crate) mod held;
 pub mod identity;
 pub mod inherited;

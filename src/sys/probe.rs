@@ -10,7 +10,7 @@
 use super::child;
 use super::pidfd;
 use super::process::{self, Exit};
-use super::seccomp::{self, Answer, Filter, Operation};
+use super::seccomp::{self, Answer, Filter, Operation, Received};
 use libc::{c_int, c_ulong};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -136,7 +136,7 @@ pub enum ProbeError {
 /// # Errors
 /// [`ProbeError`].
 pub fn probe_bind_notification() -> Result<bool, ProbeError> {
-    let filter = Filter::new(false).ok_or(ProbeError::Architecture)?;
+    let filter = Filter::new(Received::default()).ok_or(ProbeError::Architecture)?;
     let (receive, send) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(ProbeError::Child)?;
     setsockopt(&receive, sockopt::ReceiveTimeout, &TimeVal::seconds(TIMEOUT_SECONDS.into()))
@@ -155,7 +155,7 @@ pub fn probe_bind_notification() -> Result<bool, ProbeError> {
     let ready = poll(&mut set, PollTimeout::from(TIMEOUT_SECONDS * 1000)).map_err(ProbeError::Call)?;
     let call = match ready {
         0 => None,
-        _ => seccomp::receive(listener.as_fd()).map_err(ProbeError::Call)?,
+        _ => Some(seccomp::receive(listener.as_fd()).map_err(ProbeError::Call)?),
     };
     let call = call.filter(|call| call.fd == -1 && matches!(call.operation, Operation::Bind(..)));
     let call = call.ok_or(ProbeError::Call(Errno::ETIMEDOUT))?;

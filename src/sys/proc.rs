@@ -5,9 +5,12 @@
 //! processes: it counts as absent. `/proc/self` and `/proc/sys` are about us in any case, and may
 //! be read elsewhere.
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use std::fs::{self, File, ReadDir};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// Whose processes `/proc` shows.
@@ -60,6 +63,16 @@ pub fn text(of: Pid, file: &str) -> io::Result<String> {
 /// As [`read`].
 pub fn open(of: Pid, file: &str) -> io::Result<File> {
     File::open(path(of, file)?)
+}
+
+/// The directory that a link of this process or thread leads to, as it is for that one: with O_PATH,
+/// for which no right to read it is needed.
+///
+/// # Errors
+/// As [`read`].
+pub fn directory(of: Pid, link: &str) -> io::Result<OwnedFd> {
+    let path = path(of, link)?;
+    Ok(nix::fcntl::open(&path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
 /// The entries of a directory of this process or thread.

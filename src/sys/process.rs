@@ -163,6 +163,30 @@ pub fn signal(pid: Pid, signal: i32) -> nix::Result<()> {
     ignore_missing(kill(pid.as_raw(), signal))
 }
 
+/// Sends `signal` to a halted process, so that its main thread gets it: of a process that runs the
+/// kernel chooses that thread, but of one that is halted any that is continued first. Where the main
+/// thread blocks the signal another one waits for it (sigwait(3)), and any may get it.
+///
+/// # Errors
+/// As [`signal`].
+pub fn signal_halted(pid: Pid, signal: i32) -> nix::Result<()> {
+    if pid.as_raw() <= 1 {
+        return Err(Errno::EINVAL);
+    }
+    let status = proc::text(pid, &format!("task/{pid}/status")).unwrap_or_default();
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    let blocked = blocked.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    // The main thread may have ended before the others.
+    let has_ended = status.lines().any(|line| line.starts_with("State:\tZ"));
+    let takes_it = !has_ended && blocked.is_some_and(|set| set & 1 << (signal - 1) == 0);
+    if !takes_it {
+        return self::signal(pid, signal);
+    }
+    // SAFETY: plain system call: tgkill(2).
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, pid.as_raw(), pid.as_raw(), signal) };
+    ignore_missing(Errno::result(sent).map(drop))
+}
+
 /// Sends `signal` to every process of a group. A group that has gone is no error.
 ///
 /// # Errors

@@ -1,10 +1,10 @@
 //! System calls that we receive before the kernel executes them: seccomp_unotify(2).
 //!
 //! A child installs a [`Filter`] in itself, which its descendants inherit, and gets a descriptor,
-//! the seccomp listener. Its owner receives each bind(2) and listen(2), and connect(2) if it asks for
-//! that, while the caller waits for the answer. This is no security boundary and need not be one: an answer only concerns the
-//! caller's own socket. Calls of another architecture than ours (32 bits, x32) are allowed and not
-//! received.
+//! the seccomp listener. Its owner receives each bind(2) and listen(2), and what it asks for beside
+//! them: connect(2), or the calls that remove or rename a file. The caller waits for the answer.
+//! This is no security boundary and need not be one: an answer only concerns the caller's own socket and
+//! its path. Calls of another architecture than ours (32 bits, x32) are allowed and not received.
 //!
 //! Multipath TCP is refused, as by a kernel without it: no reuseport program can be attached to
 //! such sockets (EOPNOTSUPP), so they could not be steered. Most programs that ask for one fall
@@ -36,10 +36,31 @@ const PROTOCOL_AT: u32 = if cfg!(target_endian = "little") { 32 } else { 36 };
 /// The size of the longest socket address (sockaddr_storage).
 const MAX_ADDRESS_LENGTH: usize = 128;
 
+/// The calls that remove or rename a file.
+#[cfg(target_arch = "x86_64")]
+const REMOVALS: [i64; 5] =
+    [libc::SYS_unlink, libc::SYS_unlinkat, libc::SYS_rename, libc::SYS_renameat, libc::SYS_renameat2];
+#[cfg(not(target_arch = "x86_64"))]
+const REMOVALS: [i64; 3] = [libc::SYS_unlinkat, libc::SYS_renameat, libc::SYS_renameat2];
+
+/// The working directory, as an argument.
+#[cfg(target_arch = "x86_64")]
+const HERE: u64 = libc::AT_FDCWD as u64;
+
 /// The filter program, prepared before a fork.
 #[derive(Debug, Clone)]
 pub struct Filter {
-    program: [libc::sock_filter; 12],
+    program: Vec<libc::sock_filter>,
+}
+
+/// The calls that are received beside bind(2) and listen(2). Each one waits for us, as long as a process
+/// under the filter lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Received {
+    /// connect(2).
+    pub connects: bool,
+    /// unlink(2), rename(2) and their kin.
+    pub removals: bool,
 }
 
 /// The system call, with its arguments after the descriptor.
@@ -51,6 +72,21 @@ pub enum Operation {
     Listen(i32),
     /// connect(2): as bind(2).
     Connect(u64, usize),
+    /// unlink(2), unlinkat(2).
+    Unlink(PathAt),
+    /// rename(2), renameat(2): from where, and to where.
+    Rename(PathAt, PathAt),
+    /// A call of these kinds that does something else: removes a directory, exchanges two files.
+    Other,
+}
+
+/// A path in the caller's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathAt {
+    /// The caller's descriptor of the directory that it is relative to, or AT_FDCWD.
+    pub directory: RawFd,
+    /// The pointer to its bytes, which end with a NUL.
+    pub at: u64,
 }
 
 /// A call, whose caller waits for the answer.
@@ -60,7 +96,7 @@ pub struct Call {
     pub id: u64,
     /// The calling thread.
     pub thread: Pid,
-    /// The caller's descriptor of the socket.
+    /// The caller's descriptor of the socket; -1 for a call about a file.
     pub fd: RawFd,
     /// The system call.
     pub operation: Operation,
@@ -78,9 +114,8 @@ pub enum Answer {
 }
 
 impl Filter {
-    /// None on an architecture whose system call numbers we do not know. With `connects` connect(2) is
-    /// received as well: each one waits for us then, as long as a process under the filter lives.
-    pub fn new(connects: bool) -> Option<Filter> {
+    /// None on an architecture whose system call numbers we do not know.
+    pub fn new(received: Received) -> Option<Filter> {
         let statement = |code: c_uint, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
         let jump = |k: u32, jt: u8, jf: u8| libc::sock_filter {
             code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
@@ -90,24 +125,26 @@ impl Filter {
         };
         let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
         let end = libc::BPF_RET | libc::BPF_K;
+        let mut calls = vec![libc::SYS_bind, libc::SYS_listen];
+        calls.extend(received.connects.then_some(libc::SYS_connect));
+        if received.removals {
+            calls.extend(REMOVALS);
+        }
         // The program reads an argument of socket(2) only. The kernel caches which numbers are
         // allowed without reading an argument, so that other calls cost nothing.
-        Some(Filter {
-            program: [
-                statement(load, ARCH_AT),
-                jump(ARCH?, 0, 8),
-                statement(load, NUMBER_AT),
-                jump(libc::SYS_bind as u32, 5, 0),
-                jump(libc::SYS_listen as u32, 4, 0),
-                jump(if connects { libc::SYS_connect } else { libc::SYS_listen } as u32, 3, 0),
-                jump(libc::SYS_socket as u32, 0, 3),
-                statement(load, PROTOCOL_AT),
-                jump(libc::IPPROTO_MPTCP as u32, 2, 1),
-                statement(end, libc::SECCOMP_RET_USER_NOTIF),
-                statement(end, libc::SECCOMP_RET_ALLOW),
-                statement(end, libc::SECCOMP_RET_ERRNO | libc::EPROTONOSUPPORT as u32),
-            ],
-        })
+        let count = calls.len() as u8;
+        let mut program =
+            vec![statement(load, ARCH_AT), jump(ARCH?, 0, count + 5), statement(load, NUMBER_AT)];
+        program.extend((0..count).zip(calls).map(|(at, call)| jump(call as u32, count - at + 2, 0)));
+        program.extend([
+            jump(libc::SYS_socket as u32, 0, 3),
+            statement(load, PROTOCOL_AT),
+            jump(libc::IPPROTO_MPTCP as u32, 2, 1),
+            statement(end, libc::SECCOMP_RET_USER_NOTIF),
+            statement(end, libc::SECCOMP_RET_ALLOW),
+            statement(end, libc::SECCOMP_RET_ERRNO | libc::EPROTONOSUPPORT as u32),
+        ]);
+        Some(Filter { program })
     }
 
     /// Installs it in the calling thread, which should be the only one, and returns the seccomp
@@ -185,23 +222,36 @@ pub fn has_ended(listener: BorrowedFd<'_>) -> bool {
         && set[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
 }
 
-/// Receives a call; waits if there is none. None if it is none that we know.
+/// Receives a call; waits if there is none.
 ///
 /// # Errors
 /// ENOENT if the caller has gone, and the others of ioctl(2).
-pub fn receive(listener: BorrowedFd<'_>) -> nix::Result<Option<Call>> {
+pub fn receive(listener: BorrowedFd<'_>) -> nix::Result<Call> {
     // SAFETY: plain integers, for which all zeroes is a value; the kernel requires it.
     let mut notification: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &mut notification)?;
-    let [fd, second, third, ..] = notification.data.args;
+    let [first, second, third, fourth, fifth, _] = notification.data.args;
+    let at = |directory: u64, at: u64| PathAt { directory: directory as RawFd, at };
+    let mut fd = -1;
+    let mut socket = |operation| {
+        fd = first as RawFd;
+        operation
+    };
     let operation = match i64::from(notification.data.nr) {
-        libc::SYS_bind => Operation::Bind(second, third as usize),
-        libc::SYS_listen => Operation::Listen(second as i32),
-        libc::SYS_connect => Operation::Connect(second, third as usize),
-        _ => return Ok(None),
+        libc::SYS_bind => socket(Operation::Bind(second, third as usize)),
+        libc::SYS_listen => socket(Operation::Listen(second as i32)),
+        libc::SYS_connect => socket(Operation::Connect(second, third as usize)),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_unlink => Operation::Unlink(at(HERE, first)),
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_rename => Operation::Rename(at(HERE, first), at(HERE, second)),
+        libc::SYS_unlinkat if third as i32 == 0 => Operation::Unlink(at(first, second)),
+        libc::SYS_renameat => Operation::Rename(at(first, second), at(third, fourth)),
+        libc::SYS_renameat2 if fifth as u32 == 0 => Operation::Rename(at(first, second), at(third, fourth)),
+        _ => Operation::Other,
     };
     let thread = Pid::from_raw(notification.pid as pid_t);
-    Ok(Some(Call { id: notification.id, thread, fd: fd as RawFd, operation }))
+    Ok(Call { id: notification.id, thread, fd, operation })
 }
 
 /// Whether the caller still waits. If it does, what was read by its thread id before is its own.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::iter;
+use std::time::Duration;
 
 use super::proc;
 use super::process::serde_pid;
@@ -211,6 +212,14 @@ pub fn halted(root: Pid, others: &BTreeSet<Pid>, by: Halt) -> Option<Pid> {
     walk(root, others).find(|&pid| stat(pid).is_some_and(is_halted))
 }
 
+/// The processor time that the descendants of `root` have used, without `others` and their descendants.
+pub fn cpu_time(root: Pid, others: &BTreeSet<Pid>) -> Duration {
+    /// USER_HZ, which is the same on every architecture that we know.
+    const TICKS: u64 = 100;
+    let used: u64 = walk(root, others).skip(1).filter_map(stat).map(|stat| stat.used).sum();
+    Duration::from_millis(used * 1000 / TICKS)
+}
+
 /// Live children of ours, other than those that are `known`.
 pub fn live_children(supervisor: Pid, known: &[Pid]) -> Vec<Pid> {
     our_children(supervisor).into_iter().filter(|pid| !known.contains(pid) && is_live(*pid)).collect()
@@ -262,6 +271,8 @@ pub struct Stat {
     pub exiting: bool,
     /// When it was forked, in clock ticks: with the pid it identifies the process.
     pub start_time: u64,
+    /// The processor time that it has used, in clock ticks.
+    pub used: u64,
 }
 
 impl Stat {
@@ -329,6 +340,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
         executed: flags & PF_FORKNOEXEC == 0,
         exiting: flags & PF_EXITING != 0,
         start_time: field(22)?.parse().ok()?,
+        used: field(14)?.parse::<u64>().ok()?.saturating_add(field(15)?.parse().ok()?),
     })
 }
 

@@ -7,7 +7,6 @@
 //! have is left out, and said so; `GRACEFUL_RUN_REQUIRE_SERVERS=1` makes that a failure.
 //! `tests/all` installs them all. `ADOPT_UPGRADES` is another number of upgrades.
 
-#[allow(dead_code)] // unix sockets are not adopted
 #[path = "../common/load.rs"]
 mod client;
 mod control;
@@ -34,3 +33,4 @@ mod keep_alive;
 mod network;
 mod passive_ports;
 mod servers;
+mod unix;

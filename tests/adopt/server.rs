@@ -28,6 +28,8 @@ pub struct Server {
     pub protocol: Protocol,
     of_files: bool,
     edit: Option<(&'static str, &'static str)>,
+    borrowed: &'static [&'static str],
+    path: Option<&'static str>,
     /// Its supervisor is nobody, has no capabilities and can never get any.
     pub as_nobody: bool,
 }
@@ -41,6 +43,8 @@ pub const fn server(name: &'static str, command: &'static str) -> Server {
         protocol: Protocol::Http,
         of_files: false,
         edit: None,
+        borrowed: &[],
+        path: None,
         as_nobody: false,
     }
 }
@@ -66,6 +70,16 @@ impl Server {
         Server { edit: Some((old, new)), ..self }
     }
 
+    /// It uses these samples of the interop as well.
+    pub const fn borrows(self, borrowed: &'static [&'static str]) -> Self {
+        Server { borrowed, ..self }
+    }
+
+    /// It listens on a unix socket, at this path in its directory.
+    pub const fn at(self, path: &'static str) -> Self {
+        Server { path: Some(path), ..self }
+    }
+
     /// Its supervisor is nobody, has no capabilities and can never get any.
     pub const fn as_nobody(self) -> Self {
         Server { as_nobody: true, ..self }
@@ -79,12 +93,14 @@ impl Server {
         let host = host_of_our_own();
         let own = |text: &str| text.replace(SAMPLE_HOST, &host);
         fs::set_permissions(directory, Permissions::from_mode(0o755)).expect("it is ours");
-        for sample in fs::read_dir(samples()).expect("there are samples").flatten() {
-            let mut text = fs::read_to_string(sample.path()).expect("samples are UTF-8");
+        let own_samples = fs::read_dir(samples()).expect("there are samples").flatten();
+        let own_samples = own_samples.map(|sample| sample.path());
+        for sample in own_samples.chain(self.borrowed.iter().map(|name| interop().join(name))) {
+            let mut text = fs::read_to_string(&sample).expect("samples are UTF-8");
             if let Some((old, new)) = self.edit {
                 text = text.replace(old, new);
             }
-            let copy = directory.join(sample.file_name());
+            let copy = directory.join(sample.file_name().expect("a file has a name"));
             fs::write(&copy, own(&text)).expect("a sample is copied");
             let mode = sample.metadata().expect("a sample is there").permissions();
             fs::set_permissions(copy, mode).expect("a sample keeps its mode");
@@ -103,8 +119,11 @@ impl Server {
         if self.of_files {
             command.insert(0, "./answer-in-files".to_owned());
         }
-        let address = format!("{host}:8000").parse().expect("an address");
-        Some(Prepared { command, targets: vec![Target::Tcp(address)] })
+        let target = match self.path {
+            Some(path) => Target::Unix(directory.join(path)),
+            None => Target::Tcp(format!("{host}:8000").parse().expect("an address")),
+        };
+        Some(Prepared { command, targets: vec![target] })
     }
 
     /// graceful-run, about to start in this directory.
@@ -146,6 +165,10 @@ pub fn environment(command: &mut Command, directory: &Path) {
 
 fn nobody() -> User {
     User::from_name("nobody").expect("users can be looked up").expect("there is nobody")
+}
+
+fn interop() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/servers")
 }
 
 fn samples() -> PathBuf {

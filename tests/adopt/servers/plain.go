@@ -4,8 +4,10 @@ package main
 import (
 	"fmt"
 	"log"
+	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -15,5 +17,14 @@ func main() {
 		time.Sleep(30 * time.Millisecond)
 		fmt.Fprint(w, body)
 	})
-	log.Fatal(http.ListenAndServe(os.Args[1], nil))
+	// HOST:PORT, or the path of a unix socket.
+	network := "tcp"
+	if strings.Contains(os.Args[1], "/") {
+		network = "unix"
+	}
+	listener, err := net.Listen(network, os.Args[1])
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Fatal(http.Serve(listener, nil))
 }
