@@ -88,12 +88,9 @@ impl Remaining {
 }
 
 impl Drain {
-    /// Begins, just after new connections at `ports` have been steered elsewhere: the handshakes
-    /// now under way belong to the old listeners.
-    pub fn begin(ports: BTreeSet<u16>, now: Time) -> Drain {
-        let handshakes = tcp_diag::handshakes(&ports)
-            .inspect_err(|errno| log::debug!("cannot ask for handshakes under way: {errno}"))
-            .ok();
+    /// Begins, just after new connections at `ports` have been steered elsewhere: these
+    /// [`handshakes`], which were under way then, belong to the old listeners.
+    pub fn begin(ports: BTreeSet<u16>, handshakes: Option<BTreeSet<Flow>>, now: Time) -> Drain {
         Drain {
             ports,
             begun: now,
@@ -198,6 +195,13 @@ impl Remaining {
         log::debug!("cannot ask for connections: {errno}");
         self.visibility = Visibility::None;
     }
+}
+
+/// The handshakes that are under way at these ports; None if that is unknown.
+pub fn handshakes(ports: &BTreeSet<u16>) -> Option<BTreeSet<Flow>> {
+    tcp_diag::handshakes(ports)
+        .inspect_err(|errno| log::debug!("cannot ask for handshakes under way: {errno}"))
+        .ok()
 }
 
 /// The connections in the queue of a listener; after shutdown(2) it has no queue.

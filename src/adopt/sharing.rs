@@ -82,16 +82,17 @@ impl Adopt {
         Answer::Continue
     }
 
-    /// Shares the sockets that the serving worker has bound since it became ready: some servers
+    /// Shares the sockets that workers that serve have bound since they became ready: some servers
     /// bind a socket only later.
     pub(super) fn share_late(&mut self) {
         self.shared.new.retain(|new| self.workers.get(&new.worker).is_some_and(|worker| !worker.gone));
-        let Some(id) = self.serving.filter(|id| self.shared.new.iter().any(|new| new.worker == *id)) else {
-            return;
-        };
-        let Some(worker) = self.workers.get(&id) else { return };
-        for key in self.shared.share_new(id, worker.root) {
-            self.remove_address(id, &key);
+        let serving: BTreeSet<WorkerId> =
+            self.shared.new.iter().map(|new| new.worker).filter(|id| self.serving.contains(id)).collect();
+        for id in serving {
+            let Some(worker) = self.workers.get(&id) else { continue };
+            for key in self.shared.share_new(id, worker.root) {
+                self.remove_address(id, &key);
+            }
         }
     }
 

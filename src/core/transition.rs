@@ -235,6 +235,7 @@ impl Supervisor {
 impl Supervisor {
     /// Holds the upgrade: both generations serve until the user has decided.
     pub(super) fn hold_upgrade(&mut self, now: Time) {
+        self.keep_canary();
         let Some(upgrade) = &mut self.upgrade else { return };
         upgrade.hold = Hold::Held;
         upgrade.liveness = Query::Due;
@@ -246,12 +247,25 @@ impl Supervisor {
         self.report(Report::Held { from, to, took });
     }
 
+    /// The first worker of the upgrade, which gets new connections by now, goes on to, beside the old
+    /// ones. Those that follow get theirs by another switch.
+    pub(super) fn keep_canary(&mut self) {
+        let canary = self.workers.iter().find(|(_, worker)| self.is_replacement(worker)).map(|(&id, _)| id);
+        if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.switch != Query::Due) {
+            upgrade.switch = Query::Due;
+            upgrade.canary = canary;
+        }
+    }
+
     /// The batch is committed: its workers serve, and those that they replace may stop.
     pub(super) fn commit(&mut self, now: Time) {
         let Some(upgrade) = &mut self.upgrade else { return };
         let (to, is_rollback) = (upgrade.to, upgrade.is_rollback);
         let batch = std::mem::take(&mut upgrade.batch);
         upgrade.replaced.extend(&batch);
+        // The next batch is switched to once it has soaked.
+        upgrade.switch = Query::Due;
+        upgrade.canary = None;
         self.serving = to;
         self.begin_probation(now);
         // After a rollback the files on the disk are those of the generation that crashed.
@@ -302,7 +316,7 @@ impl Supervisor {
         let serves =
             |slot: Slot| self.in_slot(slot).any(|(_, old)| old.generation != to && old.occupies_slot());
         let stopped_first = self.policy.stop_first && !upgrade.batch.iter().all(|&slot| serves(slot));
-        if upgrade.switch != Query::Due {
+        if upgrade.switch != Query::Due || upgrade.canary.is_some() {
             self.actions.push(Action::Switch(from));
         }
         self.report(match upgrade.is_rollback {
@@ -361,7 +375,7 @@ impl Supervisor {
         }
     }
 
-    /// New connections are to go to the new generation.
+    /// New connections are to go to the replacements.
     pub(super) fn request_switch(&mut self) {
         let Some(upgrade) = &mut self.upgrade else { return };
         if std::mem::replace(&mut upgrade.switch, Query::Sent) == Query::Due {

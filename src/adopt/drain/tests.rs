@@ -16,7 +16,7 @@ struct Server {
 impl Server {
     fn new(address: &str) -> Server {
         let listener = TcpListener::bind(address).expect("bind");
-        let drain = Drain::begin(ports(&listener), Time::ZERO);
+        let drain = begin(&listener);
         Server { listener, drain }
     }
 
@@ -42,6 +42,12 @@ impl Server {
     fn inspect_until(&mut self, idle: Duration, wanted: Remaining) {
         while self.inspect(idle) != wanted {}
     }
+}
+
+fn begin(listener: &TcpListener) -> Drain {
+    let ports = ports(listener);
+    let handshakes = handshakes(&ports);
+    Drain::begin(ports, handshakes, Time::ZERO)
 }
 
 fn ports(listener: &TcpListener) -> BTreeSet<u16> {
@@ -204,7 +210,7 @@ fn a_handshake_under_way_is_waited_for() {
         let mut server = Server::new(address);
         fd::set_defer_accept(server.listener.as_fd(), 10).expect("set");
         let mut client = TcpStream::connect(server.address()).expect("connect");
-        server.drain = Drain::begin(ports(&server.listener), Time::ZERO);
+        server.drain = begin(&server.listener);
         assert_eq!(server.inspect(FOR_EVER), left(1, 0, 0, 0));
         let later = TcpStream::connect(server.address()).expect("connect");
         assert_eq!(server.inspect(FOR_EVER), left(1, 0, 0, 0), "the other is not ours");
@@ -212,7 +218,7 @@ fn a_handshake_under_way_is_waited_for() {
         server.inspect_until(FOR_EVER, left(0, 1, 0, 0));
         let _accepted = server.listener.accept().expect("accept");
         server.inspect_until(FOR_EVER, left(0, 0, 1, 0));
-        server.drain = Drain::begin(ports(&server.listener), Time::ZERO);
+        server.drain = begin(&server.listener);
         assert_eq!(server.inspect_process(Pid::this(), FOR_EVER, HANDSHAKE), left(0, 0, 1, 0), "given up");
         drop(later);
     }

@@ -122,7 +122,7 @@ impl World {
     }
 
     fn selected(&self) -> BTreeSet<u64> {
-        self.group.serving().map(|worker| self.own(worker.0)).unwrap_or_default()
+        self.group.serving().iter().flat_map(|worker| self.own(worker.0)).collect()
     }
 
     fn reachable(&self) -> BTreeSet<u64> {
@@ -145,9 +145,13 @@ impl World {
         let (group, id) = (&mut self.group, |worker: &u32| WorkerId(*worker));
         match step {
             Step::Join(worker) => self.join(*worker),
-            Step::Steer(worker) => {
-                let here = group.sockets(id(worker)).next().is_some();
-                group.steer(id(worker)).map(|done| assert_eq!(done, here))
+            Step::Steer(workers) => {
+                let to: BTreeSet<WorkerId> = workers.iter().map(id).collect();
+                let here: BTreeSet<WorkerId> =
+                    group.owned().map(|(owner, ..)| owner).filter(|owner| to.contains(owner)).collect();
+                let done = group.steer(&to);
+                assert!(here.is_empty() || group.serving() == &here, "those of them that are here serve");
+                done.map(|done| assert_eq!(done, !here.is_empty()))
             }
             Step::Remove(worker) => group.remove(id(worker)),
             Step::GiveUp(inode) => group.give_up(inode % self.inodes.max(1)),
@@ -188,10 +192,14 @@ impl World {
     }
 }
 
+fn set(workers: &[u32]) -> BTreeSet<WorkerId> {
+    workers.iter().copied().map(WorkerId).collect()
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Join(u32),
-    Steer(u32),
+    Steer(BTreeSet<u32>),
     Remove(u32),
     /// Its worker has closed it.
     GiveUp(u64),
@@ -205,7 +213,7 @@ fn step() -> impl Strategy<Value = Step> {
     let worker = || 0..4_u32;
     prop_oneof![
         6 => worker().prop_map(Step::Join),
-        3 => worker().prop_map(Step::Steer),
+        3 => prop::collection::btree_set(worker(), 1..4).prop_map(Step::Steer),
         2 => worker().prop_map(Step::Remove),
         1 => any::<u64>().prop_map(Step::GiveUp),
         1 => any::<u64>().prop_map(Step::Hold),
@@ -220,13 +228,13 @@ proptest! {
     fn every_connection_reaches_a_selected_socket(steps in prop::collection::vec(step(), 1..40)) {
         let mut world = World::default();
         for step in &steps {
-            let (before, serving) = (world.selected(), world.group.serving());
+            let (before, serving) = (world.selected(), world.group.serving().clone());
             world.step(step);
             world.check(&before);
             let tombstones = world.group.tombstones();
             match step {
-                Step::Join(_) if serving.is_some() => prop_assert_eq!(serving, world.group.serving()),
-                Step::Hold(_) | Step::RemoveTombstones => prop_assert_eq!(serving, world.group.serving()),
+                Step::Join(_) if !serving.is_empty() => prop_assert_eq!(&serving, world.group.serving()),
+                Step::Hold(_) | Step::RemoveTombstones => prop_assert_eq!(&serving, world.group.serving()),
                 Step::Remove(worker) => prop_assert!(world.own(*worker).is_empty()),
                 _ => {}
             }
@@ -239,6 +247,63 @@ proptest! {
         }
     }
 
+    /// As in use: a generation of several workers follows another, slot by slot or at once, and a worker
+    /// that crashes gets nothing while the others live.
+    #[test]
+    fn several_workers_serve(sizes in prop::collection::vec(2..5_u32, 1..6), surge in 1..5_u32, crashes in any::<u64>()) {
+        let mut world = World::default();
+        let mut serving: Vec<u32> = Vec::new();
+        let mut last = 0;
+        for (round, size) in sizes.into_iter().enumerate() {
+            let old = std::mem::take(&mut serving);
+            let mut waits: Vec<u32> = old.clone();
+            while serving.len() < size as usize {
+                let before = world.selected();
+                let batch: Vec<u32> = (0..surge.min(size - serving.len() as u32)).map(|more| last + 1 + more).collect();
+                last += batch.len() as u32;
+                for &new in &batch {
+                    world.join(new).expect("join");
+                    let lone = before.is_empty() && new == batch[0];
+                    prop_assert_eq!(world.selected(), if lone { world.own(new) } else if before.is_empty() { world.own(batch[0]) } else { before.clone() });
+                }
+                world.group.remove_tombstones().expect("remove tombstones");
+                world.kernel.borrow_mut().seen.clear();
+                let leaves: Vec<u32> = waits.drain(..batch.len().min(waits.len())).collect();
+                serving.extend(batch);
+                let selected = world.selected();
+                world.group.steer(&set(&[&serving[..], &waits].concat())).expect("steer");
+                world.check(&selected);
+                for old in leaves {
+                    world.step(&Step::Remove(old));
+                    world.check(&world.selected());
+                }
+            }
+            for old in waits {
+                world.step(&Step::Steer(serving.iter().copied().collect()));
+                world.step(&Step::Remove(old));
+                world.check(&world.selected());
+            }
+            prop_assert_eq!(world.group.tombstones(), 0, "of two or more that serve no one keeps a socket from leaving");
+            // One crashes: its queue is for the next one in its place.
+            let dead = serving[(crashes >> round) as usize % serving.len()];
+            let others: BTreeSet<u32> = serving.iter().copied().filter(|&id| id != dead).collect();
+            let before = world.selected();
+            world.step(&Step::Steer(others.clone()));
+            world.check(&before);
+            prop_assert!(world.selected().is_disjoint(&world.own(dead)));
+            last += 1;
+            world.step(&Step::Inherit(dead, last));
+            prop_assert_eq!(world.group.serving(), &set(&Vec::from_iter(others.clone())), "it is not ready");
+            prop_assert_eq!(world.own(last).len(), 1);
+            serving.retain(|&id| id != dead);
+            serving.push(last);
+            let before = world.selected();
+            world.step(&Step::Steer(serving.iter().copied().collect()));
+            world.check(&before);
+            prop_assert_eq!(world.selected().len(), serving.len());
+        }
+    }
+
     /// As in use: one worker follows another, with any number of sockets.
     #[test]
     fn tombstones_stay_for_one_worker_at_most(sizes in prop::collection::vec(1..9_usize, 1..12)) {
@@ -248,7 +313,7 @@ proptest! {
             (0..size).for_each(|_| world.join(worker).expect("join"));
             world.group.remove_tombstones().expect("remove tombstones");
             world.check(&before);
-            world.group.steer(WorkerId(worker)).expect("steer");
+            world.group.steer(&set(&[worker])).expect("steer");
             world.check(&before);
             if let Some(old) = worker.checked_sub(1) {
                 world.step(&Step::Remove(old));
@@ -273,40 +338,57 @@ fn the_model_sees_a_socket_that_leaves_too_early() {
 #[test]
 fn one_that_leaves_by_itself_is_noticed_before_the_next_change() {
     let mut world = World::with(&[1, 2]);
-    assert!(world.group.steer(WorkerId(2)).expect("steer"));
+    assert!(world.group.steer(&set(&[2])).expect("steer"));
     world.kernel.borrow_mut().leave(0);
     world.join(3).expect("join");
     assert_eq!((world.reachable(), world.group.len()), ([1].into(), 2));
     world.group.remove(WorkerId(1)).expect("nothing is left of it");
-    assert!(world.group.steer(WorkerId(3)).expect("steer"));
+    assert!(world.group.steer(&set(&[3])).expect("steer"));
     assert_eq!(world.reachable(), [2].into());
 }
 
 #[test]
 fn the_first_serves_and_others_wait_until_they_are_selected() {
     let mut world = World::with(&[1, 2, 1, 2]);
-    assert_eq!((world.group.serving(), world.reachable()), (Some(WorkerId(1)), [0, 2].into()));
+    assert_eq!((world.group.serving(), world.reachable()), (&set(&[1]), [0, 2].into()));
     assert_eq!(world.kernel.borrow().attached, 2, "a socket that is not selected needs no program");
-    assert!(!world.group.steer(WorkerId(3)).expect("steer"));
-    assert!(world.group.steer(WorkerId(2)).expect("steer"));
-    assert!(world.group.steer(WorkerId(2)).expect("once more"));
+    assert!(!world.group.steer(&set(&[3])).expect("steer"));
+    assert!(world.group.steer(&set(&[2])).expect("steer"));
+    assert!(world.group.steer(&set(&[2])).expect("once more"));
     assert_eq!((world.reachable(), world.kernel.borrow().attached), ([1, 3].into(), 3));
+}
+
+#[test]
+fn several_serve_and_one_that_dies_is_left_out_in_one_step() {
+    let mut world = World::with(&[1, 2, 3]);
+    assert!(world.group.steer(&set(&[1, 2, 3, 7])).expect("steer"));
+    assert_eq!((world.group.serving(), world.reachable()), (&set(&[1, 2, 3]), [0, 1, 2].into()));
+    world.join(4).expect("join");
+    assert_eq!((world.reachable(), world.kernel.borrow().attached), ([0, 1, 2].into(), 2));
+    assert!(world.group.steer(&set(&[1, 3])).expect("steer"));
+    assert_eq!((world.reachable(), world.own(2)), ([0, 2].into(), [1].into()), "its queue stays");
+    world.group.transfer(1, WorkerId(5)).expect("inherited");
+    assert_eq!((world.group.serving(), world.reachable()), (&set(&[1, 3]), [0, 2].into()), "not ready yet");
+    world.group.remove(WorkerId(1)).expect("remove");
+    assert_eq!((world.group.serving(), world.group.tombstones()), (&set(&[3]), 0));
+    world.group.remove(WorkerId(3)).expect("remove");
+    assert_eq!(world.group.serving(), &set(&[5]), "the newest, where nobody else serves");
 }
 
 #[test]
 fn tombstones_leave_when_another_has_joined() {
     let mut world = World::with(&[1, 1, 1, 2]);
-    world.group.steer(WorkerId(2)).expect("steer");
+    world.group.steer(&set(&[2])).expect("steer");
     world.group.remove(WorkerId(1)).expect("remove");
     assert_eq!((world.group.tombstones(), world.members()), (3, vec![0, 1, 2, 3]));
     world.join(3).expect("join");
     world.group.remove_tombstones().expect("remove tombstones");
     assert_eq!((world.group.tombstones(), world.members()), (2, vec![4, 1, 2, 3]));
-    world.group.steer(WorkerId(3)).expect("steer");
+    world.group.steer(&set(&[3])).expect("steer");
     world.group.remove(WorkerId(2)).expect("remove");
     assert_eq!((world.group.tombstones(), world.members()), (0, vec![4]));
     world.group.remove(WorkerId(3)).expect("remove");
-    assert!(world.group.is_empty() && world.group.serving().is_none(), "there is nothing left to protect");
+    assert!(world.group.is_empty() && world.group.serving().is_empty(), "there is nothing left to protect");
     world.join(4).expect("join");
     assert_eq!(world.kernel.borrow().program, [0], "the program went with the last member");
 }
@@ -314,7 +396,7 @@ fn tombstones_leave_when_another_has_joined() {
 #[test]
 fn the_one_old_socket_leaves_beside_the_one_new() {
     let mut world = World::with(&[1, 2]);
-    world.group.steer(WorkerId(2)).expect("steer");
+    world.group.steer(&set(&[2])).expect("steer");
     world.group.remove(WorkerId(1)).expect("remove");
     assert_eq!((world.members(), world.reachable()), (vec![1], [1].into()));
 }
@@ -323,7 +405,7 @@ fn the_one_old_socket_leaves_beside_the_one_new() {
 fn a_worker_that_served_is_followed_by_the_newest() {
     let mut world = World::with(&[3, 1, 5, 2]);
     world.group.remove(WorkerId(3)).expect("remove");
-    assert_eq!(world.group.serving(), Some(WorkerId(5)));
+    assert_eq!(world.group.serving(), &set(&[5]));
     assert_eq!(world.reachable(), world.own(5));
 }
 
@@ -336,9 +418,9 @@ fn what_its_worker_closed_leaves() {
     assert_eq!((world.own(1), world.own(2)), ([1].into(), [3].into()));
     world.group.give_up(1).expect("give up");
     assert_eq!((world.members(), world.reachable()), (vec![3], [3].into()));
-    assert_eq!(world.group.serving(), Some(WorkerId(2)));
+    assert_eq!(world.group.serving(), &set(&[2]));
     world.group.give_up(3).expect("give up");
-    assert!(world.group.is_empty() && world.group.serving().is_none());
+    assert!(world.group.is_empty() && world.group.serving().is_empty());
 }
 
 /// It may be on its way from one process to another: it stays where it was.
@@ -350,8 +432,8 @@ fn what_somebody_else_holds_stays() {
     assert_eq!((world.members(), world.reachable()), (vec![0, 1, 2], [0, 1].into()));
     world.group.give_up(0).expect("nothing is left to give up");
     world.group.give_up(1).expect("give up");
-    assert_eq!((world.reachable(), world.group.serving()), ([0, 1].into(), Some(WorkerId(1))));
-    world.group.steer(WorkerId(2)).expect("steer");
+    assert_eq!((world.reachable(), world.group.serving()), ([0, 1].into(), &set(&[1])));
+    world.group.steer(&set(&[2])).expect("steer");
     world.group.remove(WorkerId(1)).expect("remove");
     assert_eq!((world.reachable(), world.group.tombstones()), ([2].into(), 2), "they stay, and get nothing");
     world.kernel.borrow_mut().leave(0);
@@ -366,11 +448,16 @@ fn a_dead_worker_s_sockets_are_inherited_at_their_place() {
     let mut next = || {
         let (inode, _) = world.group.next_socket(WorkerId(1))?;
         world.group.transfer(inode, WorkerId(3)).expect("inherited");
-        Some((inode, world.group.owner(inode), world.group.serving(), world.kernel.borrow().reachable()))
+        Some((
+            inode,
+            world.group.owner(inode),
+            world.group.serving().clone(),
+            world.kernel.borrow().reachable(),
+        ))
     };
     let three = Some(WorkerId(3));
-    assert_eq!(next(), Some((0, three, three, [0].into())), "what nobody accepts from is passed over");
-    assert_eq!(next(), Some((2, three, three, [0, 2].into())));
+    assert_eq!(next(), Some((0, three, set(&[3]), [0].into())), "what nobody accepts from is passed over");
+    assert_eq!(next(), Some((2, three, set(&[3]), [0, 2].into())));
     assert_eq!(next(), None);
     assert_eq!(world.members(), [0, 1, 2]);
 }
@@ -380,13 +467,13 @@ fn without_a_program_nothing_leaves_and_the_next_call_tries_again() {
     let mut world = World::with(&[1, 2, 2, 3]);
     let refuse = |world: &World, refuses| world.kernel.borrow_mut().refuses = refuses;
     refuse(&world, true);
-    world.group.steer(WorkerId(2)).expect_err("no program");
-    assert_eq!((world.group.serving(), world.reachable()), (Some(WorkerId(1)), [0].into()));
+    world.group.steer(&set(&[2])).expect_err("no program");
+    assert_eq!((world.group.serving(), world.reachable()), (&set(&[1]), [0].into()));
     world.group.remove(WorkerId(1)).expect_err("no program");
     assert_eq!((world.members(), world.reachable()), (vec![0, 1, 2, 3], [0].into()));
     world.join(1).expect_err("no program, but the kernel has the socket");
     refuse(&world, false);
     world.group.remove_tombstones().expect("remove tombstones");
-    assert_eq!((world.group.serving(), world.group.tombstones()), (Some(WorkerId(3)), 0));
+    assert_eq!((world.group.serving(), world.group.tombstones()), (&set(&[3]), 0));
     assert_eq!(world.reachable(), world.own(3));
 }
