@@ -43,6 +43,7 @@
 //! | Draining | Terminating | it has drained, the drain timeout, or everything stops |
 //! | Terminating | Killed | the stop timeout, `Kill`, `Hammer`, or too many generations drain (`kill`) |
 //! | Draining | Killed | `Kill`, `Hammer`, or too many generations drain |
+//! | Starting | Draining | it becomes ready, and is surplus, and connections are steered (`drain`) |
 //! | Starting, Ready | Killed | as `Terminating`, and killed in the same step |
 //! | Starting, Ready, Draining, Terminating, Killed | none | `Exited`, and nothing is left of it |
 //! | Starting, Ready, Draining, Terminating, Killed | Remains | `Exited`, and processes that it started live on |

@@ -34,8 +34,8 @@ impl Supervisor {
             }));
         }
         self.perform_due(now);
-        self.report_scaled();
         self.bound_draining(now);
+        self.report_scaled();
         self.exit_if_done();
     }
 

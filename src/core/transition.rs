@@ -8,7 +8,7 @@
 use super::event::{
     AckKind, Action, Ending, Failure, Generation, LaunchSource, Report, Slot, Time, WorkerId,
 };
-use super::policy::{FIRST_DRAIN_CHECK, SIGNALLED_BEFORE, SPAWN_PAUSE};
+use super::policy::{FIRST_DRAIN_CHECK, SIGNAL_GRACE, SIGNALLED_BEFORE, SPAWN_PAUSE};
 use super::state::{SlotState, Supervisor};
 use super::upgrade::{Hold, Query, Upgrade};
 use super::worker::{Stage, Worker};
@@ -113,19 +113,17 @@ impl Supervisor {
             return self.terminate(id, now);
         };
         self.resume_to_leave(id);
-        match self.workers.get_mut(&id) {
-            Some(worker) if matches!(worker.stage, Stage::Ready { .. }) => {
-                let until = adopt.drain_timeout.map(|timeout| now + timeout);
-                // A load balancer has to hear of it before, so the checks wait for the hook.
-                let hook = self.policy.pre_stop && worker.pre_stop == Query::Due;
-                let check_at = Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook);
-                worker.stage = Stage::Draining { since: now, until, check_at };
-                if hook {
-                    worker.pre_stop = Query::Sent;
-                    self.actions.push(Action::PreStop(id));
-                }
-            }
-            _ => self.terminate(id, now),
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(ready_since) = worker.ready_since() else { return self.terminate(id, now) };
+        let until = adopt.drain_timeout.map(|timeout| now + timeout);
+        // A load balancer has to hear of it before, so the checks wait for the hook.
+        let hook = self.policy.pre_stop && worker.pre_stop == Query::Due;
+        let check_at = Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook);
+        let not_before = ready_since + SIGNAL_GRACE;
+        worker.stage = Stage::Draining { since: now, until, check_at, not_before };
+        if hook {
+            worker.pre_stop = Query::Sent;
+            self.actions.push(Action::PreStop(id));
         }
     }
 
