@@ -24,6 +24,7 @@ mod saved;
 mod serving;
 mod shared;
 mod sharing;
+mod siblings;
 mod socketless;
 mod status;
 mod stranded;

@@ -134,7 +134,10 @@ impl Shared {
             let found = pidfd::duplicate_by_inode(process, new.inode);
             match found.or_else(|| pidfd::duplicate_by_inode(root, new.inode)) {
                 Some(fd) if Key::of_bound(fd.as_fd()).as_ref() == Some(&new.key) => {
-                    self.add(new.key, fd, false);
+                    // A TCP socket that does not listen is a client's.
+                    if serves(&new.key, fd.as_fd()) {
+                        self.add(new.key, fd, false);
+                    }
                 }
                 _ => lost.push(new.key),
             }
@@ -154,6 +157,11 @@ impl Shared {
         lost.retain(|key| !self.sockets.contains_key(key));
         lost
     }
+}
+
+/// Whether a socket that is bound to this address serves: one of TCP has to listen for that.
+pub(super) fn serves(key: &Key, socket: BorrowedFd<'_>) -> bool {
+    key.transport == Transport::Datagram || listens(socket)
 }
 
 pub(super) fn listens(socket: BorrowedFd<'_>) -> bool {

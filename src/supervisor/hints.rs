@@ -195,8 +195,7 @@ impl Failed<'_> {
     /// The workers that serve have bound this port by themselves.
     fn bound_by_others(&self, port: u16) -> String {
         let config = &self.ctx.config;
-        let alone = config.policy.workers == 1 && config.policy.surge.is_none();
-        let next = match (self.holds(), alone && !config.unadoptable, self.how_it_is_given_its_sockets()) {
+        let next = match (self.holds(), !config.unadoptable, self.how_it_is_given_its_sockets()) {
             (true, ..) => "give it that socket with -b too, or leave -b out".into(),
             (false, true, Some(given)) => format!("say --adopt, or {given}"),
             (false, true, None) => "say --adopt".into(),

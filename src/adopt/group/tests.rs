@@ -1,6 +1,8 @@
 //! The group against a model of the kernel's, which records after every system call
 //! which members a new connection may reach.
 
+mod several;
+
 use super::*;
 use proptest::prelude::*;
 use std::cell::RefCell;
@@ -247,63 +249,6 @@ proptest! {
         }
     }
 
-    /// As in use: a generation of several workers follows another, slot by slot or at once, and a worker
-    /// that crashes gets nothing while the others live.
-    #[test]
-    fn several_workers_serve(sizes in prop::collection::vec(2..5_u32, 1..6), surge in 1..5_u32, crashes in any::<u64>()) {
-        let mut world = World::default();
-        let mut serving: Vec<u32> = Vec::new();
-        let mut last = 0;
-        for (round, size) in sizes.into_iter().enumerate() {
-            let old = std::mem::take(&mut serving);
-            let mut waits: Vec<u32> = old.clone();
-            while serving.len() < size as usize {
-                let before = world.selected();
-                let batch: Vec<u32> = (0..surge.min(size - serving.len() as u32)).map(|more| last + 1 + more).collect();
-                last += batch.len() as u32;
-                for &new in &batch {
-                    world.join(new).expect("join");
-                    let lone = before.is_empty() && new == batch[0];
-                    prop_assert_eq!(world.selected(), if lone { world.own(new) } else if before.is_empty() { world.own(batch[0]) } else { before.clone() });
-                }
-                world.group.remove_tombstones().expect("remove tombstones");
-                world.kernel.borrow_mut().seen.clear();
-                let leaves: Vec<u32> = waits.drain(..batch.len().min(waits.len())).collect();
-                serving.extend(batch);
-                let selected = world.selected();
-                world.group.steer(&set(&[&serving[..], &waits].concat())).expect("steer");
-                world.check(&selected);
-                for old in leaves {
-                    world.step(&Step::Remove(old));
-                    world.check(&world.selected());
-                }
-            }
-            for old in waits {
-                world.step(&Step::Steer(serving.iter().copied().collect()));
-                world.step(&Step::Remove(old));
-                world.check(&world.selected());
-            }
-            prop_assert_eq!(world.group.tombstones(), 0, "of two or more that serve no one keeps a socket from leaving");
-            // One crashes: its queue is for the next one in its place.
-            let dead = serving[(crashes >> round) as usize % serving.len()];
-            let others: BTreeSet<u32> = serving.iter().copied().filter(|&id| id != dead).collect();
-            let before = world.selected();
-            world.step(&Step::Steer(others.clone()));
-            world.check(&before);
-            prop_assert!(world.selected().is_disjoint(&world.own(dead)));
-            last += 1;
-            world.step(&Step::Inherit(dead, last));
-            prop_assert_eq!(world.group.serving(), &set(&Vec::from_iter(others.clone())), "it is not ready");
-            prop_assert_eq!(world.own(last).len(), 1);
-            serving.retain(|&id| id != dead);
-            serving.push(last);
-            let before = world.selected();
-            world.step(&Step::Steer(serving.iter().copied().collect()));
-            world.check(&before);
-            prop_assert_eq!(world.selected().len(), serving.len());
-        }
-    }
-
     /// As in use: one worker follows another, with any number of sockets.
     #[test]
     fn tombstones_stay_for_one_worker_at_most(sizes in prop::collection::vec(1..9_usize, 1..12)) {
@@ -356,23 +301,6 @@ fn the_first_serves_and_others_wait_until_they_are_selected() {
     assert!(world.group.steer(&set(&[2])).expect("steer"));
     assert!(world.group.steer(&set(&[2])).expect("once more"));
     assert_eq!((world.reachable(), world.kernel.borrow().attached), ([1, 3].into(), 3));
-}
-
-#[test]
-fn several_serve_and_one_that_dies_is_left_out_in_one_step() {
-    let mut world = World::with(&[1, 2, 3]);
-    assert!(world.group.steer(&set(&[1, 2, 3, 7])).expect("steer"));
-    assert_eq!((world.group.serving(), world.reachable()), (&set(&[1, 2, 3]), [0, 1, 2].into()));
-    world.join(4).expect("join");
-    assert_eq!((world.reachable(), world.kernel.borrow().attached), ([0, 1, 2].into(), 2));
-    assert!(world.group.steer(&set(&[1, 3])).expect("steer"));
-    assert_eq!((world.reachable(), world.own(2)), ([0, 2].into(), [1].into()), "its queue stays");
-    world.group.transfer(1, WorkerId(5)).expect("inherited");
-    assert_eq!((world.group.serving(), world.reachable()), (&set(&[1, 3]), [0, 2].into()), "not ready yet");
-    world.group.remove(WorkerId(1)).expect("remove");
-    assert_eq!((world.group.serving(), world.group.tombstones()), (&set(&[3]), 0));
-    world.group.remove(WorkerId(3)).expect("remove");
-    assert_eq!(world.group.serving(), &set(&[5]), "the newest, where nobody else serves");
 }
 
 #[test]
