@@ -68,7 +68,10 @@ impl Adopt {
                 self.has_found_taken(id, key);
             }
         }
-        let key = self.workers.get_mut(&id)?.found_taken.take()?;
+        let worker = self.workers.get_mut(&id)?;
+        let key = worker.found_taken.take()?;
+        // Nothing is left of it, so that its sockets leave at once.
+        worker.deserted = true;
         self.remove_sockets(id);
         self.workers.remove(&id);
         Some(key)
