@@ -23,7 +23,8 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 /// The pauses between inspections: doubled from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(3);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-/// The pause is this many times the cost of an inspection: inspections take a sixtieth of a core.
+/// The pause is this many times the cost of an inspection, and of those of the other workers that drain:
+/// all of them take a sixtieth of a core.
 const COST_FACTOR: u32 = 60;
 /// That limit applies once they have cost this much together: most drains are over by then.
 const FREE_COST: Duration = Duration::from_millis(10);
@@ -133,16 +134,17 @@ impl Drain {
         self.quiet >= 2
     }
 
-    /// How long to wait before the next inspection. It grows while something is left, and with what
-    /// inspections cost, so that they take a small part of a core, however many connections there
-    /// are. Only the inspection that is to confirm another may come at once.
-    pub fn pause(&self) -> Duration {
+    /// How long to wait before the next inspection, where so many workers drain. It grows while
+    /// something is left, and with what inspections cost, so that they take a small part of a core,
+    /// however many connections there are. Only the inspection that is to confirm another may come at
+    /// once.
+    pub fn pause(&self, draining: u32) -> Duration {
         if self.quiet == 1 {
             FIRST_PAUSE
         } else if self.spent <= FREE_COST {
             self.back_off
         } else {
-            self.back_off.max(self.owed * COST_FACTOR)
+            self.back_off.max(self.owed * COST_FACTOR * draining)
         }
     }
 

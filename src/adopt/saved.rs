@@ -251,3 +251,19 @@ fn numbers(holder: Option<Holder>) -> Option<(i32, i32)> {
 fn holder_of(saved: Option<(i32, i32)>) -> Option<Holder> {
     saved.map(|(process, number)| (Pid::from_raw(process), number))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The version before knew one worker that serves.
+    #[test]
+    fn the_state_of_the_version_before_is_read() {
+        let read = |text: &str| serde_json::from_str::<Serving>(text).expect("read").all();
+        for (text, expected) in [("7", &[7][..]), ("null", &[]), ("[]", &[]), ("[2,7]", &[2, 7])] {
+            assert_eq!(read(text), expected.iter().copied().map(WorkerId).collect(), "{text}");
+        }
+        let saved = Serving::All([WorkerId(3), WorkerId(1)].into());
+        assert_eq!(serde_json::to_string(&saved).expect("written"), "[1,3]");
+    }
+}

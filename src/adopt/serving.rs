@@ -222,10 +222,11 @@ impl Adopt {
         let idle = self.config.idle;
         let listeners = self.groups.values().flat_map(|group| group.sockets(id));
         let listeners = listeners.filter_map(|(_, listener)| listener.copy());
+        let draining = self.workers.values().filter(|worker| worker.drain.is_some()).count() as u32;
         let drain = self.workers.get_mut(&id)?.drain.as_mut()?;
         // All processes below us that belong to no other worker count: orphans of it are our
         // children.
         let left = drain.inspect(Pid::this(), others, listeners, idle, now);
-        (!drain.is_drained()).then(|| (left, drain.pause()))
+        (!drain.is_drained()).then(|| (left, drain.pause(draining)))
     }
 }

@@ -20,6 +20,9 @@ use std::sync::Arc;
 /// The addresses that are remembered of a worker: more than a server has, and fewer than a resolver.
 const MOST_BOUND: usize = 64;
 
+/// The kernel takes no program that names more sockets: any part of them can be selected.
+const MOST_MEMBERS: usize = 2047;
+
 impl Adopt {
     /// Answers a call of a process of the worker.
     pub fn call(&mut self, id: WorkerId, call: &Call, now: Time) {
@@ -207,6 +210,12 @@ impl Adopt {
             if let Some(stranger) = self.occupant(&key) {
                 self.warn_once(id, format!(
                     "cannot listen on {key}: somebody else does (socket {stranger}; ss -ltnpe says who), and connections could not be steered"
+                ));
+                return Answer::Failed(Errno::EADDRINUSE);
+            }
+            if self.groups.get(&key).is_some_and(|group| group.len() >= MOST_MEMBERS) {
+                self.warn_once(id, format!(
+                    "cannot listen on {key}: {MOST_MEMBERS} sockets do, and connections cannot be steered to more (start fewer workers, or replace fewer at a time with --surge)"
                 ));
                 return Answer::Failed(Errno::EADDRINUSE);
             }

@@ -221,12 +221,19 @@ impl Failed<'_> {
         if !beside || self.ctx.config.policy.stop_first {
             return None;
         }
+        // Several workers of one generation are beside each other all the time.
+        let numbers = match self.ctx.config.policy.workers {
+            1 => "$GRACEFUL_RUN_GENERATION",
+            _ => "$GRACEFUL_RUN_GENERATION and $GRACEFUL_RUN_SLOT",
+        };
         let profile = self.ctx.config.server;
         Some(match profile.filter(|profile| !profile.only_one.is_empty()) {
             Some(Profile { name, only_one: what, .. }) => format!(
-                "each generation of {name} needs {what} of its own: write $GRACEFUL_RUN_GENERATION in its path, and let a shell expand it (sh -c 'exec …'); or say --stop-first"
+                "each worker of {name} needs {what} of its own: write {numbers} in its path, and let a shell expand it (sh -c 'exec …'); or say --stop-first"
             ),
-            None => "the worker that serves has the pid file, lock or directory that it wants: write $GRACEFUL_RUN_GENERATION in its path, and let a shell expand it (sh -c 'exec …'); where there can be only one (a database), say --stop-first".into(),
+            None => format!(
+                "the worker that serves has the pid file, lock or directory that it wants: write {numbers} in its path, and let a shell expand it (sh -c 'exec …'); where there can be only one (a database), say --stop-first"
+            ),
         })
     }
 

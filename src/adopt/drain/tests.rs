@@ -255,23 +255,24 @@ fn the_whole_tree_holds_and_other_workers_are_not_of_it() {
 #[test]
 fn inspections_are_further_apart_the_more_they_cost() {
     let mut server = Server::new("127.0.0.1:0");
-    assert_eq!(server.drain.pause(), FIRST_PAUSE);
+    assert_eq!(server.drain.pause(1), FIRST_PAUSE);
     let (client, accepted) = server.connect();
     while server.drain.spent <= FREE_COST {
         server.inspect(FOR_EVER);
-        assert!(server.drain.spent > FREE_COST || server.drain.pause() == server.drain.back_off);
+        assert!(server.drain.spent > FREE_COST || server.drain.pause(1) == server.drain.back_off);
     }
     for _ in 0..10 {
         server.inspect(FOR_EVER);
-        assert!(server.drain.pause() >= server.drain.owed * COST_FACTOR);
+        assert!(server.drain.pause(1) >= server.drain.owed * COST_FACTOR);
     }
     assert_eq!(server.drain.back_off, LONGEST_PAUSE);
     let mut again = server.connect();
     drop((client, accepted));
     exchange(&mut again.0, &mut again.1);
     server.inspect_until(Duration::ZERO, left(0, 0, 0, 1));
-    assert_eq!(server.drain.pause(), FIRST_PAUSE);
+    assert_eq!(server.drain.pause(1), FIRST_PAUSE);
     let owed = server.drain.owed;
     assert_eq!(server.inspect(FOR_EVER), left(0, 0, 1, 0));
-    assert!(server.drain.owed > owed && server.drain.pause() >= owed * COST_FACTOR, "it is made up for");
+    assert!(server.drain.owed > owed && server.drain.pause(1) >= owed * COST_FACTOR, "it is made up for");
+    assert!(server.drain.pause(5) >= owed * COST_FACTOR * 5, "five of them take no more");
 }
