@@ -55,7 +55,7 @@ impl Books for Group<Member> {
 
     fn steer(&mut self, to: WorkerId) {
         self.remove_tombstones().expect("remove tombstones");
-        assert!(Group::steer(self, to).expect("steer"));
+        assert!(Group::steer(self, &[to].into()).expect("steer"));
     }
 
     fn remove(&mut self, worker: WorkerId) {

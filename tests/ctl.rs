@@ -163,12 +163,7 @@ fn a_refusal_to_scale_says_why_there_is_a_limit() {
     let command = [python.to_str().unwrap(), "server.py"];
     let reuseport = ["-n", "2", "-b", "127.0.0.1:0,reuseport", "--ack", "timer:10ms"];
     for (args, number, why) in [
-        (
-            &["--adopt", "--ack", "timer:10ms"][..],
-            "2",
-            "stays 1: with --adopt one worker binds the addresses",
-        ),
-        (&["--follow", "USR2"], "2", "stays 1: with --follow the program starts its successor itself"),
+        (&["--follow", "USR2"][..], "2", "stays 1: with --follow the program starts its successor itself"),
         (&reuseport, "1", "stays 2: with ,reuseport nobody would serve the queue of a slot without a worker"),
     ] {
         let wrapper = scene.start_command(args, &command);

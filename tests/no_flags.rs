@@ -85,8 +85,8 @@ fn an_address_that_is_in_use_is_told_with_what_the_server_can_do() {
         let told = refused(&scene);
         assert!(told.contains("has bound port 8000 itself, so a second one cannot: say --adopt)"), "{told}");
         wrapper.stop();
-        // Several of them are not adopted.
-        let args = [&["-n", "2"], more].concat();
+        // Several of them.
+        let args = [&["-n", "2", "--adopt=never"], more].concat();
         let profile = ["--profile", "unicorn", "--stop-signal", "TERM"];
         fs::write(scene.path("server.py"), SERVER.replace("SO_REUSEADDR", "SO_REUSEPORT"))
             .expect("it is ours");
@@ -95,7 +95,9 @@ fn an_address_that_is_in_use_is_told_with_what_the_server_can_do() {
         fs::write(scene.path("server.py"), SERVER).expect("it is ours");
         let told = refused(&scene);
         assert!(
-            told.contains("a second one cannot: give it its socket with -b ADDRESS --export unicorn)"),
+            told.contains(
+                "a second one cannot: say --adopt, or give it its socket with -b ADDRESS --export unicorn)"
+            ),
             "{told}"
         );
         wrapper.stop();

@@ -60,36 +60,36 @@ impl Adopt {
         self.forget_closed(now, self.looks.may_read_all(now), ENDED);
     }
 
-    /// An upgrade begins: its worker has to listen where the one that serves does now.
+    /// An upgrade begins: its workers have to listen where those that serve do now.
     pub fn begin_upgrade(&mut self, now: Time) {
         self.waited.clear();
         self.forget_closed(now, true, Duration::ZERO);
         self.forget_shut_down();
-        let Some(worker) = self.serving.and_then(|id| self.workers.get_mut(&id)) else { return };
-        let Adopted { late, listens, early, start, .. } = worker;
-        let settled = late.iter().filter(|&(key, &opened)| {
-            listens.contains(key) && start.is_none_or(|start| opened <= start) && now >= opened + SETTLED
-        });
-        early.extend(settled.map(|(key, _)| key.clone()));
-        self.wanted.extend(early.intersection(listens).cloned());
+        for (_, worker) in self.workers.iter_mut().filter(|(id, _)| self.serving.contains(id)) {
+            let Adopted { late, listens, early, start, .. } = worker;
+            let settled = late.iter().filter(|&(key, &opened)| {
+                listens.contains(key) && start.is_none_or(|start| opened <= start) && now >= opened + SETTLED
+            });
+            early.extend(settled.map(|(key, _)| key.clone()));
+            self.wanted.extend(early.intersection(listens).cloned());
+        }
     }
 
     /// A listener that its worker has ended by shutdown(2) listens no more, even if it is still open.
     fn forget_shut_down(&mut self) {
-        let Some(id) = self.serving else { return };
         let listens = |listener: &Listener| {
             listener.copy().is_none_or(|copy| !fd::tcp_queue(copy).is_ok_and(|queue| queue.is_none()))
         };
-        let worker = self.workers.get(&id);
-        let keys = worker.into_iter().flat_map(|worker| &worker.listens);
-        let ended = keys.filter(|key| key.transport == Transport::Stream).filter(|key| {
+        let serving = self.serving.iter().filter_map(|id| Some((*id, self.workers.get(id)?)));
+        let keys = serving.flat_map(|(id, worker)| worker.listens.iter().map(move |key| (id, key)));
+        let ended = keys.filter(|(_, key)| key.transport == Transport::Stream).filter(|&(id, key)| {
             let group = self.groups.get(key);
             group.is_some_and(|group| {
                 group.sockets(id).next().is_some()
                     && !group.sockets(id).any(|(_, listener)| listens(listener))
             })
         });
-        for key in ended.cloned().collect::<Vec<_>>() {
+        for (id, key) in ended.map(|(id, key)| (id, key.clone())).collect::<Vec<_>>() {
             self.has_closed(id, &key);
         }
     }
@@ -114,14 +114,19 @@ impl Adopt {
             }
         }
         self.drop_empty_groups();
-        // If the worker is about to end, its shared sockets are for the next one.
-        let serving = self.serving.and_then(|id| self.workers.get(&id));
-        let stat = serving.and_then(|worker| tree::stat(worker.root));
-        if !stat.is_some_and(|stat| stat.is_live() && !stat.exiting) {
+        // If a worker is about to end, its shared sockets are for the next one.
+        let stays = |id: &WorkerId| {
+            let stat = self.workers.get(id).and_then(|worker| tree::stat(worker.root));
+            stat.is_some_and(|stat| stat.is_live() && !stat.exiting)
+        };
+        if self.serving.is_empty() || !self.serving.iter().all(stays) {
             return;
         }
         for (key, last) in self.shared.update(&unseen, &held) {
-            self.serving.into_iter().for_each(|id| self.has_closed(id, &key));
+            let listens =
+                |id: &WorkerId| self.workers.get(id).is_some_and(|worker| worker.listens.contains(&key));
+            let listening: Vec<WorkerId> = self.serving.iter().copied().filter(listens).collect();
+            listening.into_iter().for_each(|id| self.has_closed(id, &key));
             Adopt::remove_path(&key, &last);
         }
         self.update_names();
@@ -144,18 +149,16 @@ impl Adopt {
 
     /// Sockets of workers that serve or start, which are not held as they were before.
     fn unseen_steered(&self) -> impl Iterator<Item = u64> {
-        let lives =
-            |id: &WorkerId| self.workers.get(id).is_some_and(|worker| !worker.gone && !worker.stop_sent);
         let owned = self.groups.values().flat_map(|group| group.owned());
         owned
-            .filter(move |(id, _, listener)| lives(id) && !listener.is_held_as_before())
+            .filter(move |(id, _, listener)| self.lives(*id) && !listener.is_held_as_before())
             .map(|(_, inode, _)| inode)
     }
 
     /// The same for sockets that all generations share, if a worker serves.
     fn unseen_shared(&self) -> impl Iterator<Item = u64> {
-        let serving = self.serving.and_then(|id| self.workers.get(&id));
-        let serves = serving.is_some_and(|worker| worker.ready && !worker.gone && !worker.stop_sent);
+        let ready = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| worker.ready);
+        let serves = self.serving.iter().any(|id| ready(id) && self.lives(*id));
         self.shared.not_held_as_before().filter(move |_| serves)
     }
 
@@ -207,7 +210,7 @@ impl Adopt {
         self.halt_for_signal(id, now);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.stop_sent = true;
-        for (_, group) in self.groups.iter().filter(|(_, group)| group.serving() == Some(id)) {
+        for (_, group) in self.groups.iter().filter(|(_, group)| group.serving().contains(&id)) {
             for copy in group.sockets(id).filter_map(|(_, listener)| listener.copy()) {
                 // One that its worker has shut down must not listen again before this.
                 if fd::tcp_queue(copy).is_ok_and(|queue| queue.is_some()) {
@@ -225,8 +228,9 @@ impl Adopt {
     fn keep_listening(&self) {
         let stops = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| worker.stop_sent);
         for (_, group) in self.groups.iter().filter(|(key, _)| self.wanted.contains(key)) {
-            let Some(id) = group.serving().filter(stops) else { continue };
-            for copy in group.sockets(id).filter_map(|(_, listener)| listener.copy()) {
+            let stopping = group.serving().iter().filter(|id| stops(id));
+            let sockets = stopping.flat_map(|&id| group.sockets(id));
+            for copy in sockets.filter_map(|(_, listener)| listener.copy()) {
                 if fd::tcp_queue(copy).is_ok_and(|queue| queue.is_none()) {
                     let again = fd::disconnect(copy).and_then(|()| Ok(steering::listen(copy, HELD_BACKLOG)?));
                     report(again, "hold the address of a worker that stops");
@@ -237,11 +241,9 @@ impl Adopt {
 
     /// New connections are noticed again.
     pub(super) fn arm_all(&self) {
-        let lives =
-            |id: WorkerId| self.workers.get(&id).is_some_and(|worker| !worker.gone && !worker.stop_sent);
         let Some(arrivals) = &self.arrivals else { return };
         for (id, _, listener) in self.groups.values().flat_map(|group| group.owned()) {
-            if let Some(copy) = listener.copy().filter(|_| lives(id)) {
+            if let Some(copy) = listener.copy().filter(|_| self.lives(id)) {
                 let _ = arrivals.arm(copy);
             }
         }

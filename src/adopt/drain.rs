@@ -23,7 +23,8 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 /// The pauses between inspections: doubled from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(3);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-/// The pause is this many times the cost of an inspection: inspections take a sixtieth of a core.
+/// The pause is this many times the cost of an inspection, and of those of the other workers that drain:
+/// all of them take a sixtieth of a core.
 const COST_FACTOR: u32 = 60;
 /// That limit applies once they have cost this much together: most drains are over by then.
 const FREE_COST: Duration = Duration::from_millis(10);
@@ -88,12 +89,9 @@ impl Remaining {
 }
 
 impl Drain {
-    /// Begins, just after new connections at `ports` have been steered elsewhere: the handshakes
-    /// now under way belong to the old listeners.
-    pub fn begin(ports: BTreeSet<u16>, now: Time) -> Drain {
-        let handshakes = tcp_diag::handshakes(&ports)
-            .inspect_err(|errno| log::debug!("cannot ask for handshakes under way: {errno}"))
-            .ok();
+    /// Begins, just after new connections at `ports` have been steered elsewhere: these
+    /// [`handshakes`], which were under way then, belong to the old listeners.
+    pub fn begin(ports: BTreeSet<u16>, handshakes: Option<BTreeSet<Flow>>, now: Time) -> Drain {
         Drain {
             ports,
             begun: now,
@@ -141,16 +139,17 @@ impl Drain {
         self.quiet >= 2
     }
 
-    /// How long to wait before the next inspection. It grows while something is left, and with what
-    /// inspections cost, so that they take a small part of a core, however many connections there
-    /// are. Only the inspection that is to confirm another may come at once.
-    pub fn pause(&self) -> Duration {
+    /// How long to wait before the next inspection, where so many workers drain. It grows while
+    /// something is left, and with what inspections cost, so that they take a small part of a core,
+    /// however many connections there are. Only the inspection that is to confirm another may come at
+    /// once.
+    pub fn pause(&self, draining: u32) -> Duration {
         if self.quiet == 1 {
             FIRST_PAUSE
         } else if self.spent <= FREE_COST {
             self.back_off
         } else {
-            self.back_off.max(self.owed * COST_FACTOR)
+            self.back_off.max(self.owed * COST_FACTOR * draining)
         }
     }
 
@@ -203,6 +202,13 @@ impl Remaining {
         log::debug!("cannot ask for connections: {errno}");
         self.visibility = Visibility::None;
     }
+}
+
+/// The handshakes that are under way at these ports; None if that is unknown.
+pub fn handshakes(ports: &BTreeSet<u16>) -> Option<BTreeSet<Flow>> {
+    tcp_diag::handshakes(ports)
+        .inspect_err(|errno| log::debug!("cannot ask for handshakes under way: {errno}"))
+        .ok()
 }
 
 /// The connections in the queue of a listener; after shutdown(2) it has no queue.

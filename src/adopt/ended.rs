@@ -2,7 +2,7 @@
 
 use super::key::Key;
 use super::{Adopt, Group, report};
-use crate::core::event::WorkerId;
+use crate::core::event::{Slot, WorkerId};
 use crate::sys::seccomp;
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -10,35 +10,61 @@ use std::os::fd::AsFd;
 impl Adopt {
     /// Removes the sockets of workers that have ended and been replaced: no other worker gets them.
     pub fn remove_replaced(&mut self) {
-        let gone: Vec<WorkerId> = self.gone().collect();
+        let gone = self.workers.iter().filter(|(_, worker)| worker.gone);
+        let replaced = gone.filter(|&(&id, worker)| self.slot_is_served(worker.slot, id));
+        let replaced: Vec<WorkerId> = replaced.map(|(&id, _)| id).collect();
+        replaced.into_iter().for_each(|gone| self.remove_sockets(gone));
+    }
+
+    /// No worker is started in this slot any more, or in those after it: what waits there is given up.
+    pub fn give_up_slots(&mut self, which: impl Fn(Slot) -> bool) {
+        let gone = self.workers.iter().filter(|(_, worker)| worker.gone && which(worker.slot));
+        let gone: Vec<WorkerId> = gone.map(|(&id, _)| id).collect();
         gone.into_iter().for_each(|gone| self.remove_sockets(gone));
     }
 
-    /// The worker's own process has ended. Its socket is kept where it served, no other worker
-    /// listens, and its replacement has to: connections wait in its queue for the replacement.
-    pub fn ended(&mut self, id: WorkerId) {
+    /// The worker's own process has ended; `comes_back`: another one is to be started in its slot.
+    /// Where others serve, new connections go to them alone. Its sockets are kept where the next
+    /// worker has to listen: what waits in the queues is for the one that is started in its place.
+    pub fn ended(&mut self, id: WorkerId, comes_back: bool) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.gone = true;
         // The thread that receives its calls may say so later.
         worker.deserted |= seccomp::has_ended(worker.calls.as_fd());
         (worker.drain, worker.quiet) = (None, None);
-        let is_kept = |key: &Key, group: &Group| {
-            let stays = |owner| owner != id && self.workers.get(&owner).is_some_and(|other| !other.stop_sent);
-            let others = || group.inodes().any(|inode| group.owner(inode).is_some_and(stays));
+        let (slot, was_ready) = (worker.slot, worker.ready);
+        let inherited: BTreeSet<Key> = worker.inherited.keys().cloned().collect();
+        let is_awaited = comes_back && !self.slot_is_served(slot, id);
+        let keys: Vec<Key> = self.groups.keys().cloned().collect();
+        for key in keys {
+            let others = self.others_at(&key, id);
+            let Some(group) = self.groups.get_mut(&key) else { continue };
+            let served = group.serving().contains(&id);
+            if served && !others.is_empty() {
+                report(group.steer(&others).map(drop), "steer connections to a worker");
+            }
             let has_copy = group.sockets(id).any(|(_, listener)| listener.copy().is_some());
-            self.wanted.contains(key) && group.serving() == Some(id) && has_copy && !others()
-        };
-        let dropped: Vec<Key> = self
-            .groups
-            .iter()
-            .filter(|(key, group)| !is_kept(key, group))
-            .map(|(key, _)| key.clone())
-            .collect();
-        dropped.iter().for_each(|key| self.remove_from(key, id));
+            let has_queue = was_ready || inherited.contains(&key);
+            let waits = served && others.is_empty() || is_awaited && has_queue;
+            if !(self.wanted.contains(&key) && has_copy && waits) {
+                self.remove_from(&key, id);
+            }
+        }
         self.drop_empty_groups();
         self.looks.begin(self.now);
         if self.workers.get(&id).is_some_and(|worker| worker.deserted) {
             self.remove_deserted();
+        }
+    }
+
+    /// The workers that serve at this address once this one is gone: where none of those that are to
+    /// serve has a socket there, the newest that lives.
+    fn others_at(&self, key: &Key, id: WorkerId) -> BTreeSet<WorkerId> {
+        let owners = self.groups.get(key).into_iter().flat_map(Group::owned).map(|(owner, ..)| owner);
+        let others: BTreeSet<WorkerId> = owners.filter(|&owner| owner != id && self.lives(owner)).collect();
+        match others.is_disjoint(&self.serving) {
+            true => others.last().copied().into_iter().collect(),
+            false => others.intersection(&self.serving).copied().collect(),
         }
     }
 
@@ -63,7 +89,7 @@ impl Adopt {
         // Also those before it whose sockets it had got: one that crashes before it is ready replaces
         // nobody. Sockets that nobody has got yet still wait for the next one.
         let owners = |group: &Group| -> Vec<WorkerId> {
-            group.serving().into_iter().chain(group.owned().map(|(owner, ..)| owner)).collect()
+            group.serving().iter().copied().chain(group.owned().map(|(owner, ..)| owner)).collect()
         };
         let kept: BTreeSet<WorkerId> = self.groups.values().flat_map(owners).collect();
         self.workers.retain(|id, worker| kept.contains(id) || !worker.gone || !worker.deserted);
@@ -85,9 +111,5 @@ impl Adopt {
             group.remove_closed();
             !group.is_empty()
         });
-    }
-
-    fn gone(&self) -> impl Iterator<Item = WorkerId> {
-        self.workers.iter().filter(|(_, worker)| worker.gone).map(|(&id, _)| id)
     }
 }

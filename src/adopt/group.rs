@@ -1,16 +1,17 @@
 //! The SO_REUSEPORT group of one address: the listening sockets of all workers there, and the
-//! worker that new connections go to.
+//! workers that new connections go to.
 //!
 //! The kernel numbers the members, and this is the same list: a new socket is added at the end,
-//! and when one leaves, the last takes its index. The sockets of the worker that serves are
-//! *selected* by a program that names their indices. Between any two system calls a new
-//! connection reaches a selected socket, or one that was selected until the last call.
+//! and when one leaves, the last takes its index. The sockets of the workers that serve are
+//! *selected* by a program that names their indices, and draws each as often as any other. Between
+//! any two system calls a new connection reaches a selected socket, or one that was selected until
+//! the last call.
 //!
 //! A socket that leaves while a selected one is the last changes the index of that one, and
 //! the program cannot change in the same moment. If two or more are selected, the last one
 //! is left out of the program meanwhile. If only one is selected, the socket that should leave
 //! stays as a *tombstone*, which is never selected, until another socket is the last: that is
-//! after the next worker has joined. There are at most as many tombstones as the worker before
+//! after the next worker has joined. There are at most as many tombstones as the workers before
 //! had sockets.
 //!
 //! We never shut a socket down. One is to leave when we close our copy of it, and it leaves if
@@ -20,6 +21,7 @@
 //! noticed here.
 
 use crate::core::event::WorkerId;
+use std::collections::BTreeSet;
 use std::io;
 
 /// The system calls on a member of a group.
@@ -60,14 +62,15 @@ struct Member<S> {
 pub struct Group<S> {
     /// In the order of their indices in the kernel.
     members: Vec<Member<S>>,
-    serving: Option<WorkerId>,
+    /// The workers whose sockets are selected. One may have no socket here any more.
+    serving: BTreeSet<WorkerId>,
     /// The indices in the kernel's program; none as long as there is no program.
     attached: Vec<u32>,
 }
 
 impl<S> Default for Group<S> {
     fn default() -> Self {
-        Group { members: Vec::new(), serving: None, attached: Vec::new() }
+        Group { members: Vec::new(), serving: BTreeSet::new(), attached: Vec::new() }
     }
 }
 
@@ -80,27 +83,31 @@ impl<S: Socket> Group<S> {
     pub fn join(&mut self, socket: S, inode: u64, worker: WorkerId) -> io::Result<()> {
         self.remove_closed();
         self.members.push(Member { socket, inode, worker: Some(worker) });
-        self.serving.get_or_insert(worker);
+        if self.serving.is_empty() {
+            self.serving.insert(worker);
+        }
         self.attach_selected()
     }
 
     /// New connections go to the sockets of `to` from now on, in one step. False, and nothing
-    /// changes, if it has none here.
+    /// changes, if none of them has a socket here.
     ///
     /// # Errors
     /// The kernel's error for the program; nothing has changed then.
-    pub fn steer(&mut self, to: WorkerId) -> io::Result<bool> {
+    pub fn steer(&mut self, to: &BTreeSet<WorkerId>) -> io::Result<bool> {
         self.remove_closed();
-        if self.sockets(to).next().is_none() {
+        let here: BTreeSet<WorkerId> =
+            self.owned().map(|(owner, ..)| owner).filter(|id| to.contains(id)).collect();
+        if here.is_empty() {
             return Ok(false);
         }
-        let before = self.serving.replace(to);
+        let before = std::mem::replace(&mut self.serving, here);
         self.attach_selected().inspect_err(|_| self.serving = before)?;
         Ok(true)
     }
 
-    /// The sockets of `worker`, which has ended, leave or become tombstones. If it served,
-    /// the newest of the others serves; without others no tombstone stays either.
+    /// The sockets of `worker`, which has ended, leave or become tombstones. If nobody else serves,
+    /// the newest of the others does; without others no tombstone stays either.
     ///
     /// # Errors
     /// The kernel's error for the program. A socket that has not left is a tombstone.
@@ -109,15 +116,15 @@ impl<S: Socket> Group<S> {
         self.remove_tombstones()
     }
 
-    /// The sockets of `worker`, which has ended, become tombstones. If it served, the newest of the
-    /// others serves.
+    /// The sockets of `worker`, which has ended, become tombstones. If nobody else serves, the newest
+    /// of the others does.
     ///
     /// # Errors
     /// The kernel's error for the program.
     pub fn retire(&mut self, worker: WorkerId) -> io::Result<()> {
         self.remove_closed();
         self.make_tombstones(worker);
-        if self.serving == Some(worker) {
+        if self.serving.remove(&worker) && self.selected().is_empty() {
             self.serving = self.newest();
         }
         self.attach_selected()
@@ -132,8 +139,8 @@ impl<S: Socket> Group<S> {
     }
 
     /// The worker of this socket has closed it: our copy is closed too. The socket leaves or becomes
-    /// a tombstone; but if somebody else holds it, it stays as it is. If it was the last one of the
-    /// worker that serves, the newest of the others serves.
+    /// a tombstone; but if somebody else holds it, it stays as it is. If it was the last one that was
+    /// selected, the newest of the other workers serves.
     ///
     /// # Errors
     /// As [`remove`](Self::remove).
@@ -163,8 +170,8 @@ impl<S: Socket> Group<S> {
         removed
     }
 
-    fn newest(&self) -> Option<WorkerId> {
-        self.members.iter().filter_map(|member| member.worker).max()
+    fn newest(&self) -> BTreeSet<WorkerId> {
+        self.members.iter().filter_map(|member| member.worker).max().into_iter().collect()
     }
 
     /// Removes tombstones where that is safe now. This must be called after the sockets of a new
@@ -199,16 +206,17 @@ impl<S: Socket> Group<S> {
         self.sockets(from).next()
     }
 
-    /// The socket belongs to `to` now; its index and its queue stay. If it was selected, `to`
-    /// serves, so that no new connection goes to sockets that are not inherited yet.
+    /// The socket belongs to `to` now; its index and its queue stay. If it was selected, `to` serves
+    /// in the place of the worker that had it, so that no new connection goes to sockets that are not
+    /// inherited yet.
     ///
     /// # Errors
     /// The kernel's error for the program. The socket belongs to `to` all the same.
     pub fn transfer(&mut self, inode: u64, to: WorkerId) -> io::Result<()> {
         let owned = |member: &&mut Member<S>| member.inode == inode && member.worker.is_some();
         let Some(member) = self.members.iter_mut().find(owned) else { return Ok(()) };
-        if member.worker.replace(to) == self.serving {
-            self.serving = Some(to);
+        if member.worker.replace(to).is_some_and(|from| self.serving.remove(&from)) {
+            self.serving.insert(to);
         }
         self.attach_selected()
     }
@@ -241,7 +249,8 @@ impl<S: Socket> Group<S> {
     }
 
     fn selected(&self) -> Vec<u32> {
-        let selected = |member: &Member<S>| self.serving.is_some() && member.worker == self.serving;
+        let selected =
+            |member: &Member<S>| member.worker.is_some_and(|worker| self.serving.contains(&worker));
         (0..).zip(&self.members).filter(|(_, member)| selected(member)).map(|(index, _)| index).collect()
     }
 
@@ -275,7 +284,7 @@ impl<S> Group<S> {
     /// and worker, and the indices in the kernel's program.
     pub fn restore(
         members: Vec<(S, u64, Option<WorkerId>)>,
-        serving: Option<WorkerId>,
+        serving: BTreeSet<WorkerId>,
         attached: Vec<u32>,
     ) -> Group<S> {
         let member = |(socket, inode, worker)| Member { socket, inode, worker };
@@ -292,9 +301,9 @@ impl<S> Group<S> {
         &self.attached
     }
 
-    /// The worker that new connections go to.
-    pub fn serving(&self) -> Option<WorkerId> {
-        self.serving
+    /// The workers that new connections go to.
+    pub fn serving(&self) -> &BTreeSet<WorkerId> {
+        &self.serving
     }
 
     /// Whether the socket is a member, as a tombstone too.

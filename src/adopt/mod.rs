@@ -3,9 +3,9 @@
 //! copy of the socket.
 //!
 //! So every address of a worker is known and, with *steer*, the order in which its sockets joined
-//! the kernel's SO_REUSEPORT group of the address ([`group`]). New connections go to one worker's
-//! sockets and, from the switch on, to those of its replacement, while the old worker
-//! [drains](drain). UDP sockets cannot be steered in this way: they, and with *share* all sockets,
+//! the kernel's SO_REUSEPORT group of the address ([`group`]). New connections go to the sockets of
+//! the workers that [serve](serving) and, from the switch on, to those of their replacements, while
+//! the old workers [drain](drain). UDP sockets cannot be steered in this way: they, and with *share* all sockets,
 //! are one socket that all generations use ([`shared`]).
 //!
 //! This is no security boundary: a call that is not understood is let through unchanged. Only the
@@ -26,8 +26,10 @@ mod quiet;
 mod removal;
 mod replace;
 mod saved;
+mod serving;
 mod shared;
 mod sharing;
+mod siblings;
 mod socketless;
 mod status;
 mod stopping;
@@ -42,9 +44,9 @@ pub use saved::Saved;
 pub use status::Shown;
 
 use crate::config;
-use crate::core::event::{Time, WorkerId};
+use crate::core::event::{Generation, Slot, Time, WorkerId};
 use crate::sys::arrivals::Arrivals;
-use crate::sys::{fd, tcp_diag};
+use crate::sys::fd;
 use drain::Drain;
 use guess::Guess;
 use key::Key;
@@ -58,10 +60,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
-
-/// The pause between inspections of a worker that was to drain and serves again.
-const SERVES_AGAIN: Duration = Duration::from_millis(250);
+use std::time::UNIX_EPOCH;
 
 /// The listening sockets of one address.
 type Group = group::Group<Listener>;
@@ -75,11 +74,11 @@ pub struct Adopt {
     /// The sockets that all generations use.
     shared: Shared,
     workers: BTreeMap<WorkerId, Adopted>,
-    /// The worker that serves.
-    serving: Option<WorkerId>,
-    /// The addresses at which it listens, and its replacement has to.
+    /// The workers that serve; where none does, those that did last.
+    serving: BTreeSet<WorkerId>,
+    /// The addresses at which they listen, and a replacement has to.
     wanted: BTreeSet<Key>,
-    /// Those of them at which it was seen to wait for connections since the upgrade began.
+    /// Those of them at which one was seen to wait for connections since the upgrade began.
     waited: BTreeSet<Key>,
     /// It was said that connections cannot be told from idle ones.
     told_of_blindness: bool,
@@ -116,6 +115,12 @@ struct Adopted {
     root: Pid,
     /// When it was started, in nanoseconds since the epoch; 0 if that is not known.
     opened: u64,
+    /// Those of the same generation are the same program.
+    generation: Generation,
+    /// Its slot: what waits at a worker that has ended is for the next one of the same slot.
+    slot: Slot,
+    /// connect(2) of it is received.
+    connects_received: bool,
     /// The ports that it has asked for. Any other port that it listens on was chosen by the
     /// kernel.
     ports: BTreeSet<u16>,
@@ -136,6 +141,8 @@ struct Adopted {
     socketless: bool,
     /// The addresses that it has asked for.
     bound: BTreeSet<Key>,
+    /// When it has begun to listen at an address that is adopted.
+    first_listen: Option<Time>,
     /// When it has last begun to listen anywhere.
     last_listen: Time,
     /// The addresses that it has opened before it was ready. Its replacement has to listen there, if
@@ -176,7 +183,7 @@ impl Adopt {
             told_of_blindness: false,
             shared,
             workers: BTreeMap::new(),
-            serving: None,
+            serving: BTreeSet::new(),
             looks: Looks::default(),
             suspects: BTreeMap::new(),
             arrivals: new_arrivals(),
@@ -190,13 +197,23 @@ impl Adopt {
         }
     }
 
-    /// A worker has been started as the process `root`; its calls arrive on `calls`. What it opens
-    /// after `start` is not asked of its replacement; None: everything is.
-    pub fn open(&mut self, id: WorkerId, root: Pid, calls: Arc<OwnedFd>, start: Option<Time>) {
+    /// A worker has been started as the process `root` in this place; its calls arrive on `calls`. What
+    /// it opens after `start` is not asked of its replacement; None: everything is.
+    pub fn open(
+        &mut self,
+        id: WorkerId,
+        (generation, slot): (Generation, Slot),
+        root: Pid,
+        calls: Arc<OwnedFd>,
+        start: Option<Time>,
+    ) {
         let worker = Adopted {
             calls,
             root,
             opened: UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos() as u64),
+            generation,
+            slot,
+            connects_received: self.looks_first,
             ports: BTreeSet::new(),
             listens: BTreeSet::new(),
             inherited: BTreeMap::new(),
@@ -206,6 +223,7 @@ impl Adopt {
             unix_alone: false,
             socketless: false,
             bound: BTreeSet::new(),
+            first_listen: None,
             last_listen: Time::ZERO,
             early: BTreeSet::new(),
             late: BTreeMap::new(),
@@ -221,165 +239,6 @@ impl Adopt {
             found_taken: None,
         };
         self.workers.insert(id, worker);
-    }
-
-    /// Whether the worker listens at every address that it has to.
-    pub fn listens(&self, id: WorkerId) -> bool {
-        self.workers.get(&id).is_some_and(|worker| {
-            (!worker.listens.is_empty() || worker.unix_alone)
-                && self.wanted.iter().all(|key| worker.listens.contains(key))
-        })
-    }
-
-    /// The same, once, until it has opened another address.
-    pub fn listens_now(&mut self, id: WorkerId) -> bool {
-        let listens = self.listens(id) && self.waits_as_before(id);
-        let Some(worker) = self.workers.get_mut(&id).filter(|_| listens) else { return false };
-        !std::mem::replace(&mut worker.announced, true)
-    }
-
-    /// Notes that the worker listens at an address.
-    fn add_address(&mut self, id: WorkerId, key: Key) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        // One that counted as a worker without sockets is a server that takes its time.
-        if !worker.ready || std::mem::take(&mut worker.socketless) {
-            worker.early.insert(key.clone());
-        }
-        if !worker.early.contains(&key) {
-            worker.late.insert(key.clone(), self.now);
-        } else if self.serving == Some(id) {
-            self.wanted.insert(key.clone());
-        }
-        worker.last_listen = self.now;
-        worker.announced &= !worker.listens.insert(key);
-    }
-
-    /// Notes that the worker no longer listens there.
-    fn remove_address(&mut self, id: WorkerId, key: &Key) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.listens.remove(key);
-        worker.late.remove(key);
-        if self.serving == Some(id) {
-            self.wanted.remove(key);
-        }
-    }
-
-    /// The worker is ready. `lone` says that it serves from now on and replaces no other.
-    pub fn ready(&mut self, id: WorkerId, lone: bool) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.ready = true;
-        let root = worker.root;
-        // Sockets that it has bound and closed again, as resolvers do, do not serve.
-        for key in self.shared.share_new(id, root) {
-            self.remove_address(id, &key);
-        }
-        self.update_names();
-        self.arm_all();
-        if lone {
-            self.serves(id);
-            for group in self.groups.values_mut() {
-                report(group.steer(id).map(drop), "steer connections to a worker");
-            }
-            self.remove_replaced();
-        }
-    }
-
-    /// The worker has replaced the one before it.
-    pub fn serves(&mut self, id: WorkerId) {
-        self.serving = Some(id);
-        if let Some(worker) = self.workers.get(&id) {
-            self.wanted = worker.early.intersection(&worker.listens).cloned().collect();
-            self.wanted.extend(self.shared.ours());
-        }
-    }
-
-    /// New connections go to `to` from now on, at every address at which it listens. `back` says
-    /// that an earlier switch is undone.
-    ///
-    /// # Errors
-    /// Why that cannot be, for people; nothing has changed then.
-    pub fn switch(&mut self, to: WorkerId, back: bool, now: Time) -> Result<(), String> {
-        if !back {
-            self.check_strangers()?;
-            if self.workers.get(&to).is_none_or(|worker| worker.listens.is_empty()) && !self.wanted.is_empty()
-            {
-                return Err("it listens nowhere, and the old one does".into());
-            }
-        }
-        let before: Vec<(Key, Option<WorkerId>)> =
-            self.groups.iter().map(|(key, group)| (key.clone(), group.serving())).collect();
-        for group in self.groups.values_mut() {
-            report(group.remove_tombstones(), "close the socket of an old worker");
-        }
-        let failed = self.groups.iter_mut().find_map(|(key, group)| {
-            group.steer(to).err().map(|error| format!("cannot steer connections of {key}: {error}"))
-        });
-        if let Some(why) = failed {
-            for (key, serving) in before {
-                if let (Some(group), Some(serving)) = (self.groups.get_mut(&key), serving) {
-                    report(group.steer(serving).map(drop), "steer connections back");
-                }
-            }
-            return Err(why);
-        }
-        self.tell_of_blindness();
-        let ports: BTreeSet<u16> = self.groups.keys().map(|key| key.address.port()).collect();
-        for (&id, worker) in &mut self.workers {
-            worker.quiet = None;
-            worker.drain = match id == to || worker.gone {
-                true => None,
-                false => worker.drain.take().or_else(|| Some(Drain::begin(ports.clone(), now))),
-            };
-        }
-        Ok(())
-    }
-
-    /// Once: why a drain may last longer than it needs to.
-    fn tell_of_blindness(&mut self) {
-        if self.told_of_blindness {
-            return;
-        }
-        if let Err(errno) = tcp_diag::can_ask() {
-            self.told_of_blindness = true;
-            warn!(
-                "cannot tell idle connections from busy ones, as sock_diag cannot be asked ({}): an old generation with idle connections drains until they are closed, or for --drain-timeout (graceful-run doctor says what it needs)",
-                crate::error::reason(&errno.into())
-            );
-        }
-    }
-
-    /// Inspects whether the worker has connections left; `others` are the processes of the other
-    /// workers. If so, returns what it has left and the pause before the next inspection.
-    pub fn check_drained(
-        &mut self,
-        id: WorkerId,
-        others: &BTreeSet<Pid>,
-        now: Time,
-    ) -> Option<(drain::Remaining, Duration)> {
-        // Its replacement has ended, and new connections come to it again.
-        if self.groups.iter().any(|(key, group)| self.wanted.contains(key) && group.serving() == Some(id)) {
-            let left = drain::Remaining {
-                arriving: 0,
-                waiting: 0,
-                busy: 1,
-                idle: 0,
-                visibility: drain::Visibility::Full,
-            };
-            return Some((left, SERVES_AGAIN));
-        }
-        let idle = self.config.idle;
-        let drain = self.workers.get_mut(&id)?.drain.as_mut()?;
-        if drain.has_ports() {
-            let listeners = self.groups.values().flat_map(|group| group.sockets(id));
-            let listeners = listeners.filter_map(|(_, listener)| listener.copy());
-            // All processes below us that belong to no other worker count: orphans of it are our
-            // children.
-            let left = drain.inspect(Pid::this(), others, listeners, idle, now);
-            if !drain.is_drained() {
-                return Some((left, drain.pause()));
-            }
-        }
-        self.check_quiet(id, others, now)
     }
 
     /// Everything is to stop: no socket is kept, so that no client waits in a queue that is not

@@ -40,7 +40,7 @@ impl Adopt {
     pub fn waits_for_itself(&mut self, id: WorkerId, now: Time) -> bool {
         let held = self.held_for(id);
         let Some(worker) = self.workers.get(&id) else { return false };
-        if self.looks_first || held.is_empty() || !self.looks.may_read_all(now) {
+        if worker.connects_received || held.is_empty() || !self.looks.may_read_all(now) {
             return false;
         }
         let before = drain::cpu_time();
@@ -52,9 +52,11 @@ impl Adopt {
         found.is_some_and(|key| self.has_found_taken(id, key))
     }
 
-    /// Notes that the worker has found its address taken. True if it is the first one.
+    /// Notes that the worker has found its address taken. True unless it was refused there.
     pub(super) fn has_found_taken(&mut self, id: WorkerId, key: Key) -> bool {
-        let Some(worker) = self.workers.get_mut(&id).filter(|_| !self.looks_first) else { return false };
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| !worker.connects_received) else {
+            return false;
+        };
         worker.found_taken = Some(key);
         self.looks_first = true;
         true
@@ -69,7 +71,7 @@ impl Adopt {
         {
             self.has_found_taken(id, key);
         }
-        if !self.looks_first {
+        if self.workers.get(&id).is_some_and(|worker| !worker.connects_received) {
             let held = self.held_for(id);
             let closed = tcp_diag::closed_in_queue(&ports(&held)).unwrap_or_default();
             let mut ours = closed.into_iter().filter(|(_, since)| *since <= age);
@@ -77,7 +79,10 @@ impl Adopt {
                 self.has_found_taken(id, key);
             }
         }
-        let key = self.workers.get_mut(&id)?.found_taken.take()?;
+        let worker = self.workers.get_mut(&id)?;
+        let key = worker.found_taken.take()?;
+        // Nothing is left of it, so that its sockets leave at once.
+        worker.deserted = true;
         self.remove_sockets(id);
         self.workers.remove(&id);
         Some(key)
@@ -94,8 +99,8 @@ impl Adopt {
     /// to listen.
     pub fn unbound(&self, id: WorkerId) -> Option<String> {
         let worker = self.workers.get(&id)?;
-        let serves = self.serving.and_then(|serving| self.workers.get(&serving));
-        serves.filter(|serving| !serving.gone && serving.root != worker.root)?;
+        let mut serving = self.serving.iter().filter_map(|serving| self.workers.get(serving));
+        serving.find(|serving| !serving.gone && serving.root != worker.root)?;
         let key = self.wanted.first().filter(|_| self.wanted.is_disjoint(&worker.bound))?;
         Some(key.to_string())
     }
@@ -103,11 +108,9 @@ impl Adopt {
     /// The addresses that we hold and nobody serves, which this worker has not asked for.
     fn held_for(&self, id: WorkerId) -> Vec<Key> {
         let Some(worker) = self.workers.get(&id) else { return Vec::new() };
-        let serves = |owner: WorkerId| {
-            self.workers.get(&owner).is_some_and(|worker| !worker.gone && !worker.stop_sent)
-        };
-        let steered = self.groups.iter().filter(|(_, group)| !group.serving().is_some_and(serves));
-        let shared = self.shared.sockets.keys().filter(|_| !self.serving.is_some_and(serves));
+        let serves = |owners: &BTreeSet<WorkerId>| owners.iter().any(|owner| self.lives(*owner));
+        let steered = self.groups.iter().filter(|(_, group)| !serves(group.serving()));
+        let shared = self.shared.sockets.keys().filter(|_| !serves(&self.serving));
         let keys = steered.map(|(key, _)| key).chain(shared);
         let keys = keys.filter(|key| key.transport == Transport::Stream && !worker.bound.contains(key));
         keys.cloned().collect()

@@ -1,7 +1,7 @@
 //! The adopted sockets across an execve(2). Calls that were not received yet wait in the kernel,
 //! with their callers.
 
-use super::drain::Drain;
+use super::drain::{self, Drain};
 use super::guess::Guess;
 use super::key::Key;
 use super::listener::{Holder, Listener};
@@ -9,7 +9,7 @@ use super::looks::Looks;
 use super::shared::{New, Shared, Socket};
 use super::{Adopt, Adopted, Group};
 use crate::config;
-use crate::core::event::{Time, WorkerId};
+use crate::core::event::{Generation, Slot, Time, WorkerId};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds};
 use crate::sys::caller_path::FileId;
 use crate::sys::fd;
@@ -27,7 +27,7 @@ pub struct Saved {
     shared: Vec<(Key, Vec<SavedSocket>)>,
     new: Vec<New>,
     workers: Vec<SavedWorker>,
-    serving: Option<WorkerId>,
+    serving: Serving,
     wanted: Vec<Key>,
     #[serde(default)]
     served_by: BTreeSet<PathBuf>,
@@ -40,8 +40,25 @@ struct SavedGroup {
     key: Key,
     /// In the order of their indices.
     members: Vec<SavedMember>,
-    serving: Option<WorkerId>,
+    serving: Serving,
     attached: Vec<u32>,
+}
+
+/// Workers. Before there could be several it was one or none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Serving {
+    All(BTreeSet<WorkerId>),
+    One(Option<WorkerId>),
+}
+
+impl Serving {
+    fn all(self) -> BTreeSet<WorkerId> {
+        match self {
+            Serving::All(all) => all,
+            Serving::One(one) => one.into_iter().collect(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -72,6 +89,12 @@ struct SavedWorker {
     ports: BTreeSet<u16>,
     listens: Vec<Key>,
     root: i32,
+    #[serde(default)]
+    place: (u32, u32),
+    #[serde(default)]
+    connects_received: bool,
+    #[serde(default)]
+    first_listen: Option<Time>,
     early: Vec<Key>,
     late: Vec<(Key, Time)>,
     inherited: Vec<(Key, u64)>,
@@ -104,7 +127,7 @@ impl Saved {
                 let copy = listener.owned_copy().map(|copy| transfer.add(copy)).transpose()?;
                 members.push(SavedMember { copy, inode, holder: numbers(listener.holder()), worker });
             }
-            let (serving, attached) = (group.serving(), group.attached().to_vec());
+            let (serving, attached) = (Serving::All(group.serving().clone()), group.attached().to_vec());
             groups.push(SavedGroup { key: key.clone(), members, serving, attached });
         }
         let mut shared = Vec::new();
@@ -124,6 +147,9 @@ impl Saved {
                 ports: worker.ports.clone(),
                 listens: worker.listens.iter().cloned().collect(),
                 root: worker.root.as_raw(),
+                place: (worker.generation.0, worker.slot.0),
+                connects_received: worker.connects_received,
+                first_listen: worker.first_listen,
                 early: worker.early.iter().cloned().collect(),
                 late: worker.late.iter().map(|(key, &opened)| (key.clone(), opened)).collect(),
                 stop_sent: worker.stop_sent,
@@ -139,7 +165,7 @@ impl Saved {
                 drains: worker.drain.is_some(),
             });
         }
-        let (new, serving) = (adopt.shared.new.clone(), adopt.serving);
+        let (new, serving) = (adopt.shared.new.clone(), Serving::All(adopt.serving.clone()));
         let wanted = adopt.wanted.iter().cloned().collect();
         let (served_by, looks_first) = (adopt.unix.clone(), adopt.looks_first);
         Ok(Saved { groups, shared, new, workers, serving, wanted, served_by, looks_first })
@@ -156,7 +182,7 @@ impl Saved {
                 (Listener::new(copy, inode, address, holder_of(holder)), inode, worker)
             });
             let members = members.collect();
-            (saved.key, Group::restore(members, saved.serving, saved.attached))
+            (saved.key, Group::restore(members, saved.serving.all(), saved.attached))
         });
         let groups: BTreeMap<Key, Group> = groups.collect();
         let ports: BTreeSet<u16> = groups.keys().map(|key| key.address.port()).collect();
@@ -172,12 +198,18 @@ impl Saved {
             (key, sockets.into_iter().map(restore).collect())
         });
         let sockets = sockets.collect();
+        let handshakes = drain::handshakes(&ports);
         let workers = self.workers.into_iter().map(|saved| {
+            let (generation, slot) = saved.place;
             let worker = Adopted {
                 calls: Arc::new(fds.take(saved.calls)),
                 ports: saved.ports,
                 listens: saved.listens.into_iter().collect(),
                 root: Pid::from_raw(saved.root),
+                generation: Generation(generation),
+                slot: Slot(slot),
+                connects_received: saved.connects_received,
+                first_listen: saved.first_listen,
                 early: saved.early.into_iter().collect(),
                 late: saved.late.into_iter().collect(),
                 stop_sent: saved.stop_sent,
@@ -187,7 +219,7 @@ impl Saved {
                 announced: false,
                 gone: saved.gone,
                 deserted: saved.deserted,
-                drain: saved.drains.then(|| Drain::begin(ports.clone(), now)),
+                drain: saved.drains.then(|| Drain::begin(ports.clone(), handshakes.clone(), now)),
                 quiet: None,
                 warnings: Vec::new(),
                 found_taken: None,
@@ -209,7 +241,7 @@ impl Saved {
             groups,
             workers: workers.collect(),
             shared: Shared { sockets, new: self.new },
-            serving: self.serving,
+            serving: self.serving.all(),
             wanted: self.wanted.into_iter().collect(),
             waited: BTreeSet::new(),
             told_of_blindness: false,
@@ -236,4 +268,20 @@ fn numbers(holder: Option<Holder>) -> Option<(i32, i32)> {
 
 fn holder_of(saved: Option<(i32, i32)>) -> Option<Holder> {
     saved.map(|(process, number)| (Pid::from_raw(process), number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The version before knew one worker that serves.
+    #[test]
+    fn the_state_of_the_version_before_is_read() {
+        let read = |text: &str| serde_json::from_str::<Serving>(text).expect("read").all();
+        for (text, expected) in [("7", &[7][..]), ("null", &[]), ("[]", &[]), ("[2,7]", &[2, 7])] {
+            assert_eq!(read(text), expected.iter().copied().map(WorkerId).collect(), "{text}");
+        }
+        let saved = Serving::All([WorkerId(3), WorkerId(1)].into());
+        assert_eq!(serde_json::to_string(&saved).expect("written"), "[1,3]");
+    }
 }

@@ -181,7 +181,10 @@ impl Shared {
                     false => lost.push(new.key),
                 },
                 Some(fd) if Key::of_bound(fd.as_fd()).as_ref() == Some(&new.key) => {
-                    self.add(new.key, fd, false);
+                    // A TCP socket that does not listen is a client's.
+                    if serves(&new.key, fd.as_fd()) {
+                        self.add(new.key, fd, false);
+                    }
                 }
                 _ => lost.push(new.key),
             }
@@ -214,6 +217,15 @@ impl New {
     fn is_at_its_path(&self, socket: BorrowedFd<'_>) -> bool {
         let leads_there = |path| self.file.is_some() && caller_path::socket_at(path) == self.file;
         is_listener(socket) && self.key.path().is_none_or(leads_there)
+    }
+}
+
+/// Whether a socket that is bound to this address serves: one of a stream has to listen for that.
+pub(super) fn serves(key: &Key, socket: BorrowedFd<'_>) -> bool {
+    match key.transport {
+        Transport::Datagram => true,
+        Transport::Stream => listens(socket),
+        Transport::Unix => is_listener(socket),
     }
 }
 

@@ -4,7 +4,7 @@
 use super::Adopt;
 use super::key::{Key, Transport};
 use super::replace::{can_be_replaced, replace};
-use super::shared::{New, listens};
+use super::shared::{New, listens, serves};
 use crate::ack::accepting;
 use crate::core::event::{Time, WorkerId};
 use crate::sys::seccomp::{self, Answer, Call};
@@ -29,6 +29,7 @@ impl Adopt {
         if self.shared.contains(inode) {
             return Answer::Done;
         }
+        self.share_of_sibling(id, &key);
         let Some(worker) = self.workers.get(&id) else { return Answer::Continue };
         let sockets = self.shared.sockets.get(&key).map(Vec::as_slice).unwrap_or_default();
         // This reads all its descriptors, so it is left out for addresses that have no shared socket,
@@ -38,9 +39,7 @@ impl Adopt {
             false => held::tree_sockets(worker.root, &BTreeSet::new()).unwrap_or_default(),
         };
         let Some(ours) = sockets.iter().find(|socket| !held.contains(&socket.inode)) else {
-            if key.transport == Transport::Datagram {
-                self.note_new(id, call, key.clone(), inode);
-            }
+            self.note_new(id, call, key.clone(), inode);
             self.warn_of_overlap(id, &key);
             return Answer::Continue;
         };
@@ -82,23 +81,25 @@ impl Adopt {
         Answer::Continue
     }
 
-    /// Shares the sockets that the serving worker has bound since it became ready: some servers
+    /// Shares the sockets that workers that serve have bound since they became ready: some servers
     /// bind a socket only later.
     pub(super) fn share_late(&mut self) {
         self.shared.new.retain(|new| self.workers.get(&new.worker).is_some_and(|worker| !worker.gone));
-        let Some(id) = self.serving.filter(|id| self.shared.new.iter().any(|new| new.worker == *id)) else {
-            return;
-        };
-        let Some(worker) = self.workers.get(&id) else { return };
-        for key in self.shared.share_new(id, worker.root) {
-            self.remove_address(id, &key);
+        let serving: BTreeSet<WorkerId> =
+            self.shared.new.iter().map(|new| new.worker).filter(|id| self.serving.contains(id)).collect();
+        for id in serving {
+            let Some(worker) = self.workers.get(&id) else { continue };
+            for key in self.shared.share_new(id, worker.root) {
+                self.remove_address(id, &key);
+            }
         }
     }
 
     pub(super) fn note_new(&mut self, id: WorkerId, call: &Call, key: Key, inode: u64) {
         /// More than a server has, and fewer than a resolver binds.
         const MOST: usize = 64;
-        if self.shared.new.iter().filter(|new| new.worker == id).count() >= MOST {
+        let mut own = self.shared.new.iter().filter(|new| new.worker == id);
+        if own.clone().count() >= MOST || own.any(|new| new.inode == inode) {
             return;
         }
         let process = seccomp::process_of(call.thread).unwrap_or(call.thread).as_raw();
@@ -133,9 +134,11 @@ impl Adopt {
     pub fn check_bound(&mut self, id: WorkerId, now: Time) {
         self.now = now;
         let bound = |new: &&New| {
-            let socket = pidfd::duplicate_by_inode(Pid::from_raw(new.process), new.inode);
-            new.worker == id
-                && socket.and_then(|socket| Key::of_bound(socket.as_fd())).as_ref() == Some(&new.key)
+            let socket = || pidfd::duplicate_by_inode(Pid::from_raw(new.process), new.inode);
+            let is_server = |socket: OwnedFd| {
+                Key::of_bound(socket.as_fd()).as_ref() == Some(&new.key) && serves(&new.key, socket.as_fd())
+            };
+            new.worker == id && socket().is_some_and(is_server)
         };
         let keys: Vec<Key> = self.shared.new.iter().filter(bound).map(|new| new.key.clone()).collect();
         let keys: Vec<Key> = keys.into_iter().chain(self.waited_for(id)).collect();

@@ -1,6 +1,6 @@
 //! Workers that bind nothing, where nobody has said that they would: it may be that they have no sockets.
 
-use super::Adopt;
+use super::{Adopt, Adopted};
 use crate::core::event::WorkerId;
 use std::time::Duration;
 
@@ -23,10 +23,11 @@ impl Adopt {
         acked: bool,
         limit: Option<Duration>,
     ) -> bool {
-        let serving = self.serving.filter(|serving| *serving != id).and_then(|id| self.workers.get(&id));
-        let known = serving.is_some_and(|serving| serving.socketless && serving.listens.is_empty());
+        let others = self.serving.iter().filter(|serving| **serving != id);
+        let serving: Vec<&Adopted> = others.filter_map(|id| self.workers.get(id)).collect();
+        let known = serving.iter().any(|serving| serving.socketless && serving.listens.is_empty());
         // Also what it has opened so late that it is not asked of the next one.
-        let listens = serving.is_some_and(|serving| !serving.listens.is_empty());
+        let listens = self.leader().is_some() || serving.iter().any(|serving| !serving.listens.is_empty());
         let nothing_wanted = self.wanted.is_empty() && !listens;
         let Some(worker) = self.workers.get_mut(&id) else { return false };
         // A port that the kernel has chosen is for a debugger or the like: nobody could know it.

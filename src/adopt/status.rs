@@ -18,13 +18,13 @@ pub struct Shown {
     pub address: String,
     /// Whether all generations share its sockets.
     pub shared: bool,
-    /// The worker whose sockets new connections go to; None if they are shared.
-    pub serving: Option<WorkerId>,
+    /// The workers that new connections go to; none if the sockets are shared.
+    pub serving: Vec<WorkerId>,
     /// The number of those sockets.
     pub sockets: usize,
     /// The number of sockets of workers that drain, start or have ended.
     pub others: usize,
-    /// The number of connections that the worker that serves has not accepted yet.
+    /// The number of connections that the workers that serve have not accepted yet.
     pub queue: Option<u32>,
 }
 
@@ -41,7 +41,8 @@ impl Adopt {
 
     fn unmet_besides(&self, id: WorkerId, unseen: impl Fn(Pid) -> Vec<String>) -> Option<String> {
         let worker = self.workers.get(&id)?;
-        let missing = list(self.wanted.difference(&worker.listens));
+        let wanted = self.wanted_of(id);
+        let missing = list(wanted.difference(&worker.listens));
         let seen = worker.listens.iter().map(ToString::to_string);
         let left_out = worker.others.iter().map(|key| format!("{key} (left out by --port)"));
         let unix = worker.unix.iter().map(|path| format!("the unix socket {}", path.display()));
@@ -77,7 +78,7 @@ impl Adopt {
 
     /// What a server does whose port is taken, if it has none of its addresses.
     fn probing_hint(&self, worker: &Adopted, id: WorkerId) -> &'static str {
-        let serves = self.serving.is_some_and(|serving| serving != id);
+        let serves = self.serving.iter().any(|&serving| serving != id);
         match serves && self.wanted.is_disjoint(&worker.listens) && !worker.elsewhere.is_empty() {
             true => {
                 " (a server that connects to its port to see whether it is free finds the one that serves, and takes another: it has to be told not to, or needs its socket from -b)"
@@ -102,17 +103,23 @@ impl Adopt {
     /// Every address, for people.
     pub fn addresses(&self) -> Vec<Shown> {
         let steered = self.groups.iter().map(|(key, group)| {
-            let sockets = group.serving().map_or(0, |id| group.sockets(id).count());
-            let others = group.len() - sockets;
-            let own = group.serving().into_iter().flat_map(|id| group.sockets(id));
-            let queue = own.filter_map(|(_, listener)| steering::queue_length(listener.copy()?).ok()).sum();
-            let (address, serving) = (key.to_string(), group.serving());
-            Shown { address, shared: false, serving, sockets, others, queue: Some(queue) }
+            let own = || group.owned().filter(|(owner, ..)| group.serving().contains(owner));
+            let sockets = own().count();
+            let queue =
+                own().filter_map(|(_, _, listener)| steering::queue_length(listener.copy()?).ok()).sum();
+            Shown {
+                address: key.to_string(),
+                shared: false,
+                serving: own().map(|(owner, ..)| owner).collect::<BTreeSet<_>>().into_iter().collect(),
+                sockets,
+                others: group.len() - sockets,
+                queue: Some(queue),
+            }
         });
         let shared = self.shared.counts().map(|(key, sockets, queue)| Shown {
             address: key.to_string(),
             shared: true,
-            serving: None,
+            serving: Vec::new(),
             sockets,
             others: 0,
             queue,

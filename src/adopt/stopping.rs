@@ -33,8 +33,8 @@ impl Adopt {
             return None;
         }
         // Its replacement has ended, and nobody else accepts.
-        let successor = self.serving.filter(|serving| *serving != id).and_then(|it| self.workers.get(&it));
-        if successor.is_none_or(|worker| worker.gone) {
+        let lives = |other: &WorkerId| self.workers.get(other).is_some_and(|worker| !worker.gone);
+        if !self.serving.iter().any(|other| *other != id && lives(other)) {
             return Some((remaining(Found { busy: 1, idle: 0 }, Visibility::Full), SERVES_AGAIN));
         }
         let idle = self.config.idle;

@@ -71,7 +71,7 @@ impl Adopt {
         let no_process_left = self.workers.get(&id).is_none_or(|worker| worker.deserted);
         let Some(group) = self.groups.get_mut(key) else { return };
         match stranger {
-            Some(inode) if group.serving() != Some(id) => {
+            Some(inode) if !group.serving().contains(&id) => {
                 warn!(
                     "somebody else listens on {key} too (socket {inode}; ss -ltnpe says who): no upgrade is possible while it does"
                 );

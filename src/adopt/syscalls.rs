@@ -20,6 +20,9 @@ use std::sync::Arc;
 /// The addresses that are remembered of a worker: more than a server has, and fewer than a resolver.
 pub(super) const MOST_BOUND: usize = 64;
 
+/// The kernel takes no program that names more sockets: any part of them can be selected.
+const MOST_MEMBERS: usize = 2047;
+
 impl Adopt {
     /// Answers a call of a process of the worker.
     pub fn call(&mut self, id: WorkerId, call: &Call, now: Time) {
@@ -120,26 +123,35 @@ impl Adopt {
         Answer::Continue
     }
 
-    /// If the worker that serves at this address has ended, steers connections to this worker at
-    /// once, ready or not.
+    /// This worker listens in the place of one that has ended. If that one is selected still, as nobody
+    /// else serves, connections are steered to this one at once, ready or not.
     fn replace_ended_worker(&mut self, id: WorkerId, key: &Key) {
-        let Some(from) = self.ended_worker_at(key) else { return };
-        if let Some(group) = self.groups.get_mut(key) {
-            report(group.steer(id).map(drop), "steer connections to a worker");
+        let Some(from) = self.predecessor_at(id, key) else { return };
+        if let Some(group) = self.groups.get_mut(key)
+            && group.serving().contains(&from)
+        {
+            let serving = group.serving().iter().copied().filter(|other| *other != from).chain([id]);
+            let serving = serving.collect();
+            report(group.steer(&serving).map(drop), "steer connections to a worker");
         }
         self.remove_from(key, from);
     }
 
-    /// The worker that serves at this address, if it has ended.
-    fn ended_worker_at(&self, key: &Key) -> Option<WorkerId> {
-        let has_ended = |id: &WorkerId| self.workers.get(id).is_none_or(|worker| worker.gone);
-        self.groups.get(key)?.serving().filter(has_ended)
+    /// The worker that has ended in the slot of this one, and whose sockets at this address wait for the
+    /// next. Of several it is the one that is selected, then the newest.
+    fn predecessor_at(&self, id: WorkerId, key: &Key) -> Option<WorkerId> {
+        let slot = self.workers.get(&id)?.slot;
+        let has_ended =
+            |id: &WorkerId| self.workers.get(id).is_none_or(|worker| worker.gone && worker.slot == slot);
+        let group = self.groups.get(key)?;
+        let ended = group.owned().map(|(owner, ..)| owner).filter(has_ended);
+        ended.max_by_key(|owner| (group.serving().contains(owner), *owner))
     }
 
     /// A socket of this address whose worker has ended, or that this worker has closed itself.
     /// The connections in its queue are for the worker that binds the address next.
     fn ownerless_socket(&mut self, id: WorkerId, key: &Key) -> Option<u64> {
-        if let Some(from) = self.ended_worker_at(key)
+        if let Some(from) = self.predecessor_at(id, key)
             && let Some((inode, _)) = self.groups.get(key)?.next_socket(from)
         {
             return Some(inode);
@@ -210,6 +222,12 @@ impl Adopt {
                 ));
                 return Answer::Failed(Errno::EADDRINUSE);
             }
+            if self.groups.get(&key).is_some_and(|group| group.len() >= MOST_MEMBERS) {
+                self.warn_once(id, format!(
+                    "cannot listen on {key}: {MOST_MEMBERS} sockets do, and connections cannot be steered to more (start fewer workers, or replace fewer at a time with --surge)"
+                ));
+                return Answer::Failed(Errno::EADDRINUSE);
+            }
             if let Err(errno) = steering::set_reuseport(socket.as_fd()) {
                 self.warn_once(id, format!("cannot set SO_REUSEPORT for {key}: {}", reason(&errno.into())));
             }
@@ -245,8 +263,8 @@ impl Adopt {
         let joined = group.join(listener, inode, id);
         report(joined, "steer connections to a worker");
         // The worker before may have opened this address after the new one was asked for it.
-        if self.serving == Some(id) {
-            report(group.steer(id).map(drop), "steer connections to a worker");
+        if self.serving.contains(&id) {
+            report(group.steer(&self.serving).map(drop), "steer connections to a worker");
         }
     }
 }

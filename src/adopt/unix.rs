@@ -32,9 +32,10 @@ impl Adopt {
 
     /// The paths, if a worker other than this one serves, by unix sockets alone.
     pub fn serves_on_unix_alone(&self, id: WorkerId) -> Option<String> {
-        let serving = self.serving.filter(|serving| *serving != id).and_then(|id| self.workers.get(&id))?;
-        let alone = serving.unix_alone && serving.listens.is_empty() && !serving.gone;
-        alone.then(|| list(&serving.unix))
+        let others = self.serving.iter().filter(|serving| **serving != id);
+        let mut serving = others.filter_map(|id| self.workers.get(id));
+        let alone = serving.find(|other| other.unix_alone && other.listens.is_empty() && !other.gone)?;
+        Some(list(&alone.unix))
     }
 }
 

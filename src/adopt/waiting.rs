@@ -1,4 +1,4 @@
-//! Whether a new worker waits for connections where the one that serves was seen to. A server may
+//! Whether a new worker waits for connections where one that serves was seen to. A server may
 //! listen before it has loaded what it serves, and say that it is ready (gunicorn does).
 
 use super::Adopt;
@@ -7,19 +7,23 @@ use crate::ack::accepting;
 use crate::core::event::WorkerId;
 use std::collections::BTreeSet;
 
+/// So many workers that serve are looked at: they are the same program.
+const MOST_LOOKED_AT: usize = 4;
+
 impl Adopt {
-    /// Whether the worker waits for connections at each address at which the one that serves does.
+    /// Whether the worker waits for connections at each address at which one that serves does.
     /// Where the user has named what makes a worker ready, that alone counts. A server that is busy,
     /// or waits in a way that `/proc` does not show, is never seen to.
     pub(super) fn waits_as_before(&mut self, id: WorkerId) -> bool {
-        let Some(serving) = self.serving.filter(|&serving| serving != id && self.config.must_wait) else {
-            return true;
-        };
-        if self.workers.get(&serving).is_none_or(|worker| worker.gone) {
+        let gone = |id: &WorkerId| self.workers.get(id).is_none_or(|worker| worker.gone);
+        let serving = self.serving.iter().copied().filter(|serving| *serving != id && !gone(serving));
+        let serving: Vec<WorkerId> = serving.take(MOST_LOOKED_AT).collect();
+        if serving.is_empty() || !self.config.must_wait {
             return true;
         }
         let unknown = self.wanted.difference(&self.waited).filter(|key| key.transport != Transport::Datagram);
-        let seen: Vec<Key> = unknown.filter(|key| self.waits_at(serving, key)).cloned().collect();
+        let waits = |key: &&Key| serving.iter().any(|&serving| self.waits_at(serving, key));
+        let seen: Vec<Key> = unknown.filter(waits).cloned().collect();
         self.waited.extend(seen);
         self.not_waited_at(id).is_empty()
     }

@@ -49,6 +49,8 @@ pub struct Cli {
     pub bind: Vec<OsString>,
 
     /// Number of workers; each fills one slot, numbered from 0 to N-1
+    ///
+    /// They share the sockets of -b. Without -b each binds the same addresses itself (see --adopt).
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1, help_heading = "Worker",
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub workers: u32,
@@ -236,7 +238,7 @@ pub struct Cli {
     ///
     /// The server needs no change and no -b. It binds its own addresses, graceful-run observes these
     /// calls, and at an upgrade the new server binds the same addresses. `auto` does this as `steer`
-    /// does where no sockets are handed over (no -b, no LISTEN_FDS, no --export or --follow, one worker),
+    /// does where no sockets are handed over (no -b, no LISTEN_FDS, no --export or --follow),
     /// and where this machine allows it; otherwise the server runs without. `never` does not do it.
     /// `steer` (or --adopt alone) insists: each generation has
     /// its own sockets. All new connections are switched to the new generation at one moment; the
@@ -246,7 +248,8 @@ pub struct Cli {
     /// drained in this mode: at the stop signal the server loses the connections that it has
     /// accepted, unless it finishes them itself. UDP and unix stream sockets are always shared. A Multipath TCP socket is refused, as on a kernel without MPTCP; a server that
     /// then falls back to plain TCP works. `graceful-run doctor` tests whether this machine allows all
-    /// that. `steer` and `share` not with --export, --follow, --surge or several workers.
+    /// that. With several workers (-n) each has its own sockets at the same addresses, and new connections
+    /// are spread evenly over those that are ready. `steer` and `share` not with --export or --follow.
     #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true,
           default_missing_value = "steer", help_heading = "Adopt")]
     pub adopt: Option<Adopt>,

@@ -42,7 +42,7 @@ pub(super) fn adopt(
     let handed = sockets || !cli.bind.is_empty() || !cli.export.is_empty();
     // Who waits to see a worker on its listeners has some of ours in mind.
     let seen = cli.ack.iter().any(|ack| ack.split(',').any(|kind| kind == "accepting"));
-    let alone = !handed && !seen && cli.follow.is_none() && cli.workers == 1 && cli.surge == "all";
+    let alone = !handed && !seen && cli.follow.is_none();
     let auto = matches!(cli.adopt, None | Some(cli::Adopt::Auto));
     let share = cli.adopt == Some(cli::Adopt::Share);
     if cli.adopt == Some(cli::Adopt::Never) || auto && !alone {
@@ -61,8 +61,6 @@ pub(super) fn adopt(
         ),
         (!cli.export.is_empty(), "--export", "no socket is handed over"),
         (cli.follow.is_some(), "--follow", "we start every worker ourselves"),
-        (cli.workers > 1, "--workers", "one program binds the addresses (let it start workers of its own)"),
-        (cli.surge != "all", "--surge", "there is one slot"),
     ];
     if let Some((_, option, why)) = against.iter().find(|(given, ..)| *given) {
         return Err(Error::Usage(format!("--adopt cannot go with {option}: {why}")));

@@ -97,14 +97,29 @@ pub struct Address {
     pub address: String,
     /// Whether all generations share its sockets.
     pub shared: bool,
-    /// The generation that gets new connections; None where all share a socket.
+    /// The newest generation that gets new connections; None where all share a socket.
     pub generation: Option<u32>,
-    /// How many sockets that generation has there.
+    /// The workers that get new connections; empty where all share a socket.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub serving: Vec<Server>,
+    /// How many sockets those workers have there.
     pub sockets: u32,
     /// How many sockets other workers have there: those that start, drain, or have gone.
     pub others: u32,
     /// Connections that wait to be accepted.
     pub queue: Option<u32>,
+}
+
+/// A worker that gets new connections at an address.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Server {
+    /// Its slot.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u32,
+    /// Its process.
+    pub pid: Option<i32>,
 }
 
 /// A socket that we hold.

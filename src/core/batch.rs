@@ -77,27 +77,30 @@ impl Supervisor {
     fn complete_batch(&mut self, now: Time) -> bool {
         let whole: Vec<Slot> = if self.policy.surge.is_none() { self.slots().collect() } else { Vec::new() };
         let steers = self.policy.steers();
+        if self.is_switching() {
+            return false;
+        }
+        if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.hold == Hold::Committed) {
+            self.keep_canary();
+            let Some(upgrade) = &mut self.upgrade else { return false };
+            upgrade.hold = Hold::No;
+            // The other workers are started from what the first was started from.
+            upgrade.source = LaunchSource::AsBefore;
+            let before = upgrade.batch.len();
+            upgrade.batch.extend(whole);
+            if upgrade.batch.len() > before {
+                upgrade.liveness = Query::Due;
+                return self.advance_upgrade(now);
+            }
+        }
         let Some(upgrade) = &mut self.upgrade else { return false };
         if steers && upgrade.switch != Query::Answered {
             self.request_switch();
             return false;
         }
-        match std::mem::replace(&mut upgrade.hold, Hold::No) {
-            Hold::Requested => {
-                self.hold_upgrade(now);
-                return true;
-            }
-            Hold::Committed => {
-                // The other workers are started from what the first was started from.
-                upgrade.source = LaunchSource::AsBefore;
-                let before = upgrade.batch.len();
-                upgrade.batch.extend(whole);
-                if upgrade.batch.len() > before {
-                    upgrade.liveness = Query::Due;
-                    return self.advance_upgrade(now);
-                }
-            }
-            Hold::Held | Hold::No => {}
+        if upgrade.hold == Hold::Requested {
+            self.hold_upgrade(now);
+            return true;
         }
         self.commit(now);
         self.advance_upgrade(now)

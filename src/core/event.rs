@@ -45,8 +45,8 @@ pub enum Event {
     PreUpgraded(Generation, bool),
     /// The pre-stop hook of the worker has ended, in whatever way.
     PreStopped(WorkerId),
-    /// New connections go to this generation from now on; `false`: that could not be
-    /// done, and they go where they went before.
+    /// New connections go to the replacements of this generation from now on; `false`: that could
+    /// not be done, and they go where they went before.
     Switched(Generation, bool),
     /// The answer to [`Action::CheckDrained`].
     DrainChecked {
@@ -137,8 +137,9 @@ pub enum Action {
     /// Check which serving workers wait for connections on their listeners; answer `Waits`
     /// for each, then `CheckedWaiting`.
     CheckWaiting,
-    /// Switch new connections to this generation; answer `Switched`. Meanwhile they may
-    /// go to either generation.
+    /// Switch new connections to the [`receivers`](super::Supervisor::receivers), among which are
+    /// replacements of this generation or, if an earlier switch is undone, none; answer `Switched`.
+    /// Meanwhile they may go to either.
     Switch(Generation),
     /// Check whether the worker, which gets no new connections, still has some; answer
     /// `DrainChecked`.

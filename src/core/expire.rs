@@ -72,8 +72,8 @@ impl Supervisor {
                 self.report(Report::NotDrained(id, now - since));
                 self.terminate(id, now);
             }
-            Stage::Draining { since, until, check_at: Some(at) } if at <= now => {
-                self.set_stage(id, Stage::Draining { since, until, check_at: None });
+            Stage::Draining { since, until, check_at: Some(at), not_before } if at <= now => {
+                self.set_stage(id, Stage::Draining { since, until, check_at: None, not_before });
                 self.actions.push(Action::CheckDrained(id));
             }
             Stage::Terminating { signal_at: None, kill_at: Some(at), .. } if at <= now => self.kill(id, now),

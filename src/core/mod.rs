@@ -37,12 +37,13 @@
 //! | Awaited | none | the ack timeout, its predecessor has exited without it, or it is not needed any more |
 //! | Starting | Ready | an ack that counts, the timer, or the ack timeout if the user said `proceed` |
 //! | Starting | Terminating | the ack timeout, or it is not needed any more |
-//! | Ready | Draining | its replacement is committed, and connections are steered (`drain`) |
+//! | Ready | Draining | its replacement is committed, or it is surplus, and connections are steered (`drain`) |
 //! | Ready | none | it is the master of its replacement, which is committed: its process stays as that of the replacement (`keep_master`) |
 //! | Ready | Terminating | its replacement is committed, it is surplus, silent or undone, it has handed over, or everything stops (`terminate`) |
 //! | Draining | Terminating | it has drained, the drain timeout, or everything stops |
 //! | Terminating | Killed | the stop timeout, `Kill`, `Hammer`, or too many generations drain (`kill`) |
 //! | Draining | Killed | `Kill`, `Hammer`, or too many generations drain |
+//! | Starting | Draining | it becomes ready, and is surplus, and connections are steered (`drain`) |
 //! | Starting, Ready | Killed | as `Terminating`, and killed in the same step |
 //! | Starting, Ready, Draining, Terminating, Killed | none | `Exited`, and nothing is left of it |
 //! | Starting, Ready, Draining, Terminating, Killed | Remains | `Exited`, and processes that it started live on |
@@ -70,6 +71,7 @@ mod halt;
 mod loss;
 pub mod policy;
 mod probation;
+mod receivers;
 mod record;
 mod report;
 mod request;

@@ -19,7 +19,7 @@ impl Supervisor {
                 }
                 self.request_upgrade(UpgradeKind::Replace);
             }
-            Request::Hold if self.policy.stop_first || self.policy.follow || self.policy.adopt.is_some() => {
+            Request::Hold if self.policy.stop_first || self.policy.follow => {
                 self.report(Report::CannotHold);
             }
             Request::Hold => self.request_upgrade(UpgradeKind::Hold),
@@ -92,8 +92,8 @@ impl Supervisor {
     }
 
     fn scale(&mut self, target: u32) {
-        // Two workers that bind their own sockets cannot have the same addresses.
-        let most = if self.policy.follow || self.policy.adopt.is_some() { 1 } else { MOST_WORKERS };
+        // The program starts its successor itself, which takes its place.
+        let most = if self.policy.follow { 1 } else { MOST_WORKERS };
         if (self.policy.least_workers..=most).contains(&target) {
             self.target = target;
             self.scaling = true;

@@ -34,8 +34,8 @@ impl Supervisor {
             }));
         }
         self.perform_due(now);
-        self.report_scaled();
         self.bound_draining(now);
+        self.report_scaled();
         self.exit_if_done();
     }
 
@@ -54,7 +54,7 @@ impl Supervisor {
         }
         self.slot_states.truncate(self.target.max(held.unwrap_or(0)) as usize);
         for id in self.occupants(|worker| worker.slot.0 >= self.target && !self.is_replacement(worker)) {
-            self.terminate(id, now);
+            self.drain(id, now);
         }
     }
 

@@ -8,7 +8,7 @@
 use super::event::{
     AckKind, Action, Ending, Failure, Generation, LaunchSource, Report, Slot, Time, WorkerId,
 };
-use super::policy::{FIRST_DRAIN_CHECK, SIGNALLED_BEFORE, SPAWN_PAUSE};
+use super::policy::{FIRST_DRAIN_CHECK, SIGNAL_GRACE, SIGNALLED_BEFORE, SPAWN_PAUSE};
 use super::state::{SlotState, Supervisor};
 use super::upgrade::{Hold, Query, Upgrade};
 use super::worker::{Stage, Worker};
@@ -113,19 +113,17 @@ impl Supervisor {
             return self.terminate(id, now);
         };
         self.resume_to_leave(id);
-        match self.workers.get_mut(&id) {
-            Some(worker) if matches!(worker.stage, Stage::Ready { .. }) => {
-                let until = adopt.drain_timeout.map(|timeout| now + timeout);
-                // A load balancer has to hear of it before, so the checks wait for the hook.
-                let hook = self.policy.pre_stop && worker.pre_stop == Query::Due;
-                let check_at = Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook);
-                worker.stage = Stage::Draining { since: now, until, check_at };
-                if hook {
-                    worker.pre_stop = Query::Sent;
-                    self.actions.push(Action::PreStop(id));
-                }
-            }
-            _ => self.terminate(id, now),
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(ready_since) = worker.ready_since() else { return self.terminate(id, now) };
+        let until = adopt.drain_timeout.map(|timeout| now + timeout);
+        // A load balancer has to hear of it before, so the checks wait for the hook.
+        let hook = self.policy.pre_stop && worker.pre_stop == Query::Due;
+        let check_at = Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook);
+        let not_before = ready_since + SIGNAL_GRACE;
+        worker.stage = Stage::Draining { since: now, until, check_at, not_before };
+        if hook {
+            worker.pre_stop = Query::Sent;
+            self.actions.push(Action::PreStop(id));
         }
     }
 
@@ -235,6 +233,7 @@ impl Supervisor {
 impl Supervisor {
     /// Holds the upgrade: both generations serve until the user has decided.
     pub(super) fn hold_upgrade(&mut self, now: Time) {
+        self.keep_canary();
         let Some(upgrade) = &mut self.upgrade else { return };
         upgrade.hold = Hold::Held;
         upgrade.liveness = Query::Due;
@@ -246,12 +245,25 @@ impl Supervisor {
         self.report(Report::Held { from, to, took });
     }
 
+    /// The first worker of the upgrade, which gets new connections by now, goes on to, beside the old
+    /// ones. Those that follow get theirs by another switch.
+    pub(super) fn keep_canary(&mut self) {
+        let canary = self.workers.iter().find(|(_, worker)| self.is_replacement(worker)).map(|(&id, _)| id);
+        if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.switch != Query::Due) {
+            upgrade.switch = Query::Due;
+            upgrade.canary = canary;
+        }
+    }
+
     /// The batch is committed: its workers serve, and those that they replace may stop.
     pub(super) fn commit(&mut self, now: Time) {
         let Some(upgrade) = &mut self.upgrade else { return };
         let (to, is_rollback) = (upgrade.to, upgrade.is_rollback);
         let batch = std::mem::take(&mut upgrade.batch);
         upgrade.replaced.extend(&batch);
+        // The next batch is switched to once it has soaked.
+        upgrade.switch = Query::Due;
+        upgrade.canary = None;
         self.serving = to;
         self.begin_probation(now);
         // After a rollback the files on the disk are those of the generation that crashed.
@@ -302,7 +314,7 @@ impl Supervisor {
         let serves =
             |slot: Slot| self.in_slot(slot).any(|(_, old)| old.generation != to && old.occupies_slot());
         let stopped_first = self.policy.stop_first && !upgrade.batch.iter().all(|&slot| serves(slot));
-        if upgrade.switch != Query::Due {
+        if upgrade.switch != Query::Due || upgrade.canary.is_some() {
             self.actions.push(Action::Switch(from));
         }
         self.report(match upgrade.is_rollback {
@@ -361,7 +373,7 @@ impl Supervisor {
         }
     }
 
-    /// New connections are to go to the new generation.
+    /// New connections are to go to the replacements.
     pub(super) fn request_switch(&mut self) {
         let Some(upgrade) = &mut self.upgrade else { return };
         if std::mem::replace(&mut upgrade.switch, Query::Sent) == Query::Due {

@@ -1,6 +1,6 @@
 //! An upgrade under way: the slots of its present batch and how far it got. Data only.
 
-use super::event::{Failure, Generation, LaunchSource, Slot, Time};
+use super::event::{Failure, Generation, LaunchSource, Slot, Time, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -27,8 +27,11 @@ pub struct Upgrade {
     /// The check that the replacements are alive, before the old workers are asked to
     /// leave: an ack may come from a worker that has died since.
     pub liveness: Query,
-    /// The switch of new connections to the new generation, where they are steered.
+    /// The switch of new connections to the replacements of the present batch, where they are steered.
     pub switch: Query,
+    /// The first worker of an upgrade that was held, which gets new connections beside the old ones.
+    #[serde(default)]
+    pub canary: Option<WorkerId>,
     /// The check which of the serving workers wait for connections on their listeners,
     /// before the first replacement starts.
     pub accepting: Query,
@@ -90,6 +93,7 @@ impl Upgrade {
             failure: None,
             liveness: Query::Due,
             switch: Query::Due,
+            canary: None,
             accepting: Query::Due,
             is_rollback: false,
             hold: if kind == UpgradeKind::Hold { Hold::Requested } else { Hold::No },

@@ -132,6 +132,9 @@ pub enum Stage {
         until: Option<Time>,
         /// The next check of its connections; None: one is under way, or the pre-stop hook is.
         check_at: Option<Time>,
+        /// It is not asked to stop sooner than this.
+        #[serde(default)]
+        not_before: Time,
     },
     /// It is to stop.
     Terminating {
@@ -417,6 +420,7 @@ impl Worker {
             Stage::Ready { since, .. } if !stopping => now.max(since + SIGNAL_GRACE),
             Stage::Terminating { signal_at: Some(at), .. } if !stopping => at,
             Stage::Terminating { signal_at: Some(_), .. } | Stage::Ready { .. } => now,
+            Stage::Draining { not_before, .. } if !stopping => now.max(not_before),
             Stage::Draining { .. } | Stage::Starting { .. } => now,
             _ => return,
         };

@@ -3,6 +3,7 @@
 use crate::config::duration_text;
 use crate::control::protocol::{Status, Worker};
 use crate::logger::escape;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The status as lines: the instance, its last upgrade, its listeners and its workers.
@@ -77,14 +78,17 @@ pub fn render_status(status: &Status) -> String {
             [
                 address.address.clone(),
                 if address.shared { "share".into() } else { "steer".into() },
-                address.generation.map_or(String::new(), |generation| generation.to_string()),
+                distinct(address.serving.iter().map(|server| server.generation)),
+                distinct(address.serving.iter().map(|server| server.slot)),
                 address.sockets.to_string(),
                 if address.others > 0 { address.others.to_string() } else { String::new() },
                 address.queue.map_or(String::new(), |queue| queue.to_string()),
             ]
         });
-        text +=
-            &render_table(["ADDRESS", "ADOPTED", "GENERATION", "SOCKETS", "OTHERS", "QUEUE"], rows.collect());
+        text += &render_table(
+            ["ADDRESS", "ADOPTED", "GENERATION", "SLOTS", "SOCKETS", "OTHERS", "QUEUE"],
+            rows.collect(),
+        );
     }
     let rows = status.workers.iter().map(|worker| {
         [
@@ -112,6 +116,22 @@ fn note(worker: &Worker) -> Option<String> {
         .map(|left| format!("replaces in {}, as its predecessor took long to start", format_millis(left)));
     let stopped = worker.stopped.as_ref().map(|by| format!("stopped: {by}"));
     stopped.or_else(|| worker.drain.clone()).or(soak).or_else(|| worker.status.clone())
+}
+
+/// Numbers in their order, those that follow each other as a range: `0-3,5`.
+fn distinct(numbers: impl Iterator<Item = u32>) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for number in numbers.collect::<BTreeSet<u32>>() {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let text = ranges.into_iter().map(|(first, last)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    });
+    text.collect::<Vec<_>>().join(",")
 }
 
 fn format_count(number: u32, one: &str, many: &str) -> Option<String> {
@@ -152,7 +172,7 @@ fn format_millis(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::protocol::{Address, Adopted, LastUpgrade, Listener};
+    use crate::control::protocol::{Address, Adopted, LastUpgrade, Listener, Server};
 
     #[test]
     fn unknown_values_and_empty_columns_are_left_out() {
@@ -195,7 +215,8 @@ mod tests {
                 addresses: vec![Address {
                     address: "0.0.0.0:80".into(),
                     generation: Some(3),
-                    sockets: 2,
+                    serving: [0, 1, 2, 4].map(|slot| Server { slot, generation: 3, pid: Some(90) }).into(),
+                    sockets: 4,
                     queue: Some(0),
                     ..Address::default()
                 }],
@@ -210,8 +231,8 @@ generation 4 is on hold, 1 worker wanted, 3 upgrades succeeded, 2 workers ended 
 LISTENER  ADDRESS    KIND  FD  OUTLOOK
 http      [::]:5001  tcp   3   closed by the next upgrade
 
-ADDRESS     ADOPTED  GENERATION  SOCKETS  QUEUE
-0.0.0.0:80  steer    3           2        0
+ADDRESS     ADOPTED  GENERATION  SLOTS  SOCKETS  QUEUE
+0.0.0.0:80  steer    3           0-2,4  4        0
 
 SLOT  GENERATION  PID  STAGE  AGE    ACK     STATUS
 0     3           90   ready  21 ms  notify  fine\\u{1b}[31m\\u{202e}

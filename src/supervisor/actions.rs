@@ -177,10 +177,10 @@ impl EventLoop {
         start_check(id, ctx);
     }
 
-    /// Switches new connections to this generation. The result is queued before everything else
+    /// Switches new connections. The result is queued before everything else
     /// that has happened meanwhile.
     fn switch(&mut self, to: Generation) {
-        let done = self.adoption.as_mut().is_none_or(|adoption| adoption.switch(to, &mut self.ctx));
+        let done = self.adoption.as_mut().is_none_or(|adoption| adoption.switch(&mut self.ctx));
         self.ctx.events.push_front(Event::Switched(to, done));
     }
 

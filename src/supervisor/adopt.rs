@@ -9,7 +9,7 @@ use crate::adopt::{Adopt, Names, Saved};
 use crate::config::Config;
 use crate::control::protocol as status;
 use crate::core::event::Time;
-use crate::core::event::{AckKind, Event, Generation, Refusal, Report, WorkerId};
+use crate::core::event::{AckKind, Event, Refusal, Report, WorkerId};
 use crate::core::policy::FIRST_DRAIN_CHECK;
 use crate::core::{Phase, ShownStage};
 use crate::error::Error;
@@ -91,8 +91,9 @@ impl Adoption {
     pub(super) fn open(&mut self, id: WorkerId, calls: Option<OwnedFd>, threads: &Threads, ctx: &Context) {
         let Some(calls) = calls.map(Arc::new) else { return };
         let Some(root) = ctx.processes.process(id).map(|process| process.pid) else { return };
+        let Some(place) = ctx.processes.get(id).map(|entry| (entry.generation, entry.slot)) else { return };
         let start = ctx.config.policy.ack_timeout.map(|timeout| ctx.now() + timeout);
-        self.adopt.open(id, root, Arc::clone(&calls), start);
+        self.adopt.open(id, place, root, Arc::clone(&calls), start);
         receive_calls(id, calls, self.adopt.arrivals(), self.adopt.names(), threads);
     }
 
@@ -203,15 +204,26 @@ impl Adoption {
         self.adopt.on_arrival(ctx.now());
     }
 
-    /// Switches new connections to this generation, or back to it.
-    pub(super) fn switch(&mut self, to: Generation, ctx: &mut Context) -> bool {
-        let Some(worker) = worker_of(to, ctx) else { return true };
-        let back = to == ctx.core.generation();
-        let done = self.adopt.switch(worker, back, ctx.now());
+    /// Switches new connections to the replacements that are ready, or undoes that.
+    pub(super) fn switch(&mut self, ctx: &mut Context) -> bool {
+        let receivers = ctx.core.receivers().collect();
+        if !ctx.core.is_switching() {
+            self.adopt.serve(&receivers, ctx.now());
+            return true;
+        }
+        let done = self.adopt.switch(&receivers, ctx.now());
         if let Err(why) = &done {
             ctx.processes.set_upgrade_refusal(why.clone());
         }
         done.is_ok()
+    }
+
+    /// Has new connections go to those workers that are to get them after a step of the core.
+    pub(super) fn follow_core(&mut self, ctx: &Context) {
+        // Whether they go to the replacements is known with the next event.
+        if !ctx.core.is_switching() && !ctx.core.receivers().eq(self.adopt.serving().iter().copied()) {
+            self.adopt.serve(&ctx.core.receivers().collect(), ctx.now());
+        }
     }
 
     /// Checks whether a worker to which no new connection goes has drained.
@@ -236,12 +248,7 @@ impl Adoption {
     pub(super) fn on_report(&mut self, report: &Report, ctx: &mut Context) {
         let adopt = &mut self.adopt;
         match *report {
-            Report::Ready(id, ..) => {
-                let alone = ctx.core.phase() != Phase::Upgrading;
-                let serving = ctx.core.generation();
-                let own = ctx.processes.get(id).is_some_and(|entry| entry.generation == serving);
-                adopt.ready(id, alone || own);
-            }
+            Report::Ready(id, ..) => adopt.ready(id),
             Report::NoAck(id, _) => {
                 let lacks = adopt.unmet_with_unseen(id);
                 adopt.give_up_stranded(id, None);
@@ -249,11 +256,11 @@ impl Adoption {
                     entry.unmet = lacks;
                 }
             }
-            Report::UpgradeDone { to, .. } => {
-                if let Some(worker) = worker_of(to, ctx) {
-                    adopt.serves(worker);
-                    adopt.remove_replaced();
-                }
+            Report::UpgradeDone { .. } | Report::RolledBack { .. } => adopt.remove_replaced(),
+            Report::Retired(slot) => adopt.give_up_slots(|other| other == slot),
+            Report::ScaleDone(_) => {
+                let slots = slot_count(ctx);
+                adopt.give_up_slots(|slot| slot.0 >= slots);
             }
             Report::UpgradeStarted { .. } => adopt.begin_upgrade(ctx.now()),
             Report::StopSent(id) => adopt.mark_stop_sent(id, ctx.now()),
@@ -264,7 +271,8 @@ impl Adoption {
                     entry.unmet = why.or(entry.unmet.take());
                     entry.unbound = adopt.unbound(worker).filter(|_| !ready);
                 }
-                adopt.ended(worker);
+                let slot = ctx.processes.get(worker).map(|entry| entry.slot);
+                adopt.ended(worker, slot.is_some_and(|slot| slot.0 < slot_count(ctx)));
             }
             Report::Stopping => adopt.stop(),
             _ => {}
@@ -273,11 +281,19 @@ impl Adoption {
 
     /// What is adopted, for `ctl status`.
     pub(super) fn status(&self, ctx: &Context) -> status::Adopted {
-        let generation = |id| ctx.processes.get(id).map(|entry| entry.generation.0);
+        let server = |id| {
+            let entry = ctx.processes.get(id)?;
+            Some(status::Server {
+                slot: entry.slot.0,
+                generation: entry.generation.0,
+                pid: entry.process.as_ref().map(|process| process.pid.as_raw()),
+            })
+        };
         let addresses = self.adopt.addresses().into_iter().map(|shown| status::Address {
             address: shown.address,
             shared: shown.shared,
-            generation: shown.serving.and_then(generation),
+            generation: shown.serving.iter().filter_map(|&id| server(id)).map(|it| it.generation).max(),
+            serving: shown.serving.into_iter().filter_map(server).collect(),
             sockets: shown.sockets as u32,
             others: shown.others as u32,
             queue: shown.queue,
@@ -369,9 +385,8 @@ pub(super) fn receive_calls(
     }
 }
 
-fn worker_of(generation: Generation, ctx: &Context) -> Option<WorkerId> {
-    let serves = |stage| matches!(stage, ShownStage::Ready | ShownStage::Starting);
-    ctx.of_generation(generation).find(|shown| serves(shown.stage)).map(|shown| shown.worker)
+fn slot_count(ctx: &Context) -> u32 {
+    ctx.core.serving_generations().count() as u32
 }
 
 fn others(id: WorkerId, ctx: &Context) -> BTreeSet<Pid> {

@@ -174,6 +174,9 @@ impl EventLoop {
         for action in actions {
             self.perform(action);
         }
+        if let Some(adoption) = &mut self.adoption {
+            adoption.follow_core(&self.ctx);
+        }
         // At the end the table is still needed for the last line.
         if self.ending.is_none() && self.ctx.core.workers().count() < self.ctx.processes.count() {
             self.forget_gone();

@@ -15,7 +15,7 @@ use super::inputs::Threads;
 use crate::adopt::{Adopt, Saved};
 use crate::config;
 use crate::core::ShownStage;
-use crate::core::event::{Refusal, Report, Time, WorkerId};
+use crate::core::event::{Generation, Refusal, Report, Slot, Time, WorkerId};
 use crate::launch::Refused;
 use crate::reexec::fd_transfer::{FdTransfer, InheritedFds};
 use crate::sys::seccomp::{Call, Filter, Received};
@@ -28,6 +28,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// With `--follow` there is one slot, and what a worker binds belongs to all generations.
+const FOLLOWED: (Generation, Slot) = (Generation(0), Slot(0));
 
 #[derive(Default)]
 pub(super) struct Held {
@@ -131,9 +134,9 @@ impl Held {
         let mut adopt = Adopt::new(sharing(), self.sockets.iter().map(|copy| copy.fd.as_fd()));
         // Workers of earlier starts are answered as well.
         for (id, root, calls) in self.adopt.iter().flat_map(Adopt::roots) {
-            adopt.open(id, root, calls, None);
+            adopt.open(id, FOLLOWED, root, calls, None);
         }
-        adopt.open(id, root, Arc::clone(&calls), None);
+        adopt.open(id, FOLLOWED, root, Arc::clone(&calls), None);
         self.adopt = Some(adopt);
         super::adopt::receive_calls(id, calls, None, Arc::default(), threads);
     }

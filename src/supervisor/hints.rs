@@ -195,8 +195,7 @@ impl Failed<'_> {
     /// The workers that serve have bound this port by themselves.
     fn bound_by_others(&self, port: u16) -> String {
         let config = &self.ctx.config;
-        let alone = config.policy.workers == 1 && config.policy.surge.is_none();
-        let next = match (self.holds(), alone && !config.unadoptable, self.how_it_is_given_its_sockets()) {
+        let next = match (self.holds(), !config.unadoptable, self.how_it_is_given_its_sockets()) {
             (true, ..) => "give it that socket with -b too, or leave -b out".into(),
             (false, true, Some(given)) => format!("say --adopt, or {given}"),
             (false, true, None) => "say --adopt".into(),
@@ -222,12 +221,19 @@ impl Failed<'_> {
         if !beside || self.ctx.config.policy.stop_first {
             return None;
         }
+        // Several workers of one generation are beside each other all the time.
+        let numbers = match self.ctx.config.policy.workers {
+            1 => "$GRACEFUL_RUN_GENERATION",
+            _ => "$GRACEFUL_RUN_GENERATION and $GRACEFUL_RUN_SLOT",
+        };
         let profile = self.ctx.config.server;
         Some(match profile.filter(|profile| !profile.only_one.is_empty()) {
             Some(Profile { name, only_one: what, .. }) => format!(
-                "each generation of {name} needs {what} of its own: write $GRACEFUL_RUN_GENERATION in its path, and let a shell expand it (sh -c 'exec …'); or say --stop-first"
+                "each worker of {name} needs {what} of its own: write {numbers} in its path, and let a shell expand it (sh -c 'exec …'); or say --stop-first"
             ),
-            None => "the worker that serves has the pid file, lock or directory that it wants: write $GRACEFUL_RUN_GENERATION in its path, and let a shell expand it (sh -c 'exec …'); where there can be only one (a database), say --stop-first".into(),
+            None => format!(
+                "the worker that serves has the pid file, lock or directory that it wants: write {numbers} in its path, and let a shell expand it (sh -c 'exec …'); where there can be only one (a database), say --stop-first"
+            ),
         })
     }
 

@@ -154,11 +154,6 @@ fn log_startup(config: &Config, listeners: &Listeners, directory: &Path) {
             info!("no listener is held: an upgrade sends {} to the worker", signals::name(signal as i32))
         }
         None if config.adopt.is_some() => info!("{}", adoption::line(config)),
-        None if listeners.is_empty() && (config.policy.workers > 1 || config.policy.surge.is_some()) => {
-            info!(
-                "no listener is held or handed over (give one with -b; what the server binds is adopted where it is one worker: leave -n and --surge out)"
-            )
-        }
         None if listeners.is_empty() && config.unadoptable => {
             info!("no listener is held or handed over (give one with -b)");
         }

@@ -65,7 +65,7 @@ impl Pending {
                 _ => None,
             }),
             Report::CannotHold => self.resolve(|awaits| {
-                let why = "a generation cannot be on hold with --stop-first, --follow or --adopt";
+                let why = "a generation cannot be on hold with --stop-first or --follow";
                 matches!(awaits, Awaits::Next { hold: true }).then(|| Reply::failed(why))
             }),
             Report::NothingHeld(request) => self.resolve(|awaits| {

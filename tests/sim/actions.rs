@@ -354,6 +354,10 @@ impl Model {
 
     pub fn kill(&mut self, id: WorkerId) -> Verdict {
         let (now, by_force) = (self.now, self.killing || self.in_step.hammer);
+        // What is no longer wanted may be what drains too much.
+        if !by_force && self.too_many_drain().is_none() {
+            self.resize();
+        }
         let crowded = self.too_many_drain();
         let timeout = self.workers.get(&id).and_then(|record| record.stop_timeout(&self.policy));
         let record = self.running(id, Action::Kill(id))?;

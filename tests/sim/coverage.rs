@@ -15,7 +15,7 @@ pub struct Coverage {
 }
 
 /// Each of these must be seen at least once.
-const REQUIRED: [&str; 87] = [
+const REQUIRED: [&str; 92] = [
     "halted",
     "continued",
     "resumed",
@@ -38,6 +38,11 @@ const REQUIRED: [&str; 87] = [
     "listens at another address",
     "switched",
     "switched back",
+    "switched, batch by batch",
+    "switched after a hold",
+    "switched back from a hold",
+    "died in a switch",
+    "drained, and not wanted",
     "upgrade failed: not switched",
     "drain checked",
     "drained",

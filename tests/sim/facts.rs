@@ -190,6 +190,8 @@ impl Model {
                 && record.stage == ShownStage::Starting
                 && record.started.is_some()
                 && record.runs()
+                // One that is no longer wanted has just been asked to stop.
+                && (record.slot.0 < self.target || !self.is_upgrade_idle())
         };
         if self.policy.adopt.is_some() && self.workers.values().any(returns) {
             return true;
@@ -221,7 +223,7 @@ impl Model {
                 }
                 self.request_upgrade(false);
             }
-            Request::Hold if self.policy.stop_first || self.policy.follow || self.policy.adopt.is_some() => {
+            Request::Hold if self.policy.stop_first || self.policy.follow => {
                 self.in_step.cannot_hold = true;
             }
             Request::Hold => self.request_upgrade(true),

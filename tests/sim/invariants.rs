@@ -43,6 +43,7 @@ impl Model {
         self.check_switch()?;
         ensure!(self.in_step.not_started_by.is_none(), "{:?} was not told of", self.in_step.not_started_by);
         self.compare_workers(supervisor)?;
+        self.check_receivers(supervisor)?;
         if !self.stopping {
             self.resume_probation();
         }

@@ -88,6 +88,8 @@ pub struct ModelUpgrade {
     pub failure: Option<Failure>,
     pub liveness_requested: bool,
     pub switch: Switch,
+    /// The worker that gets new connections beside those that it is to replace.
+    pub canary: Option<WorkerId>,
     /// The old worker has handed over to its successor.
     pub predecessor_left: bool,
     /// The pre-upgrade hook has allowed it, or there is none.
@@ -376,6 +378,7 @@ impl Model {
                 new.source = LaunchSource::AsBefore;
             }
             self.slots.resize(self.target.max(held.unwrap_or(0)) as usize, new);
+            self.drain_surplus();
         }
     }
 

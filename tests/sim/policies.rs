@@ -18,8 +18,7 @@ pub fn random(rng: &mut Rng) -> Policy {
         soak: rng.ms(&[0, 0, 500]),
         drain_timeout: rng.chance(60).then(|| rng.ms(&[500, 3000, 30_000])),
     });
-    let alone = follow || adopt.is_some();
-    let workers = if alone { 1 } else { rng.pick(&[1, 1, 1, 2, 2, 3, 4, 5]) };
+    let workers = if follow { 1 } else { rng.pick(&[1, 1, 1, 2, 2, 3, 4, 5]) };
     let stop_timeout = rng.chance(75).then(|| rng.ms(&[100, 1000, 10_000]));
     let policy = Policy {
         workers,
@@ -30,7 +29,7 @@ pub fn random(rng: &mut Rng) -> Policy {
         ack_timeout: rng.chance(75).then(|| rng.ms(&[500, 1000, 3000, 10_000])),
         on_ack_timeout: rng.pick(&[None, Some(OnAckTimeout::Abort), Some(OnAckTimeout::Proceed)]),
         soak: rng.ms(&[0, 500]),
-        surge: rng.pick(&[None, None, None, Some(1), Some(2), Some(3)]).filter(|_| !alone),
+        surge: rng.pick(&[None, None, None, Some(1), Some(2), Some(3)]).filter(|_| !follow),
         stop_first: rng.chance(25) && !follow,
         stop_timeout,
         parent_term_stop_timeout: stop_timeout,
@@ -43,7 +42,7 @@ pub fn random(rng: &mut Rng) -> Policy {
         pre_stop: rng.chance(25),
         ack_timeout_grows: rng.chance(50),
         probation: rng.chance(75).then(|| rng.ms(&[500, 3000, 60_000])),
-        listeners: !alone && rng.chance(70),
+        listeners: !follow && adopt.is_none() && rng.chance(70),
         worker_watchdog: rng.chance(15).then(|| rng.ms(&[1000, 3000, 10_000])),
     };
     Policy { second_start: policy.max_draining == 1, ..policy }

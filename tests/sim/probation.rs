@@ -287,6 +287,7 @@ impl Model {
             failure: None,
             liveness_requested: false,
             switch: Switch::Not,
+            canary: None,
             predecessor_left: false,
             allowed: true,
             hold: Hold::No,

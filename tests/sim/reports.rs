@@ -64,6 +64,7 @@ impl Model {
                     failure: None,
                     liveness_requested: false,
                     switch: Switch::Not,
+                    canary: None,
                     predecessor_left: false,
                     allowed,
                     hold,
@@ -139,7 +140,8 @@ impl Model {
                     "{report:?} of {upgrade:?}"
                 );
                 ensure!(upgrade.failure == Some(why), "{report:?}, but {:?}", upgrade.failure);
-                ensure!(upgrade.switch == Switch::Not, "{report:?}, and {to} is sent new connections");
+                let steered = upgrade.switch != Switch::Not || upgrade.canary.is_some();
+                ensure!(!steered, "{report:?}, and {to} is sent new connections");
                 let counted =
                     (replaced as usize, slots as usize) == (upgrade.replaced_slots.len(), self.slots.len());
                 ensure!(counted, "{report:?}, but {:?} of {}", upgrade.replaced_slots, self.slots.len());
@@ -269,7 +271,7 @@ impl Model {
             Event::Request(Request::Scale(target)) => target,
             _ => return None,
         };
-        let most = if self.policy.follow || self.policy.adopt.is_some() { 1 } else { 1000 };
+        let most = if self.policy.follow { 1 } else { 1000 };
         Some((wanted, wanted >= self.policy.least_workers && wanted <= most))
     }
 

@@ -1,9 +1,10 @@
 //! The model of an upgrade: what is committed, and which generation may begin.
 
 use crate::model::{Hold, Model, SIGNAL_GRACE, SlotModel, Verdict, ensure};
+use crate::steering::Switch;
 use crate::worker::WorkerRecord;
 use graceful_run::core::ShownStage;
-use graceful_run::core::event::{AckKind, Failure, Generation, LaunchSource, Slot, Time};
+use graceful_run::core::event::{AckKind, Failure, Generation, LaunchSource, Slot, Time, WorkerId};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -15,13 +16,24 @@ impl Model {
         let batch: BTreeSet<Slot> =
             upgrade.started_slots.difference(&upgrade.replaced_slots).copied().collect();
         let (from, to, back) = (upgrade.from, upgrade.to, upgrade.is_rollback);
-        self.check_soaked(&batch, to)?;
+        let canary = self.replacement_in(&batch);
+        let steers = self.steers();
+        // Where they have been switched to, that was seen before the switch.
+        if !steers {
+            self.check_soaked(&batch, to)?;
+        }
+        for &slot in &batch {
+            self.check_replacement(slot, to)?;
+        }
         let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
         upgrade.liveness_requested = false;
+        upgrade.switch = Switch::Not;
+        upgrade.canary = None;
         let whole = batch.len() == self.slots.len();
         match std::mem::replace(&mut upgrade.hold, Hold::No) {
             Hold::Requested => {
                 upgrade.hold = Hold::Held;
+                upgrade.canary = canary.filter(|_| steers);
                 self.in_step.held = true;
                 self.slots.iter_mut().for_each(|slot_model| slot_model.source = LaunchSource::AsBefore);
                 return Ok(());
@@ -62,13 +74,15 @@ impl Model {
         Ok(())
     }
 
+    /// The worker that is to serve in the slots of a batch of one.
+    pub fn replacement_in(&self, batch: &BTreeSet<Slot>) -> Option<WorkerId> {
+        let mut new = self.workers.values().filter(|record| batch.contains(&record.slot) && record.runs());
+        new.find(|record| self.replaces(record.id)).map(|record| record.id)
+    }
+
     pub fn check_soaked(&self, batch: &BTreeSet<Slot>, to: Generation) -> Verdict {
         for &slot in batch {
-            let mut ready =
-                self.workers.values().filter(|record| record.slot == slot && record.generation == to);
-            let Some(record) = ready.find(|record| record.runs() && record.stage == ShownStage::Ready) else {
-                return Err(format!("no replacement is ready and alive in {slot:?}"));
-            };
+            let record = self.check_replacement(slot, to)?;
             // A successor gets the time to end its predecessor. A worker that is ready by the
             // timer alone, after 2 s, may still be trying to bind for 2.5 s.
             let named = self.policy.readiness.kinds.contains(&AckKind::Timer);
@@ -83,10 +97,18 @@ impl Model {
             };
             let soaked = record.ready.is_some_and(|ready| ready.max(record.soaks_from) + soak <= self.now)
                 && self.has_lived(record, to);
-            ensure!(record.halt.is_none(), "{:?} is halted", record.id);
             ensure!(soaked, "{:?} has not soaked", record.id);
         }
         Ok(())
+    }
+
+    /// The replacement in this slot, which must be ready, alive and not halted.
+    fn check_replacement(&self, slot: Slot, to: Generation) -> Result<&WorkerRecord, String> {
+        let mut new = self.workers.values().filter(|record| record.slot == slot && record.generation == to);
+        let record = new.find(|record| record.runs() && record.stage == ShownStage::Ready);
+        let record = record.ok_or(format!("no replacement is ready and alive in {slot:?}"))?;
+        ensure!(record.halt.is_none(), "{:?} is halted", record.id);
+        Ok(record)
     }
 
     /// When the upgrade under way gives way to the request that is kept: with --follow, three

@@ -6,15 +6,18 @@
 //! | no worker is ready before it listens, except by the ack timeout | `Model::ready` |
 //! | a worker that is ready by listening has lived for LISTEN_GRACE since its last address | `may_be_ready`, `check_listening` |
 //! | new connections are switched once, after the liveness check, before an old worker is asked to stop | `may_switch`, `switched` |
+//! | with a bounded surge each batch is switched to by itself | `Model::commit` |
 //! | a failure after the switch is switched back | `may_switch`, `check_switch` |
+//! | new connections go to every worker that is ready: not to a replacement before its switch, nor to those that it replaces after it, unless it is held | `check_receivers` |
+//! | a worker that is no longer wanted drains as well | `drain_surplus` |
 //! | an old worker is not asked to stop before it has drained or the drain timeout has passed | `Model::has_reason_to_go` |
 //! | it is checked again after the pause, and never twice at once | `may_check_drained`, `check_draining` |
 
-use crate::model::{Model, ModelUpgrade, Verdict, ensure};
+use crate::model::{Hold, Model, ModelUpgrade, Verdict, ensure};
 use crate::worker::WorkerRecord;
-use graceful_run::core::ShownStage;
-use graceful_run::core::event::{AckKind, Failure, Generation, Slot, Time, WorkerId};
+use graceful_run::core::event::{AckKind, Failure, Generation, LaunchSource, Slot, Time, WorkerId};
 use graceful_run::core::policy::Strength;
+use graceful_run::core::{ShownStage, Supervisor};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -53,14 +56,18 @@ impl Draining {
 }
 
 impl Model {
-    /// Whether new connections are steered to one generation.
-    fn steers(&self) -> bool {
+    /// Whether new connections are steered to workers.
+    pub fn steers(&self) -> bool {
         self.policy.adopt.is_some_and(|adopt| adopt.steer)
     }
 
     /// The batch has soaked and is alive. Where connections are steered, they are switched first.
     pub fn alive_checked(&mut self) -> Verdict {
         let steers = self.steers();
+        // The answer to a check that another one has followed.
+        if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.switch != Switch::Not) {
+            return Ok(());
+        }
         let late = self.upgrade.as_ref().is_some_and(|upgrade| {
             let batch = |record: &&WorkerRecord| {
                 upgrade.started_slots.contains(&record.slot) && !upgrade.replaced_slots.contains(&record.slot)
@@ -69,6 +76,7 @@ impl Model {
             new.filter(|record| record.ready.is_some()).any(|record| !self.has_lived(record, upgrade.to))
         });
         let is_halted = self.is_batch_halted();
+        let (slots, surge) = (self.slots.len(), self.policy.surge);
         let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
         if (late || is_halted) && upgrade.switch == Switch::Not {
             // There is another check once they have lived long enough.
@@ -78,10 +86,79 @@ impl Model {
         if !steers {
             return self.commit();
         }
-        upgrade.switch = Switch::Due;
-        let (to, batch) =
+        let (to, batch): (_, BTreeSet<Slot>) =
             (upgrade.to, upgrade.started_slots.difference(&upgrade.replaced_slots).copied().collect());
+        upgrade.switch = Switch::Due;
+        if upgrade.hold == Hold::Committed {
+            (upgrade.hold, upgrade.source) = (Hold::No, LaunchSource::AsBefore);
+            if surge.is_none() && batch.len() < slots {
+                // The others are started first.
+                upgrade.switch = Switch::Not;
+                upgrade.liveness_requested = false;
+            }
+        }
         self.check_soaked(&batch, to)
+    }
+
+    /// New connections go to the replacements. If the user has committed a hold meanwhile, the first of
+    /// them stays, and the others follow by a switch of their own.
+    pub fn switch_done(&mut self) -> Verdict {
+        let (slots, surge) = (self.slots.len(), self.policy.surge);
+        let Some(upgrade) = self.upgrade.as_ref().filter(|upgrade| upgrade.hold == Hold::Committed) else {
+            return self.commit();
+        };
+        let batch: BTreeSet<Slot> =
+            upgrade.started_slots.difference(&upgrade.replaced_slots).copied().collect();
+        let canary = self.replacement_in(&batch);
+        let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
+        (upgrade.hold, upgrade.source, upgrade.canary) = (Hold::No, LaunchSource::AsBefore, canary);
+        let goes_on = surge.is_none() && batch.len() < slots;
+        upgrade.switch = if goes_on { Switch::Not } else { Switch::Due };
+        upgrade.liveness_requested = !goes_on;
+        Ok(())
+    }
+
+    /// Workers that are no longer wanted get no new connections, and serve those that they have.
+    pub fn drain_surplus(&mut self) {
+        let (now, target, hook) = (self.now, self.target, self.policy.pre_stop);
+        let surplus = |record: &&WorkerRecord| {
+            let serves = record.runs() && record.ready.is_some() && !record.signalled();
+            serves && record.occupied_slot() && record.draining.is_none() && record.slot.0 >= target
+        };
+        let ids: Vec<WorkerId> = self.workers.values().filter(surplus).map(|record| record.id).collect();
+        let drains = self.steers() && !self.stopping;
+        for id in ids {
+            if drains
+                && !self.replaces(id)
+                && let Some(record) = self.workers.get_mut(&id)
+            {
+                let check_at = Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook);
+                record.draining = Some(Draining { since: now, check_at });
+            }
+        }
+    }
+
+    /// Checks to which workers new connections go after this step.
+    pub fn check_receivers(&self, supervisor: &Supervisor) -> Verdict {
+        let ready = self.workers.values().filter(|record| record.runs() && record.stage == ShownStage::Ready);
+        let receives = |record: &&WorkerRecord| {
+            let Some(upgrade) = &self.upgrade else { return true };
+            let in_batch = upgrade.started_slots.contains(&record.slot)
+                && !upgrade.replaced_slots.contains(&record.slot);
+            let switched = matches!(upgrade.switch, Switch::Requested | Switch::Done);
+            let held = matches!(upgrade.hold, Hold::Requested | Hold::Held);
+            match (in_batch, record.generation == upgrade.to) {
+                (false, _) => true,
+                (true, true) => switched || upgrade.canary == Some(record.id),
+                (true, false) => !switched || held,
+            }
+        };
+        let expected: Vec<WorkerId> = ready.filter(receives).map(|record| record.id).collect();
+        let found: Vec<WorkerId> = supervisor.receivers().collect();
+        ensure!(found == expected, "new connections go to {found:?}, not {expected:?}");
+        let asked = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.switch == Switch::Requested);
+        ensure!(supervisor.is_switching() == asked, "it is not known whether a switch is under way");
+        Ok(())
     }
 
     /// The result of the switch.
@@ -95,7 +172,12 @@ impl Model {
             return Ok(());
         }
         upgrade.switch = Switch::Done;
-        if stops || self.is_batch_halted() { Ok(()) } else { self.commit() }
+        if stops || self.is_batch_halted() { Ok(()) } else { self.switch_done() }
+    }
+
+    /// Whether an answer is awaited for a switch to this generation.
+    pub fn is_switching_to(&self, to: Generation) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| upgrade.to == to && upgrade.switch == Switch::Requested)
     }
 
     /// To the new generation after the liveness check, or back from one that has failed.
@@ -104,11 +186,15 @@ impl Model {
         let wanted = match (upgrade.switch, upgrade.failure) {
             (Switch::Due, None) => Some((upgrade.to, Switch::Requested)),
             (Switch::Requested | Switch::Done, Some(_)) => Some((upgrade.from, Switch::Not)),
+            (Switch::Not, Some(_)) if upgrade.canary.take().is_some() => Some((upgrade.from, Switch::Not)),
             _ => None,
         };
         let (generation, switch) = wanted.ok_or(format!("a switch to {to} out of place: {upgrade:?}"))?;
         ensure!(generation == to, "a switch to {to}, not {generation}");
         upgrade.switch = switch;
+        if generation == upgrade.from {
+            upgrade.canary = None;
+        }
         Ok(())
     }
 

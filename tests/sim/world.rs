@@ -9,10 +9,11 @@ use crate::model::Model;
 use crate::policies;
 use crate::rng::Rng;
 use crate::script::{Act, Remains, Script, refusal};
+use crate::steering::Switch;
 use crate::transitions::Snapshot;
 use graceful_run::core::Supervisor;
 use graceful_run::core::event::{
-    AckKind, Action, Event, Exit, Generation, Refusal, Request, Time, Token, WorkerId,
+    AckKind, Action, Event, Exit, Generation, Refusal, Report, Request, Time, Token, WorkerId,
 };
 use graceful_run::core::policy::Policy;
 use std::collections::{BTreeMap, BTreeSet};
@@ -168,6 +169,8 @@ impl<'a> World<'a> {
                 self.perform_act(worker, act);
                 Ok(())
             }
+            // The answer for a batch could not be told from that for the batch before.
+            Scheduled::Redeliver(Event::Switched(to, _)) if self.model.is_switching_to(to) => Ok(()),
             Scheduled::Redeliver(event) => self.deliver_stale(event),
             Scheduled::Deliver(event) => {
                 if let Event::Exited { worker, .. } = event
@@ -362,7 +365,10 @@ impl<'a> World<'a> {
         let record = |id: &WorkerId| self.model.workers.get(id);
         let draining = |id: &WorkerId| record(id).is_some_and(|record| record.draining.is_some());
         let mut seen = Vec::new();
+        let upgrade = self.model.upgrade.as_ref();
+        let switching = upgrade.is_some_and(|upgrade| upgrade.switch == Switch::Requested);
         match event {
+            Event::Exited { .. } if switching => seen.push("died in a switch"),
             Event::Exited { worker, .. } if draining(&worker) => seen.push("draining: exited"),
             Event::Ack(worker, AckKind::Listen)
                 if record(&worker).is_some_and(|record| record.listening_ready_at.is_some()) =>
@@ -373,6 +379,22 @@ impl<'a> World<'a> {
         }
         for action in actions {
             match action {
+                Action::Switch(to)
+                    if upgrade.is_some_and(|it| it.to == *to && !it.replaced_slots.is_empty()) =>
+                {
+                    seen.push("switched, batch by batch");
+                }
+                Action::Switch(to) if upgrade.is_some_and(|it| it.to != *to && it.canary.is_some()) => {
+                    seen.push("switched back from a hold");
+                }
+                Action::Switch(_) if upgrade.is_some_and(|it| it.canary.is_some()) => {
+                    seen.push("switched after a hold");
+                }
+                Action::Report(Report::Drained(id, _))
+                    if record(id).is_some_and(|record| record.slot.0 >= self.model.target) =>
+                {
+                    seen.push("drained, and not wanted");
+                }
                 Action::Kill(worker) if draining(worker) => seen.push("draining: killed"),
                 Action::StopUnready(_) => seen.push("stopped before it was ready"),
                 Action::Stop(worker) if draining(worker) && matches!(event, Event::Request(_)) => {

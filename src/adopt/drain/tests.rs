@@ -16,7 +16,7 @@ struct Server {
 impl Server {
     fn new(address: &str) -> Server {
         let listener = TcpListener::bind(address).expect("bind");
-        let drain = Drain::begin(ports(&listener), Time::ZERO);
+        let drain = begin(&listener);
         Server { listener, drain }
     }
 
@@ -42,6 +42,12 @@ impl Server {
     fn inspect_until(&mut self, idle: Duration, wanted: Remaining) {
         while self.inspect(idle) != wanted {}
     }
+}
+
+fn begin(listener: &TcpListener) -> Drain {
+    let ports = ports(listener);
+    let handshakes = handshakes(&ports);
+    Drain::begin(ports, handshakes, Time::ZERO)
 }
 
 fn ports(listener: &TcpListener) -> BTreeSet<u16> {
@@ -204,7 +210,7 @@ fn a_handshake_under_way_is_waited_for() {
         let mut server = Server::new(address);
         fd::set_defer_accept(server.listener.as_fd(), 10).expect("set");
         let mut client = TcpStream::connect(server.address()).expect("connect");
-        server.drain = Drain::begin(ports(&server.listener), Time::ZERO);
+        server.drain = begin(&server.listener);
         assert_eq!(server.inspect(FOR_EVER), left(1, 0, 0, 0));
         let later = TcpStream::connect(server.address()).expect("connect");
         assert_eq!(server.inspect(FOR_EVER), left(1, 0, 0, 0), "the other is not ours");
@@ -212,7 +218,7 @@ fn a_handshake_under_way_is_waited_for() {
         server.inspect_until(FOR_EVER, left(0, 1, 0, 0));
         let _accepted = server.listener.accept().expect("accept");
         server.inspect_until(FOR_EVER, left(0, 0, 1, 0));
-        server.drain = Drain::begin(ports(&server.listener), Time::ZERO);
+        server.drain = begin(&server.listener);
         assert_eq!(server.inspect_process(Pid::this(), FOR_EVER, HANDSHAKE), left(0, 0, 1, 0), "given up");
         drop(later);
     }
@@ -249,23 +255,24 @@ fn the_whole_tree_holds_and_other_workers_are_not_of_it() {
 #[test]
 fn inspections_are_further_apart_the_more_they_cost() {
     let mut server = Server::new("127.0.0.1:0");
-    assert_eq!(server.drain.pause(), FIRST_PAUSE);
+    assert_eq!(server.drain.pause(1), FIRST_PAUSE);
     let (client, accepted) = server.connect();
     while server.drain.spent <= FREE_COST {
         server.inspect(FOR_EVER);
-        assert!(server.drain.spent > FREE_COST || server.drain.pause() == server.drain.back_off);
+        assert!(server.drain.spent > FREE_COST || server.drain.pause(1) == server.drain.back_off);
     }
     for _ in 0..10 {
         server.inspect(FOR_EVER);
-        assert!(server.drain.pause() >= server.drain.owed * COST_FACTOR);
+        assert!(server.drain.pause(1) >= server.drain.owed * COST_FACTOR);
     }
     assert_eq!(server.drain.back_off, LONGEST_PAUSE);
     let mut again = server.connect();
     drop((client, accepted));
     exchange(&mut again.0, &mut again.1);
     server.inspect_until(Duration::ZERO, left(0, 0, 0, 1));
-    assert_eq!(server.drain.pause(), FIRST_PAUSE);
+    assert_eq!(server.drain.pause(1), FIRST_PAUSE);
     let owed = server.drain.owed;
     assert_eq!(server.inspect(FOR_EVER), left(0, 0, 1, 0));
-    assert!(server.drain.owed > owed && server.drain.pause() >= owed * COST_FACTOR, "it is made up for");
+    assert!(server.drain.owed > owed && server.drain.pause(1) >= owed * COST_FACTOR, "it is made up for");
+    assert!(server.drain.pause(5) >= owed * COST_FACTOR * 5, "five of them take no more");
 }

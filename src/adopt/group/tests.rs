@@ -1,6 +1,8 @@
 //! The group against a model of the kernel's, which records after every system call
 //! which members a new connection may reach.
 
+mod several;
+
 use super::*;
 use proptest::prelude::*;
 use std::cell::RefCell;
@@ -122,7 +124,7 @@ impl World {
     }
 
     fn selected(&self) -> BTreeSet<u64> {
-        self.group.serving().map(|worker| self.own(worker.0)).unwrap_or_default()
+        self.group.serving().iter().flat_map(|worker| self.own(worker.0)).collect()
     }
 
     fn reachable(&self) -> BTreeSet<u64> {
@@ -145,9 +147,13 @@ impl World {
         let (group, id) = (&mut self.group, |worker: &u32| WorkerId(*worker));
         match step {
             Step::Join(worker) => self.join(*worker),
-            Step::Steer(worker) => {
-                let here = group.sockets(id(worker)).next().is_some();
-                group.steer(id(worker)).map(|done| assert_eq!(done, here))
+            Step::Steer(workers) => {
+                let to: BTreeSet<WorkerId> = workers.iter().map(id).collect();
+                let here: BTreeSet<WorkerId> =
+                    group.owned().map(|(owner, ..)| owner).filter(|owner| to.contains(owner)).collect();
+                let done = group.steer(&to);
+                assert!(here.is_empty() || group.serving() == &here, "those of them that are here serve");
+                done.map(|done| assert_eq!(done, !here.is_empty()))
             }
             Step::Remove(worker) => group.remove(id(worker)),
             Step::GiveUp(inode) => group.give_up(inode % self.inodes.max(1)),
@@ -188,10 +194,14 @@ impl World {
     }
 }
 
+fn set(workers: &[u32]) -> BTreeSet<WorkerId> {
+    workers.iter().copied().map(WorkerId).collect()
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Join(u32),
-    Steer(u32),
+    Steer(BTreeSet<u32>),
     Remove(u32),
     /// Its worker has closed it.
     GiveUp(u64),
@@ -205,7 +215,7 @@ fn step() -> impl Strategy<Value = Step> {
     let worker = || 0..4_u32;
     prop_oneof![
         6 => worker().prop_map(Step::Join),
-        3 => worker().prop_map(Step::Steer),
+        3 => prop::collection::btree_set(worker(), 1..4).prop_map(Step::Steer),
         2 => worker().prop_map(Step::Remove),
         1 => any::<u64>().prop_map(Step::GiveUp),
         1 => any::<u64>().prop_map(Step::Hold),
@@ -220,13 +230,13 @@ proptest! {
     fn every_connection_reaches_a_selected_socket(steps in prop::collection::vec(step(), 1..40)) {
         let mut world = World::default();
         for step in &steps {
-            let (before, serving) = (world.selected(), world.group.serving());
+            let (before, serving) = (world.selected(), world.group.serving().clone());
             world.step(step);
             world.check(&before);
             let tombstones = world.group.tombstones();
             match step {
-                Step::Join(_) if serving.is_some() => prop_assert_eq!(serving, world.group.serving()),
-                Step::Hold(_) | Step::RemoveTombstones => prop_assert_eq!(serving, world.group.serving()),
+                Step::Join(_) if !serving.is_empty() => prop_assert_eq!(&serving, world.group.serving()),
+                Step::Hold(_) | Step::RemoveTombstones => prop_assert_eq!(&serving, world.group.serving()),
                 Step::Remove(worker) => prop_assert!(world.own(*worker).is_empty()),
                 _ => {}
             }
@@ -248,7 +258,7 @@ proptest! {
             (0..size).for_each(|_| world.join(worker).expect("join"));
             world.group.remove_tombstones().expect("remove tombstones");
             world.check(&before);
-            world.group.steer(WorkerId(worker)).expect("steer");
+            world.group.steer(&set(&[worker])).expect("steer");
             world.check(&before);
             if let Some(old) = worker.checked_sub(1) {
                 world.step(&Step::Remove(old));
@@ -273,40 +283,40 @@ fn the_model_sees_a_socket_that_leaves_too_early() {
 #[test]
 fn one_that_leaves_by_itself_is_noticed_before_the_next_change() {
     let mut world = World::with(&[1, 2]);
-    assert!(world.group.steer(WorkerId(2)).expect("steer"));
+    assert!(world.group.steer(&set(&[2])).expect("steer"));
     world.kernel.borrow_mut().leave(0);
     world.join(3).expect("join");
     assert_eq!((world.reachable(), world.group.len()), ([1].into(), 2));
     world.group.remove(WorkerId(1)).expect("nothing is left of it");
-    assert!(world.group.steer(WorkerId(3)).expect("steer"));
+    assert!(world.group.steer(&set(&[3])).expect("steer"));
     assert_eq!(world.reachable(), [2].into());
 }
 
 #[test]
 fn the_first_serves_and_others_wait_until_they_are_selected() {
     let mut world = World::with(&[1, 2, 1, 2]);
-    assert_eq!((world.group.serving(), world.reachable()), (Some(WorkerId(1)), [0, 2].into()));
+    assert_eq!((world.group.serving(), world.reachable()), (&set(&[1]), [0, 2].into()));
     assert_eq!(world.kernel.borrow().attached, 2, "a socket that is not selected needs no program");
-    assert!(!world.group.steer(WorkerId(3)).expect("steer"));
-    assert!(world.group.steer(WorkerId(2)).expect("steer"));
-    assert!(world.group.steer(WorkerId(2)).expect("once more"));
+    assert!(!world.group.steer(&set(&[3])).expect("steer"));
+    assert!(world.group.steer(&set(&[2])).expect("steer"));
+    assert!(world.group.steer(&set(&[2])).expect("once more"));
     assert_eq!((world.reachable(), world.kernel.borrow().attached), ([1, 3].into(), 3));
 }
 
 #[test]
 fn tombstones_leave_when_another_has_joined() {
     let mut world = World::with(&[1, 1, 1, 2]);
-    world.group.steer(WorkerId(2)).expect("steer");
+    world.group.steer(&set(&[2])).expect("steer");
     world.group.remove(WorkerId(1)).expect("remove");
     assert_eq!((world.group.tombstones(), world.members()), (3, vec![0, 1, 2, 3]));
     world.join(3).expect("join");
     world.group.remove_tombstones().expect("remove tombstones");
     assert_eq!((world.group.tombstones(), world.members()), (2, vec![4, 1, 2, 3]));
-    world.group.steer(WorkerId(3)).expect("steer");
+    world.group.steer(&set(&[3])).expect("steer");
     world.group.remove(WorkerId(2)).expect("remove");
     assert_eq!((world.group.tombstones(), world.members()), (0, vec![4]));
     world.group.remove(WorkerId(3)).expect("remove");
-    assert!(world.group.is_empty() && world.group.serving().is_none(), "there is nothing left to protect");
+    assert!(world.group.is_empty() && world.group.serving().is_empty(), "there is nothing left to protect");
     world.join(4).expect("join");
     assert_eq!(world.kernel.borrow().program, [0], "the program went with the last member");
 }
@@ -314,7 +324,7 @@ fn tombstones_leave_when_another_has_joined() {
 #[test]
 fn the_one_old_socket_leaves_beside_the_one_new() {
     let mut world = World::with(&[1, 2]);
-    world.group.steer(WorkerId(2)).expect("steer");
+    world.group.steer(&set(&[2])).expect("steer");
     world.group.remove(WorkerId(1)).expect("remove");
     assert_eq!((world.members(), world.reachable()), (vec![1], [1].into()));
 }
@@ -323,7 +333,7 @@ fn the_one_old_socket_leaves_beside_the_one_new() {
 fn a_worker_that_served_is_followed_by_the_newest() {
     let mut world = World::with(&[3, 1, 5, 2]);
     world.group.remove(WorkerId(3)).expect("remove");
-    assert_eq!(world.group.serving(), Some(WorkerId(5)));
+    assert_eq!(world.group.serving(), &set(&[5]));
     assert_eq!(world.reachable(), world.own(5));
 }
 
@@ -336,9 +346,9 @@ fn what_its_worker_closed_leaves() {
     assert_eq!((world.own(1), world.own(2)), ([1].into(), [3].into()));
     world.group.give_up(1).expect("give up");
     assert_eq!((world.members(), world.reachable()), (vec![3], [3].into()));
-    assert_eq!(world.group.serving(), Some(WorkerId(2)));
+    assert_eq!(world.group.serving(), &set(&[2]));
     world.group.give_up(3).expect("give up");
-    assert!(world.group.is_empty() && world.group.serving().is_none());
+    assert!(world.group.is_empty() && world.group.serving().is_empty());
 }
 
 /// It may be on its way from one process to another: it stays where it was.
@@ -350,8 +360,8 @@ fn what_somebody_else_holds_stays() {
     assert_eq!((world.members(), world.reachable()), (vec![0, 1, 2], [0, 1].into()));
     world.group.give_up(0).expect("nothing is left to give up");
     world.group.give_up(1).expect("give up");
-    assert_eq!((world.reachable(), world.group.serving()), ([0, 1].into(), Some(WorkerId(1))));
-    world.group.steer(WorkerId(2)).expect("steer");
+    assert_eq!((world.reachable(), world.group.serving()), ([0, 1].into(), &set(&[1])));
+    world.group.steer(&set(&[2])).expect("steer");
     world.group.remove(WorkerId(1)).expect("remove");
     assert_eq!((world.reachable(), world.group.tombstones()), ([2].into(), 2), "they stay, and get nothing");
     world.kernel.borrow_mut().leave(0);
@@ -366,11 +376,16 @@ fn a_dead_worker_s_sockets_are_inherited_at_their_place() {
     let mut next = || {
         let (inode, _) = world.group.next_socket(WorkerId(1))?;
         world.group.transfer(inode, WorkerId(3)).expect("inherited");
-        Some((inode, world.group.owner(inode), world.group.serving(), world.kernel.borrow().reachable()))
+        Some((
+            inode,
+            world.group.owner(inode),
+            world.group.serving().clone(),
+            world.kernel.borrow().reachable(),
+        ))
     };
     let three = Some(WorkerId(3));
-    assert_eq!(next(), Some((0, three, three, [0].into())), "what nobody accepts from is passed over");
-    assert_eq!(next(), Some((2, three, three, [0, 2].into())));
+    assert_eq!(next(), Some((0, three, set(&[3]), [0].into())), "what nobody accepts from is passed over");
+    assert_eq!(next(), Some((2, three, set(&[3]), [0, 2].into())));
     assert_eq!(next(), None);
     assert_eq!(world.members(), [0, 1, 2]);
 }
@@ -380,13 +395,13 @@ fn without_a_program_nothing_leaves_and_the_next_call_tries_again() {
     let mut world = World::with(&[1, 2, 2, 3]);
     let refuse = |world: &World, refuses| world.kernel.borrow_mut().refuses = refuses;
     refuse(&world, true);
-    world.group.steer(WorkerId(2)).expect_err("no program");
-    assert_eq!((world.group.serving(), world.reachable()), (Some(WorkerId(1)), [0].into()));
+    world.group.steer(&set(&[2])).expect_err("no program");
+    assert_eq!((world.group.serving(), world.reachable()), (&set(&[1]), [0].into()));
     world.group.remove(WorkerId(1)).expect_err("no program");
     assert_eq!((world.members(), world.reachable()), (vec![0, 1, 2, 3], [0].into()));
     world.join(1).expect_err("no program, but the kernel has the socket");
     refuse(&world, false);
     world.group.remove_tombstones().expect("remove tombstones");
-    assert_eq!((world.group.serving(), world.group.tombstones()), (Some(WorkerId(3)), 0));
+    assert_eq!((world.group.serving(), world.group.tombstones()), (&set(&[3]), 0));
     assert_eq!(world.reachable(), world.own(3));
 }

@@ -64,9 +64,7 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
             );
         }
         Report::CannotHold => {
-            warn!(
-                "cannot hold an upgrade: a generation cannot be on hold with --stop-first, --follow or --adopt"
-            );
+            warn!("cannot hold an upgrade: a generation cannot be on hold with --stop-first or --follow");
         }
         Report::NothingHeld(request) => {
             warn!("nothing is on hold: there is nothing to {}", request_name(request))

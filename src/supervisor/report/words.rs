@@ -127,9 +127,8 @@ pub(super) fn request_name(request: Request) -> &'static str {
 
 /// Why the number of workers cannot be what was asked for.
 pub fn limit_text(policy: &Policy) -> String {
-    match (&policy.adopt, policy.follow) {
-        (Some(_), _) => "with --adopt one worker binds the addresses, and a second one could not (let the program start workers of its own, or hand it its sockets with -b)".into(),
-        (None, true) => "with --follow the program starts its successor itself, and there is one (let it start workers of its own)".into(),
+    match policy.follow {
+        true => "with --follow the program starts its successor itself, and there is one (let it start workers of its own)".into(),
         _ if policy.least_workers > 1 => format!("with ,reuseport nobody would serve the queue of a slot without a worker: from {} to {MOST_WORKERS} can be asked for", policy.least_workers),
         _ => format!("from {} to {MOST_WORKERS} can be asked for", policy.least_workers),
     }
