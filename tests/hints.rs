@@ -197,8 +197,7 @@ fn a_known_server_of_which_there_is_one_is_told_without_its_words_too() {
         wrapper.log.wait(&says::ready(1));
         wrapper.signal(Signal::SIGHUP);
         let line = wrapper.log.wait(&says::failed(2));
-        let told =
-            "(if it runs already: each worker of apache2 needs a PidFile (-c 'PidFile …') of its own";
+        let told = "(if it runs already: each worker of apache2 needs a PidFile (-c 'PidFile …') of its own";
         assert!(line.contains(told) && line.contains("$GRACEFUL_RUN_GENERATION"), "{line}");
         wrapper.stop();
     }

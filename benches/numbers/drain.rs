@@ -6,7 +6,7 @@
 use crate::table::{Row, Sample};
 use crate::wrapper::{Process, bare};
 use crate::{HOLDER, Result, raise_descriptors};
-use graceful_run::adopt::drain::{Drain, Remaining};
+use graceful_run::adopt::drain::{Drain, Remaining, handshakes};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -67,7 +67,7 @@ impl Held {
         let address = listener.local_addr()?;
         let holder = Process::spawn(bare(HOLDER)?.stdin(OwnedFd::from(listener.try_clone()?)))?;
         let clients: std::io::Result<_> = (0..connections).map(|_| TcpStream::connect(address)).collect();
-        let drain = Drain::begin(BTreeSet::from([address.port()]), Duration::ZERO);
+        let drain = begin(BTreeSet::from([address.port()]));
         let mut held = Held { listener, holder, drain, _clients: clients? };
         while held.inspect().busy < connections as u32 {}
         Ok(held)
@@ -94,15 +94,20 @@ impl Held {
     /// Of a core, by looks as far apart as they are to be; and how many there were.
     fn share(&mut self) -> Result<(f64, usize)> {
         let (start, before) = (Instant::now(), cpu_time()?);
-        self.drain = Drain::begin(BTreeSet::from([self.listener.local_addr()?.port()]), Duration::ZERO);
+        self.drain = begin(BTreeSet::from([self.listener.local_addr()?.port()]));
         let mut looks = 0;
         while start.elapsed() < DRAIN {
             self.inspect();
             looks += 1;
-            std::thread::sleep(self.drain.pause());
+            std::thread::sleep(self.drain.pause(1));
         }
         Ok(((cpu_time()? - before).as_secs_f64() / start.elapsed().as_secs_f64(), looks))
     }
+}
+
+fn begin(ports: BTreeSet<u16>) -> Drain {
+    let handshakes = handshakes(&ports);
+    Drain::begin(ports, handshakes, Duration::ZERO)
 }
 
 fn cpu_time() -> Result<Duration> {

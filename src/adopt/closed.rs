@@ -43,13 +43,17 @@ impl Adopt {
     pub fn on_arrival(&mut self, now: Time) {
         self.keep_listening();
         self.looks.begin(now);
-        self.look(now);
+        if self.looks.may_look_on_arrival(now) {
+            self.look(now);
+        }
     }
 
     /// Checks which sockets their workers have closed. No address counts any more where no process of
     /// the worker has a socket.
     pub fn look(&mut self, now: Time) {
+        let before = drain::cpu_time();
         self.find_closed(now);
+        self.looks.has_looked(drain::cpu_time().saturating_sub(before), now);
         if self.looks.end(now) {
             self.arm_all();
         }

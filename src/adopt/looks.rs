@@ -18,6 +18,8 @@ const COST_FACTOR: u32 = 60;
 const BIND_COST_FACTOR: u32 = 4;
 /// A check that costs no more is done each time that a worker binds an address again.
 const FREE_COST: Duration = Duration::from_millis(5);
+/// A check of so many sockets that it costs more is not done for each connection.
+const FREE_LOOK: Duration = Duration::from_millis(1);
 
 /// The times of the checks.
 #[derive(Debug, Default)]
@@ -28,6 +30,8 @@ pub struct Looks {
     not_before: Time,
     /// The same where a worker binds an address again.
     bind_not_before: Time,
+    /// A check for a connection costs too much before this time.
+    arrival_not_before: Time,
 }
 
 impl Looks {
@@ -52,6 +56,16 @@ impl Looks {
     /// The same where a worker binds an address again.
     pub fn may_read_all_to_bind(&self, now: Time) -> bool {
         self.bind_not_before <= now
+    }
+
+    /// Whether it is checked now because a connection has come.
+    pub fn may_look_on_arrival(&self, now: Time) -> bool {
+        self.arrival_not_before <= now
+    }
+
+    /// Every socket was looked at, which has taken this long.
+    pub fn has_looked(&mut self, took: Duration, now: Time) {
+        self.arrival_not_before = if took <= FREE_LOOK { now } else { now + took * COST_FACTOR };
     }
 
     /// Every descriptor was read, which has taken this long.
@@ -102,6 +116,19 @@ mod tests {
         assert!(looks.may_read_all_to_bind(read + Duration::from_millis(160)));
         looks.has_read_all(Duration::from_millis(5), read);
         assert!(looks.may_read_all_to_bind(read));
+    }
+
+    #[test]
+    fn a_check_of_many_sockets_does_not_come_with_each_connection() {
+        let mut looks = Looks::default();
+        let at = |millis| Time::ZERO + Duration::from_millis(millis);
+        looks.has_looked(Duration::from_millis(1), at(100));
+        assert!(looks.may_look_on_arrival(at(100)));
+        looks.has_looked(Duration::from_millis(5), at(100));
+        assert!(!looks.may_look_on_arrival(at(399)));
+        assert!(looks.may_look_on_arrival(at(400)));
+        looks.begin(at(110));
+        assert_eq!(looks.due(), Some(at(160)), "it comes in time all the same");
     }
 
     #[test]
