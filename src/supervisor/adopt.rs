@@ -220,16 +220,16 @@ impl Adoption {
     pub(super) fn check_drained(&mut self, id: WorkerId, ctx: &mut Context) {
         let others = others(id, ctx);
         let left = self.adopt.check_drained(id, &others, ctx.now());
-        let (drained, pause) = match left {
+        let (drained, pause) = match &left {
             None => (true, FIRST_DRAIN_CHECK),
             Some((left, pause)) => {
-                debug!("{} still has {}", id.0, remaining_text(&left));
-                if let Some(entry) = ctx.processes.get_mut(id) {
-                    entry.remaining = Some(remaining_text(&left));
-                }
-                (false, pause)
+                debug!("{} still has {}", id.0, remaining_text(left));
+                (false, *pause)
             }
         };
+        if let Some(entry) = ctx.processes.get_mut(id) {
+            entry.remaining = left.map(|(left, _)| remaining_text(&left));
+        }
         ctx.queue(Event::DrainChecked { worker: id, drained, pause });
     }
 
