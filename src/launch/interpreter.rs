@@ -77,18 +77,25 @@ pub fn missing(program: &Path) -> String {
 }
 
 /// Why execve(2) is certain to refuse a program that is there, as far as its first bytes tell: they are no
-/// program's, or the file that they name is missing. What somebody has taught the kernel (binfmt_misc) is
-/// not looked at.
+/// program's, or the file that they name is missing. None where the kernel was taught formats that it
+/// does not know itself (binfmt_misc), and of an interpreter that the working directory decides.
 pub fn fault(program: &Path) -> Option<String> {
     let mut head = Vec::new();
     File::open(program).and_then(|file| file.take(4).read_to_end(&mut head)).ok()?;
     match interpreter(program) {
+        Some(name) if !name.is_empty() && name[0] != b'/' => None,
         Some(name) if !name.is_empty() => {
             (!Path::new(&OsString::from_vec(name)).exists()).then(|| missing(program))
         }
         Some(_) => Some(unknown_format(program)),
-        None => (head != b"\x7fELF").then(|| unknown_format(program)),
+        None => (head != b"\x7fELF" && !knows_other_formats()).then(|| unknown_format(program)),
     }
+}
+
+/// Whether somebody has registered a format with the kernel: its directory has a file for each, beside
+/// two of its own.
+fn knows_other_formats() -> bool {
+    std::fs::read_dir("/proc/sys/fs/binfmt_misc").is_ok_and(|formats| formats.count() > 2)
 }
 
 /// The interpreter of a script, or the loader of a native program (PT_INTERP of elf(5)); None if the
@@ -102,7 +109,7 @@ fn interpreter(program: &Path) -> Option<Vec<u8>> {
         return Some(line.split(|byte| [b' ', b'\t'].contains(byte)).next()?.to_vec());
     }
     let number = |at: usize, length: usize| -> Option<u64> {
-        let bytes = head.get(at..at + length)?;
+        let bytes = head.get(at..at.checked_add(length)?)?;
         let sum = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
         Some(match head[5] {
             1 => bytes.iter().rev().fold(0, sum),
@@ -116,10 +123,11 @@ fn interpreter(program: &Path) -> Option<Vec<u8>> {
         b"\x7fELF\x02" => (number(32, 8)?, number(54, 2)?, number(56, 2)?, 8, 8, 32),
         _ => return None,
     };
-    let header =
-        (0..count).map(|index| (table + index * size) as usize).find(|&at| number(at, 4) == Some(3))?;
+    let header = (0..count)
+        .map(|index| table.wrapping_add(index * size) as usize)
+        .find(|&at| number(at, 4) == Some(3))?;
     let (offset, length) = (number(header + offset, word)? as usize, number(header + length, word)? as usize);
-    Some(head.get(offset..offset + length)?.split(|&byte| byte == 0).next()?.to_vec())
+    Some(head.get(offset..offset.checked_add(length)?)?.split(|&byte| byte == 0).next()?.to_vec())
 }
 
 #[cfg(test)]
@@ -145,6 +153,11 @@ mod tests {
         assert_eq!(read(b"#!/non/sh\n"), Some("/non/sh".into()));
         assert!(fault(&file).is_some_and(|why| why.contains("its interpreter /non/sh is missing")));
         assert_eq!(read(b"#!/bin/sh\n").and(fault(&file)), None);
+        assert_eq!(read(b"#!non/sh\n").and(fault(&file)), None);
+        // A header whose offsets are too large.
+        let mut damaged = b"\x7fELF\x02\x01".to_vec();
+        damaged.resize(64, 0xff);
+        assert_eq!(read(&damaged), None);
         // This program is dynamically linked, or static and without a loader.
         let own = fs::read(std::env::current_exe().unwrap()).unwrap();
         let whole = read(&own);
