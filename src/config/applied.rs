@@ -20,7 +20,7 @@ pub struct Applied {
     /// Arguments that the user has to add.
     pub to_add: Vec<String>,
     /// Where.
-    pub(super) where_to_add: &'static str,
+    pub where_to_add: &'static str,
     /// What to know about the command line.
     pub warnings: Vec<String>,
     /// Which arguments of the command were added, and can be left out.

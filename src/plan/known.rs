@@ -124,13 +124,14 @@ fn table(shown: &Shown) -> String {
     let never = if shown.never.is_empty() { Vec::new() } else { vec![shown.never.join(" ")] };
     let recognised = match shown.recognised.is_empty() {
         true => "by no name: what it runs is a program of your own".into(),
-        false => shown.recognised.join(", "),
+        false => {
+            let installed = if shown.only_installed { " (if installed)" } else { "" };
+            shown.recognised.join(", ") + installed
+        }
     };
     let with_b = match &shown.with_b {
+        Some(way) if way.options.is_empty() && way.adds.is_empty() => "as the lines below show".into(),
         Some(way) => options(way),
-        None if shown.lines.iter().any(|line| line.command.contains(" -b ")) => {
-            "as the lines below show".into()
-        }
         None => "takes no socket, as far as is known: leave -b out".into(),
     };
     let bare = &shown.without_b;

@@ -242,8 +242,8 @@ fn lacks_sockets(way: Way, held: bool, unadoptable: bool) -> Option<String> {
 /// The server is handed sockets, and takes none.
 fn takes_none(profile: &Profile, config: &Config) -> Option<String> {
     let none = || {
-        let unknown = profile.bind.is_none() && profile.dialects().is_empty();
-        unknown.then(|| format!("{} is not known to take sockets: leave -b out", profile.name))
+        (!profile.takes_sockets())
+            .then(|| format!("{} is not known to take sockets: leave -b out", profile.name))
     };
     profile.socket_hint(&config.dialects).or_else(none)
 }
@@ -260,7 +260,7 @@ fn leaves_us(applied: &Applied) -> Option<String> {
     let missing = needed
         .filter(|arguments| profile.foreground.contains(arguments.as_str()))
         .find(|arguments| to_add.contains(arguments.as_str()))?;
-    Some(format!("it goes into the background: write {missing} in its script"))
+    Some(format!("it goes into the background: write {missing} {}", applied.where_to_add))
 }
 
 /// There can be one of it only, and the command gives nothing of its own to each generation. Whether a
@@ -269,12 +269,16 @@ fn only_one(profile: &Profile, config: &Config) -> Option<String> {
     let arguments: Vec<String> =
         config.worker.command.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let alone = !profile.only_one.is_empty() && !profile.is_apart(&arguments, &[]);
-    alone.then(|| {
-        format!(
-            "each generation of {} needs {} of its own, or an upgrade is refused: graceful-run profiles {} has a command line",
-            profile.name, profile.only_one, profile.name
-        )
-    })
+    let shown = profile.lines.iter().any(|line| profile.is_apart(&[line.command.into()], &[]));
+    let line = match shown {
+        true => format!(": graceful-run profiles {} has a command line", profile.name),
+        false => String::new(),
+    };
+    let text = || {
+        let (name, what) = (profile.name, profile.only_one);
+        format!("each generation of {name} needs {what} of its own, or an upgrade is refused{line}")
+    };
+    alone.then(text)
 }
 
 fn own_losses(profile: &Profile, handed: bool) -> Vec<String> {

@@ -17,6 +17,8 @@ pub struct Shown {
     pub tried: Option<&'static str>,
     /// Words by which it is recognised.
     pub recognised: Vec<String>,
+    /// Only where it is installed: any program may have such a name.
+    pub only_installed: bool,
     /// Words with which it is no server.
     pub never: &'static [&'static str],
     /// With -b; None: it is not known to take sockets.
@@ -91,7 +93,8 @@ impl Profile {
         let jars = is.jars.iter().map(|jar| format!("java -jar {jar}"));
         let scripts = is.scripts.iter().filter(|name| !is.programs.contains(name));
         let names = is.programs.iter().chain(scripts).map(ToString::to_string);
-        let first = is.first.iter().map(|word| format!(" {word}")).collect::<String>();
+        let first =
+            is.first.iter().map(|words| format!(" {}", words.replace('|', " or "))).collect::<String>();
         let mut recognised: Vec<String> =
             names.chain(modules).chain(jars).map(|name| format!("{name}{first}")).collect();
         recognised.dedup();
@@ -102,6 +105,7 @@ impl Profile {
             title: self.title,
             tried: known(self.version),
             recognised,
+            only_installed: is.generic,
             never: is.never,
             with_b: self.takes_sockets().then(|| shown_way("-b", self.bind.as_ref(), self.add)),
             without_b: shown_way(bare(self.bare.as_ref()), self.bare.as_ref(), self.add),
@@ -129,7 +133,8 @@ impl Profile {
 
     /// Whether it is known to take sockets.
     pub fn takes_sockets(&self) -> bool {
-        !self.own_socket && (self.bind.is_some() || !self.dialects().is_empty())
+        let shown = || self.lines.iter().any(|line| line.command.starts_with("-b "));
+        !self.own_socket && (self.bind.is_some() || !self.dialects().is_empty() || shown())
     }
 }
 
@@ -219,6 +224,10 @@ mod tests {
         let apache = by_name("apache2").unwrap().shown();
         assert!(apache.with_b.is_none());
         let module = by_name("http.server").unwrap().shown();
+        assert!(!module.only_installed && by_name("serve").unwrap().shown().only_installed);
+        let rails = by_name("rails").unwrap().shown().recognised;
+        assert!(rails.contains(&"rails server or s".into()), "{rails:?}");
+        assert!(by_name("node").unwrap().shown().with_b.is_some());
         assert!(module.recognised.contains(&"python -m http.server".into()), "{module:?}");
     }
 }

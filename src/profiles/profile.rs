@@ -138,9 +138,10 @@ impl Addition {
 /// A word that does harm.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// Patterns of arguments; empty: any command line.
+    /// Patterns of arguments; empty: any command line. One with a blank is of arguments that follow one
+    /// another.
     pub words: &'static [&'static str],
-    /// Patterns of arguments with which it does none.
+    /// The same of arguments with which it does none.
     pub unless: &'static [&'static str],
     /// What happens, and what to write instead.
     pub text: &'static str,
@@ -153,7 +154,11 @@ impl Warning {
     /// Whether it holds for these arguments.
     pub fn applies(&self, arguments: &[String]) -> bool {
         let has = |patterns: &[&str]| {
-            arguments.iter().any(|word| patterns.iter().any(|pattern| matches(pattern, word)))
+            patterns.iter().any(|pattern| {
+                let pattern: Vec<&str> = pattern.split(' ').collect();
+                let is_it = |words: &[String]| words.iter().zip(&pattern).all(|(word, it)| matches(it, word));
+                arguments.windows(pattern.len()).any(is_it)
+            })
         };
         (self.words.is_empty() || has(self.words)) && !has(self.unless)
     }
