@@ -77,7 +77,8 @@ pub struct Config {
     pub control: Control,
     /// The user's hooks.
     pub hooks: Hooks,
-    /// The server that the command is known as, or that `--profile` names.
+    /// The server that the command is known as, or that `--profile` names; also where its profile is not
+    /// applied to a script of that name: hints come from it, and nothing else.
     pub server: Option<&'static Profile>,
     /// What its profile has changed.
     pub applied: Option<Applied>,

@@ -65,11 +65,14 @@ pub(super) fn apply(cli: &mut Cli, situation: Situation) -> Result<Option<Applie
         refused: false,
         left_out: None,
     };
-    let is_module = profiles::is_module(&cli.command, program);
-    let looked =
-        || at.is_some() && !is_module && is_wrapper(&cli.command[program], cli.chdir.as_deref(), &cli.env);
+    let words: Vec<OsString> = profiles::words_behind(&cli.command).into_iter().map(Into::into).collect();
+    let is_module = profiles::is_module(&words, program);
+    let looked = || {
+        let word = words.get(program).filter(|_| !is_module);
+        word.is_some_and(|word| is_wrapper(word, cli.chdir.as_deref(), &cli.env))
+    };
     if cli.profile.is_none() && situation.left_out.unwrap_or_else(looked) {
-        let word = cli.command[program].to_string_lossy();
+        let word = words.get(program).map(|word| word.to_string_lossy()).unwrap_or_default();
         applied.left_out = Some(format!("{word} is a script of the shell, or busybox"));
         return Ok(Some(applied));
     }
@@ -309,6 +312,39 @@ mod tests {
             let (_, cli) = applied(arguments, Situation::default());
             let words: Vec<_> = cli.command.iter().map(|word| word.to_string_lossy()).collect();
             assert_eq!(words.join(" "), command);
+        }
+    }
+
+    #[test]
+    fn a_word_that_takes_a_warning_back_stands_behind_its_option() {
+        for (arguments, is_told) in [
+            (&["redis-server", "--daemonize", "yes"][..], true),
+            (&["redis-server", "--daemonize", "yes", "--appendonly", "no"], true),
+            (&["redis-server", "--daemonize", "no"], false),
+            (&["h2o", "-m", "daemon"], true),
+            (&["h2o", "--mode=daemon"], true),
+            (&["h2o", "-m", "master"], true),
+            (&["h2o", "-c", "daemon"], false),
+        ] {
+            let (applied, _) = applied(arguments, Situation::default());
+            let warnings = applied.unwrap().warnings;
+            assert_eq!(warnings.len(), usize::from(is_told), "{arguments:?}: {warnings:?}");
+        }
+    }
+
+    #[test]
+    fn a_script_with_the_name_of_a_server_is_left_alone_behind_a_shell_too() {
+        let place = tempfile::tempdir().unwrap();
+        let script = place.path().join("squid");
+        std::fs::write(&script, "#!/bin/sh\nexec /usr/sbin/squid\n").unwrap();
+        let program = script.display().to_string();
+        let behind = format!("exec {program} -f c");
+        for arguments in [&[program.as_str(), "-f", "c"][..], &["env", &program], &["sh", "-c", &behind]] {
+            let mut cli = Cli::parse_from(["graceful-run"].iter().chain(arguments));
+            let known = profiles::find(&cli.command).map(|found| found.profile.name);
+            assert_eq!(known, Some("squid"), "{arguments:?}");
+            let applied = apply(&mut cli, Situation::default()).unwrap().unwrap();
+            assert_eq!(applied.left_out, Some(format!("{program} is a script of the shell, or busybox")));
         }
     }
 

@@ -67,6 +67,35 @@ pub(super) fn is_wrapper(program: &OsStr, chdir: Option<&Path>, env: &[OsString]
 mod tests {
     use super::*;
     use crate::profiles::named;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn a_wrapper_is_found_where_the_worker_finds_it() {
+        let place = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = place.path().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        write("nginx", "#!/bin/sh\nexec /usr/sbin/nginx\n");
+        write("gunicorn", "#!/usr/bin/python3\n");
+        write("busybox", "\x7fELF");
+        write("httpd-foreground", "#!/bin/sh\n");
+        symlink("busybox", place.path().join("httpd")).unwrap();
+        let env = [OsString::from(format!("PATH={}", place.path().display()))];
+        for (program, is_one) in [
+            ("nginx", true),
+            ("httpd", true),
+            ("gunicorn", false),
+            ("httpd-foreground", false),
+            ("no-such-program", false),
+        ] {
+            assert_eq!(is_wrapper(program.as_ref(), None, &env), is_one, "{program}");
+            let path = format!("./{program}");
+            assert_eq!(is_wrapper(path.as_ref(), Some(place.path()), &[]), is_one, "{path}");
+        }
+    }
 
     #[test]
     fn a_server_that_needs_its_absolute_path_is_told_of() {

@@ -218,8 +218,9 @@ mod tests {
 
     #[test]
     fn setsid_leaves_the_server() {
-        let line = ["setsid", "nginx"].map(OsString::from);
-        assert!(advice(&line, Path::new("."), false).is_some_and(|advice| advice.loses));
+        for line in [&["setsid", "nginx"][..], &["setsid", "--fork", "--wait", "nginx"]] {
+            assert!(of(line, false).is_some_and(|advice| advice.loses), "{line:?}");
+        }
     }
 
     #[test]

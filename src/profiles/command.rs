@@ -12,9 +12,10 @@ pub(super) fn script(command: &[OsString]) -> Option<(&str, &str)> {
     let at = ["&&", "&& ", ";", "; ", "\n"].into_iter().filter_map(behind).max().unwrap_or(0);
     let (before, script) = script.split_at(at);
     let one = script.starts_with("exec ") && !script.contains(['\n', '&', '|', '<', '>', '`']);
-    // A semicolon between quotes is a word of the server (-g 'daemon off;').
+    // A semicolon between quotes is a word of the server (-g 'daemon off;'). A comment would hide what
+    // is written behind the command.
     let outside: String = script.split(['\'', '"']).step_by(2).collect();
-    let alone = one && !outside.contains(';') && is_preparation(before);
+    let alone = one && !outside.contains([';', '#']) && is_preparation(before);
     (is_shell(shell) && option == OsStr::new("-c") && alone).then_some((before, script))
 }
 
@@ -25,7 +26,8 @@ fn is_preparation(script: &str) -> bool {
     let is_harmless = |command: &str| {
         let word = command.split_whitespace().next().unwrap_or_default();
         let variable = word.split_once('=').is_some_and(|(name, _)| is_name(name)) && word == command;
-        (variable || WORDS.contains(&word)) && !command.contains(['&', '|', '<', '>', '`', '(', '\'', '"'])
+        (variable || WORDS.contains(&word))
+            && !command.contains(['&', '|', '<', '>', '`', '(', '\'', '"', '#'])
     };
     commands.filter(|command| !command.is_empty()).all(is_harmless)
 }
@@ -84,6 +86,9 @@ mod tests {
             ("A=b migrate; exec nginx", false),
             ("migrate; exec nginx", false),
             ("nginx", false),
+            ("exec squid -N -f c # main", false),
+            ("cd /srv # here\nexec nginx", false),
+            ("exec nginx -g 'user a#b;'", true),
         ] {
             assert_eq!(script(&words(&["sh", "-c", script_text])).is_some(), found, "{script_text}");
         }

@@ -105,7 +105,7 @@ const LAUNCHERS: &[Launcher] = &[
         ],
         ..launcher("setpriv")
     },
-    Launcher { plain: &["-c", "-w"], ..launcher("setsid") },
+    Launcher { plain: &["-c", "-w", "-f", "--ctty", "--wait", "--fork"], ..launcher("setsid") },
     Launcher { before: 1, ..launcher("setuidgid") },
     Launcher { plain: &["-i*", "-o*", "-e*"], valued: &["-i", "-o", "-e"], ..launcher("stdbuf") },
     Launcher { before: 1, ..launcher("su-exec") },

@@ -8,6 +8,7 @@ mod advice;
 mod check;
 mod command;
 mod hints;
+mod interpreter;
 mod known;
 mod launcher;
 mod own_check;

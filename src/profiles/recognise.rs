@@ -7,6 +7,7 @@
 
 use super::command::{script, words_of};
 use super::hints::is_shell;
+use super::interpreter::{is_interpreter, module, unversioned, words_of_option};
 use super::known;
 use super::launcher::program_at;
 use super::profile::{Profile, Recognise, matches};
@@ -21,7 +22,7 @@ pub struct Found {
     /// Where arguments are added to the command line; None: within the script of a shell, which is
     /// left as it is.
     pub at: Option<usize>,
-    /// The word of the command line that is the program, for people.
+    /// Which of the [words behind](words_behind) the shell is the program.
     pub program: usize,
 }
 
@@ -29,7 +30,7 @@ pub struct Found {
 pub fn find(command: &[OsString]) -> Option<Found> {
     let found = find_words(&words_behind(command))?;
     match script(command) {
-        Some(_) => Some(Found { at: None, program: 0, ..found }),
+        Some(_) => Some(Found { at: None, ..found }),
         None => Some(found),
     }
 }
@@ -73,11 +74,6 @@ pub fn program_of(command: &[OsString]) -> Option<usize> {
 /// Whether it is a shell.
 pub fn starts_shell(command: &[OsString]) -> bool {
     program_of(command).is_some_and(|at| is_shell(&command[at]))
-}
-
-fn is_interpreter(program: &str) -> bool {
-    let plain = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    ["python", "pypy", "node", "nodejs", "ruby", "perl", "php", "java", "bun", "deno"].contains(&plain)
 }
 
 fn words(command: &[OsString]) -> Vec<String> {
@@ -125,7 +121,7 @@ fn by_program(word: &str, rest: &[String], with_words: bool) -> Option<(&'static
 
 /// What an interpreter runs: a module, a script or a jar.
 fn behind_interpreter(program: &str, rest: &[String]) -> Option<(&'static Profile, usize)> {
-    let plain = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let plain = unversioned(program);
     if !is_interpreter(program) {
         return None;
     }
@@ -160,88 +156,10 @@ fn behind_interpreter(program: &str, rest: &[String]) -> Option<(&'static Profil
     known::all().iter().find(is_it).map(|profile| (profile, at + 1 + profile.recognise.first.len()))
 }
 
-/// How many words this option of the interpreter takes. None if that is not known: the next word could be
-/// its value, and no script.
-fn words_of_option(interpreter: &str, word: &str) -> Option<usize> {
-    let (valued, plain): (&[&str], &[&str]) = match interpreter {
-        "python" | "pypy" => (&["-W", "-X"], &["-*"]),
-        "node" | "nodejs" => (
-            &[
-                "-r",
-                "--require",
-                "--import",
-                "--loader",
-                "--experimental-loader",
-                "-C",
-                "--conditions",
-                "--watch-path",
-                "--inspect-port",
-                "--inspect-publish-uid",
-                "--trace-event-categories",
-                "--trace-event-file-pattern",
-            ],
-            &[
-                "--inspect*",
-                "--watch*",
-                "--no-*",
-                "--experimental-*",
-                "--enable-*",
-                "--trace-*",
-                "--harmony*",
-                "--expose-*",
-                "--preserve-symlinks*",
-                "--throw-deprecation",
-                "--use-*",
-                "--abort-*",
-            ],
-        ),
-        "ruby" => (&["-I", "-r", "-C", "-E"], &["-*"]),
-        "perl" => (&["-I"], &["-*"]),
-        "php" => (&["-d", "-c", "-z"], &["-n", "-q", "-C", "-d*"]),
-        "java" => (
-            &[
-                "-cp",
-                "-classpath",
-                "--class-path",
-                "-p",
-                "--module-path",
-                "--add-opens",
-                "--add-exports",
-                "--add-modules",
-                "--add-reads",
-                "--upgrade-module-path",
-            ],
-            &[
-                "-D*",
-                "-X*",
-                "-ea*",
-                "-da*",
-                "-esa",
-                "-server",
-                "-client",
-                "-agentlib*",
-                "-javaagent*",
-                "-verbose*",
-            ],
-        ),
-        _ => (&[], &[]),
-    };
-    if valued.contains(&word) {
-        return Some(2);
-    }
-    (word.contains('=') || plain.iter().any(|pattern| matches(pattern, word))).then_some(1)
-}
-
 fn by_module(module: &str, after: &[String], used: usize) -> Option<(&'static Profile, usize)> {
     let is_it =
         |profile: &&Profile| profile.recognise.modules.contains(&module) && begins(after, &profile.recognise);
     known::all().iter().find(is_it).map(|profile| (profile, used + profile.recognise.first.len()))
-}
-
-/// The module that this option of python names; empty: the next word does. None for another option.
-fn module(word: &str) -> Option<&str> {
-    let (flags, module) = word.strip_prefix('-')?.split_once('m')?;
-    flags.chars().all(|flag| "bBdEiIOPqRsSuv".contains(flag)).then_some(module)
 }
 
 /// Whether the word at `program` is a module of python, and no file.
@@ -260,7 +178,9 @@ fn begins(arguments: &[String], is: &Recognise) -> bool {
 /// server may be somebody's own.
 fn is_installed(path: &str) -> bool {
     const SYSTEM: [&str; 4] = ["/bin/", "/sbin/", "/usr/", "/opt/"];
-    SYSTEM.iter().any(|directory| path.starts_with(directory))
+    // Images have their own programs there.
+    let is_source = path.starts_with("/usr/src/");
+    SYSTEM.iter().any(|directory| path.starts_with(directory)) && !is_source
         || path.split('/').any(|it| it == "node_modules")
 }
 
@@ -340,6 +260,7 @@ mod tests {
             ("setuidgid www nginx", "nginx", 3),
             ("s6-setuidgid www nginx", "nginx", 3),
             ("setpriv --reuid=33 --regid 33 --clear-groups nginx", "nginx", 6),
+            ("setsid --ctty --wait nginx", "nginx", 4),
             ("serve -l 8000", "serve", 1),
             ("npx serve", "serve", 2),
             ("./node_modules/.bin/serve", "serve", 1),
@@ -353,6 +274,9 @@ mod tests {
             ("node --inspect=9229 --no-warnings node_modules/vite/bin/vite.js", "vite", 4),
             ("java --add-opens java.base/java.lang=ALL-UNNAMED -ea -jar jenkins.war", "jenkins", 6),
             ("ruby -w bin/puma -C p.rb", "puma", 3),
+            ("ruby -rbundler/setup -W0 bin/puma", "puma", 4),
+            ("perl -Mlocal::lib=l -wT /usr/bin/starman a.psgi", "starman", 4),
+            ("php -d a=b artisan serve", "artisan", 5),
             ("python3 -OO -X dev /venv/bin/gunicorn wsgi", "gunicorn", 5),
         ] {
             let found = find(&line_of(line)).unwrap_or_else(|| panic!("{line}"));
@@ -379,6 +303,12 @@ mod tests {
             "node ./nginx",
             "perl nginx",
             "ruby redis-server",
+            "ruby -wr X /usr/bin/puma",
+            "ruby -c /usr/bin/puma",
+            "perl -c /usr/bin/starman",
+            "python3 -Wc nginx",
+            "php -r'$a=1;' artisan serve",
+            "/usr/src/app/serve",
             "node --title nginx server.js",
             "node --watch-path node_modules/.bin/vite server.js",
             "node --title node_modules/.bin/vite server.js",

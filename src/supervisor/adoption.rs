@@ -123,9 +123,9 @@ fn needs_privileges(config: &Config, surroundings: &InheritedContext) -> Option<
 
 /// The program that starts the command as another user, if there is one.
 fn changes_user(command: &[OsString]) -> Option<String> {
-    // The last one may be the script of a shell.
+    let script = command.last().filter(|_| profiles::starts_shell(command));
     let words = |number: usize| -> Vec<String> {
-        let words = command.iter().take(number).chain(command.last()).map(|word| word.to_string_lossy());
+        let words = command.iter().take(number).chain(script).map(|word| word.to_string_lossy());
         words.flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
     };
     let at = profiles::program_of(command);
@@ -161,6 +161,7 @@ mod tests {
             (&["sh", "-c", "exec setpriv --reuid=33 nginx"], Some("setpriv")),
             (&["setpriv", "--dump", "--reuid=33", "nginx"], Some("setpriv")),
             (&["nginx", "-g", "user su;"], None),
+            (&["./server", "--user", "su"], None),
         ] {
             let command: Vec<OsString> = line.iter().map(OsString::from).collect();
             assert_eq!(changes_user(&command).as_deref(), name, "{line:?}");
