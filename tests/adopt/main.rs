@@ -10,6 +10,7 @@
 #[allow(dead_code)] // unix sockets are not adopted
 #[path = "../common/load.rs"]
 mod client;
+mod cluster;
 mod control;
 #[path = "../torture/counters.rs"]
 mod counters;

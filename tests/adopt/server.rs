@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -79,7 +79,11 @@ impl Server {
         let host = host_of_our_own();
         let own = |text: &str| text.replace(SAMPLE_HOST, &host);
         fs::set_permissions(directory, Permissions::from_mode(0o755)).expect("it is ours");
-        for sample in fs::read_dir(samples()).expect("there are samples").flatten() {
+        // Those of the interop first: of two of one name this test's own counts.
+        let samples = ["tests/interop/servers", "tests/adopt/servers"].map(|place| {
+            fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(place)).expect("there are samples")
+        });
+        for sample in samples.into_iter().flatten().flatten() {
             let mut text = fs::read_to_string(sample.path()).expect("samples are UTF-8");
             if let Some((old, new)) = self.edit {
                 text = text.replace(old, new);
@@ -146,8 +150,4 @@ pub fn environment(command: &mut Command, directory: &Path) {
 
 fn nobody() -> User {
     User::from_name("nobody").expect("users can be looked up").expect("there is nobody")
-}
-
-fn samples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/adopt/servers")
 }
