@@ -16,7 +16,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// Without a descriptor for readiness, whose place the example worker's listener must have.
-const ADOPT: [&str; 3] = ["--adopt", "--ack", "listen"];
+pub const ADOPT: [&str; 3] = ["--adopt", "--ack", "listen"];
 const PAIRS: usize = 7;
 const UPGRADES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(600);
@@ -139,11 +139,11 @@ fn rest() -> Result<()> {
     }
 }
 
-fn monotonic() -> Result<Duration> {
+pub fn monotonic() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.into())
 }
 
 /// Of loopback, and nobody's a moment ago.
-fn free_address() -> Result<String> {
+pub fn free_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }

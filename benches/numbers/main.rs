@@ -8,6 +8,7 @@
 //! The programs that are started are this one again, in another role.
 
 mod adopt;
+mod cluster;
 mod control;
 mod data_path;
 mod drain;
@@ -72,7 +73,7 @@ fn main() -> Result<()> {
 fn measure() -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", Row::HEAD)?;
-    let parts: [fn() -> Result<Vec<Row>>; 9] = [
+    let parts: [fn() -> Result<Vec<Row>>; 10] = [
         start::rows,
         upgrade::rows,
         rest::rows,
@@ -80,6 +81,7 @@ fn measure() -> Result<()> {
         many::rows,
         control::rows,
         adopt::rows,
+        cluster::rows,
         drain::rows,
         size,
     ];

@@ -1,6 +1,7 @@
 //! Upgrades of one server under load, and what must have come of them.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -12,7 +13,8 @@ use crate::load::Load;
 use crate::place::tell;
 use crate::protocol::Protocol;
 use crate::server::{Prepared, Server};
-use crate::wrapper::{Verdict, Wrapper, in_words, left_in};
+use crate::wrapper::surroundings::surround;
+use crate::wrapper::{Verdict, Wrapper, binary, in_words, left_in};
 
 /// Clients at a time.
 pub const CLIENTS: usize = 6;
@@ -127,6 +129,15 @@ impl Running {
         load.finish().unwrap_or_else(|why| panic!("{}: {why}", self.name));
         tell(&format!("{:<28} {}", self.name, in_figures(&load)));
         assert_eq!(failed(&load), 0, "{}: {:?}", self.name, load.failures);
+    }
+
+    /// What `ctl` prints, which has to succeed.
+    pub fn ctl(&self, args: &[&str]) -> String {
+        let mut command = Command::new(binary());
+        surround(&mut command, self.directory.path());
+        let done = command.args(["ctl", "--name", "it"]).args(args).output().expect("ctl is started");
+        assert!(done.status.success(), "{}: ctl {args:?}: {done:?}", self.name);
+        String::from_utf8(done.stdout).expect("UTF-8")
     }
 
     /// A file in its directory.

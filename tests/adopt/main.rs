@@ -9,6 +9,7 @@
 
 #[path = "../common/load.rs"]
 mod client;
+mod cluster;
 mod control;
 #[path = "../torture/counters.rs"]
 mod counters;
