@@ -127,7 +127,7 @@ fn switch(workers: usize, limit: f64, target: &'static str) -> Result<Row> {
     let mut wrapper = Process::spawn(wrapped(&options, BOUND)?.arg(&address).stderr(Stdio::piped()))?;
     let lines = wrapper.lines()?;
     lines.wait_for("serving")?;
-    let mut last = |wrapper: &mut Process| -> Result<f64> {
+    let last = |wrapper: &mut Process| -> Result<f64> {
         let mut last = f64::MIN;
         for _ in 0..workers {
             last = last.max(wrapper.number()?);
