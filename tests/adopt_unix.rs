@@ -180,9 +180,12 @@ fn an_old_worker_is_stopped_once_it_has_no_connection() {
     let waiting = case.begin(&format!("wait {}", case.scene.arg("gate")));
     case.upgrade();
     until("the new one answers", || case.ask("pid") != first);
-    let shown = case.scene.status()["workers"].clone();
-    let drains = |worker: &serde_json::Value| worker["stage"] == "draining" && worker["pid"] == first;
-    assert!(shown.as_array().expect("workers").iter().any(drains), "{shown}");
+    let is_old = |worker: &&serde_json::Value| worker["stage"] == "draining" && worker["pid"] == first;
+    until("it was looked at", || {
+        let shown = case.scene.status()["workers"].clone();
+        let old = shown.as_array().expect("workers").iter().find(is_old).expect("it drains").clone();
+        old["drain"].as_str().is_some_and(|left| left.starts_with("1 connection busy"))
+    });
     case.scene.release("gate", 1);
     assert_eq!(answer(waiting), first);
     case.wrapper.log.wait(&format!("generation 1: pid {first}: drained after"));
