@@ -79,7 +79,8 @@ impl Supervisor {
             return;
         }
         self.report(Report::UpgradeStarted { from: self.serving, to });
-        self.upgrade = Some(Upgrade::new(self.serving, to, kind, !self.policy.pre_upgrade, now));
+        let upgrade = Upgrade::new(self.serving, to, kind, !self.policy.pre_upgrade, now);
+        self.upgrade = Some(self.with_hold(upgrade, kind));
         if self.policy.pre_upgrade {
             self.actions.push(Action::PreUpgrade(to));
         }

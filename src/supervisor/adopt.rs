@@ -57,7 +57,7 @@ impl Adoption {
             "--adopt cannot go with sockets from LISTEN_FDS: the program binds its own (--adopt=share has it bind them)".into(),
         ));
         }
-        let ours = listeners.iter().map(|listener| listener.fd(0));
+        let ours = listeners.iter().map(|listener| listener.fd(0, 0));
         Ok(Some(Adoption { adopt: Adopt::new(adopt.clone(), ours) }))
     }
 

@@ -77,7 +77,7 @@ impl Model {
             Report::UpgradeKept(behind) => {
                 let asked = matches!(
                     self.in_step.event,
-                    Some(Event::Request(Request::Upgrade | Request::UpgradeNow | Request::Hold))
+                    Some(Event::Request(Request::Upgrade | Request::UpgradeNow | Request::Hold(_)))
                 );
                 ensure!(asked && self.pending, "{report:?} out of place");
                 let expected = match (&self.upgrade, self.served) {
