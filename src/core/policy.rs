@@ -321,9 +321,10 @@ impl Policy {
         self.adopt.is_some_and(|adopt| adopt.steer)
     }
 
-    /// Whether two generations can serve side by side until the user has decided.
+    /// Whether two generations can serve side by side until the user has decided. Where the program
+    /// binds its own sockets, connections have to be steered to both.
     pub fn can_hold(&self) -> bool {
-        !self.stop_first && !self.follow && self.adopt.is_none()
+        !self.stop_first && !self.follow && (self.adopt.is_none() || self.weighs)
     }
 
     /// How long a replacement that this ack made ready must live before it counts.

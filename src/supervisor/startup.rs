@@ -403,7 +403,7 @@ fn adjust_to_listeners(config: &mut Config, listeners: &Listeners) {
     };
     let own = config.follow.is_some() || config.adopt.is_some();
     config.policy.listeners = !listeners.is_empty() && !own;
-    config.policy.weighs = config.policy.can_hold() && listeners.can_be_apart();
+    config.policy.weighs = !own && config.policy.can_hold() && listeners.can_be_apart();
     if config.policy.listeners || config.follow.is_some() {
         has_listeners(&mut config.policy.readiness);
     }

@@ -46,6 +46,11 @@ pub struct Draining {
 }
 
 impl Draining {
+    /// With a pre-stop hook, the checks wait for that.
+    pub fn begin(now: Time, hook: bool) -> Draining {
+        Draining { since: now, check_at: Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook) }
+    }
+
     /// Its pre-stop hook has ended.
     pub fn begin_checks(&mut self, now: Time) {
         self.check_at = Some(now + FIRST_DRAIN_CHECK);
@@ -75,13 +80,20 @@ impl Model {
             upgrade.liveness_requested = false;
             return Ok(());
         }
-        if !steers {
-            return self.commit();
-        }
-        upgrade.switch = Switch::Due;
+        let apart = upgrade.canary.apart.is_some();
         let (to, batch) =
             (upgrade.to, upgrade.started_slots.difference(&upgrade.replaced_slots).copied().collect());
-        self.check_soaked(&batch, to)
+        self.check_soaked(&batch, to)?;
+        if !self.leaves_hold()? {
+            return Ok(());
+        }
+        if !steers && !apart {
+            return self.commit();
+        }
+        if let Some(upgrade) = &mut self.upgrade {
+            upgrade.switch = Switch::Due;
+        }
+        Ok(())
     }
 
     /// The result of the switch.
@@ -104,11 +116,18 @@ impl Model {
         let wanted = match (upgrade.switch, upgrade.failure) {
             (Switch::Due, None) => Some((upgrade.to, Switch::Requested)),
             (Switch::Requested | Switch::Done, Some(_)) => Some((upgrade.from, Switch::Not)),
+            (Switch::Not, Some(_)) if upgrade.canary.apart.is_some() && !upgrade.canary.given_back => {
+                Some((upgrade.from, Switch::Not))
+            }
             _ => None,
         };
         let (generation, switch) = wanted.ok_or(format!("a switch to {to} out of place: {upgrade:?}"))?;
         ensure!(generation == to, "a switch to {to}, not {generation}");
         upgrade.switch = switch;
+        if generation == upgrade.from {
+            upgrade.canary.given_back = true;
+        }
+        self.weighed = None;
         Ok(())
     }
 
@@ -119,15 +138,23 @@ impl Model {
     }
 
     /// The old workers of these slots drain.
-    pub fn drain(&mut self, batch: &BTreeSet<Slot>, to: Generation) {
+    pub fn drain(&mut self, batch: &BTreeSet<Slot>, to: Generation, apart: Option<Slot>) {
         let (now, steers, hook) = (self.now, self.steers(), self.policy.pre_stop);
         let serves = |record: &&mut WorkerRecord| {
             record.runs() && record.stage == ShownStage::Ready && batch.contains(&record.slot)
         };
         let replaced = self.workers.values_mut().filter(serves).filter(|record| record.generation != to);
-        for record in replaced.filter(|_| steers) {
-            let check_at = Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook);
-            record.draining = Some(Draining { since: now, check_at });
+        for record in replaced.filter(|record| steers || apart == Some(record.slot)) {
+            record.draining = Some(Draining::begin(now, hook));
+        }
+    }
+
+    /// How long a worker may drain; None: there is no limit.
+    fn drain_timeout(&self) -> Option<Duration> {
+        match self.policy.adopt {
+            Some(adopt) => adopt.drain_timeout,
+            // Only what waits in the queue of its own socket.
+            None => Some(Duration::from_secs(3)),
         }
     }
 
@@ -157,7 +184,7 @@ impl Model {
 
     /// The drain of a worker has ended, `after` so long: it may be asked to stop from now on.
     pub fn drain_ended(&mut self, id: WorkerId, after: Duration, drained: bool) -> Verdict {
-        let timeout = self.policy.adopt.and_then(|adopt| adopt.drain_timeout);
+        let timeout = self.drain_timeout();
         let record = self.workers.get_mut(&id).filter(|record| record.runs() && !record.signalled());
         let record = record.ok_or(format!("{id:?} has drained, or not, and does not run"))?;
         let draining = record.draining.take().ok_or(format!("{id:?} was not to be draining"))?;
@@ -255,7 +282,7 @@ impl Model {
 
     /// Checks that a draining worker will be checked, and asked to stop in time.
     pub fn check_draining(&self, id: WorkerId, draining: Draining, waits: impl Fn(Time) -> bool) -> Verdict {
-        let timeout = self.policy.adopt.and_then(|adopt| adopt.drain_timeout);
+        let timeout = self.drain_timeout();
         ensure!(!self.stopping, "{id:?} was not asked to stop");
         let told = self.workers.get(&id).is_some_and(|record| record.pre_stop.is_some());
         ensure!(told || !self.policy.pre_stop, "{id:?} drains before its pre-stop hook");
