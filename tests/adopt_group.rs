@@ -33,6 +33,10 @@ impl group::Socket for Member {
         Ok(())
     }
 
+    fn attach_weighed(&self, weight: u16, chosen: &[u32], others: &[u32]) -> io::Result<()> {
+        Ok(steering::attach_weighed(self.0.as_fd(), weight, chosen, others)?)
+    }
+
     /// The servers have copies, so closing this one would not do.
     fn close_copy(&mut self) -> bool {
         steering::leave_group(self.0.as_fd()).expect("leave");
@@ -55,7 +59,7 @@ impl Books for Group<Member> {
 
     fn steer(&mut self, to: WorkerId) {
         self.remove_tombstones().expect("remove tombstones");
-        assert!(Group::steer(self, &[to].into()).expect("steer"));
+        assert!(Group::steer(self, &[to].into(), None).expect("steer"));
     }
 
     fn remove(&mut self, worker: WorkerId) {

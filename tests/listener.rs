@@ -39,7 +39,7 @@ fn opener() {
         Ok((warning, listeners)) => {
             let mut text = warning.clone();
             for listener in listeners {
-                let fd = listener.fd(0).as_raw_fd();
+                let fd = listener.fd(0, 0).as_raw_fd();
                 let (name, kind, address) = (listener.name(), listener.kind(), listener.address());
                 writeln!(text, "{name} {kind} {address} fd={fd}").unwrap();
             }

@@ -41,7 +41,7 @@ impl Adopt {
             let Some(group) = self.groups.get_mut(&key) else { continue };
             let served = group.serving().contains(&id);
             if served && !others.is_empty() {
-                report(group.steer(&others).map(drop), "steer connections to a worker");
+                report(group.steer(&others, self.weighed).map(drop), "steer connections to a worker");
             }
             let has_copy = group.sockets(id).any(|(_, listener)| listener.copy().is_some());
             let has_queue = was_ready || inherited.contains(&key);

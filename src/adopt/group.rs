@@ -32,6 +32,12 @@ pub trait Socket {
     /// As [`steering::attach`](crate::sys::steering::attach).
     fn attach(&self, indices: &[u32]) -> io::Result<()>;
 
+    /// The same: `weight` ten-thousandths go to `chosen`, the rest to `others`.
+    ///
+    /// # Errors
+    /// As [`steering::attach_weighed`](crate::sys::steering::attach_weighed).
+    fn attach_weighed(&self, weight: u16, chosen: &[u32], others: &[u32]) -> io::Result<()>;
+
     /// Closes our copy of it. True if nobody else held it: it has left the group, and the last
     /// member has taken its index.
     fn close_copy(&mut self) -> bool;
@@ -45,6 +51,30 @@ pub trait Socket {
     /// have no copy, and so have left the group. True where that is not known.
     fn listens(&self) -> bool {
         true
+    }
+}
+
+/// A worker that gets a part of the new connections, in ten-thousandths; the others share the rest.
+pub type Weighed = (WorkerId, u16);
+
+/// What a program selects from; empty: there is no program.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Selection {
+    /// The indices of the worker with a weight, which is in ten-thousandths.
+    chosen: Vec<u32>,
+    weight: u16,
+    others: Vec<u32>,
+}
+
+impl Selection {
+    fn is_empty(&self) -> bool {
+        self.chosen.is_empty() && self.others.is_empty()
+    }
+
+    /// Whether it had this index, which is the last one there is, and has it no more.
+    fn leave_out(&mut self, last: u32) -> bool {
+        let is_it = |index: &mut u32| *index == last;
+        self.chosen.pop_if(is_it).is_some() || self.others.pop_if(is_it).is_some()
     }
 }
 
@@ -64,13 +94,15 @@ pub struct Group<S> {
     members: Vec<Member<S>>,
     /// The workers whose sockets are selected. One may have no socket here any more.
     serving: BTreeSet<WorkerId>,
-    /// The indices in the kernel's program; none as long as there is no program.
-    attached: Vec<u32>,
+    /// One of them may get a part of its own.
+    weighed: Option<Weighed>,
+    /// What the kernel's program selects from.
+    attached: Selection,
 }
 
 impl<S> Default for Group<S> {
     fn default() -> Self {
-        Group { members: Vec::new(), serving: BTreeSet::new(), attached: Vec::new() }
+        Group { members: Vec::new(), serving: BTreeSet::new(), weighed: None, attached: Selection::default() }
     }
 }
 
@@ -89,20 +121,21 @@ impl<S: Socket> Group<S> {
         self.attach_selected()
     }
 
-    /// New connections go to the sockets of `to` from now on, in one step. False, and nothing
-    /// changes, if none of them has a socket here.
+    /// New connections go to the sockets of `to` from now on, in one step, and the part that
+    /// `weighed` says to that one. False, and nothing changes, if none of them has a socket here.
     ///
     /// # Errors
     /// The kernel's error for the program; nothing has changed then.
-    pub fn steer(&mut self, to: &BTreeSet<WorkerId>) -> io::Result<bool> {
+    pub fn steer(&mut self, to: &BTreeSet<WorkerId>, weighed: Option<Weighed>) -> io::Result<bool> {
         self.remove_closed();
         let here: BTreeSet<WorkerId> =
             self.owned().map(|(owner, ..)| owner).filter(|id| to.contains(id)).collect();
         if here.is_empty() {
             return Ok(false);
         }
-        let before = std::mem::replace(&mut self.serving, here);
-        self.attach_selected().inspect_err(|_| self.serving = before)?;
+        let before =
+            (std::mem::replace(&mut self.serving, here), std::mem::replace(&mut self.weighed, weighed));
+        self.attach_selected().inspect_err(|_| (self.serving, self.weighed) = before)?;
         Ok(true)
     }
 
@@ -154,7 +187,7 @@ impl<S: Socket> Group<S> {
                 self.members.swap_remove(index);
                 self.serving = self.newest();
                 if self.members.is_empty() {
-                    self.attached.clear();
+                    self.attached = Selection::default();
                 }
                 return self.remove_tombstones();
             }
@@ -226,25 +259,28 @@ impl<S: Socket> Group<S> {
     pub fn remove_closed(&mut self) {
         while let Some(index) = self.members.iter().position(|member| !member.socket.listens()) {
             self.members.swap_remove(index);
-            self.attached.clear();
+            self.attached = Selection::default();
         }
     }
 
     /// Attaches the program that names the selected members, unless it is attached already or none
     /// is selected.
     fn attach_selected(&mut self) -> io::Result<()> {
-        self.attach(self.selected())
+        self.attach(self.selection())
     }
 
     /// Through any member: without a copy of one there is none to steer away from either.
-    fn attach(&mut self, indices: Vec<u32>) -> io::Result<()> {
-        if indices.is_empty() || indices == self.attached {
+    fn attach(&mut self, selection: Selection) -> io::Result<()> {
+        if selection.is_empty() || selection == self.attached {
             return Ok(());
         }
         let mut copies = self.members.iter().filter(|member| member.socket.has_copy());
         let Some(member) = copies.next() else { return Ok(()) };
-        member.socket.attach(&indices)?;
-        self.attached = indices;
+        match selection.chosen.is_empty() {
+            true => member.socket.attach(&selection.others)?,
+            false => member.socket.attach_weighed(selection.weight, &selection.chosen, &selection.others)?,
+        }
+        self.attached = selection;
         Ok(())
     }
 
@@ -254,12 +290,21 @@ impl<S: Socket> Group<S> {
         (0..).zip(&self.members).filter(|(_, member)| selected(member)).map(|(index, _)| index).collect()
     }
 
+    fn selection(&self) -> Selection {
+        let is_weighed = |index: &u32| {
+            let worker = self.members[*index as usize].worker;
+            self.weighed.is_some_and(|(weighed, _)| worker == Some(weighed))
+        };
+        let (chosen, others) = self.selected().into_iter().partition(is_weighed);
+        Selection { chosen, weight: self.weighed.map_or(0, |(_, weight)| weight), others }
+    }
+
     /// Removes the tombstone at `index`. False if it cannot, because a new connection could reach a
     /// socket that is not selected. The program names the selected members before and after.
     fn remove_tombstone(&mut self, index: usize) -> io::Result<bool> {
         let last = self.members.len() - 1;
-        let mut selected = self.selected();
-        if selected.pop_if(|selected| *selected as usize == last).is_some() {
+        let mut selected = self.selection();
+        if selected.leave_out(last as u32) {
             match selected.is_empty() {
                 false => self.attach(selected)?,
                 // Of two members one stays, and an index beyond it leads to that one.
@@ -272,7 +317,7 @@ impl<S: Socket> Group<S> {
         }
         if self.members.is_empty() {
             // The kernel forgets the program with the last member.
-            self.attached.clear();
+            self.attached = Selection::default();
         }
         self.attach_selected()?;
         Ok(true)
@@ -281,14 +326,16 @@ impl<S: Socket> Group<S> {
 
 impl<S> Group<S> {
     /// A group as it was before an execve(2): its members in the order of their indices, with inode
-    /// and worker, and the indices in the kernel's program.
+    /// and worker, and the indices in the kernel's program, if they are known.
     pub fn restore(
         members: Vec<(S, u64, Option<WorkerId>)>,
         serving: BTreeSet<WorkerId>,
+        weighed: Option<Weighed>,
         attached: Vec<u32>,
     ) -> Group<S> {
         let member = |(socket, inode, worker)| Member { socket, inode, worker };
-        Group { members: members.into_iter().map(member).collect(), serving, attached }
+        let attached = Selection { others: attached, ..Selection::default() };
+        Group { members: members.into_iter().map(member).collect(), serving, weighed, attached }
     }
 
     /// The members, as [`restore`](Self::restore) takes them.
@@ -296,9 +343,15 @@ impl<S> Group<S> {
         self.members.iter().map(|member| (&member.socket, member.inode, member.worker))
     }
 
-    /// The indices in the kernel's program.
+    /// The indices in the kernel's program. None where a worker has a part of its own: the program is
+    /// attached again then.
     pub fn attached(&self) -> &[u32] {
-        &self.attached
+        if self.attached.chosen.is_empty() { &self.attached.others } else { &[] }
+    }
+
+    /// The worker that gets a part of its own.
+    pub fn weighed(&self) -> Option<Weighed> {
+        self.weighed
     }
 
     /// The workers that new connections go to.

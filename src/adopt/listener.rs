@@ -96,6 +96,11 @@ impl Socket for Listener {
         Ok(steering::attach(copy.as_fd(), indices)?)
     }
 
+    fn attach_weighed(&self, weight: u16, chosen: &[u32], others: &[u32]) -> io::Result<()> {
+        let copy = self.copy.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(steering::attach_weighed(copy.as_fd(), weight, chosen, others)?)
+    }
+
     fn close_copy(&mut self) -> bool {
         self.copy = None;
         // Where that cannot be seen, nobody else is assumed to hold it.

@@ -76,6 +76,8 @@ pub struct Adopt {
     workers: BTreeMap<WorkerId, Adopted>,
     /// The workers that serve; where none does, those that did last.
     serving: BTreeSet<WorkerId>,
+    /// The one of them that gets a part of the new connections of its own.
+    weighed: Option<group::Weighed>,
     /// The addresses at which they listen, and a replacement has to.
     wanted: BTreeSet<Key>,
     /// Those of them at which one was seen to wait for connections since the upgrade began.
@@ -184,6 +186,7 @@ impl Adopt {
             shared,
             workers: BTreeMap::new(),
             serving: BTreeSet::new(),
+            weighed: None,
             looks: Looks::default(),
             suspects: BTreeMap::new(),
             arrivals: new_arrivals(),

@@ -2,6 +2,7 @@
 //! with their callers.
 
 use super::drain::{self, Drain};
+use super::group::Weighed;
 use super::guess::Guess;
 use super::key::Key;
 use super::listener::{Holder, Listener};
@@ -28,6 +29,8 @@ pub struct Saved {
     new: Vec<New>,
     workers: Vec<SavedWorker>,
     serving: Serving,
+    #[serde(default)]
+    weighed: Option<Weighed>,
     wanted: Vec<Key>,
     #[serde(default)]
     served_by: BTreeSet<PathBuf>,
@@ -168,7 +171,8 @@ impl Saved {
         let (new, serving) = (adopt.shared.new.clone(), Serving::All(adopt.serving.clone()));
         let wanted = adopt.wanted.iter().cloned().collect();
         let (served_by, looks_first) = (adopt.unix.clone(), adopt.looks_first);
-        Ok(Saved { groups, shared, new, workers, serving, wanted, served_by, looks_first })
+        let weighed = adopt.weighed;
+        Ok(Saved { groups, shared, new, workers, serving, weighed, wanted, served_by, looks_first })
     }
 
     /// Restores the state. Which handshakes belong to a worker that drains is no longer known: those
@@ -182,7 +186,7 @@ impl Saved {
                 (Listener::new(copy, inode, address, holder_of(holder)), inode, worker)
             });
             let members = members.collect();
-            (saved.key, Group::restore(members, saved.serving.all(), saved.attached))
+            (saved.key, Group::restore(members, saved.serving.all(), self.weighed, saved.attached))
         });
         let groups: BTreeMap<Key, Group> = groups.collect();
         let ports: BTreeSet<u16> = groups.keys().map(|key| key.address.port()).collect();
@@ -242,6 +246,7 @@ impl Saved {
             workers: workers.collect(),
             shared: Shared { sockets, new: self.new },
             serving: self.serving.all(),
+            weighed: self.weighed,
             wanted: self.wanted.into_iter().collect(),
             waited: BTreeSet::new(),
             told_of_blindness: false,

@@ -9,6 +9,7 @@
 //! generation have to: they are the same program.
 
 use super::drain::{self, Drain};
+use super::group::Weighed;
 use super::key::Key;
 use super::{Adopt, report};
 use crate::core::event::{Slot, Time, WorkerId};
@@ -114,15 +115,21 @@ impl Adopt {
         self.workers.get(&id).is_some_and(|worker| !worker.gone && !worker.stop_sent)
     }
 
+    /// The worker that gets a part of the new connections of its own.
+    pub fn weighed(&self) -> Option<Weighed> {
+        self.weighed
+    }
+
     /// New connections go to these workers from now on. If there is none, they go where they went.
-    pub fn serve(&mut self, to: &BTreeSet<WorkerId>, now: Time) {
+    pub fn serve(&mut self, to: &BTreeSet<WorkerId>, weighed: Option<Weighed>, now: Time) {
         if to.is_empty() || self.stopping {
             return;
         }
         let left = self.left_by(to);
         for group in self.groups.values_mut() {
-            report(group.steer(to).map(drop), "steer connections to a worker");
+            report(group.steer(to, weighed).map(drop), "steer connections to a worker");
         }
+        self.weighed = weighed;
         self.set_serving(to, &left, now);
         self.remove_replaced();
     }
@@ -131,7 +138,12 @@ impl Adopt {
     ///
     /// # Errors
     /// Why that cannot be, for people; nothing has changed then.
-    pub fn switch(&mut self, to: &BTreeSet<WorkerId>, now: Time) -> Result<(), String> {
+    pub fn switch(
+        &mut self,
+        to: &BTreeSet<WorkerId>,
+        weighed: Option<Weighed>,
+        now: Time,
+    ) -> Result<(), String> {
         self.check_strangers()?;
         let listens = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| !worker.listens.is_empty());
         if !self.wanted.is_empty() && !to.difference(&self.serving).all(listens) {
@@ -144,17 +156,18 @@ impl Adopt {
             report(group.remove_tombstones(), "close the socket of an old worker");
         }
         let failed = self.groups.iter_mut().find_map(|(key, group)| {
-            group.steer(to).err().map(|error| format!("cannot steer connections of {key}: {error}"))
+            group.steer(to, weighed).err().map(|error| format!("cannot steer connections of {key}: {error}"))
         });
         if let Some(why) = failed {
             for (key, serving) in before {
                 if let Some(group) = self.groups.get_mut(&key) {
-                    report(group.steer(&serving).map(drop), "steer connections back");
+                    report(group.steer(&serving, self.weighed).map(drop), "steer connections back");
                 }
             }
             return Err(why);
         }
         self.tell_of_blindness();
+        self.weighed = weighed;
         self.set_serving(to, &left, now);
         Ok(())
     }

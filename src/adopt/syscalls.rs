@@ -132,7 +132,7 @@ impl Adopt {
         {
             let serving = group.serving().iter().copied().filter(|other| *other != from).chain([id]);
             let serving = serving.collect();
-            report(group.steer(&serving).map(drop), "steer connections to a worker");
+            report(group.steer(&serving, self.weighed).map(drop), "steer connections to a worker");
         }
         self.remove_from(key, from);
     }
@@ -264,7 +264,7 @@ impl Adopt {
         report(joined, "steer connections to a worker");
         // The worker before may have opened this address after the new one was asked for it.
         if self.serving.contains(&id) {
-            report(group.steer(&self.serving).map(drop), "steer connections to a worker");
+            report(group.steer(&self.serving, self.weighed).map(drop), "steer connections to a worker");
         }
     }
 }

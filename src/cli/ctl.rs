@@ -67,9 +67,12 @@ pub enum Verb {
     /// this one. While an upgrade is on hold, this one is refused, unless --now is given.
     Upgrade {
         /// Start only one worker of the new generation; both generations serve until `commit` or `rollback`
-        #[arg(long, conflicts_with = "now")]
-        #[serde(default, skip_serializing_if = "Not::not")]
-        hold: bool,
+        ///
+        /// With =PCT% that worker gets this part of the new connections, if each -b has `,reuseport`.
+        #[arg(long, value_name = "PCT%", num_args = 0..=1, require_equals = true, default_missing_value = "",
+              conflicts_with = "now")]
+        #[serde(default, with = "hold", skip_serializing_if = "Option::is_none")]
+        hold: Option<String>,
         /// Supersede (undo) an upgrade that is under way or on hold, instead of following it
         #[arg(long)]
         #[serde(default, skip_serializing_if = "Not::not")]
@@ -83,6 +86,12 @@ pub enum Verb {
     Commit(#[serde(skip)] Waiting),
     /// Undo the upgrade that is on hold
     Rollback(#[serde(skip)] Waiting),
+    /// Change the part of the new connections that the worker on hold gets
+    Weight {
+        /// From 0 to 100, also with a % and up to two decimals.
+        #[arg(value_name = "PCT")]
+        percent: String,
+    },
     /// Change the number of workers to N; done when they are ready
     Scale {
         /// The new number.
@@ -174,11 +183,15 @@ impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Verb::Status { .. } => f.write_str("status"),
-            Verb::Upgrade { hold: true, .. } => f.write_str("upgrade --hold"),
+            Verb::Upgrade { hold: Some(percent), .. } if !percent.is_empty() => {
+                write!(f, "upgrade --hold={percent}")
+            }
+            Verb::Upgrade { hold: Some(_), .. } => f.write_str("upgrade --hold"),
             Verb::Upgrade { now: true, .. } => f.write_str("upgrade --now"),
             Verb::Upgrade { .. } => f.write_str("upgrade"),
             Verb::Commit(_) => f.write_str("commit"),
             Verb::Rollback(_) => f.write_str("rollback"),
+            Verb::Weight { percent } => write!(f, "weight {percent}"),
             Verb::Scale { workers, .. } => write!(f, "scale {workers}"),
             Verb::Stop { now: true, .. } => f.write_str("stop --now"),
             Verb::Stop { .. } => f.write_str("stop"),
@@ -190,6 +203,34 @@ impl fmt::Display for Verb {
             Verb::Unbind { listener } => write!(f, "unbind {listener}"),
             Verb::Metrics => f.write_str("metrics"),
         }
+    }
+}
+
+/// `hold` in a request: `true`, or the percent as they were typed.
+mod hold {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Hold {
+        Plain(bool),
+        At(String),
+    }
+
+    #[allow(clippy::ref_option, reason = "serde passes references")]
+    pub fn serialize<S: Serializer>(hold: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+        match hold {
+            Some(percent) if !percent.is_empty() => Hold::At(percent.clone()),
+            hold => Hold::Plain(hold.is_some()),
+        }
+        .serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+        Ok(match Hold::deserialize(deserializer)? {
+            Hold::Plain(hold) => hold.then(String::new),
+            Hold::At(percent) => Some(percent),
+        })
     }
 }
 

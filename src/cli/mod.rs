@@ -1,6 +1,7 @@
 //! The flags. Their doc comments are `--help` and the OPTIONS of the man page;
 //! what they mean together is decided in [`config`](crate::config).
 
+mod canary;
 pub mod ctl;
 pub mod doctor;
 pub mod profiles;
@@ -10,6 +11,7 @@ use clap::{ArgAction, Parser, ValueHint};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+pub use canary::Canary;
 pub use values::{Adopt, LogFormat, OnAckTimeout, OnDeath, Restart};
 
 /// Wrap any server, in any language, and restart it without a dropped request
@@ -214,6 +216,10 @@ pub struct Cli {
     /// to one release, restore the old program and upgrade once more.
     #[arg(long, value_name = "K", default_value = "all", help_heading = "Upgrade")]
     pub surge: String,
+
+    /// Upgrades that are held.
+    #[command(flatten)]
+    pub canary: Canary,
 
     /// Stop the old worker before the new one starts
     ///

@@ -20,10 +20,12 @@ pub enum Occasion {
     PostStop,
     /// An upgrade was undone.
     UpgradeFailed,
+    /// A worker is on hold: `--verify` says whether it is good.
+    Verify,
 }
 
 impl Occasion {
-    /// All of them, in the order of a worker's life.
+    /// Those of `--hook`, in the order of a worker's life.
     pub const ALL: [Occasion; 6] = [
         Occasion::PreUpgrade,
         Occasion::PreStart,
@@ -42,6 +44,7 @@ impl Occasion {
             Occasion::PreStop => "pre-stop",
             Occasion::PostStop => "post-stop",
             Occasion::UpgradeFailed => "upgrade-failed",
+            Occasion::Verify => "verify",
         }
     }
 }
@@ -52,29 +55,32 @@ pub struct Hooks {
     commands: Vec<(Occasion, String)>,
     /// The check of the server's own configuration, which goes before an upgrade as a hook does.
     own_check: Option<String>,
+    /// `--verify`
+    verify: Option<String>,
     /// How long one may run.
     pub timeout: Duration,
 }
 
 impl Hooks {
-    /// The hooks of each `EVENT=CMD`.
+    /// The hooks of each `EVENT=CMD`, and the command of `--verify`.
     ///
     /// # Errors
     /// [`Error::Usage`] for an unknown event, and for an empty command.
-    pub(super) fn new(given: &[String], timeout: &str) -> Result<Hooks, Error> {
+    pub(super) fn new(given: &[String], timeout: &str, verify: Option<String>) -> Result<Hooks, Error> {
         let commands = given.iter().map(|text| hook(text)).collect::<Result<_, Error>>()?;
         let limit = duration("--hook-timeout", timeout)?;
         if limit.is_zero() {
             return Err(invalid("--hook-timeout", timeout, "a hook that hangs would never be given up"));
         }
-        Ok(Hooks { commands, own_check: None, timeout: limit })
+        Ok(Hooks { commands, own_check: None, verify, timeout: limit })
     }
 
     /// The commands of one event.
     pub fn of(&self, occasion: Occasion) -> impl Iterator<Item = &str> {
         let own = self.own_check.as_deref().filter(|_| occasion == Occasion::PreUpgrade);
+        let verify = self.verify.as_deref().filter(|_| occasion == Occasion::Verify);
         let users = self.commands.iter().filter(move |(on, _)| *on == occasion);
-        users.map(|(_, command)| command.as_str()).chain(own)
+        users.map(|(_, command)| command.as_str()).chain(own).chain(verify)
     }
 
     /// The server checks its own configuration by this command before each upgrade.
@@ -122,20 +128,21 @@ mod tests {
     #[test]
     fn a_hook_that_is_not_valid_lists_the_events() {
         for wrong in ["", "pre-stop", "prestop=true", "=true", "pre-stop=", "pre-stop= "] {
-            let error = Hooks::new(&[wrong.into()], "30s").unwrap_err();
+            let error = Hooks::new(&[wrong.into()], "30s", None).unwrap_err();
             assert_eq!(error.status(), 2, "{wrong}");
             let listed = "pre-upgrade, pre-start, post-ready, pre-stop, post-stop, upgrade-failed)";
             assert!(error.to_string().contains(listed), "{error}");
         }
-        assert!(Hooks::new(&[], "0").unwrap_err().to_string().contains("'0' for '--hook-timeout'"));
+        assert!(Hooks::new(&[], "0", None).unwrap_err().to_string().contains("'0' for '--hook-timeout'"));
     }
 
     #[test]
     fn hooks_of_an_event_keep_their_order() {
         let given = ["post-ready=a=b", "pre-stop=c", "post-ready=d"].map(String::from);
-        let hooks = Hooks::new(&given, "1s").unwrap();
+        let hooks = Hooks::new(&given, "1s", Some("v".into())).unwrap();
         assert_eq!(hooks.of(Occasion::PostReady).collect::<Vec<_>>(), ["a=b", "d"]);
         assert!(hooks.has(Occasion::PreStop) && !hooks.has(Occasion::PostStop));
+        assert_eq!(hooks.of(Occasion::Verify).collect::<Vec<_>>(), ["v"]);
         let mut hooks = hooks;
         hooks.set_own_check("server -t".into());
         assert_eq!(hooks.of(Occasion::PreUpgrade).collect::<Vec<_>>(), ["server -t"]);

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod applied;
+mod canary;
 mod control;
 pub(crate) mod hooks;
 mod profile;
@@ -28,13 +29,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 use stopping::{PARENT_TERM_STOP_TIMEOUT, stop_signal, stop_timeouts};
-use value::{duration, invalid, variable};
+use value::{duration, invalid, surge, variable};
 
 pub use adopt::Adopt;
 pub use applied::Applied;
 pub use control::{Control, is_name};
 pub use profile::Situation;
-pub use value::{duration_text, timeout};
+pub use value::{duration_text, timeout, weight, weight_text};
 
 /// The default of `--soak`.
 const SOAK: &str = "500ms";
@@ -211,7 +212,8 @@ impl Config {
         }
         let follow = follow(&cli)?;
         let control = control::control(&mut cli)?;
-        let hooks = Hooks::new(&cli.hook, &cli.hook_timeout)?;
+        let canary = canary::canary(&cli, adopt.as_ref(), follow.is_some(), &binds)?;
+        let hooks = Hooks::new(&cli.hook, &cli.hook_timeout, cli.canary.verify)?;
         let (acks, readiness) = readiness::readiness(cli.ack, &dialects, adopt.is_some())?;
         let (stop_timeout, parent_term_stop_timeout) = match (cli.stop_timeout, follow) {
             // Any server may be followed, and grace is one of them.
@@ -262,6 +264,9 @@ impl Config {
                 probation: timeout("--probation", &cli.probation)?,
                 // Set once the listeners are open.
                 listeners: false,
+                weighs: false,
+                canary: canary.policy,
+                verify: canary.verify,
                 worker_watchdog: watchdog(cli.worker_watchdog.as_deref(), follow.is_some(), &acks)?,
             },
             binds,
@@ -303,7 +308,10 @@ fn unadopted(cli: &Cli) -> Cli {
         kinds.collect::<Vec<_>>().join(",")
     };
     let ack = cli.ack.iter().map(kinds).collect();
-    Cli { adopt: Some(cli::Adopt::Never), port: Vec::new(), ack, ..cli.clone() }
+    let mut cli = cli.clone();
+    // A weight needs sockets for each generation.
+    cli.canary.canary = cli.canary.canary.map(|text| text.split(',').take(1).collect());
+    Cli { adopt: Some(cli::Adopt::Never), port: Vec::new(), ack, ..cli }
 }
 
 /// COMMAND is a program, and no subcommand of ours.
@@ -370,14 +378,6 @@ fn watchdog(given: Option<&str>, follow: bool, acks: &Acks) -> Result<Option<Dur
         }
         _ if every < SHORTEST_WATCHDOG => Err(invalid(OPTION, text, "shorter than 100 ms")),
         _ => Ok(Some(every)),
-    }
-}
-
-fn surge(text: &str) -> Result<Option<u32>, Error> {
-    match text.parse::<u32>() {
-        Ok(slots) if slots > 0 => Ok(Some(slots)),
-        _ if text == "all" => Ok(None),
-        _ => Err(invalid("--surge", text, "not a number of slots from 1 on, nor 'all'")),
     }
 }
 

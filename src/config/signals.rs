@@ -150,7 +150,7 @@ impl Table {
     pub fn request(&self, signal: i32, shared: bool) -> Option<Request> {
         Some(match self.rows.get(&signal)? {
             Meaning::Upgrade => Request::Upgrade,
-            Meaning::StartAlongside => Request::Hold,
+            Meaning::StartAlongside => Request::Hold(None),
             meaning @ (Meaning::Stop | Meaning::Wait) if matches!(signal, libc::SIGINT | libc::SIGQUIT) => {
                 Request::Interrupt { workers_signalled: shared || *meaning == Meaning::Wait }
             }
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn a_generation_can_be_started_alongside() {
         let table = Table::new(&["USR2=start-alongside".into()], |_| false).unwrap();
-        assert_eq!(table.request(libc::SIGUSR2, false), Some(Request::Hold));
+        assert_eq!(table.request(libc::SIGUSR2, false), Some(Request::Hold(None)));
         assert_eq!(table.request(libc::SIGHUP, false), Some(Request::Upgrade));
     }
 

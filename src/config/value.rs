@@ -1,5 +1,6 @@
 //! Values that several options have in common.
 
+use crate::core::event::Weight;
 use crate::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -45,6 +46,42 @@ pub fn duration_text(duration: Duration) -> String {
     }
 }
 
+/// A part of the new connections, in percent: `10`, `10%`, `0.25%`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn weight(text: &str) -> Result<Weight, &'static str> {
+    let wrong = "not a percentage from 0 to 100 with at most two decimals (write 10% or 0.25%)";
+    let number = text.strip_suffix('%').unwrap_or(text);
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(decimals) || whole.len() > 3 || decimals.len() > 2 {
+        return Err(wrong);
+    }
+    let hundredths: u16 = format!("{decimals:0<2}").parse().map_err(|_| wrong)?;
+    let whole: u16 = whole.parse().map_err(|_| wrong)?;
+    Weight::new(whole * 100 + hundredths).ok_or(wrong)
+}
+
+/// A part of the new connections as people read it.
+pub fn weight_text(weight: Weight) -> String {
+    let (whole, decimals) = (weight.parts() / 100, weight.parts() % 100);
+    match (decimals, decimals % 10) {
+        (0, _) => format!("{whole} %"),
+        (_, 0) => format!("{whole}.{} %", decimals / 10),
+        _ => format!("{whole}.{decimals:02} %"),
+    }
+}
+
+/// How many slots are replaced at a time; None: all.
+pub(super) fn surge(text: &str) -> Result<Option<u32>, Error> {
+    match text.parse() {
+        Ok(slots) if slots > 0 => Ok(Some(slots)),
+        _ if text == "all" => Ok(None),
+        _ => Err(invalid("--surge", text, "not a number of slots from 1 on, nor 'all'")),
+    }
+}
+
 /// A variable of `--env`.
 pub(super) fn variable(pair: &OsStr) -> Result<(OsString, OsString), Error> {
     let bytes = pair.as_bytes();
@@ -56,6 +93,24 @@ pub(super) fn variable(pair: &OsStr) -> Result<(OsString, OsString), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_weight_is_exact() {
+        for (text, parts, shown) in [
+            ("0", 0, "0 %"),
+            ("10%", 1000, "10 %"),
+            ("12.5", 1250, "12.5 %"),
+            ("0.01%", 1, "0.01 %"),
+            ("100.00%", 10_000, "100 %"),
+        ] {
+            let weight = weight(text).unwrap();
+            assert_eq!((weight.parts(), weight_text(weight).as_str()), (parts, shown), "{text}");
+        }
+        for wrong in ["", "%", "-1", "+1", "100.01", "101%", "1.", ".5", "1.234", "1e1", "10%%", "4294967296"]
+        {
+            assert!(weight(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn no_duration_is_cut() {

@@ -41,6 +41,7 @@ impl Admission {
             Verb::Stop { .. } | Verb::Hammer => Admission::Brief,
             Verb::Status { .. }
             | Verb::Signal { .. }
+            | Verb::Weight { .. }
             | Verb::Bind { .. }
             | Verb::Unbind { .. }
             | Verb::Metrics => Admission::Brief,

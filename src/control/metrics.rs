@@ -3,7 +3,7 @@
 //! The labels of a worker are its generation, slot and stage, not its pid: so a series
 //! continues when a worker is restarted.
 
-use super::status::Status;
+use super::status::{Canary, Percent, Status};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -33,6 +33,9 @@ pub fn render(status: &Status) -> String {
     if let Some(held) = status.held {
         text.head("held_generation", "gauge", "The generation that is on hold.");
         text.sample("held_generation", &[], held.into());
+    }
+    if let Some(canary) = &status.canary {
+        text.canary(canary);
     }
     text.head("workers_wanted", "gauge", "How many workers there are to be.");
     text.sample("workers_wanted", &[], status.workers_wanted.into());
@@ -119,6 +122,25 @@ impl Text {
         self.0 += &ages.0;
         self.head("worker_connections", "gauge", "Connections that the worker holds.");
         self.0 += &connections.0;
+    }
+
+    fn canary(&mut self, canary: &Canary) {
+        if let Some(Percent(hundredths)) = canary.weight_percent {
+            self.head(
+                "canary_weight_ratio",
+                "gauge",
+                "The part of the new connections that the worker on hold gets, from 0 to 1.",
+            );
+            self.sample("canary_weight_ratio", &[], f64::from(hundredths) / 10_000.0);
+        }
+        if let Some(left) = canary.left_ms {
+            self.head("canary_left_seconds", "gauge", "Time until the upgrade on hold goes on.");
+            self.sample("canary_left_seconds", &[], seconds(left));
+        }
+        if let Some(verify) = &canary.verify {
+            self.head("canary_verified", "gauge", "How often --verify has found the worker on hold good.");
+            self.sample("canary_verified", &[], verify.passed.into());
+        }
     }
 
     fn listeners(&mut self, status: &Status) {

@@ -5,7 +5,9 @@
 //! names what the server knows.
 
 pub use super::request::{LONGEST_LINE, Request, VERSION};
-pub use super::status::{Address, Adopted, LastUpgrade, Listener, Probation, Server, Status, Worker};
+pub use super::status::{
+    Address, Adopted, Canary, LastUpgrade, Listener, Percent, Probation, Server, Status, Verified, Worker,
+};
 pub use crate::cli::ctl::Verb;
 
 use serde::{Deserialize, Serialize};

@@ -4,7 +4,7 @@
 //! and none that exclude each other. What is wrong is said in a sentence for the client.
 
 use crate::cli::ctl::Verb;
-use crate::config::signals;
+use crate::config::{signals, weight};
 use serde::de::value::MapDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -91,8 +91,14 @@ impl Request {
             }
         })?;
         match &mut request.verb {
-            Verb::Upgrade { hold: true, now: true, .. } => {
+            Verb::Upgrade { hold: Some(_), now: true, .. } => {
                 return Err("'hold' and 'now' exclude each other".into());
+            }
+            Verb::Upgrade { hold: Some(percent), .. } if !percent.is_empty() => {
+                weight(percent).map_err(|why| format!("'hold' is {why}"))?;
+            }
+            Verb::Weight { percent } => {
+                weight(percent).map_err(|why| format!("'percent' is {why}"))?;
             }
             Verb::Signal { signal } => {
                 let known = signals::signal_by_name(signal);
@@ -201,7 +207,7 @@ mod tests {
     fn a_request_has_defaults_and_room_for_more() {
         let line = br#"{"verb":"upgrade","version":1,"colour":{"deep":[1,2]},"now":true}"#;
         let request = Request::read(line).unwrap();
-        let verb = Verb::Upgrade { hold: false, now: true, waiting: Waiting::default() };
+        let verb = Verb::Upgrade { hold: None, now: true, waiting: Waiting::default() };
         assert_eq!(request, Request::new(verb));
         let odd = br#"{"version":1,"verb":"hammer","x":1e400,"y":"\ud800","workers":null}"#;
         assert_eq!(Request::read(odd).unwrap().verb, Verb::Hammer);
@@ -237,6 +243,8 @@ mod tests {
             (b"{\"version\":1,\"verb\":\"scale\"}", "'scale' needs 'workers'"),
             (b"{\"version\":1,\"verb\":\"scale\",\"workers\":-1}", "not understood: invalid value"),
             (b"{\"version\":1,\"verb\":\"signal\",\"signal\":\"X\"}", "there is no signal 'X'"),
+            (b"{\"version\":1,\"verb\":\"weight\",\"percent\":\"101\"}", "'percent' is not a percentage"),
+            (b"{\"version\":1,\"verb\":\"upgrade\",\"hold\":\"x\"}", "'hold' is not a percentage"),
             (b"{\"version\":1,\"verb\":\"upgrade\",\"hold\":true,\"now\":true}", "exclude each other"),
             (b"{\"version\":1,\"verb\":\"st\0atus\"}", "not understood: control character"),
             (b"{\"version\":1,\"verb\":\"\xff\"}", "not understood: invalid unicode"),
@@ -255,8 +263,16 @@ mod tests {
         let waiting = Waiting::default;
         let verbs = [
             (Verb::Status { watch: false }, r#""status""#),
-            (Verb::Upgrade { hold: false, now: false, waiting: waiting() }, r#""upgrade""#),
-            (Verb::Upgrade { hold: true, now: false, waiting: waiting() }, r#""upgrade","hold":true"#),
+            (Verb::Upgrade { hold: None, now: false, waiting: waiting() }, r#""upgrade""#),
+            (
+                Verb::Upgrade { hold: Some(String::new()), now: false, waiting: waiting() },
+                r#""upgrade","hold":true"#,
+            ),
+            (
+                Verb::Upgrade { hold: Some("10%".into()), now: false, waiting: waiting() },
+                r#""upgrade","hold":"10%""#,
+            ),
+            (Verb::Weight { percent: "0.5".into() }, r#""weight","percent":"0.5""#),
             (Verb::Commit(waiting()), r#""commit""#),
             (Verb::Rollback(waiting()), r#""rollback""#),
             (Verb::Scale { workers: 3, waiting: waiting() }, r#""scale","workers":3"#),

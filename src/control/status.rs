@@ -33,6 +33,9 @@ pub struct Status {
     pub crashes: u32,
     /// The generation that is on hold beside the one that serves.
     pub held: Option<u32>,
+    /// The first worker of that generation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
     /// How many workers there are to be.
     pub workers_wanted: u32,
     /// Upgrades that succeeded.
@@ -58,6 +61,53 @@ pub struct Status {
 
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+/// The first worker of a generation on hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Canary {
+    /// Its generation.
+    pub generation: u32,
+    /// Its slot.
+    pub slot: Option<u32>,
+    /// Its process id.
+    pub pid: Option<i32>,
+    /// How long it is until the upgrade goes on; None: that waits for a request.
+    pub left_ms: Option<u64>,
+    /// Its part of the new connections; None where that cannot be set.
+    pub weight_percent: Option<Percent>,
+    /// What `--verify` has found, if there is such a command.
+    pub verify: Option<Verified>,
+}
+
+/// What `--verify` has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Verified {
+    /// Whether the command runs.
+    pub running: bool,
+    /// How often it has found the worker good.
+    pub passed: u32,
+    /// The time since then.
+    pub ago_ms: Option<u64>,
+}
+
+/// A number of percent, as hundredths of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "f64", into = "f64")]
+pub struct Percent(pub u16);
+
+impl From<Percent> for f64 {
+    fn from(percent: Percent) -> f64 {
+        f64::from(percent.0) / 100.0
+    }
+}
+
+impl From<f64> for Percent {
+    fn from(percent: f64) -> Percent {
+        Percent((percent * 100.0).round() as u16)
+    }
 }
 
 /// A generation on probation.

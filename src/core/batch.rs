@@ -16,6 +16,9 @@ impl Supervisor {
             self.end_upgrade(now);
             return true;
         }
+        if upgrade.hold == Hold::Held {
+            return self.advance_canary(now);
+        }
         if upgrade.is_paused() {
             return false;
         }
@@ -71,36 +74,37 @@ impl Supervisor {
         }
     }
 
-    /// The batch has soaked and is alive. Where connections are steered, they are switched
-    /// to it first. Then the upgrade is held, extended to the slots that the hold left out,
-    /// or committed.
+    /// The batch has soaked and is alive. The upgrade is held, extended to the slots that the
+    /// hold left out, or committed. Where connections are steered, they are switched to it before
+    /// that.
     fn complete_batch(&mut self, now: Time) -> bool {
         let whole: Vec<Slot> = if self.policy.surge.is_none() { self.slots().collect() } else { Vec::new() };
         let steers = self.policy.steers();
         if self.is_switching() {
             return false;
         }
-        if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.hold == Hold::Committed) {
-            self.keep_canary();
-            let Some(upgrade) = &mut self.upgrade else { return false };
-            upgrade.hold = Hold::No;
-            // The other workers are started from what the first was started from.
-            upgrade.source = LaunchSource::AsBefore;
-            let before = upgrade.batch.len();
-            upgrade.batch.extend(whole);
-            if upgrade.batch.len() > before {
-                upgrade.liveness = Query::Due;
-                return self.advance_upgrade(now);
-            }
-        }
+        let compares = self.can_compare();
         let Some(upgrade) = &mut self.upgrade else { return false };
-        if steers && upgrade.switch != Query::Answered {
+        match std::mem::replace(&mut upgrade.hold, Hold::No) {
+            Hold::Requested if upgrade.hold_lasts.is_none() || compares => {
+                self.hold_upgrade(now);
+                return true;
+            }
+            Hold::Requested | Hold::Committed => {
+                // The other workers are started from what the first was started from.
+                upgrade.source = LaunchSource::AsBefore;
+                let before = upgrade.batch.len();
+                upgrade.batch.extend(whole);
+                if upgrade.batch.len() > before {
+                    upgrade.liveness = Query::Due;
+                    return self.advance_upgrade(now);
+                }
+            }
+            Hold::Held | Hold::No => {}
+        }
+        if (steers || upgrade.apart.is_some()) && upgrade.switch != Query::Answered {
             self.request_switch();
             return false;
-        }
-        if upgrade.hold == Hold::Requested {
-            self.hold_upgrade(now);
-            return true;
         }
         self.commit(now);
         self.advance_upgrade(now)
@@ -140,7 +144,11 @@ impl Supervisor {
                 Some((predecessor, _)) => self.request_handover(predecessor, to, slot, now),
                 None => self.spawn(to, slot, source, now),
             }
+            let weighs = self.policy.weighs;
             if let Some(upgrade) = &mut self.upgrade {
+                if weighs && upgrade.hold == Hold::Requested {
+                    upgrade.apart = Some(slot);
+                }
                 upgrade.started.insert(slot);
             }
         }

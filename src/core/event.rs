@@ -5,7 +5,7 @@
 
 pub use super::report::{Behind, Ending, Failure, Report};
 pub use super::types::{
-    AckKind, Exit, Generation, LaunchSource, Refusal, Request, Slot, Time, Token, WorkerId,
+    AckKind, Exit, Generation, LaunchSource, Refusal, Request, Slot, Time, Token, Weight, WorkerId,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -48,6 +48,11 @@ pub enum Event {
     /// New connections go to the replacements of this generation from now on; `false`: that could
     /// not be done, and they go where they went before.
     Switched(Generation, bool),
+    /// The generation that is on hold gets this part of the new connections from now on; `false`:
+    /// that could not be done, and they go where they went before.
+    Weighed(Generation, Weight, bool),
+    /// The answer to [`Action::Verify`]: whether the command of the user finds the worker good.
+    Verified(WorkerId, bool),
     /// The answer to [`Action::CheckDrained`].
     DrainChecked {
         /// Which one.
@@ -141,6 +146,11 @@ pub enum Action {
     /// replacements of this generation or, if an earlier switch is undone, none; answer `Switched`.
     /// Meanwhile they may go to either.
     Switch(Generation),
+    /// Give the generation that is on hold this part of the new connections; answer `Weighed`.
+    Weigh(Generation, Weight),
+    /// Run the user's command that says whether this worker, which is on hold, is good; answer
+    /// `Verified`, in bounded time. It is of no use any more once the hold is over.
+    Verify(WorkerId),
     /// Check whether the worker, which gets no new connections, still has some; answer
     /// `DrainChecked`.
     CheckDrained(WorkerId),

@@ -15,7 +15,7 @@
 //!
 //! ```text
 //! none -> Spawning -> Starting -> Ready -> Draining -> Terminating -> none
-//!    \-> Awaited -----^    (Draining only with --adopt)    \-> Killed -> none
+//!    \-> Awaited -----^    (Draining: see its row)         \-> Killed -> none
 //! ```
 //!
 //! Whenever a worker exits, it goes to `none`, or to `Remains` if processes that it started
@@ -37,7 +37,7 @@
 //! | Awaited | none | the ack timeout, its predecessor has exited without it, or it is not needed any more |
 //! | Starting | Ready | an ack that counts, the timer, or the ack timeout if the user said `proceed` |
 //! | Starting | Terminating | the ack timeout, or it is not needed any more |
-//! | Ready | Draining | its replacement is committed, or it is surplus, and connections are steered (`drain`) |
+//! | Ready | Draining | its replacement is committed, or it is surplus, or it is undone after a hold; and it has sockets of its own (`drain`) |
 //! | Ready | none | it is the master of its replacement, which is committed: its process stays as that of the replacement (`keep_master`) |
 //! | Ready | Terminating | its replacement is committed, it is surplus, silent or undone, it has handed over, or everything stops (`terminate`) |
 //! | Draining | Terminating | it has drained, the drain timeout, or everything stops |
@@ -59,15 +59,17 @@
 //! | Running | Upgrading | an upgrade begins, or a rollback of a generation on probation |
 //! | Upgrading | Running | the upgrade is done, or it has failed and is undone |
 //! | Upgrading | Holding | the first worker of an upgrade that is to be held has soaked |
-//! | Holding | Upgrading | `Commit`, or the upgrade has failed and a kept request begins in the same step |
+//! | Holding | Upgrading | `Commit`, its time is over, or the upgrade has failed and a kept request begins in the same step |
 //! | Holding | Running | `Rollback`, or the upgrade has failed |
-//! | Holding | Starting | `Commit`, `Rollback` or a failure of an upgrade that was held before a generation has served |
+//! | Holding | Starting | `Commit`, `Rollback`, the end of its time or a failure of an upgrade that was held before a generation has served |
 //! | Starting, Running, Upgrading, Holding | Stopping | a request to stop, or a loss that ends the supervisor |
 
 mod batch;
+mod canary;
 pub mod event;
 mod expire;
 mod halt;
+mod hold;
 mod loss;
 pub mod policy;
 mod probation;
@@ -85,7 +87,7 @@ mod view;
 mod worker;
 
 pub use state::Supervisor;
-pub use view::{Phase, Shown, ShownProbation, ShownStage, StageName};
+pub use view::{Phase, Shown, ShownCanary, ShownProbation, ShownStage, ShownVerify, StageName};
 
 use event::{Action, Event, Time};
 use worker::Worker;
@@ -113,6 +115,7 @@ impl Supervisor {
             .chain(self.handover_at())
             .chain(self.probation_ends_at())
             .chain(self.superseded_at())
+            .chain(self.canary_due_at())
             .min()
     }
 }

@@ -1,6 +1,6 @@
 //! The user's decisions: readiness, upgrade, stop and restart.
 
-use super::event::{AckKind, Exit, Failure, Refusal};
+use super::event::{AckKind, Exit, Failure, Refusal, Weight};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -80,6 +80,10 @@ pub const SIGNALLED_BEFORE: Duration = Duration::from_secs(5);
 /// The pause before the first check whether an old worker has drained.
 pub const FIRST_DRAIN_CHECK: Duration = Duration::from_millis(3);
 
+/// How long a worker with sockets of its own, which gets no new connections, may take to accept those
+/// that wait there.
+pub const QUEUE_DRAIN: Duration = Duration::from_secs(3);
+
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -136,6 +140,23 @@ pub struct Policy {
     pub probation: Option<Duration>,
     /// Workers get listeners from us, and it can be seen whether they wait on them.
     pub listeners: bool,
+    /// Every upgrade is held at its first worker, and judges itself; None: only on request.
+    pub canary: Option<Canary>,
+    /// The pause from one start of the user's command that verifies a worker on hold to the next;
+    /// None: there is no such command.
+    pub verify: Option<Duration>,
+    /// Whether a generation that is held has sockets of its own, so that it can be given any part of
+    /// the new connections.
+    pub weighs: bool,
+}
+
+/// An upgrade that is held at its first worker and judges itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Canary {
+    /// How long its first worker has to serve until the upgrade goes on.
+    pub lasts: Duration,
+    /// Its part of the new connections; None: as much as any other worker.
+    pub weight: Option<Weight>,
 }
 
 /// For a program that binds its own sockets, generation by generation.
@@ -302,6 +323,11 @@ impl Policy {
     /// Whether new connections are steered to one generation.
     pub fn steers(&self) -> bool {
         self.adopt.is_some_and(|adopt| adopt.steer)
+    }
+
+    /// Whether two generations can serve side by side until the user has decided.
+    pub fn can_hold(&self) -> bool {
+        !self.stop_first && !self.follow
     }
 
     /// How long a replacement that this ack made ready must live before it counts.

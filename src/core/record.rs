@@ -45,6 +45,8 @@ impl Supervisor {
                 }
             }
             Event::Switched(to, done) => self.switched(to, done),
+            Event::Weighed(to, weight, done) => self.weighed(to, weight, done),
+            Event::Verified(worker, good) => self.verified(worker, good, now),
             Event::DrainChecked { worker, drained, pause } => self.drain_checked(worker, drained, pause, now),
             Event::Heartbeat(worker) => {
                 if let Some(worker) = self.workers.get_mut(&worker) {

@@ -1,6 +1,6 @@
 //! What the supervisor reports, and why an upgrade or the supervisor ended.
 
-use super::types::{AckKind, Exit, Generation, Refusal, Request, Slot, Token, WorkerId};
+use super::types::{AckKind, Exit, Generation, Refusal, Request, Slot, Token, Weight, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -31,7 +31,24 @@ pub enum Report {
         to: Generation,
         /// Since the upgrade began.
         took: Duration,
+        /// After this time it is committed, if nothing happens; None: by a request only.
+        lasts: Option<Duration>,
     },
+    /// The worker on hold has served for as long as it had to, and the upgrade goes on.
+    HoldPassed {
+        /// The generation that was on hold.
+        to: Generation,
+        /// For how long.
+        after: Duration,
+        /// How often the user's command has found it good.
+        verified: u32,
+    },
+    /// The generation on hold gets this part of the new connections from now on.
+    Weighed(Generation, Weight),
+    /// That could not be done; the parts stay as they were.
+    NotWeighed(Generation, Weight),
+    /// A weight was asked for, and both generations share their sockets.
+    CannotWeigh,
     /// An upgrade cannot be held, since two generations cannot run at the same time
     /// (`--stop-first`, `--follow`, `--adopt`).
     CannotHold,
@@ -218,6 +235,10 @@ pub enum Failure {
     Refused,
     /// New connections could not be switched to it.
     NotSwitched,
+    /// It was on hold, and could not be given its part of the new connections.
+    NotWeighed,
+    /// It was on hold, and the user's command did not find this worker good.
+    NotVerified(WorkerId),
     /// A replacement listens with a socket of its own on an address of ours.
     OwnSocket(WorkerId),
     /// Workers of slots that it had replaced ended this often; this one was the last.
@@ -235,8 +256,9 @@ impl Failure {
             Failure::Crashes(worker, _) | Failure::Halted(worker, _) | Failure::OwnSocket(worker) => {
                 Some(worker)
             }
+            Failure::NotVerified(worker) => Some(worker),
             Failure::Stopped | Failure::Superseded | Failure::RolledBack => None,
-            Failure::Refused | Failure::NotSwitched => None,
+            Failure::Refused | Failure::NotSwitched | Failure::NotWeighed => None,
         }
     }
 }
@@ -286,6 +308,7 @@ impl Failure {
             Failure::Crashes(worker, _) => Ending::Worker(worker, Exit::Unseen),
             Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,
             Failure::Refused | Failure::NotSwitched | Failure::OwnSocket(_) => Ending::Stopped,
+            Failure::NotWeighed | Failure::NotVerified(_) => Ending::Stopped,
         }
     }
 }

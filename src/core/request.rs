@@ -19,10 +19,13 @@ impl Supervisor {
                 }
                 self.request_upgrade(UpgradeKind::Replace);
             }
-            Request::Hold if self.policy.stop_first || self.policy.follow => {
-                self.report(Report::CannotHold);
+            Request::Hold(_) if !self.policy.can_hold() => self.report(Report::CannotHold),
+            Request::Hold(Some(_)) if !self.policy.weighs => self.report(Report::CannotWeigh),
+            Request::Hold(weight) => {
+                self.request_upgrade(UpgradeKind::Hold);
+                self.pending_weight = weight;
             }
-            Request::Hold => self.request_upgrade(UpgradeKind::Hold),
+            Request::Weigh(weight) => self.request_weight(weight),
             Request::Commit | Request::Rollback => self.decide_hold(request),
             Request::Stop => self.begin_stop(now, None),
             Request::StopSignalled => {
@@ -82,7 +85,7 @@ impl Supervisor {
     fn decide_hold(&mut self, request: Request) {
         match self.upgrade.as_mut().filter(|upgrade| upgrade.hold != Hold::No) {
             None => self.report(Report::NothingHeld(request)),
-            Some(upgrade) if request == Request::Commit => upgrade.hold = Hold::Committed,
+            Some(upgrade) if request == Request::Commit => upgrade.end_hold(),
             Some(upgrade) => {
                 upgrade.fail(Failure::RolledBack);
                 // A kept request would start the files that have just been refused.
@@ -112,7 +115,8 @@ impl Supervisor {
 /// Whether the request is about workers that are to serve after it.
 fn needs_future_workers(request: Request) -> bool {
     match request {
-        Request::Upgrade | Request::UpgradeNow | Request::Hold | Request::Commit | Request::Rollback => true,
+        Request::Upgrade | Request::UpgradeNow | Request::Hold(_) => true,
+        Request::Commit | Request::Rollback | Request::Weigh(_) => true,
         Request::More | Request::Fewer | Request::Scale(_) | Request::Forward(_) => true,
         Request::Stop | Request::StopSignalled | Request::Interrupt { .. } => false,
         Request::Kill | Request::Hammer => false,

@@ -54,7 +54,7 @@ impl Supervisor {
         }
         self.slot_states.truncate(self.target.max(held.unwrap_or(0)) as usize);
         for id in self.occupants(|worker| worker.slot.0 >= self.target && !self.is_replacement(worker)) {
-            self.drain(id, now);
+            self.drain(id, false, now);
         }
     }
 
@@ -79,7 +79,8 @@ impl Supervisor {
             return;
         }
         self.report(Report::UpgradeStarted { from: self.serving, to });
-        self.upgrade = Some(Upgrade::new(self.serving, to, kind, !self.policy.pre_upgrade, now));
+        let upgrade = Upgrade::new(self.serving, to, kind, !self.policy.pre_upgrade, now);
+        self.upgrade = Some(self.with_hold(upgrade, kind));
         if self.policy.pre_upgrade {
             self.actions.push(Action::PreUpgrade(to));
         }

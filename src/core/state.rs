@@ -1,6 +1,6 @@
 //! The state of the supervisor, and how it is searched. Nothing is decided here.
 
-use super::event::{Action, Ending, Generation, LaunchSource, Report, Slot, Time, WorkerId};
+use super::event::{Action, Ending, Generation, LaunchSource, Report, Slot, Time, Weight, WorkerId};
 use super::policy::{Policy, Strength};
 use super::probation::Probation;
 use super::upgrade::{Upgrade, UpgradeKind};
@@ -51,6 +51,9 @@ pub struct Supervisor {
     pub(super) upgrade: Option<Upgrade>,
     /// A request to upgrade that has not begun.
     pub(super) pending: Option<UpgradeKind>,
+    /// The part of the new connections that it is to get while it is held, if one was named.
+    #[serde(default)]
+    pub(super) pending_weight: Option<Weight>,
     /// Such a request came in this step.
     pub(super) upgrade_requested: bool,
     /// A request to scale that has not been fulfilled.
@@ -104,6 +107,7 @@ impl Supervisor {
             target,
             upgrade: None,
             pending: None,
+            pending_weight: None,
             upgrade_requested: false,
             scaling: false,
             known_strength: Strength::Nothing,
@@ -124,7 +128,10 @@ impl Supervisor {
     }
 
     /// A supervisor that was carried over, with the policy of the new image.
-    pub fn with_policy(self, policy: Policy) -> Self {
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        if let Some(canary) = self.upgrade.as_mut().and_then(|upgrade| upgrade.canary.as_mut()) {
+            canary.carry_over(policy.verify.is_some());
+        }
         Supervisor { policy, ..self }
     }
 

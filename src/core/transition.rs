@@ -8,7 +8,7 @@
 use super::event::{
     AckKind, Action, Ending, Failure, Generation, LaunchSource, Report, Slot, Time, WorkerId,
 };
-use super::policy::{FIRST_DRAIN_CHECK, SIGNAL_GRACE, SIGNALLED_BEFORE, SPAWN_PAUSE};
+use super::policy::{FIRST_DRAIN_CHECK, QUEUE_DRAIN, SIGNAL_GRACE, SIGNALLED_BEFORE, SPAWN_PAUSE};
 use super::state::{SlotState, Supervisor};
 use super::upgrade::{Hold, Query, Upgrade};
 use super::worker::{Stage, Worker};
@@ -107,15 +107,18 @@ impl Supervisor {
 /// A worker: its end.
 impl Supervisor {
     /// The worker is to stop once it has served the connections that it has, where they can
-    /// be counted; elsewhere at once.
-    pub(super) fn drain(&mut self, id: WorkerId, now: Time) {
-        let Some(adopt) = self.policy.adopt.filter(|adopt| adopt.steer) else {
-            return self.terminate(id, now);
+    /// be counted; if it alone accepts from its sockets, once it has accepted what waits there;
+    /// elsewhere at once.
+    pub(super) fn drain(&mut self, id: WorkerId, apart: bool, now: Time) {
+        let timeout = match self.policy.adopt.filter(|adopt| adopt.steer) {
+            Some(adopt) => adopt.drain_timeout,
+            None if apart => Some(QUEUE_DRAIN),
+            None => return self.terminate(id, now),
         };
         self.resume_to_leave(id);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let Some(ready_since) = worker.ready_since() else { return self.terminate(id, now) };
-        let until = adopt.drain_timeout.map(|timeout| now + timeout);
+        let until = timeout.map(|timeout| now + timeout);
         // A load balancer has to hear of it before, so the checks wait for the hook.
         let hook = self.policy.pre_stop && worker.pre_stop == Query::Due;
         let check_at = Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook);
@@ -231,39 +234,18 @@ impl Supervisor {
 
 /// The upgrade and the stop.
 impl Supervisor {
-    /// Holds the upgrade: both generations serve until the user has decided.
-    pub(super) fn hold_upgrade(&mut self, now: Time) {
-        self.keep_canary();
-        let Some(upgrade) = &mut self.upgrade else { return };
-        upgrade.hold = Hold::Held;
-        upgrade.liveness = Query::Due;
-        let (from, to, took) = (upgrade.from, upgrade.to, now - upgrade.since);
-        // The files on the disk are those of the new generation, which is not trusted yet.
-        for state in &mut self.slot_states {
-            state.source = LaunchSource::AsBefore;
-        }
-        self.report(Report::Held { from, to, took });
-    }
-
-    /// The first worker of the upgrade, which gets new connections by now, goes on to, beside the old
-    /// ones. Those that follow get theirs by another switch.
-    pub(super) fn keep_canary(&mut self) {
-        let canary = self.workers.iter().find(|(_, worker)| self.is_replacement(worker)).map(|(&id, _)| id);
-        if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.switch != Query::Due) {
-            upgrade.switch = Query::Due;
-            upgrade.canary = canary;
-        }
-    }
-
     /// The batch is committed: its workers serve, and those that they replace may stop.
     pub(super) fn commit(&mut self, now: Time) {
         let Some(upgrade) = &mut self.upgrade else { return };
-        let (to, is_rollback) = (upgrade.to, upgrade.is_rollback);
+        let (to, is_rollback, apart) = (upgrade.to, upgrade.is_rollback, upgrade.apart.take());
+        if apart.is_some() {
+            // The slots that follow are replaced as in any upgrade.
+            (upgrade.weight, upgrade.weighing) = (None, None);
+        }
         let batch = std::mem::take(&mut upgrade.batch);
         upgrade.replaced.extend(&batch);
         // The next batch is switched to once it has soaked.
         upgrade.switch = Query::Due;
-        upgrade.canary = None;
         self.serving = to;
         self.begin_probation(now);
         // After a rollback the files on the disk are those of the generation that crashed.
@@ -278,7 +260,7 @@ impl Supervisor {
             for id in self.occupants(|worker| worker.slot == slot && worker.generation != to) {
                 match self.successor(id) {
                     Some(successor) if self.is_kept_as_master(id) => self.keep_master(id, successor),
-                    _ => self.drain(id, now),
+                    _ => self.drain(id, apart == Some(slot), now),
                 }
             }
         }
@@ -314,7 +296,7 @@ impl Supervisor {
         let serves =
             |slot: Slot| self.in_slot(slot).any(|(_, old)| old.generation != to && old.occupies_slot());
         let stopped_first = self.policy.stop_first && !upgrade.batch.iter().all(|&slot| serves(slot));
-        if upgrade.switch != Query::Due || upgrade.canary.is_some() {
+        if upgrade.switch != Query::Due || upgrade.apart.is_some() {
             self.actions.push(Action::Switch(from));
         }
         self.report(match upgrade.is_rollback {
@@ -346,7 +328,10 @@ impl Supervisor {
         for &slot in &upgrade.batch {
             for id in self.occupants(|worker| worker.slot == slot && worker.generation == to) {
                 self.note_failed_successor(id);
-                self.terminate(id, now);
+                match upgrade.apart == Some(slot) {
+                    true => self.drain(id, true, now),
+                    false => self.terminate(id, now),
+                }
             }
         }
         // With --stop-first the slots of the batch are empty, and are filled at once; but a

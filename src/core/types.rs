@@ -34,8 +34,11 @@ pub enum Request {
     /// The same; an upgrade that is under way, or on hold, is undone first.
     UpgradeNow,
     /// Start one worker of a new generation beside the serving one, and keep both
-    /// until `Commit` or `Rollback`.
-    Hold,
+    /// until `Commit` or `Rollback`. The new one gets this part of the new connections; None: as
+    /// much as any other worker.
+    Hold(Option<Weight>),
+    /// Give the generation that is on hold this part of the new connections.
+    Weigh(Weight),
     /// Go on with the upgrade that is on hold, or will be.
     Commit,
     /// Undo the upgrade that is on hold, or will be.
@@ -66,6 +69,30 @@ pub enum Request {
     Suspend,
     /// Continue the workers.
     Resume,
+}
+
+/// A part of the new connections, in ten-thousandths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Weight(u16);
+
+impl Weight {
+    /// All of them.
+    pub const WHOLE: u16 = 10_000;
+
+    /// So many ten-thousandths; None if that is more than the whole.
+    pub fn new(parts: u16) -> Option<Weight> {
+        (parts <= Weight::WHOLE).then_some(Weight(parts))
+    }
+
+    /// The part of one worker among so many.
+    pub fn of_one(workers: u32) -> Weight {
+        Weight((u32::from(Weight::WHOLE) / workers.max(1)) as u16)
+    }
+
+    /// How many ten-thousandths.
+    pub fn parts(self) -> u16 {
+        self.0
+    }
 }
 
 /// A signal number that the core passes on without interpreting it.

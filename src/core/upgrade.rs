@@ -1,8 +1,10 @@
 //! An upgrade under way: the slots of its present batch and how far it got. Data only.
 
-use super::event::{Failure, Generation, LaunchSource, Slot, Time, WorkerId};
+use super::canary::Canary;
+use super::event::{Failure, Generation, LaunchSource, Slot, Time, Weight};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// The replacement of one generation by another, batch by batch. Without a bound
 /// on the surge there is one batch, and the upgrade is all or nothing.
@@ -29,9 +31,6 @@ pub struct Upgrade {
     pub liveness: Query,
     /// The switch of new connections to the replacements of the present batch, where they are steered.
     pub switch: Query,
-    /// The first worker of an upgrade that was held, which gets new connections beside the old ones.
-    #[serde(default)]
-    pub canary: Option<WorkerId>,
     /// The check which of the serving workers wait for connections on their listeners,
     /// before the first replacement starts.
     pub accepting: Query,
@@ -39,6 +38,24 @@ pub struct Upgrade {
     pub is_rollback: bool,
     /// Whether the upgrade is held once the first slot has a replacement.
     pub hold: Hold,
+    /// How long a hold lasts until the upgrade goes on; None: until a request.
+    #[serde(default)]
+    pub hold_lasts: Option<Duration>,
+    /// The slot of its first worker, if that has sockets of its own: the upgrade is to be held.
+    #[serde(default)]
+    pub apart: Option<Slot>,
+    /// The part of the new connections that it is to get while it is held, if one was named.
+    #[serde(default)]
+    pub wanted_weight: Option<Weight>,
+    /// The part that it gets, and the one that was asked for and is not answered yet.
+    #[serde(default)]
+    pub weight: Option<Weight>,
+    /// See `weight`.
+    #[serde(default)]
+    pub weighing: Option<Weight>,
+    /// Its first worker, while the upgrade is held.
+    #[serde(default)]
+    pub canary: Option<Canary>,
     /// The pre-upgrade hook has allowed it to begin, or there is none.
     pub allowed: bool,
     /// Where its workers take the program from.
@@ -93,10 +110,15 @@ impl Upgrade {
             failure: None,
             liveness: Query::Due,
             switch: Query::Due,
-            canary: None,
             accepting: Query::Due,
             is_rollback: false,
             hold: if kind == UpgradeKind::Hold { Hold::Requested } else { Hold::No },
+            hold_lasts: None,
+            apart: None,
+            wanted_weight: None,
+            weight: None,
+            weighing: None,
+            canary: None,
             allowed,
             source: LaunchSource::Anew,
         }
@@ -106,6 +128,12 @@ impl Upgrade {
     /// restarted and scaled as if there were no upgrade.
     pub fn is_paused(&self) -> bool {
         !self.allowed || self.hold == Hold::Held
+    }
+
+    /// The upgrade goes on, also if it has not come to its hold yet.
+    pub fn end_hold(&mut self) {
+        self.hold = Hold::Committed;
+        self.canary = None;
     }
 
     /// Makes the upgrade fail. The first failure is the reason; later ones follow from it.

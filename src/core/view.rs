@@ -1,6 +1,6 @@
 //! The supervisor and its workers, as observers see them. Nothing is changed here.
 
-use super::event::{AckKind, Generation, Slot, Time, Token, WorkerId};
+use super::event::{AckKind, Generation, Slot, Time, Token, Weight, WorkerId};
 use super::state::Supervisor;
 use super::upgrade::Hold;
 use super::worker::Stage;
@@ -119,6 +119,32 @@ pub struct ShownProbation {
     pub crashes: u32,
     /// When it ends, if nothing more happens.
     pub until: Time,
+}
+
+/// The first worker of an upgrade that is held, as an observer sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShownCanary {
+    /// Which one; None in the moment between its end and the end of the upgrade.
+    pub worker: Option<WorkerId>,
+    /// Its generation.
+    pub generation: Generation,
+    /// When the upgrade goes on, if nothing happens; None: on request.
+    pub until: Option<Time>,
+    /// The part of the new connections that it gets; None where that cannot be set.
+    pub weight: Option<Weight>,
+    /// The user's command that verifies it, if there is one.
+    pub verify: Option<ShownVerify>,
+}
+
+/// The user's command that verifies a worker on hold, as an observer sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShownVerify {
+    /// Whether one runs.
+    pub runs: bool,
+    /// How many have found the worker good.
+    pub passed: u32,
+    /// When the last of them has ended.
+    pub last: Option<Time>,
 }
 
 impl Supervisor {

@@ -23,6 +23,9 @@ pub struct Worker {
     pub since: Time,
     /// The ack that made it ready, if it has been ready.
     pub ack: Option<AckKind>,
+    /// When it became ready, if it has.
+    #[serde(default)]
+    pub ready_at: Option<Time>,
     /// Whether its one stop signal, or a kill, has been sent.
     pub stop_sent: bool,
     /// The strongest thing that its acks have proved.
@@ -175,6 +178,7 @@ impl Worker {
             stage: Stage::Spawning { retry_at: None },
             since: now,
             ack: None,
+            ready_at: None,
             stop_sent: false,
             strength: Strength::Nothing,
             sent_parent_term: false,
@@ -382,6 +386,7 @@ impl Worker {
     /// It becomes ready.
     pub fn become_ready(&mut self, kind: AckKind, policy: &Policy, now: Time) {
         self.ack = Some(kind);
+        self.ready_at = Some(now);
         self.listening_ready_at = None;
         self.report_unseen_at = None;
         self.last_heartbeat = now;
@@ -418,6 +423,9 @@ impl Worker {
     pub fn terminate(&mut self, now: Time, stopping: bool) {
         let signal_at = match self.stage {
             Stage::Ready { since, .. } if !stopping => now.max(since + SIGNAL_GRACE),
+            Stage::Draining { .. } if !stopping => {
+                self.ready_at.map_or(now, |since| now.max(since + SIGNAL_GRACE))
+            }
             Stage::Terminating { signal_at: Some(at), .. } if !stopping => at,
             Stage::Terminating { signal_at: Some(_), .. } | Stage::Ready { .. } => now,
             Stage::Draining { not_before, .. } if !stopping => now.max(not_before),

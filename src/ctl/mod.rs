@@ -50,13 +50,19 @@ pub fn run(ctl: &Ctl) -> (u8, Option<String>) {
     {
         return usage_error("there is no such signal (write a name or a number, such as USR1 or 10)");
     }
+    if let Verb::Weight { percent } | Verb::Upgrade { hold: Some(percent), .. } = &ctl.verb
+        && !(percent.is_empty() && matches!(ctl.verb, Verb::Upgrade { .. }))
+        && let Err(why) = config::weight(percent)
+    {
+        return usage_error(&format!("'{percent}' is {why}"));
+    }
     if let Verb::Bind { bind } = &ctl.verb {
         match with_absolute_path(bind) {
             Ok(bind) => request.verb = Verb::Bind { bind },
             Err(why) => return usage_error(&why),
         }
     }
-    let blocking_hooks = ["pre-upgrade", "pre-start", "pre-stop"].map(OsString::from);
+    let blocking_hooks = ["pre-upgrade", "pre-start", "pre-stop", "verify"].map(OsString::from);
     if std::env::var_os("GRACEFUL_RUN_EVENT").is_some_and(|event| blocking_hooks.contains(&event))
         && matches!(ctl.verb, Verb::Upgrade { .. })
         && request.wait
@@ -133,6 +139,7 @@ fn describe(verb: &Verb) -> String {
         Verb::Upgrade { .. } => "upgrade".into(),
         Verb::Commit(_) => "commit".into(),
         Verb::Rollback(_) => "roll back".into(),
+        Verb::Weight { percent } => format!("set the weight to {percent}"),
         Verb::Scale { workers, .. } => format!("scale to {workers}"),
         Verb::Stop { .. } => "stop".into(),
         Verb::Signal { signal } => format!("pass on signal {signal}"),

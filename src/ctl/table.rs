@@ -1,7 +1,8 @@
 //! A status as text for people.
 
-use crate::config::duration_text;
-use crate::control::protocol::{Status, Worker};
+use crate::config::{duration_text, weight_text};
+use crate::control::protocol::{Canary, Status, Worker};
+use crate::core::event::Weight;
 use crate::logger::escape;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -40,12 +41,14 @@ pub fn render_status(status: &Status) -> String {
             format_count(probation.crashes, "crash", "crashes").unwrap_or_else(|| "no crash".into()),
         );
     }
+    text += &status.canary.as_ref().map(render_canary).unwrap_or_default();
     if !status.lost.is_empty() {
         let files: Vec<String> = status.lost.iter().map(|file| escape(file)).collect();
         text += &format!("changed files, which a worker that is started again uses: {}\n", files.join(", "));
     }
     let mut more = Vec::new();
-    more.extend(status.held.map(|held| format!("generation {held} is on hold")));
+    let held = status.held.filter(|_| status.canary.is_none());
+    more.extend(held.map(|held| format!("generation {held} is on hold")));
     more.extend(format_count(status.workers_wanted, "worker wanted", "workers wanted"));
     if status.pending_upgrade {
         more.push("another upgrade follows".to_owned());
@@ -107,6 +110,28 @@ pub fn render_status(status: &Status) -> String {
         rows.collect(),
     );
     text
+}
+
+/// The worker on hold: until when, its part of the connections, and what --verify has found.
+fn render_canary(canary: &Canary) -> String {
+    let until = match canary.left_ms {
+        Some(left) => format!("for another {}", format_millis(left)),
+        None => "until ctl commit or ctl rollback".into(),
+    };
+    let pid = canary.pid.map_or(String::new(), |pid| format!(", pid {pid}"));
+    let weight = canary.weight_percent.and_then(|percent| Weight::new(percent.0));
+    let weight = weight
+        .map_or(String::new(), |weight| format!(", gets {} of the new connections", weight_text(weight)));
+    let verify = canary.verify.as_ref().map_or(String::new(), |verify| {
+        let ago = verify.ago_ms.map_or(String::new(), |ago| format!(", last {} ago", format_millis(ago)));
+        let found = match format_count(verify.passed, "time", "times") {
+            Some(times) => format!("has found it good {times}{ago}"),
+            None => "has not found it good yet".into(),
+        };
+        let now = if verify.running { ", and runs" } else { "" };
+        format!("; --verify {found}{now}")
+    });
+    format!("generation {} is on hold {until}: its first worker{pid}{weight}{verify}\n", canary.generation)
 }
 
 /// What is to be known of a worker beside its stage.

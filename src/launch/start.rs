@@ -122,7 +122,8 @@ impl LaunchSettings {
         variables.extend(channels.environment());
         let micros = self.watchdog.map(|every| every.as_micros().to_string());
         variables.extend(micros.map(|micros| ("WATCHDOG_USEC".into(), micros)));
-        let sources = || self.listeners.of(generation.0).map(|listener| listener.fd(slot.0).as_raw_fd());
+        let sources =
+            || self.listeners.of(generation.0).map(|listener| listener.fd(generation.0, slot.0).as_raw_fd());
         let mut fds: Vec<(RawFd, RawFd)> = match first_listener(&self.dialects) {
             Some(first) => {
                 let stored = stored.iter().map(|(_, fd)| fd.as_raw_fd());
@@ -257,7 +258,8 @@ impl LaunchSettings {
         variables.push(("GRACEFUL_RUN_EVENT".into(), context.occasion.name().into()));
         let mut launch = self.shell(spec, command, variables)?;
         launch.listen = !exported.is_empty() && self.dialects.iter().any(|dialect| dialect.passes_pid());
-        let sources = self.listeners.of(generation.0).map(|listener| listener.fd(slot.0).as_raw_fd());
+        let sources =
+            self.listeners.of(generation.0).map(|listener| listener.fd(generation.0, slot.0).as_raw_fd());
         launch.fds =
             first_listener(&self.dialects).map_or(Vec::new(), |first| sources.zip(first..).collect());
         Ok(launch)

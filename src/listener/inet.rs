@@ -109,6 +109,18 @@ fn is_unavailable(error: &io::Error) -> bool {
     unavailable.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
+/// Makes one more socket on an address where ours have SO_REUSEPORT. It does not listen yet.
+///
+/// # Errors
+/// That of the system call.
+pub(super) fn bind_beside(address: SocketAddr, options: &Options) -> io::Result<Socket> {
+    let socket = unbound(Type::STREAM, address, options)?;
+    socket.set_reuse_port(true)?;
+    tune(&socket, options)?;
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
+}
+
 /// Makes `count` sockets on one address, bound and, for TCP, listening. With port 0 the kernel
 /// chooses one port for all of them.
 ///

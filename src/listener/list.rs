@@ -1,11 +1,11 @@
 //! The listeners, in the order of the descriptors that a worker gets.
 
+use super::apart::{Apart, inode};
 use super::baseline::Baseline;
 use super::lifetime::FirstGeneration;
-use super::options::Family;
+use super::options::{Family, Options};
 use super::path::{BoundPath, PathBind};
 use crate::dialect::{Exported, Kind};
-use nix::sys::stat::fstat;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -60,6 +60,12 @@ pub struct Listener {
     pub(super) path_bind: Option<PathBind>,
     pub(super) inet: Option<SocketAddr>,
     pub(super) reuseport: bool,
+    /// How to open one more socket there, if it has `reuseport`.
+    pub(super) inet_options: Option<Options>,
+    /// Sockets that are not, or no longer, those of their slots.
+    pub(super) apart: Vec<Apart>,
+    /// The inodes of all its sockets, in the order of their group.
+    pub(super) order: Vec<u64>,
     pub(super) v6only: bool,
     /// The sockets as workers found them, and what was logged about changes.
     pub(super) baseline: Baseline,
@@ -95,16 +101,20 @@ impl Listener {
         self.kind.as_str()
     }
 
-    /// The socket for the workers of a slot. Without `reuseport` all slots share one socket. With
-    /// it, slots beyond the number for which it was opened share the sockets of the first ones.
-    pub fn fd(&self, slot: u32) -> BorrowedFd<'_> {
-        self.sockets[slot as usize % self.sockets.len()].as_fd()
+    /// The socket for the workers of a slot in a generation. Without `reuseport` all slots share one
+    /// socket. With it, slots beyond the number for which it was opened share the sockets of the first
+    /// ones, and a generation may have one of its own in one slot.
+    pub fn fd(&self, generation: u32, slot: u32) -> BorrowedFd<'_> {
+        match self.apart(generation, slot) {
+            Some(apart) => apart.fd.as_fd(),
+            None => self.sockets[self.index(slot) as usize].as_fd(),
+        }
     }
 
     /// The inode of that socket in sockfs, as `/proc/PID/fd` shows it. 0 if fstat(2) fails, which
     /// does not happen for an open socket.
-    pub fn inode(&self, slot: u32) -> u64 {
-        fstat(self.fd(slot)).map_or(0, |file| file.st_ino)
+    pub fn inode(&self, generation: u32, slot: u32) -> u64 {
+        inode(self.fd(generation, slot))
     }
 
     /// How many connections may wait to be accepted: at most somaxconn, as in listen(2). 0 for

@@ -7,11 +7,13 @@
 //!
 //! Every socket is close-on-exec, and blocking unless its BIND says otherwise. It is made once
 //! and stays the same until we exit, over all generations: so a unix path keeps its inode, and a
-//! `reuseport` socket its position in the group. [`repair`] undoes what workers do to it
+//! `reuseport` socket its position in the group; an upgrade that is held changes that ([`apart`]).
+//! [`repair`] undoes what workers do to it
 //! meanwhile. A unix path is removed when [`Listeners`] is dropped, and only if it still leads to
 //! our socket. `process::exit` drops nothing, so they must be dropped before it.
 
 pub(crate) mod address;
+mod apart;
 mod baseline;
 pub(crate) mod change;
 mod hard_link;

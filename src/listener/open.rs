@@ -10,6 +10,7 @@ use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::address::{Address, Bind, UnixKind, check_length};
+use super::apart::inode;
 use super::baseline::Baseline;
 use super::inherit::{self, Inherited};
 use super::lifetime::FirstGeneration;
@@ -300,6 +301,10 @@ fn open_inet(
     listener.nonblock = options.nonblock;
     listener.inet = Some(address);
     listener.reuseport = options.reuseport;
+    if options.reuseport {
+        listener.inet_options = Some(options.clone());
+        listener.order = listener.sockets.iter().map(|socket| inode(socket.as_fd())).collect();
+    }
     listener.v6only = options.v6only;
     Ok(listener)
 }
@@ -320,6 +325,9 @@ impl Listener {
             path_bind: None,
             inet: None,
             reuseport: false,
+            inet_options: None,
+            apart: Vec::new(),
+            order: Vec::new(),
             v6only: false,
             baseline: Baseline::default(),
             since: FirstGeneration::Generation(0),

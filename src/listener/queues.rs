@@ -15,7 +15,7 @@ impl Listener {
         if self.kind != Kind::Tcp {
             return None;
         }
-        let queues = self.sockets.iter().filter_map(|socket| fd::tcp_queue(socket.as_fd()).ok()?);
+        let queues = self.all().filter_map(|socket| fd::tcp_queue(socket.as_fd()).ok()?);
         queues.reduce(|sum, one| Queue {
             length: sum.length.saturating_add(one.length),
             backlog: sum.backlog.saturating_add(one.backlog),
@@ -26,7 +26,7 @@ impl Listener {
     /// [`unix_queues`](crate::sys::connections::unix_queues) finds the length of their queues.
     pub fn unix_inodes(&self) -> Vec<u64> {
         match self.kind {
-            Kind::Unix | Kind::UnixSeqpacket => vec![self.inode(0)],
+            Kind::Unix | Kind::UnixSeqpacket => vec![self.inode(0, 0)],
             _ => Vec::new(),
         }
     }
@@ -37,8 +37,7 @@ impl Listeners {
     pub fn listen_ports(&self) -> ListenPorts {
         let mut listen_ports = ListenPorts::default();
         for listener in self.iter().filter(|listener| listener.is_stream()) {
-            let slots = 0..listener.sockets.len() as u32;
-            listen_ports.listeners.extend(slots.map(|slot| listener.inode(slot)));
+            listen_ports.listeners.extend(listener.inodes());
             match listener.inet {
                 Some(SocketAddr::V4(address)) => drop(listen_ports.ipv4_ports.insert(address.port())),
                 Some(SocketAddr::V6(address)) => drop(listen_ports.ipv6_ports.insert(address.port())),
@@ -51,7 +50,7 @@ impl Listeners {
 
 /// The path or the abstract name as the kernel has it: a path may differ from what the user wrote.
 fn name_in_kernel(listener: &Listener) -> Option<Vec<u8>> {
-    let address = SockRef::from(&listener.fd(0)).local_addr().ok()?;
+    let address = SockRef::from(&listener.fd(0, 0)).local_addr().ok()?;
     if let Some(name) = address.as_abstract_namespace() {
         return Some([b"\0", name].concat());
     }

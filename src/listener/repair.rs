@@ -33,6 +33,7 @@ use log::{debug, error, info, log, warn};
 use nix::errno::Errno;
 use socket2::{SockAddr, SockRef};
 
+use super::apart::inode;
 use super::baseline::{Damage, is_nonblocking};
 use super::path::BoundPath;
 use super::path_repair::PathState;
@@ -54,6 +55,11 @@ pub struct Occasion {
 }
 
 impl Occasion {
+    /// The socket that is checked.
+    fn socket<'a>(&self, listener: &'a Listener) -> BorrowedFd<'a> {
+        listener.fd(self.generation.map_or(0, |generation| generation.0), self.slot)
+    }
+
     /// A path was removed. Servers remove it when they close the socket, so it was most
     /// likely the oldest generation that drains.
     pub fn path_removed(core: &Supervisor) -> Occasion {
@@ -125,7 +131,7 @@ impl Listener {
     }
 
     fn check_tcp(&mut self, occasion: Occasion) -> Option<Damage> {
-        let (socket, ours) = (self.fd(occasion.slot), self.backlog);
+        let (socket, ours) = (occasion.socket(self), self.backlog);
         let by = By(occasion.generation);
         let found = fd::tcp_backlog(socket).unwrap_or(Some(ours));
         if found == Some(ours) {
@@ -133,7 +139,7 @@ impl Listener {
         }
         let repaired = match found {
             Some(_) => listen(socket, ours),
-            None => rebind(self, occasion.slot).and_then(|()| listen(socket, ours)),
+            None => rebind(self, socket).and_then(|()| listen(socket, ours)),
         };
         if let Err(error) = repaired {
             if self.baseline.is_news(Damage::ShutDown) {
@@ -143,6 +149,7 @@ impl Listener {
             return Some(Damage::ShutDown);
         }
         let Some(before) = found else {
+            self.has_joined_again(inode(occasion.socket(self)));
             let level = self.baseline.level(Damage::ShutDown, occasion.generation);
             log!(
                 level,
@@ -151,7 +158,7 @@ impl Listener {
             return None;
         };
         let level = self.baseline.level(Damage::Backlog, occasion.generation);
-        match fd::tcp_backlog(self.fd(occasion.slot)) {
+        match fd::tcp_backlog(occasion.socket(self)) {
             // Another worker may have changed it again meanwhile: then the next look repairs it.
             Ok(Some(now)) if now < ours && somaxconn().is_none_or(|most| most == now) => {
                 info!("the backlog of {self} is {now} from now on, it was {ours} (somaxconn)");
@@ -167,7 +174,7 @@ impl Listener {
 
     /// Nothing clears the shutdown of a datagram socket.
     fn check_udp(&mut self, occasion: Occasion) -> Option<Damage> {
-        if !fd::is_shut_down(self.fd(occasion.slot)) {
+        if !fd::is_shut_down(occasion.socket(self)) {
             return None;
         }
         if self.baseline.is_news(Damage::ShutDown) {
@@ -180,7 +187,7 @@ impl Listener {
     fn check_unix(&mut self, occasion: Occasion) -> Option<Damage> {
         let by = By(occasion.generation);
         let damage = match self.path.as_mut().map(BoundPath::repair) {
-            _ if fd::is_shut_down(self.fd(0)) => Some(Damage::ShutDown),
+            _ if fd::is_shut_down(self.fd(0, 0)) => Some(Damage::ShutDown),
             Some(PathState::Lost) => Some(Damage::Path),
             None if self.path_bind.is_some() => Some(Damage::Path),
             Some(PathState::Taken(why)) => Some(Damage::Taken(why)),
@@ -206,7 +213,7 @@ impl Listener {
         };
         if repaired && self.kind.listens() && self.backlog_known {
             // An error that it could give has been given by the first listen(2).
-            let _ = listen(self.fd(0), self.backlog);
+            let _ = listen(self.fd(0, 0), self.backlog);
         }
         damage.filter(|_| !repaired)
     }
@@ -251,9 +258,13 @@ impl Listener {
     }
 
     fn check_flag(&mut self, occasion: Occasion) {
+        let own = self.apart(occasion.generation.map_or(0, |generation| generation.0), occasion.slot);
+        if own.is_some() {
+            return;
+        }
         let index = occasion.slot as usize % self.baseline.flags.len().max(1);
         let Some(&(mut flag)) = self.baseline.flags.get(index) else { return };
-        let socket = self.fd(occasion.slot);
+        let socket = occasion.socket(self);
         let now = is_nonblocking(&socket);
         if now != flag.seen {
             (flag.seen, flag.by) = (now, occasion.generation);
@@ -290,10 +301,10 @@ fn listen(socket: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
 /// The first call releases a port that the kernel chose, and listen(2) alone would let the
 /// kernel choose another one. A port that was asked for is still bound, which is EINVAL. A
 /// second call finds a socket that does not listen, and marks it as shut down.
-fn rebind(listener: &Listener, slot: u32) -> io::Result<()> {
-    fd::disconnect(listener.fd(slot))?;
+fn rebind(listener: &Listener, socket: BorrowedFd<'_>) -> io::Result<()> {
+    fd::disconnect(socket)?;
     let Some(address) = listener.inet else { return Ok(()) };
-    match SockRef::from(&listener.fd(slot)).bind(&SockAddr::from(address)) {
+    match SockRef::from(&socket).bind(&SockAddr::from(address)) {
         Err(error) if error.raw_os_error() != Some(Errno::EINVAL as i32) => Err(error),
         _ => Ok(()),
     }

@@ -1,9 +1,11 @@
 //! Whether a socket that a worker has bound itself is at the address of a listener of ours.
 
+use super::apart::inode;
 use super::{Kind, Listener, inet};
 use crate::sys::bound::{Bound, share_network, unix_file};
 use nix::unistd::Pid;
 use std::fs::{self, Metadata};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -29,7 +31,7 @@ impl Listener {
 
     /// The inodes of its sockets in sockfs, of all slots.
     pub fn inodes(&self) -> impl Iterator<Item = u64> {
-        (0..self.sockets.len() as u32).map(|slot| self.inode(slot))
+        self.all().map(|socket| inode(socket.as_fd()))
     }
 }
 

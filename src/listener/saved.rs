@@ -1,12 +1,15 @@
 //! Listeners that go through an execve(2): the sockets stay open, and so keep their queues, the
 //! inode of a path and the position in a `reuseport` group.
 
+use super::apart::Apart;
 use super::baseline::{Baseline, Flag};
 use super::lifetime::FirstGeneration;
+use super::options::Options;
 use super::path::{BoundPath, PathBind, WorkerSocket};
 use super::{Kind, Listener, Listeners};
 use crate::reexec::fd_transfer::{Fd, FdTransfer, InheritedFds, path};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
@@ -34,10 +37,25 @@ struct SavedListener {
     path_bind: Option<PathBind>,
     inet: Option<SocketAddr>,
     reuseport: bool,
+    #[serde(default)]
+    inet_options: Option<Options>,
+    #[serde(default)]
+    apart: Vec<SavedApart>,
+    #[serde(default)]
+    order: Vec<u64>,
     v6only: bool,
     flags: Vec<Flag>,
     since: FirstGeneration,
     until: Option<FirstGeneration>,
+}
+
+/// The handshakes that were noted are left out: their clients have had their time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SavedApart {
+    fd: Fd,
+    generation: u32,
+    slot: u32,
+    weight: Option<u16>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -125,6 +143,21 @@ fn save(listener: &Listener, transfer: &mut FdTransfer) -> io::Result<SavedListe
         path_bind: listener.path_bind.clone(),
         inet: listener.inet,
         reuseport: listener.reuseport,
+        inet_options: listener.inet_options.clone(),
+        apart: listener
+            .apart
+            .iter()
+            .map(|apart| {
+                let Apart { fd, generation, slot, weight, .. } = apart;
+                Ok(SavedApart {
+                    fd: transfer.add(fd)?,
+                    generation: *generation,
+                    slot: *slot,
+                    weight: *weight,
+                })
+            })
+            .collect::<io::Result<_>>()?,
+        order: listener.order.clone(),
         v6only: listener.v6only,
         flags: listener.baseline.flags.clone(),
         since: listener.since,
@@ -135,6 +168,14 @@ fn save(listener: &Listener, transfer: &mut FdTransfer) -> io::Result<SavedListe
 fn restore(saved: SavedListener, fds: &mut InheritedFds) -> Listener {
     let sockets: Vec<OwnedFd> = saved.sockets.into_iter().map(|fd| fds.take(fd)).collect();
     let path = saved.path.map(|path| path.restore(fds));
+    let apart = saved.apart.into_iter().map(|SavedApart { fd, generation, slot, weight }| Apart {
+        fd: fds.take(fd).into(),
+        generation,
+        slot,
+        weight,
+        handshakes: BTreeSet::new(),
+    });
+    let apart = apart.collect();
     Listener {
         path,
         baseline: Baseline::restore(&sockets, saved.flags),
@@ -151,6 +192,9 @@ fn restore(saved: SavedListener, fds: &mut InheritedFds) -> Listener {
         path_bind: saved.path_bind,
         inet: saved.inet,
         reuseport: saved.reuseport,
+        inet_options: saved.inet_options,
+        apart,
+        order: saved.order,
         v6only: saved.v6only,
         since: saved.since,
         until: saved.until,

@@ -50,7 +50,7 @@ fn a_bare_port_is_dual_stack_and_v6only_is_not() {
     for (listener, v6only) in listeners.iter().zip([false, false, true]) {
         assert_eq!(listener.address(), format!("[::]:{}", port(listener)));
         assert_ne!(port(listener), 0);
-        assert_eq!(SockRef::from(&listener.fd(0)).only_v6().unwrap(), v6only);
+        assert_eq!(SockRef::from(&listener.fd(0, 0)).only_v6().unwrap(), v6only);
         TcpStream::connect(("::1", port(listener))).unwrap();
         assert_eq!(TcpStream::connect(("127.0.0.1", port(listener))).is_err(), v6only);
     }
@@ -109,14 +109,14 @@ fn sockets_are_blocking_close_on_exec_and_above_the_standard_three() {
     let binds = ["127.0.0.1:0", "udp://127.0.0.1:0,nonblock", "./s", "unix-seqpacket:q,nonblock"];
     let listeners = open_in(directory.path(), &binds, 1).unwrap();
     for (listener, nonblock) in listeners.iter().zip([false, true, false, true]) {
-        let socket = listener.fd(0);
+        let socket = listener.fd(0, 0);
         assert!(socket.as_raw_fd() > 2);
         let flags = FdFlag::from_bits_truncate(fcntl(socket, FcntlArg::F_GETFD).unwrap());
         assert!(flags.contains(FdFlag::FD_CLOEXEC));
         let status = OFlag::from_bits_truncate(fcntl(socket, FcntlArg::F_GETFL).unwrap());
         assert_eq!(status.contains(OFlag::O_NONBLOCK), nonblock, "{}", listener.address());
         let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
-        assert_eq!(link.to_str().unwrap(), format!("socket:[{}]", listener.inode(0)));
+        assert_eq!(link.to_str().unwrap(), format!("socket:[{}]", listener.inode(0, 0)));
     }
 }
 
@@ -125,7 +125,7 @@ fn options_reach_the_kernel() {
     let bind = "127.0.0.1:0,backlog=7,defer-accept=3,fastopen=5,rcvbuf=20000,sndbuf=30000,nodelay";
     let listeners = open(&[bind, "203.0.113.7:0,freebind", "127.0.0.1:0"]).unwrap();
     let list: Vec<&Listener> = listeners.iter().collect();
-    let socket = list[0].fd(0);
+    let socket = list[0].fd(0, 0);
     assert_eq!((fd::tcp_backlog(socket).unwrap(), list[0].backlog()), (Some(7), 7));
     assert_eq!(getsockopt(&socket, sockopt::RcvBuf).unwrap(), 40000);
     assert_eq!(getsockopt(&socket, sockopt::SndBuf).unwrap(), 60000);
@@ -135,19 +135,19 @@ fn options_reach_the_kernel() {
     assert!(list[1].address().starts_with("203.0.113.7:"));
     let somaxconn = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
     assert_eq!(list[2].backlog().to_string(), somaxconn.trim());
-    assert_eq!(fd::tcp_backlog(list[2].fd(0)).unwrap(), Some(list[2].backlog()));
+    assert_eq!(fd::tcp_backlog(list[2].fd(0, 0)).unwrap(), Some(list[2].backlog()));
 }
 
 #[test]
 fn reuseport_makes_one_socket_a_slot_once() {
     let listeners = open_in(Path::new("/"), &["127.0.0.1:0,reuseport", "127.0.0.1:0"], 3).unwrap();
     let [many, one] = &listeners.list[..] else { panic!("two listeners") };
-    let inodes: BTreeSet<u64> = (0..3).map(|slot| many.inode(slot)).collect();
+    let inodes: BTreeSet<u64> = (0..3).map(|slot| many.inode(0, slot)).collect();
     assert_eq!((inodes.len(), many.reuseport(), one.reuseport()), (3, true, false));
-    assert_eq!(many.inode(4), many.inode(1));
-    assert_eq!(one.inode(0), one.inode(2));
+    assert_eq!(many.inode(0, 4), many.inode(0, 1));
+    assert_eq!(one.inode(0, 0), one.inode(0, 2));
     for slot in 0..3 {
-        let local = SockRef::from(&many.fd(slot)).local_addr().unwrap().as_socket().unwrap();
+        let local = SockRef::from(&many.fd(0, slot)).local_addr().unwrap().as_socket().unwrap();
         assert_eq!(local, many.inet.unwrap());
     }
 }
@@ -274,7 +274,7 @@ fn a_given_socket_is_copied_and_served_on() {
     assert_eq!((web.name(), web.kind(), web.backlog()), ("web", "tcp", 9));
     assert_eq!((dns.name(), dns.kind(), dns.backlog()), ("socket1", "udp", 0));
     assert_eq!(web.address(), tcp.local_addr().unwrap().to_string());
-    assert_ne!(web.fd(0).as_raw_fd(), tcp.as_raw_fd());
+    assert_ne!(web.fd(0, 0).as_raw_fd(), tcp.as_raw_fd());
     assert_eq!(fd::tcp_backlog(tcp.as_fd()).unwrap(), Some(9));
     let status = OFlag::from_bits_truncate(fcntl(&tcp, FcntlArg::F_GETFL).unwrap());
     assert!(status.contains(OFlag::O_NONBLOCK));

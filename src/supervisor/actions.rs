@@ -1,11 +1,11 @@
 //! Performs the actions of the core: each one goes to its owner.
 
 use super::event_loop::EventLoop;
+use super::hold;
 use super::hooks::Start;
 use super::inputs::Input;
 use super::readiness::start_check;
 use crate::core::event::{Action, Event, Generation, Request, WorkerId};
-use crate::core::policy::FIRST_DRAIN_CHECK;
 use crate::dialect::Dialect;
 use crate::launch::Refused;
 use crate::sys::seccomp::{Filter, Received};
@@ -44,10 +44,10 @@ impl EventLoop {
             Action::Switch(to) => self.switch(to),
             Action::CheckDrained(id) => match &mut self.adoption {
                 Some(adoption) => adoption.check_drained(id, ctx),
-                None => {
-                    ctx.queue(Event::DrainChecked { worker: id, drained: true, pause: FIRST_DRAIN_CHECK })
-                }
+                None => hold::check_queue(id, ctx),
             },
+            Action::Weigh(to, weight) => self.weigh(to, weight),
+            Action::Verify(id) => self.hooks.verify(id, self.threads.quiesce(), ctx),
             Action::CheckAlive => {
                 self.reap();
                 self.find_handovers();
@@ -115,7 +115,8 @@ impl EventLoop {
         let refused = self.adoption.as_ref().and_then(|adoption| adoption.refuses_second(id, ctx));
         let mut started = match refused {
             Some(refused) => Err(refused),
-            None => self.workers.spawn(id, generation, slot, source, ctx),
+            None => hold::open_sockets(id, generation, slot, ctx)
+                .and_then(|()| self.workers.spawn(id, generation, slot, source, ctx)),
         };
         if let Err(refused) = &started
             && self.held.gives_up(refused)
@@ -180,7 +181,10 @@ impl EventLoop {
     /// Switches new connections. The result is queued before everything else
     /// that has happened meanwhile.
     fn switch(&mut self, to: Generation) {
-        let done = self.adoption.as_mut().is_none_or(|adoption| adoption.switch(&mut self.ctx));
+        let done = match &mut self.adoption {
+            Some(adoption) => adoption.switch(&mut self.ctx),
+            None => hold::switch(to, &mut self.ctx),
+        };
         self.ctx.events.push_front(Event::Switched(to, done));
     }
 

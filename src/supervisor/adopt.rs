@@ -5,11 +5,12 @@
 use super::context::Context;
 use super::inputs::Threads;
 use crate::adopt::drain::{Remaining, Visibility};
+use crate::adopt::group::Weighed;
 use crate::adopt::{Adopt, Names, Saved};
 use crate::config::Config;
 use crate::control::protocol as status;
 use crate::core::event::Time;
-use crate::core::event::{AckKind, Event, Refusal, Report, WorkerId};
+use crate::core::event::{AckKind, Event, Refusal, Report, Weight, WorkerId};
 use crate::core::policy::FIRST_DRAIN_CHECK;
 use crate::core::{Phase, ShownStage};
 use crate::error::Error;
@@ -57,7 +58,7 @@ impl Adoption {
             "--adopt cannot go with sockets from LISTEN_FDS: the program binds its own (--adopt=share has it bind them)".into(),
         ));
         }
-        let ours = listeners.iter().map(|listener| listener.fd(0));
+        let ours = listeners.iter().map(|listener| listener.fd(0, 0));
         Ok(Some(Adoption { adopt: Adopt::new(adopt.clone(), ours) }))
     }
 
@@ -206,12 +207,21 @@ impl Adoption {
 
     /// Switches new connections to the replacements that are ready, or undoes that.
     pub(super) fn switch(&mut self, ctx: &mut Context) -> bool {
-        let receivers = ctx.core.receivers().collect();
         if !ctx.core.is_switching() {
-            self.adopt.serve(&receivers, ctx.now());
+            self.adopt.serve(&ctx.core.receivers().collect(), weighed(ctx), ctx.now());
             return true;
         }
-        let done = self.adopt.switch(&receivers, ctx.now());
+        self.switch_to(None, ctx)
+    }
+
+    /// Gives the worker on hold this part of the new connections.
+    pub(super) fn weigh(&mut self, weight: Weight, ctx: &mut Context) -> bool {
+        let canary = ctx.core.canary().and_then(|shown| shown.worker);
+        self.switch_to(canary.map(|worker| (worker, weight.parts())), ctx)
+    }
+
+    fn switch_to(&mut self, weighed: Option<Weighed>, ctx: &mut Context) -> bool {
+        let done = self.adopt.switch(&ctx.core.receivers().collect(), weighed, ctx.now());
         if let Err(why) = &done {
             ctx.processes.set_upgrade_refusal(why.clone());
         }
@@ -221,8 +231,12 @@ impl Adoption {
     /// Has new connections go to those workers that are to get them after a step of the core.
     pub(super) fn follow_core(&mut self, ctx: &Context) {
         // Whether they go to the replacements is known with the next event.
-        if !ctx.core.is_switching() && !ctx.core.receivers().eq(self.adopt.serving().iter().copied()) {
-            self.adopt.serve(&ctx.core.receivers().collect(), ctx.now());
+        let is_as_before = || {
+            ctx.core.receivers().eq(self.adopt.serving().iter().copied())
+                && weighed(ctx) == self.adopt.weighed()
+        };
+        if !ctx.core.is_switching() && !is_as_before() {
+            self.adopt.serve(&ctx.core.receivers().collect(), weighed(ctx), ctx.now());
         }
     }
 
@@ -387,6 +401,10 @@ pub(super) fn receive_calls(
 
 fn slot_count(ctx: &Context) -> u32 {
     ctx.core.serving_generations().count() as u32
+}
+
+fn weighed(ctx: &Context) -> Option<Weighed> {
+    ctx.core.weighed_worker().map(|(worker, weight)| (worker, weight.parts()))
 }
 
 fn others(id: WorkerId, ctx: &Context) -> BTreeSet<Pid> {

@@ -9,6 +9,7 @@ use super::follow::Follow;
 use super::halts::Halts;
 use super::hangup::Hangup;
 use super::held::Held;
+use super::hold;
 use super::hooks::{Hooks, Start};
 use super::inputs::{Input, Threads};
 use super::interrupts::Interrupts;
@@ -22,8 +23,8 @@ use super::rollback::RolledBack;
 use super::service::Service;
 use super::workers::Workers;
 use crate::ack::WorkerMessage;
-use crate::core::ShownStage;
 use crate::core::event::{Ending, Event, Time, WorkerId};
+use crate::core::{Phase, ShownStage};
 use crate::error::Error;
 use crate::listener::repair::Occasion;
 use crate::sys::memory;
@@ -180,6 +181,10 @@ impl EventLoop {
         // At the end the table is still needed for the last line.
         if self.ending.is_none() && self.ctx.core.workers().count() < self.ctx.processes.count() {
             self.forget_gone();
+        }
+        hold::close_sockets(&mut self.ctx);
+        if self.ctx.core.phase() != Phase::Holding {
+            self.hooks.end_verify();
         }
         self.control.end_step();
         self.control.pending.after_step(&self.ctx);

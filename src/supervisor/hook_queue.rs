@@ -26,6 +26,8 @@ pub enum Then {
     },
     /// The stop signal of this worker.
     Stop(WorkerId),
+    /// The judgement of this worker, which is on hold.
+    Verify(WorkerId),
 }
 
 /// The hooks of one event that have not ended.

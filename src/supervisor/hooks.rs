@@ -9,6 +9,7 @@ use super::context::Context;
 use super::hook_queue::{EventHooks, HookQueue, Running, Then};
 use super::report;
 use super::rollback::RolledBack;
+use super::verify::Output;
 use crate::config::hooks::Occasion;
 use crate::core::ShownStage;
 use crate::core::event::{Event, Failure, Generation, LaunchSource, Refusal, Report, Slot, Time, WorkerId};
@@ -18,6 +19,7 @@ use crate::launch::Refused;
 use crate::launch::exec_error::refused;
 use crate::launch::hook::HookContext;
 use crate::process::exit_of;
+use crate::reexec::quiesce::Quiesce;
 use crate::sys::child;
 use crate::sys::process::{self, Exit};
 use log::{debug, warn};
@@ -42,11 +44,13 @@ pub(super) struct Hooks {
     queue: HookQueue,
     /// Workers to start that the loop has not taken yet.
     starts: VecDeque<Start>,
+    /// What the command of `--verify` writes.
+    output: Output,
 }
 
 impl Hooks {
     pub(super) fn new(queue: HookQueue) -> Hooks {
-        Hooks { queue, starts: VecDeque::new() }
+        Hooks { queue, starts: VecDeque::new(), output: Output::default() }
     }
 
     /// For the next image of ourselves.
@@ -106,6 +110,20 @@ impl Hooks {
             Some(context) => self.send(context, Then::Stop(id), ctx),
             None => ctx.queue(Event::PreStopped(id)),
         }
+    }
+
+    /// Runs the command that says whether a worker on hold is good.
+    pub(super) fn verify(&mut self, id: WorkerId, quiesce: &Quiesce, ctx: &mut Context) {
+        self.output.start(quiesce);
+        match context_of(Occasion::Verify, id, ctx) {
+            Some(context) => self.send(context, Then::Verify(id), ctx),
+            None => ctx.queue(Event::Verified(id, false)),
+        }
+    }
+
+    /// The hold is over, or another image of ours goes on with it: the command is of no use any more.
+    pub(super) fn end_verify(&mut self) {
+        self.cancel(|then| matches!(then, Then::Verify(_)));
     }
 
     /// Runs the hooks that nothing waits for; ends those of an upgrade that is over.
@@ -184,7 +202,8 @@ impl Hooks {
                 self.finish(batch.then, ctx);
                 continue;
             };
-            match self.start_hook(&self.queue.0[at].context, &command, ctx) {
+            let context = self.queue.0[at].context.clone();
+            match self.start_hook(&context, &command, ctx) {
                 Ok(pid) => {
                     let until = ctx.now() + ctx.config.hooks.timeout;
                     ctx.processes.hooks.insert(pid);
@@ -197,15 +216,22 @@ impl Hooks {
         }
     }
 
-    fn start_hook(&self, context: &HookContext, command: &str, ctx: &Context) -> Result<Pid, Refused> {
+    fn start_hook(&mut self, context: &HookContext, command: &str, ctx: &Context) -> Result<Pid, Refused> {
         debug!("{} hook of {}: {command}", context.occasion.name(), context.generation);
         let spec = ctx.launcher.hook_spec(context.generation)?;
         let settings = &ctx.launcher.settings;
-        let launch = match ctx.config.hooks.is_own_check(context.occasion, command) {
+        let mut launch = match ctx.config.hooks.is_own_check(context.occasion, command) {
             true => settings.own_check(&spec, command, context)?,
             false => settings.hook(&spec, command, context)?,
         };
-        child::spawn(&launch).map(|child| child.pid).map_err(|error| refused(&error, &launch, &spec))
+        let identity = settings.identity.as_ref();
+        let is_verify = context.occasion == Occasion::Verify;
+        let pipe = is_verify.then(|| self.output.pipe(identity, &mut launch)).flatten();
+        let child = child::spawn(&launch).map_err(|error| refused(&error, &launch, &spec))?;
+        if let Some(pipe) = pipe {
+            self.output.watch(pipe);
+        }
+        Ok(child.pid)
     }
 
     /// The hook failed, or could not be started. What waited for it is refused.
@@ -219,7 +245,11 @@ impl Hooks {
             }
             false => "",
         };
-        let what = if own.is_empty() { format!("{occasion} hook") } else { "the server's own check".into() };
+        let what = match batch.then {
+            Then::Verify(_) => "--verify".into(),
+            _ if own.is_empty() => format!("{occasion} hook"),
+            _ => "the server's own check".into(),
+        };
         let message = format!("{what} '{command}' {how}{own}");
         match batch.then {
             Then::Upgrade(to) => {
@@ -232,6 +262,11 @@ impl Hooks {
                 let message = format!("cannot start '{}': {message}", ctx.processes.command());
                 ctx.processes.set_start_error(worker, message);
                 ctx.queue(Event::SpawnFailed(worker, Refusal::Other));
+            }
+            Then::Verify(worker) => {
+                self.queue.0.remove(at);
+                ctx.processes.set_upgrade_refusal(format!("{message}{}", self.output.end()));
+                ctx.queue(Event::Verified(worker, false));
             }
             Then::Stop(_) | Then::Nothing => {
                 warn!(generation = generation.0; "{generation}: {message}");
@@ -248,6 +283,10 @@ impl Hooks {
                 self.starts.push_back(Start { worker, generation, slot, source });
             }
             Then::Stop(id) => ctx.queue(Event::PreStopped(id)),
+            Then::Verify(id) => {
+                self.output.end();
+                ctx.queue(Event::Verified(id, true));
+            }
         }
     }
 

@@ -115,6 +115,9 @@ impl Listening {
         if config.adopt.is_some() {
             return Err("with --adopt the program binds its own sockets".into());
         }
+        if config.policy.canary.is_some_and(|canary| canary.weight.is_some()) {
+            return Err("each upgrade has a weight (--canary), for which a socket has to have ,reuseport from the start".into());
+        }
         let bind: Bind = spec.parse().map_err(|error: Error| error.to_string())?;
         let launcher = &mut ctx.launcher;
         if let Some(first) = first_listener(&config.dialects) {

@@ -45,6 +45,7 @@ mod hangup;
 mod held;
 mod hints;
 mod history;
+mod hold;
 mod hook_queue;
 mod hooks;
 mod inputs;
@@ -73,6 +74,7 @@ mod startup;
 mod status;
 mod successor;
 mod verdicts;
+mod verify;
 mod workers;
 
 pub(crate) use adoption::obstacle;

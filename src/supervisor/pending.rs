@@ -53,6 +53,8 @@ pub enum Awaits {
     /// The upgrade on hold is committed, or rolled back.
     Commit,
     Rollback,
+    /// The generation on hold gets another part of the new connections.
+    Weight,
     /// So many workers are ready.
     Scale(u32),
     /// The end of these workers.

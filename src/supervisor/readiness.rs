@@ -96,7 +96,8 @@ impl Readiness {
         for shown in serving {
             let Some(process) = ctx.processes.process(shown.worker) else { continue };
             let listeners = ctx.launcher.settings.listeners.of(shown.generation.0);
-            let given: BTreeSet<u64> = listeners.map(|listener| listener.inode(shown.slot.0)).collect();
+            let given: BTreeSet<u64> =
+                listeners.map(|listener| listener.inode(shown.generation.0, shown.slot.0)).collect();
             let waited = self.waited.entry(shown.slot).or_default();
             waited.extend(process.waited.intersection(&given));
             let open: BTreeSet<u64> = given.difference(waited).copied().collect();
@@ -150,7 +151,7 @@ impl Readiness {
         let given: Vec<&Listener> = listeners.filter(|listener| listener.is_stream()).collect();
         let tree = ctx.processes.own_tree(id);
         let used = |listener: &&Listener| {
-            accepting::serves_on(&tree, listener.inode(shown.slot.0), &origin(listener))
+            accepting::serves_on(&tree, listener.inode(shown.generation.0, shown.slot.0), &origin(listener))
         };
         if given.is_empty() || given.iter().any(used) {
             return;
@@ -235,7 +236,7 @@ impl Readiness {
         let Some(entry) = ctx.processes.get(id) else { return Vec::new() };
         let all = || {
             let listeners = ctx.launcher.settings.listeners.of(entry.generation.0);
-            listeners.map(|listener| (listener, listener.inode(entry.slot.0)))
+            listeners.map(|listener| (listener, listener.inode(entry.generation.0, entry.slot.0)))
         };
         let waited = self.waited.get(&entry.slot).or_else(|| self.waited.values().next());
         let known: Vec<(&Listener, u64)> =

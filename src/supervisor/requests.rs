@@ -8,11 +8,11 @@ use super::pending::{Awaits, PendingRequest};
 use super::replies::count_of_workers;
 use super::report::event;
 use super::status::phase_name;
-use crate::config::signals;
+use crate::config::{signals, weight};
 use crate::control::protocol::{self, Reply, Verb, line};
 use crate::control::reply_queue::ReplyQueue;
 use crate::control::server::{ClientRequest, Message};
-use crate::core::event::{Event, Request, Token, WorkerId};
+use crate::core::event::{Event, Request, Token, Weight, WorkerId};
 use crate::core::{Phase, ShownStage};
 use log::Level;
 use nix::sys::signal::Signal;
@@ -75,20 +75,31 @@ impl EventLoop {
                 self.request_and_await(received, request, Awaits::Stop);
             }
             _ if stopping => received.answers.result(Reply::failed("stopping")),
-            Verb::Upgrade { now: false, .. } if phase == Phase::Holding => {
+            Verb::Upgrade { now: false, .. }
+                if phase == Phase::Holding
+                    && self.ctx.core.canary().is_none_or(|canary| canary.until.is_none()) =>
+            {
                 let to = self.control.history.to.map_or(0, |to| to.0);
                 let why =
                     format!("generation {to} is on hold (ctl commit, ctl rollback, or ctl upgrade --now)");
                 received.answers.result(Reply::failed(why));
             }
-            Verb::Upgrade { hold, now, .. } => {
-                let request = match (hold, now) {
-                    (true, _) => Request::Hold,
-                    (false, true) => Request::UpgradeNow,
-                    (false, false) => Request::Upgrade,
+            Verb::Upgrade { ref hold, now, .. } => {
+                let (request, held) = match (hold, now) {
+                    (Some(percent), _) => match self.weight(percent) {
+                        Ok(weight) => (Request::Hold(weight), true),
+                        Err(why) => return received.answers.result(Reply::failed(why)),
+                    },
+                    (None, true) => (Request::UpgradeNow, false),
+                    (None, false) => (Request::Upgrade, false),
                 };
-                self.request_and_await(received, request, Awaits::Next { hold });
+                self.request_and_await(received, request, Awaits::Next { hold: held });
             }
+            Verb::Weight { ref percent } => match self.weight(percent) {
+                Ok(Some(weight)) => self.request_and_await(received, Request::Weigh(weight), Awaits::Weight),
+                Ok(None) => received.answers.result(Reply::failed("there is no percentage")),
+                Err(why) => received.answers.result(Reply::failed(why)),
+            },
             Verb::Commit(_) => self.request_and_await(received, Request::Commit, Awaits::Commit),
             Verb::Rollback(_) => self.request_and_await(received, Request::Rollback, Awaits::Rollback),
             Verb::Scale { workers, .. } => {
@@ -137,6 +148,21 @@ impl EventLoop {
         if !wait && let Some(pending) = self.control.pending.take(client) {
             pending.replies.result(not_awaited(&verb));
         }
+    }
+
+    /// The weight that a client asks for, if it names one.
+    fn weight(&self, percent: &str) -> Result<Option<Weight>, String> {
+        if percent.is_empty() {
+            return Ok(None);
+        }
+        // A request with a wrong number was refused when it was read.
+        let weight = weight(percent).map_err(|why| format!("'{percent}' is {why}"))?;
+        if self.ctx.config.policy.can_hold()
+            && let Some(why) = self.ctx.launcher.settings.listeners.unweighable()
+        {
+            return Err(format!("the connections cannot be weighed: {why}"));
+        }
+        Ok(Some(weight))
     }
 
     fn forward_signal(&mut self, answers: ReplyQueue, name: &str) {

@@ -81,6 +81,12 @@ pub(super) fn start(config: Config) -> Result<(EventLoop, Receiver<Input>), Erro
     let instance = Instance::take(&config.control, &surroundings.environment, &surroundings.directory)?;
     let listeners = descriptors::open_listeners(&config, &surroundings)?;
     adjust_to_listeners(&mut config, &listeners);
+    if config.policy.canary.is_some_and(|canary| canary.weight.is_some())
+        && !config.policy.weighs
+        && let Some(why) = listeners.unweighable()
+    {
+        return Err(Error::Usage(format!("--canary cannot have a weight: {why}")));
+    }
     add_own_check(&mut config);
     let pid_file = match &config.pid_file {
         Some(path) => Some(PidFile::prepare(&surroundings.directory.join(path))?),
@@ -376,6 +382,8 @@ impl EventLoop {
         let done = format!("version {version} has taken over from version {before}");
         pending.resolve_reexec(&Reply::done(done));
         self.reap();
+        // The core runs it again: what it had written was read by the image before.
+        self.hooks.end_verify();
         self.find_lost_exits();
         self.halts.look(&mut self.ctx);
         self.listening.check(repair::Occasion::path_removed(&self.ctx.core), &mut self.ctx);
@@ -391,6 +399,8 @@ fn adjust_to_listeners(config: &mut Config, listeners: &Listeners) {
     };
     let own = config.follow.is_some() || config.adopt.is_some();
     config.policy.listeners = !listeners.is_empty() && !own;
+    let apart = config.policy.steers() || !own && listeners.can_be_apart();
+    config.policy.weighs = config.policy.can_hold() && apart;
     if config.policy.listeners || config.follow.is_some() {
         has_listeners(&mut config.policy.readiness);
     }

@@ -1,6 +1,7 @@
 //! The state of the supervisor, for `ctl status`.
 
 use super::event_loop::EventLoop;
+use super::hold::canary;
 use crate::ack::kind;
 use crate::config::signals;
 use crate::control::protocol::{self, LastUpgrade, Status};
@@ -75,6 +76,7 @@ impl EventLoop {
             rolled_back: history.rolled_back,
             crashes: history.crashes,
             held: history.to.filter(|_| ctx.core.phase() == Phase::Holding).map(|to| to.0),
+            canary: canary(ctx),
             workers_wanted: history.wanted.unwrap_or(ctx.config.policy.workers),
             upgrades: history.upgrades,
             probation: ctx.core.probation().map(|shown| protocol::Probation {

@@ -8,6 +8,7 @@ use super::pending::{Awaits, Pending};
 use super::replies::{count_of_workers, first, serves};
 use super::report::{self, event};
 use super::workers::Workers;
+use crate::config::weight_text;
 use crate::control::protocol::{Outcome, Reply};
 use crate::core::Phase;
 use crate::core::event::{Failure, Generation, Report, Request, WorkerId};
@@ -28,7 +29,7 @@ impl Pending {
         let policy = &ctx.config.policy;
         let held = match request {
             Request::Upgrade | Request::UpgradeNow => false,
-            Request::Hold if !policy.stop_first && !policy.follow => true,
+            Request::Hold(weight) if policy.can_hold() && (weight.is_none() || policy.weighs) => true,
             _ => return,
         };
         let since = if held { "one that is to be held" } else { "one that replaces everything" };
@@ -51,7 +52,9 @@ impl Pending {
                     *awaits = Awaits::Upgrade(to);
                 }
             }
-            Report::Held { from, to, took } => self.resolve(|awaits| match *awaits {
+            // It has its verdict once the hold is over.
+            Report::Held { lasts: Some(_), .. } => {}
+            Report::Held { from, to, took, .. } => self.resolve(|awaits| match *awaits {
                 Awaits::Upgrade(it) if it == to => {
                     let done = Reply::done(format!(
                         "{to} is on hold after {}: one worker of it serves beside {from} (commit, or rollback)",
@@ -68,6 +71,17 @@ impl Pending {
                 let why = "a generation cannot be on hold with --stop-first or --follow";
                 matches!(awaits, Awaits::Next { hold: true }).then(|| Reply::failed(why))
             }),
+            Report::Weighed(to, weight) => self.resolve(|awaits| {
+                let done = || Reply::done(format!("{to} gets {} of the new connections", weight_text(weight)));
+                (*awaits == Awaits::Weight).then(done)
+            }),
+            Report::NotWeighed(..) => self.resolve(|awaits| {
+                (*awaits == Awaits::Weight).then(|| Reply::failed(ctx.processes.upgrade_refusal()))
+            }),
+            Report::CannotWeigh => self.resolve(|awaits| {
+                let mine = matches!(awaits, Awaits::Weight | Awaits::Next { hold: true });
+                mine.then(|| Reply::failed(report::CANNOT_WEIGH))
+            }),
             Report::NothingHeld(request) => self.resolve(|awaits| {
                 let why = match ctx.core.phase() {
                     Phase::Upgrading => {
@@ -78,6 +92,7 @@ impl Pending {
                 let mine = match awaits {
                     Awaits::Commit => request == Request::Commit,
                     Awaits::Rollback => request == Request::Rollback,
+                    Awaits::Weight => matches!(request, Request::Weigh(_)),
                     _ => false,
                 };
                 mine.then(|| Reply::failed(why))

@@ -97,7 +97,8 @@ impl Workers {
         if let Some(entry) = ctx.processes.get_mut(id) {
             let mut process = Process::started(family, launch.own_group, started.pidfd);
             process.start_time = tree::stat(started.pid).map_or(0, |stat| stat.start_time);
-            let given = settings.listeners.of(generation.0).map(|listener| listener.inode(slot.0));
+            let given =
+                settings.listeners.of(generation.0).map(|listener| listener.inode(generation.0, slot.0));
             process.listening = given.collect();
             entry.process = Some(process);
             entry.changed = changed;

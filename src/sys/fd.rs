@@ -100,7 +100,7 @@ pub fn close_inherited(fd: RawFd) {
 /// # Errors
 /// Those of setsockopt(2).
 pub fn set_defer_accept(socket: BorrowedFd<'_>, seconds: i32) -> io::Result<()> {
-    set_tcp_option(socket, libc::TCP_DEFER_ACCEPT, seconds)
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
 }
 
 /// Accepts data in the SYN, with at most `queue` such connections pending:
@@ -109,7 +109,16 @@ pub fn set_defer_accept(socket: BorrowedFd<'_>, seconds: i32) -> io::Result<()> 
 /// # Errors
 /// Those of setsockopt(2).
 pub fn set_fastopen(socket: BorrowedFd<'_>, queue: i32) -> io::Result<()> {
-    set_tcp_option(socket, libc::TCP_FASTOPEN, queue)
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, queue)
+}
+
+/// Removes the program that selects the members of the group of `socket`: socket(7),
+/// SO_DETACH_REUSEPORT_BPF.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn detach_reuseport_program(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF, 0)
 }
 
 /// Value of an integer option of TCP: tcp(7).
@@ -131,12 +140,11 @@ pub fn tcp_option(socket: BorrowedFd<'_>, option: i32) -> io::Result<i32> {
     }
 }
 
-fn set_tcp_option(socket: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
+fn set_option(socket: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()> {
     let size = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the pointer is to a live i32 and the size is that of an i32.
-    let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const value).cast(), size)
-    };
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size) };
     match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

@@ -7,12 +7,15 @@
 //! has left: socket(7), SO_ATTACH_REUSEPORT_CBPF.
 
 use super::fd;
-use libc::{BPF_ABS, BPF_ALU, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET, BPF_W};
+use libc::{BPF_ABS, BPF_ALU, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET, BPF_W};
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use socket2::SockRef;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// The whole of the new connections, in the parts of a weight.
+const WHOLE: u16 = 10_000;
 
 /// Steers new connections of the group of `socket`, a listening member of it, to its members at
 /// `indices`, each with the same probability.
@@ -21,7 +24,31 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// EINVAL if there is no index, more than the kernel takes a program for (2047), or if SO_REUSEPORT
 /// was not set when listen(2) was called on `socket`; ENOMEM: socket(7).
 pub fn attach(socket: BorrowedFd<'_>, indices: &[u32]) -> nix::Result<()> {
-    let mut program = program(indices);
+    attach_program(socket, even(indices))
+}
+
+/// As [`attach`], to `chosen` with the probability of `weight` ten-thousandths, and else to `others`.
+///
+/// # Errors
+/// As [`attach`]. There may be all indices but four.
+pub fn attach_weighed(
+    socket: BorrowedFd<'_>,
+    weight: u16,
+    chosen: &[u32],
+    others: &[u32],
+) -> nix::Result<()> {
+    attach_program(socket, weighed(weight, chosen, others))
+}
+
+/// Removes the program from the group of `socket`: the kernel selects the member by hash.
+///
+/// # Errors
+/// ENOPROTOOPT before Linux 5.3, ENOENT if there is no program.
+pub fn detach(socket: BorrowedFd<'_>) -> nix::Result<()> {
+    fd::detach_reuseport_program(socket).map_err(errno)
+}
+
+fn attach_program(socket: BorrowedFd<'_>, mut program: Vec<libc::sock_filter>) -> nix::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
     let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     setsockopt(&socket, sockopt::AttachReusePortCbpf, &program)
@@ -68,13 +95,11 @@ fn errno(error: io::Error) -> Errno {
 
 /// A program that returns one of `indices` at random. Each index has two instructions of its own,
 /// so that no jump is longer than one instruction: the kernel has 8 bits for it.
-fn program(indices: &[u32]) -> Vec<libc::sock_filter> {
+fn even(indices: &[u32]) -> Vec<libc::sock_filter> {
     let Some((last, others)) = indices.split_last() else { return Vec::new() };
     let mut program = Vec::new();
     if !others.is_empty() {
-        let random = libc::SKF_AD_OFF + libc::SKF_AD_RANDOM;
-        program.push(instruction(BPF_LD | BPF_W | BPF_ABS, random as u32, 0));
-        program.push(instruction(BPF_ALU | BPF_MOD | BPF_K, indices.len() as u32, 0));
+        program.extend(draw(indices.len() as u32));
     }
     for (drawn, index) in (0..).zip(others) {
         program.push(instruction(BPF_JMP | BPF_JEQ | BPF_K, drawn, 1));
@@ -82,6 +107,33 @@ fn program(indices: &[u32]) -> Vec<libc::sock_filter> {
     }
     program.push(instruction(BPF_RET | BPF_K, *last, 0));
     program
+}
+
+/// A program that draws a number below 10,000 first: below `weight` it goes on with the program for
+/// `chosen`, else with that for `others`. The jump between them is one without a condition, which
+/// has 32 bits for its length.
+fn weighed(weight: u16, chosen: &[u32], others: &[u32]) -> Vec<libc::sock_filter> {
+    let (first, second) = (even(chosen), even(others));
+    match (weight, first.is_empty(), second.is_empty()) {
+        (0, _, false) | (_, true, _) => return second,
+        (WHOLE, _, _) | (_, _, true) => return first,
+        _ => {}
+    }
+    let mut program = Vec::from(draw(WHOLE.into()));
+    program.push(instruction(BPF_JMP | BPF_JGE | BPF_K, weight.into(), 1));
+    program.push(instruction(BPF_JMP | BPF_JA, first.len() as u32, 0));
+    program.extend(first);
+    program.extend(second);
+    program
+}
+
+/// Loads a random number below `limit`.
+fn draw(limit: u32) -> [libc::sock_filter; 2] {
+    let random = libc::SKF_AD_OFF + libc::SKF_AD_RANDOM;
+    [
+        instruction(BPF_LD | BPF_W | BPF_ABS, random as u32, 0),
+        instruction(BPF_ALU | BPF_MOD | BPF_K, limit, 0),
+    ]
 }
 
 /// `otherwise`: how many instructions are skipped if a comparison fails.
@@ -99,18 +151,24 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddr, TcpStream};
     use std::os::fd::AsFd;
 
-    /// Interprets the program; returns its result.
-    fn run(program: &[libc::sock_filter], random: u32) -> u32 {
-        let (mut at, mut a) = (0, 0);
+    /// Interprets the program, which draws these numbers; returns its result.
+    fn run(program: &[libc::sock_filter], random: &[u32]) -> u32 {
+        let (mut at, mut a, mut random) = (0, 0, random.iter());
         loop {
             let now = program[at];
             at += 1;
             match u32::from(now.code) {
-                code if code == BPF_LD | BPF_W | BPF_ABS => a = random,
+                code if code == BPF_LD | BPF_W | BPF_ABS => {
+                    a = *random.next().expect("a number to draw");
+                }
                 code if code == BPF_ALU | BPF_MOD | BPF_K => a %= now.k,
                 code if code == BPF_JMP | BPF_JEQ | BPF_K => {
                     at += usize::from(if a == now.k { now.jt } else { now.jf });
                 }
+                code if code == BPF_JMP | BPF_JGE | BPF_K => {
+                    at += usize::from(if a >= now.k { now.jt } else { now.jf });
+                }
+                code if code == BPF_JMP | BPF_JA => at += now.k as usize,
                 code if code == BPF_RET | BPF_K => return now.k,
                 code => panic!("no such instruction: {code:#x}"),
             }
@@ -120,9 +178,26 @@ mod tests {
     proptest! {
         #[test]
         fn the_program_draws_each_index_as_often(indices in prop::collection::vec(any::<u32>(), 1..300)) {
-            let program = program(&indices);
-            let drawn: Vec<u32> = (0..indices.len() as u32).map(|random| run(&program, random)).collect();
+            let program = even(&indices);
+            let drawn: Vec<u32> = (0..indices.len() as u32).map(|random| run(&program, &[random])).collect();
             prop_assert_eq!(drawn, indices);
+        }
+
+        #[test]
+        fn the_program_gives_exactly_the_weight(
+            weight in prop_oneof![Just(0), Just(10_000), 0_u16..=10_000],
+            chosen in prop::collection::vec(0_u32..1000, 1..300),
+            others in prop::collection::vec(1000_u32..2000, 1..300),
+            second in any::<u32>(),
+        ) {
+            let program = weighed(weight, &chosen, &others);
+            for first in 0..10_000_u32 {
+                // With a weight of 0 or of the whole the first number is that of the member.
+                let numbers = if weight % 10_000 == 0 { vec![second] } else { vec![first, second] };
+                let drawn = run(&program, &numbers);
+                let expected = if first < weight.into() { &chosen } else { &others };
+                prop_assert_eq!(drawn, expected[second as usize % expected.len()]);
+            }
         }
     }
 
@@ -197,6 +272,22 @@ mod tests {
         let reached: BTreeSet<usize> = (0..400).map(|_| reached(&sockets, address)).collect();
         assert!(reached.iter().all(|index| index % 3 != 0), "{reached:?}");
         assert!(reached.len() > 50 && reached.iter().any(|&index| index > 256), "{reached:?}");
+    }
+
+    /// 10 % of 10,000 connections, in a group that is larger than the longest jump; then 100 %, then by
+    /// hash again.
+    #[test]
+    fn the_kernel_gives_the_weight() {
+        let (sockets, address) = group(300);
+        let (chosen, others): (Vec<u32>, Vec<u32>) = (0..300).partition(|index| index % 2 == 1);
+        attach_weighed(sockets[3].as_fd(), 1000, &chosen, &others).expect("attach");
+        let share = (0..10_000).filter(|_| reached(&sockets, address) % 2 == 1).count();
+        assert!((850..=1150).contains(&share), "{share} of 10,000");
+        attach_weighed(sockets[3].as_fd(), 10_000, &chosen, &others).expect("attach");
+        assert!((0..100).all(|_| reached(&sockets, address) % 2 == 1));
+        detach(sockets[3].as_fd()).expect("detach");
+        assert!((0..100).any(|_| reached(&sockets, address) % 2 == 0));
+        assert_eq!(detach(sockets[3].as_fd()), Err(Errno::ENOENT));
     }
 
     #[test]

@@ -40,6 +40,9 @@ fn policy() -> Policy {
         ack_timeout_grows: true,
         probation: Some(ms(60_000)),
         listeners: false,
+        canary: None,
+        verify: None,
+        weighs: false,
     }
 }
 
@@ -227,7 +230,7 @@ fn in_phase(phase: &str) -> Case {
 fn held(policy: Policy) -> Case {
     let first = policy.workers + 1;
     let mut case = Case::serving(policy);
-    case.request(Request::Hold);
+    case.request(Request::Hold(None));
     case.ack(first);
     case.wait(1000);
     assert!(case.reported(|report| matches!(report, Report::Held { .. })), "{:?}", case.done);
@@ -238,7 +241,7 @@ fn held(policy: Policy) -> Case {
 const REQUESTS: [Request; 12] = [
     Request::Upgrade,
     Request::UpgradeNow,
-    Request::Hold,
+    Request::Hold(None),
     Request::Commit,
     Request::Rollback,
     Request::More,
@@ -381,10 +384,12 @@ impl Expected {
             Kill | Hammer if self.end.is_some() => self.end = Some("killed"),
             Interrupt { .. } if self.end == Some("interrupted") => self.end = Some("killed"),
             _ if self.end.is_some() => {}
-            Hold | More | Fewer | Scale(_) if self.alone => {}
-            Upgrade | Hold if self.next.is_some() || self.starting => self.kept = Some(request == Hold),
+            Hold(_) | More | Fewer | Scale(_) if self.alone => {}
+            Upgrade | Hold(_) if self.next.is_some() || self.starting => {
+                self.kept = Some(matches!(request, Hold(_)))
+            }
             UpgradeNow if self.starting => self.kept = Some(false),
-            Upgrade | UpgradeNow | Hold => self.begin(request == Hold),
+            Upgrade | UpgradeNow | Hold(_) => self.begin(matches!(request, Hold(_))),
             Commit => self.next = self.next.map(|(next, _)| (next, false)),
             // The pending request is dropped as well: it would start the same program again.
             Rollback if self.next.is_some_and(|(_, held)| held) => (self.next, self.kept) = (None, None),
@@ -818,7 +823,7 @@ fn a_rollback_asks_the_new_worker_alone() {
 fn a_decision_while_the_first_worker_starts_counts() {
     let start = || {
         let mut case = Case::serving(Policy { workers: 2, ..policy() });
-        case.request(Request::Hold);
+        case.request(Request::Hold(None));
         case
     };
     let mut committed = start();
@@ -836,7 +841,7 @@ fn a_decision_while_the_first_worker_starts_counts() {
 fn an_upgrade_is_held_in_an_empty_slot_if_there_is_one() {
     let mut case = Case::serving(Policy { workers: 2, ..policy() });
     case.exit(2, 1);
-    case.request(Request::Hold);
+    case.request(Request::Hold(None));
     assert_eq!(case.spawns()[2..], [(2, 1, LaunchSource::Anew)]);
     case.ack(3);
     case.wait(500);
@@ -849,7 +854,7 @@ fn generations_that_cannot_run_side_by_side_are_not_held() {
     for policy in [stop_first].into_iter().chain(that_bind_themselves()) {
         let mut case = Case::serving(policy);
         let before = case.core.phase();
-        case.request(Request::Hold);
+        case.request(Request::Hold(None));
         assert!(case.reported(|report| *report == Report::CannotHold));
         assert!(case.core.phase() == before && !case.core.has_pending_upgrade());
     }
@@ -858,7 +863,7 @@ fn generations_that_cannot_run_side_by_side_are_not_held() {
 #[test]
 fn the_last_of_two_kept_requests_counts() {
     for (words, held) in
-        [([Request::Hold, Request::Upgrade], false), ([Request::Upgrade, Request::Hold], true)]
+        [([Request::Hold(None), Request::Upgrade], false), ([Request::Upgrade, Request::Hold(None)], true)]
     {
         let mut case = Case::serving(policy());
         case.request(Request::Upgrade);
@@ -1390,7 +1395,7 @@ fn two_workers_that_bind_the_same_addresses_cannot_be_requested() {
     for (request, refused) in [
         (Request::More, Report::CannotScale(1)),
         (Request::Scale(2), Report::CannotScale(1)),
-        (Request::Hold, Report::CannotHold),
+        (Request::Hold(None), Report::CannotHold),
     ] {
         case.request(request);
         assert_eq!(case.done.last(), Some(&Action::Report(refused)));

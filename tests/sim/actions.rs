@@ -46,6 +46,8 @@ impl Model {
                 Ok(())
             }
             Action::Switch(to) => self.may_switch(to),
+            Action::Weigh(to, weight) => self.may_weigh(to, weight),
+            Action::Verify(id) => self.may_verify(id),
             Action::CheckDrained(id) => self.may_check_drained(id),
             Action::PreStop(id) => self.pre_stop(id),
             Action::Stop(id) | Action::StopUnready(id) => {
@@ -169,6 +171,9 @@ impl Model {
                     upgrade.hold == Hold::No || upgrade.started_slots.is_empty(),
                     "a second replacement before the verdict"
                 );
+                if self.policy.weighs && upgrade.hold == Hold::Requested {
+                    upgrade.canary.apart = Some(slot);
+                }
                 ensure!(upgrade.started_slots.insert(slot), "a second replacement in {slot:?}");
                 let batch = upgrade.started_slots.difference(&upgrade.replaced_slots).count();
                 ensure!(
@@ -300,6 +305,7 @@ impl Model {
     /// longer needed.
     pub fn stop(&mut self, id: WorkerId) -> Verdict {
         let (now, hooked) = (self.now, self.policy.pre_stop);
+        self.is_not_weighed(id)?;
         let record = self.running(id, Action::Stop(id))?;
         let hooked = hooked && record.ready.is_some();
         if !hooked {
@@ -405,6 +411,7 @@ impl Model {
         for id in failed.collect::<Vec<_>>() {
             self.note_failed_successor(id);
         }
+        self.drain_undone(upgrade);
         for record in self.workers.values_mut().filter(undone) {
             record.surplus = true;
             record.stage = ShownStage::Draining;

@@ -3,7 +3,7 @@
 
 use crate::script::{Act, sufficient_acks};
 use crate::world::{Scheduled, World};
-use graceful_run::core::event::{Event, Request, Time, Token, WorkerId};
+use graceful_run::core::event::{Event, Request, Time, Token, Weight, WorkerId};
 use std::time::Duration;
 
 impl World<'_> {
@@ -25,7 +25,7 @@ impl World<'_> {
                     Request::Upgrade,
                     Request::Upgrade,
                     Request::UpgradeNow,
-                    Request::Hold,
+                    Request::Hold(None),
                     Request::More,
                     Request::Fewer,
                     Request::Scale(3),
@@ -77,9 +77,11 @@ impl World<'_> {
             Request::Upgrade,
             Request::Upgrade,
             Request::UpgradeNow,
-            Request::Hold,
-            Request::Hold,
-            Request::Hold,
+            Request::Hold(None),
+            Request::Hold(None),
+            Request::Hold(Weight::new(2000)),
+            Request::Weigh(Weight::of_one(20)),
+            Request::Weigh(Weight::of_one(20)),
             Request::Commit,
             Request::Commit,
             Request::Rollback,
@@ -144,6 +146,10 @@ impl World<'_> {
                 let quiet =
                     || waits || self.model.holds() || self.model.check_quiescent(&self.supervisor).is_ok();
                 if self.policy.worker_watchdog.is_some() && self.only_heartbeats() && quiet() {
+                    break;
+                }
+                // The user's command would be run for ever.
+                if self.policy.verify.is_some() && self.model.holds() && self.rng.chance(3) {
                     break;
                 }
                 self.advance()?;

@@ -15,7 +15,16 @@ pub struct Coverage {
 }
 
 /// Each of these must be seen at least once.
-const REQUIRED: [&str; 92] = [
+const REQUIRED: [&str; 101] = [
+    "hold passed",
+    "hold passed, verified",
+    "weighed",
+    "not weighed",
+    "cannot weigh",
+    "verified on hold",
+    "upgrade failed: not weighed",
+    "upgrade failed: not verified",
+    "drained without --adopt",
     "halted",
     "continued",
     "resumed",
@@ -194,6 +203,7 @@ fn name(action: &Action) -> Option<&'static str> {
         Action::Exit(Ending::NotStarted(..)) => "ended: not started",
         Action::Exit(Ending::Silent(..)) => "ended: silent",
         Action::CheckDrained(_) => "drain checked",
+        Action::Verify(_) => "verified on hold",
         Action::PreUpgrade(_) => "pre-upgrade",
         Action::PreStop(_) => "pre-stop",
         Action::Report(report) => match report {
@@ -205,6 +215,13 @@ fn name(action: &Action) -> Option<&'static str> {
             Report::Proven(_) => "proven",
             Report::Held { .. } => "held",
             Report::CannotHold => "cannot hold",
+            Report::HoldPassed { verified: 0, .. } => "hold passed",
+            Report::HoldPassed { .. } => "hold passed, verified",
+            Report::Weighed(..) => "weighed",
+            Report::NotWeighed(..) => "not weighed",
+            Report::CannotWeigh => "cannot weigh",
+            Report::UpgradeFailed { why: Failure::NotWeighed, .. } => "upgrade failed: not weighed",
+            Report::UpgradeFailed { why: Failure::NotVerified(_), .. } => "upgrade failed: not verified",
             Report::NothingHeld(_) => "nothing held",
             Report::Silent(..) => "silent",
             Report::ScaleDone(_) => "scale done",

@@ -104,6 +104,8 @@ impl Model {
                 return self.alive_checked();
             }
             Event::Switched(to, done) => return self.switched(to, done, stops),
+            Event::Weighed(to, weight, done) => self.weight_answered(to, weight, done),
+            Event::Verified(id, good) => self.verified(id, good),
             Event::DrainChecked { worker, drained, pause } => self.drain_checked(worker, drained, pause),
             Event::Waits(slot) => self.waits(slot),
             Event::CheckedWaiting => self.waiting_checked(),
@@ -214,8 +216,8 @@ impl Model {
 
     pub fn requested(&mut self, request: Request) {
         match request {
-            Request::Upgrade | Request::UpgradeNow | Request::Hold | Request::Commit | Request::Rollback
-                if self.stopping => {}
+            Request::Upgrade | Request::UpgradeNow | Request::Hold(_) if self.stopping => {}
+            Request::Commit | Request::Rollback | Request::Weigh(_) if self.stopping => {}
             Request::Upgrade => self.request_upgrade(false),
             Request::UpgradeNow => {
                 if let Some(upgrade) = &mut self.upgrade {
@@ -223,10 +225,8 @@ impl Model {
                 }
                 self.request_upgrade(false);
             }
-            Request::Hold if self.policy.stop_first || self.policy.follow => {
-                self.in_step.cannot_hold = true;
-            }
-            Request::Hold => self.request_upgrade(true),
+            Request::Hold(weight) => self.hold_requested(weight),
+            Request::Weigh(weight) => self.weight_requested(weight),
             Request::Commit | Request::Rollback => {
                 match self.upgrade.as_mut().filter(|upgrade| upgrade.hold != Hold::No) {
                     None => self.in_step.nothing_held = Some(request),
@@ -239,6 +239,7 @@ impl Model {
                             self.workers.retain(|_, record| record.refused_at.is_none());
                         }
                         upgrade.hold = Hold::Committed;
+                        upgrade.canary.held = None;
                     }
                 }
             }

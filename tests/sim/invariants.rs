@@ -41,6 +41,7 @@ impl Model {
             self.new_start(supervisor.generation())?;
         }
         self.check_switch()?;
+        self.check_hold()?;
         ensure!(self.in_step.not_started_by.is_none(), "{:?} was not told of", self.in_step.not_started_by);
         self.compare_workers(supervisor)?;
         self.check_receivers(supervisor)?;
@@ -244,6 +245,7 @@ impl Model {
         let superseded = self.superseded_at();
         let comes = superseded.is_none_or(|at| at > now && deadline.is_some_and(|deadline| deadline <= at));
         ensure!(comes, "a request waits behind a successor that hangs");
+        self.check_hold_deadline(deadline)?;
         for record in self.workers.values() {
             let id = record.id;
             let waits = |at: std::time::Duration| at > now && deadline.is_some_and(|deadline| deadline <= at);

@@ -8,6 +8,7 @@
 //! and prints its log.
 
 mod actions;
+mod canary;
 mod course;
 mod coverage;
 mod facts;

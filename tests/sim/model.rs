@@ -18,6 +18,7 @@
 //! | S15 | `crash`, `invariants`: pauses, and no pause before an upgrade |
 //! | workers that bind their own sockets | `steering` |
 //! | workers that a signal has halted | `halts` |
+//! | upgrades that are held and judge themselves | `canary` |
 //! | releases that fail after they went live; what replacements have to be seen doing | `probation` |
 //! | S16 | `world`: now and then the supervisor is serialized and restored |
 //! | L1, L2, L3, L5 | `check_quiescent`, and one generation for each kept request |
@@ -25,13 +26,14 @@
 //! Not here, because the core does not do these: S8 and S14 (listeners, descriptors),
 //! S9 (control requests), L6 (logs and clients that block).
 
+use crate::canary::{Canary, InStep as CanaryInStep};
 use crate::probation::{Probation, Waiting};
 use crate::steering::Switch;
 use crate::worker::WorkerRecord;
 use graceful_run::core::Supervisor;
 use graceful_run::core::event::{
     AckKind, Action, Ending, Event, Exit, Failure, Generation, LaunchSource, Refusal, Report, Request, Slot,
-    Time, WorkerId,
+    Time, Weight, WorkerId,
 };
 use graceful_run::core::policy::{OnAckTimeout, Policy, Restart, Strength};
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,8 +90,6 @@ pub struct ModelUpgrade {
     pub failure: Option<Failure>,
     pub liveness_requested: bool,
     pub switch: Switch,
-    /// The worker that gets new connections beside those that it is to replace.
-    pub canary: Option<WorkerId>,
     /// The old worker has handed over to its successor.
     pub predecessor_left: bool,
     /// The pre-upgrade hook has allowed it, or there is none.
@@ -100,6 +100,8 @@ pub struct ModelUpgrade {
     pub waiting: Waiting,
     /// It is a rollback to the generation before.
     pub is_rollback: bool,
+    /// How it is held, and the part of the new connections that its first worker gets.
+    pub canary: Canary,
 }
 
 /// Whether an upgrade stops at its first worker.
@@ -155,6 +157,10 @@ pub struct InStep {
     pub continued: Option<(WorkerId, Duration)>,
     /// Generations that cannot be started again as they were.
     pub forgotten: BTreeSet<Generation>,
+    /// What is to be said and done of the upgrade on hold.
+    pub canary: CanaryInStep,
+    /// Workers that are found silent.
+    pub silent: BTreeSet<WorkerId>,
 }
 
 pub struct Model {
@@ -172,6 +178,9 @@ pub struct Model {
     pub pending: bool,
     /// The pending upgrade is to be held.
     pub pending_hold: bool,
+    pub pending_weight: Option<Weight>,
+    /// The part that one generation on hold gets, since the last switch.
+    pub weighed: Option<(Generation, Weight)>,
     pub scaling: bool,
     pub known: Strength,
     /// How long the program took last to ack or to wait for connections, and in which generation.
@@ -211,6 +220,8 @@ impl Model {
             kill_needed: false,
             pending: false,
             pending_hold: false,
+            pending_weight: None,
+            weighed: None,
             scaling: false,
             known: Strength::Nothing,
             startup_time: (Generation(1), Duration::ZERO),
@@ -235,7 +246,12 @@ impl Model {
 
     pub fn step(&mut self, now: Time, event: Event, actions: &[Action], supervisor: &Supervisor) -> Verdict {
         self.now = now;
-        self.in_step = InStep { event: Some(event), ..InStep::default() };
+        let silent = actions.iter().filter_map(|action| match action {
+            Action::Report(Report::Silent(id, _)) => Some(*id),
+            _ => None,
+        });
+        let silent = silent.collect();
+        self.in_step = InStep { event: Some(event), silent, ..InStep::default() };
         let stops = actions.iter().any(|action| match action {
             Action::Report(Report::Stopping) => true,
             Action::Report(Report::Silent(id, _)) => self.replaces(*id),
@@ -247,9 +263,12 @@ impl Model {
             // Actions for the event and for expired deadlines come first, with the number
             // of slots from before.
             let comes_first = match action {
-                Action::Report(report) => {
-                    !matches!(report, Report::UpgradeStarted { .. } | Report::RollbackStarted { .. })
-                }
+                Action::Report(report) => !matches!(
+                    report,
+                    Report::UpgradeStarted { .. }
+                        | Report::RollbackStarted { .. }
+                        | Report::HoldPassed { .. }
+                ),
                 Action::Kill(_) | Action::KillRemains(_) | Action::Probe(_) => true,
                 _ => false,
             };
@@ -413,5 +432,6 @@ pub fn ending(failure: Failure) -> Ending {
         Failure::Crashes(worker, _) => Ending::Worker(worker, Exit::Unseen),
         Failure::Stopped | Failure::Superseded | Failure::RolledBack => Ending::Stopped,
         Failure::Refused | Failure::NotSwitched | Failure::OwnSocket(_) => Ending::Stopped,
+        Failure::NotWeighed | Failure::NotVerified(_) => Ending::Stopped,
     }
 }

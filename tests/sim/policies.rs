@@ -1,8 +1,8 @@
 //! Random policies.
 
 use crate::rng::Rng;
-use graceful_run::core::event::AckKind;
-use graceful_run::core::policy::{Adopt, OnAckTimeout, Policy, Readiness, Restart};
+use graceful_run::core::event::{AckKind, Weight};
+use graceful_run::core::policy::{Adopt, Canary, OnAckTimeout, Policy, Readiness, Restart};
 use std::time::Duration;
 
 /// The kinds of ack that a worker itself causes.
@@ -44,8 +44,24 @@ pub fn random(rng: &mut Rng) -> Policy {
         probation: rng.chance(75).then(|| rng.ms(&[500, 3000, 60_000])),
         listeners: !follow && adopt.is_none() && rng.chance(70),
         worker_watchdog: rng.chance(15).then(|| rng.ms(&[1000, 3000, 10_000])),
+        canary: None,
+        verify: None,
+        weighs: false,
     };
-    Policy { second_start: policy.max_draining == 1, ..policy }
+    let own_sockets = if adopt.is_some() { policy.steers() } else { policy.listeners };
+    let weighs = own_sockets && !policy.stop_first && rng.chance(50);
+    let policy = Policy { second_start: policy.max_draining == 1, weighs, ..policy };
+    if !policy.can_hold() {
+        return policy;
+    }
+    Policy {
+        canary: rng.chance(25).then(|| Canary {
+            lasts: rng.ms(&[1, 300, 3000, 20_000]),
+            weight: rng.pick(&[None, Weight::new(0), Weight::new(1000)]).filter(|_| weighs),
+        }),
+        verify: rng.chance(40).then(|| rng.ms(&[300, 1000, 10_000])),
+        ..policy
+    }
 }
 
 fn readiness(rng: &mut Rng) -> Readiness {

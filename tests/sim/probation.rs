@@ -9,6 +9,7 @@
 //! | a generation that does not keep crashing is proven in time | `proven`, `check_probation` |
 //! | replacements have to be seen waiting if the serving workers were | `may_check_waiting`, `Model::acked`, `Model::spawn` |
 
+use crate::canary::Canary;
 use crate::model::{Hold, Model, ModelUpgrade, Verdict, ensure};
 use crate::steering::Switch;
 use crate::worker::WorkerRecord;
@@ -287,13 +288,13 @@ impl Model {
             failure: None,
             liveness_requested: false,
             switch: Switch::Not,
-            canary: None,
             predecessor_left: false,
             allowed: true,
             hold: Hold::No,
             source: LaunchSource::Exactly,
             waiting: Waiting::Known,
             is_rollback: true,
+            canary: Canary::default(),
         });
         Ok(())
     }

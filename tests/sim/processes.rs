@@ -85,6 +85,17 @@ impl World<'_> {
                 let done = self.faultless || !self.rng.chance(10);
                 self.schedule(at, Scheduled::Deliver(Event::Switched(to, done)));
             }
+            Action::Weigh(to, weight) => {
+                let at = self.now + self.answer_takes();
+                let done = self.faultless || !self.rng.chance(15);
+                self.schedule(at, Scheduled::Deliver(Event::Weighed(to, weight, done)));
+            }
+            Action::Verify(worker) => {
+                self.verify_run += 1;
+                let good = self.faultless || !self.rng.chance(20);
+                let at = self.now + self.hook_takes();
+                self.schedule(at, Scheduled::Verified(self.verify_run, worker, good));
+            }
             Action::CheckDrained(worker) => self.answer_drain_check(worker),
             Action::Resume(worker) => self.schedule(self.now, Scheduled::Act(worker, Act::Continue)),
             // Whoever continues us has us continue the workers.

@@ -46,7 +46,7 @@ impl Model {
                     !self.upgrade_must_wait(),
                     "{report:?} too soon for a worker that starts its own successor"
                 );
-                let hold = if self.pending_hold { Hold::Requested } else { Hold::No };
+                let (hold, canary) = self.hold_of_upgrade();
                 self.new_generation(to)?;
                 let allowed = !self.policy.pre_upgrade;
                 if allowed {
@@ -64,13 +64,13 @@ impl Model {
                     failure: None,
                     liveness_requested: false,
                     switch: Switch::Not,
-                    canary: None,
                     predecessor_left: false,
                     allowed,
                     hold,
                     source: LaunchSource::Anew,
                     waiting: Waiting::Not,
                     is_rollback: false,
+                    canary,
                 });
             }
             Report::Drained(id, after) => return self.drain_ended(id, after, true),
@@ -78,7 +78,7 @@ impl Model {
             Report::UpgradeKept(behind) => {
                 let asked = matches!(
                     self.in_step.event,
-                    Some(Event::Request(Request::Upgrade | Request::UpgradeNow | Request::Hold))
+                    Some(Event::Request(Request::Upgrade | Request::UpgradeNow | Request::Hold(_)))
                 );
                 ensure!(asked && self.pending, "{report:?} out of place");
                 let expected = match (&self.upgrade, self.served) {
@@ -88,9 +88,16 @@ impl Model {
                 };
                 ensure!(behind == expected, "{report:?}, not behind {expected:?}");
             }
-            Report::Held { from, to, took } => {
+            Report::HoldPassed { .. } => return self.hold_passed(report),
+            Report::Weighed(to, weight) => return self.weight_reported(to, weight, true),
+            Report::NotWeighed(to, weight) => return self.weight_reported(to, weight, false),
+            Report::CannotWeigh => {
+                ensure!(std::mem::take(&mut self.in_step.canary.cannot_weigh), "{report:?} out of place")
+            }
+            Report::Held { from, to, took, lasts } => {
                 ensure!(std::mem::take(&mut self.in_step.held), "{report:?} out of place");
                 let upgrade = self.upgrade.as_ref().ok_or(format!("{report:?} without an upgrade"))?;
+                ensure!(upgrade.canary.lasts == lasts, "{report:?} of {upgrade:?}");
                 ensure!(
                     (upgrade.from, upgrade.to, upgrade.since + took) == (from, to, now),
                     "{report:?} of {upgrade:?}"
@@ -140,8 +147,9 @@ impl Model {
                     "{report:?} of {upgrade:?}"
                 );
                 ensure!(upgrade.failure == Some(why), "{report:?}, but {:?}", upgrade.failure);
-                let steered = upgrade.switch != Switch::Not || upgrade.canary.is_some();
-                ensure!(!steered, "{report:?}, and {to} is sent new connections");
+                ensure!(upgrade.switch == Switch::Not, "{report:?}, and {to} is sent new connections");
+                let back = upgrade.canary.apart.is_none() || upgrade.canary.given_back;
+                ensure!(back, "{report:?}, and {to} gets a part of them");
                 let counted =
                     (replaced as usize, slots as usize) == (upgrade.replaced_slots.len(), self.slots.len());
                 ensure!(counted, "{report:?}, but {:?} of {}", upgrade.replaced_slots, self.slots.len());

@@ -9,17 +9,43 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 impl Model {
-    /// Commits the started replacements, or holds them; each must be alive, and have been ready
-    /// for the soak.
+    /// The started replacements are alive: whether they are to be committed. Otherwise the upgrade is
+    /// held, or goes on with the slots that the hold has left out.
+    pub fn leaves_hold(&mut self) -> Result<bool, String> {
+        let compares = self.can_compare();
+        let slots = self.slots.len();
+        let weight = self.weight_of_hold();
+        let bounded = self.policy.surge.is_some();
+        let Some(upgrade) = &mut self.upgrade else { return Ok(false) };
+        let whole = upgrade.started_slots.difference(&upgrade.replaced_slots).count() == slots;
+        let goes_on = match std::mem::replace(&mut upgrade.hold, Hold::No) {
+            Hold::Requested if upgrade.canary.lasts.is_none() || compares => {
+                upgrade.hold = Hold::Held;
+                upgrade.canary.begin(self.now, &self.policy);
+                self.in_step.held = true;
+                self.in_step.canary.weigh = weight;
+                self.slots.iter_mut().for_each(|slot_model| slot_model.source = LaunchSource::AsBefore);
+                false
+            }
+            Hold::Requested | Hold::Committed => {
+                upgrade.source = LaunchSource::AsBefore;
+                bounded || whole
+            }
+            Hold::Held => return Err("a liveness check while the upgrade is on hold".into()),
+            Hold::No => true,
+        };
+        upgrade.liveness_requested &= goes_on;
+        Ok(goes_on)
+    }
+
+    /// Commits the started replacements; each must be alive, and have been ready for the soak.
     pub fn commit(&mut self) -> Verdict {
         let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
         let batch: BTreeSet<Slot> =
             upgrade.started_slots.difference(&upgrade.replaced_slots).copied().collect();
         let (from, to, back) = (upgrade.from, upgrade.to, upgrade.is_rollback);
-        let canary = self.replacement_in(&batch);
-        let steers = self.steers();
-        // Where they have been switched to, that was seen before the switch.
-        if !steers {
+        // Before a switch that was checked, and what is seen meanwhile changes nothing.
+        if upgrade.switch == Switch::Not {
             self.check_soaked(&batch, to)?;
         }
         for &slot in &batch {
@@ -28,25 +54,8 @@ impl Model {
         let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
         upgrade.liveness_requested = false;
         upgrade.switch = Switch::Not;
-        upgrade.canary = None;
         let whole = batch.len() == self.slots.len();
-        match std::mem::replace(&mut upgrade.hold, Hold::No) {
-            Hold::Requested => {
-                upgrade.hold = Hold::Held;
-                upgrade.canary = canary.filter(|_| steers);
-                self.in_step.held = true;
-                self.slots.iter_mut().for_each(|slot_model| slot_model.source = LaunchSource::AsBefore);
-                return Ok(());
-            }
-            Hold::Committed => {
-                upgrade.source = LaunchSource::AsBefore;
-                if self.policy.surge.is_none() && !whole {
-                    return Ok(());
-                }
-            }
-            Hold::Held => return Err("a liveness check while the upgrade is on hold".into()),
-            Hold::No => {}
-        }
+        let apart = upgrade.canary.end();
         upgrade.replaced_slots.extend(&batch);
         ensure!(
             self.policy.surge.is_some() || whole || back,
@@ -69,15 +78,9 @@ impl Model {
             }
         }
         self.leave_unasked(|record| record.generation != to);
-        self.drain(&batch, to);
+        self.drain(&batch, to, apart);
         self.in_step.committed = batch;
         Ok(())
-    }
-
-    /// The worker that is to serve in the slots of a batch of one.
-    pub fn replacement_in(&self, batch: &BTreeSet<Slot>) -> Option<WorkerId> {
-        let mut new = self.workers.values().filter(|record| batch.contains(&record.slot) && record.runs());
-        new.find(|record| self.replaces(record.id)).map(|record| record.id)
     }
 
     pub fn check_soaked(&self, batch: &BTreeSet<Slot>, to: Generation) -> Verdict {

@@ -13,9 +13,9 @@
 //! | an old worker is not asked to stop before it has drained or the drain timeout has passed | `Model::has_reason_to_go` |
 //! | it is checked again after the pause, and never twice at once | `may_check_drained`, `check_draining` |
 
-use crate::model::{Hold, Model, ModelUpgrade, Verdict, ensure};
+use crate::model::{Model, ModelUpgrade, Verdict, ensure};
 use crate::worker::WorkerRecord;
-use graceful_run::core::event::{AckKind, Failure, Generation, LaunchSource, Slot, Time, WorkerId};
+use graceful_run::core::event::{AckKind, Failure, Generation, Slot, Time, WorkerId};
 use graceful_run::core::policy::Strength;
 use graceful_run::core::{ShownStage, Supervisor};
 use std::collections::BTreeSet;
@@ -49,6 +49,11 @@ pub struct Draining {
 }
 
 impl Draining {
+    /// With a pre-stop hook, the checks wait for that.
+    pub fn begin(now: Time, hook: bool) -> Draining {
+        Draining { since: now, check_at: Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook) }
+    }
+
     /// Its pre-stop hook has ended.
     pub fn begin_checks(&mut self, now: Time) {
         self.check_at = Some(now + FIRST_DRAIN_CHECK);
@@ -76,45 +81,25 @@ impl Model {
             new.filter(|record| record.ready.is_some()).any(|record| !self.has_lived(record, upgrade.to))
         });
         let is_halted = self.is_batch_halted();
-        let (slots, surge) = (self.slots.len(), self.policy.surge);
         let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
         if (late || is_halted) && upgrade.switch == Switch::Not {
             // There is another check once they have lived long enough.
             upgrade.liveness_requested = false;
             return Ok(());
         }
-        if !steers {
-            return self.commit();
-        }
-        let (to, batch): (_, BTreeSet<Slot>) =
+        let apart = upgrade.canary.apart.is_some();
+        let (to, batch) =
             (upgrade.to, upgrade.started_slots.difference(&upgrade.replaced_slots).copied().collect());
-        upgrade.switch = Switch::Due;
-        if upgrade.hold == Hold::Committed {
-            (upgrade.hold, upgrade.source) = (Hold::No, LaunchSource::AsBefore);
-            if surge.is_none() && batch.len() < slots {
-                // The others are started first.
-                upgrade.switch = Switch::Not;
-                upgrade.liveness_requested = false;
-            }
+        self.check_soaked(&batch, to)?;
+        if !self.leaves_hold()? {
+            return Ok(());
         }
-        self.check_soaked(&batch, to)
-    }
-
-    /// New connections go to the replacements. If the user has committed a hold meanwhile, the first of
-    /// them stays, and the others follow by a switch of their own.
-    pub fn switch_done(&mut self) -> Verdict {
-        let (slots, surge) = (self.slots.len(), self.policy.surge);
-        let Some(upgrade) = self.upgrade.as_ref().filter(|upgrade| upgrade.hold == Hold::Committed) else {
+        if !steers && !apart {
             return self.commit();
-        };
-        let batch: BTreeSet<Slot> =
-            upgrade.started_slots.difference(&upgrade.replaced_slots).copied().collect();
-        let canary = self.replacement_in(&batch);
-        let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
-        (upgrade.hold, upgrade.source, upgrade.canary) = (Hold::No, LaunchSource::AsBefore, canary);
-        let goes_on = surge.is_none() && batch.len() < slots;
-        upgrade.switch = if goes_on { Switch::Not } else { Switch::Due };
-        upgrade.liveness_requested = !goes_on;
+        }
+        if let Some(upgrade) = &mut self.upgrade {
+            upgrade.switch = Switch::Due;
+        }
         Ok(())
     }
 
@@ -146,11 +131,12 @@ impl Model {
             let in_batch = upgrade.started_slots.contains(&record.slot)
                 && !upgrade.replaced_slots.contains(&record.slot);
             let switched = matches!(upgrade.switch, Switch::Requested | Switch::Done);
-            let held = matches!(upgrade.hold, Hold::Requested | Hold::Held);
+            let canary = &upgrade.canary;
+            let begun = canary.weight.is_some() || canary.weighing.is_some();
             match (in_batch, record.generation == upgrade.to) {
                 (false, _) => true,
-                (true, true) => switched || upgrade.canary == Some(record.id),
-                (true, false) => !switched || held,
+                (true, true) => switched || begun && canary.apart == Some(record.slot),
+                (true, false) => !switched,
             }
         };
         let expected: Vec<WorkerId> = ready.filter(receives).map(|record| record.id).collect();
@@ -172,7 +158,7 @@ impl Model {
             return Ok(());
         }
         upgrade.switch = Switch::Done;
-        if stops || self.is_batch_halted() { Ok(()) } else { self.switch_done() }
+        if stops || self.is_batch_halted() { Ok(()) } else { self.commit() }
     }
 
     /// Whether an answer is awaited for a switch to this generation.
@@ -186,15 +172,18 @@ impl Model {
         let wanted = match (upgrade.switch, upgrade.failure) {
             (Switch::Due, None) => Some((upgrade.to, Switch::Requested)),
             (Switch::Requested | Switch::Done, Some(_)) => Some((upgrade.from, Switch::Not)),
-            (Switch::Not, Some(_)) if upgrade.canary.take().is_some() => Some((upgrade.from, Switch::Not)),
+            (Switch::Not, Some(_)) if upgrade.canary.apart.is_some() && !upgrade.canary.given_back => {
+                Some((upgrade.from, Switch::Not))
+            }
             _ => None,
         };
         let (generation, switch) = wanted.ok_or(format!("a switch to {to} out of place: {upgrade:?}"))?;
         ensure!(generation == to, "a switch to {to}, not {generation}");
         upgrade.switch = switch;
         if generation == upgrade.from {
-            upgrade.canary = None;
+            upgrade.canary.given_back = true;
         }
+        self.weighed = None;
         Ok(())
     }
 
@@ -205,15 +194,23 @@ impl Model {
     }
 
     /// The old workers of these slots drain.
-    pub fn drain(&mut self, batch: &BTreeSet<Slot>, to: Generation) {
+    pub fn drain(&mut self, batch: &BTreeSet<Slot>, to: Generation, apart: Option<Slot>) {
         let (now, steers, hook) = (self.now, self.steers(), self.policy.pre_stop);
         let serves = |record: &&mut WorkerRecord| {
             record.runs() && record.stage == ShownStage::Ready && batch.contains(&record.slot)
         };
         let replaced = self.workers.values_mut().filter(serves).filter(|record| record.generation != to);
-        for record in replaced.filter(|_| steers) {
-            let check_at = Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook);
-            record.draining = Some(Draining { since: now, check_at });
+        for record in replaced.filter(|record| steers || apart == Some(record.slot)) {
+            record.draining = Some(Draining::begin(now, hook));
+        }
+    }
+
+    /// How long a worker may drain; None: there is no limit.
+    fn drain_timeout(&self) -> Option<Duration> {
+        match self.policy.adopt {
+            Some(adopt) => adopt.drain_timeout,
+            // Only what waits in the queue of its own socket.
+            None => Some(Duration::from_secs(3)),
         }
     }
 
@@ -243,7 +240,7 @@ impl Model {
 
     /// The drain of a worker has ended, `after` so long: it may be asked to stop from now on.
     pub fn drain_ended(&mut self, id: WorkerId, after: Duration, drained: bool) -> Verdict {
-        let timeout = self.policy.adopt.and_then(|adopt| adopt.drain_timeout);
+        let timeout = self.drain_timeout();
         let record = self.workers.get_mut(&id).filter(|record| record.runs() && !record.signalled());
         let record = record.ok_or(format!("{id:?} has drained, or not, and does not run"))?;
         let draining = record.draining.take().ok_or(format!("{id:?} was not to be draining"))?;
@@ -341,7 +338,7 @@ impl Model {
 
     /// Checks that a draining worker will be checked, and asked to stop in time.
     pub fn check_draining(&self, id: WorkerId, draining: Draining, waits: impl Fn(Time) -> bool) -> Verdict {
-        let timeout = self.policy.adopt.and_then(|adopt| adopt.drain_timeout);
+        let timeout = self.drain_timeout();
         ensure!(!self.stopping, "{id:?} was not asked to stop");
         let told = self.workers.get(&id).is_some_and(|record| record.pre_stop.is_some());
         ensure!(told || !self.policy.pre_stop, "{id:?} drains before its pre-stop hook");

@@ -59,6 +59,8 @@ pub enum Scheduled {
     Redeliver(Event),
     Act(WorkerId, Act),
     Request(Request),
+    /// A command that verifies the worker on hold has ended; it was the one of this number.
+    Verified(u32, WorkerId, bool),
 }
 
 pub struct World<'a> {
@@ -78,6 +80,8 @@ pub struct World<'a> {
     pub silent: bool,
     /// No start succeeds in this time.
     pub outage: Option<(Refusal, Time, Time)>,
+    /// The number of the last command that verifies a worker on hold. Earlier ones were ended.
+    pub verify_run: u32,
     /// There are no more faults.
     pub faultless: bool,
     /// A deadline, and when its tick is delivered.
@@ -111,6 +115,7 @@ impl<'a> World<'a> {
             processes: BTreeMap::new(),
             queue: BTreeMap::new(),
             queued: 0,
+            verify_run: 0,
             faultless: false,
             late: (Time::MAX, Time::MAX),
             log,
@@ -165,6 +170,8 @@ impl<'a> World<'a> {
     pub fn dispatch(&mut self, due: Scheduled) -> Result<(), String> {
         match due {
             Scheduled::Request(request) => self.deliver(Event::Request(request)),
+            Scheduled::Verified(run, ..) if run != self.verify_run => Ok(()),
+            Scheduled::Verified(_, worker, good) => self.deliver(Event::Verified(worker, good)),
             Scheduled::Act(worker, act) => {
                 self.perform_act(worker, act);
                 Ok(())
@@ -186,6 +193,8 @@ impl<'a> World<'a> {
                 let news = match event {
                     // It listens on one address more.
                     Event::Request(_) | Event::Ack(_, AckKind::Listen) => false,
+                    // It could be the answer to another request for the same weight.
+                    Event::Weighed(..) => false,
                     Event::HandedOver(_) => {
                         self.log.steps.last().is_some_and(|step| step.2.iter().any(adopts))
                     }
@@ -317,6 +326,8 @@ impl<'a> World<'a> {
             return Err(format!("it is another after it was carried over: {text}"));
         }
         self.supervisor = copy.with_policy(self.policy.clone());
+        self.verify_run += 1;
+        self.model.carried_over();
         Ok(())
     }
 
@@ -384,10 +395,12 @@ impl<'a> World<'a> {
                 {
                     seen.push("switched, batch by batch");
                 }
-                Action::Switch(to) if upgrade.is_some_and(|it| it.to != *to && it.canary.is_some()) => {
+                Action::Switch(to)
+                    if upgrade.is_some_and(|it| it.to != *to && it.canary.weight.is_some()) =>
+                {
                     seen.push("switched back from a hold");
                 }
-                Action::Switch(_) if upgrade.is_some_and(|it| it.canary.is_some()) => {
+                Action::Switch(_) if upgrade.is_some_and(|it| it.canary.weight.is_some()) => {
                     seen.push("switched after a hold");
                 }
                 Action::Report(Report::Drained(id, _))
@@ -396,6 +409,9 @@ impl<'a> World<'a> {
                     seen.push("drained, and not wanted");
                 }
                 Action::Kill(worker) if draining(worker) => seen.push("draining: killed"),
+                Action::Report(Report::Drained(..)) if self.policy.adopt.is_none() => {
+                    seen.push("drained without --adopt");
+                }
                 Action::StopUnready(_) => seen.push("stopped before it was ready"),
                 Action::Stop(worker) if draining(worker) && matches!(event, Event::Request(_)) => {
                     seen.push("draining: stopped with everything");

@@ -77,6 +77,15 @@ impl Socket for Listening {
         Ok(())
     }
 
+    fn attach_weighed(&self, weight: u16, chosen: &[u32], others: &[u32]) -> io::Result<()> {
+        let drawn = match (weight, others.is_empty()) {
+            (0, false) => others.to_vec(),
+            (10_000, _) => chosen.to_vec(),
+            _ => [chosen, others].concat(),
+        };
+        self.attach(&drawn)
+    }
+
     fn close_copy(&mut self) -> bool {
         assert!(std::mem::take(&mut self.has_copy), "it is closed once");
         let leaves = !self.kernel.borrow().held.contains(&self.inode);
@@ -151,7 +160,7 @@ impl World {
                 let to: BTreeSet<WorkerId> = workers.iter().map(id).collect();
                 let here: BTreeSet<WorkerId> =
                     group.owned().map(|(owner, ..)| owner).filter(|owner| to.contains(owner)).collect();
-                let done = group.steer(&to);
+                let done = group.steer(&to, None);
                 assert!(here.is_empty() || group.serving() == &here, "those of them that are here serve");
                 done.map(|done| assert_eq!(done, !here.is_empty()))
             }
@@ -258,7 +267,7 @@ proptest! {
             (0..size).for_each(|_| world.join(worker).expect("join"));
             world.group.remove_tombstones().expect("remove tombstones");
             world.check(&before);
-            world.group.steer(&set(&[worker])).expect("steer");
+            world.group.steer(&set(&[worker]), None).expect("steer");
             world.check(&before);
             if let Some(old) = worker.checked_sub(1) {
                 world.step(&Step::Remove(old));
@@ -283,12 +292,12 @@ fn the_model_sees_a_socket_that_leaves_too_early() {
 #[test]
 fn one_that_leaves_by_itself_is_noticed_before_the_next_change() {
     let mut world = World::with(&[1, 2]);
-    assert!(world.group.steer(&set(&[2])).expect("steer"));
+    assert!(world.group.steer(&set(&[2]), None).expect("steer"));
     world.kernel.borrow_mut().leave(0);
     world.join(3).expect("join");
     assert_eq!((world.reachable(), world.group.len()), ([1].into(), 2));
     world.group.remove(WorkerId(1)).expect("nothing is left of it");
-    assert!(world.group.steer(&set(&[3])).expect("steer"));
+    assert!(world.group.steer(&set(&[3]), None).expect("steer"));
     assert_eq!(world.reachable(), [2].into());
 }
 
@@ -297,22 +306,22 @@ fn the_first_serves_and_others_wait_until_they_are_selected() {
     let mut world = World::with(&[1, 2, 1, 2]);
     assert_eq!((world.group.serving(), world.reachable()), (&set(&[1]), [0, 2].into()));
     assert_eq!(world.kernel.borrow().attached, 2, "a socket that is not selected needs no program");
-    assert!(!world.group.steer(&set(&[3])).expect("steer"));
-    assert!(world.group.steer(&set(&[2])).expect("steer"));
-    assert!(world.group.steer(&set(&[2])).expect("once more"));
+    assert!(!world.group.steer(&set(&[3]), None).expect("steer"));
+    assert!(world.group.steer(&set(&[2]), None).expect("steer"));
+    assert!(world.group.steer(&set(&[2]), None).expect("once more"));
     assert_eq!((world.reachable(), world.kernel.borrow().attached), ([1, 3].into(), 3));
 }
 
 #[test]
 fn tombstones_leave_when_another_has_joined() {
     let mut world = World::with(&[1, 1, 1, 2]);
-    world.group.steer(&set(&[2])).expect("steer");
+    world.group.steer(&set(&[2]), None).expect("steer");
     world.group.remove(WorkerId(1)).expect("remove");
     assert_eq!((world.group.tombstones(), world.members()), (3, vec![0, 1, 2, 3]));
     world.join(3).expect("join");
     world.group.remove_tombstones().expect("remove tombstones");
     assert_eq!((world.group.tombstones(), world.members()), (2, vec![4, 1, 2, 3]));
-    world.group.steer(&set(&[3])).expect("steer");
+    world.group.steer(&set(&[3]), None).expect("steer");
     world.group.remove(WorkerId(2)).expect("remove");
     assert_eq!((world.group.tombstones(), world.members()), (0, vec![4]));
     world.group.remove(WorkerId(3)).expect("remove");
@@ -324,7 +333,7 @@ fn tombstones_leave_when_another_has_joined() {
 #[test]
 fn the_one_old_socket_leaves_beside_the_one_new() {
     let mut world = World::with(&[1, 2]);
-    world.group.steer(&set(&[2])).expect("steer");
+    world.group.steer(&set(&[2]), None).expect("steer");
     world.group.remove(WorkerId(1)).expect("remove");
     assert_eq!((world.members(), world.reachable()), (vec![1], [1].into()));
 }
@@ -361,7 +370,7 @@ fn what_somebody_else_holds_stays() {
     world.group.give_up(0).expect("nothing is left to give up");
     world.group.give_up(1).expect("give up");
     assert_eq!((world.reachable(), world.group.serving()), ([0, 1].into(), &set(&[1])));
-    world.group.steer(&set(&[2])).expect("steer");
+    world.group.steer(&set(&[2]), None).expect("steer");
     world.group.remove(WorkerId(1)).expect("remove");
     assert_eq!((world.reachable(), world.group.tombstones()), ([2].into(), 2), "they stay, and get nothing");
     world.kernel.borrow_mut().leave(0);
@@ -395,7 +404,7 @@ fn without_a_program_nothing_leaves_and_the_next_call_tries_again() {
     let mut world = World::with(&[1, 2, 2, 3]);
     let refuse = |world: &World, refuses| world.kernel.borrow_mut().refuses = refuses;
     refuse(&world, true);
-    world.group.steer(&set(&[2])).expect_err("no program");
+    world.group.steer(&set(&[2]), None).expect_err("no program");
     assert_eq!((world.group.serving(), world.reachable()), (&set(&[1]), [0].into()));
     world.group.remove(WorkerId(1)).expect_err("no program");
     assert_eq!((world.members(), world.reachable()), (vec![0, 1, 2, 3], [0].into()));

@@ -8,7 +8,7 @@ use super::words::{WorkerName, behind_text, exit_text, ms, request_name};
 use crate::ack::kind;
 use crate::config::Config;
 use crate::config::signals;
-use crate::core::event::{Failure, Report, Token, WorkerId};
+use crate::core::event::{Failure, Report, Token, Weight, WorkerId};
 use crate::process::ProcessTable;
 use serde_json::{Map, Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -48,9 +48,17 @@ fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'st
         Report::Serving(generation) => ("serving", json!({"generation": generation.0})),
         Report::UpgradeStarted { from, to } => ("upgrade-started", json!({"from": from.0, "to": to.0})),
         Report::UpgradeKept(behind) => ("upgrade-kept", json!({"behind": behind_text(behind)})),
-        Report::Held { from, to, took } => {
-            ("held", json!({"from": from.0, "to": to.0, "duration_ms": ms(took)}))
+        Report::Held { from, to, took, lasts } => {
+            ("held", json!({"from": from.0, "to": to.0, "duration_ms": ms(took), "lasts_ms": lasts.map(ms)}))
         }
+        Report::HoldPassed { to, after, verified } => {
+            ("hold-passed", json!({"to": to.0, "after_ms": ms(after), "verified": verified}))
+        }
+        Report::Weighed(to, weight) => ("weighed", json!({"to": to.0, "weight_percent": percent(weight)})),
+        Report::NotWeighed(to, weight) => {
+            ("not-weighed", json!({"to": to.0, "weight_percent": percent(weight)}))
+        }
+        Report::CannotWeigh => ("cannot-weigh", json!({})),
         Report::CannotHold => ("cannot-hold", json!({})),
         Report::NothingHeld(request) => ("nothing-held", json!({"request": request_name(request)})),
         Report::UpgradeDone { from, to, took } => {
@@ -122,6 +130,10 @@ fn describe(report: &Report, processes: &ProcessTable, config: &Config) -> (&'st
 /// `failed`, or `superseded` by another upgrade.
 pub fn result_of(why: Failure) -> &'static str {
     if why == Failure::Superseded { "superseded" } else { "failed" }
+}
+
+fn percent(weight: Weight) -> f64 {
+    f64::from(weight.parts()) / 100.0
 }
 
 /// The name of the signal that has halted a worker, where it is known.

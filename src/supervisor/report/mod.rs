@@ -2,10 +2,12 @@
 //! last line before we exit.
 
 pub mod event;
+mod hold;
 mod reason;
 mod words;
 
 pub use crate::config::duration_text;
+pub use hold::CANNOT_WEIGH;
 pub use reason::{failure_reason, rollback_failure, rollback_outcome, rollback_reason, undo_reason};
 pub use words::{UNSEEN, WAITS, exit_text, halt_text, limit_text};
 
@@ -57,15 +59,12 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
                 _ => warn!(generation = to.0, took_ms = ms(took); "upgrade to {to} failed: {reason}"),
             }
         }
-        Report::Held { from, to, took } => {
-            info!(
-                generation = to.0, took_ms = ms(took);
-                "{to}: on hold after {}: {from} serves, and one worker of {to} beside it", duration_text(took)
-            );
-        }
-        Report::CannotHold => {
-            warn!("cannot hold an upgrade: a generation cannot be on hold with --stop-first or --follow");
-        }
+        Report::Held { .. }
+        | Report::HoldPassed { .. }
+        | Report::Weighed(..)
+        | Report::NotWeighed(..)
+        | Report::CannotWeigh
+        | Report::CannotHold => hold::log(report, processes),
         Report::NothingHeld(request) => {
             warn!("nothing is on hold: there is nothing to {}", request_name(request))
         }
@@ -87,6 +86,15 @@ pub fn log(report: &Report, processes: &ProcessTable, config: &Config, served: b
         Report::HandedOver { worker: id, predecessor: old } => {
             let (worker, old) = (of(id), of(old).pid);
             info!(generation = worker.generation.0, pid = worker.pid; "{worker} took over from pid {old}");
+        }
+        // A worker that has accepted what waited has more to do.
+        Report::Drained(id, _) if !policy.steers() => {
+            let worker = of(id);
+            debug!(generation = worker.generation.0, pid = worker.pid; "{worker}: has accepted what waited");
+        }
+        Report::NotDrained(id, after) if !policy.steers() => {
+            let worker = of(id);
+            warn!(generation = worker.generation.0, pid = worker.pid; "{worker}: has not accepted every connection that waited for it after {}; asked to stop", duration_text(after));
         }
         Report::Drained(id, after) => {
             let worker = of(id);

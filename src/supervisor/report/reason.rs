@@ -130,7 +130,9 @@ pub fn failure_reason(why: Failure, predecessor_left: bool, held: bool, processe
         Failure::OwnSocket(worker) => {
             format!("worker pid {}{}", pid(worker), unmet_text(worker, processes))
         }
-        Failure::Refused | Failure::NotSwitched => processes.upgrade_refusal().into(),
+        Failure::Refused | Failure::NotSwitched | Failure::NotWeighed | Failure::NotVerified(_) => {
+            processes.upgrade_refusal().into()
+        }
         Failure::Crashes(worker, crashes) => {
             let generation = processes.get(worker).map_or(Generation(0), |entry| entry.generation);
             format!("{generation} ended {crashes} times where it served already (--probation)")

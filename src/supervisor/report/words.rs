@@ -112,7 +112,8 @@ pub(super) fn behind_text(behind: Behind) -> &'static str {
 
 pub(super) fn request_name(request: Request) -> &'static str {
     match request {
-        Request::Upgrade | Request::UpgradeNow | Request::Hold => "upgrade",
+        Request::Upgrade | Request::UpgradeNow | Request::Hold(_) => "upgrade",
+        Request::Weigh(_) => "weigh",
         Request::Commit => "commit",
         Request::Rollback => "roll back",
         Request::Scale(_) => "scale",

@@ -67,11 +67,11 @@ impl World {
 #[test]
 fn several_serve_and_one_that_dies_is_left_out_in_one_step() {
     let mut world = World::with(&[1, 2, 3]);
-    assert!(world.group.steer(&set(&[1, 2, 3, 7])).expect("steer"));
+    assert!(world.group.steer(&set(&[1, 2, 3, 7]), None).expect("steer"));
     assert_eq!((world.group.serving(), world.reachable()), (&set(&[1, 2, 3]), [0, 1, 2].into()));
     world.join(4).expect("join");
     assert_eq!((world.reachable(), world.kernel.borrow().attached), ([0, 1, 2].into(), 2));
-    assert!(world.group.steer(&set(&[1, 3])).expect("steer"));
+    assert!(world.group.steer(&set(&[1, 3]), None).expect("steer"));
     assert_eq!((world.reachable(), world.own(2)), ([0, 2].into(), [1].into()), "its queue stays");
     world.group.transfer(1, WorkerId(5)).expect("inherited");
     assert_eq!((world.group.serving(), world.reachable()), (&set(&[1, 3]), [0, 2].into()), "not ready yet");
