@@ -54,7 +54,7 @@ impl Model {
             None => false,
         };
         // New connections go to it already.
-        if awaited && done && !self.is_batch_halted() { self.switch_done() } else { Ok(()) }
+        if awaited && done && !self.is_batch_halted() { self.commit() } else { Ok(()) }
     }
 
     /// Everything is halted together with us, and continued with us.
