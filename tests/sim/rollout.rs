@@ -4,7 +4,7 @@ use crate::model::{Hold, Model, SIGNAL_GRACE, SlotModel, Verdict, ensure};
 use crate::steering::Switch;
 use crate::worker::WorkerRecord;
 use graceful_run::core::ShownStage;
-use graceful_run::core::event::{AckKind, Failure, Generation, LaunchSource, Slot, Time, WorkerId};
+use graceful_run::core::event::{AckKind, Failure, Generation, LaunchSource, Slot, Time};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
