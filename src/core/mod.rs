@@ -37,7 +37,7 @@
 //! | Awaited | none | the ack timeout, its predecessor has exited without it, or it is not needed any more |
 //! | Starting | Ready | an ack that counts, the timer, or the ack timeout if the user said `proceed` |
 //! | Starting | Terminating | the ack timeout, or it is not needed any more |
-//! | Ready | Draining | its replacement is committed, or it is surplus, and connections are steered (`drain`) |
+//! | Ready | Draining | its replacement is committed, or it is surplus or undone, and connections are steered (`drain`) |
 //! | Ready | none | it is the master of its replacement, which is committed: its process stays as that of the replacement (`keep_master`) |
 //! | Ready | Terminating | its replacement is committed, it is surplus, silent or undone, it has handed over, or everything stops (`terminate`) |
 //! | Draining | Terminating | it has drained, the drain timeout, or everything stops |

@@ -314,7 +314,8 @@ impl Supervisor {
         let serves =
             |slot: Slot| self.in_slot(slot).any(|(_, old)| old.generation != to && old.occupies_slot());
         let stopped_first = self.policy.stop_first && !upgrade.batch.iter().all(|&slot| serves(slot));
-        if upgrade.switch != Query::Due || upgrade.canary.is_some() {
+        let was_switched = upgrade.switch != Query::Due || upgrade.canary.is_some();
+        if was_switched {
             self.actions.push(Action::Switch(from));
         }
         self.report(match upgrade.is_rollback {
@@ -346,7 +347,10 @@ impl Supervisor {
         for &slot in &upgrade.batch {
             for id in self.occupants(|worker| worker.slot == slot && worker.generation == to) {
                 self.note_failed_successor(id);
-                self.terminate(id, now);
+                match was_switched {
+                    true => self.drain(id, now),
+                    false => self.terminate(id, now),
+                }
             }
         }
         // With --stop-first the slots of the batch are empty, and are filled at once; but a

@@ -405,7 +405,9 @@ impl Model {
         for id in failed.collect::<Vec<_>>() {
             self.note_failed_successor(id);
         }
+        let draining = Some(self.draining()).filter(|_| self.in_step.switched_back && !self.stopping);
         for record in self.workers.values_mut().filter(undone) {
+            record.draining = draining.filter(|_| record.ready.is_some() && record.runs());
             record.surplus = true;
             record.stage = ShownStage::Draining;
         }

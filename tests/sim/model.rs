@@ -149,6 +149,8 @@ pub struct InStep {
     pub not_started_by: Option<WorkerId>,
     /// The worker that was found drained.
     pub drained: Option<WorkerId>,
+    /// New connections no longer go to the replacements.
+    pub switched_back: bool,
     /// A probation that was replaced by another.
     pub past: Option<Probation>,
     /// The worker that was reported as halted and has been continued, and since when.

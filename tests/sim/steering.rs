@@ -9,7 +9,7 @@
 //! | with a bounded surge each batch is switched to by itself | `Model::commit` |
 //! | a failure after the switch is switched back | `may_switch`, `check_switch` |
 //! | new connections go to every worker that is ready: not to a replacement before its switch, nor to those that it replaces after it, unless it is held | `check_receivers` |
-//! | a worker that is no longer wanted drains as well | `drain_surplus` |
+//! | a worker that is no longer wanted drains as well, and one that got connections and is undone | `drain_surplus`, `Model::undo` |
 //! | an old worker is not asked to stop before it has drained or the drain timeout has passed | `Model::has_reason_to_go` |
 //! | it is checked again after the pause, and never twice at once | `may_check_drained`, `check_draining` |
 
@@ -118,22 +118,27 @@ impl Model {
         Ok(())
     }
 
+    /// What it serves when it leaves now has still to be served.
+    pub fn draining(&self) -> Draining {
+        let check_at = Some(self.now + FIRST_DRAIN_CHECK).filter(|_| !self.policy.pre_stop);
+        Draining { since: self.now, check_at }
+    }
+
     /// Workers that are no longer wanted get no new connections, and serve those that they have.
     pub fn drain_surplus(&mut self) {
-        let (now, target, hook) = (self.now, self.target, self.policy.pre_stop);
+        let target = self.target;
         let surplus = |record: &&WorkerRecord| {
             let serves = record.runs() && record.ready.is_some() && !record.signalled();
             serves && record.occupied_slot() && record.draining.is_none() && record.slot.0 >= target
         };
         let ids: Vec<WorkerId> = self.workers.values().filter(surplus).map(|record| record.id).collect();
-        let drains = self.steers() && !self.stopping;
+        let (drains, draining) = (self.steers() && !self.stopping, self.draining());
         for id in ids {
             if drains
                 && !self.replaces(id)
                 && let Some(record) = self.workers.get_mut(&id)
             {
-                let check_at = Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook);
-                record.draining = Some(Draining { since: now, check_at });
+                record.draining = Some(draining);
             }
         }
     }
@@ -194,6 +199,7 @@ impl Model {
         upgrade.switch = switch;
         if generation == upgrade.from {
             upgrade.canary = None;
+            self.in_step.switched_back = true;
         }
         Ok(())
     }
@@ -206,14 +212,13 @@ impl Model {
 
     /// The old workers of these slots drain.
     pub fn drain(&mut self, batch: &BTreeSet<Slot>, to: Generation) {
-        let (now, steers, hook) = (self.now, self.steers(), self.policy.pre_stop);
+        let (steers, draining) = (self.steers(), self.draining());
         let serves = |record: &&mut WorkerRecord| {
             record.runs() && record.stage == ShownStage::Ready && batch.contains(&record.slot)
         };
         let replaced = self.workers.values_mut().filter(serves).filter(|record| record.generation != to);
         for record in replaced.filter(|_| steers) {
-            let check_at = Some(now + FIRST_DRAIN_CHECK).filter(|_| !hook);
-            record.draining = Some(Draining { since: now, check_at });
+            record.draining = Some(draining);
         }
     }
 
