@@ -41,7 +41,7 @@ pub fn serves_on_any(pid: Pid, inodes: &BTreeSet<u64>) -> bool {
         return false;
     }
     let has_accepted = |at: Bound| match at {
-        Bound::Tcp(address) => listeners::have_accepted_on(&[pid], &[], address.port(), inodes),
+        Bound::Tcp(address) => listeners::have_accepted_on(&[pid], &[], address.port()),
         Bound::Unix(path) => bound::have_accepted_at(&[pid], path.as_os_str()),
         Bound::Udp(_) => false,
     };
@@ -89,20 +89,18 @@ pub enum Origin {
 /// worker that is always busy is never seen waiting.
 pub fn is_serving(worker: Pid, listeners: &[(u64, Origin)]) -> bool {
     let tree: Vec<Pid> = std::iter::once(worker).chain(tree::descendants(worker)).collect();
-    let inodes: BTreeSet<u64> = listeners.iter().map(|(inode, _)| *inode).collect();
-    let mut missing = inodes.clone();
+    let mut missing: BTreeSet<u64> = listeners.iter().map(|(inode, _)| *inode).collect();
     for &pid in &tree {
         remove_epolled(pid, &mut missing);
         remove_waited_on(pid, &mut missing);
     }
-    let served =
-        |(inode, origin): &(u64, Origin)| !missing.contains(inode) || have_accepted(&tree, origin, &inodes);
+    let served = |(inode, origin): &(u64, Origin)| !missing.contains(inode) || have_accepted(&tree, origin);
     !listeners.is_empty() && listeners.iter().all(served)
 }
 
 /// Whether one of these processes waits on this listener, or has accepted a connection of it.
 pub fn serves_on(pids: &[Pid], inode: u64, origin: &Origin) -> bool {
-    is_any_waited_on(pids, &BTreeSet::from([inode])) || have_accepted(pids, origin, &BTreeSet::from([inode]))
+    is_any_waited_on(pids, &BTreeSet::from([inode])) || have_accepted(pids, origin)
 }
 
 /// Whether we may see what this process waits on. Otherwise, that nothing was seen proves nothing.
@@ -110,9 +108,9 @@ pub fn can_be_seen(pid: Pid) -> bool {
     proc::read(pid, "syscall").is_ok() && proc::entries(pid, "fd").is_ok()
 }
 
-fn have_accepted(pids: &[Pid], origin: &Origin, listeners: &BTreeSet<u64>) -> bool {
+fn have_accepted(pids: &[Pid], origin: &Origin) -> bool {
     match origin {
-        Origin::Port(port) => listeners::have_accepted_on(pids, &[], *port, listeners),
+        Origin::Port(port) => listeners::have_accepted_on(pids, &[], *port),
         Origin::Name(name) => bound::have_accepted_at(pids, name),
         Origin::Nothing => false,
     }

@@ -1,7 +1,7 @@
 //! The second pass of a step: the deadlines that have passed.
 
 use super::event::{AckKind, Action, Failure, Report, Time, WorkerId};
-use super::policy::{HUNG, OnAckTimeout, PROBE_SHARE};
+use super::policy::{HUNG, OnAckTimeout};
 use super::state::Supervisor;
 use super::worker::{Stage, Worker};
 
@@ -104,20 +104,15 @@ impl Supervisor {
 
     /// A probe is due, and the next one after a longer pause.
     fn probe(&mut self, id: WorkerId, now: Time) {
-        let shortest = PROBE_SHARE * self.workers.len() as u32;
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let longest = worker.longest_probe_pause(&self.policy);
-        let next = |pause: Time| {
-            let pause = (pause * 2).min(longest).max(shortest);
-            (now + pause, pause)
-        };
+        let next = |pause: Time| (now + (pause * 2).min(longest), (pause * 2).min(longest));
         match &mut worker.stage {
             Stage::Starting { probe: Some(probe), .. } | Stage::Awaited { probe, .. } => {
                 *probe = next(probe.1);
             }
             Stage::Ready { probe_at, .. } => {
-                *probe_at =
-                    self.policy.wait_probe_pause(now - worker.since).map(|pause| now + pause.max(shortest));
+                *probe_at = self.policy.wait_probe_pause(now - worker.since).map(|pause| now + pause);
             }
             _ => return,
         }

@@ -31,10 +31,6 @@ pub const UNSEEN_AFTER: Duration = Duration::from_secs(2);
 /// its program takes to start.
 pub const LAST_WAIT_PROBE: Duration = Duration::from_secs(600);
 
-/// The pause between two probes is at least this long for each worker that there is: a probe takes
-/// about a millisecond where there are a hundred listeners, and acks have to be read between them.
-pub const PROBE_SHARE: Duration = Duration::from_millis(5);
-
 /// A start whose program is being written to is tried again for this long.
 const BUSY_WINDOW: Duration = Duration::from_secs(2);
 /// In an upgrade, a start whose program is missing is tried again for this long, since

@@ -43,32 +43,29 @@ fn listening_inodes(pid: Pid) -> Option<BTreeSet<u64>> {
 pub fn have_accepted_on_each(pids: &[Pid], others: &[Pid], listeners: &BTreeSet<u64>) -> bool {
     let Some(ports) = pids.iter().find_map(|&pid| namespace_ports(pid)) else { return false };
     !listeners.is_empty()
-        && listeners.iter().all(|inode| {
-            ports.get(inode).is_some_and(|&port| have_accepted_on(pids, others, port, listeners))
-        })
+        && listeners
+            .iter()
+            .all(|inode| ports.get(inode).is_some_and(|&port| have_accepted_on(pids, others, port)))
 }
 
-/// Whether `pids`, and none of `others`, have a connection that came in through `port`. `listeners` are
-/// known to be none: a worker may have many, and each would cost a duplicate.
-pub fn have_accepted_on(pids: &[Pid], others: &[Pid], port: u16, listeners: &BTreeSet<u64>) -> bool {
+/// Whether `pids`, and none of `others`, have a connection that came in through `port`.
+pub fn have_accepted_on(pids: &[Pid], others: &[Pid], port: u16) -> bool {
     /// A connection may end before it is seen.
     const ATTEMPTS: u32 = 3;
-    let others_there = || sockets(pids).iter().any(|inode| !listeners.contains(inode));
-    others_there()
-        && (0..ATTEMPTS).any(|_| {
-            let connections = connections_through(pids, port, listeners);
-            !connections.is_empty() && !connections.is_subset(&sockets(others))
-        })
+    (0..ATTEMPTS).any(|_| {
+        let connections = connections_through(pids, port);
+        !connections.is_empty() && !connections.is_subset(&sockets(others))
+    })
 }
 
 /// The connections of `pids` that came in through a port on which one of them listens.
 pub fn accepted(pids: &[Pid]) -> BTreeSet<u64> {
     let ports: BTreeSet<u16> = pids.iter().flat_map(|&pid| listen_ports(pid)).collect();
-    ports.into_iter().flat_map(|port| connections_through(pids, port, &BTreeSet::new())).collect()
+    ports.into_iter().flat_map(|port| connections_through(pids, port)).collect()
 }
 
-fn connections_through(pids: &[Pid], port: u16, listeners: &BTreeSet<u64>) -> BTreeSet<u64> {
-    match connections_at(pids, port, listeners) {
+fn connections_through(pids: &[Pid], port: u16) -> BTreeSet<u64> {
+    match connections_at(pids, port) {
         Ok(connections) => connections,
         // Without the right to duplicate descriptors, the kernel is asked for all connections,
         // which takes longer than many connections last.
@@ -81,14 +78,14 @@ fn sockets(pids: &[Pid]) -> BTreeSet<u64> {
 }
 
 /// The inodes of the connections through `port` that `pids` have open, read from duplicates of
-/// their sockets but for `listeners`.
+/// their sockets.
 ///
 /// # Errors
 /// Those of [`pidfd::duplicate`], except for a process or a descriptor that has gone.
-fn connections_at(pids: &[Pid], port: u16, listeners: &BTreeSet<u64>) -> nix::Result<BTreeSet<u64>> {
+fn connections_at(pids: &[Pid], port: u16) -> nix::Result<BTreeSet<u64>> {
     let mut seen = BTreeSet::new();
     for &pid in pids {
-        for (number, _) in socket_fds(pid).filter(|(_, inode)| !listeners.contains(inode)) {
+        for (number, _) in socket_fds(pid) {
             let socket = match pidfd::duplicate(pid, number) {
                 Ok(socket) => TcpStream::from(socket),
                 Err(Errno::ESRCH | Errno::EBADF) => continue,
@@ -106,10 +103,7 @@ fn connections_at(pids: &[Pid], port: u16, listeners: &BTreeSet<u64>) -> nix::Re
 /// The connections that came in through one of `ports` and that `pid` has open. Empty without the
 /// right to duplicate its descriptors.
 pub fn accepted_connections(pid: Pid, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
-    ports
-        .iter()
-        .flat_map(|&port| connections_at(&[pid], port, &BTreeSet::new()).unwrap_or_default())
-        .collect()
+    ports.iter().flat_map(|&port| connections_at(&[pid], port).unwrap_or_default()).collect()
 }
 
 /// The TCP ports that `pid` itself listens on.
