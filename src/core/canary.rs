@@ -51,10 +51,9 @@ impl Canary {
     /// before: it is run again.
     pub fn carry_over(&mut self, verifies: bool) {
         self.verify = self.verify.filter(|_| verifies);
-        if let Some(verify) = &mut self.verify
-            && std::mem::replace(&mut verify.runs, false)
-        {
-            verify.due = Time::ZERO;
+        if let Some(verify) = &mut self.verify {
+            // When it was due has passed.
+            verify.runs = false;
         }
     }
 }

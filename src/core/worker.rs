@@ -421,7 +421,7 @@ impl Worker {
         let signal_at = match self.stage {
             Stage::Ready { since, .. } if !stopping => now.max(since + SIGNAL_GRACE),
             Stage::Draining { .. } if !stopping => {
-                self.ready_at.map_or(now, |since| now.max(since + SIGNAL_GRACE))
+                self.ready_at.map_or(now, |ready| (ready + SIGNAL_GRACE).max(now))
             }
             Stage::Terminating { signal_at: Some(at), .. } if !stopping => at,
             Stage::Terminating { signal_at: Some(_), .. } | Stage::Ready { .. } => now,

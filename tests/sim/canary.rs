@@ -191,7 +191,7 @@ impl Model {
     pub fn carried_over(&mut self) {
         let held = self.upgrade.as_mut().and_then(|upgrade| upgrade.canary.held.as_mut());
         if let Some(verify) = held.and_then(|held| held.verify.as_mut()).filter(|verify| verify.runs) {
-            (verify.runs, verify.due) = (false, Time::ZERO);
+            verify.runs = false;
         }
     }
 
