@@ -62,7 +62,10 @@ impl Listener {
         let fd = OwnedFd::from(inet::bind_beside(address, options)?);
         // It may be the first: then there is no program yet.
         self.steer(true)?;
-        steering::listen(fd.as_fd(), i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
+        if let Err(errno) = steering::listen(fd.as_fd(), i32::try_from(self.backlog).unwrap_or(i32::MAX)) {
+            let _ = self.steer(false);
+            return Err(errno.into());
+        }
         self.order.push(inode(fd.as_fd()));
         let slot = self.index(slot);
         self.apart.push(Apart { fd, generation, slot, weight: None, handshakes: BTreeSet::new() });

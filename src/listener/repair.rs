@@ -131,6 +131,11 @@ impl Listener {
     }
 
     fn check_tcp(&mut self, occasion: Occasion) -> Option<Damage> {
+        // What a worker does to a socket that it alone has is its own affair; and one that it gives up
+        // as it leaves would only get connections again.
+        if self.has_own_socket(occasion) {
+            return None;
+        }
         let (socket, ours) = (occasion.socket(self), self.backlog);
         let by = By(occasion.generation);
         let found = fd::tcp_backlog(socket).unwrap_or(Some(ours));
@@ -170,6 +175,11 @@ impl Listener {
             ),
         }
         None
+    }
+
+    /// Whether the socket is that of one worker, which is on hold or leaves after a hold.
+    fn has_own_socket(&self, occasion: Occasion) -> bool {
+        occasion.generation.is_some_and(|generation| self.apart(generation.0, occasion.slot).is_some())
     }
 
     /// Nothing clears the shutdown of a datagram socket.
@@ -258,8 +268,7 @@ impl Listener {
     }
 
     fn check_flag(&mut self, occasion: Occasion) {
-        let own = self.apart(occasion.generation.map_or(0, |generation| generation.0), occasion.slot);
-        if own.is_some() {
+        if self.has_own_socket(occasion) {
             return;
         }
         let index = occasion.slot as usize % self.baseline.flags.len().max(1);

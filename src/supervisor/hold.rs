@@ -9,6 +9,7 @@ use super::event_loop::EventLoop;
 use crate::control::protocol::{Canary, Percent, Verified};
 use crate::core::event::{Event, Generation, Refusal, Slot, Weight, WorkerId};
 use crate::launch::Refused;
+use log::warn;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -51,7 +52,8 @@ pub(super) fn switch(to: Generation, ctx: &mut Context) -> bool {
         ctx.core.serving_generations().map(|(slot, generation)| (slot.0, generation.0)).collect();
     let listeners = &mut ctx.launcher.settings.listeners;
     let done = match to == serving {
-        true => listeners.switch_back(to.0),
+        // Nobody waits for the answer: the upgrade has failed already.
+        true => listeners.switch_back(to.0).inspect_err(|why| warn!("{why}")),
         false => listeners.switch(to.0, |slot| before.get(&slot).copied().unwrap_or(serving.0)),
     };
     noted(done, ctx)
