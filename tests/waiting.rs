@@ -4,6 +4,16 @@
 
 mod common;
 
+use std::collections::VecDeque;
+use std::io::Read;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread::{self, JoinHandle};
+
 use common::{Scene, Signal, Wrapper, address_in, says, who};
 
 /// `graceful-run -b ADDRESS ARGS -- puppet`, all else as it comes.
@@ -150,6 +160,98 @@ fn one_that_waits_in_a_way_that_is_not_seen_is_refused_with_the_flag_that_helps(
     upgrade(&wrapper);
     wrapper.log.wait("generation 2: serves after");
     wrapper.stop();
+}
+
+/// It is always busy, as is a server whose clients are many: connections come, and it never waits.
+const BUSY: &str = "import time\nfrom collections import deque\nheld = deque(maxlen=100)\ns.setblocking(False)\n\
+    n = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\nn.connect(os.environ['NOTIFY_SOCKET']); n.send(b'READY=1')\n\
+    while True:\n    time.sleep(0.001)\n    try: c, _ = s.accept()\n    except BlockingIOError: continue\n    \
+    c.sendall(os.environ['GRACEFUL_RUN_GENERATION'].encode()); held.append(c)";
+
+/// Says that it is ready and does nothing, as gunicorn does whose application hangs.
+const HANGS: &str = "import threading\n\
+    n = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\nn.connect(os.environ['NOTIFY_SOCKET']); n.send(b'READY=1')\n\
+    threading.Event().wait()";
+
+#[test]
+fn a_release_that_says_that_it_is_ready_does_not_replace_one_that_is_always_busy() {
+    for unix in [false, true] {
+        let scene = Scene::new();
+        std::fs::write(scene.path("app.py"), server(BUSY)).unwrap();
+        let path = scene.path("s").display().to_string();
+        let at = if unix { path.as_str() } else { "127.0.0.1:0" };
+        let wrapper = scene.start_command(&["-b", at, "--ack-timeout", "5s"], &["python3", "app.py"]);
+        let line = wrapper.log.wait("listening on *");
+        wrapper.log.wait("generation 1: serving");
+        let clients = BusyClients::start(
+            (!unix).then(|| {
+                line.rsplit(" ").find(|word| word.starts_with("127.")).expect("an address").to_owned()
+            }),
+            scene.path("s"),
+        );
+        clients.await_answers(1);
+        std::fs::write(scene.path("app.py"), server(HANGS)).unwrap();
+        upgrade(&wrapper);
+        let line = wrapper.log.wait(&says::failed(2));
+        assert!(line.contains("it was not seen to wait on"), "{line}");
+        clients.await_answers(1);
+        std::fs::write(scene.path("app.py"), server(BUSY)).unwrap();
+        upgrade(&wrapper);
+        wrapper.log.wait("generation 3: serves after");
+        clients.await_answers(3);
+        drop(clients);
+        wrapper.stop();
+    }
+}
+
+/// A client that connects again and again, and keeps what it connected for a while.
+struct BusyClients {
+    ends: Arc<AtomicBool>,
+    answers: Receiver<u64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl BusyClients {
+    fn start(address: Option<String>, path: PathBuf) -> BusyClients {
+        let ends = Arc::new(AtomicBool::new(false));
+        let (sender, answers) = mpsc::channel();
+        let over = Arc::clone(&ends);
+        let thread = thread::spawn(move || {
+            let mut held: VecDeque<Box<dyn Read>> = VecDeque::new();
+            while !over.load(Ordering::Relaxed) {
+                let mut stream: Box<dyn Read> = match &address {
+                    Some(address) => Box::new(TcpStream::connect(address).expect("connect")),
+                    None => Box::new(UnixStream::connect(&path).expect("connect")),
+                };
+                let mut answer = [0];
+                // A worker that is asked to stop may close what it has just accepted.
+                if stream.read_exact(&mut answer).is_ok() {
+                    let _ = sender.send(u64::from(answer[0] - b'0'));
+                }
+                held.push_back(stream);
+                held.drain(..held.len().saturating_sub(100));
+            }
+        });
+        BusyClients { ends, answers, thread: Some(thread) }
+    }
+
+    /// Waits until this generation has answered ten times from now on.
+    fn await_answers(&self, generation: u64) {
+        self.answers.try_iter().count();
+        let mut left = 10;
+        while left > 0 {
+            let answer = self.answers.recv_timeout(common::WATCHDOG).expect("an answer");
+            left -= u32::from(answer == generation);
+        }
+    }
+}
+
+impl Drop for BusyClients {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(thread::panicking() || ended.is_some_and(|ended| ended.is_ok()));
+    }
 }
 
 /// Of two listeners one is never polled: the other one is what counts.

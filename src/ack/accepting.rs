@@ -116,6 +116,15 @@ fn have_accepted(pids: &[Pid], origin: &Origin) -> bool {
     }
 }
 
+/// The connections that these processes have accepted of a listener, and have open now.
+pub fn accepted(pids: &[Pid], origin: &Origin) -> BTreeSet<u64> {
+    match origin {
+        Origin::Port(port) => listeners::connections_through(pids, *port),
+        Origin::Name(name) => bound::accepted_at(pids, name),
+        Origin::Nothing => BTreeSet::new(),
+    }
+}
+
 /// Whether none of `pids` accepts on one of these inodes any more, though some may keep a copy of
 /// the descriptor (as Go programs do that have handed their listeners over). This can be seen
 /// only of processes that wait with epoll and are not stopped.

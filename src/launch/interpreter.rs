@@ -147,9 +147,11 @@ mod tests {
         assert_eq!(read(b"#!/bin/sh\r\nexit"), Some("/bin/sh\r".into()));
         assert!(missing(&file).contains("ends with a carriage return"), "{}", missing(&file));
         assert_eq!(read(b"exit 0"), None);
-        assert!(fault(&file).is_some_and(|why| why.starts_with("a script begins with #!")));
+        // With binfmt_misc the kernel may know a format that we do not.
+        let unknown = |why: &str| fault(&file).map_or(knows_other_formats(), |told| told.starts_with(why));
+        assert!(unknown("a script begins with #!"));
         assert_eq!(read(b""), None);
-        assert_eq!(fault(&file).as_deref(), Some("the file is empty"));
+        assert!(unknown("the file is empty"));
         assert_eq!(read(b"#!/non/sh\n"), Some("/non/sh".into()));
         assert!(fault(&file).is_some_and(|why| why.contains("its interpreter /non/sh is missing")));
         assert_eq!(read(b"#!/bin/sh\n").and(fault(&file)), None);

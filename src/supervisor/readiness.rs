@@ -28,6 +28,9 @@ use std::time::Duration;
 const WAIT_CHECKS: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// At every so many of these checks the connections of the workers are read as well, which costs more.
+const ACCEPT_CHECK_EVERY: u32 = 10;
+
 /// How often /proc is read for whether a worker waits, before its connections are read as well,
 /// which costs more.
 const PROC_CHECKS: u32 = 5;
@@ -50,9 +53,11 @@ struct WaitCheck {
 }
 
 pub(super) struct Readiness {
-    /// The listeners, by inode, on which the worker of a slot was seen waiting when the last
-    /// upgrade began.
+    /// The listeners, by inode, on which the worker of a slot was seen waiting, or accepting, when
+    /// the last upgrade began.
     waited: BTreeMap<Slot, BTreeSet<u64>>,
+    /// The connections that serving workers had of a listener, while the check goes on.
+    accepted: BTreeMap<(WorkerId, u64), BTreeSet<u64>>,
     check: Option<WaitCheck>,
     /// The last generation of which it was said that it listens with a socket of its own.
     warned_of: Option<Generation>,
@@ -62,7 +67,7 @@ pub(super) struct Readiness {
 
 impl Readiness {
     pub(super) fn new(waited: BTreeMap<Slot, BTreeSet<u64>>) -> Readiness {
-        Readiness { waited, check: None, warned_of: None, unused_in: None }
+        Readiness { waited, accepted: BTreeMap::new(), check: None, warned_of: None, unused_in: None }
     }
 
     /// For the next image of ourselves.
@@ -87,7 +92,9 @@ impl Readiness {
 
     /// Checks it, if that is due: several times, because a server that accepts in the thread that
     /// serves may be busy at one moment. Listeners on which a worker was seen waiting earlier count
-    /// as well. An accepted connection does not count here: the replacement may have none.
+    /// as well, and those of which it accepts connections during the check: its replacement will
+    /// wait there, or have its share of them. That it has a connection does not count: the
+    /// replacement may have none.
     pub(super) fn check_waiting(&mut self, ctx: &mut Context) {
         let now = ctx.now();
         let Some(check) = self.check.filter(|check| check.next <= now) else { return };
@@ -100,7 +107,10 @@ impl Readiness {
             let waited = self.waited.entry(shown.slot).or_default();
             waited.extend(process.waited.intersection(&given));
             let open: BTreeSet<u64> = given.difference(waited).copied().collect();
-            let unseen = accepting::not_waited_on(process.pid, &open);
+            let mut unseen = accepting::not_waited_on(process.pid, &open);
+            if check.left.is_multiple_of(ACCEPT_CHECK_EVERY) {
+                unseen.retain(|&inode| !has_accepted_more(&mut self.accepted, &shown, inode, ctx));
+            }
             waited.extend(open.difference(&unseen));
             all &= unseen.is_empty();
         }
@@ -109,6 +119,7 @@ impl Readiness {
             return;
         }
         self.check = None;
+        self.accepted.clear();
         self.waited.retain(|_, waited| !waited.is_empty());
         ctx.events.extend(self.waited.keys().map(|&slot| Event::Waits(slot)));
         ctx.queue(Event::CheckedWaiting);
@@ -298,6 +309,22 @@ impl Readiness {
             entry.unmet = Some(lacks);
         }
     }
+}
+
+/// Whether a worker has accepted a connection of this listener since this was asked last.
+fn has_accepted_more(
+    seen: &mut BTreeMap<(WorkerId, u64), BTreeSet<u64>>,
+    shown: &Shown,
+    inode: u64,
+    ctx: &Context,
+) -> bool {
+    let mut listeners = ctx.launcher.settings.listeners.of(shown.generation.0);
+    let Some(listener) = listeners.find(|listener| listener.inode(shown.slot.0) == inode) else {
+        return false;
+    };
+    let now = accepting::accepted(&ctx.processes.own_tree(shown.worker), &origin(listener));
+    let before = seen.insert((shown.worker, inode), now.clone());
+    before.is_some_and(|before| !now.is_subset(&before))
 }
 
 /// Workers of this generation are refused: what they have put at our paths goes, before they are

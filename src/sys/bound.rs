@@ -72,14 +72,23 @@ pub fn unix_file(socket: u64) -> Option<u32> {
 }
 
 /// Whether one of `pids` has a connection that it has accepted at this path, or abstract name with
-/// `@` before it: an accepted socket has the name of its listener.
+/// `@` before it.
 pub fn have_accepted_at(pids: &[Pid], name: &OsStr) -> bool {
+    !accepted_at(pids, name).is_empty()
+}
+
+/// The connections of `pids` that they have accepted at this path or abstract name: an accepted
+/// socket has the name of its listener.
+pub fn accepted_at(pids: &[Pid], name: &OsStr) -> BTreeSet<u64> {
     let accepted =
         |row: Vec<u8>| unix_fields(&row).filter(|it| !it.listens && it.name == name).map(|it| it.inode);
-    pids.iter().any(|&pid| {
+    let of = |pid: Pid| {
         let held = socket_inodes(pid);
-        !held.is_empty() && rows(pid, "unix").filter_map(accepted).any(|inode| held.contains(&inode))
-    })
+        let table = (!held.is_empty()).then(|| rows(pid, "unix"));
+        let found: BTreeSet<u64> = table.into_iter().flatten().filter_map(accepted).collect();
+        found.intersection(&held).copied().collect::<Vec<_>>()
+    };
+    pids.iter().flat_map(|&pid| of(pid)).collect()
 }
 
 /// The lines below the heading.

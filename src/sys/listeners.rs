@@ -64,7 +64,8 @@ pub fn accepted(pids: &[Pid]) -> BTreeSet<u64> {
     ports.into_iter().flat_map(|port| connections_through(pids, port)).collect()
 }
 
-fn connections_through(pids: &[Pid], port: u16) -> BTreeSet<u64> {
+/// The connections of `pids` that came in through `port`.
+pub fn connections_through(pids: &[Pid], port: u16) -> BTreeSet<u64> {
     match connections_at(pids, port) {
         Ok(connections) => connections,
         // Without the right to duplicate descriptors, the kernel is asked for all connections,

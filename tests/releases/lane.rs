@@ -144,7 +144,9 @@ impl Lane {
                 self.await_rolled_back(&generation);
                 End::RolledBack
             }
-            (Kind::Exits | Kind::Hangs, true) => panic!("{}: r{release} went live and {kind:?}", self.name),
+            (Kind::Exits | Kind::Hangs, true) => {
+                panic!("{}: r{release} went live and {kind:?}: {:#?}", self.name, self.wrapper.heard)
+            }
             (Kind::Good, false) => {
                 panic!("{}: r{release} is good, and was refused", self.name)
             }
