@@ -29,7 +29,7 @@ const WAIT_CHECKS: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// At every so many of these checks the connections of the workers are read as well, which costs more.
-const ACCEPT_CHECK_EVERY: u32 = 10;
+const ACCEPT_CHECK_EVERY: u32 = 5;
 
 /// How often /proc is read for whether a worker waits, before its connections are read as well,
 /// which costs more.
